@@ -1,0 +1,1 @@
+"""Where work runs: the devices at hand, and gangs of workers placed on them by Ray."""

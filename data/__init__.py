@@ -1,0 +1,23 @@
+"""Text to batches: sources, tokenizer, shards, sample order, loader. Knows no torch and no ray."""
+
+from data.files import DataError, cache_root
+from data.loader import Batch, Loader, evaluation_rows
+from data.prepare import Prepared, prepare
+from data.shards import ShardSet
+from data.sources import DataConfig
+from data.tokenizer import Tokenizer, TokenizerConfig, vocab_size
+
+__all__ = [
+    "Batch",
+    "DataConfig",
+    "DataError",
+    "Loader",
+    "Prepared",
+    "ShardSet",
+    "Tokenizer",
+    "TokenizerConfig",
+    "cache_root",
+    "evaluation_rows",
+    "prepare",
+    "vocab_size",
+]

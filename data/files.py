@@ -1,0 +1,121 @@
+"""Small pieces for everything on disk: strict reading, hashes, fsync, rename, locks.
+
+A reader may trust whatever stands under its final name: files and folders are written beside it,
+flushed to the disk and renamed, so a killed writer leaves a `.partial` thing and nothing else.
+"""
+
+import fcntl
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class DataError(ValueError):
+    """Data that can't be used as asked; the message names the file or setting and the remedy."""
+
+
+def read_utf8(file: Path) -> str:
+    """A file's text without a byte order mark.
+
+    Raises:
+        DataError: the file can't be read, is binary (says at which byte) or in another encoding.
+    """
+    try:
+        raw = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{file} can't be read: {error.strerror}") from None
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise DataError(f"{file} is UTF-16; convert it: iconv -f UTF-16 -t UTF-8 IN > OUT")
+    if (nul := raw.find(b"\0")) >= 0:
+        raise DataError(
+            f"{file} is a binary file: a NUL byte at offset {nul}; text must be UTF-8 "
+            "(leave this file out, or unpack or convert it)"
+        )
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file} is not UTF-8: byte 0x{raw[error.start]:02x} at offset {error.start}; convert "
+            "it, for example: iconv -f LATIN1 -t UTF-8 IN > OUT"
+        ) from None
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_folder(path: Path) -> None:
+    """Make the names in a folder durable: a rename survives a power cut only after this."""
+    _fsync(path)
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Write a UTF-8 file so that readers see the old text or the new one, never a part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(text.encode("utf-8"))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_folder(path.parent)
+
+
+def publish(partial_folder: Path, final_folder: Path) -> None:
+    """Give a finished folder its final name after all its files are on the disk.
+
+    Raises:
+        FileExistsError: the final name is taken by something that is not an empty folder.
+    """
+    partial_folder, final_folder = Path(partial_folder), Path(final_folder)
+    if final_folder.exists() and (not final_folder.is_dir() or any(final_folder.iterdir())):
+        raise FileExistsError(f"{final_folder} exists already; published folders never change")
+    for folder, _, names in os.walk(partial_folder):
+        for name in names:
+            _fsync(Path(folder) / name)
+        fsync_folder(Path(folder))
+    partial_folder.rename(final_folder)
+    fsync_folder(final_folder.parent)
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file, waiting for it; the kernel frees it when a holder dies.
+
+    The lock file stays: removing it would let a third process lock a new file of the same name.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)  # frees the lock
+
+
+def cache_root() -> Path:
+    """$ORCHESTRATE_CACHE, else $XDG_CACHE_HOME/orchestrate, else ~/.cache/orchestrate."""
+    if own := os.environ.get("ORCHESTRATE_CACHE"):
+        return Path(own).expanduser().absolute()
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared).expanduser().absolute() / "orchestrate"
+    return Path.home() / ".cache" / "orchestrate"

@@ -1,0 +1,92 @@
+"""A decoder-only Transformer; GPT-2 and Llama are two settings of its config.
+
+B batch, T time (tokens), D model width, H heads, K head width, V vocabulary.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from models.configs import GPTConfig
+from models.layers import (
+    Block,
+    Embedding,
+    KVCache,
+    Linear,
+    build_norm,
+    rotary_table,
+    sinusoidal_positions,
+)
+
+
+class GPT(nn.Module):
+    """Predicts the next token at every position, each from the tokens up to it.
+
+    Set `activation_checkpointing` to keep only the input of each block for the backward pass and
+    compute the rest again: less memory, about a third more time.
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        """Draw the weights; `config.vocab_size` must be set (`models.build` checks)."""
+        super().__init__()
+        assert config.vocab_size is not None
+        self.config = config
+        self.activation_checkpointing = False
+        D, V, std = config.width, config.vocab_size, config.init_std
+        self.embedding = Embedding(V, D, std=std)
+        if config.positions == "learned":
+            self.position_embedding = Embedding(config.max_positions, D, std=std)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.norm = build_norm(config)
+        if not config.tied_embedding:
+            self.head = Linear(D, V, bias=False, std=std)
+
+    def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Return the logits (B, T, V) of the token after each of tokens (B, T), int64.
+
+        With a cache, tokens continue those that it holds, and it holds them too afterwards.
+
+        Raises:
+            ValueError: the sequence is longer than `max_positions`.
+        """
+        return self.logits(self.hidden(tokens, cache))
+
+    def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Return the final normed vector (B, T, D) of each of tokens (B, T); see `forward`."""
+        config = self.config
+        start = 0 if cache is None else cache.length
+        end = start + tokens.shape[1]
+        if end > config.max_positions:
+            raise ValueError(
+                f"a sequence of {end} tokens is longer than "
+                f"model.max_positions={config.max_positions}"
+            )
+        positions = torch.arange(start, end, device=tokens.device)  # (T,)
+        x = self.embedding(tokens)  # (B, T, D)
+        rotary = None
+        if config.positions == "rotary":
+            rotary = rotary_table(positions, config.head_width, config.rotary_base)
+        elif config.positions == "learned":
+            x = x + self.position_embedding(positions)
+        else:
+            # Scaled as in Vaswani et al. 2017, section 3.4: the sinusoids, of size 1, would
+            # drown embeddings of std 0.02.
+            x = x * config.width**0.5 + sinusoidal_positions(positions, config.width).type_as(x)
+        x = functional.dropout(x, config.dropout, self.training)
+        for block in self.blocks:
+            if self.activation_checkpointing and self.training and cache is None:
+                x = checkpoint(block, x, rotary, use_reentrant=False)
+            else:
+                x = block(x, rotary, cache)  # (B, T, D)
+        if cache is not None:
+            cache.length = end
+        hidden: Tensor = self.norm(x)
+        return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the logits (B, T, V) for final vectors (B, T, D)."""
+        if self.config.tied_embedding:
+            return functional.linear(hidden, self.embedding.weight)
+        logits: Tensor = self.head(hidden)
+        return logits

@@ -1,0 +1,221 @@
+"""The parts of a Transformer block, from the smallest up.
+
+B batch, T time (new tokens), S time with the cached tokens before them, D model width, H query
+heads, G key and value heads, K head width, F feed-forward width.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.configs import GPTConfig
+
+Rotary = tuple[Tensor, Tensor]
+
+
+class Linear(nn.Linear):
+    """A projection whose weights start as normal(0, std) and whose bias starts at zero.
+
+    Each layer draws its own weights, in its own constructor: a module that drew them for its
+    children later would find them already partitioned under ZeRO 3, and leave them unset.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool, std: float) -> None:
+        """Draw the weights."""
+        self.std = std
+        super().__init__(inputs, outputs, bias=bias)
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew, e.g. after `to_empty` has brought them from the meta device."""
+        nn.init.normal_(self.weight, std=self.std)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
+class Embedding(nn.Embedding):
+    """A table of vectors that start as normal(0, std)."""
+
+    def __init__(self, rows: int, width: int, *, std: float) -> None:
+        """Draw the vectors."""
+        self.std = std
+        super().__init__(rows, width)
+
+    def reset_parameters(self) -> None:
+        """Draw the vectors anew."""
+        nn.init.normal_(self.weight, std=self.std)
+
+
+def build_norm(config: GPTConfig) -> nn.Module:
+    """Return a norm over D; both kinds take their statistics in fp32, also of a bf16 input."""
+    if config.norm == "rmsnorm":
+        return nn.RMSNorm(config.width, eps=config.norm_eps)
+    return nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)
+
+
+def residual_std(config: GPTConfig) -> float:
+    """Return the initial std of the projections that add to the residual stream.
+
+    There are 2 of them per layer; their sum keeps its variance as layers are added
+    (Radford et al. 2019, section 2.3).
+    """
+    return config.init_std / float((2 * config.layers) ** 0.5)
+
+
+def sinusoidal_positions(positions: Tensor, width: int) -> Tensor:
+    """Return Vaswani et al. 2017 section 3.5 for positions (T,): fp32 (T, width).
+
+    Even columns are sines and odd columns are cosines, of wavelengths 2 pi to 20000 pi tokens.
+    """
+    angles = _angles(positions, width, 10000.0)  # (T, D/2)
+    return torch.stack((angles.sin(), angles.cos()), -1).flatten(-2)  # (T, D)
+
+
+def rotary_table(positions: Tensor, head_width: int, base: float) -> Rotary:
+    """Return the cosines and sines that `rotate` needs, each fp32 (T, 1, K), for positions (T,).
+
+    They are computed anew in each forward pass, once for all layers: a buffer would be rounded by
+    `model.bfloat16()`, left empty by the meta device and cast by ZeRO, and saves next to nothing.
+    """
+    angles = _angles(positions, head_width, base)  # (T, K/2)
+    cos, sin = angles.cos(), angles.sin()
+    # `rotate` adds x2 * sin where x1 should lose it: the first half of the sines carries the sign.
+    return torch.cat((cos, cos), -1)[:, None], torch.cat((-sin, sin), -1)[:, None]
+
+
+def _angles(positions: Tensor, width: int, base: float) -> Tensor:
+    """Return position x base^(-2i/width) for i < width/2: fp32 (T, width/2)."""
+    even = torch.arange(0, width, 2, dtype=torch.float32, device=positions.device)
+    return positions.float()[:, None] * base ** (-even / width)
+
+
+def rotate(x: Tensor, rotary: Rotary) -> Tensor:
+    """Turn x (B, T, heads, K) by its positions (Su et al. 2021), in the dtype of x.
+
+    Number i of a head is paired with number i + K/2, as Llama on Hugging Face has it, not with
+    its neighbour as in the paper: x1' = x1 cos - x2 sin, x2' = x2 cos + x1 sin. Rolling by half
+    a head puts every number in its partner's place, in fewer passes over memory than two halves.
+    """
+    cos, sin = rotary
+    partner = x.roll(x.shape[-1] // 2, -1)
+    return torch.addcmul(x * cos, partner, sin).type_as(x)
+
+
+class KVCache:
+    """Keys and values of the tokens seen so far, so that each token is computed once.
+
+    `length` counts the tokens seen. Room for `capacity` tokens is made at a layer's first use, in
+    the dtype the keys then have (autocast changes it).
+    """
+
+    def __init__(self, capacity: int) -> None:
+        """Start empty."""
+        self.capacity = capacity
+        self.length = 0
+        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the new keys and values (B, G, T, K) of a layer; return all of them (B, G, S, K).
+
+        Raises:
+            ValueError: there is no room for T more tokens.
+        """
+        B, G, T, K = keys.shape
+        end = self.length + T
+        if end > self.capacity:
+            raise ValueError(
+                f"the cache holds {self.length} of {self.capacity} tokens and has no room for {T} "
+                f"more; make it KVCache({end}) or larger"
+            )
+        if layer not in self._layers:
+            room = (B, G, self.capacity, K)
+            self._layers[layer] = (keys.new_empty(room), values.new_empty(room))
+        all_keys, all_values = self._layers[layer]
+        all_keys[:, :, self.length : end] = keys
+        all_values[:, :, self.length : end] = values
+        return all_keys[:, :, :end], all_values[:, :, :end]
+
+
+class Attention(nn.Module):
+    """Causal self-attention; H query heads share G key and value heads (Ainslie et al. 2023)."""
+
+    def __init__(self, config: GPTConfig, layer: int) -> None:
+        """Make the projections of one layer; `layer` is its place in the cache."""
+        super().__init__()
+        self.layer = layer
+        self.heads = config.heads
+        self.kv_heads = config.key_value_heads
+        self.head_width = config.head_width
+        self.dropout = config.dropout
+        D, K, std = config.width, config.head_width, config.init_std
+        self.qkv = Linear(D, (self.heads + 2 * self.kv_heads) * K, bias=config.bias, std=std)
+        self.output = Linear(D, D, bias=config.bias, std=residual_std(config))
+
+    def forward(self, x: Tensor, rotary: Rotary | None, cache: KVCache | None) -> Tensor:
+        """Mix each token of x (B, T, D) with those before it: (B, T, D)."""
+        H, G = self.heads, self.kv_heads
+        qkv = self.qkv(x).unflatten(-1, (H + 2 * G, self.head_width))  # (B, T, H + 2G, K)
+        if rotary is None:
+            q, k, v = qkv.split_with_sizes((H, G, G), 2)
+        else:
+            qk, v = qkv.split_with_sizes((H + G, G), 2)
+            q, k = rotate(qk, rotary).split_with_sizes((H, G), 2)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        # q (B, H, T, K), k and v (B, G, T, K)
+        if cache is not None:
+            k, v = cache.extend(self.layer, k, v)  # (B, G, S, K)
+        T, S = q.shape[2], k.shape[2]
+        mask = None
+        if 1 < T < S:  # several new tokens after cached ones: new token t sees S - T + t + 1
+            mask = torch.ones(T, S, dtype=torch.bool, device=x.device).tril(S - T)
+        y = functional.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=T == S,
+            enable_gqa=H != G,
+        )  # (B, H, T, K)
+        y = self.output(y.transpose(1, 2).flatten(2))  # (B, T, D)
+        return functional.dropout(y, self.dropout, self.training)
+
+
+class FeedForward(nn.Module):
+    """Two layers applied to each token alone: GELU as in GPT-2, or SwiGLU (Shazeer 2020)."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        """Make the projections; with SwiGLU, `up` holds the gate and the value in one matrix."""
+        super().__init__()
+        self.gated = config.activation == "swiglu"
+        self.dropout = config.dropout
+        D, F = config.width, config.feed_forward_width
+        self.up = Linear(D, 2 * F if self.gated else F, bias=config.bias, std=config.init_std)
+        self.down = Linear(F, D, bias=config.bias, std=residual_std(config))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform each token of x (B, T, D): (B, T, D)."""
+        hidden = self.up(x)  # (B, T, F), or (B, T, 2F) when gated
+        if self.gated:
+            gate, value = hidden.chunk(2, -1)  # each (B, T, F)
+            hidden = functional.silu(gate) * value
+        else:
+            hidden = functional.gelu(hidden, approximate="tanh")
+        return functional.dropout(self.down(hidden), self.dropout, self.training)  # (B, T, D)
+
+
+class Block(nn.Module):
+    """One layer: attention, then feed-forward, each normed before and added to its input."""
+
+    def __init__(self, config: GPTConfig, layer: int) -> None:
+        """Make the parts of layer number `layer`, counted from 0."""
+        super().__init__()
+        self.attention_norm = build_norm(config)
+        self.attention = Attention(config, layer)
+        self.ffn_norm = build_norm(config)
+        self.ffn = FeedForward(config)
+
+    def forward(self, x: Tensor, rotary: Rotary | None, cache: KVCache | None = None) -> Tensor:
+        """Add what attention and feed-forward find to x (B, T, D): (B, T, D)."""
+        x = x + self.attention(self.attention_norm(x), rotary, cache)
+        x = x + self.ffn(self.ffn_norm(x))
+        return x  # noqa: RET504

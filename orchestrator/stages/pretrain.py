@@ -1,0 +1,214 @@
+"""Pretraining: next-token prediction over a stream of documents, from random weights."""
+
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import models
+from data import Loader, Prepared, evaluation_rows, prepare
+from models.configs import ModelConfig
+from models.cost import flops_per_token
+from models.generate import generate
+from orchestrator.config import JobConfig
+from orchestrator.stages.run import Result, Run
+from orchestrator.training import checkpoint, distributed, engine
+from orchestrator.training.checkpoint import Checkpoint, CheckpointError
+from orchestrator.training.engine import Engine
+from orchestrator.training.hardware import peak_flops
+from orchestrator.training.loop import Metrics, Schedule, evaluate_loss, fit
+from orchestrator.training.optim import learning_rate
+
+
+def pretrain(config: JobConfig, run: Run) -> Result:
+    """Train, evaluate, save, and sample from what was saved. Every rank calls it."""
+    stage = config.pretrain
+    prepared = prepare(config.data, config.tokenizer)
+    vocab_size = config.model.vocab_size or prepared.tokenizer.vocab_size
+    model_config = replace(config.model, vocab_size=vocab_size)
+    torch.manual_seed(config.seed)
+    trainer = engine.build(models.build(model_config), config, run.device)
+    training = Training(config, run, prepared, model_config, trainer)
+    start = training.restore()
+    run.event("training", device=_device_name(run.device), from_step=start.step if start else 0)
+    loader = Loader(prepared.train, config.data.sequence_length, config.data.seed)
+    with loader.stream(
+        start.samples if start else 0,
+        stage.global_batch_size,
+        config.micro_batch_size,
+        distributed.rank(),
+        distributed.world_size(),
+    ) as batches:
+        outcome = fit(
+            trainer,
+            batches,
+            Schedule(
+                stage.steps,
+                stage.evaluate_every,
+                stage.checkpoint_every,
+                lambda step: learning_rate(config.optim, step, stage.steps),
+            ),
+            start_step=start.step if start else 0,
+            seed=config.seed,
+            log=training.log,
+            evaluate=training.evaluate,
+            save=training.save,
+            should_stop=run.should_stop,
+        )
+    newest = training.newest
+    sampling = distributed.rank() == 0 and newest is not None and not outcome.stopped
+    return Result(
+        steps=outcome.step,
+        tokens=outcome.tokens,
+        tokens_per_second=outcome.tokens / max(outcome.training_seconds, 1e-9),
+        stopped=outcome.stopped,
+        checkpoint=str(newest.path) if newest else None,
+        metrics=training.latest,
+        samples=sample(newest, prepared, config) if sampling and newest else [],
+    )
+
+
+@dataclass
+class Training:
+    """What the loop calls back: log, evaluate, save; and where it starts."""
+
+    config: JobConfig
+    run: Run
+    prepared: Prepared
+    model_config: ModelConfig
+    engine: Engine
+    latest: Metrics = field(default_factory=dict)
+    """The last value of each metric."""
+    newest: Checkpoint | None = None
+    """The last checkpoint saved or restored."""
+
+    def __post_init__(self) -> None:
+        """Look up what MFU needs."""
+        self._peak = peak_flops(self.engine.device, self.config.engine.precision)
+        self._flops = flops_per_token(self.model_config, self.config.data.sequence_length)
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        """Record the metrics of an optimizer step."""
+        if self._peak is not None:
+            rate = metrics["train/tokens_per_second"] / distributed.world_size()
+            metrics["train/mfu"] = rate * self._flops / self._peak
+        self.latest |= metrics
+        self.run.log(step, metrics)
+
+    def evaluate(self, step: int) -> None:
+        """Loss on the whole validation split. Every rank calls it."""
+        validation = self.prepared.validation
+        rows = evaluation_rows(
+            validation,
+            self.config.data.sequence_length,
+            distributed.rank(),
+            distributed.world_size(),
+            self.config.micro_batch_size,
+        )
+        nats, tokens = evaluate_loss(self.engine, rows)
+        metrics = {
+            "validation/loss": nats / tokens,
+            "validation/perplexity": math.exp(nats / tokens),
+            # Independent of the tokenizer: nats of all tokens, in bits, over bytes of the text.
+            "validation/bits_per_byte": nats / math.log(2) / validation.manifest.bytes,
+        }
+        self.latest |= metrics
+        self.run.log(step, metrics)
+
+    def save(self, step: int) -> None:
+        """Publish the checkpoint of this step. Every rank calls it."""
+        self.newest = done = checkpoint.save(
+            self._root,
+            step,
+            step * self.config.pretrain.global_batch_size,
+            self.engine,
+            self.model_config,
+            self.prepared.tokenizer_path,
+            self._facts,
+        )
+        if distributed.rank() == 0:
+            checkpoint.retain(self._root, self.config.pretrain.checkpoints_kept)
+        self.run.event(
+            "checkpoint",
+            step=step,
+            path=str(done.path),
+            bytes=done.bytes,
+            manifest_sha256=done.manifest_sha256,
+            metrics={k: v for k, v in self.latest.items() if k.startswith("validation/")},
+        )
+
+    def restore(self) -> Checkpoint | None:
+        """Load the newest valid checkpoint of this run, else of the run to resume, if any.
+
+        Raises CheckpointError if it belongs to another model, data set, tokenizer or batch size.
+        """
+        start, rejected = checkpoint.newest_valid(self._root)
+        for reason in rejected:
+            self.run.event("checkpoint_rejected", reason=reason)
+        if start is None and self.config.resume is not None:
+            start = checkpoint.find(Path(self.config.resume))
+        if start is None:
+            return None
+        check_same(start, self.model_config, self._facts)
+        self.engine.load_state(checkpoint.SavedState(start), start.step)
+        self.run.event("resumed", step=start.step, path=str(start.path))
+        self.newest = start
+        return start
+
+    @property
+    def _root(self) -> Path:
+        return self.run.folder / "checkpoints"
+
+    @property
+    def _facts(self) -> dict[str, Any]:
+        """What must be the same for a checkpoint to be continued."""
+        return {
+            "data_fingerprint": self.prepared.fingerprint,
+            "tokenizer_fingerprint": self.prepared.tokenizer.fingerprint,
+            "sequence_length": self.config.data.sequence_length,
+            "data_seed": self.config.data.seed,
+            "global_batch_size": self.config.pretrain.global_batch_size,
+        }
+
+
+def check_same(start: Checkpoint, model_config: ModelConfig, facts: dict[str, Any]) -> None:
+    """Raise CheckpointError, naming what differs, unless the checkpoint continues this job."""
+    wanted = {"model": models.config_to_dict(model_config), **facts}
+    for name, value in wanted.items():
+        found = start.manifest[name]
+        if found != value:
+            raise CheckpointError(
+                f"resume={start.path} was written with {name}={found}, this job has {value}; "
+                "resume with the settings of its run folder's config.yaml"
+            )
+
+
+def sample(newest: Checkpoint, prepared: Prepared, config: JobConfig) -> list[str]:
+    """Texts that the saved weights write after each prompt; reads the checkpoint anew."""
+    stage, tokenizer = config.pretrain, prepared.tokenizer
+    if stage.sample_tokens == 0:
+        return []
+    model = checkpoint.load_model(newest)
+    generator = torch.Generator().manual_seed(config.seed)
+    texts = []
+    for prompt in stage.prompts:
+        tokens = torch.tensor([[tokenizer.end_of_text, *tokenizer.encode(prompt)]])
+        room = config.data.sequence_length - tokens.shape[1]
+        written = generate(
+            model,
+            tokens,
+            min(stage.sample_tokens, room),
+            temperature=0.8,
+            top_p=0.95,
+            stop_tokens=(tokenizer.end_of_text,),
+            generator=generator,
+        )
+        ids = [int(token) for token in written[0, 1:] if token != tokenizer.end_of_text]
+        texts.append(tokenizer.decode(ids))
+    return texts
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -1,0 +1,52 @@
+"""What a stage may ask of the job around it, and what it gives back."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from orchestrator.training import distributed
+
+
+@dataclass(frozen=True)
+class Run:
+    """The job as a stage sees it. Every rank has one; only rank 0's records are kept."""
+
+    folder: Path
+    """The run folder, on a file system that all ranks see."""
+    device: torch.device
+    """Of this rank."""
+    send: Callable[[dict[str, Any]], None]
+    """Hands one plain record to the driver; never blocks."""
+    should_stop: Callable[[], bool]
+    """Whether this process was asked to save a checkpoint and leave."""
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Record metrics of an optimizer step."""
+        self._record({"step": step, "metrics": metrics})
+
+    def event(self, kind: str, **facts: Any) -> None:
+        """Record that something happened once."""
+        self._record({"event": kind, **facts})
+
+    def _record(self, record: dict[str, Any]) -> None:
+        if distributed.rank() == 0:
+            self.send({"time_ms": int(time.time() * 1000), **record})
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a stage reports at its end; rank 0's becomes part of result.json."""
+
+    steps: int
+    tokens: int
+    tokens_per_second: float
+    """Over optimizer steps alone: without start-up, evaluations and checkpoints."""
+    stopped: bool
+    """Whether it left early because it was asked to."""
+    checkpoint: str | None
+    metrics: dict[str, float] = field(default_factory=dict)
+    samples: list[str] = field(default_factory=list)

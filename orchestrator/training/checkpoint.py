@@ -1,0 +1,256 @@
+"""Checkpoints: written aside, hashed, manifest last, then renamed into place.
+
+`checkpoints/step_00000100/` holds per rank `weights-K.safetensors` and `optimizer-K.safetensors`
+(each rank writes a share of the parameters, whole and in fp32), the tokenizer, and
+`manifest.json` with the size and sha256 of every file, the step, the position in the data and
+the config that rebuilds the model. Nothing depends on the engine, ZeRO stage or world size that
+wrote it, and reading needs neither Ray nor DeepSpeed nor pickle. A folder without a manifest, or
+with a file that does not match it, is not a checkpoint.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import models
+from data.files import publish, sha256_file
+from models.configs import ModelConfig
+from orchestrator.training import distributed
+from orchestrator.training.engine import MOMENTS, Engine, ParameterState
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, damaged, or of another kind than asked for."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A published checkpoint. `manifest` is what manifest.json says."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return int(self.manifest["step"])
+
+    @property
+    def samples(self) -> int:
+        """Samples consumed: the position in the data."""
+        return int(self.manifest["samples"])
+
+    @property
+    def bytes(self) -> int:
+        """Size of all files."""
+        return sum(int(file["bytes"]) for file in self.manifest["files"].values())
+
+    @cached_property
+    def manifest_sha256(self) -> str:
+        """Names the checkpoint: it covers the hash of every file."""
+        return sha256_file(self.path / MANIFEST)
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """The config that rebuilds the model."""
+        return models.config_from_dict(self.manifest["model"])
+
+
+def folder_name(step: int) -> str:
+    """Name of the folder of the checkpoint after `step` steps."""
+    return f"step_{step:08d}"
+
+
+def save(
+    root: Path, step: int, samples: int, engine: Engine, model_config: ModelConfig,
+    tokenizer: Path, facts: Mapping[str, Any],
+) -> Checkpoint:
+    """Write and publish the checkpoint of this step. Every rank calls it.
+
+    Args:
+        root: the `checkpoints/` folder, which all ranks see.
+        step: optimizer steps done.
+        samples: samples consumed.
+        engine: whose state is saved.
+        model_config: with the vocabulary size filled in.
+        tokenizer: the tokenizer.json the model was trained with.
+        facts: more plain entries for the manifest, such as data fingerprints.
+    """
+    final = root / folder_name(step)
+    partial = final.with_name(final.name + ".partial")
+    rank, world_size, device = distributed.rank(), distributed.world_size(), engine.device
+    if rank == 0:
+        shutil.rmtree(partial, ignore_errors=True)  # of a writer that was killed
+        partial.mkdir(parents=True)
+        shutil.copyfile(tokenizer, partial / TOKENIZER)
+    distributed.barrier()
+    weights: dict[str, Tensor] = {}
+    moments: dict[str, Tensor] = {}
+    for index, (name, state) in enumerate(engine.state()):
+        if index % world_size == rank:
+            weights[name] = state.weight.contiguous()
+            moments |= {f"{name}.{key}": value.contiguous() for key, value in state.moments.items()}
+    save_file(weights, partial / f"weights-{rank}.safetensors")
+    save_file(moments, partial / f"optimizer-{rank}.safetensors")
+    mine = {path.name: _describe(path) for path in partial.glob(f"*-{rank}.safetensors")}
+    gathered = distributed.gather_integers(list((json.dumps(mine) + "\n").encode()), device)
+    if rank == 0:
+        files = {TOKENIZER: _describe(partial / TOKENIZER)}
+        for line in bytes(gathered).decode().splitlines():
+            files |= json.loads(line)
+        manifest = {
+            "format": FORMAT,
+            "step": step,
+            "samples": samples,
+            "model": models.config_to_dict(model_config),
+            "world_size": world_size,
+            **facts,
+            "files": files,
+        }
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        shutil.rmtree(final, ignore_errors=True)  # of the same step, before a resume
+        publish(partial, final)
+    distributed.barrier()
+    return read(final)
+
+
+def read(path: Path) -> Checkpoint:
+    """The checkpoint in this folder, its files not yet verified. Raises CheckpointError."""
+    file = path / MANIFEST
+    if not file.is_file():
+        raise CheckpointError(f"{path} is not a checkpoint: it has no {MANIFEST}")
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{file} is damaged ({error}); use an older checkpoint") from None
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{file} has format {manifest.get('format')}, expected {FORMAT}")
+    return Checkpoint(path, manifest)
+
+
+def verify(checkpoint: Checkpoint) -> None:
+    """Compare every file with the manifest. Raises CheckpointError naming the first that differs."""
+    for name, expected in checkpoint.manifest["files"].items():
+        file = checkpoint.path / name
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing; use an older checkpoint")
+        found = _describe(file)
+        if found != expected:
+            raise CheckpointError(
+                f"{file} is damaged: {found['bytes']} bytes with sha256 {found['sha256'][:12]}, "
+                f"the manifest says {expected['bytes']} and {expected['sha256'][:12]}; "
+                "use an older checkpoint"
+            )
+
+
+def published(root: Path) -> list[Path]:
+    """Folders of checkpoints under `root`, oldest first."""
+    return sorted(path for path in root.glob("step_*") if path.suffix != ".partial")
+
+
+def newest_valid(root: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint whose files all verify, and why newer ones were passed over."""
+    rejected = []
+    for path in reversed(published(root)):
+        try:
+            checkpoint = read(path)
+            verify(checkpoint)
+        except CheckpointError as error:
+            rejected.append(str(error))
+            continue
+        return checkpoint, rejected
+    return None, rejected
+
+
+def find(path: Path) -> Checkpoint:
+    """The verified checkpoint a user means by a checkpoint folder or a run folder."""
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; `ls outputs` shows the runs there are")
+    if (path / MANIFEST).is_file():
+        checkpoint = read(path)
+        verify(checkpoint)
+        return checkpoint
+    newest, rejected = newest_valid(path / "checkpoints")
+    if newest is None:
+        reason = "; ".join(rejected) or "no checkpoint has been published there"
+        raise CheckpointError(f"{path} holds no valid checkpoint: {reason}")
+    return newest
+
+
+def retain(root: Path, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints. Rank 0 alone calls it."""
+    for path in published(root)[:-keep]:
+        # The manifest goes first, so that a half-deleted folder is not taken for a checkpoint.
+        (path / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(path)
+
+
+def load_model(checkpoint: Checkpoint) -> nn.Module:
+    """The model of a checkpoint with its weights, on the CPU, in fp32."""
+    with torch.device("meta"):
+        model = models.build(checkpoint.model_config)
+    model.load_state_dict(_weights(checkpoint), assign=True)
+    return model
+
+
+class SavedState(Mapping[str, ParameterState]):
+    """The parameters of a checkpoint, read from the disk one at a time."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        """Open the files of the checkpoint; reads only their headers."""
+        self._tensors: dict[str, Any] = {}
+        self._names: list[str] = []
+        for name in sorted(checkpoint.manifest["files"]):
+            if name.endswith(".safetensors"):
+                handle = safe_open(checkpoint.path / name, framework="pt")
+                keys = list(handle.keys())
+                self._tensors |= dict.fromkeys(keys, handle)
+                self._names += keys if name.startswith("weights") else []
+
+    def __getitem__(self, name: str) -> ParameterState:
+        """Weight and moments of one parameter."""
+        moments = {key: self._read(f"{name}.{key}") for key in MOMENTS}
+        return ParameterState(self._read(name), moments)
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of the parameters."""
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        """Number of parameters (tensors)."""
+        return len(self._names)
+
+    def _read(self, key: str) -> Tensor:
+        tensor: Tensor = self._tensors[key].get_tensor(key)
+        return tensor
+
+
+def _weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    weights: dict[str, Tensor] = {}
+    for path in sorted(checkpoint.path.glob("weights-*.safetensors")):
+        with safe_open(path, framework="pt") as handle:
+            weights |= {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
+    return weights
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+
+def digest(facts: Mapping[str, Any]) -> str:
+    """sha256 of plain data, independent of the order of its keys."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,89 @@
+"""The process group of a job: who am I, start and end it, small reductions over all ranks.
+
+A worker learns its place from RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT alone, so
+the same code runs in a gang, under torchrun, and in one plain process.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=10)  # a first evaluation or compile may take minutes
+
+
+def rank() -> int:
+    """This process among all of the job."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """Processes of the job."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def device_of(kind: str) -> torch.device:
+    """The device of this rank; `kind` is cuda or cpu. Raises RuntimeError if there is no such GPU."""
+    if kind == "cpu":
+        return torch.device("cpu")
+    index = int(os.environ.get("LOCAL_RANK", "0"))
+    if not torch.cuda.is_available() or index >= torch.cuda.device_count():
+        raise RuntimeError(
+            f"GPU {index} was asked for, but torch {torch.__version__} sees "
+            f"{torch.cuda.device_count()}; `orchestrate doctor` shows why"
+        )
+    return torch.device("cuda", index)
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the job's torch.distributed group for the time of the block. Every rank calls it."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(
+        backend, rank=rank(), world_size=world_size(), timeout=COLLECTIVE_TIMEOUT
+    )
+    try:
+        yield
+    finally:
+        # After an error peers may be gone: destroy, unlike a barrier, waits for nobody.
+        dist.destroy_process_group()
+
+
+def sum_over_ranks(values: Sequence[float], device: torch.device) -> list[float]:
+    """Element-wise sums of `values` over all ranks, in float64. Every rank calls it."""
+    total = torch.tensor(values, dtype=torch.float64, device=device)
+    if world_size() > 1:
+        dist.all_reduce(total)
+    return [float(value) for value in total.tolist()]
+
+
+def gather_integers(values: Sequence[int], device: torch.device) -> list[int]:
+    """The values of all ranks, in rank order; ranks may give different numbers of them."""
+    if world_size() == 1:
+        return list(values)
+    counts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(world_size())]
+    dist.all_gather(counts, torch.tensor([len(values)], dtype=torch.int64, device=device))
+    longest = max(int(count) for count in counts)
+    padded = torch.zeros(longest, dtype=torch.int64, device=device)
+    padded[: len(values)] = torch.tensor(values, dtype=torch.int64, device=device)
+    rows = [torch.zeros_like(padded) for _ in range(world_size())]
+    dist.all_gather(rows, padded)
+    pairs = zip(rows, counts, strict=True)
+    return [int(value) for row, count in pairs for value in row[: int(count)]]
+
+
+def broadcast_text(text: str, device: torch.device) -> str:
+    """Rank 0's text, on every rank."""
+    codes = gather_integers(list(text.encode()) if rank() == 0 else [], device)
+    return bytes(codes).decode()
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    if world_size() > 1:
+        dist.barrier()

@@ -1,0 +1,25 @@
+"""What the device could do at best, to say what part of it is used (MFU)."""
+
+import torch
+
+# Dense bf16 tensor-core FLOP/s, from the vendors' data sheets; the first name found counts.
+PEAK_BF16_FLOPS = {
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A10": 125e12,
+    "RTX 4090": 165e12,
+    "MI300X": 1307e12,
+}
+
+
+def peak_flops(device: torch.device, precision: str) -> float | None:
+    """FLOP/s of one device at best, or None where that is not known (CPUs, other GPUs, fp32)."""
+    if device.type != "cuda" or precision != "bf16":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((flops for key, flops in PEAK_BF16_FLOPS.items() if key in name), None)

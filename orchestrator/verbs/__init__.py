@@ -1,0 +1,1 @@
+"""What can be typed after `orchestrate`: one file per verb."""

@@ -1,0 +1,250 @@
+import json
+import os
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data.sources import PIECE, DataConfig, DataError, clean, documents, pieces
+
+
+def read(**settings):
+    return list(documents(DataConfig(**settings)))
+
+
+def refused(**settings):
+    with pytest.raises(DataError) as caught:
+        read(**settings)
+    return str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def docs():
+    return read()
+
+
+def test_python_docs_are_a_corpus_of_megabytes_of_english(docs):
+    text = "\n".join(docs)
+    assert 1_500_000 < len(text.encode()) < 4_000_000
+    words = text.split()
+    assert sum(w == "the" for w in words) > 0.03 * len(words)
+    assert "\0" not in text
+    assert not any(line.endswith(" ") for line in text.split("\n"))
+
+
+def test_python_docs_hold_topics_and_each_docstring_once(docs):
+    from pydoc_data.topics import topics
+    from textwrap import dedent
+
+    assert clean(topics["assert"]) in docs
+    import textwrap
+
+    [module] = [d for d in docs if d.startswith("module textwrap\n")]
+    assert "textwrap.dedent(text)" in module
+    assert dedent(textwrap.fill.__doc__).strip().split("\n")[0] in module
+    # The operator module documents each function under two names.
+    sayings = [p for d in docs for p in d.split("\n\n\n") if p.endswith("\n\nSame as a + b.")]
+    assert len(sayings) <= 1
+
+
+def test_python_docs_are_the_same_in_another_process(docs):
+    code = (
+        "import hashlib; from data.sources import *;"
+        "print(hashlib.sha256('\\0'.join(documents(DataConfig())).encode()).hexdigest())"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONHASHSEED": "7"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    import hashlib
+
+    assert said == hashlib.sha256("\0".join(docs).encode()).hexdigest()
+
+
+def test_a_long_text_is_cut_at_blank_lines_and_nothing_is_lost():
+    paragraphs = [f"Paragraph {i}. " + "word " * (i % 90) for i in range(500)]
+    text = "\n\n".join(paragraphs)
+    cut = list(pieces(text))
+    assert "".join(cut) == text
+    assert all(piece.endswith("\n\n") for piece in cut[:-1])
+    assert all(PIECE // 2 < len(piece) <= PIECE for piece in cut[:-1])
+
+
+@pytest.mark.parametrize(
+    "text", ["x" * (3 * PIECE + 1), "\n" * (2 * PIECE), "a b" * PIECE, "", "x"]
+)
+def test_texts_without_good_places_to_cut_are_cut_all_the_same(text):
+    cut = list(pieces(text))
+    assert "".join(cut) == text
+    assert all(0 < len(piece) <= PIECE for piece in cut)
+
+
+def test_a_path_is_a_file_a_folder_or_a_glob(tmp_path):
+    for name in ("b.txt", "a.md", "deep/c.txt", "code.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"text of {name}")
+    assert read(source="text", path=str(tmp_path / "code.py")) == ["text of code.py"]
+    assert read(source="text", path=str(tmp_path)) == [
+        "text of a.md",
+        "text of b.txt",
+        "text of deep/c.txt",
+    ]
+    found = read(source="text", path=str(tmp_path / "**" / "*.txt"))
+    assert found == ["text of b.txt", "text of deep/c.txt"]
+
+
+def test_what_is_missing_is_named(tmp_path):
+    (tmp_path / "corpus.txt").write_text("x")
+    message = refused(source="text", path=str(tmp_path / "corpsu.txt"))
+    assert "no such file or folder" in message
+    assert str(tmp_path / "corpus.txt") in message
+    message = refused(source="text", path=str(tmp_path / "far" / "away.txt"))
+    assert str(tmp_path) in message
+    assert "no file matches" in refused(source="text", path=str(tmp_path / "*.csv"))
+    assert "no .jsonl or .ndjson file" in refused(source="jsonl", path=str(tmp_path))
+
+
+def test_jsonl_gives_the_text_field_of_each_line(tmp_path):
+    path = tmp_path / "a.jsonl"
+    texts = ["one", "zwei\nLinien", "\u2028 inside", ""]
+    lines = [json.dumps({"text": t, "id": i}, ensure_ascii=False) for i, t in enumerate(texts)]
+    path.write_text("\r\n".join(lines) + "\n\n", encoding="utf-8")
+    assert read(source="jsonl", path=str(path)) == texts
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"text": "cut', "a.jsonl:2: not a JSON object"),
+        ('["list"]', "a.jsonl:2: a JSON list, not an object"),
+        ('{"txt": "a", "id": 1}', "there are: txt, id (set data.text_column=txt)"),
+        ('{"text": 5}', "a.jsonl:2: text holds int, not text"),
+        ('{"text": "a\\ud800"}', "half of a surrogate pair (U+D800 at character 1)"),
+        ("1" * 5000, "a.jsonl:2: not a JSON object"),
+        ("[" * 100_000, "a.jsonl:2: not a JSON object"),
+    ],
+)
+def test_a_bad_jsonl_line_is_named(tmp_path, line, message):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "fine"}\n' + line)
+    assert message in refused(source="jsonl", path=str(path))
+
+
+def write_table(path, column="text", rows=3000):
+    table = pa.table({column: [f"row {i}" for i in range(rows)], "id": list(range(rows))})
+    if path.suffix == ".parquet":
+        pq.write_table(table, path, row_group_size=1000)
+    else:
+        make = pa.ipc.new_file if path.stem == "file" else pa.ipc.new_stream
+        with pa.OSFile(str(path), "wb") as sink, make(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=700)
+
+
+TABLES = ["a.parquet", "file.arrow", "stream.arrow"]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_give_one_document_per_row(tmp_path, name):
+    write_table(tmp_path / name)
+    found = read(source="parquet", path=str(tmp_path / name))
+    assert found == [f"row {i}" for i in range(3000)]
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("keep", [0, 3, 0.3, 0.6, 0.95])
+def test_an_interrupted_download_is_named(tmp_path, name, keep):
+    path = tmp_path / name
+    write_table(path)
+    raw = path.read_bytes()
+    path.write_bytes(raw[: keep if isinstance(keep, int) else int(len(raw) * keep)])
+    message = refused(source="parquet", path=str(tmp_path))
+    assert str(path) in message
+    assert "download was interrupted" in message
+
+
+def test_a_stream_cut_between_two_batches_is_not_a_shorter_one(tmp_path):
+    path = tmp_path / "a.arrow"
+    write_table(path)
+    path.write_bytes(path.read_bytes()[:-8])
+    assert "end mark of the stream is missing" in refused(source="parquet", path=str(path))
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_missing_column_names_those_there_are(tmp_path, name):
+    write_table(tmp_path / name, column="texts")
+    message = refused(source="parquet", path=str(tmp_path))
+    assert "text_column=text is not a column; there are: texts, id" in message
+    assert "set data.text_column=texts" in message
+
+
+def test_a_column_of_numbers_is_no_text(tmp_path):
+    write_table(tmp_path / "a.parquet")
+    message = refused(source="parquet", path=str(tmp_path), text_column="id")
+    assert "a.parquet: row 1: id holds int, not text" in message
+
+
+@pytest.mark.filterwarnings("default")
+def test_hf_reads_a_saved_dataset_and_names_splits_and_columns(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    import datasets
+
+    train = datasets.Dataset.from_dict({"text": ["a", "b"], "id": [1, 2]})
+    datasets.DatasetDict({"train": train}).save_to_disk(str(tmp_path / "saved"))
+    settings = {"source": "hf", "path": str(tmp_path / "saved")}
+    assert read(**settings) == ["a", "b"]
+    assert "there are: train" in refused(**settings, split="test")
+    assert "there are: text, id" in refused(**settings, text_column="body")
+    arrow = next((tmp_path / "saved" / "train").glob("*.arrow"))
+    arrow.write_bytes(arrow.read_bytes()[:200])
+    assert "download interrupted" in refused(**settings)
+
+
+def test_a_hub_name_without_a_network_says_what_works(tmp_path):
+    code = (
+        "from data.sources import *\n"
+        "try: list(documents(DataConfig(source='hf', path='nobody/no-such-set')))\n"
+        "except DataError as error: print(error)"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout
+    assert "data.path=nobody/no-such-set: dataset not loaded" in said
+    assert "local folder (data.path=FOLDER) works without one" in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"source": "jsnol"}, "data.source=jsnol is not one of .*did you mean jsonl"),
+        ({"source": "text"}, "data.source=text needs data.path=FILE"),
+        ({"source": "hf"}, "needs data.path=NAME"),
+        ({"path": "x"}, "data.path=x is not read by data.source=python_docs"),
+        ({"split": "test"}, "data.split=test is for data.source=hf only"),
+        ({"text_column": ""}, "data.text_column is empty"),
+        ({"validation_fraction": 0.0}, "data.validation_fraction=0.0 must be inside 0..1"),
+        ({"validation_fraction": 1.0}, "data.validation_fraction=1.0 must be inside 0..1"),
+        ({"sequence_length": 0}, "data.sequence_length=0 must be >= 1"),
+        ({"seed": -1}, "data.seed=-1 must be 0 or more"),
+    ],
+)
+def test_settings_are_checked_with_names_and_values(settings, message):
+    with pytest.raises(DataError, match=message):
+        DataConfig(**settings)
+
+
+def test_the_config_is_plain_enough_for_omegaconf():
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.structured(DataConfig)
+    config.sequence_length = 64
+    assert OmegaConf.to_object(config) == DataConfig(sequence_length=64)

@@ -1,0 +1,164 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as HuggingFaceTokenizer
+from tokenizers import models, normalizers, pre_tokenizers, trainers
+
+from data.files import DataError
+from data.tokenizer import Tokenizer, TokenizerConfig, encode_documents, vocab_size
+
+TEXTS = ["the cat sat on the mat. " * 20, "where is the hat? über allen\n\n" * 20, "0 1 2 3 " * 9]
+NASTY = "a<|endoftext|>b \x00\x7f\t  é 日本 👩‍👩‍👧 \u202e\r\n <|endoftext|>"
+
+
+@pytest.fixture(scope="module")
+def bpe():
+    return Tokenizer.train(iter(TEXTS), 290)
+
+
+def both(bpe):
+    return [bpe, Tokenizer.plain_bytes()]
+
+
+def test_any_text_comes_back_and_never_makes_end_of_text(bpe):
+    for tokenizer in both(bpe):
+        ids = tokenizer.encode(NASTY)
+        assert tokenizer.decode(ids) == NASTY
+        assert tokenizer.end_of_text not in ids
+        assert 0 <= min(ids) <= max(ids) < tokenizer.vocab_size
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=st.text(max_size=40))
+def test_round_trip_holds_for_generated_texts(bpe, text):
+    for tokenizer in both(bpe):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_the_vocabulary_is_what_was_asked_and_end_of_text_is_one_id(bpe):
+    assert bpe.vocab_size == 290 == vocab_size(TokenizerConfig(vocab_size=290))
+    assert bpe.decode([bpe.end_of_text]) == "<|endoftext|>"
+    plain = Tokenizer.plain_bytes()
+    assert (plain.vocab_size, plain.end_of_text) == (257, 256)
+    assert vocab_size(TokenizerConfig(kind="bytes")) == 257
+    assert plain.decode([*b"ab", 256, *b"c", 256]) == "ab<|endoftext|>c<|endoftext|>"
+
+
+def test_batches_are_single_encodings(bpe):
+    for tokenizer in both(bpe):
+        for text, ids in zip([*TEXTS, NASTY], tokenizer.encode_batch([*TEXTS, NASTY]), strict=True):
+            assert ids.tolist() == tokenizer.encode(text)
+
+
+def test_the_bytes_tokenizer_is_utf8():
+    assert bytes(Tokenizer.plain_bytes().encode(NASTY)) == NASTY.encode()
+
+
+def test_the_bpe_merges_the_most_frequent_pair_first():
+    # "ab" 5 times, "bc" twice; both letters of each word are separate bytes before.
+    made = Tokenizer.train(["ab ab ab ab ab bc bc"], 258)
+    assert len(made.encode(" ab")) < len(made.encode(" bc"))
+
+
+def test_training_is_deterministic_and_saving_keeps_the_fingerprint(bpe, tmp_path):
+    assert Tokenizer.train(iter(TEXTS), 290).fingerprint == bpe.fingerprint
+    for tokenizer in both(bpe):
+        tokenizer.save(tmp_path / "t.json")
+        loaded = Tokenizer.load(tmp_path / "t.json")
+        assert loaded.fingerprint == tokenizer.fingerprint
+        assert loaded.encode(NASTY) == tokenizer.encode(NASTY)
+        assert loaded.end_of_text == tokenizer.end_of_text
+
+
+def test_too_little_text_says_how_many_tokens_it_yields():
+    with pytest.raises(DataError, match="vocab_size=5000: this text yields only") as caught:
+        Tokenizer.train(TEXTS, 5000)
+    found = int(str(caught.value).split("yields only ")[1].split()[0])
+    assert Tokenizer.train(TEXTS, found).vocab_size == found
+
+
+def word_level(tmp_path, special="</s>", lower=False):
+    made = HuggingFaceTokenizer(models.WordLevel(unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    if lower:
+        made.normalizer = normalizers.Lowercase()
+    specials = ["[UNK]", *([special] if special else [])]
+    trainer = trainers.WordLevelTrainer(special_tokens=specials, show_progress=False)
+    made.train_from_iterator(TEXTS, trainer)
+    made.add_tokens(["<added>"])
+    made.enable_truncation(4)
+    made.enable_padding(length=9)
+    made.save(str(tmp_path / "tokenizer.json"))
+    return made
+
+
+def test_a_file_tokenizer_counts_added_tokens_and_neither_cuts_nor_pads(tmp_path):
+    made = word_level(tmp_path)
+    loaded = Tokenizer.load(tmp_path / "tokenizer.json")
+    assert loaded.vocab_size == made.token_to_id("<added>") + 1
+    path = str(tmp_path / "tokenizer.json")
+    assert vocab_size(TokenizerConfig(kind="file", path=path)) == loaded.vocab_size
+    assert loaded.end_of_text == made.token_to_id("</s>")
+    assert len(loaded.encode("the cat sat on the mat the end")) == 8
+    assert len(loaded.encode("the")) == 1
+
+
+def test_a_tokenizer_without_an_end_of_text_is_refused(tmp_path):
+    word_level(tmp_path, special=None)
+    with pytest.raises(DataError, match=r"no end-of-text token.*special tokens: \[UNK\]"):
+        Tokenizer.load(tmp_path / "tokenizer.json")
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [(b"{", "is not JSON"), (b"[]", "no tokenizer"), (b"{}", "no tokenizer"), (b"\xff", "UTF-8")],
+)
+def test_a_file_that_is_no_tokenizer_is_refused(tmp_path, raw, message):
+    (tmp_path / "t.json").write_bytes(raw)
+    with pytest.raises(DataError, match=message):
+        Tokenizer.load(tmp_path / "t.json")
+
+
+def test_documents_end_with_end_of_text_in_any_batching(bpe):
+    texts = [f"the cat {i}" for i in range(50)]
+    for characters in (1, 100, 10**6):
+        made = list(encode_documents(bpe, texts, batch_characters=characters))
+        assert [bpe.decode(ids[:-1]) for ids in made] == texts
+        assert all(ids[-1] == bpe.end_of_text for ids in made)
+
+
+def test_a_tokenizer_that_loses_text_is_refused_with_the_document(tmp_path):
+    word_level(tmp_path, lower=True)
+    loaded = Tokenizer.load(tmp_path / "tokenizer.json")
+    with pytest.raises(DataError, match=r"document 1, which begins 'the dog'.*does not come back"):
+        list(encode_documents(loaded, ["the cat", "the dog"]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"kind": "bep"}, "tokenizer.kind=bep is not one of .*did you mean bpe"),
+        ({"vocab_size": 256}, r"vocab_size=256 must be at least 257.*256 bytes \+ 1 special"),
+        ({"vocab_size": None}, "needs tokenizer.vocab_size"),
+        ({"kind": "file"}, "needs tokenizer.path"),
+        ({"path": "x"}, "tokenizer.path=x is not read by tokenizer.kind=bpe"),
+    ],
+)
+def test_settings_are_checked_with_names_and_values(arguments, message):
+    with pytest.raises(DataError, match=message):
+        TokenizerConfig(**arguments)
+
+
+def test_the_smallest_vocabulary_is_bytes_and_end_of_text(bpe):
+    assert len(Tokenizer.train(["abc"], 257).encode("abc")) == 3
+
+
+def test_the_json_is_one_the_tokenizers_library_reads(bpe, tmp_path):
+    bpe.save(tmp_path / "tokenizer.json")
+    theirs = HuggingFaceTokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert theirs.encode(TEXTS[0]).ids == bpe.encode(TEXTS[0])
+    assert json.loads(bpe.json)["model"]["type"] == "BPE"
+    assert np.array(theirs.encode("<|endoftext|>").ids).tolist() == [bpe.end_of_text]

@@ -1,0 +1,81 @@
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from models import build
+from models.configs import GPTConfig, ModelConfig
+from models.cost import embedding_parameters, flops_per_token, parameters, weight_bytes
+
+CHOICES = itertools.product(
+    ("layernorm", "rmsnorm"),
+    ("learned", "sinusoidal", "rotary"),
+    ("gelu", "swiglu"),
+    (True, False),  # bias
+    (True, False),  # tied_embedding
+    ((None, None), (2, 50)),  # kv_heads, ffn_width
+)
+CONFIGS = [
+    GPTConfig(
+        vocab_size=101,
+        max_positions=32,
+        layers=3,
+        width=48,
+        heads=4,
+        norm=norm,
+        positions=positions,
+        activation=activation,
+        bias=bias,
+        tied_embedding=tied,
+        kv_heads=kv_heads,
+        ffn_width=ffn_width,
+    )
+    for norm, positions, activation, bias, tied, (kv_heads, ffn_width) in CHOICES
+]
+
+
+def test_parameters_are_those_of_the_built_module():
+    for config in CONFIGS:
+        with torch.device("meta"):
+            model = build(config)
+        assert parameters(config) == sum(p.numel() for p in model.parameters()), config
+        embeddings = [
+            parameter.numel()
+            for name, parameter in model.named_parameters()
+            if "embedding" in name or name.startswith("head")
+        ]
+        assert embedding_parameters(config) == sum(embeddings), config
+
+
+def test_gpt2_small_has_the_published_size():
+    gpt2 = GPTConfig(vocab_size=50257, max_positions=1024, layers=12, width=768, heads=12)
+    assert parameters(gpt2) == 124_439_808
+    assert weight_bytes(gpt2, 2) == 248_879_616
+
+
+@pytest.mark.parametrize("config", CONFIGS[::7])
+def test_flops_are_those_that_torch_counts_forward_and_backward(config):
+    model = build(config)
+    tokens = torch.randint(101, (2, 20))
+    # The plain kernel: its matrix products are counted one by one, none recomputed.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(tokens).sum().backward()
+    assert flops_per_token(config, 20) * tokens.numel() == counter.get_total_flops()
+
+
+def test_the_vocabulary_can_be_given_beside_the_config():
+    config = CONFIGS[0]
+    unset = replace(config, vocab_size=None)
+    assert parameters(unset, 101) == parameters(config)
+    assert embedding_parameters(unset, 101) == embedding_parameters(config)
+    assert flops_per_token(unset, 8, 101) == flops_per_token(config, 8)
+    with pytest.raises(ValueError, match=r"model\.vocab_size is not set"):
+        parameters(unset)
+
+
+def test_a_family_without_formulas_is_refused():
+    with pytest.raises(ValueError, match=r"model\.family='other' has no cost formula"):
+        parameters(ModelConfig(family="other", vocab_size=3))

@@ -1,0 +1,93 @@
+"""A tiny job and made-up data for tests of the training code."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+import models
+from data import Batch, DataConfig
+from models.configs import GPTConfig
+from orchestrator.config import EngineConfig, JobConfig, OptimConfig, PretrainConfig, ResourcesConfig
+from orchestrator.training import distributed, engine
+from orchestrator.training.loop import Outcome, Schedule, fit
+from orchestrator.training.optim import learning_rate
+
+VOCAB, T = 61, 16
+
+
+def job(engine_name: str = "zero0", world_size: int = 1, accumulation: int = 1, **engine: Any) -> JobConfig:
+    """8 sequences per step, cut as asked."""
+    stage = 0 if engine_name == "torch" else int(engine_name.removeprefix("zero"))
+    return JobConfig(
+        stage=PretrainConfig(
+            steps=20, global_batch_size=8, micro_batch_size=8 // world_size // accumulation
+        ),
+        model=GPTConfig(
+            vocab_size=VOCAB, max_positions=T, layers=2, width=32, heads=2, norm="rmsnorm",
+            positions="rotary", activation="swiglu", bias=False, dropout=engine.pop("dropout", 0.0),
+        ),
+        data=DataConfig(sequence_length=T),
+        optim=OptimConfig(learning_rate=1e-2, warmup_steps=5),
+        engine=EngineConfig(
+            name="torch" if engine_name == "torch" else "deepspeed", zero_stage=stage, **engine
+        ),
+        resources=ResourcesConfig(workers=world_size),
+    )
+
+
+def build(config: JobConfig) -> engine.Engine:
+    """The engine around a model whose weights depend on the seed alone."""
+    torch.manual_seed(config.seed)
+    return engine.build(models.build(config.model), config, torch.device("cpu"))
+
+
+def batches(config: JobConfig, position: int = 0) -> Iterator[list[Batch]]:
+    """This rank's micro-batches of made-up rows with ragged numbers of valid tokens."""
+    size, micro = config.pretrain.global_batch_size, config.micro_batch_size
+    rank, world_size = distributed.rank(), distributed.world_size()
+    while True:
+        groups = np.arange(position, position + size).reshape(-1, micro)
+        yield [rows(group) for group in groups[rank::world_size]]
+        position += size
+
+
+def rows(positions: np.ndarray) -> Batch:
+    """Row i counts up from i with a stride of i; all but its first (i % T) + 1 targets are masked."""
+    start = positions[:, None]
+    tokens = (start + np.arange(T + 1) * (1 + start % 7)) % VOCAB
+    mask = np.arange(T)[None, :] <= start % T
+    return Batch(tokens.astype(np.int64), mask, positions, int(positions[0]))
+
+
+def train(config: JobConfig, steps: int = 20, **hooks: Any) -> tuple[list[float], list[float]]:
+    """Losses and gradient norms of the first steps."""
+    losses, norms = [], []
+
+    def log(step: int, metrics: dict[str, float]) -> None:
+        losses.append(metrics["train/loss"])
+        norms.append(metrics["train/gradient_norm"])
+
+    run(config, build(config), steps, log=log, **hooks)
+    return losses, norms
+
+
+def run(config: JobConfig, trainer: engine.Engine, steps: int, *, start: int = 0, **hooks: Any) -> Outcome:
+    """`fit` with what a test does not care about filled in."""
+    schedule = Schedule(steps, 10**6, 10**6, lambda step: learning_rate(config.optim, step, 20))
+    nothing = {
+        "log": lambda step, metrics: None,
+        "evaluate": lambda step: None,
+        "save": lambda step: None,
+        "should_stop": lambda: False,
+    }
+    return fit(
+        trainer,
+        hooks.pop("batches", None) or batches(config, start * config.pretrain.global_batch_size),
+        replace(schedule, **hooks.pop("schedule", {})),
+        start_step=start,
+        seed=config.seed,
+        **(nothing | hooks),
+    )
