@@ -102,27 +102,30 @@ def from_death(error: Exception, worker: Record, memory_kills: int = 0) -> Worke
     if re.search(r"node (has |was |is )?(died|dead|terminated|marked dead)", text, re.IGNORECASE):
         message = f"was lost with its node {worker['node'][:8]}"
         return WorkerFailed(cause="lost", error_type="", message=message, traceback=text, **facts)
-    crash = CRASH.findall(_tail(log))
-    signal = SIGNALS_OF_CRASHES.get(crash[-1], None) if crash else "SIGKILL"
-    left = re.search(r"exit code (\d+)|exit_code=(\d+)", text)
-    out_of_memory = memory_kills > 0 or "memory" in text.lower() and "running low" in text.lower()
-    message = f"was killed by {signal}" if signal else f"died: {crash[-1]}"
+    crash = CRASH.findall(_written_since(log, worker["log_begins_at"]))
+    signal = SIGNALS_OF_CRASHES.get(crash[-1]) if crash else "SIGKILL"
+    if crash:
+        message = f"was killed by {signal}" if signal else f"died: {crash[-1]}"
+    elif memory_kills:
+        message = "was killed by SIGKILL, by the kernel, which ran out of memory"
+    else:
+        message = "was killed by SIGKILL, it seems: it left no exception and no crash report"
     return WorkerFailed(
         cause="killed",
         error_type="",
         message=message,
         traceback=text,
         signal=signal,
-        out_of_memory=out_of_memory,
+        out_of_memory=memory_kills > 0 or "running low on memory" in text,
         **facts,
     )
 
 
-def _tail(log: Path, most: int = 20_000) -> str:
-    """The end of a log; empty if it is not on this host."""
+def _written_since(log: Path, position: int, most: int = 100_000) -> str:
+    """The end of a log from `position` on; empty if it is not on this host."""
     try:
         with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - most))
+            file.seek(max(position, log.stat().st_size - most))
             return file.read().decode(errors="replace")
     except OSError:
         return ""

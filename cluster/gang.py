@@ -19,9 +19,11 @@ from types import ModuleType
 from typing import Any
 
 from cluster.failure import GangRefused, WorkerFailed, first_cause, from_death, from_outcome
-from cluster.nodes import local_devices
+from cluster.inline import run_inline
+from cluster.nodes import kernel_memory_kills, local_devices
+from cluster.polls import POLL_S, OnRecords, Polls
 from cluster.session import Session, end_processes, process_tree
-from cluster.worker import Channel, Record, Worker, free_port
+from cluster.worker import Channel, Outcome, Record, Target, Worker
 from cluster.world import by_host, refuse_what_never_fits, worlds_of
 
 __all__ = [
@@ -34,11 +36,7 @@ __all__ = [
     "run_inline",
 ]
 
-Target = Callable[[Any, Channel], Any]
-OnRecords = Callable[[int, list[Record]], None]
 
-POLL_S = 0.25
-POLL_OTHERS_S = 1.0  # ranks other than 0 seldom have anything to say
 ECHO_GRACE_S = 2.0  # how long to wait for the cause behind a "connection reset by peer"
 START_LIMIT_S = 120.0
 
@@ -126,39 +124,11 @@ def run_gang(
         return gang.run(_pickled(target, payload), on_records)
 
 
-def run_inline(
-    target: Target, payload: Any, *, on_records: OnRecords, stop: threading.Event
-) -> Any:
-    """Run the target in this process: as rank 0 of 1, or as the rank that torchrun gave it."""
-    alone = {
-        "RANK": "0",
-        "LOCAL_RANK": "0",
-        "WORLD_SIZE": "1",
-        "LOCAL_WORLD_SIZE": "1",
-        "NODE_RANK": "0",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-    }
-    missing = {} if "RANK" in os.environ else alone
-    before = {name: os.environ.get(name) for name in missing}
-    os.environ.update(missing)
-    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    channel = Channel(rank, world_size, lambda r: on_records(rank, [r]), stop.is_set)
-    try:
-        return target(payload, channel)
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
 def _pickled(target: Target, payload: Any) -> bytes:
     """Pickled once, here, by Ray's cloudpickle, so that functions of notebooks travel, too."""
     from ray import cloudpickle
 
-    work: bytes = cloudpickle.dumps((target, payload))
+    work: bytes = cloudpickle.dumps((target, payload))  # type: ignore[no-untyped-call]
     return work
 
 
@@ -211,12 +181,14 @@ class Gang:
         worlds = worlds_of(self.workers, port, placement.cpus_per_worker)
         for rank, worker in enumerate(self.workers):
             worker |= {"rank": rank, "log": str(self.log_folder / f"rank-{rank}.log")}
-        self._all(
+        log_sizes = self._all(
             [
                 actor.start.remote(worker["rank"], Path(worker["log"]), {**world, **env})
                 for actor, worker, world in zip(self.actors, self.workers, worlds, strict=True)
             ]
         )
+        for worker, size in zip(self.workers, log_sizes, strict=True):
+            worker["log_begins_at"] = size
         return self.workers
 
     def run(self, work: bytes, on_records: OnRecords) -> list[Any]:
@@ -229,33 +201,31 @@ class Gang:
         failures: list[WorkerFailed] = []
         give_up_at, told_to_stop = float("inf"), False
         while running and time.monotonic() < give_up_at:
+            memory_kills = kernel_memory_kills()
             ready, _ = ray.wait(list(running), num_returns=1, timeout=POLL_S)
             if self.kill.is_set():
                 raise KeyboardInterrupt("the job was killed")
-            if self.stop.is_set() and not told_to_stop:
+            polls.collect()
+            if not told_to_stop and (self.stop.is_set() or polls.asked_to_stop):
                 told_to_stop = True
                 for actor in self.actors:
                     actor.stop.remote()
-            polls.collect()
             for ref in ready:
                 rank = running.pop(ref)
-                failure = None
                 try:
-                    outcome = ray.get(ref)
+                    outcome: Outcome = ray.get(ref)
                 except ray.exceptions.RayError as error:
-                    failure = from_death(error, self.workers[rank])
+                    kills = kernel_memory_kills() - memory_kills
+                    failures.append(from_death(error, self.workers[rank], kills))
                 else:
                     polls.finish(rank, outcome.records)
                     if outcome.error_type is None:
                         results[rank] = outcome.result
-                    else:
-                        failure = from_outcome(outcome, self.workers[rank])
-                if failure is not None:
-                    failures.append(failure)
-                    grace = ECHO_GRACE_S if first_cause(failures).is_echo else 0.0
-                    give_up_at = min(give_up_at, time.monotonic() + grace)
-                    if grace == 0.0:
-                        give_up_at = time.monotonic()
+                        continue
+                    failures.append(from_outcome(outcome, self.workers[rank]))
+                # An echo waits for its cause to show; a cause waits for nothing.
+                grace = ECHO_GRACE_S if first_cause(failures).is_echo else 0.0
+                give_up_at = min(give_up_at, time.monotonic() + grace)
         if failures:
             polls.last()
             raise first_cause(failures)
@@ -307,62 +277,3 @@ class Gang:
     def _check_interrupted(self) -> None:
         if self.stop.is_set() or self.kill.is_set():
             raise KeyboardInterrupt("the job was stopped before its workers had started")
-
-
-class Polls:
-    """Collects the workers' records: at most one call is under way per worker.
-
-    A worker that is frozen answers none and costs nothing more.
-    """
-
-    def __init__(self, ray: ModuleType, actors: list[Any], on_records: OnRecords) -> None:
-        """Ask everybody once."""
-        self.ray, self.actors, self.on_records = ray, actors, on_records
-        self.asked = {rank: actor.poll.remote() for rank, actor in enumerate(actors)}
-        self.due = dict.fromkeys(range(len(actors)), 0.0)
-
-    def collect(self) -> None:
-        """Deliver what has arrived, and ask again those whose turn it is."""
-        now = time.monotonic()
-        arrived = self._wait(0)
-        for rank, ref in list(self.asked.items()):
-            if ref in arrived:
-                del self.asked[rank]
-                self._deliver(rank, ref)
-        for rank, due in self.due.items():
-            if rank not in self.asked and now >= due:
-                self.asked[rank] = self.actors[rank].poll.remote()
-                self.due[rank] = now + (POLL_S if rank == 0 else POLL_OTHERS_S)
-
-    def finish(self, rank: int, rest: list[Record]) -> None:
-        """Deliver a finished worker's last records, behind those of a poll under way."""
-        self.due.pop(rank, None)
-        if rank in self.asked:
-            self._deliver(rank, self.asked.pop(rank))
-        if rest:
-            self.on_records(rank, rest)
-
-    def last(self, limit_s: float = 1.0) -> None:
-        """Before the workers are killed: deliver what they can still hand over in the time."""
-        for rank in self.due:
-            self.asked.setdefault(rank, self.actors[rank].poll.remote())
-        self._wait(limit_s)
-        self.due = {}
-        self.collect()
-
-    def _wait(self, limit_s: float) -> list[Any]:
-        """The answers that are here after `limit_s` seconds, or earlier if that is all."""
-        refs = list(self.asked.values())
-        if not refs:
-            return []
-        arrived: list[Any] = self.ray.wait(refs, num_returns=len(refs), timeout=limit_s)[0]
-        return arrived
-
-    def _deliver(self, rank: int, ref: Any) -> None:
-        try:
-            records = self.ray.get(ref, timeout=1)
-        except self.ray.exceptions.RayError:
-            self.due.pop(rank, None)  # it is dead, which its run tells better
-            return
-        if records:
-            self.on_records(rank, records)

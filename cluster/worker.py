@@ -12,6 +12,7 @@ import faulthandler
 import os
 import pickle
 import random
+import signal
 import socket
 import sys
 import threading
@@ -37,6 +38,9 @@ class Channel:
     """True once the driver has asked the gang to finish by itself."""
 
 
+Target = Callable[[Any, Channel], Any]
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How the target ended. `records` are those no poll has taken; `error` is None if it returned.
@@ -60,7 +64,14 @@ class Worker:
         """Nothing is set up yet; the process exits if its raylet goes away."""
         self._records: list[Record] = []
         self._lock = threading.Lock()
-        self._stop = threading.Event()
+        self._stop, self._terminated = threading.Event(), threading.Event()
+        # Ray's own handler would end the process only when the target has returned, and no Python
+        # handler runs while the main thread waits in Ray's C++: a pipe gets the signal at once.
+        signal.signal(signal.SIGTERM, lambda number, frame: None)
+        self._signals, write = os.pipe()
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch_signals, daemon=True, name="signal-watch").start()
         threading.Thread(target=_exit_with_parent, daemon=True, name="parent-watch").start()
 
     def describe(self) -> Record:
@@ -70,7 +81,7 @@ class Worker:
         context = ray.get_runtime_context()
         return {
             "host": os.uname().nodename,
-            "ip": ray.util.get_node_ip_address(),
+            "ip": ray.util.get_node_ip_address(),  # type: ignore[no-untyped-call]
             "node": context.get_node_id(),
             "pid": os.getpid(),
             "gpus": context.get_accelerator_ids().get("GPU", []),
@@ -80,10 +91,14 @@ class Worker:
         """A TCP port that is free on this worker's host."""
         return free_port()
 
-    def start(self, rank: int, log: Path, environment: dict[str, str]) -> None:
-        """Become `rank`: output goes to `log`, and torch, not imported yet, will see its world."""
+    def start(self, rank: int, log: Path, environment: dict[str, str]) -> int:
+        """Become `rank`: output goes to `log`, and torch, not imported yet, will see its world.
+
+        Returns the size that the log had before, in bytes.
+        """
         log.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        size = os.fstat(file).st_size
         os.dup2(file, 1)
         os.dup2(file, 2)
         os.close(file)
@@ -92,6 +107,7 @@ class Worker:
         faulthandler.enable(file=sys.stderr)
         os.environ.update(environment)
         self._rank, self._world_size = rank, int(environment["WORLD_SIZE"])
+        return size
 
     def run(self, work: bytes) -> Outcome:
         """Carry out the pickled (target, payload); an exception becomes part of the outcome."""
@@ -113,13 +129,18 @@ class Worker:
             )
         return Outcome(self._take(), result=result)
 
-    def poll(self) -> list[Record]:
-        """Records sent since the last poll, in order."""
-        return self._take()
+    def poll(self) -> tuple[list[Record], bool]:
+        """Records sent since the last poll, in order; and whether this process got SIGTERM."""
+        return self._take(), self._terminated.is_set()
 
     def stop(self) -> None:
         """Make `should_stop` true."""
         self._stop.set()
+
+    def _watch_signals(self) -> None:
+        while received := os.read(self._signals, 1):
+            if received[0] == signal.SIGTERM:
+                self._terminated.set()
 
     def _send(self, record: Record) -> None:
         with self._lock:

@@ -4,17 +4,24 @@ A reader may trust whatever stands under its final name: files and folders are w
 flushed to the disk and renamed, so a killed writer leaves a `.partial` thing and nothing else.
 """
 
+import difflib
 import fcntl
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 class DataError(ValueError):
     """Data that can't be used as asked; the message names the file or setting and the remedy."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of an error message: the nearest known word, "" when none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def read_utf8(file: Path) -> str:

@@ -8,7 +8,7 @@ Resuming is calling `stream` with a later position; there is no state.
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,7 +99,7 @@ class Loader:
         rank: int,
         world_size: int,
         prefetch: int = 2,
-    ) -> Iterator[list[Batch]]:
+    ) -> Generator[list[Batch], None, None]:
         """Without end, one item per optimizer step: this rank's micro-batches of that step.
 
         A step covers positions [position, position + global_batch) and the next one goes on from
@@ -136,14 +136,14 @@ class Loader:
 
     def _steps(
         self, position: int, global_batch: int, micro_batch: int, rank: int, world_size: int
-    ) -> Iterator[list[Batch]]:
+    ) -> Generator[list[Batch], None, None]:
         while True:
             groups = np.arange(position, position + global_batch).reshape(-1, micro_batch)
             yield [self.rows(group) for group in groups[rank::world_size]]
             position += global_batch
 
 
-def read_ahead(items: Iterator[list[Batch]], depth: int) -> Iterator[list[Batch]]:
+def read_ahead(items: Iterator[list[Batch]], depth: int) -> Generator[list[Batch], None, None]:
     """The same items, made `depth` ahead by a thread that ends when this iterator is closed.
 
     An exception of the thread is raised here, in its turn.

@@ -27,8 +27,9 @@ from data.files import (
     sha256_file,
     write_text_atomic,
 )
+from data.python_docs import BUILDER_VERSION
 from data.shards import FORMAT_VERSION, Manifest, ShardSet, write_shards
-from data.sources import BUILDER_VERSION, DataConfig, documents, files_of
+from data.sources import DataConfig, documents, files_of
 from data.tokenizer import Tokenizer, TokenizerConfig, build, encode_documents
 
 PREPARE_VERSION = 1  # raise it when the same text and settings lead to other shards
@@ -96,7 +97,7 @@ def prepare(
                 write_text_atomic(key_file, json.dumps({"set": folder.name}))
     except OSError as error:  # read-only or full disk; sources name their own files
         raise DataError(
-            f"the cache {root} can't be written ({error}); make room or set ORCHESTRATE_CACHE=FOLDER"
+            f"the cache {root} can't be written ({error}); make room, or set ORCHESTRATE_CACHE=DIR"
         ) from error
     return _open(folder)
 

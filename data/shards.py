@@ -167,7 +167,7 @@ def _write_shard(folder: Path, number: int, documents: list[NDArray[Any]]) -> _S
         sha256=sha256_file(path),
         size=path.stat().st_size,
         offset=offset,
-        block_hashes=_block_hashes(memoryview(values).cast("B")),
+        block_hashes=_block_hashes(values.data.cast("B")),
     )
 
 

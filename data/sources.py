@@ -5,33 +5,23 @@ source stands in the source's docstring. Nothing is repaired on the way: text th
 is an error that names the file and the place.
 """
 
-import ast
 import difflib
-import gc
 import glob
-import inspect
 import json
 import os
-import re
-import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.files import DataError, read_utf8
+from data.files import DataError, did_you_mean, read_utf8
+from data.python_docs import python_docs
 
 OFFLINE_HELP = (
     "names of the hub need a network the first time; a dataset that is already in the local cache "
     "or a local folder (data.path=FOLDER) works without one"
 )
-BUILDER_VERSION = 1  # raise it when the text changes: it is part of the cache key
-SKIPPED = {
-    "site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "lib-dynload",
-}  # fmt: skip
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 PIECE = 8192  # characters; longer text files are cut, so that one file can fill both splits
 
 
@@ -57,8 +47,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         """Check every field; messages name the setting, its value and what would do."""
         if self.source not in SOURCES:
-            near = difflib.get_close_matches(self.source, SOURCES, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(self.source, SOURCES)
             raise DataError(f"data.source={self.source} is not one of {', '.join(SOURCES)}{hint}")
         if self.source != "python_docs" and not self.path:
             what = "NAME" if self.source == "hf" else "FILE"
@@ -111,9 +100,7 @@ def files_of(config: DataConfig) -> list[Path]:
     if glob.has_magic(str(path)):
         raise DataError(f"data.path={config.path}: no file matches this pattern in {Path.cwd()}")
     parent = next(p for p in path.absolute().parents if p.exists())
-    names = [p.name for p in parent.iterdir()]
-    near = difflib.get_close_matches(path.name, names, n=1)
-    hint = f"; did you mean {parent / near[0]}?" if near else f" ({parent} exists)"
+    hint = did_you_mean(path.name, (p.name for p in parent.iterdir())) or f" ({parent} exists)"
     raise DataError(f"data.path={config.path}: there is no such file or folder{hint}")
 
 
@@ -312,86 +299,8 @@ def _load_dataset(datasets: Any, folder: Path, path: str, split: str) -> Any:
         ) from error
 
 
-def clean(text: str) -> str:
-    """Indentation, control characters, trailing spaces and long gaps taken out."""
-    text = CONTROL.sub("", inspect.cleandoc(text))
-    text = re.sub(r"[ \t]+\n", "\n", text)
-    return re.sub(r"\n{4,}", "\n\n\n", text).strip()
-
-
-def _python_docs(config: DataConfig) -> Iterator[str]:
-    """The English documentation inside every Python, about 2.6 MB.
-
-    One document per language topic, then one per module of the standard library, whose files are
-    parsed and never imported. The same text wherever the Python version is the same.
-    """
-    from pydoc_data.topics import topics
-
-    for name in sorted(topics):
-        yield clean(topics[name])
-    root = Path(sysconfig.get_paths()["stdlib"])
-    seen: set[str] = set()  # the same docstring stands at many wrappers; it is kept once
-    for file in _modules(root):
-        if document := _module_document(root, file, seen):
-            yield document
-
-
-def _modules(root: Path) -> Iterator[Path]:
-    for folder, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if name not in SKIPPED)
-        # _sysconfigdata_* is written when this Python is built, so it differs by machine.
-        chosen = sorted(n for n in names if n.endswith(".py") and not n.startswith("_sysconfig"))
-        yield from (Path(folder) / name for name in chosen)
-
-
-def _module_document(root: Path, file: Path, seen: set[str]) -> str:
-    """The docstrings of one file, each under its name and arguments; "" when there are none."""
-    parts = file.relative_to(root).with_suffix("").parts
-    name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-    # A syntax tree is many small objects without cycles: the collector would take half the time.
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError):  # templates and files for other versions
-        return ""
-    finally:
-        if collecting:
-            gc.enable()
-    sections = [f"{title}\n\n{text}" for title, text in _docstrings(tree, name) if _new(text, seen)]
-    return "\n\n\n".join(sections)
-
-
-def _new(text: str, seen: set[str]) -> bool:
-    if not text or text in seen:
-        return False
-    seen.add(text)
-    return True
-
-
-def _docstrings(tree: ast.Module, module: str) -> Iterator[tuple[str, str]]:
-    """(title, cleaned docstring) of a module and of what it defines, in the order of the file."""
-    yield f"module {module}", clean(ast.get_docstring(tree, clean=False) or "")
-    waiting: list[tuple[ast.stmt, str]] = [(node, module) for node in reversed(tree.body)]
-    while waiting:
-        node, scope = waiting.pop()
-        if isinstance(node, Definition):
-            scope = f"{scope}.{node.name}"
-            if text := ast.get_docstring(node, clean=False):
-                yield _title(node, scope), clean(text)
-        for field in ("finalbody", "orelse", "handlers", "body"):
-            waiting.extend((child, scope) for child in reversed(getattr(node, field, ())))
-
-
-def _title(node: Definition, name: str) -> str:
-    if isinstance(node, ast.ClassDef):
-        return f"class {name}"
-    arguments = ast.unparse(node.args)
-    return f"{name}({arguments})"
-
-
 SOURCES: dict[str, Callable[[DataConfig], Iterator[str]]] = {
-    "python_docs": _python_docs,
+    "python_docs": lambda config: python_docs(),
     "text": _text,
     "jsonl": _jsonl,
     "parquet": _parquet,

@@ -4,7 +4,6 @@ Every tokenizer here has one `end_of_text` id that no text can produce: the char
 "<|endoftext|>" inside a document are encoded like any others.
 """
 
-import difflib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.files import DataError, write_text_atomic
+from data.files import DataError, did_you_mean, write_text_atomic
 
 END_OF_TEXT = "<|endoftext|>"
 # Names of the end of a text in published tokenizers, the most particular first.
@@ -38,8 +37,7 @@ class TokenizerConfig:
     def __post_init__(self) -> None:
         """Check every field; messages name the setting, its value and what would do."""
         if self.kind not in KINDS:
-            near = difflib.get_close_matches(self.kind, KINDS, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(self.kind, KINDS)
             raise DataError(f"tokenizer.kind={self.kind} is not one of {', '.join(KINDS)}{hint}")
         if self.kind == "bpe":
             if self.vocab_size is None:

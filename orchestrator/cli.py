@@ -122,9 +122,9 @@ def register() -> None:
     """Tell Hydra the schema of each group, and OmegaConf the resolver `auto`."""
     from hydra.core.config_store import ConfigStore
 
-    from orchestrator.resources import automatic
-    from orchestrator.config import SECTIONS, STAGE_CONFIGS, JobConfig
     from models import MODELS
+    from orchestrator.config import SECTIONS, STAGE_CONFIGS, JobConfig
+    from orchestrator.resources import automatic
 
     OmegaConf.register_new_resolver("auto", automatic, replace=True, use_cache=True)
     store = ConfigStore.instance()
@@ -146,7 +146,9 @@ def explain(error: Exception) -> str:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         near = difflib.get_close_matches(choice, error.options, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        return f"{group}={choice}: there is no such choice; {hint}choices: {', '.join(error.options)}"
+        return (
+            f"{group}={choice}: there is no such choice; {hint}choices: {', '.join(error.options)}"
+        )
     unknown = re.match(r"Could not override '([^']*)'", str(error))
     if unknown and "is not in struct" in str(error) + str(cause):
         near = difflib.get_close_matches(unknown[1], setting_names(), n=1, cutoff=0.5)
@@ -165,8 +167,8 @@ def explain(error: Exception) -> str:
 
 def setting_names() -> list[str]:
     """Every setting and group that an override can name."""
-    from orchestrator.config import SECTIONS, STAGE_CONFIGS, JobConfig
     from models import MODELS
+    from orchestrator.config import SECTIONS, STAGE_CONFIGS, JobConfig
 
     names = ["experiment", *(field.name for field in fields(JobConfig))]
     groups: list[tuple[str, type[Any]]] = [

@@ -152,7 +152,9 @@ class EngineConfig:
         if not 0 <= self.zero_stage <= 3:
             raise ValueError(f"engine.zero_stage={self.zero_stage} must be 0, 1, 2 or 3")
         if self.offload_parameters and (self.name != "deepspeed" or self.zero_stage != 3):
-            raise ValueError("engine.offload_parameters=true needs ZeRO 3; try engine=zero3_offload")
+            raise ValueError(
+                "engine.offload_parameters=true needs ZeRO 3; try engine=zero3_offload"
+            )
         if self.offload_optimizer and (self.name != "deepspeed" or self.zero_stage == 0):
             raise ValueError(
                 "engine.offload_optimizer=true needs ZeRO 1 to 3; try engine=zero2_offload"

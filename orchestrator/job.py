@@ -51,7 +51,10 @@ def execute(config: JobConfig, overrides: Sequence[str]) -> int:
         folder = runfolder.create(config, overrides)
         progress.say(f"run folder {report.short(folder)}")
         job = Job(config, overrides, plan, prepared, folder, progress)
-        job.timeline = [("command line and config", psutil.Process().create_time()), ("data", begun)]
+        job.timeline = [
+            ("command line and config", psutil.Process().create_time()),
+            ("data", begun),
+        ]
         return job.run()
 
 

@@ -34,10 +34,15 @@ class Journal:
         self._events = open_for_append(folder / EVENTS)
         self._closed = False
 
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Record what was measured at optimizer step `step`."""
+    def metrics(self, step: int, values: Mapping[str, float], time_ms: int | None = None) -> None:
+        """Record what was measured at optimizer step `step`; `time_ms` is when, None is now."""
         numbers = {key: float(value) for key, value in values.items()}
-        line = {"time_ms": now_ms(), "attempt": self.attempt, "step": int(step), "metrics": numbers}
+        line = {
+            "time_ms": now_ms() if time_ms is None else time_ms,
+            "attempt": self.attempt,
+            "step": int(step),
+            "metrics": numbers,
+        }
         append(self._metrics, line)
 
     def event(self, kind: str, /, **facts: Any) -> None:

@@ -49,7 +49,9 @@ class Plan:
         """The plan as short lines of text."""
         config, stage = self.config, self.config.pretrain
         workers, accumulation = config.resources.workers, config.accumulation_steps
-        epochs = f", {self.epochs:.2f} epochs of {self.train_tokens:,} tokens" if self.epochs else ""
+        epochs = (
+            f", {self.epochs:.2f} epochs of {self.train_tokens:,} tokens" if self.epochs else ""
+        )
         device = "GPU" if config.resources.gpus_per_worker else "CPU"
         engine = config.engine.name
         if engine == "deepspeed":
@@ -111,7 +113,9 @@ def validate(config: JobConfig, say: Callable[[str], None]) -> tuple[Plan, Prepa
 
 def check_outputs(folder: Path) -> int:
     """Free bytes where run folders go. Raises ValueError unless they can be created there."""
-    existing = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
+    existing = next(
+        path for path in [folder.absolute(), *folder.absolute().parents] if path.exists()
+    )
     if not existing.is_dir():
         raise ValueError(f"outputs={folder}: {existing} is a file; try outputs=ANOTHER_FOLDER")
     if not os.access(existing, os.W_OK | os.X_OK):

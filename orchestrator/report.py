@@ -38,7 +38,8 @@ def show(
     say(f"{result['status']}: {result['steps']} steps in {result['wall_s']:.0f} s")
     error = result.get("error")
     if error is not None and result["status"] == "failed":
-        say(f"error: {error['message']}")
+        who = "" if error["rank"] is None else f"rank {error['rank']} on host {error['host']} "
+        say(f"error:  {who}{error['message']}")
         say(f"remedy: {error['remedy']}")
     if result["checkpoint"]:
         say(f"write text:  orchestrate generate {short(folder)} --prompt 'The '")

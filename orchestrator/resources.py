@@ -5,6 +5,7 @@ They are filled in when the config is composed, so a run folder's config.yaml ho
 
 import os
 from functools import cache
+from pathlib import Path
 
 from cluster.nodes import Devices, devices
 
@@ -26,8 +27,17 @@ def automatic(setting: str) -> int | str:
     if setting == "gpus_per_worker":
         return 1 if gpus else 0
     if setting == "precision":
-        return "bf16" if gpus else "fp32"
+        return "bf16" if gpus or _cpu_multiplies_bf16() else "fp32"
     raise ValueError(f"${{auto:{setting}}} is not known")
+
+
+def _cpu_multiplies_bf16() -> bool:
+    """Whether this CPU has bf16 matrix instructions; without them bf16 is emulated, and slow."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 @cache

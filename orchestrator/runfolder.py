@@ -20,7 +20,16 @@ from data.files import write_text_atomic
 from orchestrator.config import JobConfig, to_dict
 from orchestrator.redaction import Redactor
 
-PACKAGES = ("torch", "deepspeed", "ray", "mlflow", "hydra-core", "tokenizers", "pyarrow", "datasets")
+PACKAGES = (
+    "torch",
+    "deepspeed",
+    "ray",
+    "mlflow",
+    "hydra-core",
+    "tokenizers",
+    "pyarrow",
+    "datasets",
+)
 LATEST = "latest"
 
 

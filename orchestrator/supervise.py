@@ -52,9 +52,9 @@ FAILURES = (
     Failure(
         "collective",
         ("DistBackendError", "DistNetworkError", "DistStoreError"),
-        r"connection (was )?(reset|closed|refused)|socket (closed|timeout)|gloo.*(timed out|timeout)"
-        r"|timed out waiting for clients|wait timeout|nccl (error|communicator was aborted)"
-        r"|watchdog caught collective|broken pipe",
+        r"connection (was )?(reset|closed|refused)|socket (closed|timeout)"
+        r"|gloo.*(timed out|timeout)|timed out waiting for clients|wait timeout"
+        r"|nccl (error|communicator was aborted)|watchdog caught collective|broken pipe",
         "a peer was lost or stuck and none said why: look at every rank's log, and at the network",
     ),
     Failure(
@@ -76,7 +76,7 @@ REMEDY_OF_CAUSE = {
     "lost": ("lost_node", "run it again to go on from the last checkpoint on the other nodes"),
     "killed": (
         "killed",
-        "find who sent the signal; run it again to go on from the last checkpoint",
+        "find who sent the signal; then run it again from the last checkpoint",
     ),
 }
 REMEDY_OF_CRASH = "native code crashed: the stacks of all threads are in the rank's log"

@@ -33,4 +33,3 @@ def work(job: tuple[JobConfig, Path], channel: Channel) -> "Result":
 def environment(config: JobConfig) -> dict[str, str]:
     """Environment variables of the workers, set before they import anything."""
     return {"DS_ACCELERATOR": config.resources.device, "TOKENIZERS_PARALLELISM": "false"}
-

@@ -6,4 +6,6 @@ from orchestrator.config import JobConfig
 from orchestrator.stages.pretrain import pretrain
 from orchestrator.stages.run import Result, Run
 
+__all__ = ["STAGES", "Result", "Run"]
+
 STAGES: dict[str, Callable[[JobConfig, Run], Result]] = {"pretrain": pretrain}

@@ -1,6 +1,7 @@
 """Pretraining: next-token prediction over a stream of documents, from random weights."""
 
 import math
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,14 @@ def pretrain(config: JobConfig, run: Run) -> Result:
     start = training.restore()
     run.event("training", device=_device_name(run.device), from_step=start.step if start else 0)
     loader = Loader(prepared.train, config.data.sequence_length, config.data.seed)
-    with loader.stream(
+    stream = loader.stream(
         start.samples if start else 0,
         stage.global_batch_size,
         config.micro_batch_size,
         distributed.rank(),
         distributed.world_size(),
-    ) as batches:
+    )
+    with closing(stream) as batches:
         outcome = fit(
             trainer,
             batches,
@@ -190,7 +192,7 @@ def sample(newest: Checkpoint, prepared: Prepared, config: JobConfig) -> list[st
     stage, tokenizer = config.pretrain, prepared.tokenizer
     if stage.sample_tokens == 0:
         return []
-    model = checkpoint.load_model(newest)
+    model = checkpoint.load_gpt(newest)
     generator = torch.Generator().manual_seed(config.seed)
     texts = []
     for prompt in stage.prompts:

@@ -24,6 +24,7 @@ from orchestrator.tracking.mirror import (
     TrackingConfig,
     new_state,
     outcome,
+    process_name,
 )
 
 log = logging.getLogger("tracking")
@@ -38,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--follow", action="store_true", help="go on until stdin is closed")
     options = parser.parse_args(arguments)
     parent = os.getppid()
-    os.nice(19)
+    if options.follow:
+        os.nice(19)
     os.environ.update(ENVIRONMENT)
     folder = options.folder.resolve()
     if not (folder / "config.yaml").exists():
@@ -48,15 +50,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log.setLevel(logging.INFO)
     (folder / "logs").mkdir(exist_ok=True)
     with (folder / LOG).open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # an earlier sender ends first
         state = State.load(folder) or _state_from_config(folder)
+        if not options.follow and _is_running(state, parent):
+            print(f"{folder} is still written to, by process {state.driver}; it is sent as it goes")
+            return 1
+        fcntl.flock(lock, fcntl.LOCK_EX)  # an earlier sender ends first
+        state = State.load(folder) or state
+        state.done = False
         state.save(folder)
         follow(folder, state, parent if options.follow else None)
-    if options.follow:
-        return 0 if state.done else 1
     result = outcome(folder)
-    print(result)
+    print(result, flush=True)
     return 1 if isinstance(result, Pending) else 0
+
+
+def _is_running(state: State, parent: int) -> bool:
+    """Whether the driver lives and is not who asks."""
+    pid = int(state.driver.split("/")[1]) if state.driver else parent
+    return pid != parent and process_name(pid) == state.driver
 
 
 def follow(folder: Path, state: State, driver: int | None) -> None:
@@ -67,7 +78,9 @@ def follow(folder: Path, state: State, driver: int | None) -> None:
     from orchestrator.tracking.replay import Replay
     from orchestrator.tracking.store import SystemMetrics
 
-    replay, monitors = None, None
+    monitors, replay = None, None
+    if driver is not None and state.system_metrics:
+        monitors = SystemMetrics(folder)
     failures, wait = 0, 0.0
     deadline = None if driver is not None else time.monotonic() + state.finish_timeout_seconds
     while True:
@@ -77,8 +90,7 @@ def follow(folder: Path, state: State, driver: int | None) -> None:
             deadline = time.monotonic() + state.finish_timeout_seconds
         over = deadline is not None
         try:
-            if driver is not None and state.system_metrics:
-                monitors = monitors or SystemMetrics(folder)
+            if monitors is not None:
                 monitors.sample()
             replay = replay or Replay(folder, state)
             replay.send()

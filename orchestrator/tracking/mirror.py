@@ -7,12 +7,12 @@ or fails because of it.
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from orchestrator import journal
@@ -91,12 +91,16 @@ class State:
     """Metric -> [attempt, its highest step, highest step of earlier attempts]."""
     models: dict[str, str] = field(default_factory=dict)
     """Byte offset of a checkpoint event -> id of its MLflow model."""
+    datasets: dict[str, list[str]] = field(default_factory=dict)
+    """Split -> [name, digest] in MLflow."""
     lineage: dict[str, str] = field(default_factory=dict)
     """Fingerprints of datasets and tokenizer, put on each model."""
     status: str | None = None
     """Status of the "finished" event. None: the job has not said that it ended."""
     refused: list[str] = field(default_factory=list)
     """What MLflow will never accept, and why; it stays in the run folder only."""
+    driver: str | None = None
+    """The process that writes the journal, see `process_name`. None: no mirror was started."""
     done: bool = False
     """The job ended and all of it was sent."""
 
@@ -114,10 +118,14 @@ class State:
             json.dump(asdict(self), file, indent=1)
         partial.replace(folder / STATE)
 
-    def settings(self) -> dict[str, Any]:
-        """What was asked for, without what was sent."""
-        names = ("tracking_uri", "artifact_root", "experiment", "name", "system_metrics")
-        return {name: getattr(self, name) for name in names}
+    def resumed(self, previous: "State | None") -> "State":
+        """These settings with the progress of `previous`, if that was sent to the same place."""
+        place = ("tracking_uri", "experiment")
+        if previous is None or any(getattr(self, n) != getattr(previous, n) for n in place):
+            return self
+        progress = ("experiment_id", "run_id", "offsets", "attempts", "models", "datasets")
+        kept = {name: getattr(previous, name) for name in (*progress, "lineage", "refused")}
+        return replace(self, **kept)
 
     @property
     def page(self) -> str:
@@ -213,12 +221,10 @@ class Mirror(NoMirror):
     def finish(self, timeout: float | None = None) -> Done | Pending:
         """Wait until all is sent, at most `timeout` seconds; leaves no process behind."""
         deadline = time.monotonic() + (self.default_timeout if timeout is None else timeout)
-        _end_of_job(self.process, deadline)
-        result = outcome(self.folder)
-        if isinstance(result, Pending) and time.monotonic() < deadline:
-            _end_of_job(self._spawn(), deadline)  # the mirror had died
-            result = outcome(self.folder)
-        return result
+        sent = _end_of_job(self.process, deadline)
+        if not sent and time.monotonic() < deadline:  # the mirror had died or given up
+            _end_of_job(self._spawn(), deadline)
+        return outcome(self.folder)
 
     def _spawn(self, *flags: str) -> "subprocess.Popen[bytes] | None":
         root = str(Path(__file__).resolve().parents[1])
@@ -245,11 +251,8 @@ def start_mirror(folder: Path, config: TrackingConfig, outputs: Path) -> NoMirro
     if not config.enabled:
         return NoMirror()
     folder = folder.resolve()
-    state = new_state(folder, config, outputs)
-    previous = State.load(folder)
-    if previous is not None and previous.settings() == state.settings():
-        state = previous  # a resumed run goes on where its last mirror ended
-        state.done, state.status = False, None
+    state = new_state(folder, config, outputs).resumed(State.load(folder))
+    state.driver = process_name(os.getpid())
     state.save(folder)
     return Mirror(folder, config.finish_timeout_seconds)
 
@@ -258,26 +261,39 @@ def outcome(folder: Path) -> Done | Pending:
     """How much of a run folder MLflow has."""
     state = State.load(folder)
     assert state is not None, f"{folder} is not tracked"
-    if state.done:
-        return Done(state.run_id, state.url, tuple(state.refused))
     sizes = {
         name: (folder / name).stat().st_size if (folder / name).exists() else 0
         for name in (journal.METRICS, journal.EVENTS)
     }
     sent = sum(state.offsets.get(name, 0) for name in sizes)
+    if state.done and sent >= sum(sizes.values()):
+        return Done(state.run_id, state.url, tuple(state.refused))
     command = f"{Path(sys.executable).name} -m orchestrator.tracking {folder}"
     return Pending(state.run_id, sent, sum(sizes.values()), command)
 
 
-def _end_of_job(process: "subprocess.Popen[bytes] | None", deadline: float) -> None:
-    """Tell a mirror that the job ended, wait for it until `deadline`, then kill it."""
+def process_name(pid: int) -> str | None:
+    """Host, id and start of a process, which no later process shares. None: it is not there."""
+    import psutil
+
+    try:
+        return f"{socket.gethostname()}/{pid}/{psutil.Process(pid).create_time()}"
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _end_of_job(process: "subprocess.Popen[bytes] | None", deadline: float) -> bool:
+    """Tell a mirror that the job ended, wait until `deadline`, then kill it; has it sent all?"""
     if process is None:
-        return
+        return False
     assert process.stdin is not None
     with contextlib.suppress(OSError):
         process.stdin.close()
+    with contextlib.suppress(OSError):  # only root may; without it a busy host makes us wait longer
+        os.setpriority(os.PRIO_PROCESS, process.pid, 0)
     try:
         process.wait(max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
         process.kill()  # safe anywhere, and a call stuck in a socket or a lock hears nothing else
         process.wait()
+    return process.returncode == 0

@@ -212,6 +212,7 @@ class Replay:
         )
         tags = [InputTag("mlflow.data.context", split), InputTag("fingerprint", fingerprint)]
         self.client.log_inputs(self.run_id, [DatasetInput(dataset, tags)])
+        self.state.datasets[split] = [dataset.name, dataset.digest]
         self._lineage(f"dataset.{split}", fingerprint)
 
     def _tokenizer(self, event: dict[str, Any], offset: int) -> None:
@@ -229,7 +230,7 @@ class Replay:
 
     def _checkpoint(self, event: dict[str, Any], offset: int) -> None:
         """A checkpoint is a model whose files stay where they are; its metrics are tied to it."""
-        from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
+        from mlflow.entities import LoggedModelOutput, LoggedModelStatus
         from mlflow.models.utils import get_external_mlflow_model_spec
 
         assert self.state.experiment_id is not None
@@ -263,23 +264,34 @@ class Replay:
         linked = {output.model_id for output in outputs.model_outputs} if outputs else set()
         if model.model_id not in linked:
             self.client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step)])
-        # With the time of the journal MLflow sees that the run has these points already.
+        self._log_metrics(self._model_metrics(event, step, model.model_id))
+        self.state.models[str(offset)] = model.model_id
+
+    def _model_metrics(self, event: dict[str, Any], step: int, model_id: str) -> "list[Metric]":
+        """Metrics of a checkpoint, tied to it and to the dataset of their split.
+
+        They carry the time they have in the journal: MLflow writes the metrics of a model into its
+        run too, and sees only then that the run has these points already.
+        """
+        from mlflow.entities import Metric
+
         times: dict[tuple[str, float], int] = {}
         for line in journal.at_step(self.folder / journal.METRICS, step):
             for key, value in line["metrics"].items():
                 times.setdefault((key, value), line["time_ms"])
-        metrics = [
-            Metric(
-                _key(key),
-                value,
-                times.get((key, value), event["time_ms"]),
-                step,
-                model_id=model.model_id,
+        metrics = []
+        for key, value in event.get("metrics", {}).items():
+            time_ms = times.get((key, value), event["time_ms"])
+            name, digest = self.state.datasets.get(key.split("/")[0], (None, None))
+            metrics.append(
+                Metric(
+                    *(_key(key), value, time_ms, step),
+                    model_id=model_id,
+                    dataset_name=name,
+                    dataset_digest=digest,
+                )
             )
-            for key, value in event.get("metrics", {}).items()
-        ]
-        self._log_metrics(metrics)
-        self.state.models[str(offset)] = model.model_id
+        return metrics
 
     def _draw(self, folder: Path) -> None:
         """Save the figures of the run; one that fails must not hold up the record."""

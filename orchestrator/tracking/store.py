@@ -82,13 +82,14 @@ class SystemMetrics:
         from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
         from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 
-        kinds: list[Any] = [CPUMonitor, DiskMonitor, NetworkMonitor]
-        self.monitors = [kind() for kind in kinds]
-        gpu: Any = GPUMonitor
-        with suppress(Exception):  # no GPU, no driver, no NVML: each raises another error
-            self.monitors.append(gpu())
-        self.monitors[0].collect_metrics()  # the first CPU reading is 0, use counts from here
-        self.monitors[0].clear_metrics()
+        self.monitors: list[Any] = []
+        kinds: list[Any] = [CPUMonitor, DiskMonitor, NetworkMonitor, GPUMonitor]
+        for kind in kinds:
+            with suppress(Exception):  # a host without it: no GPU, no driver, no NVML, no network
+                monitor = kind()
+                monitor.collect_metrics()  # the first reading of the CPU is 0
+                monitor.clear_metrics()
+                self.monitors.append(monitor)
         last = journal.last_line(folder / SYSTEM)
         self.step = last["step"] + 1 if last else 0
         self.file = journal.open_for_append(folder / SYSTEM)
@@ -101,9 +102,10 @@ class SystemMetrics:
         self.due += SYSTEM_SECONDS
         metrics = {}
         for monitor in self.monitors:
-            monitor.collect_metrics()
-            metrics.update(monitor.aggregate_metrics())
-            monitor.clear_metrics()
+            with suppress(Exception):  # a device that fell off the bus must not hold up the record
+                monitor.collect_metrics()
+                metrics.update(monitor.aggregate_metrics())
+                monitor.clear_metrics()
         values = {f"system/{name}": value for name, value in metrics.items()}
         line = {"time_ms": journal.now_ms(), "attempt": 1, "step": self.step, "metrics": values}
         journal.append(self.file, line)

@@ -19,12 +19,13 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import models
 from data.files import publish, sha256_file
 from models.configs import ModelConfig
+from models.gpt import GPT
 from orchestrator.training import distributed
 from orchestrator.training.engine import MOMENTS, Engine, ParameterState
 
@@ -76,8 +77,13 @@ def folder_name(step: int) -> str:
 
 
 def save(
-    root: Path, step: int, samples: int, engine: Engine, model_config: ModelConfig,
-    tokenizer: Path, facts: Mapping[str, Any],
+    root: Path,
+    step: int,
+    samples: int,
+    engine: Engine,
+    model_config: ModelConfig,
+    tokenizer: Path,
+    facts: Mapping[str, Any],
 ) -> Checkpoint:
     """Write and publish the checkpoint of this step. Every rank calls it.
 
@@ -199,6 +205,17 @@ def retain(root: Path, keep: int) -> None:
         shutil.rmtree(path)
 
 
+def load_gpt(checkpoint: Checkpoint) -> GPT:
+    """The model of a checkpoint that can write text. Raises CheckpointError for other families."""
+    model = load_model(checkpoint)
+    if not isinstance(model, GPT):
+        raise CheckpointError(
+            f"{checkpoint.path} holds a model of the family {checkpoint.model_config.family}, "
+            "which does not write text; give a checkpoint of the family gpt"
+        )
+    return model
+
+
 def load_model(checkpoint: Checkpoint) -> nn.Module:
     """The model of a checkpoint with its weights, on the CPU, in fp32."""
     with torch.device("meta"):
@@ -216,7 +233,7 @@ class SavedState(Mapping[str, ParameterState]):
         self._names: list[str] = []
         for name in sorted(checkpoint.manifest["files"]):
             if name.endswith(".safetensors"):
-                handle = safe_open(checkpoint.path / name, framework="pt")
+                handle: Any = safe_open(checkpoint.path / name, framework="pt")
                 keys = list(handle.keys())
                 self._tensors |= dict.fromkeys(keys, handle)
                 self._names += keys if name.startswith("weights") else []
@@ -242,8 +259,7 @@ class SavedState(Mapping[str, ParameterState]):
 def _weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for path in sorted(checkpoint.path.glob("weights-*.safetensors")):
-        with safe_open(path, framework="pt") as handle:
-            weights |= {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
+        weights |= load_file(path)
     return weights
 
 

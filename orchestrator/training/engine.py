@@ -73,7 +73,7 @@ class TorchEngine:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of the loss."""
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
 
     def step(self, learning_rate: float) -> float:
         """Clip and apply the gradient; returns its norm before clipping."""
@@ -140,13 +140,12 @@ class DeepSpeedEngine:
         """Name and state of each parameter, gathered one at a time."""
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
+        self._link_moments()
         for name, parameter in self.model.named_parameters():
             if self._plain:
                 yield name, _plain_state(parameter, self._optimizer)
                 continue
-            moments = {
-                key: safe_get_full_optimizer_state(parameter, key).cpu() for key in MOMENTS
-            }
+            moments = {key: safe_get_full_optimizer_state(parameter, key).cpu() for key in MOMENTS}
             yield name, ParameterState(safe_get_full_fp32_param(parameter).cpu(), moments)
 
     def load_state(self, states: Mapping[str, ParameterState], step: int) -> None:
@@ -179,14 +178,23 @@ class DeepSpeedEngine:
                 "step": torch.tensor(float(step)),
                 **{key: torch.zeros_like(flat) for key in MOMENTS},
             }
-        if self._stage != 3:
-            zero._lazy_init_hp_params_optimizer_state()
+        self._link_moments()
+
+    def _link_moments(self) -> None:
+        """Let each parameter find its part of the flat moments.
+
+        DeepSpeed 0.19 does it after the first parameter group's first step, when the second
+        group has no moments yet, and never again.
+        """
+        if self._stage != 3 and not self._plain:
+            self._optimizer._hp_optimizer_states_linked = False
+            self._optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def build(model: nn.Module, config: JobConfig, device: torch.device) -> Engine:
     """The engine of `config.engine` around a model whose weights are the same on every rank."""
     if config.engine.activation_checkpointing:
-        model.activation_checkpointing = True
+        model.activation_checkpointing = True  # type: ignore[assignment]
     kind = TorchEngine if config.engine.name == "torch" else DeepSpeedEngine
     return kind(model, config, device)
 
@@ -280,3 +288,11 @@ def _load_zero3_state(parameter: Any, state: ParameterState) -> None:
     safe_set_local_fp32_param(parameter, weight)
     for key, value in state.moments.items():
         safe_set_local_optimizer_state(parameter, partition(value), key)
+
+
+def compiled_ops() -> list[str]:
+    """Names of the DeepSpeed ops that this machine could compile; training needs none of them."""
+    _import_deepspeed(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    from deepspeed.ops import __compatible_ops__
+
+    return sorted(name for name, compatible in __compatible_ops__.items() if compatible)

@@ -76,7 +76,10 @@ def find_store(outputs: Path, run: Path | None) -> tuple[str, str]:
             )
         uri, page = state.tracking_uri, state.page
     else:
-        uri, page = f"sqlite:///{outputs.resolve() / 'mlflow.db'}", f"/#/experiments?{TRAINING_VIEW}"
+        uri, page = (
+            f"sqlite:///{outputs.resolve() / 'mlflow.db'}",
+            f"/#/experiments?{TRAINING_VIEW}",
+        )
     if uri.startswith("sqlite:///"):
         database = Path(uri.removeprefix("sqlite:///"))
         if not database.exists():

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.sources import PIECE, DataConfig, DataError, clean, documents, pieces
+from data.python_docs import clean
+from data.sources import PIECE, DataConfig, DataError, documents, pieces
 
 
 def read(**settings):
@@ -102,7 +103,7 @@ def test_what_is_missing_is_named(tmp_path):
     (tmp_path / "corpus.txt").write_text("x")
     message = refused(source="text", path=str(tmp_path / "corpsu.txt"))
     assert "no such file or folder" in message
-    assert str(tmp_path / "corpus.txt") in message
+    assert "did you mean corpus.txt?" in message
     message = refused(source="text", path=str(tmp_path / "far" / "away.txt"))
     assert str(tmp_path) in message
     assert "no file matches" in refused(source="text", path=str(tmp_path / "*.csv"))

@@ -1,0 +1,38 @@
+"""A worker function in this process: for a debugger, for torchrun, and where Ray is not wanted."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+from cluster.polls import OnRecords
+from cluster.worker import Channel, Target, free_port
+
+
+def run_inline(
+    target: Target, payload: Any, *, on_records: OnRecords, stop: threading.Event
+) -> Any:
+    """Run the target in this process: as rank 0 of 1, or as the rank that torchrun gave it."""
+    alone = {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_WORLD_SIZE": "1",
+        "NODE_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+    }
+    missing = {} if "RANK" in os.environ else alone
+    before = {name: os.environ.get(name) for name in missing}
+    os.environ.update(missing)
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    channel = Channel(rank, world_size, lambda r: on_records(rank, [r]), stop.is_set)
+    try:
+        return target(payload, channel)
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
