@@ -1,1 +1,1 @@
-"""Orchestrate the training of language models: one command line over Hydra, Ray, DeepSpeed, MLflow."""
+"""Orchestrate the training of language models: Hydra, Ray, DeepSpeed, MLflow."""

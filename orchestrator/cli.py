@@ -2,8 +2,10 @@
 
 1. The verb is taken off the arguments and looked up in VERBS.
 2. A verb that takes a config goes through `hydra.main`, so that overrides, `--cfg job`, `--help`,
-   `--multirun` and config errors are as in any Hydra app; the others parse their own arguments.
-3. The composed config becomes a JobConfig, whose construction checks it.
+   `--multirun` and `-cd` are as in any Hydra app; the others parse their own arguments.
+3. The composed config becomes a JobConfig, whose construction checks it; under --multirun all
+   jobs are checked before the first starts.
+4. The verb is called with each job. What it refuses (ValueError) ends with exit code 2.
 
 Precedence, lowest first: defaults of the dataclasses, the YAML of each chosen group, the
 experiment, the command line. `orchestrate run experiment=gpt2_124m_8gpu stage.steps=10` takes
@@ -12,21 +14,26 @@ everything from the experiment except the steps.
 The only file that imports hydra. Exit codes: 0 done, 1 failed, 2 refused, 130 interrupted.
 """
 
+import contextlib
 import difflib
 import importlib
+import io
 import os
-import re
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import (
-    InterpolationResolutionError,
-    MissingMandatoryValue,
-    OmegaConfBaseException,
-)
+from omegaconf.errors import OmegaConfBaseException
+
+if TYPE_CHECKING:
+    from orchestrator.config import JobConfig
+
+INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -57,16 +64,17 @@ def main() -> None:
     if name in ("-sc", "--shell-completion"):
         sys.exit(complete(rest))
     if name not in VERBS:
-        near = difflib.get_close_matches(name, VERBS, n=1)
-        hint = f"did you mean {near[0]}?" if near else "`orchestrate --help` lists them"
-        refuse(f"{name} is not a verb; {hint}")
+        refuse(_no_verb(name))
     verb = VERBS[name]
-    if verb.takes_config:
-        sys.exit(run_with_config(verb, rest))
     try:
-        sys.exit(_function(verb)(rest))
+        code = run_with_config(verb, rest) if verb.takes_config else _function(verb)(rest)
     except ValueError as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
         refuse(str(error))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    sys.exit(code)
 
 
 def usage() -> str:
@@ -78,6 +86,7 @@ def usage() -> str:
         "orchestrate run                              the quick start: train a small GPT here",
         "orchestrate run model=gpt_10m stage.steps=50 choose from a group, set one value",
         "orchestrate run --help                       groups, choices and every setting",
+        'eval "$(orchestrate -sc install=bash)"       completion in this shell; also zsh, fish',
     ]
     return "\n".join(lines)
 
@@ -89,135 +98,170 @@ def refuse(message: str) -> None:
 
 
 def run_with_config(verb: Verb, arguments: Sequence[str]) -> int:
-    """Compose the config with Hydra and call the verb; under --multirun once for each job.
+    """Compose the jobs and call the verb with each; returns the largest exit code.
 
-    Returns the exit code: the largest of all jobs.
+    Raises:
+        ValueError: a job can't work. Under --multirun all are checked before the first starts.
+    """
+    jobs = compose(arguments)
+    if len(jobs) > 1:
+        from orchestrator.plan import validate
+
+        for config, overrides in jobs:
+            try:
+                validate(config, print)
+            except ValueError as error:
+                raise ValueError(f"in the job {' '.join(overrides)}: {error}") from error
+    code = 0
+    for config, overrides in jobs:
+        if len(jobs) > 1:
+            print(f"\njob {' '.join(overrides)}", flush=True)
+        code = max(code, _function(verb)(config, overrides))
+        if code == INTERRUPTED:
+            break
+    return code
+
+
+def compose(arguments: Sequence[str]) -> list[tuple["JobConfig", list[str]]]:
+    """The jobs that the arguments ask for, each with its overrides; none for --cfg and --info.
+
+    Raises:
+        ValueError: with one message for whatever Hydra, OmegaConf or a check of ours has said.
+        SystemExit: after --help.
     """
     import hydra
     from hydra.core.hydra_config import HydraConfig
+    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    codes = [0]
+    from orchestrator import refusal
 
-    def task(composed: DictConfig) -> None:
-        config = OmegaConf.to_object(composed)
-        codes.append(_function(verb)(config, list(HydraConfig.get().overrides.task)))
+    jobs: list[tuple[JobConfig, list[str]]] = []
+    refused: list[str] = []
+
+    def collect(composed: DictConfig) -> None:
+        overrides = list(HydraConfig.get().overrides.task)
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        try:
+            refusal.check_known(composed)
+            refusal.check_switches(composed, ((o.key_or_group, o.value()) for o in parsed))
+            jobs.append((OmegaConf.to_object(composed), overrides))  # type: ignore[arg-type]
+        except (OmegaConfBaseException, ValueError) as error:
+            where = f"in the job {' '.join(overrides)}: " if HydraConfig.get().mode.name == "MULTIRUN" else ""
+            refused.append(where + refusal.explain(error))
 
     register()
-    # Exceptions come out of hydra.main instead of being printed there, so that the message can
-    # offer the nearest setting. A user who sets the variable gets the traceback.
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv = [sys.argv[0], *arguments]
+    # Overrides first, so that flags may stand between them.
+    ordered = sorted(arguments, key=lambda word: word.startswith("-") or "=" not in word)
     try:
-        hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")(task)()
+        with _hydra_in_a_box([sys.argv[0], *ordered]):
+            hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")(collect)()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if wants_traceback:
+        raise ValueError(refusal.explain(error)) from error
+    if refused:
+        raise ValueError(refused[0])
+    return jobs
+
+
+@contextlib.contextmanager
+def _hydra_in_a_box(argv: list[str]) -> Iterator[None]:
+    """Let Hydra see these arguments, raise its errors, say nothing, and leave no file behind."""
+    before, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    said = io.StringIO()
+    with tempfile.TemporaryDirectory(prefix="orchestrate-") as folder:
+        # The sweeper writes multirun.yaml there (conf/config.yaml).
+        OmegaConf.register_new_resolver("temporary", lambda: folder, replace=True)
+        sys.argv, os.environ["HYDRA_FULL_ERROR"] = argv, "1"
+        try:
+            with contextlib.redirect_stderr(said):
+                yield
+        except SystemExit as stopped:
+            if stopped.code == 2:  # argparse, which has printed all flags before what was wrong
+                wrong = said.getvalue().strip().rpartition("error: ")[2]
+                raise ValueError(f"{wrong}; `orchestrate run --hydra-help` lists flags") from None
             raise
-        refuse(explain(error))
-    return max(codes)
+        finally:
+            sys.argv = before
+            os.environ.pop("HYDRA_FULL_ERROR")
+            if full_error is not None:
+                os.environ["HYDRA_FULL_ERROR"] = full_error
+    sys.stderr.write(said.getvalue())
 
 
 def register() -> None:
-    """Tell Hydra the schema of each group, and OmegaConf the resolver `auto`."""
+    """Tell Hydra the schema of each group, and OmegaConf the resolvers of conf/."""
     from hydra.core.config_store import ConfigStore
 
     from models import MODELS
     from orchestrator.config import SECTIONS, STAGE_CONFIGS, JobConfig
+    from orchestrator.refusal import SCHEMA
     from orchestrator.resources import automatic
 
-    OmegaConf.register_new_resolver("auto", automatic, replace=True, use_cache=True)
+    OmegaConf.register_new_resolver("auto", automatic, replace=True)
+    OmegaConf.register_new_resolver("choices", choices, replace=True)
     store = ConfigStore.instance()
     store.store(name="job", node=JobConfig)
     for group, node in SECTIONS.items():
-        store.store(group=group, name=f"{group}_defaults", node=node)
+        store.store(group=group, name=group + SCHEMA, node=node)
     for name, stage in STAGE_CONFIGS.items():
-        store.store(group="stage", name=f"{name}_defaults", node=stage)
+        store.store(group="stage", name=name + SCHEMA, node=stage)
     for family, model in MODELS.items():
-        store.store(group="model", name=f"{family}_defaults", node=model)
+        store.store(group="model", name=family + SCHEMA, node=model)
 
 
-def explain(error: Exception) -> str:
-    """One message for whatever Hydra, OmegaConf or our own checks raised."""
-    from hydra.errors import MissingConfigException
-
-    cause = error.__cause__
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        group, _, choice = error.missing_cfg_file.rpartition("/")
-        near = difflib.get_close_matches(choice, error.options, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        return (
-            f"{group}={choice}: there is no such choice; {hint}choices: {', '.join(error.options)}"
-        )
-    unknown = re.match(r"Could not override '([^']*)'", str(error))
-    if unknown and "is not in struct" in str(error) + str(cause):
-        near = difflib.get_close_matches(unknown[1], setting_names(), n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else "`orchestrate run --cfg job` shows all"
-        return f"{unknown[1]}: there is no such setting; {hint}"
-    for layer in (error, cause):
-        if isinstance(layer, MissingMandatoryValue):
-            key = layer.full_key
-            return f"{key} is not set, and this choice needs it; add {key}=VALUE"
-        if isinstance(layer, InterpolationResolutionError) and layer.__cause__ is not None:
-            return str(layer.__cause__)
-        if isinstance(layer, OmegaConfBaseException) and layer.full_key:
-            return f"{layer.full_key}: {str(layer.msg).splitlines()[0]}"
-    return str(error)
+@cache
+def choices() -> str:
+    """Each group with its choices and the first comment of their files, for --help."""
+    lines = []
+    for folder in sorted(path for path in _conf().iterdir() if path.is_dir()):
+        for file in sorted(folder.glob("*.yaml")):
+            first = file.read_text(encoding="utf-8").splitlines()
+            comment = next((line for line in first if line[:2] == "# " and line[2] != "@"), "# ")
+            lines.append(f"  {f'{folder.name}={file.stem}':30} {comment[2:]}")
+    return "\n".join(lines).replace("$", "$$")
 
 
-def setting_names() -> list[str]:
-    """Every setting and group that an override can name."""
-    from models import MODELS
-    from orchestrator.config import SECTIONS, STAGE_CONFIGS, JobConfig
+def _conf() -> Path:
+    import conf
 
-    names = ["experiment", *(field.name for field in fields(JobConfig))]
-    groups: list[tuple[str, type[Any]]] = [
-        *SECTIONS.items(),
-        *(("stage", stage) for stage in STAGE_CONFIGS.values()),
-        *(("model", model) for model in MODELS.values()),
-    ]
-    for group, node in groups:
-        assert is_dataclass(node)
-        names += [f"{group}.{field.name}" for field in fields(node)]
-    return names
-
-
-BASH = """_orchestrate() {
-  local reply
-  reply=$(COMP_LINE="$COMP_LINE" COMP_POINT="$COMP_POINT" orchestrate -sc query=bash 2>/dev/null)
-  COMPREPLY=($(compgen -o nospace -o default -W "$reply" -- "${COMP_WORDS[COMP_CWORD]}"))
-}
-COMP_WORDBREAKS=${COMP_WORDBREAKS//=}
-complete -o nospace -o default -F _orchestrate orchestrate"""
-SHELLS = {
-    "bash": BASH,
-    "zsh": f"autoload -U +X bashcompinit && bashcompinit\n{BASH}",
-    "fish": "complete -c orchestrate -f -a "
-    "'(COMP_LINE=(commandline -cp) orchestrate -sc query=bash 2>/dev/null | string split \" \")'",
-}
+    return Path(conf.__path__[0])
 
 
 def complete(arguments: Sequence[str]) -> int:
-    """Shell completion that knows verbs: `-sc install=SHELL` prints what to eval, `query` answers.
+    """Shell completion: `-sc install=SHELL` prints what to eval, `-sc query` answers."""
+    from orchestrator import completion
+    from orchestrator.refusal import SCHEMA
 
-    Hydra's completer takes every word for an override, so the verb is taken out of the line first.
-    """
     request, _, shell = (arguments[0] if arguments else "").partition("=")
-    if request == "install" and shell in SHELLS:
-        print(SHELLS[shell])
+    if request == "install" and shell in completion.SHELLS:
+        print(completion.SHELLS[shell])
         return 0
     if request != "query":
-        refuse(f"-sc takes install=SHELL with a shell of {', '.join(SHELLS)}")
-    words = os.environ.get("COMP_LINE", "").split(" ")
-    if len(words) <= 2:
-        typed = words[1] if len(words) == 2 else ""
-        print(" ".join(name for name in VERBS if name.startswith(typed)))
-        return 0
-    verb = VERBS.get(words[1])
-    if verb is None or not verb.takes_config:
-        return 0
-    os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
-    return run_with_config(verb, ["-sc", "query=bash"])
+        refuse(f"-sc takes install=SHELL; try -sc install={', '.join(completion.SHELLS)}")
+    line, point = os.environ.get("COMP_LINE", ""), os.environ.get("COMP_POINT")
+    words = completion.split(line, int(point) if point else None)
+    verb = VERBS.get(words[1]) if len(words) > 1 else None
+    if len(words) == 2:
+        print(completion.matching(words[1], VERBS))
+    elif verb is not None and verb.takes_config and words[-1].startswith("-"):
+        print(completion.matching(words[-1], completion.FLAGS))
+    elif verb is not None and verb.takes_config:
+        found = io.StringIO()
+        overrides = [word for word in words[2:-1] if not word.startswith("-")]
+        os.environ["COMP_LINE"] = " ".join([words[0], *overrides, words[-1]])
+        with contextlib.redirect_stdout(found):
+            compose(["-sc", "query=bash"])
+        names = [name for name in found.getvalue().split() if not name.endswith(SCHEMA)]
+        print(completion.matching(words[-1], names))
+    return 0
+
+
+def _no_verb(name: str) -> str:
+    near = difflib.get_close_matches(name, VERBS, n=1)
+    if "=" in name:
+        return f"{name}: a verb comes first; try orchestrate run {name}"
+    hint = f"did you mean {near[0]}?" if near else f"verbs: {', '.join(VERBS)}"
+    return f"{name} is not a verb; {hint}"
 
 
 def _function(verb: Verb) -> Callable[..., int]:

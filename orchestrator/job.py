@@ -90,7 +90,7 @@ class Job:
                     outcome = self._work()
                 except (Exception, KeyboardInterrupt) as caught:
                     error = caught
-            explanation = explain(error) if error is not None else None
+            explanation = explain(error, self.progress.step or None) if error is not None else None
             result = self._result(outcome, explanation, time.time() - started)
             if outcome is not None and outcome.samples:
                 text = "\n\n---\n\n".join(outcome.samples)

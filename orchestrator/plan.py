@@ -6,29 +6,57 @@ Everything that can be refused is refused here, with exit code 2 and nothing sta
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import models
+from cluster.nodes import Devices
 from data import Prepared, prepare
 from data.tokenizer import vocab_size
 from models import cost
 from orchestrator.config import JobConfig
+from orchestrator.resources import check_fits
+
+if TYPE_CHECKING:
+    from orchestrator.training.checkpoint import Checkpoint
 
 STATE_BYTES_PER_PARAMETER = 3 * 4  # weight, exp_avg, exp_avg_sq; fp32 on disk
 
 
+class DiskTooSmall(ValueError):  # noqa: N818  # reads as what is wrong
+    """The checkpoints of the job do not fit where they go."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a worker's share of the training state; activations and buffers not counted."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+
+    @property
+    def total(self) -> float:
+        """All three."""
+        return self.weights + self.gradients + self.optimizer
+
+
 @dataclass(frozen=True)
 class Plan:
-    """The arithmetic of a job."""
+    """The arithmetic of a job. What is None was not looked at."""
 
     config: JobConfig
     parameters: int
-    checkpoint_bytes: int
-    free_bytes: int
     flops: float
     """Of the whole job: forward and backward (models/cost.py)."""
-    train_tokens: int | None
-    """Tokens of one epoch; None where the data was not looked at."""
+    train_tokens: int | None = None
+    """Tokens of one epoch."""
+    validation_tokens: int | None = None
+    free_bytes: int | None = None
+    """Of the disk that the checkpoints go to."""
+    devices: Devices | None = None
+    """What the machine or cluster has."""
 
     @property
     def tokens_per_step(self) -> int:
@@ -45,90 +73,237 @@ class Plan:
         """How often the job goes through the train split."""
         return self.tokens / self.train_tokens if self.train_tokens else None
 
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Size of one checkpoint."""
+        return self.parameters * STATE_BYTES_PER_PARAMETER
+
+    @property
+    def most_checkpoints(self) -> int:
+        """Checkpoints on the disk at once: the next is written before the oldest goes."""
+        stage = self.config.pretrain
+        return min(-(-stage.steps // stage.checkpoint_every), stage.checkpoints_kept + 1)
+
+    @property
+    def memory(self) -> Memory:
+        """State of one worker: Rajbhandari et al. 2020, figure 1.
+
+        bf16 under DeepSpeed: 2 bytes of weight and 2 of gradient per parameter, and 12 for the
+        fp32 weight and AdamW's two moments. Without: 4, 4 and 8, and under ZeRO 1 to 3, where the
+        optimizer holds a copy of its share of the weights, 12. A stage divides by the workers.
+        """
+        engine, workers = self.config.engine, self.config.resources.workers
+        stage = engine.zero_stage if engine.name == "deepspeed" else 0
+        half = engine.name == "deepspeed" and engine.precision == "bf16"
+        weights = gradients = 2 if half else 4
+        optimizer = 12 if half or stage else 8
+        return Memory(
+            weights * self.parameters / (workers if stage >= 3 else 1),
+            gradients * self.parameters / (workers if stage >= 2 else 1),
+            optimizer * self.parameters / (workers if stage >= 1 else 1),
+        )
+
     def lines(self) -> list[str]:
         """The plan as short lines of text."""
         config, stage = self.config, self.config.pretrain
-        workers, accumulation = config.resources.workers, config.accumulation_steps
-        epochs = (
-            f", {self.epochs:.2f} epochs of {self.train_tokens:,} tokens" if self.epochs else ""
-        )
-        device = "GPU" if config.resources.gpus_per_worker else "CPU"
-        engine = config.engine.name
-        if engine == "deepspeed":
-            engine = f"DeepSpeed ZeRO {config.engine.zero_stage}"
-        return [
-            f"model      {config.model.family}, {self.parameters:,} parameters",
-            f"workers    {workers} x {device}, {config.resources.cpus_per_worker} cores each; "
-            f"{engine}, {config.engine.precision}",
-            f"step       {config.micro_batch_size} sequences x {accumulation} micro-steps x "
-            f"{workers} workers = {stage.global_batch_size} sequences = "
-            f"{self.tokens_per_step:,} tokens",
-            f"job        {stage.steps:,} steps = {self.tokens:,} tokens{epochs}; "
-            f"{self.flops:.3g} FLOPs",
-            f"checkpoint {size(self.checkpoint_bytes)} each, {stage.checkpoints_kept} kept; "
-            f"{size(self.free_bytes)} free",
+        workers, sequences = config.resources.workers, stage.global_batch_size * stage.steps
+        epochs = "" if self.epochs is None else f" = {self.epochs:.2f} epochs"
+        lines = [
+            f"model       {config.model.family}, {self.parameters:,} parameters",
+            f"data        {self._data()}",
+            f"step        {counted(config.micro_batch_size, 'sequence')} x "
+            f"{counted(config.accumulation_steps, 'micro-step')} x {counted(workers, 'worker')} = "
+            f"{counted(stage.global_batch_size, 'sequence')} of "
+            f"{counted(config.data.sequence_length, 'token')} = {self.tokens_per_step:,} tokens",
+            f"job         {counted(stage.steps, 'step')} = {sequences:,} sequences = "
+            f"{self.tokens:,} tokens{epochs}; {self.flops:.3g} floating-point operations",
+            f"workers     {self._workers()}",
+            f"memory      {self._memory()}",
+            f"checkpoints {self._checkpoints()}",
         ]
+        if self.devices is not None and self.devices.note:
+            lines.append(f"note        {self.devices.note}")
+        return lines
+
+    def _data(self) -> str:
+        data = self.config.data
+        name = f"{data.source} {data.path}" if data.path else data.source
+        if self.train_tokens is None:
+            return f"{name}, not read yet"
+        return f"{name}: {self.train_tokens:,} train and {self.validation_tokens:,} validation tokens"
+
+    def _workers(self) -> str:
+        resources, engine = self.config.resources, self.config.engine
+        kind = "GPU" if resources.gpus_per_worker else "CPU"
+        cores = counted(resources.cpus_per_worker, "core")
+        name = f"DeepSpeed ZeRO {engine.zero_stage}" if engine.name == "deepspeed" else "PyTorch"
+        here = self.devices
+        has = f"; {here.where} has {counted(here.gpus, 'GPU')} and {counted(here.cpus, 'core')}" if here else ""
+        return f"{resources.workers} x {kind} with {cores}, {name}, {engine.precision}{has}"
+
+    def _memory(self) -> str:
+        memory, engine = self.memory, self.config.engine
+        host = [
+            name
+            for name, offloaded in (
+                ("optimizer", engine.offload_optimizer),
+                ("weights", engine.offload_parameters),
+            )
+            if offloaded
+        ]
+        where = f", {' and '.join(host)} in host memory" if host else ""
+        return (
+            f"{size(memory.total)} per worker: weights {size(memory.weights)}, gradients "
+            f"{size(memory.gradients)}, optimizer {size(memory.optimizer)}{where}; "
+            "activations and buffers come on top"
+        )
+
+    def _checkpoints(self) -> str:
+        stage, most = self.config.pretrain, self.most_checkpoints
+        each = f"{size(self.checkpoint_bytes)} each, every {counted(stage.checkpoint_every, 'step')}"
+        at_once = f"at most {most} at once = {size(most * self.checkpoint_bytes)}"
+        free = "" if self.free_bytes is None else f"; {size(self.free_bytes)} free"
+        return f"{each}, {at_once}{free}"
 
 
 def make_plan(config: JobConfig, prepared: Prepared | None) -> Plan:
-    """Work out what the job will do. Raises ValueError where it cannot work."""
+    """Work out what the job will do; looks at no device and no disk.
+
+    Args:
+        config: the job.
+        prepared: its corpus; None leaves out what depends on it.
+
+    Raises:
+        ValueError: the vocabulary does not fit the model, or the sequence the corpus.
+    """
     vocabulary = prepared.tokenizer.vocab_size if prepared else vocab_size(config.tokenizer)
     rows = config.model.vocab_size
     if rows is not None and rows < vocabulary:
         raise ValueError(
-            f"model.vocab_size={rows} is less than the {vocabulary} tokens of the tokenizer; "
+            f"model.vocab_size={rows} must be at least the {vocabulary} tokens of the tokenizer; "
             "try model.vocab_size=null, which takes the tokenizer's"
         )
     rows = rows or vocabulary
-    parameters = cost.parameters(config.model, rows)
-    free = check_outputs(Path(config.outputs))
-    plan = Plan(
-        config=config,
-        parameters=parameters,
-        checkpoint_bytes=parameters * STATE_BYTES_PER_PARAMETER,
-        free_bytes=free,
-        flops=cost.flops_per_token(config.model, config.data.sequence_length, rows)
-        * config.pretrain.steps
-        * config.pretrain.global_batch_size
-        * config.data.sequence_length,
-        train_tokens=prepared.train.tokens if prepared else None,
-    )
-    kept = min(config.pretrain.checkpoints_kept, config.pretrain.steps)
-    needed = plan.checkpoint_bytes * (kept + 1)  # the next is written before the oldest goes
-    if needed > free:
+    stage, T = config.pretrain, config.data.sequence_length
+    if prepared is not None and prepared.train.tokens < T:
         raise ValueError(
-            f"checkpoints need {size(needed)} in outputs={config.outputs}: {size(plan.checkpoint_bytes)}"
-            f" each, {kept} kept and 1 being written; {size(free)} are free; "
-            "try stage.checkpoints_kept=1 or outputs=FOLDER on another disk"
+            f"data.sequence_length={T} is longer than the train split of the corpus, "
+            f"{prepared.train.tokens:,} tokens; try data.sequence_length={prepared.train.tokens} "
+            "or less, or bring more text"
         )
-    return plan
+    per_token = cost.flops_per_token(config.model, T, rows)
+    return Plan(
+        config,
+        parameters=cost.parameters(config.model, rows),
+        flops=per_token * stage.steps * stage.global_batch_size * T,
+        train_tokens=prepared.train.tokens if prepared else None,
+        validation_tokens=prepared.validation.tokens if prepared else None,
+    )
 
 
 def validate(config: JobConfig, say: Callable[[str], None]) -> tuple[Plan, Prepared]:
-    """Prepare the data (cached) and check all that can be checked before anything starts."""
-    make_plan(config, None)  # cheap refusals before minutes of tokenizing
+    """Check all that can be checked before anything starts; prepares the data (cached).
+
+    The cheap refusals come first, before minutes of tokenizing.
+
+    Raises:
+        ValueError: the job can't work; the message says what to type instead.
+    """
+    rough = make_plan(config, None)
+    start = find_start(config)
+    free = check_outputs(Path(config.outputs))
+    check_disk(rough, free)
+    devices = check_fits(config.resources)
     prepared = prepare(config.data, config.tokenizer, say)
-    return make_plan(config, prepared), prepared
+    plan = replace(make_plan(config, prepared), free_bytes=free, devices=devices)
+    if start is not None:
+        check_resume(start, config, prepared)
+    return plan, prepared
 
 
 def check_outputs(folder: Path) -> int:
     """Free bytes where run folders go. Raises ValueError unless they can be created there."""
-    existing = next(
-        path for path in [folder.absolute(), *folder.absolute().parents] if path.exists()
-    )
+    existing = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
     if not existing.is_dir():
         raise ValueError(f"outputs={folder}: {existing} is a file; try outputs=ANOTHER_FOLDER")
-    if not os.access(existing, os.W_OK | os.X_OK):
+    # The superuser may write anywhere, says os.access, but not to /proc or a read-only disk.
+    virtual = any(existing.is_relative_to(root) for root in (Path("/proc"), Path("/sys")))
+    if virtual or not os.access(existing, os.W_OK | os.X_OK):
         raise ValueError(
             f"outputs={folder}: {existing} is not writable for this user; try outputs=FOLDER"
         )
     return shutil.disk_usage(existing).free
 
 
+def check_disk(plan: Plan, free: int) -> None:
+    """Raise DiskTooSmall unless the checkpoints fit into `free` bytes."""
+    stage, needed = plan.config.pretrain, plan.most_checkpoints * plan.checkpoint_bytes
+    if needed <= free:
+        return
+    fewer = "stage.checkpoints_kept=1 or " if stage.checkpoints_kept > 1 else ""
+    raise DiskTooSmall(
+        f"outputs={plan.config.outputs} needs {size(needed)} for checkpoints, {size(free)} are "
+        f"free: {size(plan.checkpoint_bytes)} each, at most {plan.most_checkpoints} at once with "
+        f"stage.checkpoints_kept={stage.checkpoints_kept}; try {fewer}outputs=FOLDER on another "
+        "disk"
+    )
+
+
+def find_start(config: JobConfig) -> "Checkpoint | None":
+    """The verified checkpoint to resume, if any. Raises ValueError if it is of no use."""
+    if config.resume is None:
+        return None
+    if not Path(config.resume).exists():
+        raise ValueError(
+            f"resume={config.resume} does not exist; try resume=outputs/latest, or a run folder "
+            f"in {config.outputs}"
+        )
+    from orchestrator.training import checkpoint
+
+    start, steps = checkpoint.find(Path(config.resume)), config.pretrain.steps
+    if start.step >= steps:
+        raise ValueError(
+            f"stage.steps={steps} must be more than the {start.step} steps that "
+            f"resume={config.resume} has done; try stage.steps={2 * start.step}"
+        )
+    return start
+
+
+def check_resume(start: "Checkpoint", config: JobConfig, prepared: Prepared) -> None:
+    """Raise ValueError, naming each setting that differs, unless the job continues `start`."""
+    rows = config.model.vocab_size or prepared.tokenizer.vocab_size
+    model = models.config_to_dict(replace(config.model, vocab_size=rows))
+    before = start.manifest
+    pairs = [
+        *((f"model.{name}", before["model"].get(name), value) for name, value in model.items()),
+        ("data.sequence_length", before["sequence_length"], config.data.sequence_length),
+        ("data.seed", before["data_seed"], config.data.seed),
+        ("stage.global_batch_size", before["global_batch_size"], config.pretrain.global_batch_size),
+    ]
+    wrong = [f"{name}={ours} must be {theirs}" for name, theirs, ours in pairs if theirs != ours]
+    tokenizer = prepared.tokenizer.fingerprint
+    for setting, name, ours in (
+        ("tokenizer", "tokenizer_fingerprint", tokenizer),
+        ("data", "data_fingerprint", prepared.fingerprint),
+    ):
+        if before[name] != ours:
+            wrong.append(f"{setting} must be the same (fingerprint {before[name][:12]})")
+    if wrong:
+        raise ValueError(
+            f"resume={config.resume} was trained with other settings: {', '.join(wrong)}; take "
+            "them from its run folder's config.yaml, or leave resume out"
+        )
+
+
+def counted(count: int, what: str) -> str:
+    """A number of things for a reader: 1 step, 2,000 steps."""
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
+
+
 def size(count: float) -> str:
     """Bytes for a reader: 12.3 MB."""
     for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
+        if count < 999.5:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} TB"

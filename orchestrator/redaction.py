@@ -38,6 +38,11 @@ def redact_url(text: str) -> str:
     return URL_CREDENTIALS.sub(HIDDEN, text)
 
 
+def public_url(url: str) -> str:
+    """The URL without user and password, so that it can be shown and followed."""
+    return redact_url(url).replace(f"{HIDDEN}@", "").rstrip("/")
+
+
 def is_secret(name: str) -> bool:
     """Whether a setting of this name holds a secret; numbers and null never count as one."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)

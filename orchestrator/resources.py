@@ -1,34 +1,94 @@
-"""What `auto` means in a config: the values that fit the machine or cluster the job will run on.
+"""What `auto` means in a config, and whether a job fits the machine or cluster it will run on.
 
-They are filled in when the config is composed, so a run folder's config.yaml holds plain numbers.
+`auto` is filled in when the config is composed, so a run folder's config.yaml holds plain numbers:
+every GPU there is, one worker each; without GPUs up to two CPU workers.
 """
 
 import os
 from functools import cache
 from pathlib import Path
 
+from cluster.gang import GangRefused, Placement
 from cluster.nodes import Devices, devices
+from cluster.world import refuse_what_never_fits
+from orchestrator.config import ResourcesConfig
 
 MOST_CPU_WORKERS = 2
 MOST_THREADS = 8  # of one worker; small models get slower with more
 
 
-def automatic(setting: str) -> int | str:
-    """The value of `${auto:setting}` in a YAML file."""
-    here = _devices(os.environ.get("RAY_ADDRESS"))
-    gpus, cpus = here.gpus, here.cpus
-    workers = gpus or min(MOST_CPU_WORKERS, cpus)
+def automatic(setting: str, gpus_per_worker: int | None = None) -> int | str:
+    """The value of `${auto:setting}` in a YAML file.
+
+    Args:
+        setting: what is asked for.
+        gpus_per_worker: of the job, for `precision`.
+    """
+    if setting == "precision":
+        return "bf16" if gpus_per_worker or _cpu_multiplies_bf16() else "fp32"
+    here = available(os.environ.get("RAY_ADDRESS"))
+    workers = here.gpus or max(1, min(MOST_CPU_WORKERS, here.cpus))
     if setting == "workers":
         return workers
     if setting == "cpus_per_worker":
-        return min(MOST_THREADS, max(1, cpus // workers))
+        return min(MOST_THREADS, max(1, here.cpus // workers))
     if setting == "inline_cpus":
-        return min(MOST_THREADS, max(1, cpus // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+        return min(MOST_THREADS, max(1, here.cpus // _ranks_here()))
     if setting == "gpus_per_worker":
-        return 1 if gpus else 0
-    if setting == "precision":
-        return "bf16" if gpus or _cpu_multiplies_bf16() else "fp32"
+        return 1 if here.gpus else 0
     raise ValueError(f"${{auto:{setting}}} is not known")
+
+
+@cache
+def available(address: str | None) -> Devices:
+    """What there is on this machine, or on the Ray cluster at `address`; looked up once.
+
+    Raises:
+        ValueError: no cluster answers at the address.
+    """
+    try:
+        return devices(address)
+    except (OSError, RuntimeError, TimeoutError) as error:
+        raise ValueError(
+            f"RAY_ADDRESS or resources.address={address}: no Ray cluster answers there "
+            f"({str(error).splitlines()[0]}); unset it to run on this machine"
+        ) from error
+
+
+def check_fits(resources: ResourcesConfig) -> Devices:
+    """What there is for the job. Raises GangRefused if the job can never run on it."""
+    inline = resources.launcher == "inline"
+    here = available(None if inline else resources.address)
+    if not inline:
+        placement = Placement(
+            resources.workers, resources.cpus_per_worker, resources.gpus_per_worker
+        )
+        where = "this machine" if resources.address is None else here.where
+        room = {"CPU": float(here.cpus), "GPU": float(here.gpus)}
+        try:
+            refuse_what_never_fits(placement, [room], where, here.note)
+        except GangRefused as error:
+            raise GangRefused(f"{error}; resources=auto takes what is there") from None
+        return here
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if resources.workers != world_size:
+        raise GangRefused(
+            f"resources.workers={resources.workers} must be {world_size} with "
+            f"resources.launcher=inline, which is {world_size} process(es) here; try "
+            f"resources.workers={world_size}, or torchrun --nproc-per-node={resources.workers} "
+            "-m orchestrator run"
+        )
+    if resources.gpus_per_worker * _ranks_here() > here.gpus:
+        raise GangRefused(
+            f"resources.gpus_per_worker=1 needs {_ranks_here()} GPU(s) on this machine, which has "
+            f"{here.gpus}; try resources.gpus_per_worker=0" + (f" ({here.note})" if here.note else "")
+        )
+    return here
+
+
+def _ranks_here() -> int:
+    """Processes of torchrun on this host, this one among them; 1 without torchrun."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _cpu_multiplies_bf16() -> bool:
@@ -38,8 +98,3 @@ def _cpu_multiplies_bf16() -> bool:
     except OSError:
         return False
     return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
-@cache
-def _devices(address: str | None) -> Devices:
-    return devices(address)

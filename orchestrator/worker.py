@@ -1,5 +1,7 @@
 """What each worker of a job does: find its device, join the group, carry out the stage."""
 
+import contextlib
+import ctypes
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,11 +12,14 @@ from orchestrator.config import JobConfig
 if TYPE_CHECKING:
     from orchestrator.stages.run import Result
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+
 
 def work(job: tuple[JobConfig, Path], channel: Channel) -> "Result":
     """Carry out the job's stage as one rank; runs in a gang, under torchrun, or in this process."""
     config, folder = job
     begun = time.perf_counter()
+    _keep_freed_memory()
     import torch
 
     from orchestrator.stages import STAGES, Run
@@ -28,6 +33,18 @@ def work(job: tuple[JobConfig, Path], channel: Channel) -> "Result":
         run = Run(shared, device, channel.send, channel.should_stop)
         run.event("imported", seconds=round(time.perf_counter() - begun, 3))
         return STAGES[config.stage.name](config, run)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc reuse large blocks instead of giving them back to the kernel.
+
+    Logits and activations are allocated anew in every step; by default glibc maps and unmaps each
+    one, and the page faults took 10 to 25% of a step on a CPU (measured: bf16, fp32, 1 thread).
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def environment(config: JobConfig) -> dict[str, str]:

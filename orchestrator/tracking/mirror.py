@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from orchestrator import journal
-from orchestrator.redaction import redact_url
+from orchestrator.redaction import public_url
 
 STATE = "mlflow.json"
 LOG = "logs/tracking.log"  # output of the mirror; its lock, too
@@ -138,7 +138,7 @@ class State:
         """Page of the run on the server. None: the store is a database."""
         if not self.tracking_uri.startswith("http"):
             return None
-        return redact_url(self.tracking_uri).rstrip("/") + self.page
+        return public_url(self.tracking_uri) + self.page
 
 
 def new_state(folder: Path, config: TrackingConfig, outputs: Path) -> State:

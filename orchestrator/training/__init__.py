@@ -1,1 +1,1 @@
-"""What runs in each worker: engine, loop, objectives, checkpoints. Knows no Ray, MLflow or Hydra."""
+"""What runs in each worker: engine, loop, objectives, checkpoints. No Ray, MLflow, Hydra."""

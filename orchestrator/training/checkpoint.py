@@ -149,7 +149,7 @@ def read(path: Path) -> Checkpoint:
 
 
 def verify(checkpoint: Checkpoint) -> None:
-    """Compare every file with the manifest. Raises CheckpointError naming the first that differs."""
+    """Compare every file with the manifest. Raises CheckpointError at the first that differs."""
     for name, expected in checkpoint.manifest["files"].items():
         file = checkpoint.path / name
         if not file.is_file():

@@ -26,7 +26,7 @@ def world_size() -> int:
 
 
 def device_of(kind: str) -> torch.device:
-    """The device of this rank; `kind` is cuda or cpu. Raises RuntimeError if there is no such GPU."""
+    """The device of this rank; `kind` is cuda or cpu. Raises RuntimeError without such a GPU."""
     if kind == "cpu":
         return torch.device("cpu")
     index = int(os.environ.get("LOCAL_RANK", "0"))

@@ -9,6 +9,7 @@ import contextlib
 import io
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -224,13 +225,26 @@ def zero_config(config: JobConfig) -> dict[str, Any]:
 def _import_deepspeed(device: torch.device) -> Any:
     os.environ.setdefault("DS_ACCELERATOR", device.type)
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    with _quiet():
+    with _quiet(), _hidden("mlflow"):  # DeepSpeed's autotuner imports it, which takes a second
         import deepspeed
         from deepspeed.ops import __compatible_ops__
 
     # The shared-memory op serves inference alone, and would be compiled before the first step.
     __compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
+
+
+@contextlib.contextmanager
+def _hidden(name: str) -> Iterator[None]:
+    """Import as if this module were not installed, unless it is imported already."""
+    absent = name not in sys.modules
+    if absent:
+        sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if absent:
+            del sys.modules[name]
 
 
 def _quiet() -> contextlib.redirect_stdout[io.StringIO]:

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from orchestrator.redaction import redact_url
+from orchestrator.redaction import public_url
 from orchestrator.tracking.mirror import ENVIRONMENT, TRAINING_VIEW, State
 
 PORT = 5000
@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     if uri.startswith("http"):
-        print(f"{redact_url(uri).rstrip('/')}{page}")
+        print(f"{public_url(uri)}{page}")
         return 0
     try:
         port = choose_port(options.host, options.port)

@@ -218,7 +218,7 @@ KILLED_REPLAYS = """
     began = time.monotonic()
     assert os.waitpid(start(sys.argv[1]), 0)[1] == 0
     whole = time.monotonic() - began
-    for part in (0.9, 0.7, 0.5, *(random.uniform(0.05, 1) for _ in range(7))):
+    for part in (0.9, 0.6, *(random.uniform(0.1, 1) for _ in range(5))):
         child = start(sys.argv[2])
         time.sleep(part * whole)
         os.kill(child, signal.SIGKILL)
@@ -390,13 +390,26 @@ def test_when_the_driver_is_killed_the_run_is_closed_as_killed_and_the_mirror_le
     assert points(outputs / "mlflow.db", State.load(folder).run_id) == expected_points(folder)
 
 
-def test_a_mirror_that_was_killed_is_replaced_at_the_end(outputs):
-    folder = make_run(outputs)
-    mirror = start_mirror(folder, TrackingConfig(), outputs)
+def test_a_killed_mirror_is_replaced_at_the_end_and_a_resumed_job_goes_on_in_the_same_run(outputs):
+    folder, config = make_run(outputs), TrackingConfig(system_metrics=False)
+    mirror = start_mirror(folder, config, outputs)
     mirror.process.kill()
-    play(folder, steps=20)
-    assert isinstance(mirror.finish(60), Done)
+    play(folder, steps=20, status="interrupted")
+    first = mirror.finish(60)
+    assert isinstance(first, Done)
+    assert rows(outputs / "mlflow.db", "SELECT status FROM runs") == [("KILLED",)]
+
+    mirror = start_mirror(folder, config, outputs)
+    with Journal(folder, attempt=3) as book:
+        book.event("started", attempt=3)
+        for step in range(16, 31):  # the last checkpoint was older than the last step
+            book.metrics(step, {"train/loss": 2 + 1 / step})
+        book.event("finished", status="done")
+    second = mirror.finish(60)
+    assert isinstance(second, Done)
+    assert second.mlflow_run_id == first.mlflow_run_id
     assert rows(outputs / "mlflow.db", "SELECT status FROM runs") == [("FINISHED",)]
+    assert points(outputs / "mlflow.db", first.mlflow_run_id) == expected_points(folder)
 
 
 def test_disabled_tracking_starts_nothing(outputs):

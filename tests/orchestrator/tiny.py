@@ -18,7 +18,15 @@ from orchestrator.training.optim import learning_rate
 VOCAB, T = 61, 16
 
 
-def job(engine_name: str = "zero0", world_size: int = 1, accumulation: int = 1, **engine: Any) -> JobConfig:
+def job(
+    engine_name: str = "zero0",
+    world_size: int = 1,
+    accumulation: int = 1,
+    *,
+    dropout: float = 0.0,
+    gradient_clip: float | None = 1.0,
+    **engine: Any,
+) -> JobConfig:
     """8 sequences per step, cut as asked."""
     stage = 0 if engine_name == "torch" else int(engine_name.removeprefix("zero"))
     return JobConfig(
@@ -26,11 +34,19 @@ def job(engine_name: str = "zero0", world_size: int = 1, accumulation: int = 1, 
             steps=20, global_batch_size=8, micro_batch_size=8 // world_size // accumulation
         ),
         model=GPTConfig(
-            vocab_size=VOCAB, max_positions=T, layers=2, width=32, heads=2, norm="rmsnorm",
-            positions="rotary", activation="swiglu", bias=False, dropout=engine.pop("dropout", 0.0),
+            vocab_size=VOCAB,
+            max_positions=T,
+            layers=2,
+            width=32,
+            heads=2,
+            norm="rmsnorm",
+            positions="rotary",
+            activation="swiglu",
+            bias=False,
+            dropout=dropout,
         ),
         data=DataConfig(sequence_length=T),
-        optim=OptimConfig(learning_rate=1e-2, warmup_steps=5),
+        optim=OptimConfig(learning_rate=1e-2, warmup_steps=5, gradient_clip=gradient_clip),
         engine=EngineConfig(
             name="torch" if engine_name == "torch" else "deepspeed", zero_stage=stage, **engine
         ),

@@ -1,0 +1,48 @@
+"""From Enter to the first optimizer step, and where that goes; and `orchestrate --help`.
+
+    python tests/benchmarks/startup.py [--rounds 3]
+
+Each round runs once with an empty cache (the corpus is read and tokenized) and once with a full
+one. The disk is warm after the first round.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(__import__("pathlib").Path(__file__).parents[2]))
+
+from tests.benchmarks.runs import ROOT, event_of, run_job, scratch, spread
+
+
+def main() -> None:
+    """Print seconds, part by part."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    rounds = parser.parse_args().rounds
+    seconds: dict[str, list[float]] = {}
+    with scratch() as outputs:
+        for _ in range(rounds):
+            begun = time.perf_counter()
+            subprocess.run(
+                [sys.executable, "-m", "orchestrator", "--help"],
+                cwd=ROOT, capture_output=True, check=True,
+            )  # fmt: skip
+            seconds.setdefault("orchestrate --help", []).append(time.perf_counter() - begun)
+            with tempfile.TemporaryDirectory() as cache:
+                os.environ["ORCHESTRATE_CACHE"] = cache
+                for state in ("empty cache", "full cache"):
+                    settings = ["stage.steps=2", "optim.warmup_steps=1", "stage.sample_tokens=0"]
+                    first = event_of(run_job(outputs, *settings), "first_step")
+                    seconds.setdefault(f"{state}: first step", []).append(first["seconds"])
+                    for part, took in first["parts"].items():
+                        seconds.setdefault(f"{state}:   {part}", []).append(took)
+    for name, values in seconds.items():
+        print(f"{name:48} {spread(values)} s")
+
+
+if __name__ == "__main__":
+    main()

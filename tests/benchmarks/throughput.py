@@ -1,0 +1,109 @@
+"""Throughput of `orchestrate run` with one worker against a bare PyTorch loop, and of tracking.
+
+The loop has the same model, batch, dtype and number of threads and nothing else. All contenders
+take turns in one session. Prints ratios of medians, with the range over the rounds.
+
+    python tests/benchmarks/throughput.py [--rounds 3] [--steps 25]
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, str(__import__("pathlib").Path(__file__).parents[2]))
+
+from tests.benchmarks.runs import ROOT, run_job, scratch, spread, throughput
+
+SETTINGS = [
+    "resources=cpu1", "optim.warmup_steps=1", "stage.sample_tokens=0",
+    "stage.evaluate_every=100000", "stage.checkpoint_every=100000",
+]  # fmt: skip
+BATCH, T, VOCAB = 24, 256, 4096
+
+
+def bare(precision: str, steps: int) -> float:
+    """Median tokens per second of a PyTorch loop over the default model; runs in this process."""
+    import torch
+    import torch.nn.functional as F
+
+    import models
+    from models.configs import GPTConfig
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    config = default_model()
+    assert isinstance(config, GPTConfig)
+    model = models.build(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    rates = []
+    for _ in range(steps):
+        rows = torch.randint(VOCAB, (BATCH, T + 1))
+        begun = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            logits = model(rows[:, :-1])
+        loss = F.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        rates.append(BATCH * T / (time.perf_counter() - begun))
+    return statistics.median(rates[5:])
+
+
+def default_model() -> object:
+    """The model of the default run, as Hydra composes it."""
+    from dataclasses import replace
+
+    from hydra import compose, initialize_config_module
+    from omegaconf import OmegaConf
+
+    from orchestrator.cli import register
+
+    register()
+    with initialize_config_module("conf", version_base="1.3"):
+        composed = compose("config", ["resources=cpu1"])
+    return replace(OmegaConf.to_object(composed).model, vocab_size=VOCAB)
+
+
+def main() -> None:
+    """Run the contenders in turns and print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--bare", choices=["fp32", "bf16"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.bare:
+        print(bare(options.bare, options.steps))
+        return
+    contenders: dict[str, list[float]] = {}
+    with scratch() as outputs:
+        for _ in range(options.rounds):
+            for precision in ("fp32", "bf16"):
+                command = [sys.executable, __file__, "--bare", precision]
+                command += ["--steps", str(options.steps)]
+                told = subprocess.run(
+                    command, cwd=ROOT, capture_output=True, text=True, check=True
+                ).stdout
+                contenders.setdefault(f"bare {precision}", []).append(float(told))
+                for name, extra in (("run", []), ("run, no tracking", ["tracking=none"])):
+                    folder = run_job(
+                        outputs, *SETTINGS, f"engine.precision={precision}",
+                        f"stage.steps={options.steps}", *extra,
+                    )  # fmt: skip
+                    rate = throughput(folder)
+                    contenders.setdefault(f"{name} {precision}", []).append(rate)
+    for name, rates in contenders.items():
+        print(f"{name:24} {spread(rates)} tokens/s")
+    for precision in ("fp32", "bf16"):
+        ours, alone = contenders[f"run {precision}"], contenders[f"bare {precision}"]
+        untracked = contenders[f"run, no tracking {precision}"]
+        ratios = [a / b for a, b in zip(ours, alone, strict=True)]
+        tracking = [a / b for a, b in zip(ours, untracked, strict=True)]
+        print(f"{precision}: run / bare loop {spread(ratios)}")
+        print(f"{precision}: run / run without tracking {spread(tracking)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""What all tests share: no network, nothing written to the user's home, one cache per session."""
+
+import os
+import random
+import tempfile
+from pathlib import Path
+
+import pytest
+
+_TEMPORARY = tempfile.TemporaryDirectory(prefix="orchestrate-tests-", ignore_cleanup_errors=True)
+SCRATCH = Path(_TEMPORARY.name)
+
+# Before any test module is imported: libraries read these once, and child processes inherit them.
+for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "MLFLOW_TRACKING_URI", "RANK", "WORLD_SIZE"):
+    os.environ.pop(name, None)
+os.environ |= {
+    "HOME": str(SCRATCH / "home"),
+    "XDG_CACHE_HOME": str(SCRATCH / "home" / ".cache"),
+    "ORCHESTRATE_CACHE": str(SCRATCH / "cache"),
+    "MPLCONFIGDIR": str(SCRATCH / "matplotlib"),
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+(SCRATCH / "home").mkdir()
+
+NOUNS = "model token shard worker step rank batch row layer head gradient loss seed cache".split()
+VERBS = "reads writes keeps sends counts adds holds finds sorts loads saves drops".split()
+
+
+def pytest_unconfigure():
+    _TEMPORARY.cleanup()
+
+
+@pytest.fixture(scope="session")
+def corpus():
+    """A folder of text files with something to learn; jobs on it share one prepared copy."""
+    folder = SCRATCH / "corpus"
+    folder.mkdir()
+    draw = random.Random(0)
+    for number in range(80):
+        sentences = [
+            f"The {draw.choice(NOUNS)} {draw.choice(VERBS)} the {draw.choice(NOUNS)}."
+            for _ in range(40)
+        ]
+        (folder / f"{number:02}.txt").write_text(" ".join(sentences), encoding="utf-8")
+    return folder

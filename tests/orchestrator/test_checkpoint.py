@@ -1,0 +1,376 @@
+"""Checkpoints of every engine into every other, damage of every kind, kill -9 while saving."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import models
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from orchestrator.training import checkpoint, distributed
+from orchestrator.training.checkpoint import CheckpointError
+from tests.orchestrator import tiny
+
+ROOT = Path(__file__).parents[2]
+ENGINES = ("zero0", "zero1", "zero2", "zero3")
+SAVED_AT, STEPS = 4, 7
+
+
+def tokenizer_in(folder):
+    """Stands in for a tokenizer: a checkpoint copies the file and never opens it."""
+    file = folder / "tokenizer-for-tests.json"
+    file.write_text("{}")
+    return file
+
+
+def train_and_save(folder, jobs):
+    """Train each job to the end, with a checkpoint on the way; the losses after it."""
+    answer = {}
+    for name, config in jobs.items():
+        trainer, losses = tiny.build(config), []
+        root = folder / f"{name}-{distributed.world_size()}"
+
+        def save(step, root=root, trainer=trainer, config=config):
+            tokenizer = folder / "tokenizer-for-tests.json"
+            checkpoint.save(root, step, 8 * step, trainer, config.model, tokenizer, {"fact": 1})
+
+        tiny.run(
+            config,
+            trainer,
+            STEPS,
+            log=lambda step, metrics, losses=losses: losses.append(metrics["train/loss"]),
+            save=save,
+            schedule={"checkpoint_every": SAVED_AT},
+        )
+        answer[name] = losses
+    return answer
+
+
+def go_on(paths, jobs):
+    """The losses of the steps after each checkpoint, in each engine."""
+    answer = {}
+    for path in paths:
+        start = checkpoint.find(path)
+        for name, config in jobs.items():
+            trainer, losses = tiny.build(config), []
+            trainer.load_state(checkpoint.SavedState(start), start.step)
+            tiny.run(
+                config,
+                trainer,
+                STEPS,
+                start=start.step,
+                log=lambda step, metrics, losses=losses: losses.append(metrics["train/loss"]),
+            )
+            answer[path, name] = losses
+    return answer
+
+
+def jobs(world_size):
+    names = ("torch", *ENGINES) if world_size == 1 else ENGINES
+    return {name: tiny.job(name, world_size) for name in names}
+
+
+@pytest.fixture(scope="module")
+def runs(one, two, tmp_path_factory):
+    """The folder with a checkpoint per engine and world size, and the losses of one run."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    tokenizer_in(folder)
+    alone = one.run(train_and_save, folder, jobs(1))[0]
+    two.run(train_and_save, folder, jobs(2))
+    return folder, alone["torch"]
+
+
+@pytest.fixture(scope="module")
+def saved(runs):
+    """A checkpoint of the torch engine."""
+    folder, _ = runs
+    return folder / "torch-1" / checkpoint.folder_name(SAVED_AT)
+
+
+def every_checkpoint(folder):
+    paths = sorted(folder.glob(f"*/{checkpoint.folder_name(SAVED_AT)}"))
+    assert len(paths) == 9  # torch and 4 ZeRO stages on 1 rank, 4 on 2
+    return paths
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_every_checkpoint_goes_on_in_every_engine_as_if_nothing_had_happened(
+    one, two, runs, world_size
+):
+    folder, losses = runs
+    world = {1: one, 2: two}[world_size]
+    for rank in world.run(go_on, every_checkpoint(folder), jobs(world_size)):
+        for key, got in rank.items():
+            assert got == pytest.approx(losses[SAVED_AT:], rel=1e-5), key
+
+
+@pytest.mark.parametrize("lost", ["exp_avg", "exp_avg_sq", "step"])
+def test_a_lost_moment_or_step_count_would_show_in_those_losses(
+    one, runs, saved, tmp_path, lost
+):
+    """The test above has the power to notice: without it its tolerance could hide anything."""
+    spoiled = tmp_path / checkpoint.folder_name(SAVED_AT)
+    shutil.copytree(saved, spoiled)
+    manifest = json.loads((spoiled / "manifest.json").read_text())
+    file = spoiled / "optimizer-0.safetensors"
+    tensors = load_file(file)
+    for name in tensors:
+        if name.endswith(f".{lost}"):
+            tensors[name] = torch.zeros_like(tensors[name]) + (lost == "exp_avg_sq") * 1e-8
+    save_file(tensors, file)
+    manifest["files"][file.name] = checkpoint._describe(file)
+    if lost == "step":
+        manifest["step"] = 1
+    (spoiled / "manifest.json").write_text(json.dumps(manifest))
+    chosen = {name: tiny.job(name) for name in ("torch", "zero1", "zero3")}
+    _, losses = runs
+    for got in one.run(go_on_from_step, spoiled, chosen)[0].values():
+        assert got != pytest.approx(losses[SAVED_AT:], rel=1e-4)
+
+
+def go_on_from_step(path, jobs):
+    """As `go_on`, but at the same samples and rates whatever step the manifest tells."""
+    answer = {}
+    start = checkpoint.find(path)
+    for name, config in jobs.items():
+        trainer, losses = tiny.build(config), []
+        trainer.load_state(checkpoint.SavedState(start), start.step)
+        tiny.run(
+            config,
+            trainer,
+            STEPS,
+            start=SAVED_AT,
+            log=lambda step, metrics, losses=losses: losses.append(metrics["train/loss"]),
+        )
+        answer[name] = losses
+    return answer
+
+
+def test_every_checkpoint_holds_the_same_state_under_the_same_names(runs):
+    folder, _ = runs
+    first, *others = [checkpoint.SavedState(checkpoint.read(p)) for p in every_checkpoint(folder)]
+    names = [name for name, _ in models.build(tiny.job().model).named_parameters()]
+    assert sorted(first) == sorted(names)
+    for other in others:
+        assert sorted(other) == sorted(names)
+        for name in names:
+            ours, theirs = first[name], other[name]
+            assert ours.weight.dtype == theirs.weight.dtype == torch.float32
+            assert torch.allclose(ours.weight, theirs.weight, rtol=1e-4, atol=1e-5), name
+            for key, value in ours.moments.items():
+                assert torch.allclose(value, theirs.moments[key], rtol=1e-3, atol=1e-5), name
+
+
+def round_trip(folder, width):
+    """Save and load under ZeRO 3 with parameters of odd sizes; whether all of it came back."""
+    config = tiny.job("zero3", distributed.world_size())
+    config.model.vocab_size = tiny.VOCAB  # 61 x 33 and 33: odd, so the last partition is padded
+    config.model.width, config.model.heads, config.model.positions = width, 3, "learned"
+    trainer = tiny.build(config)
+    tiny.run(config, trainer, 2)
+    tokenizer = folder / "tokenizer-for-tests.json"
+    done = checkpoint.save(folder / "odd", 2, 16, trainer, config.model, tokenizer, {})
+    before = dict(trainer.state())
+    fresh = tiny.build(config)
+    fresh.load_state(checkpoint.SavedState(done), 2)
+    sizes = {state.weight.numel() % 2 for state in before.values()}
+    for name, state in fresh.state():
+        assert torch.equal(state.weight, before[name].weight), name
+        for key, value in state.moments.items():
+            assert torch.equal(value, before[name].moments[key]), (name, key)
+    return sizes
+
+
+def test_zero3_keeps_parameters_whose_size_does_not_divide_by_the_ranks(two, tmp_path):
+    tokenizer_in(tmp_path)
+    for sizes in two.run(round_trip, tmp_path, 33):
+        assert 1 in sizes
+
+
+def logits_and_checkpoint(folder, name):
+    config = tiny.job(name, distributed.world_size())
+    trainer = tiny.build(config)
+    tiny.run(config, trainer, 3)
+    tokenizer = folder / "tokenizer-for-tests.json"
+    checkpoint.save(folder / name, 3, 24, trainer, config.model, tokenizer, {})
+    trainer.model.eval()
+    with torch.no_grad():
+        return trainer.forward(torch.arange(12)[None] % tiny.VOCAB).numpy()
+
+
+def test_the_model_loads_without_deepspeed_and_gives_the_logits_of_the_engine(two, tmp_path):
+    tokenizer_in(tmp_path)
+    code = """
+        import sys
+        from pathlib import Path
+        import torch
+        from orchestrator.training import checkpoint
+        model = checkpoint.load_model(checkpoint.find(Path(sys.argv[1]))).eval()
+        with torch.no_grad():
+            print(model(torch.arange(12)[None] % int(sys.argv[2])).flatten().tolist())
+        assert not {"deepspeed", "ray"} & set(sys.modules)
+    """
+    expected = two.run(logits_and_checkpoint, tmp_path, "zero3")[0].ravel()
+    path = tmp_path / "zero3" / checkpoint.folder_name(3)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), path, str(tiny.VOCAB)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout) == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_a_checkpoint_is_safetensors_and_json_only(runs):
+    folder, _ = runs
+    for path in every_checkpoint(folder):
+        for file in path.iterdir():
+            if file.suffix == ".safetensors":
+                with safe_open(file, framework="pt") as handle:
+                    assert handle.keys()
+            else:
+                json.loads(file.read_text())
+        start = checkpoint.read(path)
+        assert {file.name for file in path.iterdir()} == {*start.manifest["files"], "manifest.json"}
+        assert (start.step, start.samples, start.manifest["fact"]) == (4, 32, 1)
+
+
+@pytest.fixture
+def root(saved, tmp_path):
+    """Three valid checkpoints, of steps 4, 5 and 6."""
+    root = tmp_path / "checkpoints"
+    for step in (4, 5, 6):
+        shutil.copytree(saved, root / checkpoint.folder_name(step))
+    return root
+
+
+def flip(file):
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+DAMAGE = {
+    "a flipped byte": ("weights-0.safetensors", flip, "is damaged"),
+    "a short file": (
+        "optimizer-0.safetensors",
+        lambda file: file.write_bytes(file.read_bytes()[:-1]),
+        "is damaged",
+    ),
+    "an empty file": ("tokenizer.json", lambda file: file.write_bytes(b""), "is damaged"),
+    "a lost file": ("weights-0.safetensors", Path.unlink, "is missing"),
+    "no manifest": ("manifest.json", Path.unlink, "has no manifest.json"),
+    "half a manifest": (
+        "manifest.json",
+        lambda file: file.write_bytes(file.read_bytes()[:100]),
+        "is damaged",
+    ),
+    "an empty manifest": ("manifest.json", lambda file: file.write_bytes(b""), "is damaged"),
+    "a manifest of something else": ("manifest.json", lambda f: f.write_text("{}"), "format"),
+    "a manifest that is a list": ("manifest.json", lambda f: f.write_text("[]"), "damaged"),
+    "a binary manifest": ("manifest.json", lambda f: f.write_bytes(b"\xff\x00"), "damaged"),
+    "a manifest without files": (
+        "manifest.json",
+        lambda f: f.write_text('{"format": 1, "step": 6}'),
+        "damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_named_and_the_one_before_is_taken(root, damage):
+    name, harm, words = DAMAGE[damage]
+    newest = root / checkpoint.folder_name(6)
+    harm(newest / name)
+    found, rejected = checkpoint.newest_valid(root)
+    assert found.path.name == checkpoint.folder_name(5)
+    assert len(rejected) == 1
+    assert words in rejected[0]
+    assert str(newest) in rejected[0]
+    assert name in rejected[0]
+    with pytest.raises(CheckpointError):
+        checkpoint.find(newest)
+
+
+def test_what_a_killed_writer_left_is_no_checkpoint(root):
+    newest = root / checkpoint.folder_name(6)
+    newest.rename(newest.with_name(newest.name + ".partial"))
+    found, rejected = checkpoint.newest_valid(root)
+    assert (found.path.name, rejected) == (checkpoint.folder_name(5), [])
+
+
+def test_without_any_valid_checkpoint_all_reasons_are_told(root, tmp_path):
+    for path in checkpoint.published(root):
+        flip(path / "weights-0.safetensors")
+    found, rejected = checkpoint.newest_valid(root)
+    assert found is None
+    assert [Path(reason.split(" ")[0]).parent.name for reason in rejected] == [
+        checkpoint.folder_name(step) for step in (6, 5, 4)
+    ]
+    with pytest.raises(CheckpointError, match=r"holds no valid checkpoint: .*step_00000004"):
+        checkpoint.find(tmp_path)
+    with pytest.raises(CheckpointError, match="does not exist"):
+        checkpoint.find(tmp_path / "nothing")
+
+
+def test_retain_keeps_the_newest_and_their_content(root):
+    checkpoint.retain(root, 2)
+    assert [path.name for path in checkpoint.published(root)] == ["step_00000005", "step_00000006"]
+    for path in checkpoint.published(root):
+        checkpoint.verify(checkpoint.read(path))
+
+
+def test_retain_never_deletes_the_last_valid_checkpoint(root):
+    flip(root / checkpoint.folder_name(6) / "weights-0.safetensors")
+    flip(root / checkpoint.folder_name(5) / "weights-0.safetensors")
+    checkpoint.retain(root, 1)
+    found, _ = checkpoint.newest_valid(root)
+    assert found.path.name == checkpoint.folder_name(4)
+
+
+def test_a_writer_killed_at_any_time_leaves_the_one_before_as_newest_valid(tmp_path):
+    """One process saves without end and is killed at different times."""
+    tokenizer_in(tmp_path)
+    code = """
+        import sys
+        from pathlib import Path
+        sys.path.insert(0, sys.argv[2])
+        from orchestrator.training import checkpoint
+        from tests.orchestrator import tiny
+        folder, config = Path(sys.argv[1]), tiny.job("torch")
+        config.model.width = 512
+        trainer = tiny.build(config)
+        tiny.run(config, trainer, 1)
+        for step in range(1, 10_000):
+            checkpoint.save(folder / "root", step, 8 * step, trainer, config.model,
+                            folder / "tokenizer-for-tests.json", {})
+            checkpoint.retain(folder / "root", 2)
+            print(step, flush=True)
+    """
+    partial = 0
+    for delay in range(4):
+        shutil.rmtree(tmp_path / "root", ignore_errors=True)
+        with subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code), tmp_path, ROOT],
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            while (last := int(process.stdout.readline())) < 3 + delay:
+                pass
+            while not list((tmp_path / "root").glob("*.partial/weights-0.safetensors")):
+                pass
+            process.send_signal(signal.SIGKILL)
+            last = max([last, *map(int, process.stdout.read().split())])
+        partial += bool(list((tmp_path / "root").glob("*.partial")))
+        found, rejected = checkpoint.newest_valid(tmp_path / "root")
+        assert found.step in (last, last + 1)
+        assert rejected == []
+    assert partial  # at least one was really killed while it wrote

@@ -1,0 +1,128 @@
+"""Engines against a loop written by hand, against each other, and cut over ranks in any way."""
+
+import math
+
+import models
+import numpy as np
+import pytest
+import torch
+
+from orchestrator.training.optim import learning_rate
+from tests.orchestrator import tiny
+
+ZERO = ("zero0", "zero1", "zero2", "zero3")
+
+
+def losses_and_norms(jobs, steps=20):
+    return {key: tiny.train(job, steps) for key, job in jobs.items()}
+
+
+def by_hand(config, steps):
+    """What the losses and norms must be: one process, whole batches, mean over valid tokens."""
+    torch.manual_seed(config.seed)
+    model, optim = models.build(config.model), config.optim
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.dim() == 1]
+    adamw = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": optim.weight_decay}, {"params": vectors}],
+        betas=(optim.beta1, optim.beta2),
+        eps=optim.epsilon,
+        weight_decay=0.0,
+        foreach=False,
+    )
+    losses, norms = [], []
+    for step in range(1, steps + 1):
+        batch = tiny.rows(np.arange(8 * (step - 1), 8 * step))
+        tokens, mask = torch.from_numpy(batch.tokens), torch.from_numpy(batch.loss_mask)
+        logits = model(tokens[:, :-1])[mask]
+        loss = torch.nn.functional.cross_entropy(logits, tokens[:, 1:][mask])
+        adamw.zero_grad()
+        loss.backward()
+        norm = math.sqrt(sum(float(p.grad.square().sum()) for p in model.parameters()))
+        if optim.gradient_clip is not None and norm > optim.gradient_clip:
+            for parameter in model.parameters():
+                parameter.grad *= optim.gradient_clip / norm
+        for group in adamw.param_groups:
+            group["lr"] = learning_rate(optim, step, 20)
+        adamw.step()
+        losses.append(loss.item())
+        norms.append(norm)
+    return losses, norms
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """Losses and norms by hand, for each gradient_clip."""
+    return {clip: by_hand(tiny.job("torch", gradient_clip=clip), 20) for clip in (1.0, 0.2, None)}
+
+
+@pytest.mark.parametrize("clip", [1.0, 0.2, None])
+def test_every_engine_on_two_ranks_with_ragged_rows_trains_as_by_hand(two, expected, clip):
+    jobs = {name: tiny.job(name, 2, gradient_clip=clip) for name in ZERO}
+    losses, norms = expected[clip]
+    for rank in two.run(losses_and_norms, jobs):
+        for name in ZERO:
+            assert rank[name][0] == pytest.approx(losses, rel=1e-4), name
+            assert rank[name][1] == pytest.approx(norms, rel=1e-3), name
+
+
+def test_the_three_clips_of_the_test_above_do_differ(expected):
+    """Norms are on both sides of 1.0, so clipping where none was asked for would be seen."""
+    assert min(expected[None][1]) < 1.0 < max(expected[None][1])
+    for a, b in ((1.0, 0.2), (1.0, None), (0.2, None)):
+        assert expected[a][0] != pytest.approx(expected[b][0], rel=1e-4)
+
+
+def test_one_process_of_any_engine_trains_as_by_hand(one, expected):
+    jobs = {name: tiny.job(name) for name in ("torch", *ZERO)}
+    for losses, norms in one.run(losses_and_norms, jobs)[0].values():
+        assert losses == pytest.approx(expected[1.0][0], rel=1e-4)
+        assert norms == pytest.approx(expected[1.0][1], rel=1e-3)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_two_workers_equal_one_worker_with_twice_the_accumulation(one, two, dropout):
+    names = ("zero0", "zero2", "zero3")
+    single = {name: tiny.job(name, 1, accumulation=4, dropout=dropout) for name in names}
+    double = {name: tiny.job(name, 2, accumulation=2, dropout=dropout) for name in names}
+    alone = one.run(losses_and_norms, single | {"torch": tiny.job("torch", 1, 4, dropout=dropout)})
+    together = two.run(losses_and_norms, double)
+    for name in names:
+        for rank in together:
+            assert rank[name][0] == pytest.approx(alone[0][name][0], rel=1e-5)
+            assert rank[name][1] == pytest.approx(alone[0][name][1], rel=1e-4)
+        assert alone[0][name][0] == pytest.approx(alone[0]["torch"][0], rel=1e-5)
+
+
+def test_loss_and_gradient_norm_do_not_depend_on_how_a_step_is_cut(one, two, expected):
+    for world, cuts in ((one, (1, 2, 8)), (two, (1, 2, 4))):
+        jobs = {cut: tiny.job("zero1", world.world_size, cut) for cut in cuts}
+        for losses, norms in world.run(losses_and_norms, jobs, 5)[0].values():
+            assert losses == pytest.approx(expected[1.0][0][:5], rel=1e-5)
+            assert norms == pytest.approx(expected[1.0][1][:5], rel=1e-4)
+
+
+def test_bf16_of_every_stage_stays_close_to_fp32(two, expected):
+    jobs = {name: tiny.job(name, 2, accumulation=2, precision="bf16") for name in ZERO}
+    for name, (losses, norms) in two.run(losses_and_norms, jobs)[0].items():
+        assert losses == pytest.approx(expected[1.0][0], rel=0.03), name
+        assert norms == pytest.approx(expected[1.0][1], rel=0.3), name
+        assert losses != pytest.approx(expected[1.0][0], rel=1e-6), name
+
+
+def test_offloaded_optimizer_state_gives_the_same_losses(two, expected):
+    jobs = {name: tiny.job(name, 2, offload_optimizer=True) for name in ("zero2", "zero3")}
+    for losses, norms in two.run(losses_and_norms, jobs)[0].values():
+        assert losses == pytest.approx(expected[1.0][0], rel=1e-4)
+        assert norms == pytest.approx(expected[1.0][1], rel=1e-3)
+
+
+def test_activation_checkpointing_changes_nothing_also_with_dropout(one):
+    jobs = {
+        (name, saving): tiny.job(name, dropout=0.2, activation_checkpointing=saving)
+        for name in ("torch", "zero3")
+        for saving in (False, True)
+    }
+    answer = one.run(losses_and_norms, jobs)[0]
+    for name in ("torch", "zero3"):
+        assert answer[name, True][0] == pytest.approx(answer[name, False][0], rel=1e-5)
