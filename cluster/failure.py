@@ -27,11 +27,11 @@ SIGNALS_OF_CRASHES = {
 }
 
 
-class GangRefused(ValueError):  # noqa: N818  # reads as what happened
+class GangRefused(ValueError):  # reads as what happened
     """The gang asks for more workers, CPUs or GPUs than the cluster can ever have."""
 
 
-class WorkerFailed(Exception):  # noqa: N818
+class WorkerFailed(Exception):
     """One worker ended the gang: by an exception, or because its process or its node died.
 
     `cause` is "exception", "killed" (its process died), "lost" (its node died) or "start".

@@ -19,18 +19,21 @@ import difflib
 import importlib
 import io
 import os
+import re
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+import psutil
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from orchestrator.config import JobConfig
 
 INTERRUPTED = 130
@@ -38,7 +41,11 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class Verb:
-    """One verb: `module.main(config, overrides)` if it takes a config, else `module.main(argv)`."""
+    """One verb: `module.main(config, overrides, since)` if it takes a config, else `main(argv)`.
+
+    `since` is the time at which the job was asked for: that of Enter, or of the end of the job
+    before it in a sweep.
+    """
 
     summary: str
     module: str
@@ -112,11 +119,12 @@ def run_with_config(verb: Verb, arguments: Sequence[str]) -> int:
                 validate(config, print)
             except ValueError as error:
                 raise ValueError(f"in the job {' '.join(overrides)}: {error}") from error
-    code = 0
+    code, since = 0, psutil.Process().create_time()
     for config, overrides in jobs:
         if len(jobs) > 1:
             print(f"\njob {' '.join(overrides)}", flush=True)
-        code = max(code, _function(verb)(config, overrides))
+        code = max(code, _function(verb)(config, overrides, since))
+        since = time.time()
         if code == INTERRUPTED:
             break
     return code
@@ -133,13 +141,16 @@ def compose(arguments: Sequence[str]) -> list[tuple["JobConfig", list[str]]]:
     from hydra.core.hydra_config import HydraConfig
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     from orchestrator import refusal
 
     jobs: list[tuple[JobConfig, list[str]]] = []
     refused: list[str] = []
 
-    def collect(composed: DictConfig) -> None:
+    def collect(composed: "DictConfig") -> None:
         overrides = list(HydraConfig.get().overrides.task)
         parsed = OverridesParser.create().parse_overrides(overrides)
         try:
@@ -147,15 +158,19 @@ def compose(arguments: Sequence[str]) -> list[tuple["JobConfig", list[str]]]:
             refusal.check_switches(composed, ((o.key_or_group, o.value()) for o in parsed))
             jobs.append((OmegaConf.to_object(composed), overrides))  # type: ignore[arg-type]
         except (OmegaConfBaseException, ValueError) as error:
-            where = f"in the job {' '.join(overrides)}: " if HydraConfig.get().mode.name == "MULTIRUN" else ""
+            many = HydraConfig.get().mode is RunMode.MULTIRUN
+            where = f"in the job {' '.join(overrides)}: " if many else ""
             refused.append(where + refusal.explain(error))
 
     register()
-    # Overrides first, so that flags may stand between them.
-    ordered = sorted(arguments, key=lambda word: word.startswith("-") or "=" not in word)
+    # Overrides first, so that flags may stand between them. The experiment is in the defaults
+    # list, where Hydra wants no +, but every tutorial of Hydra types it.
+    words = [re.sub(r"^\+experiment=", "experiment=", word) for word in arguments]
+    ordered = sorted(words, key=lambda word: word.startswith("-") or "=" not in word)
+    app = hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")(collect)
     try:
         with _hydra_in_a_box([sys.argv[0], *ordered]):
-            hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")(collect)()
+            app()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ValueError(refusal.explain(error)) from error
     if refused:
@@ -166,6 +181,8 @@ def compose(arguments: Sequence[str]) -> list[tuple["JobConfig", list[str]]]:
 @contextlib.contextmanager
 def _hydra_in_a_box(argv: list[str]) -> Iterator[None]:
     """Let Hydra see these arguments, raise its errors, say nothing, and leave no file behind."""
+    from omegaconf import OmegaConf
+
     before, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     said = io.StringIO()
     with tempfile.TemporaryDirectory(prefix="orchestrate-") as folder:
@@ -191,6 +208,7 @@ def _hydra_in_a_box(argv: list[str]) -> Iterator[None]:
 def register() -> None:
     """Tell Hydra the schema of each group, and OmegaConf the resolvers of conf/."""
     from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
 
     from models import MODELS
     from orchestrator.config import SECTIONS, STAGE_CONFIGS, JobConfig

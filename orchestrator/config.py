@@ -9,6 +9,7 @@ setting, its value, what it must satisfy, and what to type instead. Nothing here
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -31,8 +32,8 @@ def check_choice(setting: str, value: str, choices: Collection[str]) -> None:
 
 def check_at_least(setting: str, value: float, least: float) -> None:
     """Raise ValueError unless `value >= least`."""
-    if value < least:
-        raise ValueError(f"{setting}={value} must be at least {least}")
+    if not value >= least:  # also refuses nan
+        raise ValueError(f"{setting}={value} must be at least {least}; try {setting}={least}")
 
 
 def nearest_multiples(value: int, factor: int) -> str:
@@ -52,15 +53,15 @@ class StageConfig:
 class PretrainConfig(StageConfig):
     """Next-token training of a model from random weights."""
 
-    steps: int = 600
+    steps: int = 240
     """Optimizer steps of the whole run."""
     global_batch_size: int = 24
     """Sequences per optimizer step, over all ranks."""
     micro_batch_size: int | None = None
     """Sequences in one forward pass on one rank. None: a rank's whole share of a step."""
-    evaluate_every: int = 100
+    evaluate_every: int = 60
     """Steps between evaluations on the validation split; also after the last step."""
-    checkpoint_every: int = 200
+    checkpoint_every: int = 120
     """Steps between checkpoints; also after the last step, and when interrupted."""
     checkpoints_kept: int = 2
     """Newest checkpoints that stay on the disk."""
@@ -99,7 +100,7 @@ class OptimConfig:
     """Largest global norm of the gradient. None: no clipping."""
     schedule: str = "cosine"
     """cosine, wsd (warm-up, stable, decay) or constant; all after a linear warm-up."""
-    warmup_steps: int = 40
+    warmup_steps: int = 24
     decay_fraction: float = 0.2
     """wsd: the part of all steps over which the rate falls at the end."""
     final_fraction: float = 0.1
@@ -118,8 +119,8 @@ class OptimConfig:
                 raise ValueError(f"optim.{name}={getattr(self, name)} must lie in [0, 1]")
         for name in ("learning_rate", "epsilon", "gradient_clip"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"optim.{name}={value} must be greater than 0")
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"optim.{name}={value} must be greater than 0 and finite")
 
 
 PRECISIONS = ("fp32", "bf16")
@@ -236,17 +237,20 @@ class JobConfig:
         if not isinstance(stage, PretrainConfig):
             return
         batch, micro = stage.global_batch_size, stage.micro_batch_size
-        if micro is None and batch % world_size:
-            raise ValueError(
-                f"stage.global_batch_size={batch} must be a multiple of resources.workers="
-                f"{world_size}; nearest: {nearest_multiples(batch, world_size)}"
+        unit = (micro or 1) * world_size
+        if batch % unit == 0:
+            return
+        product = f"resources.workers={world_size}"
+        if micro is not None:
+            product = (
+                f"stage.micro_batch_size x resources.workers = {micro} x {world_size} = {unit}"
             )
-        if micro is not None and batch % (micro * world_size):
-            raise ValueError(
-                f"stage.global_batch_size={batch} must be a multiple of stage.micro_batch_size x "
-                f"resources.workers = {micro} x {world_size} = {micro * world_size}; "
-                f"nearest: {nearest_multiples(batch, micro * world_size)}"
-            )
+        fitting = [n for n in range(1, world_size) if batch % ((micro or 1) * n) == 0]
+        fewer = f"; or try resources.workers={fitting[-1]}" if fitting else ""
+        raise ValueError(
+            f"stage.global_batch_size={batch} must be a multiple of {product}; "
+            f"nearest: {nearest_multiples(batch, unit)}{fewer}"
+        )
 
     @property
     def pretrain(self) -> PretrainConfig:

@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import psutil
 from rich.console import Console
 
 from cluster.gang import Placement, run_gang, run_inline
@@ -37,8 +37,11 @@ if TYPE_CHECKING:
 DONE, FAILED, INTERRUPTED = 0, 1, 130
 
 
-def execute(config: JobConfig, overrides: Sequence[str]) -> int:
-    """Run the job; returns the exit code. Raises ValueError, with nothing started, if refused."""
+def execute(config: JobConfig, overrides: Sequence[str], since: float) -> int:
+    """Run the job; returns the exit code. Raises ValueError, with nothing started, if refused.
+
+    `since` is the time at which the user asked for it.
+    """
     console = Console()
     with Progress(config.pretrain.steps, console) as progress:
         progress.phase("preparing the data")
@@ -51,10 +54,7 @@ def execute(config: JobConfig, overrides: Sequence[str]) -> int:
         folder = runfolder.create(config, overrides)
         progress.say(f"run folder {report.short(folder)}")
         job = Job(config, overrides, plan, prepared, folder, progress)
-        job.timeline = [
-            ("command line and config", psutil.Process().create_time()),
-            ("data", begun),
-        ]
+        job.timeline = [("command line and config", since), ("data", begun)]
         return job.run()
 
 
@@ -100,11 +100,13 @@ class Job:
             journal.sync()
             result["mlflow_run_id"] = mirror.run_id
             runfolder.write_result(self.folder, result)
-        self.progress.phase("sending the rest of the record to MLflow")
+        if self.config.tracking.enabled:
+            self.progress.phase("sending the rest of the record to MLflow")
         tracked = mirror.finish()
         if result["mlflow_run_id"] != tracked.mlflow_run_id:
             result["mlflow_run_id"] = tracked.mlflow_run_id
             runfolder.write_result(self.folder, result)
+        self.progress.close()
         report.show(self.progress.console, self.folder, self.prepared, result, outcome, tracked)
         if explanation is not None and result["status"] == "failed":
             return FAILED
@@ -116,7 +118,12 @@ class Job:
         self.timeline.append(("Ray and workers", time.time()))
         if self.config.resources.launcher == "inline":
             os.environ.update(environment(self.config))
-            result: Result = run_inline(work, job, on_records=self._take, stop=self._stop)
+            try:
+                result: Result = run_inline(work, job, on_records=self._take, stop=self._stop)
+            except Exception:
+                log = self.folder / "logs" / "rank-0.log"  # where a worker of a gang has it, too
+                log.write_text(traceback.format_exc(), encoding="utf-8")
+                raise
             return result
         resources = self.config.resources
         self.progress.phase(f"starting {resources.workers} workers")

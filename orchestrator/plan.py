@@ -3,28 +3,24 @@
 Everything that can be refused is refused here, with exit code 2 and nothing started.
 """
 
-import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import models
 from cluster.nodes import Devices
 from data import Prepared, prepare
 from data.tokenizer import vocab_size
 from models import cost
 from orchestrator.config import JobConfig
 from orchestrator.resources import check_fits
-
-if TYPE_CHECKING:
-    from orchestrator.training.checkpoint import Checkpoint
+from orchestrator.resume import check_resume, find_start
 
 STATE_BYTES_PER_PARAMETER = 3 * 4  # weight, exp_avg, exp_avg_sq; fp32 on disk
 
 
-class DiskTooSmall(ValueError):  # noqa: N818  # reads as what is wrong
+class DiskTooSmall(ValueError):
     """The checkpoints of the job do not fit where they go."""
 
 
@@ -107,7 +103,7 @@ class Plan:
         """The plan as short lines of text."""
         config, stage = self.config, self.config.pretrain
         workers, sequences = config.resources.workers, stage.global_batch_size * stage.steps
-        epochs = "" if self.epochs is None else f" = {self.epochs:.2f} epochs"
+        epochs = "" if self.epochs is None else f" = {self.epochs:.3g} epochs"
         lines = [
             f"model       {config.model.family}, {self.parameters:,} parameters",
             f"data        {self._data()}",
@@ -130,16 +126,19 @@ class Plan:
         name = f"{data.source} {data.path}" if data.path else data.source
         if self.train_tokens is None:
             return f"{name}, not read yet"
-        return f"{name}: {self.train_tokens:,} train and {self.validation_tokens:,} validation tokens"
+        train, validation = f"{self.train_tokens:,} train", f"{self.validation_tokens:,} validation"
+        return f"{name}: {train} and {validation} tokens"
 
     def _workers(self) -> str:
         resources, engine = self.config.resources, self.config.engine
         kind = "GPU" if resources.gpus_per_worker else "CPU"
         cores = counted(resources.cpus_per_worker, "core")
         name = f"DeepSpeed ZeRO {engine.zero_stage}" if engine.name == "deepspeed" else "PyTorch"
+        line = f"{resources.workers} x {kind} with {cores}, {name}, {engine.precision}"
         here = self.devices
-        has = f"; {here.where} has {counted(here.gpus, 'GPU')} and {counted(here.cpus, 'core')}" if here else ""
-        return f"{resources.workers} x {kind} with {cores}, {name}, {engine.precision}{has}"
+        if here is None:
+            return line
+        return f"{line}; {here.where} has {counted(here.gpus, 'GPU')}, {counted(here.cpus, 'core')}"
 
     def _memory(self) -> str:
         memory, engine = self.memory, self.config.engine
@@ -160,7 +159,8 @@ class Plan:
 
     def _checkpoints(self) -> str:
         stage, most = self.config.pretrain, self.most_checkpoints
-        each = f"{size(self.checkpoint_bytes)} each, every {counted(stage.checkpoint_every, 'step')}"
+        interval = counted(stage.checkpoint_every, "step")
+        each = f"{size(self.checkpoint_bytes)} each, every {interval}"
         at_once = f"at most {most} at once = {size(most * self.checkpoint_bytes)}"
         free = "" if self.free_bytes is None else f"; {size(self.free_bytes)} free"
         return f"{each}, {at_once}{free}"
@@ -223,15 +223,18 @@ def validate(config: JobConfig, say: Callable[[str], None]) -> tuple[Plan, Prepa
 
 def check_outputs(folder: Path) -> int:
     """Free bytes where run folders go. Raises ValueError unless they can be created there."""
-    existing = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
+    folders = [folder.absolute(), *folder.absolute().parents]
+    existing = next(path for path in folders if path.exists())
     if not existing.is_dir():
         raise ValueError(f"outputs={folder}: {existing} is a file; try outputs=ANOTHER_FOLDER")
-    # The superuser may write anywhere, says os.access, but not to /proc or a read-only disk.
-    virtual = any(existing.is_relative_to(root) for root in (Path("/proc"), Path("/sys")))
-    if virtual or not os.access(existing, os.W_OK | os.X_OK):
+    try:
+        with tempfile.TemporaryFile(dir=existing):  # permissions alone tell root too little
+            pass
+    except OSError as error:
         raise ValueError(
-            f"outputs={folder}: {existing} is not writable for this user; try outputs=FOLDER"
-        )
+            f"outputs={folder}: {existing} can't be written to ({error.strerror}); "
+            "try outputs=FOLDER"
+        ) from None
     return shutil.disk_usage(existing).free
 
 
@@ -247,52 +250,6 @@ def check_disk(plan: Plan, free: int) -> None:
         f"stage.checkpoints_kept={stage.checkpoints_kept}; try {fewer}outputs=FOLDER on another "
         "disk"
     )
-
-
-def find_start(config: JobConfig) -> "Checkpoint | None":
-    """The verified checkpoint to resume, if any. Raises ValueError if it is of no use."""
-    if config.resume is None:
-        return None
-    if not Path(config.resume).exists():
-        raise ValueError(
-            f"resume={config.resume} does not exist; try resume=outputs/latest, or a run folder "
-            f"in {config.outputs}"
-        )
-    from orchestrator.training import checkpoint
-
-    start, steps = checkpoint.find(Path(config.resume)), config.pretrain.steps
-    if start.step >= steps:
-        raise ValueError(
-            f"stage.steps={steps} must be more than the {start.step} steps that "
-            f"resume={config.resume} has done; try stage.steps={2 * start.step}"
-        )
-    return start
-
-
-def check_resume(start: "Checkpoint", config: JobConfig, prepared: Prepared) -> None:
-    """Raise ValueError, naming each setting that differs, unless the job continues `start`."""
-    rows = config.model.vocab_size or prepared.tokenizer.vocab_size
-    model = models.config_to_dict(replace(config.model, vocab_size=rows))
-    before = start.manifest
-    pairs = [
-        *((f"model.{name}", before["model"].get(name), value) for name, value in model.items()),
-        ("data.sequence_length", before["sequence_length"], config.data.sequence_length),
-        ("data.seed", before["data_seed"], config.data.seed),
-        ("stage.global_batch_size", before["global_batch_size"], config.pretrain.global_batch_size),
-    ]
-    wrong = [f"{name}={ours} must be {theirs}" for name, theirs, ours in pairs if theirs != ours]
-    tokenizer = prepared.tokenizer.fingerprint
-    for setting, name, ours in (
-        ("tokenizer", "tokenizer_fingerprint", tokenizer),
-        ("data", "data_fingerprint", prepared.fingerprint),
-    ):
-        if before[name] != ours:
-            wrong.append(f"{setting} must be the same (fingerprint {before[name][:12]})")
-    if wrong:
-        raise ValueError(
-            f"resume={config.resume} was trained with other settings: {', '.join(wrong)}; take "
-            "them from its run folder's config.yaml, or leave resume out"
-        )
 
 
 def counted(count: int, what: str) -> str:

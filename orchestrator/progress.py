@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 PLAIN_SECONDS = 10.0  # between two plain lines without an evaluation
 SMOOTHING = 0.9  # of the shown throughput, per step
@@ -47,6 +48,10 @@ class Progress:
         trace: TracebackType | None,
     ) -> None:
         """Take the live display off the screen."""
+        self.close()
+
+    def close(self) -> None:
+        """Take the live display off the screen; a second call does nothing."""
         if self._live:
             self._live.stop()
 
@@ -55,7 +60,7 @@ class Progress:
         self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def phase(self, text: str) -> None:
-        """Show what the job is busy with before its first step."""
+        """Show what the job is busy with before its first step or after its last."""
         self._phase = text
         if not self._live:
             self.say(text)
@@ -76,6 +81,7 @@ class Progress:
             self.say(self._text())
         elif evaluated:
             self.say(self._text())
+        self._phase = ""
 
     def event(self, kind: str, facts: Mapping[str, Any]) -> None:
         """Take in an event of the job."""
@@ -86,13 +92,15 @@ class Progress:
         elif kind == "checkpoint_rejected":
             self.say(f"passed over: {facts['reason']}")
 
-    def _text(self) -> str:
+    def _text(self, *, short: bool = False) -> str:
+        """The state of the job in one line; `short` for a terminal of 80 columns."""
         seen = self.seen
         parts = [f"step {self.step}/{self._steps}"]
         if "train/loss" in seen:
             parts.append(f"loss {seen['train/loss']:.3f}")
         if "validation/loss" in seen:
-            parts.append(f"validation {seen['validation/loss']:.3f}")
+            if not short:
+                parts.append(f"validation {seen['validation/loss']:.3f}")
             parts.append(f"{seen['validation/bits_per_byte']:.3f} bits/byte")
         if self._rate is not None:
             parts.append(f"{self._rate:,.0f} tokens/s")
@@ -102,7 +110,7 @@ class Progress:
         if left is not None and self.step < self._steps:
             parts.append(f"{int(left // 60)}:{int(left % 60):02d} left")
         if self.checkpoint is not None:
-            parts.append(f"checkpoint {self.checkpoint}")
+            parts.append(f"saved {self.checkpoint}" if short else f"checkpoint {self.checkpoint}")
         return "  ".join(parts)
 
     def _seconds_left(self) -> float | None:
@@ -113,9 +121,9 @@ class Progress:
 
     def _bar(self) -> Table:
         table = Table.grid(padding=(0, 1))
-        if self.step == 0:
+        if self._phase:
             table.add_row(self._phase)
         else:
-            bar = ProgressBar(total=self._steps, completed=self.step, width=20)
-            table.add_row(bar, self._text())
+            bar = ProgressBar(total=self._steps, completed=self.step, width=10)
+            table.add_row(bar, Text(self._text(short=True), no_wrap=True, overflow="ellipsis"))
         return table

@@ -22,8 +22,9 @@ from omegaconf.errors import (
 from models import MODELS
 from orchestrator.config import SECTIONS, STAGE_CONFIGS, JobConfig
 
-KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
-EXAMPLES = {"Integer": 100, "Float": 0.1, "Boolean": "true"}
+KINDS = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
+EXAMPLES = {"Integer": 100, "Float": 0.1, "bool": "true"}
+WRONG_TYPE = r"Value '(.*)' (?:of type '\w+' could not be converted to|is not a valid) (\w+)"
 SCHEMA = "_defaults"  # end of the names of the dataclasses among the choices of a group
 
 
@@ -36,6 +37,8 @@ def explain(error: Exception) -> str:
     if ambiguous := re.match(r"Ambiguous value for argument '([^']*)'", str(error)):
         key, _, values = ambiguous[1].partition("=")
         return f"{key}={values} is several values; try --multirun for a job each, or [{values}]"
+    if in_file := re.match(r"In '([^']*)': \w+ raised while composing config:\n(.*)", str(error)):
+        return _in_file(in_file[1], in_file[2])
     for layer in (error, error.__cause__):
         if isinstance(layer, OmegaConfBaseException):
             return _of_a_setting(layer, error)
@@ -73,10 +76,10 @@ def check_known(composed: DictConfig, path: str = "") -> None:
     schema = OmegaConf.get_type(composed)
     known = [field.name for field in fields(schema)] if is_dataclass(schema) else None
     for key, value in composed.items_ex(resolve=False):
-        name = f"{path}{key}"
+        name = f"{path}{key!s}"
         if known is not None and key not in known:
             raise ValueError(unknown_setting(name))
-        if isinstance(value, DictConfig) and not value._is_none() and not value._is_missing():
+        if isinstance(value, DictConfig) and not OmegaConf.is_missing(composed, key):
             check_known(value, f"{name}.")
 
 
@@ -97,6 +100,14 @@ def _unknown_choice(missing: str, options: list[str]) -> str:
     near = difflib.get_close_matches(choice, choices, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     return f"{group}={choice}: there is no such choice; {hint}choices: {', '.join(choices)}"
+
+
+def _in_file(name: str, said: str) -> str:
+    """A YAML file of the user's own that does not fit the schema."""
+    unknown = re.match(r"Key '([^']*)' not in '\w+'", said)
+    group, slash, _ = name.rpartition("/")
+    prefix = f"{group}." if slash and group != "experiment" else ""
+    return f"{name}.yaml: {unknown_setting(prefix + unknown[1]) if unknown else said}"
 
 
 def _syntax(error: Exception) -> str:
@@ -133,7 +144,7 @@ def _of_a_setting(layer: OmegaConfBaseException, error: Exception) -> str:
 
 def _wrong_type(key: str, said: str) -> str:
     default = settings().get(key)
-    wrong = re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", said)
+    wrong = re.match(WRONG_TYPE, said)
     if wrong and wrong[2] in KINDS:
         example = EXAMPLES[wrong[2]] if default is None else default
         example = str(example).lower() if isinstance(example, bool) else example

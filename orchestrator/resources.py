@@ -5,6 +5,8 @@ every GPU there is, one worker each; without GPUs up to two CPU workers.
 """
 
 import os
+import re
+import socket
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from cluster.nodes import Devices, devices
 from cluster.world import refuse_what_never_fits
 from orchestrator.config import ResourcesConfig
 
+CONNECT_SECONDS = 5
 MOST_CPU_WORKERS = 2
 MOST_THREADS = 8  # of one worker; small models get slower with more
 
@@ -47,10 +50,13 @@ def available(address: str | None) -> Devices:
         ValueError: no cluster answers at the address.
     """
     try:
+        # Ray itself would try for minutes, and fill the screen, where nobody listens.
+        if address is not None and (place := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address)):
+            socket.create_connection((place[1], int(place[2])), CONNECT_SECONDS).close()
         return devices(address)
-    except (OSError, RuntimeError, TimeoutError) as error:
+    except (OSError, RuntimeError) as error:
         raise ValueError(
-            f"RAY_ADDRESS or resources.address={address}: no Ray cluster answers there "
+            f"resources.address (or RAY_ADDRESS)={address}: no Ray cluster answers there "
             f"({str(error).splitlines()[0]}); unset it to run on this machine"
         ) from error
 
@@ -79,9 +85,10 @@ def check_fits(resources: ResourcesConfig) -> Devices:
             "-m orchestrator run"
         )
     if resources.gpus_per_worker * _ranks_here() > here.gpus:
+        note = f" ({here.note})" if here.note else ""
         raise GangRefused(
             f"resources.gpus_per_worker=1 needs {_ranks_here()} GPU(s) on this machine, which has "
-            f"{here.gpus}; try resources.gpus_per_worker=0" + (f" ({here.note})" if here.note else "")
+            f"{here.gpus}; try resources.gpus_per_worker=0{note}"
         )
     return here
 

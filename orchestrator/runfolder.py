@@ -18,6 +18,7 @@ import yaml
 
 from data.files import write_text_atomic
 from orchestrator.config import JobConfig, to_dict
+from orchestrator.journal import strict
 from orchestrator.redaction import Redactor
 
 PACKAGES = (
@@ -56,8 +57,9 @@ def create(config: JobConfig, overrides: Sequence[str]) -> Path:
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
-    """Write result.json, whole or not at all."""
-    write_text_atomic(folder / "result.json", json.dumps(result, indent=1))
+    """Write result.json, whole or not at all; NaN and infinity are strings as in the journal."""
+    text = json.dumps(strict(result), indent=1, allow_nan=False)
+    write_text_atomic(folder / "result.json", text)
 
 
 def _point_latest(outputs: Path, folder: Path) -> None:

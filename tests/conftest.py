@@ -29,8 +29,10 @@ os.environ |= {
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 (SCRATCH / "home").mkdir()
 
-NOUNS = "model token shard worker step rank batch row layer head gradient loss seed cache".split()
-VERBS = "reads writes keeps sends counts adds holds finds sorts loads saves drops".split()
+WORDS = (
+    "model token shard worker step rank batch row layer head gradient loss seed cache",
+    "reads writes keeps sends counts adds holds finds sorts loads saves drops",
+)
 
 
 def pytest_unconfigure():
@@ -43,9 +45,10 @@ def corpus():
     folder = SCRATCH / "corpus"
     folder.mkdir()
     draw = random.Random(0)
+    nouns, verbs = (words.split() for words in WORDS)
     for number in range(80):
         sentences = [
-            f"The {draw.choice(NOUNS)} {draw.choice(VERBS)} the {draw.choice(NOUNS)}."
+            f"The {draw.choice(nouns)} {draw.choice(verbs)} the {draw.choice(nouns)}."
             for _ in range(40)
         ]
         (folder / f"{number:02}.txt").write_text(" ".join(sentences), encoding="utf-8")

@@ -4,7 +4,6 @@ import math
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,9 +13,10 @@ from models.configs import ModelConfig
 from models.cost import flops_per_token
 from models.generate import generate
 from orchestrator.config import JobConfig
+from orchestrator.resume import check_resume, facts
 from orchestrator.stages.run import Result, Run
 from orchestrator.training import checkpoint, distributed, engine
-from orchestrator.training.checkpoint import Checkpoint, CheckpointError
+from orchestrator.training.checkpoint import Checkpoint
 from orchestrator.training.engine import Engine
 from orchestrator.training.hardware import peak_flops
 from orchestrator.training.loop import Metrics, Schedule, evaluate_loss, fit
@@ -27,6 +27,7 @@ def pretrain(config: JobConfig, run: Run) -> Result:
     """Train, evaluate, save, and sample from what was saved. Every rank calls it."""
     stage = config.pretrain
     prepared = prepare(config.data, config.tokenizer)
+    check_prompts(config, prepared)
     vocab_size = config.model.vocab_size or prepared.tokenizer.vocab_size
     model_config = replace(config.model, vocab_size=vocab_size)
     torch.manual_seed(config.seed)
@@ -112,7 +113,7 @@ class Training:
         nats, tokens = evaluate_loss(self.engine, rows)
         metrics = {
             "validation/loss": nats / tokens,
-            "validation/perplexity": math.exp(nats / tokens),
+            "validation/perplexity": perplexity(nats / tokens),
             # Independent of the tokenizer: nats of all tokens, in bits, over bytes of the text.
             "validation/bits_per_byte": nats / math.log(2) / validation.manifest.bytes,
         }
@@ -128,7 +129,7 @@ class Training:
             self.engine,
             self.model_config,
             self.prepared.tokenizer_path,
-            self._facts,
+            facts(self.config, self.prepared),
         )
         if distributed.rank() == 0:
             checkpoint.retain(self._root, self.config.pretrain.checkpoints_kept)
@@ -144,7 +145,7 @@ class Training:
     def restore(self) -> Checkpoint | None:
         """Load the newest valid checkpoint of this run, else of the run to resume, if any.
 
-        Raises CheckpointError if it belongs to another model, data set, tokenizer or batch size.
+        Raises ValueError if it belongs to another model, data set, tokenizer or batch size.
         """
         start, rejected = checkpoint.newest_valid(self._root)
         for reason in rejected:
@@ -153,7 +154,7 @@ class Training:
             start = checkpoint.find(Path(self.config.resume))
         if start is None:
             return None
-        check_same(start, self.model_config, self._facts)
+        check_resume(start, self.config, self.prepared)
         self.engine.load_state(checkpoint.SavedState(start), start.step)
         self.run.event("resumed", step=start.step, path=str(start.path))
         self.newest = start
@@ -163,27 +164,25 @@ class Training:
     def _root(self) -> Path:
         return self.run.folder / "checkpoints"
 
-    @property
-    def _facts(self) -> dict[str, Any]:
-        """What must be the same for a checkpoint to be continued."""
-        return {
-            "data_fingerprint": self.prepared.fingerprint,
-            "tokenizer_fingerprint": self.prepared.tokenizer.fingerprint,
-            "sequence_length": self.config.data.sequence_length,
-            "data_seed": self.config.data.seed,
-            "global_batch_size": self.config.pretrain.global_batch_size,
-        }
+
+def perplexity(loss: float) -> float:
+    """exp of a loss in nats per token; infinite where that exceeds a float (from 710 nats on)."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
 
 
-def check_same(start: Checkpoint, model_config: ModelConfig, facts: dict[str, Any]) -> None:
-    """Raise CheckpointError, naming what differs, unless the checkpoint continues this job."""
-    wanted = {"model": models.config_to_dict(model_config), **facts}
-    for name, value in wanted.items():
-        found = start.manifest[name]
-        if found != value:
-            raise CheckpointError(
-                f"resume={start.path} was written with {name}={found}, this job has {value}; "
-                "resume with the settings of its run folder's config.yaml"
+def check_prompts(config: JobConfig, prepared: Prepared) -> None:
+    """Raise ValueError, before training, for a prompt that leaves no room to write."""
+    T = config.data.sequence_length
+    for prompt in config.pretrain.prompts if config.pretrain.sample_tokens else ():
+        length = 1 + len(prepared.tokenizer.encode(prompt))
+        if length >= T:
+            raise ValueError(
+                f"stage.prompts: {prompt[:20]!r}... is {length} tokens with the end of text before "
+                f"it, and must be shorter than data.sequence_length={T}; shorten it, or set "
+                "stage.sample_tokens=0"
             )
 
 

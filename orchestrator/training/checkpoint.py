@@ -127,6 +127,7 @@ def save(
             **facts,
             "files": files,
         }
+        manifest["digest"] = digest(manifest)
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         shutil.rmtree(final, ignore_errors=True)  # of the same step, before a resume
         publish(partial, final)
@@ -143,8 +144,13 @@ def read(path: Path) -> Checkpoint:
         manifest = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{file} is damaged ({error}); use an older checkpoint") from None
-    if manifest.get("format") != FORMAT:
-        raise CheckpointError(f"{file} has format {manifest.get('format')}, expected {FORMAT}")
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
+        raise CheckpointError(f"{file} has format {found}, expected {FORMAT}")
+    if manifest.pop("digest", None) != digest(manifest):
+        raise CheckpointError(
+            f"{file} is damaged: it differs from its own digest; use an older checkpoint"
+        )
     return Checkpoint(path, manifest)
 
 
@@ -198,8 +204,15 @@ def find(path: Path) -> Checkpoint:
 
 
 def retain(root: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints. Rank 0 alone calls it."""
-    for path in published(root)[:-keep]:
+    """Delete all but the newest `keep` checkpoints and the newest valid one. Rank 0 alone calls it.
+
+    The two differ only when a disk has damaged what was written.
+    """
+    doomed = published(root)[:-keep]
+    valid = newest_valid(root)[0] if doomed else None
+    for path in doomed:
+        if valid is not None and path == valid.path:
+            continue
         # The manifest goes first, so that a half-deleted folder is not taken for a checkpoint.
         (path / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(path)

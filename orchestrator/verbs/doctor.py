@@ -1,4 +1,7 @@
-"""`orchestrate doctor`: look at this machine; say what is missing and what to type."""
+"""`orchestrate doctor`: look at this machine; say what is missing and what to type.
+
+Nothing heavy is imported at the top: it must work where any of the packages is missing.
+"""
 
 import argparse
 import importlib
@@ -7,19 +10,14 @@ import platform
 import shutil
 import socket
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
-from cluster.nodes import devices
-from data import cache_root
-from orchestrator.plan import check_outputs, size
-
 LEAST_FREE_BYTES = 2 * 10**9
+LEAST_SHARED_BYTES = 200 * 10**6  # Ray's object store, and some room
 UI_PORT = 5000
 
 
@@ -33,29 +31,51 @@ class Finding:
     needed: bool = True
     """Whether `orchestrate run` fails without it."""
 
+    @property
+    def mark(self) -> str:
+        """What stands at the beginning of the line."""
+        if self.remedy is None:
+            return "ok"
+        return "MISSING" if self.needed else "note"
+
 
 def main(argv: Sequence[str]) -> int:
     """Print what was found; returns 1 if something that `run` needs is missing."""
     options = argparse.ArgumentParser(prog="orchestrate doctor", description=__doc__)
     options.add_argument("--outputs", default="outputs", help="folder of the runs [%(default)s]")
     outputs = Path(options.parse_args(argv).outputs)
-    checks: list[Callable[[], list[Finding]]] = [
-        _python,
-        _torch,
-        _devices,
-        _deepspeed,
-        _packages,
-        _ray,
-        lambda: _disk(outputs),
-        _port,
-    ]
-    findings = [finding for check in checks for finding in check()]
-    table = Table("", "", "found", "what to do", box=None, pad_edge=False)
+    checks: dict[str, Callable[[], list[Finding]]] = {
+        "Python": _python,
+        "packages": _packages,
+        "torch": _torch,
+        "devices": _devices,
+        "DeepSpeed": _deepspeed,
+        "shared memory": _shared_memory,
+        "disk": lambda: _disk(outputs),
+        "MLflow UI": _port,
+    }
+    findings = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the packages looked at; nobody here can act on them
+        for subject, check in checks.items():
+            try:
+                findings += check()
+            except ImportError as error:
+                remedy = "install what is missing, then look again"
+                findings.append(Finding(subject, f"can't be looked at: {error}", remedy))
+    print("\n".join(table(findings)))
+    return 1 if any(finding.mark == "MISSING" for finding in findings) else 0
+
+
+def table(findings: Sequence[Finding]) -> list[str]:
+    """A line per finding in columns; what to type stands below what it is about."""
+    width = max(len(finding.subject) for finding in findings)
+    lines = []
     for finding in findings:
-        mark = "ok" if finding.remedy is None else ("MISSING" if finding.needed else "note")
-        table.add_row(mark, finding.subject, finding.found, finding.remedy or "")
-    Console(soft_wrap=True).print(table)
-    return 1 if any(finding.remedy and finding.needed for finding in findings) else 0
+        lines.append(f"{finding.mark:8}{finding.subject:{width + 2}}{finding.found}")
+        if finding.remedy is not None:
+            lines.append(f"{'':{width + 10}}-> {finding.remedy}")
+    return lines
 
 
 def _python() -> list[Finding]:
@@ -64,66 +84,87 @@ def _python() -> list[Finding]:
     return [Finding("Python", f"{platform.python_version()} at {sys.executable}", remedy)]
 
 
-def _torch() -> list[Finding]:
+def _packages() -> list[Finding]:
+    """What pyproject.toml asks for, read from the installed metadata of this project."""
     try:
-        torch = importlib.import_module("torch")
-    except ImportError as error:
-        return [Finding("torch", str(error), "python -m pip install 'torch>=2.6,<2.14'")]
+        asked = metadata.requires("orchestrate") or []
+    except metadata.PackageNotFoundError:
+        remedy = "python -m pip install -e ."
+        return [Finding("orchestrate", "not installed, run from its folder", remedy, needed=False)]
+    try:
+        from packaging.requirements import Requirement
+    except ImportError:
+        return [Finding("packages", "not looked at", "python -m pip install packaging")]
+    findings, good = [], []
+    for requirement in map(Requirement, asked):
+        if requirement.marker is not None:
+            continue  # of tests and development
+        command = f"python -m pip install '{str(requirement).replace(' ', '')}'"
+        try:
+            found = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            findings.append(Finding(requirement.name, "not installed", command))
+            continue
+        if requirement.specifier.contains(found, prereleases=True):
+            good.append(f"{requirement.name} {found}")
+        else:
+            wanted = f"{found}, but {requirement.specifier} is needed"
+            findings.append(Finding(requirement.name, wanted, command))
+    return [Finding("packages", ", ".join(good)), *findings]
+
+
+def _torch() -> list[Finding]:
+    torch = importlib.import_module("torch")
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU build"
     return [Finding("torch", f"{torch.__version__}, {build}, {torch.get_num_threads()} threads")]
 
 
 def _devices() -> list[Finding]:
-    address = os.environ.get("RAY_ADDRESS")
-    try:
-        here = devices(address)
-    except Exception as error:
-        return [Finding("devices", f"RAY_ADDRESS={address}: {error}", "unset RAY_ADDRESS")]
-    found = [Finding("devices", f"{here.gpus} GPUs, {here.cpus} CPU cores on {here.where}")]
+    from cluster.nodes import local_devices
+
+    here = local_devices()
+    if address := os.environ.get("RAY_ADDRESS"):
+        from orchestrator.resources import available
+
+        try:
+            here = available(address)
+        except ValueError as error:
+            return [Finding("devices", str(error).partition("; ")[0], "unset RAY_ADDRESS")]
+    findings = [Finding("devices", f"{here.gpus} GPUs, {here.cpus} CPU cores on {here.where}")]
     if here.note:
-        found.append(
-            Finding("GPU", here.note.partition(";")[0], here.note.partition(";")[2].strip())
-        )
-    return found
+        said, _, remedy = here.note.partition("; ")
+        findings.append(Finding("GPU", said, remedy, needed=False))
+    elif local_devices().gpus and not importlib.import_module("torch").cuda.is_available():
+        remedy = "update the driver, or install a torch that is built for it (see nvidia-smi)"
+        findings.append(Finding("GPU", "torch can't use the driver of this machine", remedy))
+    return findings
 
 
 def _deepspeed() -> list[Finding]:
     from orchestrator.training.engine import compiled_ops
 
-    try:
-        ops = compiled_ops()
-    except ImportError as error:
-        return [Finding("DeepSpeed", str(error), "python -m pip install 'deepspeed>=0.19,<0.20'")]
+    ops = compiled_ops()
     compiler = shutil.which("g++") or shutil.which("c++")
     built = f"compiler {compiler}" if compiler else "no C++ compiler"
-    return [
-        Finding("DeepSpeed", metadata.version("deepspeed")),
-        Finding(
-            "DeepSpeed ops", f"{built}; none is needed; could build: {', '.join(ops) or 'none'}"
-        ),
-    ]
+    can = f"; could build {', '.join(ops)}" if ops else ""
+    return [Finding("DeepSpeed", f"imports; {built}, and none is needed{can}")]
 
 
-def _packages() -> list[Finding]:
-    findings = []
-    for name in ("ray", "mlflow", "hydra-core", "datasets", "tokenizers", "pyarrow"):
-        try:
-            findings.append(Finding(name, metadata.version(name)))
-        except metadata.PackageNotFoundError:
-            findings.append(Finding(name, "not installed", f"python -m pip install {name}"))
-    return findings
+def _shared_memory() -> list[Finding]:
+    from orchestrator.plan import size
 
-
-def _ray() -> list[Finding]:
     shared = Path("/dev/shm")
     if not shared.is_dir():
         return []
     free = shutil.disk_usage(shared).free
-    remedy = None if free > 200 * 10**6 else "give the container more: docker run --shm-size=1g"
+    remedy = None if free > LEAST_SHARED_BYTES else "docker run --shm-size=1g"
     return [Finding("shared memory", f"{size(free)} free in {shared}", remedy)]
 
 
 def _disk(outputs: Path) -> list[Finding]:
+    from data import cache_root
+    from orchestrator.plan import check_outputs, size
+
     findings = []
     for subject, folder, setting in (
         ("outputs", outputs, "outputs=FOLDER"),
@@ -132,7 +173,8 @@ def _disk(outputs: Path) -> list[Finding]:
         try:
             free = check_outputs(folder)
         except ValueError as error:
-            findings.append(Finding(subject, str(error), setting))
+            said = str(error).partition("; ")[0].removeprefix(f"outputs={folder}: ")
+            findings.append(Finding(subject, said, setting))
             continue
         remedy = None if free > LEAST_FREE_BYTES else f"free some, or {setting} on another disk"
         findings.append(Finding(subject, f"{size(free)} free for {folder}", remedy))
@@ -146,5 +188,6 @@ def _port() -> list[Finding]:
             probe.bind(("127.0.0.1", UI_PORT))
         except OSError:
             found = f"port {UI_PORT} is taken; `orchestrate ui` takes another"
-            return [Finding("MLflow UI", found)]
-    return [Finding("MLflow UI", f"port {UI_PORT} is free")]
+        else:
+            found = f"port {UI_PORT} is free"
+    return [Finding("MLflow UI", found)]

@@ -7,7 +7,7 @@ from orchestrator.config import JobConfig
 from orchestrator.plan import DiskTooSmall, make_plan, validate
 
 
-def main(config: JobConfig, overrides: Sequence[str]) -> int:
+def main(config: JobConfig, overrides: Sequence[str], since: float) -> int:
     """Print the plan; returns the exit code. Raises ValueError if the job can't work.
 
     A job for more than this machine has is still worked out, as far as that goes without it.

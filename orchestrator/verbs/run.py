@@ -6,6 +6,6 @@ from orchestrator import job
 from orchestrator.config import JobConfig
 
 
-def main(config: JobConfig, overrides: Sequence[str]) -> int:
+def main(config: JobConfig, overrides: Sequence[str], since: float) -> int:
     """Run the job; returns the exit code."""
-    return job.execute(config, overrides)
+    return job.execute(config, overrides, since)

@@ -43,7 +43,9 @@ class World:
         limit = LIMIT_S
         while waiting := [pipe for pipe in self._pipes if pipe not in answers]:
             ready = wait(waiting, limit)
-            answers |= dict.fromkeys(waiting, (False, f"no answer in {limit} s")) if not ready else {}
+            answers |= (
+                dict.fromkeys(waiting, (False, f"no answer in {limit} s")) if not ready else {}
+            )
             for pipe in ready:
                 answers[pipe] = pickle.loads(pipe.recv_bytes())
             if not all(ok for ok, _ in answers.values()):

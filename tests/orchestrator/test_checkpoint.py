@@ -8,12 +8,12 @@ import sys
 import textwrap
 from pathlib import Path
 
-import models
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+import models
 from orchestrator.training import checkpoint, distributed
 from orchestrator.training.checkpoint import CheckpointError
 from tests.orchestrator import tiny
@@ -112,9 +112,7 @@ def test_every_checkpoint_goes_on_in_every_engine_as_if_nothing_had_happened(
 
 
 @pytest.mark.parametrize("lost", ["exp_avg", "exp_avg_sq", "step"])
-def test_a_lost_moment_or_step_count_would_show_in_those_losses(
-    one, runs, saved, tmp_path, lost
-):
+def test_a_lost_moment_or_step_count_would_show_in_those_losses(one, runs, saved, tmp_path, lost):
     """The test above has the power to notice: without it its tolerance could hide anything."""
     spoiled = tmp_path / checkpoint.folder_name(SAVED_AT)
     shutil.copytree(saved, spoiled)
@@ -128,6 +126,8 @@ def test_a_lost_moment_or_step_count_would_show_in_those_losses(
     manifest["files"][file.name] = checkpoint._describe(file)
     if lost == "step":
         manifest["step"] = 1
+    del manifest["digest"]
+    manifest["digest"] = checkpoint.digest(manifest)
     (spoiled / "manifest.json").write_text(json.dumps(manifest))
     chosen = {name: tiny.job(name) for name in ("torch", "zero1", "zero3")}
     _, losses = runs
@@ -275,7 +275,7 @@ DAMAGE = {
     ),
     "an empty manifest": ("manifest.json", lambda file: file.write_bytes(b""), "is damaged"),
     "a manifest of something else": ("manifest.json", lambda f: f.write_text("{}"), "format"),
-    "a manifest that is a list": ("manifest.json", lambda f: f.write_text("[]"), "damaged"),
+    "a manifest that is a list": ("manifest.json", lambda f: f.write_text("[]"), "format"),
     "a binary manifest": ("manifest.json", lambda f: f.write_bytes(b"\xff\x00"), "damaged"),
     "a manifest without files": (
         "manifest.json",
@@ -298,6 +298,21 @@ def test_damage_is_named_and_the_one_before_is_taken(root, damage):
     assert name in rejected[0]
     with pytest.raises(CheckpointError):
         checkpoint.find(newest)
+
+
+def test_any_changed_byte_of_the_manifest_is_noticed(saved, tmp_path):
+    """Also one that leaves it good JSON, such as another digit in the step."""
+    whole = (saved / "manifest.json").read_bytes()
+    accepted = json.loads(whole)
+    for place in range(0, len(whole), 3):
+        (tmp_path / "manifest.json").write_bytes(
+            whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+        )
+        try:
+            found = checkpoint.read(tmp_path).manifest
+        except CheckpointError:
+            continue
+        assert found == {k: v for k, v in accepted.items() if k != "digest"}  # white space
 
 
 def test_what_a_killed_writer_left_is_no_checkpoint(root):

@@ -2,11 +2,11 @@
 
 import math
 
-import models
 import numpy as np
 import pytest
 import torch
 
+import models
 from orchestrator.training.optim import learning_rate
 from tests.orchestrator import tiny
 

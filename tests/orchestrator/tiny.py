@@ -10,7 +10,13 @@ import torch
 import models
 from data import Batch, DataConfig
 from models.configs import GPTConfig
-from orchestrator.config import EngineConfig, JobConfig, OptimConfig, PretrainConfig, ResourcesConfig
+from orchestrator.config import (
+    EngineConfig,
+    JobConfig,
+    OptimConfig,
+    PretrainConfig,
+    ResourcesConfig,
+)
 from orchestrator.training import distributed, engine
 from orchestrator.training.loop import Outcome, Schedule, fit
 from orchestrator.training.optim import learning_rate
@@ -71,7 +77,7 @@ def batches(config: JobConfig, position: int = 0) -> Iterator[list[Batch]]:
 
 
 def rows(positions: np.ndarray) -> Batch:
-    """Row i counts up from i with a stride of i; all but its first (i % T) + 1 targets are masked."""
+    """Row i counts up from i; only its first (i % T) + 1 targets count."""
     start = positions[:, None]
     tokens = (start + np.arange(T + 1) * (1 + start % 7)) % VOCAB
     mask = np.arange(T)[None, :] <= start % T
@@ -90,7 +96,9 @@ def train(config: JobConfig, steps: int = 20, **hooks: Any) -> tuple[list[float]
     return losses, norms
 
 
-def run(config: JobConfig, trainer: engine.Engine, steps: int, *, start: int = 0, **hooks: Any) -> Outcome:
+def run(
+    config: JobConfig, trainer: engine.Engine, steps: int, *, start: int = 0, **hooks: Any
+) -> Outcome:
     """`fit` with what a test does not care about filled in."""
     schedule = Schedule(steps, 10**6, 10**6, lambda step: learning_rate(config.optim, step, 20))
     nothing = {

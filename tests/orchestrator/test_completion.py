@@ -1,0 +1,85 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator import completion
+from tests.orchestrator.typed import refused, typed
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """PATH with an `orchestrate` of this source tree in front."""
+    folder = tmp_path_factory.mktemp("bin")
+    script = folder / "orchestrate"
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} -m orchestrator "$@"\n')
+    script.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+# What bash itself does on TAB: it sets these variables and calls the registered function.
+TAB = """
+eval "$(orchestrate -sc install=bash)"
+complete -p orchestrate >&2
+tab() {
+  COMP_LINE="$1"; COMP_POINT=${#COMP_LINE}
+  COMP_WORDS=($COMP_LINE); [[ "$COMP_LINE" == *" " ]] && COMP_WORDS+=("")
+  COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); COMPREPLY=()
+  _orchestrate; echo "${COMPREPLY[@]}"
+}
+while IFS= read -r line; do tab "$line"; done
+"""
+
+
+def test_bash_completes_verbs_groups_choices_and_settings(path):
+    lines = [
+        "orchestrate ru",
+        "orchestrate ",
+        "orchestrate run model=",
+        "orchestrate run  model=gpt_tiny stage.st",
+        "orchestrate run resources=g",
+        "orchestrate run -m experiment=ll",
+        "orchestrate run --mul",
+        "orchestrate generate x",
+    ]
+    done = subprocess.run(
+        ["bash", "--norc", "-c", TAB],
+        input="\n".join(lines) + "\n",
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        check=True,
+    )
+    assert "-F _orchestrate orchestrate" in done.stderr
+    verbs, every, models, steps, resources, experiments, flags, other = done.stdout.splitlines()
+    assert verbs == "run"
+    assert {"run", "plan", "generate", "ui", "doctor"} <= set(every.split())
+    assert {"model=gpt_tiny", "model=llama_8b"} <= set(models.split())
+    assert "_defaults" not in models
+    assert steps == "stage.steps="
+    assert resources.split() == ["resources=gpu1", "resources=gpu64", "resources=gpu8"]
+    assert experiments.split() == ["experiment=llama_1b_8gpu", "experiment=llama_8b_64gpu"]
+    assert flags == "--multirun"
+    assert other == ""
+
+
+@pytest.mark.parametrize("shell", completion.SHELLS)
+def test_each_shell_has_a_script(shell):
+    answer = typed("-sc", f"install={shell}")
+    assert answer.code == 0
+    assert "orchestrate -sc query" in answer.out
+
+
+def test_a_shell_that_is_not_known_is_refused_with_those_that_are():
+    assert "install=bash, zsh, fish" in refused("-sc", "install=csh")
+
+
+def test_words_end_at_the_cursor():
+    assert completion.split("orchestrate run model=", 13) == ["orchestrate", "r"]
+    assert completion.split("orchestrate run ", None) == ["orchestrate", "run", ""]
+    assert completion.split("", None) == [""]

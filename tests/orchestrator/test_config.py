@@ -1,0 +1,91 @@
+from dataclasses import replace
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.tokenizer import TokenizerConfig
+from models.configs import GPTConfig
+from orchestrator import config as job_config
+from orchestrator.config import (
+    EngineConfig,
+    JobConfig,
+    OptimConfig,
+    PretrainConfig,
+    ResourcesConfig,
+    nearest_multiples,
+)
+
+
+def test_a_config_comes_back_from_its_yaml_as_it_was(tmp_path):
+    before = JobConfig(
+        stage=PretrainConfig(steps=7, prompts=["a: b"]),
+        model=GPTConfig(width=36, heads=3, vocab_size=300),
+        tokenizer=TokenizerConfig(kind="bytes", vocab_size=None),
+        optim=OptimConfig(warmup_steps=1, gradient_clip=None),
+        resume="there",
+    )
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(job_config.to_dict(before)))
+    assert job_config.load(path) == before
+
+
+def test_a_config_file_with_an_unknown_setting_is_refused(tmp_path):
+    plain = job_config.to_dict(JobConfig()) | {"colour": "red"}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(plain))
+    with pytest.raises(ValueError, match="colour"):
+        job_config.load(path)
+
+
+@given(st.integers(1, 200), st.integers(1, 12), st.none() | st.integers(1, 12))
+def test_a_batch_is_either_shared_evenly_or_refused_with_sizes_that_would_be(batch, workers, micro):
+    stage = PretrainConfig(global_batch_size=batch, micro_batch_size=micro)
+    unit = workers * (micro or 1)
+    try:
+        job = JobConfig(stage=stage, resources=ResourcesConfig(workers=workers))
+    except ValueError as refused:
+        assert batch % unit
+        offered = str(refused).partition("nearest: ")[2].partition(";")[0]
+        for legal in offered.split(", "):
+            JobConfig(
+                stage=replace(stage, global_batch_size=int(legal)),
+                resources=ResourcesConfig(workers=workers),
+            )
+        fewer = str(refused).partition("or try resources.workers=")[2]
+        if fewer:
+            JobConfig(stage=stage, resources=ResourcesConfig(workers=int(fewer)))
+    else:
+        assert job.micro_batch_size * job.accumulation_steps * workers == batch
+
+
+def test_nearest_multiples_are_on_both_sides_and_above_zero():
+    assert nearest_multiples(30, 8) == "24, 32"
+    assert nearest_multiples(3, 8) == "8"
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "said"),
+    [
+        (PretrainConfig, {"steps": 0}, "stage.steps=0 must be at least 1; try stage.steps=1"),
+        (PretrainConfig, {"micro_batch_size": 0}, "stage.micro_batch_size=0"),
+        (PretrainConfig, {"sample_tokens": -1}, "stage.sample_tokens=-1 must be at least 0"),
+        (OptimConfig, {"schedule": "cosin"}, "did you mean cosine?"),
+        (OptimConfig, {"beta2": 1.0}, "optim.beta2=1.0 must lie in"),
+        (OptimConfig, {"learning_rate": 0.0}, "optim.learning_rate=0.0 must be greater than 0"),
+        (OptimConfig, {"learning_rate": float("inf")}, "must be greater than 0 and finite"),
+        (OptimConfig, {"weight_decay": float("nan")}, "optim.weight_decay=nan must be at least 0"),
+        (OptimConfig, {"final_fraction": float("nan")}, "optim.final_fraction=nan must lie in"),
+        (EngineConfig, {"zero_stage": 4}, "engine.zero_stage=4 must be 0, 1, 2 or 3"),
+        (EngineConfig, {"precision": "fp16"}, "engine.precision=fp16 is not one of fp32, bf16"),
+        (EngineConfig, {"offload_parameters": True}, "try engine=zero3_offload"),
+        (EngineConfig, {"zero_stage": 0, "offload_optimizer": True}, "try engine=zero2_offload"),
+        (ResourcesConfig, {"gpus_per_worker": 2}, "resources.gpus_per_worker=2 must be 0 or 1"),
+        (ResourcesConfig, {"workers": 0}, "resources.workers=0 must be at least 1"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_setting_and_what_it_must_be(section, values, said):
+    with pytest.raises(ValueError) as refused:  # noqa: PT011  # the message is compared below
+        section(**values)
+    assert said in str(refused.value)

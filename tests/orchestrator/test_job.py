@@ -1,0 +1,368 @@
+"""Whole jobs as a user types them, with faults injected from outside. 15 to 30 s each.
+
+The jobs of this file train the same tiny model in fp32 on the same text, so their journals can be
+compared: Ray, torchrun, one process and a resumed run must tell the same losses.
+"""
+
+import json
+import math
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from orchestrator import journal
+
+ROOT = Path(__file__).parents[2]
+STEPS = 12
+TINY = [
+    *("data=text", "tokenizer.vocab_size=300", "data.sequence_length=32"),
+    *("model.layers=2", "model.width=32", "model.heads=2", "model.max_positions=32"),
+    *("model.dropout=0.1", "stage.global_batch_size=8", "stage.micro_batch_size=4"),
+    *("optim.warmup_steps=3", "stage.sample_tokens=8", "engine.precision=fp32"),
+    *(f"stage.steps={STEPS}", "stage.evaluate_every=6", "stage.checkpoint_every=5"),
+]
+RUN = [sys.executable, "-m", "orchestrator", "run"]
+NOISE = ("Warning", "WARNING", "INFO", "Traceback", "deprecated", "DeepSpeed ops", "raylet")
+
+
+class Job:
+    """One command in a folder of its own, in a process group as under a terminal."""
+
+    def __init__(self, folder, corpus, *overrides, command=RUN, **environment):
+        self.folder = folder
+        self.home = folder / "home"
+        self.home.mkdir(parents=True)
+        self._output = (folder / "screen.txt").open("wb")
+        environment = {"HOME": str(self.home), "PYTHONPATH": str(ROOT), **environment}
+        unwanted = ("XDG_CACHE_HOME", "MPLCONFIGDIR", "RAY_AUTH_MODE", "MLFLOW_DISABLE_TELEMETRY")
+        inherited = {k: v for k, v in os.environ.items() if k not in unwanted}
+        self.process = subprocess.Popen(
+            [*command, *TINY, f"data.path={corpus}", *overrides],
+            cwd=folder,
+            env=inherited | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=self._output,
+            start_new_session=True,
+        )
+
+    def wait(self, seconds=150):
+        """The exit code."""
+        try:
+            return self.process.wait(seconds)
+        finally:
+            self.kill()
+            self._output.close()
+
+    def kill(self):
+        """End a command that did not end by itself, with all that it started."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            for pid, _ in self.left_overs()[0]:
+                os.kill(pid, signal.SIGKILL)
+
+    def interrupt(self):
+        """Ctrl-C: a terminal sends it to the whole process group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def until(self, found, seconds=120):
+        """Wait until `found()` is true of the running job."""
+        deadline = time.monotonic() + seconds
+        while not (answer := found()):
+            assert self.process.poll() is None, self.screen
+            assert time.monotonic() < deadline, self.screen
+            time.sleep(0.05)
+        return answer
+
+    @property
+    def screen(self):
+        return (self.folder / "screen.txt").read_text()
+
+    @property
+    def run(self):
+        """The newest run folder."""
+        return (self.folder / "outputs" / "latest").resolve()
+
+    @property
+    def result(self):
+        return json.loads((self.run / "result.json").read_text())
+
+    def events(self, kind):
+        lines, _ = journal.read(self.run / "events.jsonl")
+        return [line for line in lines if line["event"] == kind]
+
+    def workers(self):
+        """What is known of each worker, once they have started."""
+        admitted = self.events("admitted") if self.run.is_dir() else []
+        return admitted[-1]["workers"] if admitted else []
+
+    def metric(self, name="train/loss"):
+        """The journal's value of each step."""
+        lines, _ = journal.read(self.run / "metrics.jsonl")
+        return {line["step"]: line["metrics"][name] for line in lines if name in line["metrics"]}
+
+    def steps_done(self):
+        return len(self.metric()) if (self.run / "metrics.jsonl").is_file() else 0
+
+    def mlflow_run(self):
+        """Status and metrics of the run in the store, read without mlflow."""
+        with sqlite3.connect(self.folder / "outputs" / "mlflow.db") as store:
+            run = self.result["mlflow_run_id"]
+            (status,) = store.execute(
+                "select status from runs where run_uuid = ?", [run]
+            ).fetchone()
+            rows = store.execute("select key, step, value from metrics where run_uuid = ?", [run])
+            return status, {(key, step): value for key, step, value in rows}
+
+    def left_overs(self):
+        """Processes and temporary folders that outlived the command."""
+        processes = []
+        for process in psutil.process_iter():
+            try:
+                mine = process.environ().get("HOME") == str(self.home)
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+            if mine and process.status() != psutil.STATUS_ZOMBIE:
+                processes.append((process.pid, process.cmdline()))
+        return processes, list(Path("/tmp").glob(f"orch-{self.process.pid}-*"))
+
+
+def no_left_overs(job):
+    deadline = time.monotonic() + 5
+    while job.left_overs() != ([], []) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return job.left_overs() == ([], [])
+
+
+@pytest.fixture(scope="module")
+def bare_path(tmp_path_factory):
+    """A PATH with the usual commands but no compiler and no build tool."""
+    folder = tmp_path_factory.mktemp("bin")
+    builders = ("gcc", "g++", "cc", "c++", "clang", "clang++", "ninja", "nvcc", "make", "cmake")
+    for directory in ("/usr/bin", "/bin"):
+        for program in Path(directory).iterdir():
+            name, link = program.name, folder / program.name
+            if not name.startswith(builders) and "-gcc" not in name and not link.exists():
+                link.symlink_to(program)
+    assert shutil.which("g++", path=str(folder)) is None
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory, corpus, bare_path):
+    """The shortened quick start: two Ray workers, MLflow, no compiler on the machine."""
+    folder = tmp_path_factory.mktemp("quick")
+    extensions = str(folder / "extensions")
+    job = Job(folder, corpus, "resources=cpu2", PATH=bare_path, TORCH_EXTENSIONS_DIR=extensions)
+    job.code = job.wait()
+    return job
+
+
+def test_the_quick_start_ends_well_and_leaves_what_it_promises(quick):
+    assert quick.code == 0, quick.screen
+    result = quick.result
+    assert (result["status"], result["steps"], result["stage"]) == ("done", STEPS, "pretrain")
+    assert result["tokens"] == STEPS * 8 * 32
+    assert "error" not in result
+    names = "config overrides code metrics events result samples mlflow"
+    assert {path.stem for path in quick.run.iterdir()} >= {*names.split(), "logs", "checkpoints"}
+    logs = {path.name for path in (quick.run / "logs").iterdir()}
+    assert logs >= {"rank-0.log", "rank-1.log"}
+    assert quick.run.name == result["run_id"]
+    overrides = yaml.safe_load((quick.run / "overrides.yaml").read_text())
+    assert overrides[: len(TINY)] == TINY
+    assert yaml.safe_load((quick.run / "config.yaml").read_text())["model"]["width"] == 32
+    assert json.loads((quick.run / "code.json").read_text())["packages"]["torch"]
+
+
+def test_the_journal_of_the_quick_start_has_every_step_once_and_the_result_repeats_it(quick):
+    lines, _ = journal.read(quick.run / "metrics.jsonl")
+    steps = [line["step"] for line in lines if "train/loss" in line["metrics"]]
+    assert steps == list(range(1, STEPS + 1))
+    assert list(quick.metric("validation/loss")) == [6, 12]
+    for name, value in quick.result["metrics"].items():
+        assert value == quick.metric(name)[STEPS]
+    loss, bits = quick.metric("validation/loss")[12], quick.metric("validation/bits_per_byte")[12]
+    validation = next(e for e in quick.events("dataset") if e["split"] == "validation")
+    assert bits == pytest.approx(
+        loss / math.log(2) * validation["tokens"] / validation["bytes"], rel=1e-6
+    )
+    assert loss < math.log(300)
+    assert [e["step"] for e in quick.events("checkpoint")] == [5, 10, 12]
+    kept = sorted(path.name for path in (quick.run / "checkpoints").iterdir())
+    assert kept == ["step_00000010", "step_00000012"]
+    assert quick.events("finished")[0]["status"] == "done"
+
+
+def test_the_quick_start_shows_no_noise_and_ends_with_what_to_type_next(quick):
+    assert [line for line in quick.screen.splitlines() if any(n in line for n in NOISE)] == []
+    for words in (
+        "this model",
+        "gzip",
+        "trigram",
+        "run folder:",
+        "MLflow:",
+        "orchestrate generate",
+    ):
+        assert words in quick.screen
+
+
+def test_the_quick_start_is_a_finished_run_in_mlflow(quick):
+    status, metrics = quick.mlflow_run()
+    assert status == "FINISHED"
+    for step, loss in quick.metric().items():
+        assert metrics["train/loss", step] == pytest.approx(loss, rel=1e-12)
+    assert metrics["validation/loss", STEPS] == quick.metric("validation/loss")[STEPS]
+
+
+def test_the_quick_start_needs_no_compiler_and_leaves_nothing_behind(quick):
+    assert not (quick.folder / "extensions").exists()
+    written = {path for path in quick.home.rglob("*") if path.is_file()}
+    assert {path for path in written if "matplotlib" not in path.parts} == set()
+    assert no_left_overs(quick), quick.left_overs()
+
+
+def test_one_process_of_plain_pytorch_tells_the_same_losses(quick, tmp_path, corpus):
+    job = Job(tmp_path, corpus, "resources=inline", "engine=torch", "tracking=none")
+    assert job.wait() == 0, job.screen
+    assert job.metric() == pytest.approx(quick.metric(), rel=1e-4)
+    assert job.metric("validation/loss") == pytest.approx(quick.metric("validation/loss"), rel=1e-4)
+    assert [line for line in job.screen.splitlines() if any(n in line for n in NOISE)] == []
+    assert "MLflow" not in job.screen
+
+
+def test_torchrun_tells_the_same_losses_and_leaves_one_run_folder(quick, tmp_path, corpus):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*torchrun, "--nproc-per-node", "2", *RUN[1:]]
+    job = Job(
+        tmp_path, corpus, "resources=inline", "engine=zero2", "tracking=none", command=command
+    )
+    assert job.wait() == 0, job.screen
+    assert job.metric() == pytest.approx(quick.metric(), rel=1e-4)
+    assert len(list((tmp_path / "outputs").glob("*/*/config.yaml"))) == 1
+    assert job.result["status"] == "done"
+
+
+def test_ctrl_c_saves_a_checkpoint_and_resume_ends_as_an_uninterrupted_run(quick, tmp_path, corpus):
+    """Interrupted on one engine with 2 workers, resumed on another; dropout goes on, too."""
+    long = ("stage.steps=3000", "optim.schedule=constant", "tracking=none")
+    job = Job(tmp_path / "a", corpus, "resources=cpu2", "engine=zero3", *long)
+    job.until(lambda: job.steps_done() > 3)
+    job.interrupt()
+    began = time.monotonic()
+    assert job.wait() == 130, job.screen
+    assert time.monotonic() - began < 20
+    result = job.result
+    done = result["steps"]
+    assert (result["status"], list(job.metric())) == ("interrupted", list(range(1, done + 1)))
+    assert Path(result["checkpoint"]).name == f"step_{done:08d}"
+    assert [line for line in job.screen.splitlines() if any(n in line for n in NOISE)] == []
+    assert "resume=" in job.screen
+    assert no_left_overs(job), job.left_overs()
+
+    total = done + 5
+    rest = (f"stage.steps={total}", *long[1:])
+    inline = ("resources=inline", "engine=torch", *rest)
+    again = Job(tmp_path / "b", corpus, *inline, f"resume={job.run}")
+    assert again.wait() == 0, again.screen
+    assert list(again.metric()) == list(range(done + 1, total + 1))
+    whole = Job(tmp_path / "c", corpus, *inline)
+    assert whole.wait() == 0, whole.screen
+    assert job.metric() | again.metric() == pytest.approx(whole.metric(), rel=1e-4)
+    final = "validation/loss"
+    assert again.result["metrics"][final] == pytest.approx(whole.result["metrics"][final], rel=1e-4)
+
+
+def test_ctrl_c_twice_stops_at_once(tmp_path, corpus):
+    job = Job(tmp_path, corpus, "resources=cpu2", "stage.steps=3000", "tracking=none")
+    job.until(lambda: "workers import" in job.screen)
+    job.interrupt()
+    job.until(lambda: "Ctrl-C stops now" in job.screen)
+    job.interrupt()
+    began = time.monotonic()
+    assert job.wait() == 130, job.screen
+    assert time.monotonic() - began < 10
+    assert job.result["status"] == "interrupted"
+    assert "Traceback" not in job.screen
+    assert no_left_overs(job), job.left_overs()
+
+
+def test_a_killed_worker_ends_the_job_with_one_line_that_says_who_and_what_to_do(tmp_path, corpus):
+    job = Job(tmp_path, corpus, "resources=cpu2", "stage.steps=3000")
+    job.until(lambda: job.steps_done() > 6)
+    os.kill(job.workers()[1]["pid"], signal.SIGKILL)
+    began = time.monotonic()
+    assert job.wait() == 1, job.screen
+    assert time.monotonic() - began < 20
+    result = job.result
+    assert result["status"] == "failed"
+    assert (result["error"]["class"], result["error"]["rank"]) == ("killed", 1)
+    assert Path(result["checkpoint"]).is_dir()
+    line = next(line for line in job.screen.splitlines() if line.startswith("error:"))
+    assert f"rank 1 on host {os.uname().nodename} was killed by SIGKILL" in line
+    assert "remedy:" in job.screen
+    assert [line for line in job.screen.splitlines() if any(n in line for n in NOISE)] == []
+    assert job.mlflow_run()[0] == "FAILED"
+    assert no_left_overs(job), job.left_overs()
+
+
+def test_an_exception_in_one_rank_is_told_with_its_remedy_and_its_traceback_is_in_the_log(
+    tmp_path, corpus
+):
+    """Only rank 0 makes the checkpoint's folder; here a file takes the place of its parent."""
+    job = Job(tmp_path, corpus, "resources=cpu2", "tracking=none")
+    job.until(lambda: job.run.is_dir() and (job.run / "logs").is_dir())
+    (job.run / "checkpoints").write_text("in the way")
+    assert job.wait() == 1, job.screen
+    error = job.result["error"]
+    assert (error["rank"], job.result["status"], job.result["checkpoint"]) == (0, "failed", None)
+    assert "Error" in error["message"]
+    assert "Traceback" not in job.screen
+    assert "checkpoint.py" in (job.run / "logs" / "rank-0.log").read_text()
+    assert no_left_overs(job), job.left_overs()
+
+
+def test_diverging_alone_in_this_process_leaves_a_strict_result_and_the_traceback(tmp_path, corpus):
+    """Validation is NaN after step 1, and step 2 has no loss."""
+    wild = ("optim.warmup_steps=0", "optim.learning_rate=1e12", "optim.gradient_clip=null")
+    job = Job(
+        tmp_path,
+        corpus,
+        "resources=inline",
+        "engine=torch",
+        "tracking=none",
+        *wild,
+        "stage.evaluate_every=1",
+    )
+    assert job.wait() == 1, job.screen
+    assert job.result["error"]["class"] == "non_finite_loss"
+    assert "NaN" not in (job.run / "result.json").read_text().replace('"NaN"', "")
+    assert "NonFiniteLoss" in (job.run / "logs" / "rank-0.log").read_text()
+
+
+def test_a_prompt_that_leaves_no_room_is_refused_before_training(tmp_path, corpus):
+    prompt = f"stage.prompts=['{'long ' * 40}']"
+    job = Job(tmp_path, corpus, "resources=inline", "engine=torch", "tracking=none", prompt)
+    assert job.wait() != 0
+    assert "stage.prompts" in job.screen
+    assert "data.sequence_length=32" in job.screen
+    assert "step 1/" not in job.screen
+
+
+def test_ctrl_c_while_the_data_is_prepared_ends_quietly(tmp_path, corpus):
+    cache = str(tmp_path / "cache")
+    job = Job(tmp_path, corpus, "resources=inline", "tracking=none", ORCHESTRATE_CACHE=cache)
+    job.until(lambda: "reading text" in job.screen)
+    job.interrupt()
+    assert job.wait() == 130, job.screen
+    assert "Traceback" not in job.screen

@@ -1,0 +1,227 @@
+"""The loop on real ranks: NaN, stops, resuming at the end, evaluation, what is logged when."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from data import DataConfig, TokenizerConfig, evaluation_rows, prepare
+from orchestrator.training import distributed
+from orchestrator.training.loop import NonFiniteLoss, evaluate_loss
+from tests.orchestrator import tiny
+
+ENGINES = ("zero0", "zero2", "zero3")
+
+
+def weights_of(trainer):
+    return {name: state.weight for name, state in trainer.state()}
+
+
+def spoil_logits(trainer, factor):
+    forward = trainer.forward
+    trainer.forward = lambda tokens: forward(tokens) * factor
+
+
+class NanGradient(torch.autograd.Function):
+    """The identity, with a gradient of NaN in one place."""
+
+    @staticmethod
+    def forward(ctx, logits):
+        return logits.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        gradient = gradient.clone()
+        gradient[0, 0, 0] = float("nan")
+        return gradient
+
+
+def nan_in_the_gradient(names, precision):
+    """The loss is finite in step 3, its gradient is not on rank 1; the message and the saves."""
+    answer = {}
+    for name in names:
+        config = tiny.job(name, distributed.world_size(), precision=precision)
+        trainer, saved, clean = tiny.build(config), [], tiny.batches(config)
+
+        def spoil(trainer=trainer, clean=clean):
+            for step, batches in enumerate(clean, start=1):
+                if step == 3 and distributed.rank() == 1:
+                    spoil_gradient(trainer)
+                yield batches
+
+        every = {"checkpoint_every": 1}
+        with pytest.raises(NonFiniteLoss) as caught:
+            tiny.run(config, trainer, 5, batches=spoil(), save=saved.append, schedule=every)
+        answer[name] = str(caught.value), saved
+    return answer
+
+
+def spoil_gradient(trainer):
+    forward = trainer.forward
+    trainer.forward = lambda tokens: NanGradient.apply(forward(tokens))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_gradient_that_is_not_finite_on_one_rank_is_never_saved(two, precision):
+    for rank in two.run(nan_in_the_gradient, ("zero0", "zero1", "zero2", "zero3"), precision):
+        for name, (message, saved) in rank.items():
+            assert "step 3" in message, name
+            assert saved == [1, 2], name
+
+
+def nan_in_a_row(names, poisoned):
+    """Train until a row whose embedding is NaN; the message, and whether weights changed since."""
+    answer = {}
+    for name in names:
+        config = tiny.job(name, distributed.world_size())
+        trainer, before = tiny.build(config), {}
+        clean = tiny.batches(config)
+
+        def spoil(trainer=trainer, before=before, clean=clean):
+            for step, batches in enumerate(clean, start=1):
+                if step == 3:
+                    before |= weights_of(trainer)
+                    if distributed.rank() == 1:
+                        batches = [replace(b, sample_ids=b.sample_ids + 100) for b in batches]
+                        spoil_logits(trainer, float(poisoned))
+                yield batches
+
+        logged = []
+        with pytest.raises(NonFiniteLoss) as caught:
+            tiny.run(
+                config, trainer, 5, batches=spoil(), log=lambda step, m, to=logged: to.append(step)
+            )
+        trainer.forward = None
+        same = all(torch.equal(weight, before[n]) for n, weight in weights_of(trainer).items())
+        answer[name] = str(caught.value), logged, same
+    return answer
+
+
+@pytest.mark.parametrize("poisoned", ["nan", "inf"])
+def test_a_loss_that_is_not_finite_on_one_rank_ends_all_before_the_step(two, poisoned):
+    """Rank 1 has rows 20 to 23 of step 3, shown as samples 120 to 123 to tell them apart."""
+    for rank in two.run(nan_in_a_row, ENGINES, poisoned):
+        for message, logged, same in rank.values():
+            assert "step 3" in message
+            assert "[120, 121, 122, 123]" in message
+            assert logged == [1, 2]
+            assert same
+
+
+def stop_on_one_rank(names, root):
+    """One rank is asked to stop while its 4th step runs; what each rank did."""
+    answer = {}
+    for name in names:
+        config = tiny.job(name, distributed.world_size())
+        logged, saved = [], []
+        outcome = tiny.run(
+            config,
+            tiny.build(config),
+            20,
+            log=lambda step, m, to=logged: to.append(step),
+            save=saved.append,
+            should_stop=lambda seen=logged: distributed.rank() == 1 and len(seen) >= 4,
+        )
+        answer[name] = logged, saved, outcome.step, outcome.stopped
+    return answer
+
+
+def test_a_stop_on_one_rank_stops_all_at_the_same_step_with_a_checkpoint(two, tmp_path):
+    for rank in two.run(stop_on_one_rank, ENGINES, tmp_path):
+        assert set(map(str, rank.values())) == {str(([1, 2, 3, 4], [4], 4, True))}
+
+
+def edges():
+    """Resumed at the last step, beyond it, and stopped before the first."""
+    config = tiny.job("torch")
+
+    def run(steps, start, stop=False):
+        called = []
+        outcome = tiny.run(
+            config,
+            tiny.build(config),
+            steps,
+            start=start,
+            save=lambda step: called.append(("save", step)),
+            evaluate=lambda step: called.append(("evaluate", step)),
+            log=lambda step, metrics: called.append(("log", step)),
+            should_stop=lambda: stop,
+        )
+        return called, outcome.step, outcome.tokens, outcome.stopped
+
+    return run(5, 5), run(5, 8), run(5, 0, stop=True), run(5, 3, stop=True), run(4, 3)
+
+
+def test_a_run_that_is_already_done_or_stopped_at_once_does_nothing(one):
+    done, beyond, stopped, stopped_later, last = one.run(edges)[0]
+    assert done == ([], 5, 0, False)
+    assert beyond == ([], 8, 0, False)
+    assert stopped == ([], 0, 0, True)
+    assert stopped_later == ([], 3, 0, True)
+    assert last[0] == [("log", 4), ("evaluate", 4), ("save", 4)]
+
+
+def due():
+    config = tiny.job("torch")
+    called, metrics = [], []
+    tiny.run(
+        config,
+        tiny.build(config),
+        7,
+        schedule={"evaluate_every": 2, "checkpoint_every": 3},
+        save=lambda step: called.append(("save", step)),
+        evaluate=lambda step: called.append(("evaluate", step)),
+        log=lambda step, values: metrics.append(values),
+    )
+    return called, metrics
+
+
+def test_evaluations_and_checkpoints_come_when_due_and_at_the_end_and_metrics_are_whole(one):
+    called, metrics = one.run(due)[0]
+    assert [step for kind, step in called if kind == "evaluate"] == [2, 4, 6, 7]
+    assert [step for kind, step in called if kind == "save"] == [3, 6, 7]
+    for step, values in enumerate(metrics, start=1):
+        mask = tiny.rows(np.arange(8 * (step - 1), 8 * step)).loss_mask
+        assert values["train/tokens"] == mask.sum()
+        assert values["train/tokens_per_second"] > 0
+        assert values["train/learning_rate"] == pytest.approx(1e-2 * min(1, step / 5), rel=0.1)
+
+
+@pytest.fixture(scope="module")
+def prepared(corpus):
+    config = DataConfig(source="text", path=str(corpus)), TokenizerConfig(kind="bytes")
+    prepare(*config)
+    return config
+
+
+def evaluated(names, prepared, micro_batch):
+    """Summed loss and tokens of the validation split; and the same, row by row, by hand."""
+    validation = prepare(*prepared).validation
+    answer = {}
+    for name in names:
+        config = tiny.job(name, distributed.world_size(), dropout=0.5)
+        config.model.vocab_size = 257
+        trainer = tiny.build(config)
+        place = distributed.rank(), distributed.world_size()
+        rows = evaluation_rows(validation, tiny.T, *place, micro_batch)
+        answer[name] = evaluate_loss(trainer, rows)
+        assert trainer.model.training
+    if distributed.world_size() > 1:
+        return answer
+    stream = torch.tensor([256, *validation.read(0, validation.tokens).tolist()])
+    model, total = tiny.build(config).model.eval(), 0.0
+    with torch.no_grad():
+        for begin in range(0, len(stream) - 1, tiny.T):
+            row = stream[begin : begin + tiny.T + 1]
+            scores = model(row[None, :-1])[0].double().log_softmax(-1)
+            total -= float(scores.gather(1, row[1:, None]).sum())
+    return answer | {"by hand": (total, validation.tokens)}
+
+
+def test_evaluation_counts_every_token_once_on_any_number_of_ranks(one, two, prepared):
+    alone = one.run(evaluated, ("torch", "zero3"), prepared, 7)[0]
+    nats, tokens = alone["by hand"]
+    for rank in [alone, *two.run(evaluated, ("zero1", "zero3"), prepared, 5)]:
+        for got in rank.values():
+            assert got == (pytest.approx(nats, rel=1e-5), tokens)

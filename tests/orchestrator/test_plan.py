@@ -1,0 +1,275 @@
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from models.configs import GPTConfig
+from orchestrator import config as job_config
+from orchestrator.config import (
+    EngineConfig,
+    JobConfig,
+    OptimConfig,
+    PretrainConfig,
+    ResourcesConfig,
+)
+from orchestrator.plan import DiskTooSmall, check_disk, make_plan, size
+from tests.orchestrator.typed import on, refused, trained, typed
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+
+def job(**stage):
+    return JobConfig(
+        stage=PretrainConfig(**stage),
+        model=GPTConfig(width=32, heads=2, layers=2, max_positions=16, vocab_size=4096),
+        data=replace(JobConfig().data, sequence_length=16),
+        optim=OptimConfig(warmup_steps=1),
+        resources=ResourcesConfig(workers=2),
+    )
+
+
+def test_the_plan_counts_what_the_job_will_do(corpus):
+    answer = typed(
+        "plan", *on(corpus), "stage.steps=10", "stage.global_batch_size=6",
+        "stage.micro_batch_size=2",
+    )  # fmt: skip
+    assert answer.code == 0, answer
+    assert answer.err == ""
+    assert "2 sequences x 3 micro-steps x 1 worker = 6 sequences of 32 tokens = 192 tokens" in (
+        answer.out
+    )
+    assert "10 steps = 60 sequences = 1,920 tokens = " in answer.out
+    train = int(answer.out.partition("corpus: ")[2].split()[0].replace(",", ""))
+    # Bytes and an end per document; a split is a part of all documents.
+    everything = sum(len(file.read_bytes()) + 1 for file in corpus.glob("*.txt"))
+    assert 0.8 * everything < train < everything
+    assert f"= {1920 / train:.3g} epochs" in answer.out
+    assert "cores" in answer.out
+    assert "free" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "kept", "most"),
+    [(10, 2, 2, 3), (2, 200, 2, 1), (10, 9, 5, 2), (10, 10, 1, 1), (10, 1, 20, 10)],
+)
+def test_checkpoints_on_the_disk_at_once_are_those_kept_and_one_being_written(
+    steps, every, kept, most
+):
+    written, on_disk, highest = 0, 0, 0
+    for step in range(1, steps + 1):  # what the loop does: save, then delete the oldest
+        if step % every == 0 or step == steps:
+            written += 1
+            on_disk += 1
+            highest = max(highest, on_disk)
+            on_disk = min(on_disk, kept)
+    stage = {"steps": steps, "checkpoint_every": every, "checkpoints_kept": kept}
+    assert make_plan(job(**stage), None).most_checkpoints == highest == most
+
+
+def test_a_checkpoint_is_as_large_as_planned(corpus):
+    run = trained(corpus)
+    plan = make_plan(job_config.load(run / "config.yaml"), None)
+    files = (run / "checkpoints" / "step_00000002").glob("*.safetensors")
+    assert sum(file.stat().st_size for file in files) == pytest.approx(
+        plan.checkpoint_bytes, rel=0.1
+    )  # and headers
+
+
+@pytest.mark.parametrize(
+    ("engine", "per_parameter"),
+    [
+        # Rajbhandari et al. 2020, figure 1, K = 12, over N = 2 workers.
+        (EngineConfig(zero_stage=0, precision="bf16"), 2 + 2 + 12),
+        (EngineConfig(zero_stage=1, precision="bf16"), 2 + 2 + 12 / 2),
+        (EngineConfig(zero_stage=2, precision="bf16"), 2 + (2 + 12) / 2),
+        (EngineConfig(zero_stage=3, precision="bf16"), (2 + 2 + 12) / 2),
+        (EngineConfig(zero_stage=0), 4 + 4 + 8),
+    ],
+)
+def test_memory_of_the_state_is_that_of_the_zero_paper(engine, per_parameter):
+    plan = make_plan(replace(job(), engine=engine), None)
+    assert plan.memory.total == pytest.approx(per_parameter * plan.parameters)
+
+
+def test_the_papers_example_of_7_5_billion_parameters_on_64_gpus():
+    # Figure 1: 120 GB, 31.4 GB, 16.6 GB and 1.9 GB.
+    for stage, gigabytes in enumerate((120, 31.4, 16.6, 1.9)):
+        config = replace(
+            job(global_batch_size=64),
+            engine=EngineConfig(zero_stage=stage, precision="bf16"),
+            resources=ResourcesConfig(workers=64),
+        )
+        plan = replace(make_plan(config, None), parameters=7_500_000_000)
+        assert plan.memory.total / 1e9 == pytest.approx(gigabytes, abs=0.05)
+
+
+def test_too_little_disk_is_refused_with_the_sizes():
+    plan = make_plan(job(steps=9, checkpoint_every=1, checkpoints_kept=2), None)
+    check_disk(plan, 3 * plan.checkpoint_bytes)
+    with pytest.raises(DiskTooSmall, match=r"try stage\.checkpoints_kept=1"):
+        check_disk(plan, 3 * plan.checkpoint_bytes - 1)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real disk of 64 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting needs the superuser")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_small_disk_is_refused_before_anything_is_written(corpus, small_disk):
+    said = refused("run", *on(corpus), "stage.steps=2", f"outputs={small_disk}")
+    assert f"outputs={small_disk} needs" in said
+    assert "are free" in said
+    assert list(small_disk.iterdir()) == []
+
+
+def test_a_model_too_large_for_the_disk_is_planned_and_refused():
+    free = shutil.disk_usage(".").free
+    kept = 2 + free // (8_030_261_248 * 12)
+    answer = typed(
+        "plan", "experiment=llama_8b_64gpu", "data.path=x", f"stage.checkpoints_kept={kept}",
+        "stage.checkpoint_every=1",
+    )  # fmt: skip
+    assert answer.code == 2
+    assert "8,030,261,248 parameters" in answer.out
+    assert "error: outputs=outputs needs" in answer.err
+
+
+@pytest.mark.parametrize("outputs", ["afile/runs", "/proc/runs", "/dev/null"])
+def test_outputs_that_cannot_be_written_are_refused(corpus, outputs):
+    Path("afile").touch()
+    said = refused("run", *on(corpus), f"outputs={outputs}")
+    assert said.startswith(f"outputs={outputs}: ")
+    assert "; try outputs=" in said
+
+
+def test_more_workers_than_cores_are_refused_before_there_is_a_run_folder():
+    said = refused("run", "resources=cpu1", "resources.workers=64", "stage.global_batch_size=64")
+    assert "resources.workers=64 with 1 CPU(s) each do not fit this machine" in said
+    assert "resources=auto takes what is there" in said
+
+
+def test_gpus_that_are_not_there_are_refused(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    from orchestrator.resources import available
+
+    available.cache_clear()
+    said = refused("run", "resources=gpu1", "resources.cpus_per_worker=1")
+    assert "1 GPU(s) each do not fit this machine" in said
+    said = refused("run", "resources=inline", "resources.gpus_per_worker=1")
+    assert "needs 1 GPU(s) on this machine, which has 0; try resources.gpus_per_worker=0" in said
+    available.cache_clear()
+
+
+def test_inline_workers_are_as_many_as_there_are_processes():
+    said = refused("run", "resources=inline", "resources.workers=2")
+    assert "try resources.workers=1, or torchrun --nproc-per-node=2" in said
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "there is no such file"),
+        (b"", "there is no text in it"),
+        (b"PK\0\x03", "is a binary file"),
+        (b"caf\xe9 au lait", "is not UTF-8: byte 0xe9 at offset 3"),
+    ],
+)
+def test_data_that_cannot_be_read_is_refused(content, said, tmp_path):
+    file = tmp_path / "data.txt"
+    if content is not None:
+        file.write_bytes(content)
+    assert said in refused("run", *on(file))
+
+
+def test_a_hub_name_is_refused_without_a_network():
+    # conftest.py sets HF_HUB_OFFLINE=1.
+    said = refused("run", *on(Path("x")), "data=hf", "data.path=nobody/nothing")
+    assert "data.path=nobody/nothing: dataset not loaded" in said
+
+
+def test_a_sequence_longer_than_the_corpus_is_refused_with_the_longest(corpus):
+    long = ["model.max_positions=900000", "data.sequence_length=900000"]
+    said = refused("run", *on(corpus), *long)
+    assert "is longer than the train split" in said
+    longest = said.partition("try data.sequence_length=")[2].split()[0]
+    answer = typed("plan", *on(corpus), *long, f"data.sequence_length={longest}")
+    assert answer.code == 0
+
+
+class TestResume:
+    def test_a_run_that_is_not_there(self):
+        said = refused("run", "resume=/nonexistent")
+        assert said.startswith("resume=/nonexistent does not exist; try resume=outputs/latest")
+
+    def test_a_folder_without_a_checkpoint(self, tmp_path, corpus):
+        said = refused("run", *on(corpus), f"resume={tmp_path}")
+        assert "holds no valid checkpoint" in said
+
+    def test_a_damaged_checkpoint(self, corpus, tmp_path):
+        copy = tmp_path / "copy"
+        shutil.copytree(trained(corpus), copy)
+        weights = copy / "checkpoints" / "step_00000002" / "weights-0.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1])
+        said = refused("run", *on(corpus), f"resume={copy}", "stage.steps=4")
+        assert "is damaged" in said
+
+    def test_a_finished_run_without_more_steps(self, corpus):
+        said = refused("run", *on(corpus), f"resume={trained(corpus)}", "stage.steps=2")
+        assert "stage.steps=2 must be more than the 2 steps" in said
+        assert "try stage.steps=4" in said
+
+    @pytest.mark.parametrize(
+        ("other", "said"),
+        [
+            ("model.width=64", "model.width=64 must be 32"),
+            ("model.norm=layernorm", "model.norm=layernorm must be rmsnorm"),
+            ("data.seed=5", "data.seed=5 must be 0"),
+            ("stage.global_batch_size=8", "stage.global_batch_size=8 must be 4"),
+            ("data.sequence_length=16", "data.sequence_length=16 must be 32"),
+            ("data.validation_fraction=0.3", "data must be the same"),
+        ],
+    )
+    def test_another_setting_is_named_with_its_value_then(self, corpus, other, said):
+        run = trained(corpus)
+        answer = refused("run", *on(corpus), "stage.steps=4", f"resume={run}", other)
+        assert said in answer
+        assert answer.count(" must be ") == 1
+
+    def test_the_same_settings_go_on(self, corpus):
+        run = trained(corpus)
+        answer = typed("plan", *on(corpus), "stage.steps=4", f"resume={run}")
+        assert answer.code == 0, answer
+
+    def test_the_settings_are_all_that_a_stage_compares(self, corpus):
+        # What stages/pretrain.py wants to be equal must be refused here, before a run folder.
+        run = trained(corpus)
+        manifest = yaml.safe_load(
+            (run / "checkpoints" / "step_00000002" / "manifest.json").read_text()
+        )
+        compared = {
+            "data_fingerprint", "tokenizer_fingerprint", "sequence_length", "data_seed",
+            "global_batch_size", "model",
+        }  # fmt: skip
+        described = {"format", "step", "samples", "world_size", "files", "digest"}
+        assert set(manifest) == compared | described
+
+
+def test_sizes_are_for_readers():
+    assert [size(n) for n in (0, 999, 1000, 12_345_678, 999_999, 3e15)] == [
+        "0 B", "999 B", "1 kB", "12.3 MB", "1 MB", "3e+03 TB",
+    ]  # fmt: skip

@@ -1,0 +1,83 @@
+import json
+import math
+import os
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from data import DataConfig
+from orchestrator import runfolder
+from orchestrator.config import JobConfig, load, to_dict
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_run_folder_holds_config_overrides_and_code_and_latest_points_at_it(tmp_path):
+    config = JobConfig(outputs=str(tmp_path / "outputs"), seed=7)
+    first = runfolder.create(config, ["seed=7"])
+    second = runfolder.create(config, [])
+    assert first != second
+    assert (tmp_path / "outputs" / "latest").resolve() == second
+    assert first.parent.name == time.strftime("%Y-%m-%d")
+    assert load(first / "config.yaml") == config
+    assert yaml.safe_load((first / "overrides.yaml").read_text()) == ["seed=7"]
+    code = json.loads((first / "code.json").read_text())
+    assert code["packages"]["torch"]
+    assert code["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert (first / "logs").is_dir()
+
+
+def test_the_commit_and_a_hash_of_what_differs_from_it_are_recorded(tmp_path):
+    code = json.loads(
+        (runfolder.create(JobConfig(outputs=str(tmp_path)), []) / "code.json").read_text()
+    )
+    head = subprocess.run(
+        ["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    assert code["commit"] == (head.stdout.strip() if head.returncode == 0 else None)
+
+
+def test_latest_moves_on_also_when_the_outputs_folder_was_moved(tmp_path):
+    """The link is relative, so a copied outputs folder points into itself."""
+    runfolder.create(JobConfig(outputs=str(tmp_path / "a")), [])
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert (tmp_path / "b" / "latest" / "config.yaml").is_file()
+
+
+def test_only_the_owner_reads_the_config_and_secrets_are_nowhere_else(tmp_path):
+    secret = "hf_0123456789abcdefghijklmnopqrstuvwxyz"
+    url = f"https://user:{secret}@host/data"
+    config = JobConfig(outputs=str(tmp_path), data=DataConfig(source="jsonl", path=url))
+    folder = runfolder.create(config, [f"data.path={url}"])
+    mode = stat.S_IMODE((folder / "config.yaml").stat().st_mode)
+    assert mode == 0o600
+    for path in folder.rglob("*"):
+        if path.is_file() and path.name != "config.yaml":
+            assert secret not in path.read_text(), path
+    assert to_dict(load(folder / "config.yaml"))["data"]["path"] == url
+
+
+def test_the_result_is_strict_json_whatever_the_metrics_are(tmp_path):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    values = {"a": math.nan, "b": math.inf, "c": 1.5}
+    runfolder.write_result(tmp_path, {"status": "failed", "metrics": values, "tokens": None})
+    text = (tmp_path / "result.json").read_text()
+    assert json.loads(text, parse_constant=refuse) == {
+        "status": "failed",
+        "metrics": {"a": "NaN", "b": "Infinity", "c": 1.5},
+        "tokens": None,
+    }
+    assert os.listdir(tmp_path) == ["result.json"]  # noqa: PTH208 - no temporary file is left
+
+
+@pytest.mark.parametrize("runs", [3])
+def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path, runs):
+    config = JobConfig(outputs=str(tmp_path))
+    assert len({runfolder.create(config, []) for _ in range(runs)}) == runs
