@@ -38,8 +38,7 @@ def local_devices() -> Devices:
         gpus = 0
         note = (
             f"{seen} GPU(s) are here but the installed torch is a CPU build and cannot use them; "
-            "install a CUDA build: pip install --force-reinstall torch "
-            "--index-url https://download.pytorch.org/whl/cu128"
+            "reinstall torch from its CUDA wheels (pip install --force-reinstall torch)"
         )
     return Devices(gpus, local_cpus(), os.uname().nodename, note)
 

@@ -147,7 +147,7 @@ class Job:
         return results[0]
 
     def _admitted(self, workers: list[dict[str, Any]]) -> None:
-        self.timeline.append(("imports of torch and DeepSpeed", time.time()))
+        self.timeline.append(("import of torch", time.time()))
         self._journal.event("admitted", workers=workers)
         self.progress.phase("workers import torch and build the model")
 
@@ -166,7 +166,7 @@ class Job:
         kind = record["event"]
         facts = {key: value for key, value in record.items() if key not in ("event", "time_ms")}
         if kind == "imported":
-            self.timeline.append(("model and engine", record["time_ms"] / 1000))
+            self.timeline.append(("engine and model", record["time_ms"] / 1000))
         elif kind == "training":
             self.timeline.append(("first step", record["time_ms"] / 1000))
         self._journal.event(kind, **facts)

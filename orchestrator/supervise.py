@@ -44,7 +44,7 @@ FAILURES = (
     ),
     Failure(
         "non_finite_loss",
-        ("NonFiniteLoss", "NonFiniteLossError", "NonFinite"),
+        ("NonFiniteLoss",),
         r"(loss|gradient( norm)?|grad_norm) (is|was|became|=) *(nan|[+-]?inf|not finite|non-finite)"
         r"|non-finite (loss|gradient)",
         "lower the learning rate or lengthen its warm-up, and look at the batch of that step",

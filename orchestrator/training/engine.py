@@ -229,9 +229,25 @@ def _import_deepspeed(device: torch.device) -> Any:
         import deepspeed
         from deepspeed.ops import __compatible_ops__
 
+        _import_muon_uncompiled()
     # The shared-memory op serves inference alone, and would be compiled before the first step.
     __compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
+
+
+def _import_muon_uncompiled() -> None:
+    """ZeRO imports Muon whatever the optimizer, and decorates it with torch.compile.
+
+    That imports all of inductor, 2 to 3 seconds of the start; Muon is not used here.
+    """
+    from deepspeed.runtime import compiler
+
+    decorator = compiler.compile
+    compiler.compile = lambda: compiler.dummy_decorator
+    try:
+        import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
+    finally:
+        compiler.compile = decorator
 
 
 @contextlib.contextmanager
