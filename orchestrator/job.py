@@ -81,16 +81,15 @@ class Job:
         outcome: Result | None = None
         error: BaseException | None = None
         outputs = Path(self.config.outputs).absolute()
-        with Journal(self.folder) as journal:
+        with self._signals(), Journal(self.folder) as journal:
             self._journal = journal
             self._record_inputs()
             mirror = start_mirror(self.folder, self.config.tracking, outputs)
-            with self._signals():
-                try:
-                    outcome = self._work()
-                except (Exception, KeyboardInterrupt) as caught:
-                    error = caught
-            explanation = explain(error, self.progress.step or None) if error is not None else None
+            try:
+                outcome = self._work()
+            except (Exception, KeyboardInterrupt) as caught:
+                error = caught
+            explanation = explain(error, self.progress.step or None) if error else None
             result = self._result(outcome, explanation, time.time() - started)
             if outcome is not None and outcome.samples:
                 text = "\n\n---\n\n".join(outcome.samples)

@@ -218,7 +218,21 @@ def validate(config: JobConfig, say: Callable[[str], None]) -> tuple[Plan, Prepa
     plan = replace(make_plan(config, prepared), free_bytes=free, devices=devices)
     if start is not None:
         check_resume(start, config, prepared)
+    check_prompts(config, prepared)
     return plan, prepared
+
+
+def check_prompts(config: JobConfig, prepared: Prepared) -> None:
+    """Raise ValueError for a prompt that leaves no room to write."""
+    T = config.data.sequence_length
+    for prompt in config.pretrain.prompts if config.pretrain.sample_tokens else ():
+        length = 1 + len(prepared.tokenizer.encode(prompt))
+        if length >= T:
+            raise ValueError(
+                f"stage.prompts: {prompt[:20]!r}... is {length} tokens with the end of text before "
+                f"it, and must be shorter than data.sequence_length={T}; shorten it, or set "
+                "stage.sample_tokens=0"
+            )
 
 
 def check_outputs(folder: Path) -> int:

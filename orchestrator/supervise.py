@@ -95,7 +95,7 @@ class Explanation:
     remedy: str
 
     def line(self) -> str:
-        """For the screen, e.g. `rank 1 on host a was killed by SIGKILL at step 12; run it ...`."""
+        """For the screen, e.g. `rank 1 on host a was killed by SIGKILL after step 12; run ...`."""
         happened = self.message
         if self.rank is not None:
             where = f"rank {self.rank}" + (f" on host {self.host}" if self.host else "")
@@ -116,7 +116,7 @@ def explain(error: BaseException, step: int | None = None) -> Explanation:
     cause = getattr(error, "cause", None)
     rank, host = getattr(error, "rank", None), getattr(error, "host", None)
     failure, remedy = _classify(error, cause, kind, said)
-    at = f" at step {step}" if step is not None else ""
+    at = f" after step {step}" if step is not None else ""
     if cause in ("killed", "lost"):
         what, comma, why = said.partition(",")
         message = f"{what}{at}{comma}{why}"

@@ -27,7 +27,6 @@ def pretrain(config: JobConfig, run: Run) -> Result:
     """Train, evaluate, save, and sample from what was saved. Every rank calls it."""
     stage = config.pretrain
     prepared = prepare(config.data, config.tokenizer)
-    check_prompts(config, prepared)
     vocab_size = config.model.vocab_size or prepared.tokenizer.vocab_size
     model_config = replace(config.model, vocab_size=vocab_size)
     torch.manual_seed(config.seed)
@@ -171,19 +170,6 @@ def perplexity(loss: float) -> float:
         return math.exp(loss)
     except OverflowError:
         return math.inf
-
-
-def check_prompts(config: JobConfig, prepared: Prepared) -> None:
-    """Raise ValueError, before training, for a prompt that leaves no room to write."""
-    T = config.data.sequence_length
-    for prompt in config.pretrain.prompts if config.pretrain.sample_tokens else ():
-        length = 1 + len(prepared.tokenizer.encode(prompt))
-        if length >= T:
-            raise ValueError(
-                f"stage.prompts: {prompt[:20]!r}... is {length} tokens with the end of text before "
-                f"it, and must be shorter than data.sequence_length={T}; shorten it, or set "
-                "stage.sample_tokens=0"
-            )
 
 
 def sample(newest: Checkpoint, prepared: Prepared, config: JobConfig) -> list[str]:

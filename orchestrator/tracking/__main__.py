@@ -16,6 +16,7 @@ from pathlib import Path
 
 import yaml
 
+from data import cache_root
 from orchestrator.tracking.mirror import (
     ENVIRONMENT,
     LOG,
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.follow:
         os.nice(19)
     os.environ.update(ENVIRONMENT)
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_root() / "matplotlib"))  # else in the home
     folder = options.folder.resolve()
     if not (folder / "config.yaml").exists():
         print(f"{folder} is not a run folder: it has no config.yaml", file=sys.stderr)

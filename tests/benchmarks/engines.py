@@ -12,20 +12,23 @@ import sys
 sys.path.insert(0, str(__import__("pathlib").Path(__file__).parents[2]))
 
 from tests.orchestrator import tiny
-from tests.orchestrator.ranks import run_ranks
+from tests.orchestrator.ranks import World
 
 
 def main() -> None:
     """Print a line per engine."""
-    reference, _ = run_ranks(tiny.train, 1, tiny.job("torch"))[0]
+    worlds = {1: World(1), 2: World(2)}
+    reference, _ = worlds[1].run(tiny.train, tiny.job("torch"))[0]
     for name, workers, accumulation in (
         ("torch", 1, 2), ("zero0", 2, 1), ("zero1", 2, 1), ("zero2", 2, 1), ("zero3", 2, 1),
         ("zero1", 1, 2), ("zero1", 2, 2),
     ):  # fmt: skip
-        losses, _ = run_ranks(tiny.train, workers, tiny.job(name, workers, accumulation))[0]
+        losses, _ = worlds[workers].run(tiny.train, tiny.job(name, workers, accumulation))[0]
         pairs = zip(losses, reference, strict=True)
         worst = max(abs(loss - expected) / expected for loss, expected in pairs)
         print(f"{name:6} {workers} workers x {accumulation} micro-steps: {worst:.1e}")
+    for world in worlds.values():
+        world.stop()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """bf16 against fp32: throughput of the 10M preset, and the loss of the default run.
 
-    python tests/benchmarks/precision.py [--rounds 3] [--steps 20] [--loss]
+python tests/benchmarks/precision.py [--rounds 3] [--steps 20] [--loss]
 """
 
 import argparse

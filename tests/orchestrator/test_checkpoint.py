@@ -371,7 +371,7 @@ def test_a_writer_killed_at_any_time_leaves_the_one_before_as_newest_valid(tmp_p
             print(step, flush=True)
     """
     partial = 0
-    for delay in range(4):
+    for delay in range(3):
         shutil.rmtree(tmp_path / "root", ignore_errors=True)
         with subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(code), tmp_path, ROOT],

@@ -65,7 +65,8 @@ def test_a_killed_rank_is_explained_with_its_signal_and_step():
     explanation = explain(error, step=12)
     assert explanation.failure == "killed"
     assert explanation.line().startswith(
-        "rank 1 on host node-a was killed by SIGKILL at step 12, it seems: it left no exception; "
+        "rank 1 on host node-a was killed by SIGKILL after step 12, it seems: it left no "
+        "exception; "
     )
 
 
