@@ -23,6 +23,14 @@ class Devices:
     cpus: int
     where: str
     note: str | None = None
+    nodes: tuple[tuple[int, int], ...] = ()
+    """GPUs and CPUs of each node; empty for one node, which has them all."""
+
+    @property
+    def rooms(self) -> list[dict[str, float]]:
+        """What each node has, by Ray's names."""
+        pairs = self.nodes or ((self.gpus, self.cpus),)
+        return [{"GPU": float(gpus), "CPU": float(cpus)} for gpus, cpus in pairs]
 
 
 def devices(address: str | None) -> Devices:
@@ -124,8 +132,10 @@ def _cluster_devices(address: str) -> Devices:
 
     with connected(address) as ray:
         alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = tuple((int(node.get("GPU", 0)), int(node.get("CPU", 0))) for node in alive)
     return Devices(
-        gpus=int(sum(node.get("GPU", 0) for node in alive)),
-        cpus=int(sum(node.get("CPU", 0) for node in alive)),
-        where=f"Ray cluster at {address}, {len(alive)} node(s)",
+        gpus=sum(gpus for gpus, _ in nodes),
+        cpus=sum(cpus for _, cpus in nodes),
+        where=f"Ray cluster at {address}, {len(nodes)} node(s)",
+        nodes=nodes,
     )

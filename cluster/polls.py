@@ -67,7 +67,7 @@ class Polls:
 
     def _deliver(self, rank: int, ref: Any) -> None:
         try:
-            records, terminated = self.ray.get(ref, timeout=1)
+            records, terminated = self.ray.get(ref, timeout=10)
         except self.ray.exceptions.RayError:
             self.due.pop(rank, None)  # it is dead, which its run tells better
             return

@@ -82,6 +82,7 @@ class Session:
 
                 with _without_dashboard_dependencies():
                     ray.init(
+                        address="local",  # whatever RAY_ADDRESS says
                         num_cpus=self._cpus,
                         num_gpus=self._gpus,
                         object_store_memory=OBJECT_STORE_BYTES,
@@ -110,11 +111,22 @@ class Session:
             ray.shutdown()
 
 
+class _Sealed(list[str]):
+    """Search path of the workers, to which Ray can't add the current folder.
+
+    It would come first, and a user's own `data/` or `models/` there would hide ours.
+    """
+
+    def extend(self, more: object) -> None:
+        """Add nothing."""
+
+
 def _job_settings() -> dict[str, Any]:
     """What both kinds of Ray are told: keep quiet, and import from where this process does."""
     from ray.job_config import JobConfig
 
-    imports = [str(Path(part).absolute()) for part in sys.path]
+    # Workers put each of these in front of the others, so the last comes first.
+    imports = _Sealed(str(Path(part).absolute()) for part in reversed(sys.path))
     return {
         "include_dashboard": False,
         "log_to_driver": False,

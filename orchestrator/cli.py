@@ -215,6 +215,9 @@ def register() -> None:
     from orchestrator.refusal import SCHEMA
     from orchestrator.resources import automatic
 
+    OmegaConf.register_new_resolver(
+        "ray_address", lambda: os.environ.get("RAY_ADDRESS") or None, replace=True
+    )
     OmegaConf.register_new_resolver("auto", automatic, replace=True)
     OmegaConf.register_new_resolver("choices", choices, replace=True)
     store = ConfigStore.instance()

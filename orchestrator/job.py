@@ -28,7 +28,7 @@ from orchestrator.journal import Journal
 from orchestrator.plan import Plan, validate
 from orchestrator.progress import Progress
 from orchestrator.supervise import Explanation, explain
-from orchestrator.tracking import start_mirror
+from orchestrator.tracking import NoMirror, start_mirror
 from orchestrator.worker import environment, work
 
 if TYPE_CHECKING:
@@ -42,16 +42,17 @@ def execute(config: JobConfig, overrides: Sequence[str], since: float) -> int:
 
     `since` is the time at which the user asked for it.
     """
+    if config.resources.launcher == "inline" and os.environ.get("RANK", "0") != "0":
+        return _follow_torchrun(config)
     console = Console()
     with Progress(config.pretrain.steps, console) as progress:
         progress.phase("preparing the data")
         begun = time.time()
         plan, prepared = validate(config, progress.say)
-        if config.resources.launcher == "inline" and os.environ.get("RANK", "0") != "0":
-            return _follow_torchrun(config)
+        config = plan.config
         for line in plan.lines():
             progress.say(line)
-        folder = runfolder.create(config, overrides)
+        folder = runfolder.create(config, overrides, plan.devices)
         progress.say(f"run folder {report.short(folder)}")
         job = Job(config, overrides, plan, prepared, folder, progress)
         job.timeline = [("command line and config", since), ("data", begun)]
@@ -74,42 +75,45 @@ class Job:
         self.timeline: list[tuple[str, float]] = []
         self._stop, self._kill = threading.Event(), threading.Event()
         self._stepped = False
+        self._over = False
 
     def run(self) -> int:
         """Run to the end and leave a truthful result.json in every case."""
         started = time.time()
         outcome: Result | None = None
         error: BaseException | None = None
-        outputs = Path(self.config.outputs).absolute()
-        with self._signals(), Journal(self.folder) as journal:
-            self._journal = journal
-            self._record_inputs()
-            mirror = start_mirror(self.folder, self.config.tracking, outputs)
-            try:
-                outcome = self._work()
-            except (Exception, KeyboardInterrupt) as caught:
-                error = caught
-            explanation = explain(error, self.progress.step or None) if error else None
-            result = self._result(outcome, explanation, time.time() - started)
-            if outcome is not None and outcome.samples:
-                text = "\n\n---\n\n".join(outcome.samples)
-                (self.folder / "samples.txt").write_text(text, encoding="utf-8")
-                journal.event("artifact", path="samples.txt")
-            journal.event("finished", status=result["status"])
-            journal.sync()
-            result["mlflow_run_id"] = mirror.run_id
-            runfolder.write_result(self.folder, result)
-        if self.config.tracking.enabled:
-            self.progress.phase("sending the rest of the record to MLflow")
-        tracked = mirror.finish()
-        if result["mlflow_run_id"] != tracked.mlflow_run_id:
-            result["mlflow_run_id"] = tracked.mlflow_run_id
-            runfolder.write_result(self.folder, result)
+        mirror = NoMirror()
+        with self._signals():
+            with Journal(self.folder) as journal:
+                self._journal = journal
+                try:
+                    self._record_inputs()
+                    outputs = Path(self.config.outputs).absolute()
+                    mirror = start_mirror(self.folder, self.config.tracking, outputs)
+                    outcome = self._work()
+                except (Exception, KeyboardInterrupt) as caught:
+                    error = caught
+                self._over = True
+                explanation = explain(error, self.progress.step or None) if error else None
+                result = self._result(outcome, explanation, time.time() - started)
+                if outcome is not None and outcome.samples:
+                    text = "\n\n---\n\n".join(outcome.samples)
+                    (self.folder / "samples.txt").write_text(text, encoding="utf-8")
+                    journal.event("artifact", path="samples.txt")
+                journal.event("finished", status=result["status"])
+                journal.sync()
+                result["mlflow_run_id"] = mirror.run_id
+                runfolder.write_result(self.folder, result)
+            if self.config.tracking.enabled:
+                self.progress.phase("sending the rest of the record to MLflow")
+            tracked = mirror.finish()
+            if result["mlflow_run_id"] != tracked.mlflow_run_id:
+                result["mlflow_run_id"] = tracked.mlflow_run_id
+                runfolder.write_result(self.folder, result)
         self.progress.close()
-        report.show(self.progress.console, self.folder, self.prepared, result, outcome, tracked)
-        if explanation is not None and result["status"] == "failed":
-            return FAILED
-        return INTERRUPTED if result["status"] == "interrupted" else DONE
+        ending = report.Ending(self.folder, self.overrides, result, explanation, tracked)
+        report.show(self.progress.console, ending, outcome, self.prepared.baselines)
+        return {"done": DONE, "interrupted": INTERRUPTED}.get(result["status"], FAILED)
 
     def _work(self) -> "Result":
         """Carry out the stage in its workers; returns rank 0's result."""
@@ -246,9 +250,10 @@ class Job:
         return result
 
     def _last_checkpoint(self) -> str | None:
+        """The newest checkpoint that is known to be whole: of this run, else the resumed one."""
         step = self.progress.checkpoint
         if step is None:
-            return None
+            return self.config.resume
         return str(self.folder / "checkpoints" / f"step_{step:08d}")
 
     @contextmanager
@@ -256,7 +261,9 @@ class Job:
         """Ctrl-C or SIGTERM once: checkpoint and leave. Ctrl-C twice: stop now."""
 
         def on_signal(number: int, frame: FrameType | None) -> None:
-            if self._stop.is_set() and number == signal.SIGINT:
+            if self._over:
+                self.progress.say("the job is over; its record is still being sent to MLflow")
+            elif self._stop.is_set() and number == signal.SIGINT:
                 self._kill.set()
                 if self.config.resources.launcher == "inline":
                     raise KeyboardInterrupt
@@ -284,5 +291,5 @@ def _follow_torchrun(config: JobConfig) -> int:
     for number in SIGNALS:
         signal.signal(number, lambda *_: stop.set())
     os.environ.update(environment(config))
-    run_inline(work, (config, Path()), on_records=lambda rank, records: None, stop=stop)
-    return DONE
+    result = run_inline(work, (config, Path()), on_records=lambda rank, records: None, stop=stop)
+    return INTERRUPTED if result.stopped else DONE

@@ -211,6 +211,8 @@ def validate(config: JobConfig, say: Callable[[str], None]) -> tuple[Plan, Prepa
     """
     rough = make_plan(config, None)
     start = find_start(config)
+    if start is not None:  # `outputs/latest` will soon mean the new run
+        config = replace(config, resume=str(start.path.resolve()))
     free = check_outputs(Path(config.outputs))
     check_disk(rough, free)
     devices = check_fits(config.resources)

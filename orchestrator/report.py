@@ -1,32 +1,43 @@
 """The end of a job on the screen: samples, comparison, the three places to look at."""
 
 import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from data import Prepared
+from orchestrator.supervise import Explanation
 from orchestrator.tracking import Done, Pending
 
 if TYPE_CHECKING:
     from orchestrator.stages.run import Result
 
 
+@dataclass(frozen=True)
+class Ending:
+    """How a job ended, as far as the screen tells."""
+
+    folder: Path
+    overrides: Sequence[str]
+    """What the user typed."""
+    result: dict[str, Any]
+    """What result.json says."""
+    explanation: Explanation | None
+    tracked: Done | Pending
+
+
 def show(
-    console: Console,
-    folder: Path,
-    prepared: Prepared,
-    result: dict[str, Any],
-    outcome: "Result | None",
-    tracked: Done | Pending,
+    console: Console, ending: Ending, outcome: "Result | None", baselines: dict[str, float]
 ) -> None:
     """Print how the job ended and what to type next."""
 
     def say(text: str = "") -> None:
         console.print(text, highlight=False, soft_wrap=True, markup=False)
 
+    folder, result, tracked = ending.folder, ending.result, ending.tracked
     if outcome is not None and outcome.samples:
         say()
         for text in outcome.samples:
@@ -34,17 +45,17 @@ def show(
             say()
     ours = result["metrics"].get("validation/bits_per_byte")
     if result["status"] == "done" and ours is not None:
-        console.print(comparison(ours, prepared.baselines))
+        console.print(comparison(ours, baselines))
     say(f"{result['status']}: {result['steps']} steps in {result['wall_s']:.0f} s")
-    error = result.get("error")
-    if error is not None and result["status"] == "failed":
-        who = "" if error["rank"] is None else f"rank {error['rank']} on host {error['host']} "
-        say(f"error:  {who}{error['message']}")
-        say(f"remedy: {error['remedy']}")
+    if ending.explanation is not None and result["status"] == "failed":
+        say(f"error: {ending.explanation.line()}")
     if result["checkpoint"]:
-        say(f"write text:  orchestrate generate {short(folder)} --prompt 'The '")
-    if result["status"] != "done" and result["checkpoint"]:
-        say(f"go on:       orchestrate run resume={short(folder)} and the same overrides")
+        newest = Path(result["checkpoint"])
+        start = short(folder if newest.is_relative_to(folder) else newest)
+        say(f"write text:  orchestrate generate {shlex.quote(start)} --prompt 'The '")
+        if result["status"] != "done":
+            again = [word for word in ending.overrides if not word.startswith("resume=")]
+            say(f"go on:       {shlex.join(['orchestrate', 'run', *again, f'resume={start}'])}")
     say(f"run folder:  {short(folder)}")
     if isinstance(tracked, Pending):
         say(str(tracked))

@@ -4,6 +4,7 @@
 every GPU there is, one worker each; without GPUs up to two CPU workers.
 """
 
+import math
 import os
 import re
 import socket
@@ -17,24 +18,30 @@ from orchestrator.config import ResourcesConfig
 
 CONNECT_SECONDS = 5
 MOST_CPU_WORKERS = 2
+LEAST_BATCH = 24  # sequences per step that `auto` rounds up to a multiple of the workers
 MOST_THREADS = 8  # of one worker; small models get slower with more
 
 
-def automatic(setting: str, gpus_per_worker: int | None = None) -> int | str:
-    """The value of `${auto:setting}` in a YAML file.
+def automatic(setting: str, of: int | str | None = None) -> int | str:
+    """The value of `${auto:setting,of}` in a YAML file.
 
     Args:
         setting: what is asked for.
-        gpus_per_worker: of the job, for `precision`.
+        of: for `precision` the GPUs per worker, for `global_batch_size` the number of workers,
+            for the others the address of the cluster.
     """
     if setting == "precision":
-        return "bf16" if gpus_per_worker or _cpu_multiplies_bf16() else "fp32"
-    here = available(os.environ.get("RAY_ADDRESS"))
+        return "bf16" if of or _cpu_multiplies_bf16() else "fp32"
+    if setting == "global_batch_size":
+        return math.ceil(LEAST_BATCH / int(of or 1)) * int(of or 1)
+    here = available(str(of) if of else None)
     workers = here.gpus or max(1, min(MOST_CPU_WORKERS, here.cpus))
     if setting == "workers":
         return workers
     if setting == "cpus_per_worker":
-        return min(MOST_THREADS, max(1, here.cpus // workers))
+        # What the tightest node leaves for each of its GPUs; without GPUs, a share of all cores.
+        shares = [room["CPU"] // room["GPU"] for room in here.rooms if room["GPU"]]
+        return min(MOST_THREADS, max(1, int(min(shares, default=here.cpus // workers))))
     if setting == "inline_cpus":
         return min(MOST_THREADS, max(1, here.cpus // _ranks_here()))
     if setting == "gpus_per_worker":
@@ -70,9 +77,8 @@ def check_fits(resources: ResourcesConfig) -> Devices:
             resources.workers, resources.cpus_per_worker, resources.gpus_per_worker
         )
         where = "this machine" if resources.address is None else here.where
-        room = {"CPU": float(here.cpus), "GPU": float(here.gpus)}
         try:
-            refuse_what_never_fits(placement, [room], where, here.note)
+            refuse_what_never_fits(placement, here.rooms, where, here.note)
         except GangRefused as error:
             raise GangRefused(f"{error}; resources=auto takes what is there") from None
         return here

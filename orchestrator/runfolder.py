@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from cluster.nodes import Devices
 from data.files import write_text_atomic
 from orchestrator.config import JobConfig, to_dict
 from orchestrator.journal import strict
@@ -34,7 +35,7 @@ PACKAGES = (
 LATEST = "latest"
 
 
-def create(config: JobConfig, overrides: Sequence[str]) -> Path:
+def create(config: JobConfig, overrides: Sequence[str], devices: Devices | None = None) -> Path:
     """Make `outputs/<date>/<time>-<stage>-<id>/` with config, overrides and code; returns it.
 
     Secrets stay in config.yaml, which only its owner may read, and are hidden everywhere else.
@@ -51,7 +52,7 @@ def create(config: JobConfig, overrides: Sequence[str]) -> Path:
     settings.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
     shown = [redactor.text(override) for override in overrides]
     write_text_atomic(folder / "overrides.yaml", yaml.safe_dump(shown))
-    write_text_atomic(folder / "code.json", json.dumps(_code(redactor), indent=1))
+    write_text_atomic(folder / "code.json", json.dumps(_code(redactor, devices), indent=1))
     _point_latest(outputs, folder)
     return folder
 
@@ -68,7 +69,7 @@ def _point_latest(outputs: Path, folder: Path) -> None:
     link.replace(outputs / LATEST)
 
 
-def _code(redactor: Redactor) -> dict[str, Any]:
+def _code(redactor: Redactor, devices: Devices | None) -> dict[str, Any]:
     source = Path(__file__).parent.parent
     commit = _git(source, "rev-parse", "HEAD")
     diff = _git(source, "diff", "HEAD") if commit else None
@@ -80,6 +81,7 @@ def _code(redactor: Redactor) -> dict[str, Any]:
         "python": platform.python_version(),
         "host": socket.gethostname(),
         "platform": platform.platform(),
+        "devices": f"{devices.gpus} GPUs, {devices.cpus} cores" if devices else None,
         "command": redactor.text(shlex.join(["orchestrate", *_arguments()])),
     }
 

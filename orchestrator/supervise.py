@@ -27,20 +27,20 @@ FAILURES = (
         "interrupted",
         ("KeyboardInterrupt",),
         None,
-        "run it again to go on from the last checkpoint",
+        "go on from the last checkpoint with resume=RUN_FOLDER",
     ),
     Failure(
         "out_of_memory",
         ("OutOfMemoryError", "MemoryError"),
         r"out of memory|cannot allocate memory|can't allocate memory|DefaultCPUAllocator"
         r"|CUBLAS_STATUS_ALLOC_FAILED|running low on memory",
-        "halve micro_batch_size (the global batch stays the same), or shorten the sequence",
+        "halve stage.micro_batch_size (the global batch stays the same), or shorten the sequence",
     ),
     Failure(
         "disk_full",
         (),
         r"no space left on device|disk quota exceeded|errno 28\b|errno 122\b",
-        "free some space there, then run it again to go on from the last checkpoint",
+        "free some space there, then go on from the last checkpoint with resume=RUN_FOLDER",
     ),
     Failure(
         "non_finite_loss",
@@ -73,10 +73,13 @@ FAILURES = (
 
 REMEDY_OF_CAUSE = {
     "start": ("start", "the worker never began: read the log and ray.log in the run's logs folder"),
-    "lost": ("lost_node", "run it again to go on from the last checkpoint on the other nodes"),
+    "lost": (
+        "lost_node",
+        "go on from the last checkpoint on the other nodes with resume=RUN_FOLDER",
+    ),
     "killed": (
         "killed",
-        "find who sent the signal; then run it again from the last checkpoint",
+        "find who sent the signal, then go on from the last checkpoint with resume=RUN_FOLDER",
     ),
 }
 REMEDY_OF_CRASH = "native code crashed: the stacks of all threads are in the rank's log"

@@ -30,6 +30,11 @@ def work(job: tuple[JobConfig, Path], channel: Channel) -> "Result":
     with distributed.process_group(device):
         # Under torchrun each process has its own idea of the folder; rank 0's counts.
         shared = Path(distributed.broadcast_text(str(folder), device))
+        if not (shared / "config.yaml").is_file():
+            raise RuntimeError(
+                f"the run folder {shared} is not on this host; let outputs=FOLDER name a folder "
+                "that all hosts share"
+            )
         run = Run(shared, device, channel.send, channel.should_stop)
         run.event("imported", seconds=round(time.perf_counter() - begun, 3))
         return STAGES[config.stage.name](config, run)

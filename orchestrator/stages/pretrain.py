@@ -27,6 +27,7 @@ def pretrain(config: JobConfig, run: Run) -> Result:
     """Train, evaluate, save, and sample from what was saved. Every rank calls it."""
     stage = config.pretrain
     prepared = prepare(config.data, config.tokenizer)
+    check_same_data(prepared, run.device)
     vocab_size = config.model.vocab_size or prepared.tokenizer.vocab_size
     model_config = replace(config.model, vocab_size=vocab_size)
     torch.manual_seed(config.seed)
@@ -146,13 +147,18 @@ class Training:
 
         Raises ValueError if it belongs to another model, data set, tokenizer or batch size.
         """
-        start, rejected = checkpoint.newest_valid(self._root)
-        for reason in rejected:
-            self.run.event("checkpoint_rejected", reason=reason)
-        if start is None and self.config.resume is not None:
-            start = checkpoint.find(Path(self.config.resume))
-        if start is None:
+        found = ""
+        if distributed.rank() == 0:  # one rank verifies for all
+            newest, rejected = checkpoint.newest_valid(self._root)
+            for reason in rejected:
+                self.run.event("checkpoint_rejected", reason=reason)
+            if newest is None and self.config.resume is not None:
+                newest = checkpoint.find(Path(self.config.resume))
+            found = str(newest.path) if newest else ""
+        found = distributed.broadcast_text(found, self.engine.device)
+        if not found:
             return None
+        start = checkpoint.read(Path(found))
         check_resume(start, self.config, self.prepared)
         self.engine.load_state(checkpoint.SavedState(start), start.step)
         self.run.event("resumed", step=start.step, path=str(start.path))
@@ -162,6 +168,16 @@ class Training:
     @property
     def _root(self) -> Path:
         return self.run.folder / "checkpoints"
+
+
+def check_same_data(prepared: Prepared, device: torch.device) -> None:
+    """Raise RuntimeError on a rank whose host has prepared other data than rank 0's."""
+    theirs = distributed.broadcast_text(prepared.fingerprint, device)
+    if prepared.fingerprint != theirs:
+        raise RuntimeError(
+            f"this host's data has the fingerprint {prepared.fingerprint[:12]}, rank 0's "
+            f"{theirs[:12]}; let ORCHESTRATE_CACHE name one folder that all hosts share"
+        )
 
 
 def perplexity(loss: float) -> float:

@@ -227,14 +227,14 @@ class Mirror(NoMirror):
         return outcome(self.folder)
 
     def _spawn(self, *flags: str) -> "subprocess.Popen[bytes] | None":
-        root = str(Path(__file__).resolve().parents[1])
+        root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         (self.folder / "logs").mkdir(exist_ok=True)
         with (self.folder / LOG).open("ab") as output:
             try:
                 # A group of its own: Ctrl-C ends the driver, the mirror then sends how it ended.
                 return subprocess.Popen(
-                    [sys.executable, "-m", "orchestrator.tracking", str(self.folder), *flags],
+                    [sys.executable, "-P", "-m", "orchestrator.tracking", str(self.folder), *flags],
                     env={**os.environ, **ENVIRONMENT, "PYTHONPATH": path},
                     stdin=subprocess.PIPE,
                     stdout=output,

@@ -108,8 +108,9 @@ def save(
     moments: dict[str, Tensor] = {}
     for index, (name, state) in enumerate(engine.state()):
         if index % world_size == rank:
-            weights[name] = state.weight.contiguous()
-            moments |= {f"{name}.{key}": value.contiguous() for key, value in state.moments.items()}
+            weights[name] = state.weight.cpu().contiguous()
+            for key, value in state.moments.items():
+                moments[f"{name}.{key}"] = value.cpu().contiguous()
     save_file(weights, partial / f"weights-{rank}.safetensors")
     save_file(moments, partial / f"optimizer-{rank}.safetensors")
     mine = {path.name: _describe(path) for path in partial.glob(f"*-{rank}.safetensors")}
@@ -196,7 +197,8 @@ def find(path: Path) -> Checkpoint:
         checkpoint = read(path)
         verify(checkpoint)
         return checkpoint
-    newest, rejected = newest_valid(path / "checkpoints")
+    root = path if path.name == "checkpoints" else path / "checkpoints"
+    newest, rejected = newest_valid(root)
     if newest is None:
         reason = "; ".join(rejected) or "no checkpoint has been published there"
         raise CheckpointError(f"{path} holds no valid checkpoint: {reason}")
@@ -271,8 +273,9 @@ class SavedState(Mapping[str, ParameterState]):
 
 def _weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
-    for path in sorted(checkpoint.path.glob("weights-*.safetensors")):
-        weights |= load_file(path)
+    for name in sorted(checkpoint.manifest["files"]):  # only what the manifest vouches for
+        if name.startswith("weights-"):
+            weights |= load_file(checkpoint.path / name)
     return weights
 
 

@@ -8,6 +8,7 @@ stage or world size wrote it. The only file that imports deepspeed.
 import contextlib
 import io
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -26,7 +27,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's state of a parameter, named as in
 
 @dataclass(frozen=True)
 class ParameterState:
-    """A parameter with its optimizer state, whole, fp32, on the CPU."""
+    """A parameter with its optimizer state, whole and fp32, on whatever device it was found."""
 
     weight: Tensor
     moments: dict[str, Tensor]
@@ -45,7 +46,10 @@ class Engine(Protocol):
         """Add the gradient of this rank's part of the step's loss; parts add up over ranks."""
 
     def step(self, learning_rate: float) -> float:
-        """Reduce, clip and apply the gradient; returns its global norm before clipping."""
+        """Reduce, clip and apply the gradient; returns its global norm before clipping.
+
+        A norm that is not finite ends the job; plain engines have not applied that gradient.
+        """
 
     def state(self) -> Iterator[tuple[str, ParameterState]]:
         """Name and state of each parameter in a fixed order; the same on every rank."""
@@ -79,6 +83,8 @@ class TorchEngine:
     def step(self, learning_rate: float) -> float:
         """Clip and apply the gradient; returns its norm before clipping."""
         norm = _clip(self.model, self._clip)
+        if not math.isfinite(norm):
+            return norm
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()
@@ -132,7 +138,8 @@ class DeepSpeedEngine:
             group["lr"] = learning_rate
         if self._plain:  # DeepSpeed would clip, but not say the norm
             norm = _clip(self.model, self._clip)
-            self._engine.step()
+            if math.isfinite(norm):
+                self._engine.step()
             return norm
         self._engine.step()
         return float(self._engine.get_global_grad_norm())
@@ -146,8 +153,8 @@ class DeepSpeedEngine:
             if self._plain:
                 yield name, _plain_state(parameter, self._optimizer)
                 continue
-            moments = {key: safe_get_full_optimizer_state(parameter, key).cpu() for key in MOMENTS}
-            yield name, ParameterState(safe_get_full_fp32_param(parameter).cpu(), moments)
+            moments = {key: safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
+            yield name, ParameterState(safe_get_full_fp32_param(parameter), moments)
 
     def load_state(self, states: Mapping[str, ParameterState], step: int) -> None:
         """Take over weights and moments; each rank keeps its partition."""
@@ -176,7 +183,7 @@ class DeepSpeedEngine:
             flats = [flat for group in inner.param_groups for flat in group["params"]]
         for flat in flats:
             inner.state[flat] = {
-                "step": torch.tensor(float(step)),
+                "step": torch.tensor(float(step), device=flat.device),
                 **{key: torch.zeros_like(flat) for key in MOMENTS},
             }
         self._link_moments()
@@ -276,8 +283,8 @@ def _clip(model: nn.Module, limit: float | None) -> float:
 
 def _plain_state(parameter: nn.Parameter, optimizer: torch.optim.Optimizer) -> ParameterState:
     state = optimizer.state[parameter]
-    weight = parameter.detach().float().cpu()
-    return ParameterState(weight, {key: state[key].float().cpu() for key in MOMENTS})
+    moments = {key: state[key].float() for key in MOMENTS}
+    return ParameterState(parameter.detach().float(), moments)
 
 
 @torch.no_grad()

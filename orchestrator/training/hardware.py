@@ -1,5 +1,7 @@
 """What the device could do at best, to say what part of it is used (MFU)."""
 
+import re
+
 import torch
 
 # Dense bf16 tensor-core FLOP/s, from the vendors' data sheets; the first name found counts.
@@ -7,6 +9,7 @@ PEAK_BF16_FLOPS = {
     "B200": 2250e12,
     "H200": 989e12,
     "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
     "H100": 989e12,
     "A100": 312e12,
     "L40S": 362e12,
@@ -22,4 +25,6 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
     if device.type != "cuda" or precision != "bf16":
         return None
     name = torch.cuda.get_device_name(device)
-    return next((flops for key, flops in PEAK_BF16_FLOPS.items() if key in name), None)
+    return next(
+        (flops for key, flops in PEAK_BF16_FLOPS.items() if re.search(rf"\b{key}\b", name)), None
+    )

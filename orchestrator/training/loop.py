@@ -104,7 +104,9 @@ def fit(
         rate = schedule.learning_rate(step)
         norm = engine.step(rate)
         if not math.isfinite(norm):
-            raise NonFiniteLoss(f"the gradient norm of step {step} is {norm}")
+            ids = [int(sample) for batch in micro_batches for sample in batch.sample_ids]
+            samples = sorted(distributed.gather_integers(ids, engine.device))
+            raise NonFiniteLoss(f"the gradient norm of step {step} is {norm}; samples {samples}")
         seconds = time.perf_counter() - begun
         tokens, training_seconds = tokens + int(valid), training_seconds + seconds
         log(

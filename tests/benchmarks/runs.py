@@ -24,13 +24,6 @@ def run_job(outputs: Path, *overrides: str) -> Path:
     return (outputs / "latest").resolve()
 
 
-def steps_of(folder: Path) -> list[dict[str, float]]:
-    """The metrics of every optimizer step of a run."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    records = [json.loads(line)["metrics"] for line in lines]
-    return [metrics for metrics in records if "train/loss" in metrics]
-
-
 def event_of(folder: Path, kind: str) -> dict[str, Any]:
     """The first event of a kind."""
     events = map(json.loads, (folder / "events.jsonl").read_text().splitlines())
@@ -38,9 +31,13 @@ def event_of(folder: Path, kind: str) -> dict[str, Any]:
 
 
 def throughput(folder: Path) -> float:
-    """Median tokens per second over the steps of a run."""
-    rates = [metrics["train/tokens_per_second"] for metrics in steps_of(folder)[SKIPPED:]]
-    return statistics.median(rates)
+    """Tokens per second of wall time between steps: computing, logging and whatever slows them."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    steps = [line for line in lines if "train/loss" in line["metrics"]][SKIPPED:]
+    tokens = [step["metrics"]["train/tokens"] for step in steps[1:]]
+    times = [step["time_ms"] / 1000 for step in steps]
+    pairs = zip(tokens, times[1:], times[:-1], strict=True)
+    return statistics.median(count / (end - begin) for count, end, begin in pairs)
 
 
 def spread(values: Sequence[float]) -> str:

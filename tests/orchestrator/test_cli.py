@@ -144,7 +144,7 @@ def test_every_choice_has_a_comment_that_help_can_show():
 def test_cfg_shows_the_config_as_in_hydra():
     plain = typed("plan", "--cfg", "job", "stage.steps=77")
     assert "steps: 77" in plain.out
-    assert "${auto:workers}" in plain.out
+    assert "${auto:workers,${.address}}" in plain.out
     resolved = typed("plan", "--cfg", "job", "--resolve", "resources.gpus_per_worker=1")
     assert "${" not in resolved.out
     assert "precision: bf16" in resolved.out
