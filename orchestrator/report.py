@@ -15,6 +15,14 @@ from orchestrator.tracking import Done, Pending
 if TYPE_CHECKING:
     from orchestrator.stages.run import Result
 
+LABELS = {
+    "unigram": "bytes, add-one unigram",
+    "bigram": "bytes, add-one bigram",
+    "trigram": "bytes, add-one trigram",
+    "gzip": "gzip -9",
+    "xz": "xz -9",
+}
+
 
 @dataclass(frozen=True)
 class Ending:
@@ -69,7 +77,7 @@ def comparison(ours: float, baselines: dict[str, float]) -> Table:
     table = Table("validation text", "bits per byte", title=None)
     rows = [("this model", ours), *baselines.items()]
     for name, bits in sorted(rows, key=lambda row: row[1]):
-        table.add_row(name, f"{bits:.3f}", style="bold" if name == "this model" else None)
+        table.add_row(LABELS.get(name, name), f"{bits:.3f}", style="bold" if name == "this model" else None)
     return table
 
 

@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import tempfile
 from pathlib import Path
 
@@ -28,6 +29,8 @@ os.environ |= {
 }
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 (SCRATCH / "home").mkdir()
+# A shell that starts the tests in the background lets them, and what they start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 WORDS = (
     "model token shard worker step rank batch row layer head gradient loss seed cache",
