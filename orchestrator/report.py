@@ -77,7 +77,8 @@ def comparison(ours: float, baselines: dict[str, float]) -> Table:
     table = Table("validation text", "bits per byte", title=None)
     rows = [("this model", ours), *baselines.items()]
     for name, bits in sorted(rows, key=lambda row: row[1]):
-        table.add_row(LABELS.get(name, name), f"{bits:.3f}", style="bold" if name == "this model" else None)
+        style = "bold" if name == "this model" else None
+        table.add_row(LABELS.get(name, name), f"{bits:.3f}", style=style)
     return table
 
 
