@@ -75,12 +75,12 @@ class Progress:
             old = self._rate if self._rate is not None else rate
             self._rate = SMOOTHING * old + (1 - SMOOTHING) * rate
             self._first = self._first or (step, now)
-        evaluated = "validation/loss" in values
-        if not self._live and (evaluated or now - self._plain_at > PLAIN_SECONDS):
+        if "validation/loss" in values:
+            self.say(f"{self._text()}  {self._validation()}")
             self._plain_at = now
+        elif not self._live and now - self._plain_at > PLAIN_SECONDS:
             self.say(self._text())
-        elif evaluated:
-            self.say(self._text())
+            self._plain_at = now
         self._phase = ""
 
     def event(self, kind: str, facts: Mapping[str, Any]) -> None:
@@ -92,15 +92,17 @@ class Progress:
         elif kind == "checkpoint_rejected":
             self.say(f"passed over: {facts['reason']}")
 
-    def _text(self, *, short: bool = False) -> str:
-        """The state of the job in one line; `short` for a terminal of 80 columns."""
+    def _validation(self) -> str:
+        loss, bits = self.seen["validation/loss"], self.seen["validation/bits_per_byte"]
+        return f"validation loss {loss:.3f}  {bits:.3f} bits/byte"
+
+    def _text(self, *, live: bool = False) -> str:
+        """The state of the job in one line; the live one fits a terminal of 80 columns."""
         seen = self.seen
         parts = [f"step {self.step}/{self._steps}"]
         if "train/loss" in seen:
             parts.append(f"loss {seen['train/loss']:.3f}")
-        if "validation/loss" in seen:
-            if not short:
-                parts.append(f"validation {seen['validation/loss']:.3f}")
+        if live and "validation/loss" in seen:
             parts.append(f"{seen['validation/bits_per_byte']:.3f} bits/byte")
         if self._rate is not None:
             parts.append(f"{self._rate:,.0f} tokens/s")
@@ -110,7 +112,7 @@ class Progress:
         if left is not None and self.step < self._steps:
             parts.append(f"{int(left // 60)}:{int(left % 60):02d} left")
         if self.checkpoint is not None:
-            parts.append(f"saved {self.checkpoint}" if short else f"checkpoint {self.checkpoint}")
+            parts.append(f"saved {self.checkpoint}")
         return "  ".join(parts)
 
     def _seconds_left(self) -> float | None:
@@ -125,5 +127,5 @@ class Progress:
             table.add_row(self._phase)
         else:
             bar = ProgressBar(total=self._steps, completed=self.step, width=10)
-            table.add_row(bar, Text(self._text(short=True), no_wrap=True, overflow="ellipsis"))
+            table.add_row(bar, Text(self._text(live=True), no_wrap=True, overflow="ellipsis"))
         return table

@@ -26,7 +26,7 @@ def test_without_a_terminal_an_evaluation_is_one_plain_line():
     lines = console.file.getvalue().splitlines()
     assert lines[0] == "preparing the data"
     assert len(lines) == 3  # the first step, the evaluation; the last is too soon after it
-    for words in ("step 6/10", "2.500", "1.125 bits/byte", "1,000 tokens/s", "checkpoint 5"):
+    for words in ("step 6/10", "2.500", "1.125 bits/byte", "1,000 tokens/s", "saved 5"):
         assert words in lines[2]
     assert "\x1b" not in console.file.getvalue()
 
