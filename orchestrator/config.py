@@ -53,15 +53,15 @@ class StageConfig:
 class PretrainConfig(StageConfig):
     """Next-token training of a model from random weights."""
 
-    steps: int = 240
+    steps: int = 420
     """Optimizer steps of the whole run."""
-    global_batch_size: int = 24
+    global_batch_size: int = 12
     """Sequences per optimizer step, over all ranks."""
     micro_batch_size: int | None = None
     """Sequences in one forward pass on one rank. None: a rank's whole share of a step."""
-    evaluate_every: int = 60
+    evaluate_every: int = 105
     """Steps between evaluations on the validation split; also after the last step."""
-    checkpoint_every: int = 120
+    checkpoint_every: int = 210
     """Steps between checkpoints; also after the last step, and when interrupted."""
     checkpoints_kept: int = 2
     """Newest checkpoints that stay on the disk."""
@@ -100,7 +100,7 @@ class OptimConfig:
     """Largest global norm of the gradient. None: no clipping."""
     schedule: str = "cosine"
     """cosine, wsd (warm-up, stable, decay) or constant; all after a linear warm-up."""
-    warmup_steps: int = 24
+    warmup_steps: int = 40
     decay_fraction: float = 0.2
     """wsd: the part of all steps over which the rate falls at the end."""
     final_fraction: float = 0.1

@@ -18,7 +18,7 @@ from orchestrator.config import ResourcesConfig
 
 CONNECT_SECONDS = 5
 MOST_CPU_WORKERS = 2
-LEAST_BATCH = 24  # sequences per step that `auto` rounds up to a multiple of the workers
+LEAST_BATCH = 12  # sequences per step that `auto` rounds up to a multiple of the workers
 MOST_THREADS = 8  # of one worker; small models get slower with more
 
 

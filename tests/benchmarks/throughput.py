@@ -20,7 +20,7 @@ SETTINGS = [
     "resources=cpu1", "optim.warmup_steps=1", "stage.sample_tokens=0",
     "stage.evaluate_every=100000", "stage.checkpoint_every=100000",
 ]  # fmt: skip
-BATCH, T, VOCAB = 24, 256, 4096
+BATCH, T, VOCAB = 12, 256, 4096
 
 
 def bare(precision: str, steps: int) -> float:
