@@ -65,7 +65,7 @@ class PretrainConfig(StageConfig):
     """Steps between checkpoints; also after the last step, and when interrupted."""
     checkpoints_kept: int = 2
     """Newest checkpoints that stay on the disk."""
-    prompts: list[str] = field(default_factory=lambda: ["The ", "Return ", "If the "])
+    prompts: list[str] = field(default_factory=lambda: ["The", "Return the", "If the"])
     """Texts that the final weights continue, as a look at what was learned."""
     sample_tokens: int = 80
     """Tokens written after each prompt; 0 for none."""

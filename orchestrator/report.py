@@ -60,7 +60,7 @@ def show(
     if result["checkpoint"]:
         newest = Path(result["checkpoint"])
         start = short(folder if newest.is_relative_to(folder) else newest)
-        say(f"write text:  orchestrate generate {shlex.quote(start)} --prompt 'The '")
+        say(f"write text:  orchestrate generate {shlex.quote(start)} --prompt 'Return the'")
         if result["status"] != "done":
             again = [word for word in ending.overrides if not word.startswith("resume=")]
             say(f"go on:       {shlex.join(['orchestrate', 'run', *again, f'resume={start}'])}")

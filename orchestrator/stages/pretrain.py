@@ -203,7 +203,7 @@ def sample(newest: Checkpoint, prepared: Prepared, config: JobConfig) -> list[st
             model,
             tokens,
             min(stage.sample_tokens, room),
-            temperature=0.8,
+            temperature=0.6,
             top_p=0.95,
             stop_tokens=(tokenizer.end_of_text,),
             generator=generator,
