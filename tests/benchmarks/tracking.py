@@ -1,0 +1,52 @@
+"""What recording and showing a step costs, as a part of a step of the default run.
+
+    python tests/benchmarks/tracking.py
+
+Times the whole path of a step's metrics in one thread: the worker's record, the journal's line on
+the disk, the progress display. In a gang the last two are the driver's work, beside the training.
+The mirror to MLflow is a process of its own at the lowest priority; it is not in this figure.
+"""
+
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import torch
+from rich.console import Console
+
+from orchestrator.journal import Journal
+from orchestrator.progress import Progress
+from orchestrator.stages.run import Run
+from tests.benchmarks.runs import scratch
+from tests.benchmarks.throughput import BATCH, T, bare
+
+STEPS = 3000
+
+
+def main() -> None:
+    """Print microseconds per step, and the part of a step."""
+    with scratch() as folder, Journal(folder) as journal, (folder / "screen").open("w") as screen:
+        progress = Progress(STEPS, Console(file=screen))
+
+        def take(record: dict) -> None:
+            journal.metrics(record["step"], record["metrics"], record["time_ms"])
+            progress.metrics(record["step"], record["metrics"])
+
+        run = Run(folder, torch.device("cpu"), take, lambda: False)
+        names = ("loss", "learning_rate", "gradient_norm", "tokens_per_second", "tokens")
+        costs = []
+        for step in range(1, STEPS + 1):
+            begun = time.perf_counter()
+            run.log(step, {f"train/{name}": step / 7 for name in names})
+            costs.append(time.perf_counter() - begun)
+    cost, step_seconds = statistics.median(costs), BATCH / 2 * T / bare("bf16", 12)
+    print(f"recording a step: {cost * 1e6:.0f} us (99%: {sorted(costs)[-STEPS // 100] * 1e6:.0f})")
+    print(f"a step of the default run, on one of two workers: {step_seconds * 1e3:.0f} ms")
+    print(f"recording / step: {cost / step_seconds:.3%}")
+
+
+if __name__ == "__main__":
+    main()
