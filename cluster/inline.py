@@ -6,6 +6,7 @@ import os
 import threading
 from typing import Any
 
+from cluster.environment import environment
 from cluster.polls import OnRecords
 from cluster.worker import Channel, Target, free_port
 
@@ -23,16 +24,7 @@ def run_inline(
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
     }
-    missing = {} if "RANK" in os.environ else alone
-    before = {name: os.environ.get(name) for name in missing}
-    os.environ.update(missing)
-    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    channel = Channel(rank, world_size, lambda r: on_records(rank, [r]), stop.is_set)
-    try:
+    with environment({} if "RANK" in os.environ else alone):
+        rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        channel = Channel(rank, world_size, lambda r: on_records(rank, [r]), stop.is_set)
         return target(payload, channel)
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -23,6 +23,8 @@ from typing import Any
 
 import psutil
 
+from cluster.environment import environment
+
 OBJECT_STORE_BYTES = 100 * 2**20  # Ray's least is about 75 MB; only results and records pass here
 TEMPORARY = Path("/tmp")  # not TMPDIR: a unix socket's path has at most 107 bytes
 PREFIX = "orch-"
@@ -211,17 +213,11 @@ def _auth_of_cluster() -> dict[str, str]:
 def _environment(values: dict[str, str]) -> Iterator[None]:
     """Set variables that Ray reads while starting, and put the old ones back at the end."""
     values = {"RAY_USAGE_STATS_ENABLED": "0", **values}
-    before = {name: os.environ.get(name) for name in {*values, *AUTH}}
-    os.environ.update(values)
-    _forget_cached_auth()
     try:
-        yield
+        with environment(values, keep=AUTH):
+            _forget_cached_auth()
+            yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
         _forget_cached_auth()
 
 

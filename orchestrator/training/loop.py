@@ -39,10 +39,8 @@ class Outcome:
     """Optimizer steps done since the start of the run."""
     tokens: int
     """Valid tokens trained on in this call, over all ranks."""
-    seconds: float
-    """Wall time of this call."""
     training_seconds: float
-    """Of these, the time in optimizer steps alone."""
+    """Wall time in optimizer steps alone."""
     stopped: bool
     """Whether a stop was asked for before the last step."""
 
@@ -85,7 +83,6 @@ def fit(
     Raises:
         NonFiniteLoss: on every rank, naming the step and the samples.
     """
-    started = time.perf_counter()
     tokens, training_seconds, saved_step = 0, 0.0, start_step
     step = start_step
     for step in range(start_step + 1, schedule.steps + 1):
@@ -126,8 +123,7 @@ def fit(
             saved_step = step
     if saved_step != step:
         save(step)
-    seconds = time.perf_counter() - started
-    return Outcome(step, tokens, seconds, training_seconds, stopped=step < schedule.steps)
+    return Outcome(step, tokens, training_seconds, stopped=step < schedule.steps)
 
 
 @torch.no_grad()
