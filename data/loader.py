@@ -1,13 +1,13 @@
-"""Rows of tokens for training and evaluation, a pure function of a position.
+"""Batches of tokens for training and evaluation, a pure function of a cursor.
 
-The stream of a split is one end of text and then the tokens of its shards, so that the first
-token is predicted too. Row i at sequence length T is stream[i*T : i*T + T + 1]: its T targets are
-tokens i*T .. i*T + T of the shards, and no token is a target twice.
-Resuming is calling `stream` with a later position; there is no state.
+Resuming is calling `stream` with a later cursor; a loader has no state. The stream of a split is
+one end of text and then the tokens of its shards, so that the first token is predicted too.
 """
 
+import itertools
 import queue
 import threading
+from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
@@ -15,85 +15,70 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.files import DataError
-from data.order import Order
-from data.shards import BLOCK_BYTES, CACHE_BLOCKS, ShardSet
+from data.packing import document_ids
+from data.shards import ShardSet
+from data.stream import Samples, Stream
 
-LANES = 64
+PREFETCH_STEPS = 4  # whose blocks are on their way while a step is put together
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch: B rows of T targets."""
+    """One micro-batch: B sequences of T targets."""
 
     tokens: NDArray[np.int64]
     """(B, T+1): inputs are [:, :-1], targets [:, 1:]."""
     loss_mask: NDArray[np.bool_]
     """(B, T): True where the target counts."""
     sample_ids: NDArray[np.int64]
-    """(B,): which row of the split each one is."""
-    position: int
-    """Global position of the first row, in samples since the start of the run."""
+    """(B,): number of each sequence since the start of the run; in evaluation, its row."""
+    documents: NDArray[np.int32] | None = None
+    """(B, T): tokens see only those of the same number. None: all tokens before them."""
+    samples: Samples | None = None
+    """Where each sequence comes from. None in evaluation."""
+    readable: NDArray[np.bool_] | None = None
+    """(B,): False where stored tokens were damaged and skipped. None in evaluation."""
 
-
-def _fill(shards: ShardSet, start: int, row: NDArray[np.int64]) -> int:
-    """Fill a row (T+1,) with the stream from position `start`; returns how many it got."""
-    stop = min(start + len(row), shards.tokens + 1)
-    if start == 0:
-        row[0] = shards.manifest.end_of_text
-        row[1:stop] = shards.read(0, stop - 1)
-    else:
-        row[: stop - start] = shards.read(start - 1, stop - 1)
-    return stop - start
+    @property
+    def position(self) -> int:
+        """Number of the first sequence."""
+        return int(self.sample_ids[0])
 
 
 class Loader:
-    """Training rows of one split.
+    """Training batches of sequences of one length."""
 
-    Attributes:
-        samples: whole rows in an epoch.
-        dropped_tokens: tokens after the last whole row; they are never trained on.
-    """
-
-    def __init__(self, shards: ShardSet, sequence_length: int, seed: int) -> None:
-        """Raises DataError when not even one row fits."""
-        if sequence_length < 1:
-            raise DataError(f"data.sequence_length={sequence_length} must be at least 1 token")
-        self.samples, self.dropped_tokens = divmod(shards.tokens, sequence_length)
-        if not self.samples:
+    def __init__(
+        self, stream: Stream, sequence_length: int, *, isolate_documents: bool = False
+    ) -> None:
+        """Raises DataError unless `sequence_length` divides the stream's rows."""
+        if sequence_length < 1 or stream.row_tokens % sequence_length:
             raise DataError(
-                f"data.sequence_length={sequence_length} is longer than the corpus: "
-                f"{shards.manifest.name} has {shards.tokens} tokens; set data.sequence_length="
-                f"{shards.tokens} or less, or bring more text"
+                f"data.sequence_length={sequence_length} must divide "
+                f"data.row_tokens={stream.row_tokens}"
             )
-        self.shards, self.sequence_length = shards, sequence_length
-        self.order = Order(self.samples, seed, shards.fingerprint, **self._blocks())
+        self.source, self.sequence_length = stream, sequence_length
+        self._isolate = isolate_documents
 
-    def _blocks(self) -> dict[str, int]:
-        """Full shuffle of what fits in the block cache; blocks in windows of what doesn't.
+    def batch(self, cursors: NDArray[np.int64]) -> Batch:
+        """The sequences at cursors (B,), in tokens since the start of the run.
 
-        A full shuffle of more would read a block of 1 MiB for each row of it.
+        Raises:
+            BadBlock: stored tokens are damaged, and skipping was not asked for.
         """
-        item = self.shards.dtype.itemsize
-        if self.shards.tokens * item <= CACHE_BLOCKS * BLOCK_BYTES // 2:
-            return {"block": 1, "lanes": 1, "window": 1}
-        block = max(1, BLOCK_BYTES // (self.sequence_length * item))
-        # Windows of all lanes together touch half of the cache.
-        window = max(1, block * (CACHE_BLOCKS // 2) // LANES)
-        return {"block": block, "lanes": LANES, "window": window}
+        return self._read(cursors, self.source.samples(cursors, self.sequence_length))
 
-    def rows(self, positions: NDArray[np.int64]) -> Batch:
-        """The rows at global positions (B,), of any epochs."""
-        ids = self.order(positions)
+    def _read(self, cursors: NDArray[np.int64], samples: Samples) -> Batch:
         T = self.sequence_length
-        tokens = np.empty((len(ids), T + 1), dtype=np.int64)
-        for row, sample in zip(tokens, ids.tolist(), strict=True):
-            _fill(self.shards, sample * T, row)
-        mask = np.ones((len(ids), T), dtype=np.bool_)
-        return Batch(tokens, mask, ids, int(positions[0]))
+        tokens, mask, readable = self.source.read(samples, T)
+        documents = None
+        if self._isolate:
+            documents = document_ids(tokens[:, :-1], self.source.end_of_text)
+        return Batch(tokens, mask, cursors // T, documents, samples, readable)
 
     def stream(
         self,
-        position: int,
+        cursor: int,
         global_batch: int,
         micro_batch: int,
         rank: int,
@@ -102,12 +87,13 @@ class Loader:
     ) -> Generator[list[Batch], None, None]:
         """Without end, one item per optimizer step: this rank's micro-batches of that step.
 
-        A step covers positions [position, position + global_batch) and the next one goes on from
-        there; batches straddle epochs. The step is cut into groups of `micro_batch` rows and group
-        k goes to rank k % world_size, so the groups don't depend on the number of ranks.
+        A step covers the next global_batch sequences and the next step goes on from there; steps
+        straddle epochs. Group g of G holds sequences g, g + G, ...: a fixed residue, so that a
+        group stays in few lanes and hosts read few blocks in common. Group g goes to rank
+        g % world_size, so the groups don't depend on the number of ranks.
 
         Args:
-            position: samples consumed before the first step.
+            cursor: tokens consumed before the first step.
             global_batch: sequences per step over all ranks.
             micro_batch: sequences per group.
             rank: this rank.
@@ -116,13 +102,19 @@ class Loader:
                 iterator ends the thread.
 
         Raises:
-            ValueError: global_batch is not a multiple of micro_batch x world_size.
+            ValueError: global_batch is not a multiple of micro_batch x world_size, or the cursor
+                is not one of the sequence length.
         """
         unit = micro_batch * world_size
-        if position < 0 or micro_batch < 1 or not 0 <= rank < world_size or prefetch < 0:
+        if micro_batch < 1 or not 0 <= rank < world_size or prefetch < 0:
             raise ValueError(
-                f"loader: need position={position} >= 0, micro_batch={micro_batch} >= 1, "
+                f"loader: need micro_batch={micro_batch} >= 1, "
                 f"0 <= rank={rank} < world_size={world_size}, prefetch={prefetch} >= 0"
+            )
+        if cursor < 0 or cursor % self.sequence_length:
+            raise ValueError(
+                f"loader: cursor={cursor} must be a multiple of "
+                f"data.sequence_length={self.sequence_length}, from 0 on"
             )
         if global_batch < 1 or global_batch % unit:
             lower = global_batch // unit * unit
@@ -131,16 +123,23 @@ class Loader:
                 f"global_batch_size={global_batch} must be a multiple of micro_batch_size x "
                 f"world_size = {micro_batch} x {world_size} = {unit}; nearest: {nearest}"
             )
-        steps = self._steps(position, global_batch, micro_batch, rank, world_size)
+        steps = self._steps(cursor, global_batch, micro_batch, rank, world_size)
         return read_ahead(steps, prefetch) if prefetch else steps
 
     def _steps(
-        self, position: int, global_batch: int, micro_batch: int, rank: int, world_size: int
+        self, cursor: int, global_batch: int, micro_batch: int, rank: int, world_size: int
     ) -> Generator[list[Batch], None, None]:
-        while True:
-            groups = np.arange(position, position + global_batch).reshape(-1, micro_batch)
-            yield [self.rows(group) for group in groups[rank::world_size]]
-            position += global_batch
+        T = self.sequence_length
+        ahead: deque[list[tuple[NDArray[np.int64], Samples]]] = deque()
+        for depth in itertools.count():  # the first step waits for no other
+            while len(ahead) <= min(depth, PREFETCH_STEPS):
+                groups = cursor + T * np.arange(global_batch).reshape(micro_batch, -1).T
+                mine = [(own, self.source.samples(own, T)) for own in groups[rank::world_size]]
+                for _, samples in mine:
+                    self.source.prefetch(samples)
+                ahead.append(mine)
+                cursor += T * global_batch
+            yield [self._read(*own) for own in ahead.popleft()]
 
 
 def read_ahead(items: Iterator[list[Batch]], depth: int) -> Generator[list[Batch], None, None]:
@@ -182,7 +181,13 @@ def read_ahead(items: Iterator[list[Batch]], depth: int) -> Generator[list[Batch
 
 
 def evaluation_rows(
-    shards: ShardSet, sequence_length: int, rank: int, world_size: int, micro_batch: int
+    shards: ShardSet,
+    sequence_length: int,
+    rank: int,
+    world_size: int,
+    micro_batch: int,
+    *,
+    isolate_documents: bool = False,
 ) -> Iterator[Batch]:
     """Every token of the split as a target exactly once over all ranks, in order.
 
@@ -190,16 +195,18 @@ def evaluation_rows(
     can't hang: what is missing at the end is end of text with a False mask, and its sample ids are
     beyond the last row.
     """
-    T = sequence_length
+    T, end_of_text = sequence_length, shards.manifest.end_of_text
     samples = -(-shards.tokens // T)
     turns = -(-samples // (micro_batch * world_size))
     for turn in range(turns):
         first = (turn * world_size + rank) * micro_batch
-        ids = np.arange(first, first + micro_batch)
-        tokens = np.full((micro_batch, T + 1), shards.manifest.end_of_text, dtype=np.int64)
+        tokens = np.full((micro_batch, T + 1), end_of_text, dtype=np.int64)
         mask = np.zeros((micro_batch, T), dtype=np.bool_)
-        for i, sample in enumerate(ids.tolist()):
-            if sample < samples:
-                got = _fill(shards, sample * T, tokens[i])
-                mask[i, : got - 1] = True
-        yield Batch(tokens, mask, ids, first)
+        for i, sample in enumerate(range(first, min(first + micro_batch, samples))):
+            start, stop = max(0, sample * T - 1), min((sample + 1) * T, shards.tokens)
+            own = shards.read(start, stop)  # behind the context, or what opens the stream
+            at = 0 if sample else 1
+            tokens[i, at : at + len(own)] = own
+            mask[i, : stop - sample * T] = True
+        documents = document_ids(tokens[:, :-1], end_of_text) if isolate_documents else None
+        yield Batch(tokens, mask, np.arange(first, first + micro_batch), documents)

@@ -6,13 +6,15 @@ Position p of a run is in epoch p // N at local index i = p % N; sample id = per
 2. Rows are shuffled inside windows of w rows of their lane.
 3. Lanes, laid end to end, are a line of positions cut in blocks of b samples; a pseudo-random
    permutation says which block of the data stands at which slot.
-Each step is a bijection, so the composition is. Nothing depends on numpy's random generators,
-whose streams may change between versions (NEP 19).
+Each step is a bijection, so the composition is, and `inverse` undoes them one by one. Nothing
+depends on numpy's random generators, whose streams may change between versions (NEP 19).
 """
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,30 +27,45 @@ FULL_SORT = 2**16  # up to here a permutation is an explicit sort: exact, and qu
 ROUNDS = 12
 
 
-def _mix(x: Words) -> Words:
+def mix(x: Words) -> Words:
     """A bijection of 64-bit words in which every input bit moves every output bit (splitmix64)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
-def _words(key: bytes, count: int) -> Words:
+def words(key: bytes, count: int) -> Words:
     """`count` independent 64-bit words from a key."""
     digests = (hashlib.blake2b(i.to_bytes(8, "little"), key=key).digest() for i in range(count))
     return np.array([int.from_bytes(d[:8], "little") for d in digests], dtype=np.uint64)
 
 
-def _sub_key(key: bytes, purpose: str, *numbers: int) -> bytes:
+def sub_key(key: bytes, purpose: str, *numbers: int) -> bytes:
     """A key for one purpose; epoch and the like are hashed in, never added to the seed."""
     message = purpose.encode() + b"".join(n.to_bytes(8, "little") for n in numbers)
     return hashlib.blake2b(message, key=key, digest_size=32).digest()
 
 
+def hashes(key: bytes, size: int) -> Words:
+    """Keyed hashes (size,) of the numbers 0..size-1; no two are equal."""
+    first, second = words(key, 2)
+    return mix(mix(np.arange(size, dtype=np.uint64) ^ first) + second)
+
+
 def shuffled(key: bytes, size: int) -> Ids:
-    """The numbers 0..size-1 in a keyed order: a sort by hash (hashes of numbers never collide)."""
-    first, second = _words(key, 2)
-    hashes = _mix(_mix(np.arange(size, dtype=np.uint64) ^ first) + second)
-    return np.argsort(hashes, kind="stable")
+    """The numbers 0..size-1 in a keyed order: a sort by hash."""
+    return np.argsort(hashes(key, size), kind="stable")
+
+
+def groups(labels: Ids) -> Iterator[tuple[int, Ids]]:
+    """Each different label of `labels` (B,) with the places (n,) where it stands, by one sort."""
+    places = np.argsort(labels, kind="stable")
+    ordered = labels[places]
+    changes = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
+    bounds = [0, *changes.tolist(), len(labels)]
+    for start, stop in pairwise(bounds):
+        if start < stop:
+            yield int(ordered[start]), places[start:stop]
 
 
 class Permutation:
@@ -63,13 +80,14 @@ class Permutation:
         self.size = size
         self.table = shuffled(key, size) if size <= FULL_SORT else None
         if self.table is not None:
-            self.inverse_table = np.argsort(self.table, kind="stable")
+            self.inverse_table = np.empty_like(self.table)
+            self.inverse_table[self.table] = np.arange(size)
             return
         bits = (size - 1).bit_length()
         self.low_bits = np.uint64(bits // 2)
         self.low_mask = np.uint64((1 << (bits // 2)) - 1)
         self.high_mask = np.uint64((1 << (bits - bits // 2)) - 1)
-        self.round_keys = _words(key, ROUNDS)
+        self.round_keys = words(key, ROUNDS)
 
     def __call__(self, x: Ids) -> Ids:
         """Images of `x`, any shape."""
@@ -89,18 +107,22 @@ class Permutation:
         high, low = x >> self.low_bits, x & self.low_mask
         for turn in range(ROUNDS) if forward else reversed(range(ROUNDS)):
             if turn % 2:
-                high = high ^ (_mix(low ^ self.round_keys[turn]) & self.high_mask)
+                high = high ^ (mix(low ^ self.round_keys[turn]) & self.high_mask)
             else:
-                low = low ^ (_mix(high ^ self.round_keys[turn]) & self.low_mask)
+                low = low ^ (mix(high ^ self.round_keys[turn]) & self.low_mask)
         return (high << self.low_bits) | low
 
 
 @dataclass(frozen=True)
 class _Blocks:
-    """The blocks of one epoch: which block stands at which slot, and the slot of the short one."""
+    """The blocks of one epoch."""
 
     permutation: Permutation
+    """From the slots of the line to the numbers of the blocks that stand there."""
     tail_slot: int
+    """Where the last block of the data stands."""
+    missing: int
+    """Samples that it is short of."""
 
 
 class Order:
@@ -109,7 +131,8 @@ class Order:
     Args:
         samples: N, samples in an epoch.
         seed: the user's seed.
-        fingerprint: of the data set, so that two sets are never shuffled alike.
+        fingerprint: of the data set, so that two sets are never shuffled alike; in a mixture with
+            the set's name, so that two names for the same content aren't either.
         block: samples that lie together on the disk and are fetched together.
         lanes: C, interleaved readers; a host that takes whole lanes reads each block once.
         window: rows of a lane that are shuffled together; a multiple of `block`, or the first
@@ -146,47 +169,94 @@ class Order:
             raise ValueError(f"order: position {positions.min()} is negative")
         epochs, indices = np.divmod(positions, self.samples)
         ids = np.empty_like(positions)
-        for epoch in np.unique(epochs):
-            chosen = epochs == epoch
-            ids[chosen] = self._block_order(
-                int(epoch), self._lane_order(int(epoch), indices[chosen])
-            )
+        for epoch, chosen in groups(epochs):
+            ids[chosen] = self._block_order(epoch, self._lane_order(epoch, indices[chosen]))
         return ids
+
+    def inverse(self, ids: Ids, epoch: int) -> Ids:
+        """Local indices (B,), 0..samples-1, at which an epoch shows the samples `ids` (B,).
+
+        The global position is epoch * samples + index. Costs O(window) an id when all lie in
+        different windows.
+
+        Raises:
+            ValueError: an id is not one of the data set's, or the epoch is negative.
+        """
+        ids = np.asarray(ids, dtype=np.int64)
+        if ids.size and not 0 <= ids.min() <= ids.max() < self.samples:
+            wrong = ids.min() if ids.min() < 0 else ids.max()
+            raise ValueError(f"order: sample {wrong} must be from 0 to {self.samples - 1}")
+        if epoch < 0:
+            raise ValueError(f"order: epoch {epoch} is negative")
+        return self._lane_inverse(epoch, self._block_inverse(epoch, ids))
 
     def _lane_order(self, epoch: int, indices: Ids) -> Ids:
         """Steps 1 and 2: local indices (B,) to positions on the line of lanes (B,)."""
         rows, lanes = np.divmod(indices, self.lanes)
+        if self.window > 1:
+            windows, inside = np.divmod(rows, self.window)
+            # Only the windows the batch touches: at most one or two per lane.
+            for pair, chosen in groups(windows * self.lanes + lanes):
+                window, lane = divmod(pair, self.lanes)
+                inside[chosen] = self._window(epoch, lane, window)[inside[chosen]]
+            rows = windows * self.window + inside
+        return self._lane_starts(lanes) + rows
+
+    def _lane_inverse(self, epoch: int, line: Ids) -> Ids:
+        """Positions on the line of lanes (B,) to local indices (B,)."""
         whole, longer = divmod(self.samples, self.lanes)
-        starts = lanes * whole + np.minimum(lanes, longer)
-        if self.window == 1:
-            return starts + rows
-        windows, inside = np.divmod(rows, self.window)
-        # Only the windows the batch touches: at most one or two per lane.
-        pairs, which = np.unique(windows * self.lanes + lanes, return_inverse=True)
-        for number, pair in enumerate(pairs):
-            window, lane = divmod(int(pair), self.lanes)
-            chosen = which == number
-            inside[chosen] = self._window(epoch, lane, window)[inside[chosen]]
-        line: Ids = starts + windows * self.window + inside
-        return line
+        # The first `longer` lanes have one row more. Without whole rows there are no others.
+        bound = longer * (whole + 1)
+        lanes = np.where(
+            line < bound, line // (whole + 1), longer + (line - bound) // max(whole, 1)
+        )
+        rows = line - self._lane_starts(lanes)
+        if self.window > 1:
+            windows, inside = np.divmod(rows, self.window)
+            for pair, chosen in groups(windows * self.lanes + lanes):
+                window, lane = divmod(pair, self.lanes)
+                # A shuffled window puts x at the rank of its hash. Ids are scattered over
+                # windows, so these are not worth a place in the cache.
+                found = hashes(*self._window_key(epoch, lane, window))
+                inside[chosen] = np.searchsorted(np.sort(found), found[inside[chosen]])
+            rows = windows * self.window + inside
+        return rows * self.lanes + lanes
+
+    def _lane_starts(self, lanes: Ids) -> Ids:
+        """Where lanes (B,) start on the line (B,)."""
+        whole, longer = divmod(self.samples, self.lanes)
+        starts: Ids = lanes * whole + np.minimum(lanes, longer)
+        return starts
 
     def _make_window(self, epoch: int, lane: int, window: int) -> Ids:
+        return shuffled(*self._window_key(epoch, lane, window))
+
+    def _window_key(self, epoch: int, lane: int, window: int) -> tuple[bytes, int]:
+        """Key and rows of a window; the last one of a lane may be shorter."""
         rows_in_lane = self.samples // self.lanes + (lane < self.samples % self.lanes)
         size = min(self.window, rows_in_lane - window * self.window)
-        return shuffled(_sub_key(self.key, "window", epoch, lane, window), size)
+        return sub_key(self.key, "window", epoch, lane, window), size
 
     def _block_order(self, epoch: int, line: Ids) -> Ids:
         """Step 3: positions on the line (B,) to sample ids (B,)."""
-        count = -(-self.samples // self.block)
-        missing = count * self.block - self.samples  # samples the last block is short of
         blocks = self._blocks(epoch)
         # The short block may stand at any slot; what stands behind it is shifted by `missing`.
-        tail_end = (blocks.tail_slot + 1) * self.block - missing
-        slots, offsets = np.divmod(np.where(line < tail_end, line, line + missing), self.block)
+        tail_end = (blocks.tail_slot + 1) * self.block - blocks.missing
+        shifted = np.where(line < tail_end, line, line + blocks.missing)
+        slots, offsets = np.divmod(shifted, self.block)
         return blocks.permutation(slots) * self.block + offsets
+
+    def _block_inverse(self, epoch: int, ids: Ids) -> Ids:
+        """Sample ids (B,) to positions on the line (B,)."""
+        blocks = self._blocks(epoch)
+        numbers, offsets = np.divmod(ids, self.block)
+        slots = blocks.permutation.inverse(numbers)
+        line: Ids = slots * self.block + offsets
+        return line - np.where(slots > blocks.tail_slot, blocks.missing, 0)
 
     def _make_blocks(self, epoch: int) -> _Blocks:
         count = -(-self.samples // self.block)
-        permutation = Permutation(_sub_key(self.key, "blocks", epoch), count)
+        permutation = Permutation(sub_key(self.key, "blocks", epoch), count)
         last = np.array([count - 1], dtype=np.int64)
-        return _Blocks(permutation, int(permutation.inverse(last)[0]))
+        missing = count * self.block - self.samples
+        return _Blocks(permutation, int(permutation.inverse(last)[0]), missing)

@@ -8,6 +8,7 @@ import re
 import sys
 import sysconfig
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from data.files import DataError
@@ -33,6 +34,15 @@ def python_docs() -> Iterator[str]:
     One document per language topic, then one per module of the standard library, whose files are
     parsed and never imported. The same text wherever the Python version is the same.
     """
+    yield from _documents()
+
+
+@cache  # parsing takes a second or two, and a tokenizer is trained on it first
+def _documents() -> tuple[str, ...]:
+    return tuple(_read_documents())
+
+
+def _read_documents() -> Iterator[str]:
     try:
         from pydoc_data.topics import topics
     except ImportError:

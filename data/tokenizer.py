@@ -175,7 +175,7 @@ class Tokenizer:
         return ids
 
     def encode_batch(self, texts: list[str]) -> list[NDArray[np.int64]]:
-        """Token ids of each text, without end of text."""
+        """Token ids of each text, without end of text, unchecked (data/encoding.py checks)."""
         if self.bpe is None:
             return [np.frombuffer(t.encode("utf-8"), np.uint8).astype(np.int64) for t in texts]
         encodings = self.bpe.encode_batch_fast(texts, add_special_tokens=False)
@@ -205,56 +205,3 @@ def build(config: TokenizerConfig, texts: Callable[[], Iterator[str]]) -> Tokeni
     if config.kind == "file":
         return Tokenizer.load(Path(str(config.path)).expanduser())
     return Tokenizer.train(texts(), vocab_size(config))
-
-
-def encode_documents(
-    tokenizer: Tokenizer, documents: Iterable[str], batch_characters: int = 1 << 20
-) -> Iterator[NDArray[np.int64]]:
-    """Token ids of each document with end of text behind, checked as they are made.
-
-    Raises:
-        DataError: a document does not come back from its tokens, or an id is out of range.
-    """
-    first = 0
-    for batch in _batches(documents, batch_characters):
-        for number, (text, ids) in enumerate(
-            zip(batch, tokenizer.encode_batch(batch), strict=True)
-        ):
-            _check(tokenizer, text, ids, first + number)
-            yield np.append(ids, tokenizer.end_of_text)
-        first += len(batch)
-
-
-def _batches(documents: Iterable[str], characters: int) -> Iterator[list[str]]:
-    batch: list[str] = []
-    size = 0
-    for document in documents:
-        batch.append(document)
-        size += len(document)
-        if size >= characters:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def _check(tokenizer: Tokenizer, text: str, ids: NDArray[np.int64], number: int) -> None:
-    name = f"document {number}, which begins {text[:40]!r}"
-    if not len(ids) or ids.min() < 0 or ids.max() >= tokenizer.vocab_size:
-        raise DataError(
-            f"{name}: token ids are missing or outside 0..{tokenizer.vocab_size - 1}; the "
-            "tokenizer's file is inconsistent"
-        )
-    if (ids == tokenizer.end_of_text).any():
-        raise DataError(
-            f"{name}: the tokenizer makes end of text (id {tokenizer.end_of_text}) of plain text"
-        )
-    back = tokenizer.decode(ids.tolist())
-    if back != text:
-        at = next((i for i, (a, b) in enumerate(zip(text, back, strict=False)) if a != b), None)
-        at = min(len(text), len(back)) if at is None else at
-        raise DataError(
-            f"{name}: does not come back from its tokens: at character {at} "
-            f"{text[at : at + 20]!r} became {back[at : at + 20]!r}; this tokenizer loses text "
-            "(lower-casing, unknown tokens); use a byte-level one, for example tokenizer.kind=bpe"
-        )

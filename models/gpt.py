@@ -15,6 +15,8 @@ from models.layers import (
     KVCache,
     Linear,
     build_norm,
+    document_mask,
+    document_starts,
     rotary_table,
     sinusoidal_positions,
 )
@@ -42,17 +44,25 @@ class GPT(nn.Module):
         if not config.tied_embedding:
             self.head = Linear(D, V, bias=False, std=std)
 
-    def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, cache: KVCache | None = None, documents: Tensor | None = None
+    ) -> Tensor:
         """Return the logits (B, T, V) of the token after each of tokens (B, T), int64.
 
         With a cache, tokens continue those that it holds, and it holds them too afterwards.
+        With documents (B, T), an id per token, a run of equal ids is a text of its own: its tokens
+        attend to each other alone and count their positions from its start, so that they get the
+        logits that they would get without the rest of the row.
 
         Raises:
-            ValueError: the sequence is longer than `max_positions`.
+            ValueError: the sequence is longer than `max_positions`, documents come together with
+                a cache, or they have another shape than tokens.
         """
-        return self.logits(self.hidden(tokens, cache))
+        return self.logits(self.hidden(tokens, cache, documents))
 
-    def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+    def hidden(
+        self, tokens: Tensor, cache: KVCache | None = None, documents: Tensor | None = None
+    ) -> Tensor:
         """Return the final normed vector (B, T, D) of each of tokens (B, T); see `forward`."""
         config = self.config
         start = 0 if cache is None else cache.length
@@ -63,6 +73,12 @@ class GPT(nn.Module):
                 f"model.max_positions={config.max_positions}"
             )
         positions = torch.arange(start, end, device=tokens.device)  # (T,)
+        mask = None
+        if documents is not None:
+            _check_documents(documents, tokens, cache)
+            starts = document_starts(documents)  # (B, T)
+            mask = document_mask(starts)  # (B, 1, T, T), once for all layers
+            positions = positions - starts  # (B, T)
         x = self.embedding(tokens)  # (B, T, D)
         rotary = None
         if config.positions == "rotary":
@@ -76,9 +92,9 @@ class GPT(nn.Module):
         x = functional.dropout(x, config.dropout, self.training)
         for block in self.blocks:
             if self.activation_checkpointing and self.training and cache is None:
-                x = checkpoint(block, x, rotary, use_reentrant=False)
+                x = checkpoint(block, x, rotary, None, mask, use_reentrant=False)
             else:
-                x = block(x, rotary, cache)  # (B, T, D)
+                x = block(x, rotary, cache, mask)  # (B, T, D)
         if cache is not None:
             cache.length = end
         hidden: Tensor = self.norm(x)
@@ -90,3 +106,17 @@ class GPT(nn.Module):
             return functional.linear(hidden, self.embedding.weight)
         logits: Tensor = self.head(hidden)
         return logits
+
+
+def _check_documents(documents: Tensor, tokens: Tensor, cache: KVCache | None) -> None:
+    """Raise ValueError for documents that `GPT.forward` cannot keep apart."""
+    if cache is not None:
+        raise ValueError(
+            "documents can't be kept apart over a key-value cache, which holds one text per row; "
+            "give the tokens without a cache, or one document per row without documents"
+        )
+    if documents.shape != tokens.shape:
+        raise ValueError(
+            f"documents has shape {tuple(documents.shape)}; it must be that of tokens, "
+            f"{tuple(tokens.shape)}"
+        )

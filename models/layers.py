@@ -62,30 +62,48 @@ def residual_std(config: GPTConfig) -> float:
 
 
 def sinusoidal_positions(positions: Tensor, width: int) -> Tensor:
-    """Return Vaswani et al. 2017 section 3.5 for positions (T,): fp32 (T, width).
+    """Return Vaswani et al. 2017 section 3.5 for positions (..., T): fp32 (..., T, width).
 
     Even columns are sines and odd columns are cosines, of wavelengths 2 pi to 20000 pi tokens.
     """
-    angles = _angles(positions, width, 10000.0)  # (T, D/2)
-    return torch.stack((angles.sin(), angles.cos()), -1).flatten(-2)  # (T, D)
+    angles = _angles(positions, width, 10000.0)  # (..., T, D/2)
+    return torch.stack((angles.sin(), angles.cos()), -1).flatten(-2)  # (..., T, D)
 
 
 def rotary_table(positions: Tensor, head_width: int, base: float) -> Rotary:
-    """Return the cosines and sines that `rotate` needs, each fp32 (T, 1, K), for positions (T,).
+    """Return cosines and sines for `rotate`, each fp32 (..., T, 1, K), of positions (..., T).
 
     They are computed anew in each forward pass, once for all layers: a buffer would be rounded by
     `model.bfloat16()`, left empty by the meta device and cast by ZeRO, and saves next to nothing.
     """
-    angles = _angles(positions, head_width, base)  # (T, K/2)
+    angles = _angles(positions, head_width, base)[..., None, :]  # (..., T, 1, K/2)
     cos, sin = angles.cos(), angles.sin()
     # `rotate` adds x2 * sin where x1 should lose it: the first half of the sines carries the sign.
-    return torch.cat((cos, cos), -1)[:, None], torch.cat((-sin, sin), -1)[:, None]
+    return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
 
 def _angles(positions: Tensor, width: int, base: float) -> Tensor:
-    """Return position x base^(-2i/width) for i < width/2: fp32 (T, width/2)."""
+    """Return position x base^(-2i/width) for i < width/2: fp32 (..., T, width/2)."""
     even = torch.arange(0, width, 2, dtype=torch.float32, device=positions.device)
-    return positions.float()[:, None] * base ** (-even / width)
+    return positions.float()[..., None] * base ** (-even / width)
+
+
+def document_starts(documents: Tensor) -> Tensor:
+    """Return where the document of each token starts in its row, int64 (B, T).
+
+    A document is a run of equal ids in documents (B, T).
+    """
+    B, T = documents.shape
+    opens = documents.new_zeros((B, T), dtype=torch.int64)
+    place = torch.arange(1, T, device=documents.device)
+    opens[:, 1:] = place * (documents[:, 1:] != documents[:, :-1])
+    return opens.cummax(1).values
+
+
+def document_mask(starts: Tensor) -> Tensor:
+    """Return which tokens s a token t attends to, bool (B, 1, T, T): starts[t] <= s <= t."""
+    place = torch.arange(starts.shape[1], device=starts.device)
+    return (starts[:, None, :, None] <= place) & (place <= place[:, None])
 
 
 def rotate(x: Tensor, rotary: Rotary) -> Tensor:
@@ -150,8 +168,10 @@ class Attention(nn.Module):
         self.qkv = Linear(D, (self.heads + 2 * self.kv_heads) * K, bias=config.bias, std=std)
         self.output = Linear(D, D, bias=config.bias, std=residual_std(config))
 
-    def forward(self, x: Tensor, rotary: Rotary | None, cache: KVCache | None) -> Tensor:
-        """Mix each token of x (B, T, D) with those before it: (B, T, D)."""
+    def forward(
+        self, x: Tensor, rotary: Rotary | None, cache: KVCache | None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Mix each token of x (B, T, D) with those before it, or those of a mask: (B, T, D)."""
         H, G = self.heads, self.kv_heads
         qkv = self.qkv(x).unflatten(-1, (H + 2 * G, self.head_width))  # (B, T, H + 2G, K)
         if rotary is None:
@@ -164,17 +184,20 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)  # (B, G, S, K)
         T, S = q.shape[2], k.shape[2]
-        mask = None
         if 1 < T < S:  # several new tokens after cached ones: new token t sees S - T + t + 1
             mask = torch.ones(T, S, dtype=torch.bool, device=x.device).tril(S - T)
+        if mask is not None and H != G:
+            # Of the CUDA kernels with linear memory only the memory-efficient one takes a mask,
+            # and it takes no grouped heads; the fallback would keep (B, H, T, S) for backward.
+            k, v = (each.repeat_interleave(H // G, 1) for each in (k, v))  # (B, H, S, K)
         y = functional.scaled_dot_product_attention(
             q,
             k,
             v,
             attn_mask=mask,
             dropout_p=self.dropout if self.training else 0.0,
-            is_causal=T == S,
-            enable_gqa=H != G,
+            is_causal=mask is None and T == S,
+            enable_gqa=k.shape[1] != H,
         )  # (B, H, T, K)
         y = self.output(y.transpose(1, 2).flatten(2))  # (B, T, D)
         return functional.dropout(y, self.dropout, self.training)
@@ -214,8 +237,14 @@ class Block(nn.Module):
         self.ffn_norm = build_norm(config)
         self.ffn = FeedForward(config)
 
-    def forward(self, x: Tensor, rotary: Rotary | None, cache: KVCache | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        rotary: Rotary | None,
+        cache: KVCache | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """Add what attention and feed-forward find to x (B, T, D): (B, T, D)."""
-        x = x + self.attention(self.attention_norm(x), rotary, cache)
+        x = x + self.attention(self.attention_norm(x), rotary, cache, mask)
         x = x + self.ffn(self.ffn_norm(x))
         return x  # noqa: RET504

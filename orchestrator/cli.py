@@ -2,7 +2,8 @@
 
 1. The verb is taken off the arguments and looked up in VERBS.
 2. A verb that takes a config goes through `hydra.main`, so that overrides, `--cfg job`, `--help`,
-   `--multirun` and `-cd` are as in any Hydra app; the others parse their own arguments.
+   `--multirun` and `-cd` are as in any Hydra app; the others parse their own arguments, and
+   `data` has arguments and, where it needs one, a config.
 3. The composed config becomes a JobConfig, whose construction checks it; under --multirun all
    jobs are checked before the first starts.
 4. The verb is called with each job. What it refuses (ValueError) ends with exit code 2.
@@ -37,24 +38,28 @@ if TYPE_CHECKING:
     from orchestrator.config import JobConfig
 
 INTERRUPTED = 130
+OPEN = (r"data\.datasets", r"data\.contract\.columns")
 
 
 @dataclass(frozen=True)
 class Verb:
-    """One verb: `module.main(config, overrides, since)` if it takes a config, else `main(argv)`.
+    """One verb: what it says of itself in `--help`, its module, and what its `main` is called with.
 
-    `since` is the time at which the job was asked for: that of Enter, or of the end of the job
-    before it in a sweep.
+    config: `main(config, overrides, since)`, once for each job; `since` is the time at which the
+        job was asked for: that of Enter, or of the end of the job before it in a sweep.
+    either: `main(argv, compose)`; `compose(overrides)` is the job of these overrides.
+    arguments: `main(argv)`.
     """
 
     summary: str
     module: str
-    takes_config: bool = False
+    takes: str = "arguments"
 
 
 VERBS = {
-    "run": Verb("run a job here or on the cluster in RAY_ADDRESS", "run", takes_config=True),
-    "plan": Verb("check a job and say what it will do; starts nothing", "plan", takes_config=True),
+    "run": Verb("run a job here or on the cluster in RAY_ADDRESS", "run", "config"),
+    "plan": Verb("check a job and say what it will do; starts nothing", "plan", "config"),
+    "data": Verb("make, look at, check and trace the data of a job", "data", "either"),
     "generate": Verb("write text with the model of a run or checkpoint", "generate"),
     "ui": Verb("open the record of all runs in the MLflow UI", "ui"),
     "doctor": Verb("look at this machine: what is there, what is missing, what to type", "doctor"),
@@ -74,7 +79,7 @@ def main() -> None:
         refuse(_no_verb(name))
     verb = VERBS[name]
     try:
-        code = run_with_config(verb, rest) if verb.takes_config else _function(verb)(rest)
+        code = _call(verb, rest)
     except ValueError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
@@ -82,6 +87,14 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     sys.exit(code)
+
+
+def _call(verb: Verb, arguments: Sequence[str]) -> int:
+    if verb.takes == "config":
+        return run_with_config(verb, arguments)
+    if verb.takes == "either":
+        return _function(verb)(arguments, _compose_one)
+    return _function(verb)(arguments)
 
 
 def usage() -> str:
@@ -130,6 +143,28 @@ def run_with_config(verb: Verb, arguments: Sequence[str]) -> int:
     return code
 
 
+def _whole(word: str) -> str:
+    """A setting of one dataset of a mixture as one of `data.datasets`, which may have no such name.
+
+    data.datasets.a.weight=2 becomes data.datasets={a: {weight: 2}}: Hydra merges it with what
+    there is. Several values, for a sweep, stay as they are.
+    """
+    found = re.match(r"^\+*data\.datasets\.([\w.]+)=(\{.*|[^,]*)$", word)
+    if found is None:
+        return word
+    value = found[2]
+    for part in reversed(found[1].split(".")):
+        value = f"{{{part}: {value}}}"
+    return f"data.datasets={value}"
+
+
+def _compose_one(overrides: Sequence[str]) -> "JobConfig":
+    jobs = compose(overrides)
+    if len(jobs) != 1:
+        raise ValueError(f"{' '.join(overrides)}: give one job; --multirun is for run and plan")
+    return jobs[0][0]
+
+
 def compose(arguments: Sequence[str]) -> list[tuple["JobConfig", list[str]]]:
     """The jobs that the arguments ask for, each with its overrides; none for --cfg and --info.
 
@@ -155,6 +190,7 @@ def compose(arguments: Sequence[str]) -> list[tuple["JobConfig", list[str]]]:
         parsed = OverridesParser.create().parse_overrides(overrides)
         try:
             refusal.check_known(composed)
+            refusal.check_mixture(composed, HydraConfig.get().runtime.choices)
             refusal.check_switches(composed, ((o.key_or_group, o.value()) for o in parsed))
             jobs.append((OmegaConf.to_object(composed), overrides))  # type: ignore[arg-type]
         except (OmegaConfBaseException, ValueError) as error:
@@ -166,6 +202,8 @@ def compose(arguments: Sequence[str]) -> list[tuple["JobConfig", list[str]]]:
     # Overrides first, so that flags may stand between them. The experiment is in the defaults
     # list, where Hydra wants no +, but every tutorial of Hydra types it.
     words = [re.sub(r"^\+experiment=", "experiment=", word) for word in arguments]
+    # Names of datasets and columns are the user's own, which Hydra takes only after ++.
+    words = [re.sub(rf"^\+*(?=({'|'.join(OPEN)})[.=])", "++", _whole(word)) for word in words]
     ordered = sorted(words, key=lambda word: word.startswith("-") or "=" not in word)
     app = hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")(collect)
     try:
@@ -264,9 +302,9 @@ def complete(arguments: Sequence[str]) -> int:
     verb = VERBS.get(words[1]) if len(words) > 1 else None
     if len(words) == 2:
         print(completion.matching(words[1], VERBS))
-    elif verb is not None and verb.takes_config and words[-1].startswith("-"):
+    elif verb is not None and verb.takes != "arguments" and words[-1].startswith("-"):
         print(completion.matching(words[-1], completion.FLAGS))
-    elif verb is not None and verb.takes_config:
+    elif verb is not None and verb.takes != "arguments":
         found = io.StringIO()
         overrides = [word for word in words[2:-1] if not word.startswith("-")]
         os.environ["COMP_LINE"] = " ".join([words[0], *overrides, words[-1]])

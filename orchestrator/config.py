@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from data.sources import DataConfig
+from data.config import DataConfig
 from data.tokenizer import TokenizerConfig
 from models import config_from_dict
 from models.configs import GPTConfig, ModelConfig
@@ -276,24 +276,31 @@ def to_dict(config: JobConfig) -> dict[str, Any]:
 
 
 def load(path: Path) -> JobConfig:
-    """The config of a run from its config.yaml. Raises ValueError for an unknown key."""
+    """The config of a run from its config.yaml; what the file lacks has its default.
+
+    Raises:
+        ValueError: a key is unknown, or the file is not one that a run has written.
+    """
     import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-    sections: dict[str, Any] = {}
-    for section in fields(JobConfig):
-        value = plain.pop(section.name)
-        if section.name == "model":
-            value = config_from_dict(value)
-        elif section.name == "stage":
-            check_choice("stage.name", value["name"], STAGE_CONFIGS)
-            value = STAGE_CONFIGS[value["name"]](**value)
-        elif isinstance(value, dict):
-            value = SECTIONS[section.name](**value)
-        sections[section.name] = value
-    if plain:
-        raise ValueError(f"{path}: unknown settings {', '.join(plain)}")
-    return JobConfig(**sections)
+    known = {field.name for field in fields(JobConfig)}
+    if not isinstance(plain, dict) or not {"stage", "model"} <= plain.keys():
+        raise ValueError(f"{path} is not the config of a run: it has no stage and model")
+    if unknown := plain.keys() - known:
+        raise ValueError(f"{path}: unknown settings {', '.join(sorted(unknown))}")
+    check_choice("stage.name", plain["stage"]["name"], STAGE_CONFIGS)
+    nodes = {**SECTIONS, "stage": STAGE_CONFIGS[plain["stage"]["name"]]}
+    try:
+        for name, node in nodes.items():
+            if name in plain:
+                merged = OmegaConf.merge(OmegaConf.structured(node), plain[name])
+                plain[name] = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{path}: {str(error).splitlines()[0]}") from None
+    return JobConfig(**{**plain, "model": config_from_dict(plain["model"])})
 
 
 SECTIONS: dict[str, type[Any]] = {

@@ -24,6 +24,7 @@ from cluster.gang import Placement, run_gang, run_inline
 from data import Prepared
 from orchestrator import report, runfolder
 from orchestrator.config import JobConfig
+from orchestrator.datarecord import record_data
 from orchestrator.journal import Journal
 from orchestrator.plan import Plan, validate
 from orchestrator.progress import Progress
@@ -191,30 +192,13 @@ class Job:
         self.progress.say(f"first step after {total:.1f} s: {shown}")
 
     def _record_inputs(self) -> None:
-        """Put what the job reads on record: start, data, tokenizer."""
+        """Put the start, and what the job reads, on record."""
         prepared, journal = self.prepared, self._journal
         journal.event(
             "started", stage=self.config.stage.name, host=os.uname().nodename, pid=os.getpid()
         )
-        for split, shards in (("train", prepared.train), ("validation", prepared.validation)):
-            journal.event(
-                "dataset",
-                name=self.config.data.source,
-                source=self.config.data.path or self.config.data.source,
-                split=split,
-                fingerprint=shards.fingerprint,
-                documents=shards.manifest.documents,
-                bytes=shards.manifest.bytes,
-                tokens=shards.tokens,
-            )
-        journal.event(
-            "tokenizer",
-            path=str(prepared.tokenizer_path),
-            kind=self.config.tokenizer.kind,
-            fingerprint=prepared.tokenizer.fingerprint,
-            vocab_size=prepared.tokenizer.vocab_size,
-        )
-        journal.event("baselines", bits_per_byte=prepared.baselines)
+        drift = self.plan.drift or {}
+        record_data(journal, self.folder, self.config, prepared, drift)
 
     def _result(
         self, outcome: "Result | None", explanation: Explanation | None, seconds: float

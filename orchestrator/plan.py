@@ -5,17 +5,22 @@ Everything that can be refused is refused here, with exit code 2 and nothing sta
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.nodes import Devices
-from data import Prepared, prepare
+from data import Prepared, Stream, prepare
+from data.config import SINGLE
+from data.gate_report import GateReport
+from data.shards import ShardSet
 from data.tokenizer import vocab_size
 from models import cost
 from orchestrator.config import JobConfig
+from orchestrator.drift import check_drift
 from orchestrator.resources import check_fits
-from orchestrator.resume import check_resume, find_start
+from orchestrator.resume import find_start, initial_state, resumed_state
+from orchestrator.tokenizing import tokenizing
 
 STATE_BYTES_PER_PARAMETER = 3 * 4  # weight, exp_avg, exp_avg_sq; fp32 on disk
 
@@ -49,6 +54,12 @@ class Plan:
     train_tokens: int | None = None
     """Tokens of one epoch."""
     validation_tokens: int | None = None
+    repetitions: Mapping[str, float] | None = None
+    """Epochs of each dataset in the whole job."""
+    drift: Mapping[str, GateReport] | None = None
+    """Comparison of each dataset with that of `data.drift.reference`."""
+    padding: float = 0.0
+    """Share of the tokens of a step that are no targets, because of the packing."""
     free_bytes: int | None = None
     """Of the disk that the checkpoints go to."""
     devices: Devices | None = None
@@ -63,11 +74,6 @@ class Plan:
     def tokens(self) -> int:
         """Tokens predicted in the whole job."""
         return self.tokens_per_step * self.config.pretrain.steps
-
-    @property
-    def epochs(self) -> float | None:
-        """How often the job goes through the train split."""
-        return self.tokens / self.train_tokens if self.train_tokens else None
 
     @property
     def checkpoint_bytes(self) -> int:
@@ -103,7 +109,7 @@ class Plan:
         """The plan as short lines of text."""
         config, stage = self.config, self.config.pretrain
         workers, sequences = config.resources.workers, stage.global_batch_size * stage.steps
-        epochs = "" if self.epochs is None else f" = {self.epochs:.3g} epochs"
+        epochs = "" if self.repetitions is None else f" = {self._epochs()}"
         lines = [
             f"model       {config.model.family}, {self.parameters:,} parameters",
             f"data        {self._data()}",
@@ -117,17 +123,31 @@ class Plan:
             f"memory      {self._memory()}",
             f"checkpoints {self._checkpoints()}",
         ]
+        for name, report in (self.drift or {}).items():
+            lines.append(f"drift       {name}: {report.lines()[0].removeprefix('drift: ')}")
+            lines += [f"            {finding.words}" for finding in report.findings]
         if self.devices is not None and self.devices.note:
             lines.append(f"note        {self.devices.note}")
         return lines
 
     def _data(self) -> str:
         data = self.config.data
-        name = f"{data.source} {data.path}" if data.path else data.source
+        name = " + ".join(
+            f"{own.source} {own.path}" if own.path else own.source
+            for own in data.sources().values()
+        )
         if self.train_tokens is None:
             return f"{name}, not read yet"
         train, validation = f"{self.train_tokens:,} train", f"{self.validation_tokens:,} validation"
-        return f"{name}: {train} and {validation} tokens"
+        padding = f", {self.padding:.2%} padding" if self.padding else ""
+        return f"{name}: {train} and {validation} tokens{padding}"
+
+    def _epochs(self) -> str:
+        assert self.repetitions is not None
+        if len(self.repetitions) == 1:
+            return f"{next(iter(self.repetitions.values())):.3g} epochs"
+        each = (f"{name} {epochs:.3g}" for name, epochs in self.repetitions.items())
+        return f"epochs: {', '.join(each)}"
 
     def _workers(self) -> str:
         resources, engine = self.config.resources, self.config.engine
@@ -185,19 +205,13 @@ def make_plan(config: JobConfig, prepared: Prepared | None) -> Plan:
         )
     rows = rows or vocabulary
     stage, T = config.pretrain, config.data.sequence_length
-    if prepared is not None and prepared.train.tokens < T:
-        raise ValueError(
-            f"data.sequence_length={T} is longer than the train split of the corpus, "
-            f"{prepared.train.tokens:,} tokens; try data.sequence_length={prepared.train.tokens} "
-            "or less, or bring more text"
-        )
     per_token = cost.flops_per_token(config.model, T, rows)
     return Plan(
         config,
         parameters=cost.parameters(config.model, rows),
         flops=per_token * stage.steps * stage.global_batch_size * T,
-        train_tokens=prepared.train.tokens if prepared else None,
-        validation_tokens=prepared.validation.tokens if prepared else None,
+        train_tokens=_tokens(prepared.train_sets) if prepared else None,
+        validation_tokens=_tokens(prepared.validation_sets) if prepared else None,
     )
 
 
@@ -210,18 +224,61 @@ def validate(config: JobConfig, say: Callable[[str], None]) -> tuple[Plan, Prepa
         ValueError: the job can't work; the message says what to type instead.
     """
     rough = make_plan(config, None)
+    check_records(config)
     start = find_start(config)
     if start is not None:  # `outputs/latest` will soon mean the new run
         config = replace(config, resume=str(start.path.resolve()))
     free = check_outputs(Path(config.outputs))
     check_disk(rough, free)
     devices = check_fits(config.resources)
-    prepared = prepare(config.data, config.tokenizer, say)
-    plan = replace(make_plan(config, prepared), free_bytes=free, devices=devices)
+    with tokenizing(config.resources, say) as run:
+        prepared = prepare(config.data, config.tokenizer, say, run)
+    stream = Stream.open(prepared.train_sets, config.data)
+    state = initial_state(config, stream)
     if start is not None:
-        check_resume(start, config, prepared)
+        state = resumed_state(start, config, prepared, stream)
+    rows = state.cursor_of_step(config.pretrain.steps) // stream.row_tokens
+    repetitions = stream.mixture.repetitions(rows)
+    check_repetition(config, repetitions)
+    plan = replace(
+        make_plan(config, prepared),
+        free_bytes=free,
+        devices=devices,
+        repetitions=repetitions,
+        drift=check_drift(config, prepared),
+        padding=1 - sum(own.efficiency for own in stream.rows.values()) / len(stream.rows),
+    )
     check_prompts(config, prepared)
     return plan, prepared
+
+
+def check_records(config: JobConfig) -> None:
+    """Raise ValueError for data that pretraining can't learn from."""
+    for name, source in config.data.sources().items():
+        if source.records == "preferences":
+            where = "data" if name == SINGLE else f"data.datasets.{name}"
+            raise ValueError(
+                f"{where}.records=preferences are pairs of a good and a bad answer, and "
+                f"stage={config.stage.name} would learn both; try {where}.records=conversations "
+                "with the good ones, or look at them with `orchestrate data inspect`"
+            )
+
+
+def check_repetition(config: JobConfig, repetitions: Mapping[str, float]) -> None:
+    """Raise ValueError if the job sees a dataset more often than `data.max_repetition` allows."""
+    most = config.data.max_repetition
+    for name, epochs in repetitions.items():
+        if most is not None and epochs > most:
+            steps = int(config.pretrain.steps * most / epochs)
+            raise ValueError(
+                f"data.max_repetition={most:g}, but stage.steps={config.pretrain.steps} see "
+                f"dataset {name} {epochs:.3g} times; try stage.steps={steps}, a smaller weight, "
+                f"more text, or data.max_repetition={epochs:.3g}"
+            )
+
+
+def _tokens(sets: Mapping[str, ShardSet]) -> int:
+    return sum(own.tokens for own in sets.values())
 
 
 def check_prompts(config: JobConfig, prepared: Prepared) -> None:

@@ -5,7 +5,7 @@ Hydra and OmegaConf say what they could not do in their own terms; here it is sa
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
@@ -25,6 +25,12 @@ from orchestrator.config import SECTIONS, STAGE_CONFIGS, JobConfig
 KINDS = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
 EXAMPLES = {"Integer": 100, "Float": 0.1, "bool": "true"}
 WRONG_TYPE = r"Value '(.*)' (?:of type '\w+' could not be converted to|is not a valid) (\w+)"
+WRONG_SHAPE = re.compile(r"^Cannot (merge|assign)|^Invalid (type|value) assigned")
+SHAPES = {
+    "data.filters": "'data.filters=[{name: length, min: 20}]'",
+    "data.phases": "'data.phases=[{start: 4096, weights: {NAME: 1}}]'",
+    "data.datasets": "'data.datasets={NAME: {source: text, path: FOLDER}}'",
+}
 SCHEMA = "_defaults"  # end of the names of the dataclasses among the choices of a group
 
 
@@ -83,6 +89,12 @@ def check_known(composed: DictConfig, path: str = "") -> None:
             check_known(value, f"{name}.")
 
 
+def check_mixture(composed: DictConfig, choices: Mapping[str, Any]) -> None:
+    """Raise ValueError for data=mixture without a dataset, which would be the default data."""
+    if choices.get("data") == "mixture" and not composed.data.datasets:
+        raise ValueError(f"data=mixture needs datasets; try {SHAPES['data.datasets']}")
+
+
 def check_switches(composed: DictConfig, values: Iterator[tuple[str, object]]) -> None:
     """Raise ValueError for a number given to a switch, which OmegaConf takes for `true`."""
     for key, value in values:
@@ -135,6 +147,11 @@ def _of_a_setting(layer: OmegaConfBaseException, error: Exception) -> str:
         return str(layer.__cause__)
     if isinstance(layer, ConfigKeyError | ConfigAttributeError) and key:
         return unknown_setting(key)
+    if not key and "Dict[str, Any]" in said:
+        key = "data.filters"  # the only such setting; OmegaConf names none for an entry of a list
+    for name, example in SHAPES.items():
+        if key and key.startswith(name) and WRONG_SHAPE.search(said):
+            return f"{key} has another shape; write {example}"
     if isinstance(layer, ValidationError) and key:
         return _wrong_type(key, said)
     if "does not support deletion" in said:

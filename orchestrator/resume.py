@@ -2,34 +2,32 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import models
-from data import Prepared
+from data import DataError, Prepared
+from data.ledger import check_prefix
+from data.resuming import changes, resume
+from data.state import DataState
+from data.stream import Stream
 from orchestrator.config import JobConfig
 
 if TYPE_CHECKING:
     from orchestrator.training.checkpoint import Checkpoint
 
-
-def facts(config: JobConfig, prepared: Prepared) -> dict[str, Any]:
-    """What a checkpoint's manifest says of the job, and a job that continues it must share."""
-    return {
-        "data_fingerprint": prepared.fingerprint,
-        "tokenizer_fingerprint": prepared.tokenizer.fingerprint,
-        "sequence_length": config.data.sequence_length,
-        "data_seed": config.data.seed,
-        "global_batch_size": config.pretrain.global_batch_size,
-    }
+RECOUNTED_ROWS = 1 << 20  # about a second; `orchestrate data verify RUN` recounts any number
 
 
-SETTINGS = {  # name of a fact -> setting
-    "data_fingerprint": "data",
-    "tokenizer_fingerprint": "tokenizer",
-    "sequence_length": "data.sequence_length",
-    "data_seed": "data.seed",
-    "global_batch_size": "stage.global_batch_size",
-}
+def initial_state(config: JobConfig, stream: Stream) -> DataState:
+    """The state of the data before the first step of a new job."""
+    return DataState.begin(
+        stream.mixture,
+        stream.fingerprints,
+        row_tokens=stream.row_tokens,
+        packing=config.data.packing,
+        global_batch_size=config.pretrain.global_batch_size,
+        sequence_length=config.data.sequence_length,
+    )
 
 
 def find_start(config: JobConfig) -> "Checkpoint | None":
@@ -52,23 +50,34 @@ def find_start(config: JobConfig) -> "Checkpoint | None":
     return start
 
 
-def check_resume(start: "Checkpoint", config: JobConfig, prepared: Prepared) -> None:
-    """Raise ValueError, naming each setting that differs, unless the job continues `start`."""
+def resumed_state(
+    start: "Checkpoint", config: JobConfig, prepared: Prepared, stream: Stream
+) -> DataState:
+    """The state of the data that the job goes on with; its batches are those of the job.
+
+    Raises:
+        ValueError: names each setting that keeps the job from continuing `start`, or says that
+            the checkpoint's account of its data does not hold.
+    """
     rows = config.model.vocab_size or prepared.tokenizer.vocab_size
     model = models.config_to_dict(replace(config.model, vocab_size=rows))
-    before = start.manifest
-    pairs = [(f"model.{name}", before["model"].get(name), ours) for name, ours in model.items()]
-    pairs += [
-        (SETTINGS[name], before[name], ours) for name, ours in facts(config, prepared).items()
+    before, theirs, ours = start.manifest, start.data, initial_state(config, stream)
+    wrong = [
+        f"model.{name}={value} must be {before['model'].get(name)}"
+        for name, value in model.items()
+        if value != before["model"].get(name)
     ]
-    wrong = []
-    for setting, theirs, ours in pairs:
-        if theirs != ours and setting in ("data", "tokenizer"):
-            wrong.append(f"{setting} must be the same (fingerprint {theirs[:12]})")
-        elif theirs != ours:
-            wrong.append(f"{setting}={ours} must be {theirs}")
+    if before["tokenizer_fingerprint"] != prepared.tokenizer.fingerprint:
+        wrong.append(f"the tokenizer must be {start.path / 'tokenizer.json'}")
+    wrong += changes(theirs, ours)
     if wrong:
         raise ValueError(
-            f"resume={config.resume} was trained with other settings: {', '.join(wrong)}; take "
-            "them from its run folder's config.yaml, or leave resume out"
+            f"resume={config.resume} was trained with other settings: {'; and '.join(wrong)}; "
+            "all of them stand in its run folder's config.yaml"
         )
+    if lost := check_prefix(stream, theirs, RECOUNTED_ROWS):
+        raise ValueError(f"resume={config.resume}: {lost}; use an older checkpoint")
+    try:
+        return resume(theirs, ours)
+    except DataError as error:
+        raise ValueError(f"resume={config.resume}: {error}") from None

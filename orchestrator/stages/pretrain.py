@@ -1,19 +1,22 @@
 """Pretraining: next-token prediction over a stream of documents, from random weights."""
 
+import json
 import math
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 import models
-from data import Loader, Prepared, evaluation_rows, prepare
+from data import Loader, Prepared, Stream, evaluation_rows, prepare
+from data.ledger import Ledger
+from data.stream import Damage
 from models.configs import ModelConfig
 from models.cost import flops_per_token
 from models.generate import generate
 from orchestrator.config import JobConfig
-from orchestrator.resume import check_resume, facts
+from orchestrator.resume import initial_state, resumed_state
 from orchestrator.stages.run import Result, Run
 from orchestrator.training import checkpoint, distributed, engine
 from orchestrator.training.checkpoint import Checkpoint
@@ -32,18 +35,20 @@ def pretrain(config: JobConfig, run: Run) -> Result:
     model_config = replace(config.model, vocab_size=vocab_size)
     torch.manual_seed(config.seed)
     trainer = engine.build(models.build(model_config), config, run.device)
-    training = Training(config, run, prepared, model_config, trainer)
+    stream = Stream.open(prepared.train_sets, config.data)
+    training = Training(config, run, prepared, stream, model_config, trainer)
     start = training.restore()
     run.event("training", device=_device_name(run.device), from_step=start.step if start else 0)
-    loader = Loader(prepared.train, config.data.sequence_length, config.data.seed)
-    stream = loader.stream(
-        start.samples if start else 0,
+    data = config.data
+    loader = Loader(stream, data.sequence_length, isolate_documents=data.isolate_documents)
+    steps = loader.stream(
+        training.ledger.state.cursor,
         stage.global_batch_size,
         config.micro_batch_size,
         distributed.rank(),
         distributed.world_size(),
     )
-    with closing(stream) as batches:
+    with closing(steps) as batches:
         outcome = fit(
             trainer,
             batches,
@@ -55,6 +60,7 @@ def pretrain(config: JobConfig, run: Run) -> Result:
             ),
             start_step=start.step if start else 0,
             seed=config.seed,
+            trained=training.ledger.add,
             log=training.log,
             evaluate=training.evaluate,
             save=training.save,
@@ -80,6 +86,7 @@ class Training:
     config: JobConfig
     run: Run
     prepared: Prepared
+    stream: Stream
     model_config: ModelConfig
     engine: Engine
     latest: Metrics = field(default_factory=dict)
@@ -88,9 +95,10 @@ class Training:
     """The last checkpoint saved or restored."""
 
     def __post_init__(self) -> None:
-        """Look up what MFU needs."""
+        """Look up what MFU needs; begin to count what is trained on."""
         self._peak = peak_flops(self.engine.device, self.config.engine.precision)
         self._flops = flops_per_token(self.model_config, self.config.data.sequence_length)
+        self.ledger = Ledger(self.stream, initial_state(self.config, self.stream))
 
     def log(self, step: int, metrics: Metrics) -> None:
         """Record the metrics of an optimizer step."""
@@ -101,51 +109,76 @@ class Training:
         self.run.log(step, metrics)
 
     def evaluate(self, step: int) -> None:
-        """Loss on the whole validation split. Every rank calls it."""
-        validation = self.prepared.validation
-        rows = evaluation_rows(
-            validation,
-            self.config.data.sequence_length,
-            distributed.rank(),
-            distributed.world_size(),
-            self.config.micro_batch_size,
-        )
-        nats, tokens = evaluate_loss(self.engine, rows)
-        metrics = {
+        """Loss on the whole validation split of each dataset. Every rank calls it."""
+        nats, tokens, size = 0.0, 0, 0
+        metrics: Metrics = {}
+        for name, validation in self.prepared.validation_sets.items():
+            rows = evaluation_rows(
+                validation,
+                self.config.data.sequence_length,
+                distributed.rank(),
+                distributed.world_size(),
+                self.config.micro_batch_size,
+                isolate_documents=self.config.data.isolate_documents,
+            )
+            own_nats, own_tokens = evaluate_loss(self.engine, rows)
+            own_size = validation.manifest.bytes
+            if len(self.prepared.validation_sets) > 1:
+                bits = bits_per_byte(own_nats, own_size)
+                metrics[f"validation/{name}/bits_per_byte"] = bits
+            nats, tokens, size = nats + own_nats, tokens + own_tokens, size + own_size
+        metrics |= {
             "validation/loss": nats / tokens,
             "validation/perplexity": perplexity(nats / tokens),
-            # Independent of the tokenizer: nats of all tokens, in bits, over bytes of the text.
-            "validation/bits_per_byte": nats / math.log(2) / validation.manifest.bytes,
+            "validation/bits_per_byte": bits_per_byte(nats, size),
         }
         self.latest |= metrics
         self.run.log(step, metrics)
 
     def save(self, step: int) -> None:
         """Publish the checkpoint of this step. Every rank calls it."""
+        device = self.engine.device
+        sums = distributed.gather_integers(self.ledger.sums, device)
+        damage = self._damage_of_all_ranks()
+        known = len(self.ledger.state.exclusions)
+        state = self.ledger.commit(sums, damage)
         self.newest = done = checkpoint.save(
             self._root,
             step,
-            step * self.config.pretrain.global_batch_size,
             self.engine,
             self.model_config,
             self.prepared.tokenizer_path,
-            facts(self.config, self.prepared),
+            {
+                "tokenizer_fingerprint": self.prepared.tokenizer.fingerprint,
+                "data_fingerprint": self.prepared.fingerprint,
+                "data": state.to_dict(),
+            },
         )
         if distributed.rank() == 0:
             checkpoint.retain(self._root, self.config.pretrain.checkpoints_kept)
+        for left_out in state.exclusions[known:]:
+            self.run.event("data_skipped", **asdict(left_out))
         self.run.event(
             "checkpoint",
             step=step,
             path=str(done.path),
             bytes=done.bytes,
             manifest_sha256=done.manifest_sha256,
+            data_cursor=state.cursor,
+            data_multiset=state.multiset.hex,
+            data_skipped_sequences=state.skipped.sequences,
             metrics={k: v for k, v in self.latest.items() if k.startswith("validation/")},
         )
+
+    def _damage_of_all_ranks(self) -> list[Damage]:
+        lines = "".join(json.dumps(asdict(own)) + "\n" for own in self.stream.damage)
+        gathered = distributed.gather_integers(list(lines.encode()), self.engine.device)
+        return [Damage(**json.loads(line)) for line in bytes(gathered).decode().splitlines()]
 
     def restore(self) -> Checkpoint | None:
         """Load the newest valid checkpoint of this run, else of the run to resume, if any.
 
-        Raises ValueError if it belongs to another model, data set, tokenizer or batch size.
+        Raises ValueError if it belongs to another model, tokenizer or stream of data.
         """
         found = ""
         if distributed.rank() == 0:  # one rank verifies for all
@@ -159,7 +192,9 @@ class Training:
         if not found:
             return None
         start = checkpoint.read(Path(found))
-        check_resume(start, self.config, self.prepared)
+        state = resumed_state(start, self.config, self.prepared, self.stream)
+        self.ledger = Ledger(self.stream, state)
+        self.stream.exclude(state.exclusions)
         self.engine.load_state(checkpoint.SavedState(start), start.step)
         self.run.event("resumed", step=start.step, path=str(start.path))
         self.newest = start
@@ -178,6 +213,11 @@ def check_same_data(prepared: Prepared, device: torch.device) -> None:
             f"this host's data has the fingerprint {prepared.fingerprint[:12]}, rank 0's "
             f"{theirs[:12]}; let ORCHESTRATE_CACHE name one folder that all hosts share"
         )
+
+
+def bits_per_byte(nats: float, size: int) -> float:
+    """Nats of all tokens of a text, in bits, over its bytes; independent of the tokenizer."""
+    return nats / math.log(2) / size
 
 
 def perplexity(loss: float) -> float:

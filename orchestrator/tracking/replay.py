@@ -31,6 +31,9 @@ log = logging.getLogger("tracking")
 
 RUN_TAG = "orchestrate.run"
 EVENT_TAG = "orchestrate.event"
+CHECKPOINT_FACTS = (
+    "manifest_sha256", "bytes", "data_cursor", "data_multiset", "data_skipped_sequences",
+)  # fmt: skip
 EXTERNAL_TAG = "mlflow.model.isExternal"
 RUN_STATUS = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 METRICS_PER_CALL = 1000  # MLflow's limit
@@ -156,6 +159,7 @@ class Replay:
             "tokenizer": self._tokenizer,
             "checkpoint": self._checkpoint,
             "artifact": self._artifact,
+            "drift": self._drift,
             "finished": self._finished,
         }
         while True:
@@ -213,7 +217,8 @@ class Replay:
         tags = [InputTag("mlflow.data.context", split), InputTag("fingerprint", fingerprint)]
         self.client.log_inputs(self.run_id, [DatasetInput(dataset, tags)])
         self.state.datasets[split] = [dataset.name, dataset.digest]
-        self._lineage(f"dataset.{split}", fingerprint)
+        own = f"{event['name']}." if event.get("mixture") else ""
+        self._lineage(f"dataset.{own}{split}", fingerprint)
 
     def _tokenizer(self, event: dict[str, Any], offset: int) -> None:
         self.client.log_artifact(self.run_id, str(self.folder / event["path"]), "tokenizer")
@@ -226,7 +231,15 @@ class Replay:
 
     def _artifact(self, event: dict[str, Any], offset: int) -> None:
         path = str(self.folder / event["path"])
-        self.client.log_artifact(self.run_id, path, event.get("artifact_path"))
+        folder = event.get("artifact_path")
+        self.client.log_artifact(self.run_id, path, folder)
+        if event.get("table"):  # the tag by which MLflow's own log_table makes it a table
+            name = "/".join([*([folder] if folder else []), Path(path).name])
+            self._tags({"mlflow.loggedArtifacts": json.dumps([{"path": name, "type": "table"}])})
+
+    def _drift(self, event: dict[str, Any], offset: int) -> None:
+        found = "; ".join(event["findings"])
+        self._tags({f"drift.{event['dataset']}": found or "passed"})
 
     def _checkpoint(self, event: dict[str, Any], offset: int) -> None:
         """A checkpoint is a model whose files stay where they are; its metrics are tied to it."""
@@ -250,7 +263,7 @@ class Replay:
                 params={
                     "step": str(step),
                     "path": str(path),
-                    **{k: str(event[k]) for k in ("manifest_sha256", "bytes") if k in event},
+                    **{k: str(event[k]) for k in CHECKPOINT_FACTS if k in event},
                 },
                 model_type="checkpoint",
             )

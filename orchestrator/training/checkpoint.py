@@ -24,12 +24,13 @@ from torch import Tensor, nn
 
 import models
 from data.files import publish, sha256_file
+from data.state import DataState
 from models.configs import ModelConfig
 from models.gpt import GPT
 from orchestrator.training import distributed
 from orchestrator.training.engine import MOMENTS, Engine, ParameterState
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 
@@ -51,9 +52,9 @@ class Checkpoint:
         return int(self.manifest["step"])
 
     @property
-    def samples(self) -> int:
-        """Samples consumed: the position in the data."""
-        return int(self.manifest["samples"])
+    def data(self) -> DataState:
+        """Where the run stood in its data, and what it was trained on until then."""
+        return DataState.from_dict(self.manifest["data"])
 
     @property
     def bytes(self) -> int:
@@ -79,7 +80,6 @@ def folder_name(step: int) -> str:
 def save(
     root: Path,
     step: int,
-    samples: int,
     engine: Engine,
     model_config: ModelConfig,
     tokenizer: Path,
@@ -90,11 +90,10 @@ def save(
     Args:
         root: the `checkpoints/` folder, which all ranks see.
         step: optimizer steps done.
-        samples: samples consumed.
         engine: whose state is saved.
         model_config: with the vocabulary size filled in.
         tokenizer: the tokenizer.json the model was trained with.
-        facts: more plain entries for the manifest, such as data fingerprints.
+        facts: more plain entries for the manifest, such as the state of the data.
     """
     final = root / folder_name(step)
     partial = final.with_name(final.name + ".partial")
@@ -122,7 +121,6 @@ def save(
         manifest = {
             "format": FORMAT,
             "step": step,
-            "samples": samples,
             "model": models.config_to_dict(model_config),
             "world_size": world_size,
             **facts,

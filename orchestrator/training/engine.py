@@ -39,8 +39,8 @@ class Engine(Protocol):
     device: torch.device
     model: nn.Module
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Logits (B, T, V) of tokens (B, T)."""
+    def forward(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
+        """Logits (B, T, V) of tokens (B, T), documents (B, T) kept apart where given."""
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of this rank's part of the step's loss; parts add up over ranks."""
@@ -70,10 +70,10 @@ class TorchEngine:
         self._clip = config.optim.gradient_clip
         self._optimizer = adamw(model, config.optim)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Logits (B, T, V) of tokens (B, T)."""
+    def forward(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
+        """Logits (B, T, V) of tokens (B, T), documents (B, T) kept apart where given."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
-            logits: Tensor = self._forward(tokens)
+            logits: Tensor = self._forward(tokens, documents=documents)
         return logits
 
     def backward(self, loss: Tensor) -> None:
@@ -120,9 +120,9 @@ class DeepSpeedEngine:
             if config.engine.compile:
                 self._engine.compile()
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Logits (B, T, V) of tokens (B, T)."""
-        logits: Tensor = self._engine(tokens)
+    def forward(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
+        """Logits (B, T, V) of tokens (B, T), documents (B, T) kept apart where given."""
+        logits: Tensor = self._engine(tokens, documents=documents)
         return logits
 
     def backward(self, loss: Tensor) -> None:

@@ -31,6 +31,10 @@ class NonFiniteLoss(RuntimeError):
     """The loss or the gradient of a step is NaN or infinite."""
 
 
+class NothingToTrainOn(RuntimeError):
+    """A step has no target at all: all of its stored tokens are damaged and were skipped."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a call of `fit` ended."""
@@ -62,6 +66,7 @@ def fit(
     *,
     start_step: int,
     seed: int,
+    trained: Callable[[list[Batch]], None],
     log: Callable[[int, Metrics], None],
     evaluate: Callable[[int], None],
     save: Callable[[int], None],
@@ -75,6 +80,7 @@ def fit(
         schedule: when what is due.
         start_step: optimizer steps already done.
         seed: of dropout; with the sample position it fixes the mask of every micro-batch.
+        trained: gets this rank's micro-batches of each step that was done.
         log: takes a step and its metrics; called on every rank with the same values.
         evaluate: called with the step when an evaluation is due.
         save: called with the step when a checkpoint is due.
@@ -82,6 +88,7 @@ def fit(
 
     Raises:
         NonFiniteLoss: on every rank, naming the step and the samples.
+        NothingToTrainOn: on every rank, naming the step.
     """
     tokens, training_seconds, saved_step = 0, 0.0, start_step
     step = start_step
@@ -93,6 +100,11 @@ def fit(
         if stop:
             step -= 1
             break
+        if not valid:
+            raise NothingToTrainOn(
+                f"no sequence of step {step} can be read: all were on damaged blocks; repair the "
+                "data, or use a larger stage.global_batch_size"
+            )
         losses = [_backward(engine, batch, valid, seed) for batch in micro_batches]
         local = torch.stack(losses)  # (micro-batches,), on the device
         loss = distributed.sum_over_ranks([float(local.sum())], engine.device)[0]
@@ -104,6 +116,7 @@ def fit(
             ids = [int(sample) for batch in micro_batches for sample in batch.sample_ids]
             samples = sorted(distributed.gather_integers(ids, engine.device))
             raise NonFiniteLoss(f"the gradient norm of step {step} is {norm}; samples {samples}")
+        trained(micro_batches)
         seconds = time.perf_counter() - begun
         tokens, training_seconds = tokens + int(valid), training_seconds + seconds
         log(
@@ -132,8 +145,9 @@ def evaluate_loss(engine: Engine, batches: Iterator[Batch]) -> tuple[float, int]
     engine.model.eval()
     total, tokens = 0.0, 0
     for batch in batches:
-        inputs, targets, loss_mask = _tensors(batch, engine.device)
-        total += float(next_token_loss(engine.forward(inputs), targets, loss_mask))
+        inputs, targets, loss_mask, documents = _tensors(batch, engine.device)
+        logits = engine.forward(inputs, documents)  # (B, T, V)
+        total += float(next_token_loss(logits, targets, loss_mask))
         tokens += int(loss_mask.sum())
     engine.model.train()
     total, count = distributed.sum_over_ranks([total, tokens], engine.device)
@@ -143,18 +157,19 @@ def evaluate_loss(engine: Engine, batches: Iterator[Batch]) -> tuple[float, int]
 def _backward(engine: Engine, batch: Batch, valid_tokens: float, seed: int) -> Tensor:
     """Loss of one micro-batch as its part of the step's mean; adds its gradient."""
     torch.manual_seed(_dropout_seed(seed, batch.position))
-    inputs, targets, loss_mask = _tensors(batch, engine.device)
-    logits = engine.forward(inputs)  # (B, T, V)
+    inputs, targets, loss_mask, documents = _tensors(batch, engine.device)
+    logits = engine.forward(inputs, documents)  # (B, T, V)
     loss = next_token_loss(logits, targets, loss_mask) / valid_tokens
     engine.backward(loss)
     return loss.detach()
 
 
-def _tensors(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs, targets and loss mask, each (B, T)."""
+def _tensors(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Inputs, targets, loss mask and, where they are kept apart, documents, each (B, T)."""
     rows = torch.from_numpy(batch.tokens).to(device)  # (B, T+1)
     loss_mask = torch.from_numpy(batch.loss_mask).to(device)
-    return rows[:, :-1], rows[:, 1:], loss_mask
+    documents = None if batch.documents is None else torch.from_numpy(batch.documents).to(device)
+    return rows[:, :-1], rows[:, 1:], loss_mask, documents
 
 
 def _dropout_seed(seed: int, position: int) -> int:

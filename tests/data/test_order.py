@@ -5,9 +5,12 @@ import itertools
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data import order
 from data.order import Order, Permutation, shuffled
@@ -61,13 +64,47 @@ def slow_epoch(N, seed, fingerprint, b, C, w, epoch):
 
 
 @pytest.mark.parametrize("N", [1, 2, 3, 7, 16, 31])
-def test_the_order_is_its_definition_and_a_bijection_on_a_grid(N):
+def test_the_order_is_its_definition_and_a_bijection_with_an_inverse_on_a_grid(N):
     for b, C, w in itertools.product([1, 2, 5, 8, 40], [1, 2, 3, 7], [1, 2, 4, 50]):
         made = Order(N, 5, "abc", block=b, lanes=C, window=w)
         for epoch in (0, 3):
             ids = made(np.arange(epoch * N, (epoch + 1) * N)).tolist()
             assert sorted(ids) == list(range(N)), (N, b, C, w)
             assert ids == slow_epoch(N, 5, "abc", b, C, w, epoch), (N, b, C, w)
+            back = made.inverse(np.array(ids), epoch).tolist()
+            assert back == list(range(N)), (N, b, C, w)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    N=st.integers(1, 3000),
+    b=st.integers(1, 70),
+    C=st.integers(1, 70),
+    w=st.integers(1, 300),
+    epoch=st.integers(0, 2**40),
+    feistel=st.booleans(),
+)
+def test_any_order_is_a_bijection_with_an_inverse(N, b, C, w, epoch, feistel):
+    with pytest.MonkeyPatch.context() as patch:
+        if feistel:
+            patch.setattr(order, "FULL_SORT", 0)
+        made = Order(N, 3, "f", block=b, lanes=C, window=w)
+        ids = made(np.arange(epoch * N, (epoch + 1) * N))
+        assert (np.sort(ids) == np.arange(N)).all()
+        assert (made.inverse(ids, epoch) == np.arange(N)).all()
+
+
+@pytest.mark.parametrize("shape", [{}, {"block": 512, "lanes": 64, "window": 1024}])
+def test_an_order_of_2_to_the_40_inverts_and_its_tail_block_too(shape):
+    N = 2**40 - 87
+    made = Order(N, 3, "f", **shape)
+    x = np.random.default_rng(4).integers(0, N, 2000)
+    ids = made(x + 2 * N)
+    assert ids.min() >= 0
+    assert ids.max() < N
+    np.testing.assert_array_equal(made.inverse(ids, 2), x)
+    last = np.arange(N - 600, N)
+    np.testing.assert_array_equal(made(made.inverse(last, 2) + 2 * N), last)
 
 
 def test_random_access_is_sequential_access_over_epochs():
@@ -127,6 +164,38 @@ def test_a_feistel_shuffle_has_as_many_different_steps_as_a_true_one():
     assert abs(ours - true) < 0.005 * true
 
 
+def test_no_output_bit_is_told_by_an_input_bit():
+    # An affine round function fails here: it decides the lowest bit by one bit of the input.
+    N = 2**18
+    x = np.arange(N)
+    y = Order(N, 0, "f")(x)
+    signs = [1.0 - 2 * (values[:, None] >> np.arange(18) & 1) for values in (x, y)]
+    correlation = signs[0].T @ signs[1] / N
+    assert abs(correlation).max() < 6 / np.sqrt(N)
+
+
+@pytest.mark.parametrize("shape", [{}, {"block": 16, "lanes": 64, "window": 64}])
+def test_neighbours_in_time_are_not_neighbours_in_the_data(shape):
+    N = 2**18
+    ids = Order(N, 0, "f", **shape)(np.arange(N)).astype(float)
+    for lag in (1, 2, 3, 7, 31, 63):
+        # Blocks are moved whole, so there are as many independent places as blocks.
+        deviation = np.sqrt(shape.get("block", 1) / N)
+        assert abs(np.corrcoef(ids[:-lag], ids[lag:])[0, 1]) < 6 * deviation, lag
+
+
+def test_samples_of_a_batch_share_a_shard_no_more_often_than_declared():
+    N, shard, block, lanes, window, B = 2**21, 4096, 512, 64, 4096, 512
+    ids = Order(N, 0, "f", block, lanes, window)(np.arange(100 * B)).reshape(-1, B)
+    counts = [np.unique(batch // shard, return_counts=True)[1] for batch in ids]
+    rate = np.mean([(n * (n - 1)).sum() / (B * (B - 1)) for n in counts])
+    # Of one lane: the same one of the window's blocks. Of two lanes: chance, as in a full shuffle.
+    same_lane = (B / lanes - 1) / (B - 1)
+    bound = same_lane * block / window + shard / N
+    assert rate < 1.25 * bound
+    assert rate < 0.006
+
+
 @pytest.mark.parametrize("blocks", [{}, {"block": 2, "lanes": 2, "window": 4}])
 def test_first_places_are_uniform_over_keys(blocks):
     N, keys = 16, 4000
@@ -181,6 +250,25 @@ def test_the_order_does_not_depend_on_the_process():
     assert len(said) == 1
 
 
+def test_threads_that_share_an_order_get_what_one_reader_gets():
+    shape = {"block": 16, "lanes": 8, "window": 32}
+    batches = np.random.default_rng(5).integers(0, 10**6, (64, 100))
+    alone = [Order(100_003, 3, "f", **shape)(batch).tolist() for batch in batches]
+    shared = Order(100_003, 3, "f", **shape)
+    with ThreadPoolExecutor(8) as threads:
+        assert [ids.tolist() for ids in threads.map(shared, batches)] == alone
+
+
+def test_the_first_batch_costs_the_same_wherever_a_run_goes_on():
+    N = 10**9 + 7
+    for position in (0, 10**6, 10**9, 7 * N + 10**8):
+        made = Order(N, 7, "f", block=512, lanes=64, window=1024)
+        made(np.arange(position, position + 512))
+        # A window of each lane; two where the batch crosses into the next window or epoch.
+        assert 64 <= made._window.cache_info().misses <= 128
+        assert made._blocks.cache_info().misses <= 2
+
+
 def test_the_order_never_changes_between_versions():
     # Recorded on purpose: a resumed run must go on in the order it began with.
     assert Order(10, 0, "golden")(np.arange(20)).tolist() == GOLDEN_SMALL
@@ -209,3 +297,22 @@ def test_senseless_sizes_are_refused(arguments, message):
 def test_a_negative_position_is_refused():
     with pytest.raises(ValueError, match="position -3 is negative"):
         Order(5, 0, "f")(np.array([2, -3]))
+
+
+@pytest.mark.parametrize(
+    ("ids", "epoch", "message"),
+    [
+        ([2, 5], 0, "sample 5 must be from 0 to 4"),
+        ([-1], 0, "sample -1 must be from 0 to 4"),
+        ([1], -1, "epoch -1 is negative"),
+    ],
+)
+def test_an_inverse_of_what_is_not_there_is_refused(ids, epoch, message):
+    with pytest.raises(ValueError, match=message):
+        Order(5, 0, "f").inverse(np.array(ids), epoch)
+
+
+def test_nothing_is_asked_and_nothing_given():
+    nothing = np.array([], dtype=np.int64)
+    made = Order(5, 0, "f", block=2, lanes=2, window=2)
+    assert made(nothing).tolist() == made.inverse(nothing, 0).tolist() == []

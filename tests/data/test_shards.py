@@ -1,186 +1,109 @@
-import dataclasses
 import json
 import shutil
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from data import shards
+from data import manifest, writer
 from data.files import DataError
-from data.shards import ShardSet, write_shards
+from data.shards import BadBlock, ShardSet, Tokenized, write_shards
 
 END = 7
 
 
-def make(folder, documents, **changes):
-    arguments = {
-        "name": "train",
-        "text_bytes": 123,
-        "max_id": 999,
-        "end_of_text": END,
-        "tokenizer": "t" * 64,
-        "settings": {"a": 1},
-        "shard_tokens": 1000,
-    }
-    return write_shards(folder, documents, **(arguments | changes))
+def document(ids, number=0):
+    digest = number.to_bytes(2, "big") + bytes(14)
+    return Tokenized(np.asarray(ids), digest, f"c/a.jsonl:{number + 1}", 3 * len(ids))
 
 
-def some_documents(count=60, largest=999, seed=0):
+def some_documents(count=60, seed=0):
     rng = np.random.default_rng(seed)
-    return [
-        np.append(rng.integers(8, largest + 1, rng.integers(0, 200)), END) for _ in range(count)
-    ]
+    sizes = rng.integers(0, 200, count).tolist()
+    return [document(np.append(rng.integers(8, 1000, n), END), i) for i, n in enumerate(sizes)]
+
+
+def make(folder, documents, shard_tokens=1000):
+    return write_shards(
+        folder,
+        documents,
+        max_id=999,
+        end_of_text=END,
+        shard_tokens=shard_tokens,
+        name="train",
+        records="text",
+        tokenizer="t" * 64,
+        settings={"a": 1},
+    )
 
 
 @pytest.fixture
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(shards, "BLOCK_BYTES", 256)
-
-
-@pytest.fixture
-def written(tmp_path, small_blocks):
+def written(tmp_path, monkeypatch):
+    for module in (writer, manifest):
+        monkeypatch.setattr(module, "HASH_BYTES", 256)
     documents = some_documents()
     return tmp_path / "set", documents, make(tmp_path / "set", documents)
 
 
-def test_any_range_is_that_range_of_the_documents_laid_end_to_end(written):
-    folder, documents, manifest = written
-    stream = np.concatenate(documents)
+def flip(path, byte, bit=4):
+    raw = bytearray(path.read_bytes())
+    raw[byte] ^= 1 << bit
+    path.write_bytes(raw)
+
+
+def everything(folder):
+    """Every token, and every fact of every document."""
     opened = ShardSet.open(folder)
-    assert len(list(folder.glob("shard-*.arrow"))) > 3
-    assert opened.tokens == len(opened) == len(stream) == manifest.tokens
-    assert manifest.documents == len(documents)
-    rng = np.random.default_rng(1)
-    ranges = np.sort(rng.integers(0, len(stream) + 1, (500, 2)), axis=1).tolist()
-    edges = [[0, 0], [0, len(stream)], [len(stream), len(stream)], [len(stream) - 1, len(stream)]]
-    for start, stop in ranges + edges:
-        np.testing.assert_array_equal(opened.read(start, stop), stream[start:stop])
-    for start, stop in [(-1, 3), (0, len(stream) + 1), (5, 4)]:
-        with pytest.raises(IndexError):
-            opened.read(start, stop)
-
-
-def test_a_small_cache_gives_the_same_tokens(written):
-    folder, documents, _ = written
-    opened = ShardSet.open(folder, cache_blocks=1)
-    np.testing.assert_array_equal(opened.read(0, opened.tokens), np.concatenate(documents))
+    opened.read(0, opened.tokens)
+    for i in range(opened.documents):
+        opened.document(i), opened.place(i)
 
 
 def test_shards_are_arrow_with_one_row_per_document_read_without_copying(written):
     folder, documents, _ = written
     rows = []
-    for path in sorted(folder.glob("shard-*.arrow")):
+    for path in sorted(folder.glob("shard-?????.arrow")):
         with pa.memory_map(str(path)) as mapped:
             before = pa.total_allocated_bytes()
-            file = mapped.read_buffer()
-            batches = list(pa.ipc.open_stream(pa.BufferReader(file)))
-            column = batches[0].column("input_ids")
-            values = column.values.buffers()[1]
-            assert pa.total_allocated_bytes() - before < 1000
-            assert file.address <= values.address < file.address + file.size
+            batches = list(pa.ipc.open_stream(mapped))
+            values = batches[0].column("input_ids").values
+            assert pa.total_allocated_bytes() - before < 1000  # schema and the like
+            assert values.to_numpy(zero_copy_only=True).dtype == np.uint16
             assert len(batches) == 1
-            assert column.type == pa.large_list(pa.uint16())
-            rows += column.to_pylist()
-    assert rows == [document.tolist() for document in documents]
+            assert batches[0].column("input_ids").type == pa.large_list(pa.uint16())
+            rows += batches[0].column("input_ids").to_pylist()
+    assert rows == [document.ids.tolist() for document in documents]
 
 
 @pytest.mark.filterwarnings("default")
-def test_the_datasets_library_opens_a_shard(written, tmp_path, monkeypatch):
+def test_the_datasets_library_opens_a_shard_without_a_copy(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     import datasets
 
-    folder, documents, _ = written
-    dataset = datasets.Dataset.from_file(str(folder / "shard-00000.arrow"))
+    documents = [document([i % 900] * 5000 + [END], i) for i in range(200)]
+    make(tmp_path / "set", documents, shard_tokens=10**9)
+    path = tmp_path / "set" / "shard-00000.arrow"
+    before = pa.total_allocated_bytes()
+    dataset = datasets.Dataset.from_file(str(path))
+    assert pa.total_allocated_bytes() - before < path.stat().st_size / 100
     assert dataset.column_names == ["input_ids"]
-    assert dataset[1]["input_ids"] == documents[1].tolist()
-    assert dataset.cache_files == [{"filename": str(folder / "shard-00000.arrow")}]
+    assert len(dataset) == 200
+    assert dataset[150]["input_ids"] == documents[150].ids.tolist()
+    assert dataset.cache_files == [{"filename": str(path)}]
+    assert not (tmp_path / "home").exists() or not list((tmp_path / "home").rglob("*.arrow"))
 
 
-@pytest.mark.parametrize(
-    ("max_id", "dtype"), [(65_534, "uint16"), (65_535, "uint16"), (65_536, "uint32")]
-)
-def test_the_width_follows_the_largest_id_there_may_be(tmp_path, max_id, dtype):
-    manifest = make(tmp_path / "set", [np.array([max_id, END])], max_id=max_id)
-    assert manifest.dtype == dtype
-    assert ShardSet.open(tmp_path / "set").read(0, 2).tolist() == [max_id, END]
-
-
-@pytest.mark.parametrize(
-    ("ids", "message"),
-    [
-        ([3, 4], "train document 1 doesn't end with end of text 7"),
-        ([], "doesn't end with"),
-        ([1000, END], r"holds ids 7..1000, outside 0..999"),
-        ([-1, END], "holds ids -1..7"),
-    ],
-)
-def test_documents_that_break_the_format_are_refused(tmp_path, ids, message):
-    with pytest.raises(DataError, match=message):
-        make(tmp_path / "set", [np.array([3, END]), np.array(ids, dtype=np.int64)])
-
-
-def test_nothing_to_write_is_refused(tmp_path):
-    with pytest.raises(DataError, match="no documents"):
-        make(tmp_path / "set", [])
-
-
-def test_the_fingerprint_is_of_the_content_not_of_the_place(tmp_path):
-    documents = some_documents()
-    first = make(tmp_path / "a", documents)
-    assert make(tmp_path / "b", documents).fingerprint == first.fingerprint
-    changed = [d.copy() for d in documents]
-    changed[40][0] ^= 1
-    others = [
-        make(tmp_path / "c", changed),
-        make(tmp_path / "d", documents[::-1]),
-        make(tmp_path / "e", documents, tokenizer="u" * 64),
-        make(tmp_path / "f", documents, settings={"a": 2}),
-        make(tmp_path / "g", documents, end_of_text=END, max_id=998 + 65_536),
-    ]
-    assert len({m.fingerprint for m in [first, *others]}) == 6
-
-
-def every_token(folder):
+def test_the_manifest_on_disk_is_the_one_returned(written):
+    folder, documents, written_manifest = written
     opened = ShardSet.open(folder)
-    return opened.read(0, opened.tokens)
-
-
-def test_each_flipped_byte_of_the_tokens_is_found_when_it_is_read(written):
-    folder, _, _ = written
-    path = folder / "shard-00001.arrow"
-    whole = path.read_bytes()
-    index = pa.ipc.open_stream((folder / "index.arrow").read_bytes()).read_all().to_pylist()[1]
-    end = index["offset"] + 2 * index["tokens"]
-    for place in [index["offset"], (index["offset"] + end) // 2, end - 1]:
-        broken = bytearray(whole)
-        broken[place] ^= 0x10
-        path.write_bytes(broken)
-        with pytest.raises(DataError, match=r"shard-00001.arrow is not what was written") as caught:
-            every_token(folder)
-        assert "prepare the data again" in str(caught.value)
-    path.write_bytes(whole)
-    every_token(folder)
-
-
-def test_verify_finds_a_flipped_byte_outside_the_tokens_too(written):
-    folder, _, _ = written
-    ShardSet.open(folder).verify()
-    path = folder / "shard-00002.arrow"
-    broken = bytearray(path.read_bytes())
-    broken[20] ^= 1
-    path.write_bytes(broken)
-    with pytest.raises(DataError, match=r"shard-00002.arrow is missing or not what was written"):
-        ShardSet.open(folder).verify()
-
-
-def test_a_file_cut_after_opening_raises_and_does_not_kill_the_process(written):
-    folder, _, _ = written
-    opened = ShardSet.open(folder)
-    path = folder / "shard-00000.arrow"
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(DataError, match=r"shard-00000.arrow is torn"):
-        opened.read(0, opened.tokens)
+    assert opened.manifest == written_manifest
+    assert json.loads((folder / "manifest.json").read_text())["settings"] == {"a": 1}
+    assert opened.tokens == len(opened) == sum(len(d.ids) for d in documents)
+    assert opened.documents == len(documents)
+    assert opened.manifest.bytes == sum(d.text_bytes for d in documents)
+    assert (opened.end_of_text, opened.dtype) == (END, np.uint16)
 
 
 def spoil_truncate(folder):
@@ -194,6 +117,22 @@ def spoil_missing(folder):
     return "shard-00001.arrow is missing"
 
 
+def spoil_documents_truncate(folder):
+    path = folder / "shard-00001.documents.arrow"
+    path.write_bytes(path.read_bytes()[:-8])
+    return "shard-00001.documents.arrow has"
+
+
+def spoil_documents_missing(folder):
+    (folder / "shard-00001.documents.arrow").unlink()
+    return "shard-00001.documents.arrow is missing"
+
+
+def spoil_documents_byte(folder):
+    flip(folder / "shard-00001.documents.arrow", 700)
+    return "shard-00001.documents.arrow is missing or not what was written"
+
+
 def spoil_swap(folder):
     a, b = folder / "shard-00000.arrow", folder / "shard-00001.arrow"
     a.rename(folder / "x")
@@ -203,10 +142,7 @@ def spoil_swap(folder):
 
 
 def spoil_index(folder):
-    path = folder / "index.arrow"
-    raw = bytearray(path.read_bytes())
-    raw[len(raw) // 2] ^= 1
-    path.write_bytes(raw)
+    flip(folder / "index.arrow", 2000)
     return "index.arrow is damaged or stale"
 
 
@@ -221,6 +157,12 @@ def spoil_manifest_number(folder):
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"bytes": content["bytes"] + 1}))
     return "manifest.json does not belong to the shards"
+
+
+def spoil_manifest_of_another_set(folder):
+    make(folder.parent / "other", some_documents(seed=5))
+    shutil.copy(folder.parent / "other" / "manifest.json", folder / "manifest.json")
+    return "index.arrow is damaged or stale"
 
 
 def spoil_manifest_text(folder):
@@ -241,8 +183,8 @@ def spoil_index_missing(folder):
 
 def spoil_version(folder):
     path = folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 99}))
-    return "format_version 99"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 1}))
+    return "format_version 1, but 2"
 
 
 SPOILS = [value for name, value in list(globals().items()) if name.startswith("spoil_")]
@@ -253,12 +195,64 @@ def test_a_spoiled_set_is_refused_with_the_file_and_the_remedy(written, spoil):
     folder, _, _ = written
     message = spoil(folder)
     with pytest.raises(DataError) as caught:
-        every_token(folder)
+        everything(folder)
     assert message in str(caught.value)
     assert "prepare the data again" in str(caught.value)
 
 
-def test_the_manifest_on_disk_is_the_one_returned(written):
-    folder, _, manifest = written
-    assert json.loads((folder / "manifest.json").read_text()) == dataclasses.asdict(manifest)
-    assert ShardSet.open(folder).manifest == manifest
+def test_two_shards_of_one_size_that_were_swapped_are_found(written, tmp_path):
+    folder = tmp_path / "twins"
+    make(folder, [document([20 + i] * 9 + [END], i) for i in range(20)], shard_tokens=100)
+    spoil_swap(folder)
+    opened = ShardSet.open(folder)
+    for start in (0, 150):
+        with pytest.raises(BadBlock, match="is not what was written"):
+            opened.read(start, start + 5)
+    assert opened.quarantined == [(0, 100), (100, 200)]
+
+
+@pytest.fixture(scope="module")
+def flippable(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("flip") / "set"
+    make(folder, some_documents(), shard_tokens=2000)
+    return folder
+
+
+@settings(max_examples=150, deadline=None)
+@given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), file=st.integers(0, 99))
+def test_a_flipped_bit_anywhere_is_found(flippable, where, bit, file):
+    paths = sorted(flippable.iterdir())
+    path = paths[file % len(paths)]
+    whole = path.read_bytes()
+    flip(path, int(where * len(whole)), bit)
+    try:
+        with pytest.raises(DataError, match="prepare the data again") as caught:
+            ShardSet.open(flippable).verify()
+        assert path.name in str(caught.value) or path.name == "manifest.json"
+    finally:
+        path.write_bytes(whole)
+
+
+def test_verifying_tells_how_far_it_is_and_every_difference(written):
+    folder, _, _ = written
+    told = []
+    opened = ShardSet.open(folder)
+    opened.verify(lambda done, total: told.append((done, total)))
+    size = sum(path.stat().st_size for path in folder.glob("shard-*"))
+    assert told == sorted(told)
+    assert told[-1] == (size, size)
+    assert opened.problems() == []
+    flip(folder / "shard-00000.arrow", opened.entries[0].values_at)
+    flip(folder / "shard-00001.arrow", 20)
+    (folder / "shard-00002.documents.arrow").unlink()
+    found = opened.problems()
+    assert [line.split(" ")[0].rsplit("/", 1)[1] for line in found] == [
+        "shard-00000.arrow",
+        "shard-00001.arrow",
+        "shard-00002.documents.arrow",
+        "shard-00000.arrow",
+    ]
+    assert "block 0, tokens 0..128 of train" in found[3]
+    assert opened.quarantined == []  # looking is not reading
+    with pytest.raises(DataError, match=r"shard-00000.arrow is not what was written \(sha256\)"):
+        opened.verify()

@@ -7,8 +7,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data.config import ContractConfig, DataConfig
+from data.files import DataError
+from data.lines import PIECE, pieces
 from data.python_docs import clean
-from data.sources import PIECE, DataConfig, DataError, documents, pieces
+from data.sources import (
+    documents,
+    infer_contract,
+    outside_state,
+    read_records,
+    schema_changes,
+    units_of,
+)
 
 
 def read(**settings):
@@ -52,7 +62,7 @@ def test_python_docs_hold_topics_and_each_docstring_once(docs):
 
 def test_python_docs_are_the_same_in_another_process(docs):
     code = (
-        "import hashlib; from data.sources import *;"
+        "import hashlib; from data.config import DataConfig; from data.sources import documents;"
         "print(hashlib.sha256('\\0'.join(documents(DataConfig())).encode()).hexdigest())"
     )
     said = subprocess.run(
@@ -124,10 +134,11 @@ def test_jsonl_gives_the_text_field_of_each_line(tmp_path):
         ('{"text": "cut', "a.jsonl:2: not a JSON object"),
         ('["list"]', "a.jsonl:2: a JSON list, not an object"),
         ('{"txt": "a", "id": 1}', "there are: txt, id (set data.text_column=txt)"),
-        ('{"text": 5}', "a.jsonl:2: text holds int, not text"),
+        ('{"text": 5}', "a.jsonl:2: text holds an integer, 5, not text"),
         ('{"text": "a\\ud800"}', "half of a surrogate pair (U+D800 at character 1)"),
-        ("1" * 5000, "a.jsonl:2: not a JSON object"),
         ("[" * 100_000, "a.jsonl:2: not a JSON object"),
+        ('{"text": "a\\u0000"}', "a.jsonl:2: text holds a NUL (U+0000 at character 1)"),
+        ("1" * 5000, "a.jsonl:2: not a JSON object"),
     ],
 )
 def test_a_bad_jsonl_line_is_named(tmp_path, line, message):
@@ -186,7 +197,157 @@ def test_a_missing_column_names_those_there_are(tmp_path, name):
 def test_a_column_of_numbers_is_no_text(tmp_path):
     write_table(tmp_path / "a.parquet")
     message = refused(source="parquet", path=str(tmp_path), text_column="id")
-    assert "a.parquet: row 1: id holds int, not text" in message
+    assert "a.parquet: row 1: id holds an integer, 0, not text" in message
+
+
+def csv_documents(tmp_path, raw, **settings):
+    path = tmp_path / "a.csv"
+    path.write_bytes(raw)
+    return read(source="csv", path=str(path), **settings)
+
+
+def test_csv_gives_the_field_under_the_header_whatever_is_quoted(tmp_path):
+    raw = (
+        b"\xef\xbb\xbfid,text\r\n"
+        b'1,"with, comma"\r\n'
+        b'2,"with ""quotes"" and\nline end"\r\n'
+        b"\r\n"
+        b"3,\r\n" + f'4,"{"long " * 50_000}"'.encode()  # longer than the csv module reads by itself
+    )
+    assert csv_documents(tmp_path, raw) == [
+        "with, comma",
+        'with "quotes" and\nline end',
+        "",
+        "long " * 50_000,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"", "a.csv: header: the file is empty; its first line must name the columns"),
+        (b"text,text\na,b\n", "names of columns must be there and differ"),
+        (b"text,\na,b\n", "names of columns must be there and differ"),
+        (
+            b"txt,id\na,1\n",
+            "a.csv: row 1: data.text_column=text is not a column; there are: txt, id",
+        ),
+        (
+            b'text\n"a\nb"\nc,d\n',
+            "a.csv: row 2: line 4 ends a row of 2 fields, but the header has 1 (text)",
+        ),
+        (b'text\na\n"b\nc\n', "a.csv: row 2: unexpected end of data (line 4)"),
+        (b'text\na\n"b"c\n', "a.csv: row 2: ',' expected after '\"' (line 3)"),
+        (b"text\na\nb\xff\n", "a.csv: row 2: is not UTF-8: byte 0xff at offset 8"),
+        (b"text\na\0\n", "a.csv: row 1: is a binary file: a NUL byte at offset 6"),
+        ("text\na\n".encode("utf-16"), "is UTF-16; convert it"),
+    ],
+)
+def test_a_bad_csv_file_is_named(tmp_path, raw, message):
+    with pytest.raises(DataError) as caught:
+        csv_documents(tmp_path, raw)
+    assert message in str(caught.value)
+
+
+def test_csv_columns_are_of_the_types_that_the_contract_says(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text,n,x,ok\na,5,0.5,true\nb,,1,False\n")
+    rules = ContractConfig(columns={"n": "integer", "x": "number", "ok": "boolean"})
+    config = DataConfig(source="csv", path=str(path), contract=rules)
+    found = [dict(r.columns) for unit in units_of(config) for r in read_records(config, unit)]
+    assert found == [{"n": 5, "x": 0.5, "ok": True}, {"n": None, "x": 1.0, "ok": False}]
+    path.write_text("text,n,x,ok\na,5,0.5,true\nb,many,1,False\n")
+    message = refused(source="csv", path=str(path), contract=rules)
+    assert "a.csv: row 2: n holds 'many', but data.contract.columns says integer" in message
+
+
+def table_with(path, **columns):
+    pq.write_table(pa.table(columns), path)
+
+
+def test_columns_that_changed_between_files_are_named(tmp_path):
+    table_with(tmp_path / "a.parquet", text=["a"], id=[1], lang=["en"])
+    table_with(tmp_path / "b.parquet", text=["b"], id=["1"], url=["x"])
+    config = DataConfig(source="parquet", path=str(tmp_path))
+    a, b = str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet")
+    assert schema_changes(config) == [
+        f"{b}: column lang (string) went, column url (string) came, "
+        f"column id was integer and is string, compared with {a}"
+    ]
+    assert list(documents(config)) == ["a", "b"]  # none of them is read
+    rules = ContractConfig(columns={"id": "integer"})
+    message = refused(source="parquet", path=str(tmp_path), contract=rules)
+    assert "b.parquet: row 1: id holds a string, '1', but data.contract.columns says" in message
+    assert f"compared with {a}: column lang (string) went" in message
+
+
+def test_a_column_that_went_is_found_before_anything_is_read(tmp_path):
+    table_with(tmp_path / "a.parquet", text=["a"])
+    table_with(tmp_path / "b.parquet", body=["b"])
+    with pytest.raises(DataError) as caught:
+        units_of(DataConfig(source="parquet", path=str(tmp_path)))
+    assert "b.parquet: data.text_column=text is not a column" in str(caught.value)
+    assert "a.parquet: column text (string) went, column body (string) came" in str(caught.value)
+
+
+def test_columns_that_changed_in_jsonl_are_named(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "id": 1}')
+    (tmp_path / "b.jsonl").write_text('{"body": "b", "id": 2.5}')
+    message = refused(source="jsonl", path=str(tmp_path))
+    assert "b.jsonl:1: data.text_column=text is not a column; there are: body, id" in message
+    assert "column text (string) went, column body (string) came" in message
+    assert "column id was integer and is number" in message
+
+
+def test_a_contract_is_inferred_from_the_first_records_and_holds_for_them(tmp_path):
+    path = tmp_path / "a.jsonl"
+    rows = [
+        {"text": "a", "n": 1, "x": 1, "tags": [], "meta": {}, "odd": 1, "maybe": None},
+        {"text": "b", "n": 2, "x": 0.5, "tags": ["t"], "meta": {}, "odd": "1", "maybe": True},
+    ]
+    path.write_text("\n".join(map(json.dumps, [*rows, {"text": "b", "more": 1}])))
+    config = DataConfig(source="jsonl", path=str(path))
+    found = infer_contract(config, sample=2)
+    kinds = {"text": "string", "n": "integer", "x": "number", "tags": "list", "meta": "object"}
+    assert found == ContractConfig(columns={**kinds, "maybe": "boolean"}, not_null=list(kinds))
+    message = refused(source="jsonl", path=str(path), contract=found)
+    assert "a.jsonl:3: data.contract.columns=n is not a column; there are: text, more" in message
+
+
+def test_the_outside_state_changes_when_a_file_does(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    config = DataConfig(source="text", path=str(tmp_path))
+    states = [outside_state(config)]
+    (tmp_path / "b.txt").write_text("b")
+    states.append(outside_state(config))
+    assert outside_state(config) == states[-1]
+    (tmp_path / "b.txt").write_text("c")
+    os.utime(tmp_path / "b.txt", (5, 5))
+    states.append(outside_state(config))
+    assert len({json.dumps(state) for state in states}) == 3
+    assert outside_state(DataConfig()) == outside_state(DataConfig())
+
+
+@pytest.mark.filterwarnings("default")
+def test_hf_streams_a_folder_file_by_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in "abc":
+        table_with(
+            folder / f"{name}.parquet", text=[f"{name}{i}" for i in range(1500)], id=[0] * 1500
+        )
+    config = DataConfig(source="hf", path=str(folder), streaming=True)
+    units = units_of(config)
+    assert len(units) == 3
+    found = [record for unit in units for record in read_records(config, unit)]
+    assert [r.texts[0] for r in found] == [f"{name}{i}" for name in "abc" for i in range(1500)]
+    assert found[1500].place == f"{folder}: shard 2: row 1"
+    assert "there are: text, id" in refused(
+        source="hf", path=str(folder), streaming=True, text_column="body"
+    )
+    (folder / "b.parquet").write_bytes((folder / "b.parquet").read_bytes()[:-100])
+    assert "can't be read as a dataset" in refused(source="hf", path=str(folder), streaming=True)
 
 
 @pytest.mark.filterwarnings("default")
@@ -207,7 +368,8 @@ def test_hf_reads_a_saved_dataset_and_names_splits_and_columns(tmp_path, monkeyp
 
 def test_a_hub_name_without_a_network_says_what_works(tmp_path):
     code = (
-        "from data.sources import *\n"
+        "from data.config import DataConfig, DataError\n"
+        "from data.sources import documents\n"
         "try: list(documents(DataConfig(source='hf', path='nobody/no-such-set')))\n"
         "except DataError as error: print(error)"
     )

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from data.files import DataError
-from data.tokenizer import Tokenizer, TokenizerConfig, encode_documents, vocab_size
+from data.tokenizer import Tokenizer, TokenizerConfig, vocab_size
 
 TEXTS = ["the cat sat on the mat. " * 20, "where is the hat? über allen\n\n" * 20, "0 1 2 3 " * 9]
 NASTY = "a<|endoftext|>b \x00\x7f\t  é 日本 👩‍👩‍👧 \u202e\r\n <|endoftext|>"
@@ -120,21 +120,6 @@ def test_a_file_that_is_no_tokenizer_is_refused(tmp_path, raw, message):
     (tmp_path / "t.json").write_bytes(raw)
     with pytest.raises(DataError, match=message):
         Tokenizer.load(tmp_path / "t.json")
-
-
-def test_documents_end_with_end_of_text_in_any_batching(bpe):
-    texts = [f"the cat {i}" for i in range(50)]
-    for characters in (1, 100, 10**6):
-        made = list(encode_documents(bpe, texts, batch_characters=characters))
-        assert [bpe.decode(ids[:-1]) for ids in made] == texts
-        assert all(ids[-1] == bpe.end_of_text for ids in made)
-
-
-def test_a_tokenizer_that_loses_text_is_refused_with_the_document(tmp_path):
-    word_level(tmp_path, lower=True)
-    loaded = Tokenizer.load(tmp_path / "tokenizer.json")
-    with pytest.raises(DataError, match=r"document 1, which begins 'the dog'.*does not come back"):
-        list(encode_documents(loaded, ["the cat", "the dog"]))
 
 
 @pytest.mark.parametrize(

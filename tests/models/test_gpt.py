@@ -252,8 +252,11 @@ def test_a_sequence_above_max_positions_is_refused():
         build(LLAMA)(tokens_for(LLAMA, T=17))
 
 
-def test_a_model_traces_into_one_graph():
+@pytest.mark.parametrize("documents", [None, torch.arange(16).repeat(2, 1) // 5])
+def test_a_model_traces_into_one_graph(documents):
     model = build(LLAMA)
     tokens = tokens_for(LLAMA)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(tokens), model(tokens))
+    torch.testing.assert_close(
+        compiled(tokens, documents=documents), model(tokens, documents=documents)
+    )

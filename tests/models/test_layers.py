@@ -9,6 +9,8 @@ from models.layers import (
     Attention,
     FeedForward,
     KVCache,
+    document_mask,
+    document_starts,
     rotary_table,
     rotate,
     sinusoidal_positions,
@@ -116,6 +118,40 @@ def test_the_feed_forward_follows_its_formula(activation):
         hidden = [[r[i] / (1 + math.exp(-r[i])) * r[5 + i] for i in range(5)] for r in up]
     expected = torch.tensor(hidden) @ ffn.down.weight.T
     torch.testing.assert_close(ffn(x), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+def test_attention_under_a_mask_agrees_with_each_document_alone(kv_heads):
+    torch.manual_seed(0)
+    attention = Attention(small(kv_heads=kv_heads, init_std=0.5), 0)
+    x = torch.randn(1, 7, 24)
+    starts = document_starts(torch.tensor([[3, 3, 3, 4, 9, 9, 9]]))
+    alone = [slow_attention(attention, part.double()) for part in x.split((3, 1, 3), 1)]
+    y = attention(x, None, None, document_mask(starts))
+    torch.testing.assert_close(y.double(), torch.cat(alone, 1), atol=1e-5, rtol=1e-5)
+
+
+def test_a_document_starts_where_the_id_changes_and_sees_itself_up_to_each_token():
+    documents = torch.tensor([[0, 0, 1, 1, 1, 2], [5, 4, 4, 4, 5, 5]], dtype=torch.int32)
+    starts = document_starts(documents)
+    assert starts.tolist() == [[0, 0, 2, 2, 2, 5], [0, 1, 1, 1, 4, 4]]
+    mask = document_mask(starts)
+    assert mask.shape == (2, 1, 6, 6)
+    for b in range(2):
+        for t in range(6):
+            seen = [s for s in range(6) if starts[b, t] <= s <= t]
+            assert mask[b, 0, t].nonzero()[:, 0].tolist() == seen
+    assert document_starts(torch.tensor([[7], [7]])).tolist() == [[0], [0]]
+
+
+def test_positions_of_each_row_give_the_tables_of_that_row():
+    positions = torch.tensor([[0, 1, 2, 0], [0, 0, 1, 2]])
+    rows = [rotary_table(row, 8, 100.0) for row in positions]
+    for found, *expected in zip(rotary_table(positions, 8, 100.0), *rows, strict=True):
+        assert found.shape == (2, 4, 1, 8)
+        assert torch.equal(found, torch.stack(expected))
+    sines = torch.stack([sinusoidal_positions(row, 8) for row in positions])
+    assert torch.equal(sinusoidal_positions(positions, 8), sines)
 
 
 def test_a_full_cache_says_how_much_it_lacks():

@@ -21,6 +21,7 @@ CHOICES = sorted(
 NEEDS = {
     "data=text": "data.path=x",
     "data=jsonl": "data.path=x",
+    "data=csv": "data.path=x",
     "data=parquet": "data.path=x",
     "data=hf": "data.path=x",
     "experiment=gpt2_1558m_8gpu": "data.path=x",

@@ -20,7 +20,7 @@ def weights_of(trainer):
 
 def spoil_logits(trainer, factor):
     forward = trainer.forward
-    trainer.forward = lambda tokens: forward(tokens) * factor
+    trainer.forward = lambda *inputs: forward(*inputs) * factor
 
 
 class NanGradient(torch.autograd.Function):
@@ -59,7 +59,7 @@ def nan_in_the_gradient(names, precision):
 
 def spoil_gradient(trainer):
     forward = trainer.forward
-    trainer.forward = lambda tokens: NanGradient.apply(forward(tokens))
+    trainer.forward = lambda *inputs: NanGradient.apply(forward(*inputs))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -225,3 +225,45 @@ def test_evaluation_counts_every_token_once_on_any_number_of_ranks(one, two, pre
     for rank in [alone, *two.run(evaluated, ("zero1", "zero3"), prepared, 5)]:
         for got in rank.values():
             assert got == (pytest.approx(nats, rel=1e-5), tokens)
+
+
+def far_from_uniform(*arguments, **settings):
+    """A job whose model says something definite about every token from the start."""
+    config = tiny.job(*arguments, **settings)
+    config.model.init_std = 0.4
+    return config
+
+
+def packed(names):
+    """Summed loss of rows of two documents: evaluated, trained on, and document by document."""
+    documents = (np.arange(tiny.T) >= 6).astype(np.int32)
+    answer = {}
+    for name, precision in names:
+        config = far_from_uniform(name, distributed.world_size(), precision=precision)
+        place = distributed.rank() * config.micro_batch_size
+        batch = tiny.rows(place + np.arange(config.micro_batch_size))
+        batch = replace(batch, documents=np.tile(documents, (len(batch.tokens), 1)))
+        trainer, logged = tiny.build(config), []
+        total, tokens = evaluate_loss(trainer, iter([batch]))
+        together, _ = evaluate_loss(trainer, iter([replace(batch, documents=None)]))
+        keep = {"log": lambda step, metrics, to=logged: to.append(metrics["train/loss"])}
+        tiny.run(config, trainer, 1, batches=iter([[batch]]), **keep)
+        answer[name, precision] = total, tokens, together, logged[0] * tokens
+    batch = tiny.rows(np.arange(8))
+    model = tiny.build(far_from_uniform("torch")).model.eval()
+    rows, mask, alone = torch.from_numpy(batch.tokens), torch.from_numpy(batch.loss_mask), 0.0
+    with torch.no_grad():
+        for part in (slice(0, 6), slice(6, tiny.T)):
+            scores = model(rows[:, :-1][:, part]).log_softmax(-1)
+            losses = -scores.gather(2, rows[:, 1:][:, part, None])[..., 0]
+            alone += float(losses[mask[:, part]].sum())
+    return answer, (alone, int(mask.sum()))
+
+
+def test_documents_of_a_batch_are_kept_apart_in_training_and_evaluation(one, two):
+    alone = one.run(packed, [("torch", "fp32"), ("zero3", "fp32"), ("torch", "bf16")])
+    for answer, (nats, count) in alone + two.run(packed, [("zero2", "fp32"), ("zero3", "bf16")]):
+        for (name, precision), (total, tokens, together, trained) in answer.items():
+            near = pytest.approx(nats, rel=1e-4 if precision == "fp32" else 5e-3)
+            assert (total, trained, tokens) == (near, near, count), name
+            assert abs(together - total) > 0.01 * total, name

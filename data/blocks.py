@@ -1,0 +1,229 @@
+"""Blocks of tokens, read from files and compared with the hashes of the index.
+
+The stream of a shard set is cut, shard by shard, into blocks of HASH_BYTES of token values. A
+block that is damaged is read a second time: from the set's origin where it has one, else from the
+disk itself instead of the page cache. What is damaged then too is a `BadBlock`.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.files import DataError
+
+BLOCK_BYTES = 1 << 20
+"""The unit of the windowed order and of the cache's size."""
+HASH_BYTES = 1 << 17
+"""The unit of reading and comparing, smaller than BLOCK_BYTES: rows that are shuffled as one block
+begin anywhere in a shard. Counted in the windowed order of 1 GiB with a cache of 256 MiB, hashes
+of 1 MiB have 5.2 times the useful bytes read, of 256 KiB 1.27, of 128 KiB 1.14, of 64 KiB 1.08."""
+OPEN_FILES = 128
+"""Shard files that a set keeps open."""
+REMEDY = "delete the folder and prepare the data again"
+
+Refetch = Callable[[str], Path]
+"""Gets a file of the set from its origin again: from its name to where it now is."""
+
+
+class BadBlock(DataError):
+    """A block of tokens that can't be read as it was written, also at the second try.
+
+    Attributes:
+        name: of the set.
+        file: of the shard.
+        block: number of the block in the shard.
+        start: first token of the block, in the stream of the set.
+        stop: where it ends.
+    """
+
+    def __init__(
+        self, message: str, name: str, file: str, block: int, start: int, stop: int
+    ) -> None:
+        """The message says file, bytes and remedy."""
+        super().__init__(message)
+        self.name, self.file, self.block, self.start, self.stop = name, file, block, start, stop
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """All arguments, so that it survives the way from a worker process."""
+        return BadBlock, (str(self), self.name, self.file, self.block, self.start, self.stop)
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """Where the tokens of a shard are."""
+
+    path: Path
+    size: int
+    """Bytes of the file."""
+    values_at: int
+    """Byte of the first token."""
+    tokens: int
+    hashes: NDArray[np.uint64]
+    """(blocks,): xxh3-64 of each block."""
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """An open file, closed when nobody holds this any more: another thread may be reading."""
+
+    descriptor: int
+
+    def __del__(self) -> None:
+        """Close it."""
+        os.close(self.descriptor)
+
+
+def _open(path: Path, generation: int) -> Opened:
+    """Open for reads of single blocks; `generation` only tells cached ones apart."""
+    opened = Opened(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    _advise(opened.descriptor, 0, 0, "POSIX_FADV_RANDOM")
+    return opened
+
+
+def _advise(descriptor: int, start: int, size: int, advice: str) -> None:
+    if hasattr(os, "posix_fadvise"):  # not on macOS
+        os.posix_fadvise(descriptor, start, size, getattr(os, advice))
+
+
+def _pread(descriptor: int, size: int, offset: int) -> bytes:
+    """`size` bytes at `offset`, fewer at the end of the file."""
+    parts: list[bytes] = []
+    while size and (part := os.pread(descriptor, size, offset)):
+        parts.append(part)
+        size, offset = size - len(part), offset + len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class Blocks:
+    """Reads blocks of a set, and remembers those that are beyond repair.
+
+    Safe to use from many threads.
+
+    Attributes:
+        name: of the set.
+        files: in the order of the stream.
+        dtype: of a stored token.
+        bounds: (blocks + 1,), where in the stream each block starts.
+        bytes_read: bytes that were read from files so far.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        files: Sequence[TokenFile],
+        dtype: np.dtype[Any],
+        block_bytes: int,
+        refetch: Refetch | None,
+    ) -> None:
+        """`block_bytes` of tokens per hash; `refetch` None: the set has no origin."""
+        import xxhash
+
+        self.name, self.files, self.dtype = name, list(files), dtype
+        self._hash, self._refetch = xxhash.xxh3_64_intdigest, refetch
+        self._block_tokens = block_bytes // dtype.itemsize
+        self._first_blocks = np.cumsum([0, *(len(file.hashes) for file in files)])
+        starts = np.cumsum([0, *(file.tokens for file in files)])
+        inside = [np.arange(len(file.hashes)) * self._block_tokens for file in files]
+        parts = [at + start for at, start in zip(inside, starts[:-1], strict=True)]
+        self.bounds: NDArray[np.int64] = np.concatenate([*parts, starts[-1:]])
+        self.bytes_read = 0
+        self._open = lru_cache(maxsize=OPEN_FILES)(_open)
+        self._paths = [file.path for file in files]
+        self._generations = [0] * len(files)  # how often a file was fetched again
+        self._hopeless: set[int] = set()  # files that fetching again did not mend
+        self._bad: dict[int, str] = {}
+        self._repair = threading.Lock()
+
+    @property
+    def bad(self) -> list[tuple[int, int]]:
+        """Token ranges [start, stop) of the stream that were found to be beyond repair."""
+        return [(int(self.bounds[b]), int(self.bounds[b + 1])) for b in sorted(self._bad.copy())]
+
+    def read(self, block: int) -> tuple[NDArray[Any], Opened]:
+        """The tokens of a block, compared with its hash, (tokens,), and the file they are from.
+
+        Raises:
+            BadBlock: they can't be read as they were written, also not at the second try.
+        """
+        if (known := self._bad.get(block)) is not None:
+            raise self._error(block, known)
+        file, _, start, size = self.locate(block)
+        generation = self._generations[file]
+        found = self._attempt(block)
+        if isinstance(found, str):
+            self._renew(file, generation, start, size)
+            found = self._attempt(block)
+            if isinstance(found, str):
+                self._hopeless.add(file)
+                self._bad[block] = found
+                raise self._error(block, found)
+        return found
+
+    def damaged(self, file: int) -> list[BadBlock]:
+        """What is wrong with the blocks of a file; nothing is mended."""
+        blocks = range(*self._first_blocks[file : file + 2].tolist())
+        return [
+            self._error(block, found)
+            for block in blocks
+            if isinstance(found := self._attempt(block), str)
+        ]
+
+    def locate(self, block: int) -> tuple[int, int, int, int]:
+        """File, number of the block in it, first byte, bytes."""
+        file = int(np.searchsorted(self._first_blocks, block, side="right")) - 1
+        number = block - int(self._first_blocks[file])
+        width = self.dtype.itemsize
+        begin = self.files[file].values_at + number * self._block_tokens * width
+        return file, number, begin, int(self.bounds[block + 1] - self.bounds[block]) * width
+
+    def _attempt(self, block: int) -> tuple[NDArray[Any], Opened] | str:
+        """As `read`, or what is wrong with the block."""
+        file, number, start, size = self.locate(block)
+        try:
+            opened = self._opened(file)
+            raw = _pread(opened.descriptor, size, start)
+        except OSError as error:
+            return f"can't be read ({error.strerror})"
+        self.bytes_read += len(raw)
+        if len(raw) < size:
+            return "is torn"
+        if self._hash(raw) != int(self.files[file].hashes[number]):
+            return "is not what was written"
+        return np.frombuffer(raw, dtype=self.dtype), opened
+
+    def _opened(self, file: int) -> Opened:
+        """A file as it is read now; after it was fetched again that is another one."""
+        return self._open(self._paths[file], self._generations[file])
+
+    def _renew(self, file: int, generation: int, start: int, size: int) -> None:
+        """Before the second try: fetch the file again, or make the disk read the bytes again."""
+        with self._repair:
+            if self._generations[file] != generation:
+                return  # another thread has just done it
+            if self._refetch is not None and file not in self._hopeless:
+                # Where that fails too, the second try says what is wrong with the old file.
+                with suppress(OSError, DataError):
+                    self._paths[file] = self._refetch(self.files[file].path.name)
+                    self._generations[file] += 1
+                    return
+            with suppress(OSError):
+                _advise(self._opened(file).descriptor, start, size, "POSIX_FADV_DONTNEED")
+
+    def _error(self, block: int, fault: str) -> BadBlock:
+        file, number, start, size = self.locate(block)
+        path = self._paths[file]
+        first, last = int(self.bounds[block]), int(self.bounds[block + 1])
+        message = (
+            f"{path} {fault} at bytes {start}..{start + size} (block {number}, tokens "
+            f"{first}..{last} of {self.name}); {REMEDY}, or leave these tokens "
+            "out with data.on_bad_block=skip"
+        )
+        return BadBlock(message, self.name, path.name, number, first, last)

@@ -1,0 +1,114 @@
+"""gzip and Zstandard files as streams of bytes; a cut file is an error, not a shorter one."""
+
+import io
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from data.files import DataError
+
+COMPRESSED = (".gz", ".zst")
+# Compressed bytes that are unpacked at once. Text grows 3 to 20 times, but nothing bounds how much
+# a hostile Zstandard file grows, so the piece is small.
+CHUNK = 2**12
+
+
+def is_compressed(name: str) -> bool:
+    """Whether the name says so; what the bytes say must agree, else reading fails."""
+    return name.lower().endswith(COMPRESSED)
+
+
+def open_bytes(path: Path, name: str) -> BinaryIO:
+    """The bytes of a file, unpacked where its name ends in .gz or .zst.
+
+    Args:
+        path: the file on this machine.
+        name: what messages call it: a path or a URL.
+
+    Raises:
+        DataError: the file can't be opened; while reading: it is damaged or not whole.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise DataError(f"{name} can't be read: {error.strerror}") from None
+    if not is_compressed(str(path)):
+        return file
+    return io.BufferedReader(_Unpacked(file, path.suffix.lower(), name), buffer_size=2**18)
+
+
+class Damaged(DataError):
+    """A file that ends too early or breaks in the middle."""
+
+
+def damaged(name: str, size: int, reason: str) -> Damaged:
+    """The error of a file of so many bytes, and why it is taken for damaged."""
+    return Damaged(
+        f"{name} can't be read to its end ({size} bytes): it is damaged or its download was "
+        f"interrupted; fetch it again ({reason})"
+    )
+
+
+class _Unpacked(io.RawIOBase):
+    """Raw stream of the unpacked bytes. Both formats may hold several members one after another.
+
+    The readers of gzip and zstandard are not used because the latter takes a file that was cut
+    for a shorter one.
+    """
+
+    def __init__(self, file: BinaryIO, suffix: str, name: str) -> None:
+        self._file, self._suffix, self._name = file, suffix, name
+        self._member = self._new_member()
+        self._begun = False  # whether the member has bytes; a file may end only between members
+        self._members = 0
+        self._ready = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            chunk = self._file.read(CHUNK)
+            if not chunk:
+                if self._begun or not self._members:
+                    raise self._damaged("the end of the compressed stream is missing")
+                return 0
+            self._ready = memoryview(self._unpack(chunk))
+        count = min(len(buffer), len(self._ready))
+        buffer[:count] = self._ready[:count]
+        self._ready = self._ready[count:]
+        return count
+
+    def _unpack(self, chunk: bytes) -> bytes:
+        parts = []
+        while chunk:
+            if self._members and not self._begun and self._suffix == ".gz":
+                chunk = chunk.lstrip(b"\0")  # padding after a member is allowed, as gzip does
+                if not chunk:
+                    break
+            try:
+                parts.append(self._member.decompress(chunk))
+            except Exception as error:  # zlib.error or ZstdError
+                raise self._damaged(str(error)) from None
+            self._begun = not self._member.eof
+            chunk = b""
+            if self._member.eof:
+                chunk = self._member.unused_data
+                self._member = self._new_member()
+                self._members += 1
+        return b"".join(parts)
+
+    def _new_member(self) -> Any:
+        if self._suffix == ".gz":
+            return zlib.decompressobj(wbits=31)  # 31: with gzip's header and checksum
+        import zstandard
+
+        # Dumps made with `zstd --long=31` need a window of 2 GiB; others use what they need.
+        return zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
+
+    def _damaged(self, reason: str) -> Damaged:
+        return damaged(self._name, Path(self._file.name).stat().st_size, reason)

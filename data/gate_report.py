@@ -1,0 +1,98 @@
+"""What a drift gate found, for people and for the record."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that changed."""
+
+    statistic: str
+    """What was measured; in tables "column: statistic"."""
+    value: float
+    """Distance between candidate and reference."""
+    threshold: float
+    """What chance allows."""
+    words: str
+    """What changed, with numbers before -> after."""
+    examples: tuple[str, ...] = ()
+    """Where it shows most."""
+
+
+@dataclass(frozen=True)
+class GateReport:
+    """Whether candidates look like the reference, and what changed if they don't."""
+
+    findings: tuple[Finding, ...]
+    """The most telling first."""
+    checked: Mapping[str, tuple[float, float]]
+    """Every statistic -> value, threshold."""
+    alpha: float
+    """Chance that an unchanged candidate is refused."""
+    calibration: str
+    """How the thresholds came about."""
+    notes: tuple[str, ...] = ()
+    """What was not compared, and other things that are no finding."""
+
+    @property
+    def passed(self) -> bool:
+        """Nothing changed beyond chance."""
+        return not self.findings
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "passed": self.passed,
+            "findings": [
+                asdict(finding) | {"examples": list(finding.examples)} for finding in self.findings
+            ],
+            "checked": {name: list(pair) for name, pair in self.checked.items()},
+            "alpha": self.alpha,
+            "calibration": self.calibration,
+            "notes": list(self.notes),
+        }
+
+    @staticmethod
+    def from_dict(content: Mapping[str, Any]) -> "GateReport":
+        """Inverse of `to_dict`."""
+        return GateReport(
+            tuple(
+                Finding(**{**finding, "examples": tuple(finding["examples"])})
+                for finding in content["findings"]
+            ),
+            {name: (pair[0], pair[1]) for name, pair in content["checked"].items()},
+            content["alpha"],
+            content["calibration"],
+            tuple(content["notes"]),
+        )
+
+    def lines(self) -> list[str]:
+        """For a terminal."""
+        if self.passed:
+            head = f"drift: none in {len(self.checked)} statistics ({self.alpha:.1%} false alarms)"
+        else:
+            head = f"drift: {len(self.findings)} findings in {len(self.checked)} statistics"
+        found = []
+        for f in self.findings:
+            found.append(f"  {f.words} [{f.statistic} {f.value:.3f}, limit {f.threshold:.3f}]")
+            found += [f"    {example}" for example in f.examples]
+        return [head, *found, f"  {self.calibration}", *(f"  {note}" for note in self.notes)]
+
+    def markdown(self) -> str:
+        """For the record: the findings, then all statistics."""
+        state = "passed" if self.passed else f"{len(self.findings)} findings"
+        parts = [f"# Drift: {state}", ""]
+        for f in self.findings:
+            parts += [f"- **{_cell(f.words)}**", *(f"  - `{_cell(e)}`" for e in f.examples)]
+        parts += ["", "| statistic | value | limit | |", "|---|---:|---:|---|"]
+        for name, (value, limit) in self.checked.items():
+            mark = "changed" if value > limit else ""
+            parts.append(f"| {_cell(name)} | {value:.4f} | {limit:.4f} | {mark} |")
+        parts += ["", self.calibration, *(f"- {_cell(note)}" for note in self.notes)]
+        return "\n".join(parts) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

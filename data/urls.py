@@ -1,0 +1,91 @@
+"""URLs in settings and messages, and what a failed request means to the user."""
+
+import errno
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+from data.files import DataError, cache_root
+
+
+def is_url(path: str) -> bool:
+    """Whether this is a URL rather than a path."""
+    return "://" in path
+
+
+def is_pattern(url: str) -> bool:
+    """Whether it stands for all files that fit; in http only * does (a ? begins a query there)."""
+    http = url.lower().startswith(("http://", "https://"))
+    return re.search(r"\*" if http else r"[*?\[]", url) is not None
+
+
+def redact(url: str) -> str:
+    """The URL without what may be a secret: user and password, and all after a question mark."""
+    return re.sub(r"//[^/@\s]*@", "//", re.sub(r"\?[^\s'\"<>]*", "?...", url))
+
+
+def local_path(url: str) -> Path:
+    """The path of a file:// URL."""
+    return Path(unquote(url.removeprefix("file://")))
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """What went wrong; fsspec calls every failure of an http server FileNotFoundError."""
+    while isinstance(error, FileNotFoundError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether a second attempt could end otherwise."""
+    status = getattr(error, "status", None)
+    if isinstance(status, int) and status:
+        return status >= 500 or status in (408, 429)
+    # A server that did not answer in time was waited for; of a download that stalled the caller
+    # makes another error.
+    lasting = (FileNotFoundError, PermissionError, NotImplementedError, TimeoutError)
+    names = ("NoCredentialsError", "ConnectTimeoutError")  # of botocore
+    return not (isinstance(error, lasting) or is_own_disk(error) or type(error).__name__ in names)
+
+
+def failure(url: str, error: BaseException, attempts: int) -> DataError:
+    """The error that a user sees: what was asked, what happened, what to do."""
+    status = getattr(error, "status", None)
+    asked = f"data.path={redact(url)}"
+    reason = redact(first_line(error).replace(url, redact(url)))
+    if is_own_disk(error):
+        return DataError(
+            f"the cache {cache_root()} can't be written ({reason}); make room, or set "
+            "ORCHESTRATE_CACHE=DIR"
+        )
+    if isinstance(error, FileNotFoundError) or status in (404, 410):
+        return DataError(f"{asked}: there is no such file or folder; check the URL")
+    no_credentials = type(error).__name__ == "NoCredentialsError"
+    if no_credentials or isinstance(error, PermissionError) or status in (401, 403):
+        remedy = "check that your credentials allow it"
+        if url.startswith("s3"):
+            remedy = (
+                "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; for a public "
+                "bucket set FSSPEC_S3_ANON=true"
+            )
+        return DataError(f"{asked}: access refused ({reason}); {remedy}")
+    times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+    return DataError(
+        f"{asked}: not fetched in {times} ({reason}); check the address and the "
+        "network and start again, or bring the file here and set data.path=FILE"
+    )
+
+
+def is_own_disk(error: BaseException) -> bool:
+    """Whether this machine's disk, not the server, is what failed."""
+    if not isinstance(error, OSError):
+        return False
+    if error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
+        return True
+    return str(error.filename or "").startswith(str(cache_root()))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its kind if it has none."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,64 @@
+"""Who carries out the units of work that make a job's data: this process, or workers of Ray."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from cluster.nodes import local_devices
+from cluster.service import Placement, service
+from data.files import cache_root
+from data.running import Runner, Say, inline
+from orchestrator.config import ResourcesConfig
+
+FEW = 4  # units (of about 64 MiB) that are done before Ray would have started
+
+
+@contextmanager
+def tokenizing(
+    resources: ResourcesConfig, say: Say, workers: int | None = None
+) -> Iterator[Runner]:
+    """A runner for `data.prepare`; its Ray starts when there is enough to do for it.
+
+    Args:
+        resources: where; with launcher=inline it is this process unless `workers` are asked for.
+            A cluster's hosts must share the cache (ORCHESTRATE_CACHE).
+        say: gets a line for each worker that died and was replaced.
+        workers: processes. None: one per core of this machine, and none for less than FEW units.
+
+    Raises:
+        ValueError: workers is less than 1.
+    """
+    if workers is not None and workers < 1:
+        raise ValueError(f"--workers={workers} must be at least 1")
+    few = FEW if workers is None else 1
+    count = workers or local_devices().cpus
+    with ExitStack() as stack:
+        logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="orchestrate-")))
+        pool = stack.enter_context(
+            service(
+                Placement(count, 1, 0, resources.address),
+                log_folder=logs,
+                # A core each: rayon's threads would fight for them.
+                env={"ORCHESTRATE_CACHE": str(cache_root()), "RAYON_NUM_THREADS": "1"},
+                say=say,
+            )
+        )
+        started = False
+
+        def run(
+            function: Callable[[Any], Any],
+            arguments: Sequence[Any],
+            on_result: Callable[[int, Any], None],
+        ) -> list[Any]:
+            nonlocal started
+            here = resources.launcher == "inline" and workers is None
+            if len(arguments) < few or count == 1 or here:
+                return inline(function, arguments, on_result)
+            if not started:
+                say(f"starting {min(count, len(arguments))} tokenization workers")
+                started = True
+            return pool.run(function, arguments, on_result)
+
+        yield run

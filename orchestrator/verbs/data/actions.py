@@ -1,0 +1,214 @@
+"""The actions of `orchestrate data` that concern a job; each returns the exit code."""
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+
+from data import simulate as simulation
+from data.explain import Piece, Sighting
+from data.explain import explain as pieces_of
+from data.explain import when as sightings
+from data.files import did_you_mean
+from data.ledger import check_prefix
+from data.shards import CACHE_BLOCKS
+from data.state import DataState
+from data.stream import Stream
+from orchestrator.config import nearest_multiples
+from orchestrator.plan import counted, size
+from orchestrator.verbs.data.subject import Subject
+
+SHOWN = 70  # characters of a text on a line
+STEPS = 100  # that are simulated, if the job has so many
+
+
+def prepare(subject: Subject, options: argparse.Namespace) -> int:
+    """Make the data and say where it stands."""
+    prepared = subject.prepare(workers=options.workers)
+    for name, dataset in prepared.datasets.items():
+        print(f"{name}: {dataset.folder}, fingerprint {dataset.train.fingerprint[:12]}")
+        for line in dataset.report.lines():
+            print(f"  {line}")
+    return 0
+
+
+def inspect(subject: Subject, options: argparse.Namespace) -> int:
+    """Show what is in the data."""
+    from orchestrator.verbs.data import inspect as look
+
+    look.inspect(subject.prepared, Console(), options.examples, Path(options.picture))
+    return 0
+
+
+def verify(subject: Subject, options: argparse.Namespace) -> int:
+    """Read all of the data and compare its hashes; recount what a run was trained on."""
+    problems: list[str] = []
+    for name, dataset in subject.prepared.datasets.items():
+        for split, shards in (("train", dataset.train), ("validation", dataset.validation)):
+            found = shards.problems()
+            problems += found
+            stored = sum(entry.size for entry in shards.entries)
+            said = counted(len(found), "problem") if found else "all hashes as written"
+            print(
+                f"{name} {split}: {counted(len(shards.entries), 'shard')}, {stored:,} bytes, {said}"
+            )
+    if subject.saved is not None:
+        state = subject.saved
+        lost = check_prefix(subject.stream, state, most_rows=state.cursor)
+        problems += [lost] if lost else []
+        print(
+            f"run: {state.cursor:,} tokens in {state.step:,} steps, "
+            f"{state.skipped.sequences:,} sequences skipped; "
+            + ("the account does not hold" if lost else "each exactly as often as planned")
+        )
+    for problem in problems:
+        print(f"problem: {problem}")
+    return 1 if problems else 0
+
+
+def explain(subject: Subject, options: argparse.Namespace) -> int:
+    """Show the documents of a step."""
+    state, steps = subject.state, subject.config.pretrain.steps
+    if not 1 <= options.step <= steps:
+        raise ValueError(f"step {options.step} is not one of the job's steps 1..{steps}")
+    cursor = state.cursor_of_step(options.step - 1)
+    tokens = state.cursor_of_step(options.step) - cursor
+    batch = next(b for b in reversed(state.batches) if b.cursor <= cursor)
+    length = batch.sequence_length
+    first, count = cursor // length, tokens // length
+    chosen = range(first, first + count)
+    if options.sample is not None:
+        if options.sample not in chosen:
+            raise ValueError(
+                f"--sample={options.sample} is not in step {options.step}, which has the "
+                f"sequences {first}..{first + count - 1}"
+            )
+        chosen = range(options.sample, options.sample + 1)
+    found = pieces_of(
+        subject.stream, subject.prepared.tokenizer, chosen[0] * length, length, len(chosen)
+    )
+    if options.json:
+        rows = zip(chosen, found, strict=True)
+        print(json.dumps([{"sample": n, "pieces": [asdict(p) for p in own]} for n, own in rows]))
+        return 0
+    done = "was" if options.step <= state.step else "will be"
+    print(
+        f"step {options.step} {done} tokens {cursor:,}..{cursor + tokens - 1:,}: "
+        f"{count} sequences of {length} tokens"
+    )
+    for number, pieces in zip(chosen, found, strict=True):
+        print(f"\nsequence {number}: {_origin(pieces)}")
+        for piece in pieces:
+            print(f"  {_line(piece, whole=options.sample is not None)}")
+    return 0
+
+
+def _origin(pieces: list[Piece]) -> str:
+    first = pieces[0]
+    return f"{first.dataset}, epoch {first.epoch}, row {first.row}"
+
+
+def _line(piece: Piece, *, whole: bool) -> str:
+    text = piece.text if whole else " ".join(piece.text.split())
+    if not whole and len(text) > SHOWN:
+        text = text[:SHOWN] + " ..."
+    head = (
+        f"targets {piece.start}..{piece.start + piece.tokens - 1}: tokens {piece.offset}.."
+        f"{piece.offset + piece.tokens - 1} of document {piece.document} ({piece.place}; "
+        f"{piece.shard})"
+    )
+    return f"{head}\n{text}\n" if whole else f"{head} {text}"
+
+
+def when(subject: Subject, options: argparse.Namespace) -> int:
+    """Show every step that has tokens of a document."""
+    stream, state = subject.stream, subject.state
+    name, names = options.dataset, ", ".join(stream.names)
+    if name is None and len(stream.names) > 1:
+        raise ValueError(f"the data is a mixture; add --dataset NAME, one of {names}")
+    name = name or stream.names[0]
+    if name not in stream.rows:
+        raise ValueError(
+            f"--dataset={name} is not one of {names}{did_you_mean(name, stream.names)}"
+        )
+    shards = stream.rows[name].shards
+    documents = shards.find(options.document)
+    if options.document.isdigit() and int(options.document) < shards.documents:
+        documents = [int(options.document)]
+    if not documents:
+        raise ValueError(
+            f"{options.document}: no document of the train split of {name} has this number, "
+            "source or hash; `orchestrate data inspect` shows some, and documents that are in the "
+            "validation split are never trained on"
+        )
+    stop = state.cursor_of_step(subject.config.pretrain.steps)
+    rows = [
+        {"document": document, "step": state.step_of_cursor(own.cursor) + 1, **asdict(own)}
+        for document in documents
+        for own in _sightings(stream, state, name, document, stop)
+    ]
+    rows.sort(key=lambda row: (row["document"], row["cursor"]))
+    if options.json:
+        print(json.dumps(rows))
+        return 0
+    for document in documents:
+        start, end = shards.extent(document)
+        print(f"document {document} of {name}, {shards.place(document)}, {end - start} tokens")
+        mine = [row for row in rows if row["document"] == document]
+        for row in mine:
+            done = "was" if row["step"] <= state.step else "will be"
+            print(
+                f"  step {row['step']} ({done}), epoch {row['epoch']}: tokens {row['offset']}.."
+                f"{row['offset'] + row['tokens'] - 1}"
+            )
+        if not mine:
+            print(f"  in none of the {subject.config.pretrain.steps} steps")
+    return 0
+
+
+def _sightings(
+    stream: Stream, state: DataState, name: str, document: int, stop: int
+) -> Iterator[Sighting]:
+    """Those of each stretch of the run that had sequences of one length."""
+    ends = [batch.cursor for batch in state.batches[1:]] + [stop]
+    for batch, end in zip(state.batches, ends, strict=True):
+        yield from sightings(stream, name, document, batch.sequence_length, batch.cursor, end)
+
+
+def simulate(subject: Subject, options: argparse.Namespace) -> int:
+    """Say what reading will cost."""
+    config, workers = subject.config, subject.config.resources.workers
+    hosts, steps = options.hosts, options.steps or min(config.pretrain.steps, STEPS)
+    if hosts < 1 or steps < 1 or options.bandwidth <= 0:
+        raise ValueError("--hosts, --steps and --bandwidth must be more than 0")
+    if workers % hosts:
+        raise ValueError(
+            f"--hosts={hosts} must divide resources.workers={workers}; try resources.workers="
+            f"{nearest_multiples(workers, hosts).split(', ')[-1]}"
+        )
+    found = simulation.simulate(
+        subject.stream,
+        hosts=hosts,
+        workers=workers,
+        global_batch=config.pretrain.global_batch_size,
+        micro_batch=config.micro_batch_size,
+        sequence_length=config.data.sequence_length,
+        cache_blocks=CACHE_BLOCKS,
+        steps=steps,
+    )
+    seconds = found.seconds_per_step(options.bandwidth * 1e6)
+    fetched = sum(found.fetched_bytes)
+    print(
+        ", ".join(counted(*own) for own in ((hosts, "host"), (workers, "worker"), (steps, "step")))
+    )
+    print(f"useful   {size(found.useful_bytes)} of tokens")
+    print(f"fetched  {size(fetched)} by all hosts, {found.amplification:.2f} x the useful")
+    print(
+        f"busiest  host: {size(max(found.fetched_bytes))}, {seconds * 1000:,.2f} ms a step at "
+        f"{options.bandwidth:g} MB/s"
+    )
+    print(f"cache    {counted(found.peak_blocks, 'block')} of at most 1 MiB on the fullest host")
+    return 0

@@ -1,0 +1,56 @@
+"""What an action works on: a job's config, its prepared data, its stream, and a run's state."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from data import Prepared, prepare
+from data.state import DataState
+from data.stream import Stream
+from orchestrator.config import JobConfig
+from orchestrator.resume import find_start, initial_state, resumed_state
+from orchestrator.tokenizing import tokenizing
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A job, with the run folder if it has been run."""
+
+    config: JobConfig
+    folder: Path | None
+
+    def prepare(self, say: Callable[[str], None] = print, workers: int | None = None) -> Prepared:
+        """The data, made now if it is not there, by so many processes (`tokenizing`)."""
+        with tokenizing(self.config.resources, say, workers) as run:
+            return prepare(self.config.data, self.config.tokenizer, say, run)
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """The data, made now if it is not there."""
+        return self.prepare()
+
+    @cached_property
+    def stream(self) -> Stream:
+        """What the job trains on."""
+        return Stream.open(self.prepared.train_sets, self.config.data)
+
+    @cached_property
+    def saved(self) -> DataState | None:
+        """The state in the newest valid checkpoint of the run, if there is one."""
+        from orchestrator.training import checkpoint
+
+        if self.folder is None:
+            return None
+        newest, _ = checkpoint.newest_valid(self.folder / "checkpoints")
+        return newest.data if newest is not None else None
+
+    @cached_property
+    def state(self) -> DataState:
+        """That of the run's newest checkpoint, else that with which the job will begin."""
+        if self.saved is not None:
+            return self.saved
+        start = find_start(self.config) if self.folder is None else None
+        if start is not None:
+            return resumed_state(start, self.config, self.prepared, self.stream)
+        return initial_state(self.config, self.stream)
