@@ -72,7 +72,8 @@ def _left_out(results: Sequence[dict[str, Any]]) -> str:
     empty = sum(result["empty"] for result in results)
     report = merged_reports(results)
     dropped = sum(count.dropped for count in report.filters)
-    return f"{empty} empty documents and {dropped} that filters left out"
+    each = ", ".join(f"{own.label}: {own.dropped}" for own in report.filters if own.dropped)
+    return f"{empty} empty documents and {dropped} that filters left out{each and f': {each}'}"
 
 
 def ranges(counts: Histogram) -> list[tuple[int, int]]:
@@ -127,9 +128,12 @@ def publish_all(
         }
         write_text_atomic(job.set / "prepared.json", json.dumps(content, indent=1))
         tokenizer.save(job.set / "tokenizer.json")
-        # The fingerprint does not tell where documents came from; the folder does.
+        # The fingerprint does not tell where documents came from, nor what was left out; the
+        # folder does.
         places = [entry["entry"]["documents_sha256"] for entry in written]
-        folders[job.name] = _publish(job, sets / hash_of(fingerprint, places)[:32])
+        folders[job.name] = _publish(
+            job, sets / hash_of(fingerprint, places, report.to_dict())[:32]
+        )
         for manifest in (train, validation):
             say(
                 f"{job.name} {manifest.name}: {manifest.documents:,} documents, "

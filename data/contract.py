@@ -170,7 +170,10 @@ def text_of(value: Any, column: str) -> str:
         return value
     if value is None:
         return ""
-    raise ColumnError(f"{column} holds {_a(kind_of(value))}, {shown(value)}, not text")
+    raise ColumnError(
+        f"{column} holds {_a(kind_of(value))}, {shown(value)}, not text; repair the record, or set "
+        "data.text_column=ANOTHER"
+    )
 
 
 def _fits(value: Any, kind: str) -> bool:

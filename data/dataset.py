@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.blocks import REMEDY
 from data.files import DataError
 from data.report import Report
 from data.shards import ShardSet
 from data.table_sketches import TableSketch
 from data.tokenizer import Tokenizer
 
+SPLITS = ("train", "validation")
 Fact = int | str | float
 
 
@@ -136,7 +138,10 @@ def open_set(folder: Path, name: str, weight: int | None) -> tuple[Tokenizer, Da
             tokenizer = Tokenizer.load(folder / "tokenizer.json")
         except DataError as error:
             raise DataError(f"{error}; {remedy}") from None
-        train, validation = (ShardSet.open(folder / split) for split in ("train", "validation"))
+        try:
+            train, validation = (ShardSet.open(folder / split) for split in SPLITS)
+        except DataError as error:  # deleting the folder of a split would be too little
+            raise DataError(str(error).replace(REMEDY, remedy)) from None
         if result["fingerprint"] != fingerprint_of(train, validation):
             raise DataError(f"{folder / 'prepared.json'} belongs to other shards; {remedy}")
         for split in (train, validation):

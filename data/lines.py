@@ -174,7 +174,10 @@ def parse_json(row: tuple[bytes, int]) -> dict[str, Any]:
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"not a JSON object: {error}") from None
+        raise DataError(
+            f"not a JSON object: {error}; repair or remove this line, or set data.source to what "
+            "the file is"
+        ) from None
     if not isinstance(record, dict):
         raise DataError(f"a JSON {kind_of(record)}, not an object")
     return record

@@ -189,14 +189,20 @@ class BufferedReader(Reader):
             return [self._cache.get(block) for block in blocks]
 
     def _keep(self, block: int, tokens: NDArray[Any], opened: Opened) -> NDArray[Any]:
+        # Blocks go back to the system whole. malloc keeps an arena for each thread that reads, and
+        # what it holds grew by a quarter in 12 epochs.
+        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        kept = np.frombuffer(mmap.mmap(-1, tokens.nbytes, private), self.blocks.dtype)
+        kept[:] = tokens
+        kept.flags.writeable = False
         with self._lock:
-            self._cache[block], self._at_hand[block] = tokens, True
-            self.held_bytes += tokens.nbytes
+            self._cache[block], self._at_hand[block] = kept, True
+            self.held_bytes += kept.nbytes
             while self.held_bytes > self._cache_bytes and len(self._cache) > 1:
                 oldest, gone = self._cache.popitem(last=False)
                 self.held_bytes -= gone.nbytes
                 self._at_hand[oldest] = False
-        return tokens
+        return kept
 
 
 class MappedReader(Reader):

@@ -5,11 +5,13 @@ and grouping as in the job; only the bytes are left out.
 """
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from data.shards import BLOCK_BYTES
+from data.blocks import HASH_BYTES
+from data.packing import Rows
 from data.stream import Stream
 
 
@@ -24,7 +26,7 @@ class Fetches:
     fetched_bytes: tuple[int, ...]
     """By each host."""
     peak_blocks: int
-    """Most blocks that a host kept."""
+    """Most blocks of HASH_BYTES that a host kept."""
 
     @property
     def amplification(self) -> float:
@@ -44,7 +46,7 @@ def simulate(
     global_batch: int,
     micro_batch: int,
     sequence_length: int,
-    cache_blocks: int,
+    cache_bytes: int,
     start: int = 0,
     steps: int = 100,
 ) -> Fetches:
@@ -57,17 +59,15 @@ def simulate(
         global_batch: sequences per step.
         micro_batch: sequences per group.
         sequence_length: tokens of a sequence.
-        cache_blocks: blocks that a host keeps of a dataset.
+        cache_bytes: of tokens that a host keeps of a dataset.
         start: cursor to begin at.
         steps: how many steps to count.
     """
-    caches: list[list[OrderedDict[int, None]]] = [
+    caches: list[list[OrderedDict[int, int]]] = [
         [OrderedDict() for _ in stream.names] for _ in range(hosts)
     ]
     fetched, peak, T = [0] * hosts, 0, sequence_length
     own = [stream.rows[name] for name in stream.names]
-    per_block = [rows.rows_per_block for rows in own]
-    stored = [rows.shards.tokens * rows.shards.dtype.itemsize for rows in own]
     for step in range(steps):
         first = start + step * global_batch * T
         groups = first + T * np.arange(global_batch).reshape(micro_batch, -1).T
@@ -75,15 +75,24 @@ def simulate(
             host = number % workers // (workers // hosts)
             samples = stream.samples(group, T)
             for dataset, row in zip(samples.dataset.tolist(), samples.row.tolist(), strict=True):
-                cache, block = caches[host][dataset], row // per_block[dataset]
-                if block in cache:
+                cache = caches[host][dataset]
+                for block, size in _blocks(own[dataset], row):
+                    fetched[host] += 0 if block in cache else size
+                    cache[block] = size
                     cache.move_to_end(block)
-                    continue
-                fetched[host] += max(0, min(BLOCK_BYTES, stored[dataset] - block * BLOCK_BYTES))
-                cache[block] = None
-                if len(cache) > cache_blocks:
-                    cache.popitem(last=False)
+                    if len(cache) > cache_bytes // HASH_BYTES:
+                        cache.popitem(last=False)
         peak = max(peak, max(sum(map(len, host)) for host in caches))
     width = max(rows.shards.dtype.itemsize for rows in own)
     useful = steps * global_batch * T * width
     return Fetches(hosts, steps, useful, tuple(fetched), peak)
+
+
+def _blocks(rows: Rows, row: int) -> Iterator[tuple[int, int]]:
+    """(number, bytes) of the blocks that hold a row, as if all shards were one file."""
+    width, stored = rows.shards.dtype.itemsize, rows.shards.tokens * rows.shards.dtype.itemsize
+    for segment in rows.segments(row):
+        first = (rows.shards.extent(segment.document)[0] + segment.offset) * width
+        last = first + segment.length * width - 1
+        for block in range(first // HASH_BYTES, last // HASH_BYTES + 1):
+            yield block, min(HASH_BYTES, stored - block * HASH_BYTES)

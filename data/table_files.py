@@ -4,10 +4,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from data.compressed import COMPRESSED, open_bytes
 from data.files import DataError, did_you_mean
 
-TABLES = (".parquet", ".csv", ".jsonl", ".ndjson", ".arrow")
+PLAIN = (".csv", ".jsonl", ".ndjson")
+TABLES = (".parquet", ".arrow", *PLAIN, *(kind + end for kind in PLAIN for end in COMPRESSED))
 PART_ROWS = 1 << 16
+
+
+def is_table(path: Path) -> bool:
+    """Whether the name is that of a table."""
+    return path.name.endswith(TABLES)
 
 
 def table_parts(path: Path) -> Iterator[Any]:
@@ -18,8 +25,8 @@ def table_parts(path: Path) -> Iterator[Any]:
     """
     import pyarrow as pa
 
-    if path.suffix not in TABLES:
-        hint = did_you_mean(path.suffix, TABLES)
+    if not is_table(path):
+        hint = did_you_mean("".join(path.suffixes), TABLES)
         raise DataError(f"{path} is no table: its name must end in {', '.join(TABLES)}{hint}")
     try:
         yield from _parts(path)
@@ -37,10 +44,11 @@ def _parts(path: Path) -> Iterator[Any]:
         with pq.ParquetFile(path) as opened:
             yield from opened.iter_batches(batch_size=PART_ROWS)
         return
-    if path.suffix == ".csv":
+    if ".csv" in path.suffixes[-2:]:
         from pyarrow import csv
 
-        table = csv.read_csv(path)
+        with open_bytes(path, str(path)) as opened:
+            table = csv.read_csv(opened)
     elif path.suffix == ".arrow":
         with pa.OSFile(str(path)) as file:
             is_file = file.read(6) == b"ARROW1"
@@ -49,5 +57,6 @@ def _parts(path: Path) -> Iterator[Any]:
     else:
         from pyarrow import json
 
-        table = json.read_json(path)
+        with open_bytes(path, str(path)) as opened:
+            table = json.read_json(opened)
     yield from table.to_batches(max_chunksize=PART_ROWS)

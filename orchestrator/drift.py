@@ -76,7 +76,7 @@ def train_sets(path: Path) -> Mapping[str, ShardSet]:
     if (path / journal.EVENTS).is_file():
         events, _ = journal.read(path / journal.EVENTS, max_bytes=1 << 30)
         for event in events:
-            if event["event"] == "dataset" and event["split"] == "train":
+            if event["event"] == "dataset" and event["split"] == "train" and "folder" in event:
                 folders[event["name"]] = event["folder"]
     if not folders:
         raise ValueError(

@@ -57,7 +57,8 @@ def tokenizing(
             if len(arguments) < few or count == 1 or here:
                 return inline(function, arguments, on_result)
             if not started:
-                say(f"starting {min(count, len(arguments))} tokenization workers")
+                some = min(count, len(arguments))
+                say(f"starting {some} tokenization worker" + "s" * (some != 1))
                 started = True
             return pool.run(function, arguments, on_result)
 

@@ -22,6 +22,7 @@ temporary folder (TMPDIR says where; it needs 8 GB) and removed.
 """
 
 import argparse
+import signal
 import sys
 import time
 from pathlib import Path
@@ -52,13 +53,13 @@ def main() -> None:
     parser.add_argument("--hot-size", type=int, default=256, help="MiB of the set of `hot`")
     parser.add_argument("--cold-size", type=int, default=1024, help="MiB, of `cold` and `memory`")
     parser.add_argument("--resume-size", type=int, default=64, help="MiB of the set of `resume`")
-    parser.add_argument("--hot-seconds", type=float, default=1.5, help="of one measurement")
-    parser.add_argument("--cold-seconds", type=float, default=5, help="most, of one measurement")
-    parser.add_argument("--tokenize-mb", type=int, default=40, help="MB of text")
+    parser.add_argument("--hot-seconds", type=float, default=1, help="of one measurement")
+    parser.add_argument("--cold-seconds", type=float, default=4, help="most, of one measurement")
+    parser.add_argument("--tokenize-mb", type=int, default=16, help="MB of text")
     options = parser.parse_args()
     names, parts = options.only.split(","), options.part.split(",")
-    for value, known in [*((n, CONTENDERS) for n in names), *((p, PARTS) for p in parts)]:
-        if value not in known:
+    for values, known in ((names, list(CONTENDERS)), (parts, list(PARTS))):
+        for value in set(values) - set(known):
             parser.error(f"{value} is not one of {', '.join(known)}")
     for name in list(names):
         if not is_installed(CONTENDERS[name]):
@@ -68,6 +69,7 @@ def main() -> None:
         options.rounds, options.hot_size, options.cold_size, options.resume_size,
         options.hot_seconds, options.cold_seconds, options.tokenize_mb,
     )  # fmt: skip
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # after clearing up
     with scratch() as folder:
         bench = Bench(folder, names, settings)
         for part in parts:

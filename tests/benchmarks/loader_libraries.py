@@ -253,8 +253,8 @@ def stack_column(rows: list[dict[str, Any]]) -> Any:
     return stack([row["tokens"] for row in rows])
 
 
-def column(rows: dict[str, Any]) -> Any:
-    """The same of a batch that is an array already."""
+def column(rows: Any) -> Any:
+    """The same of a batch, {"tokens": (B, T+1)}, that is an array already."""
     import torch
 
     return torch.from_numpy(rows["tokens"].astype(np.int64))

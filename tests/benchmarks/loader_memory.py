@@ -1,5 +1,6 @@
 """Part `memory` of loader.py: what our readers hold over several epochs of a large set."""
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,9 @@ from tests.benchmarks.contenders import How, Ours
 from tests.benchmarks.loader_bench import BATCH, Bench, windows_of
 from tests.benchmarks.loader_libraries import CONTENDERS
 from tests.benchmarks.loader_pages import memory_mib
-from tests.benchmarks.runs import spread
 
-EPOCHS = 3
-REST = 32  # MiB: index, order, threads, batches under way, what malloc keeps
+EPOCHS = 4
+REST = 32  # MiB: index, order, batches under way, stacks and what malloc keeps of threads
 BOUND = (CACHE_BLOCKS * BLOCK_BYTES + GROUP * HASH_BYTES >> 20) + REST
 
 
@@ -42,9 +42,11 @@ def memory(bench: Bench) -> None:
         samples = bench.attempt(f"memory of {name}", measure_memory, **settings, epochs=EPOCHS)
         for column, what in enumerate(("own memory", "mapped files") if samples else ()):
             values = [sample[column] - samples[0][column] for sample in samples[1:]]
-            third = len(values) // EPOCHS
-            verdict = "" if column else f"   within the bound: {max(values) <= BOUND}"
+            epoch = len(values) // EPOCHS
+            medians = [statistics.median(values[i * epoch :][:epoch]) for i in range(EPOCHS)]
+            shown = ", ".join(f"{median:.0f}" for median in medians)
+            verdict = "" if column else f", within the bound: {max(values) <= BOUND}"
             print(
-                f"  {name:14}{what:13} first epoch {spread(values[:third]):26} last epoch "
-                f"{spread(values[-third:]):26} peak {max(values):.0f}{verdict}"
+                f"  {name:14}{what:13} medians of epochs {shown}; peak {max(values):.0f}{verdict}",
+                flush=True,
             )

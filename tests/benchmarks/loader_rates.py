@@ -92,7 +92,8 @@ def _compare(
     settings: dict[str, Any],
 ) -> None:
     """Measure in turns and print tokens per second, beside np.memmap of the same round."""
-    made, found = bench.sets(size), {}
+    made = bench.sets(size)
+    found: dict[tuple[str, int], list[dict[str, Any]]] = {}
     modes = [(n, w) for n in made for w in (0, 1) if not w or CONTENDERS[n].ahead]
     for number in range(bench.settings.rounds):
         for name, workers in modes:

@@ -114,7 +114,7 @@ def test_diff_of_tables_names_swapped_coordinates(tmp_path):
     assert answer.code == 1
     assert "position" in answer.out
     assert "swapped" in answer.out
-    assert "give two tables" in refused("data", "diff", "a.csv", str(tmp_path))
+    assert "is no table" in refused("data", "diff", "a.csv", str(tmp_path))
 
 
 def test_simulate_counts_what_hosts_fetch(corpus):

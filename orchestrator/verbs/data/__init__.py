@@ -23,8 +23,10 @@ def main(argv: Sequence[str], compose: Compose) -> int:
     """Carry out one action; returns the exit code. Raises ValueError for a wrong request."""
     overrides = [word for word in argv if OVERRIDE.match(word)]
     options = parser().parse_args([word for word in argv if not OVERRIDE.match(word)])
-    if overrides and getattr(options, "config_dir", None):
-        overrides += ["--config-dir", options.config_dir]
+    if folder := getattr(options, "config_dir", None):
+        if not overrides:
+            raise ValueError(f"--config-dir={folder} needs an override that uses it: data=mine")
+        overrides += ["--config-dir", folder]
     if options.action == "diff":
         from orchestrator.verbs.data.diff import diff
 

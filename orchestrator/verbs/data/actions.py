@@ -9,12 +9,13 @@ from pathlib import Path
 from rich.console import Console
 
 from data import simulate as simulation
+from data.blocks import HASH_BYTES, REMEDY
 from data.explain import Piece, Sighting
 from data.explain import explain as pieces_of
 from data.explain import when as sightings
 from data.files import did_you_mean
 from data.ledger import check_prefix
-from data.shards import CACHE_BLOCKS
+from data.shards import BLOCK_BYTES, CACHE_BLOCKS
 from data.state import DataState
 from data.stream import Stream
 from orchestrator.config import nearest_multiples
@@ -49,7 +50,9 @@ def verify(subject: Subject, options: argparse.Namespace) -> int:
     for name, dataset in subject.prepared.datasets.items():
         for split, shards in (("train", dataset.train), ("validation", dataset.validation)):
             found = shards.problems()
-            problems += found
+            problems += [
+                own.replace(REMEDY, f"delete {dataset.folder} and start again") for own in found
+            ]
             stored = sum(entry.size for entry in shards.entries)
             said = counted(len(found), "problem") if found else "all hashes as written"
             print(
@@ -196,7 +199,7 @@ def simulate(subject: Subject, options: argparse.Namespace) -> int:
         global_batch=config.pretrain.global_batch_size,
         micro_batch=config.micro_batch_size,
         sequence_length=config.data.sequence_length,
-        cache_blocks=CACHE_BLOCKS,
+        cache_bytes=CACHE_BLOCKS * BLOCK_BYTES,
         steps=steps,
     )
     seconds = found.seconds_per_step(options.bandwidth * 1e6)
@@ -210,5 +213,5 @@ def simulate(subject: Subject, options: argparse.Namespace) -> int:
         f"busiest  host: {size(max(found.fetched_bytes))}, {seconds * 1000:,.2f} ms a step at "
         f"{options.bandwidth:g} MB/s"
     )
-    print(f"cache    {counted(found.peak_blocks, 'block')} of at most 1 MiB on the fullest host")
+    print(f"cache    at most {size(found.peak_blocks * HASH_BYTES)} on the fullest host")
     return 0

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from data.gate_report import GateReport
-from data.table_files import TABLES
+from data.table_files import TABLES, is_table
 
 
 def diff(a: str, b: str, as_json: bool) -> int:
@@ -17,11 +17,15 @@ def diff(a: str, b: str, as_json: bool) -> int:
     for path in (first, second):
         if not path.exists():
             raise ValueError(f"{path} does not exist; give a run folder, a shard set or a table")
-    tables = [path.is_file() and path.suffix in TABLES for path in (first, second)]
+    tables = [path.is_file() and is_table(path) for path in (first, second)]
     if all(tables):
         facts, reports = _tables(first, second)
     elif any(tables):
-        raise ValueError(f"{a} and {b}: give two tables, or two data sets")
+        other = b if tables[0] else a
+        raise ValueError(
+            f"{other} is no table ({', '.join(TABLES)}), as the other is: give two tables, or two "
+            "run folders or shard sets"
+        )
     else:
         facts, reports = _sets(first, second)
     if as_json:
