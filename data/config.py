@@ -74,31 +74,36 @@ class SourceConfig:
     weight: int | None = 1
     """Share of the rows in a mixture from the start. None: it enters by a phase."""
 
-    def __post_init__(self) -> None:
-        """Check every field; messages name the setting, its value and what would do."""
-        _choice("data.source", self.source, tuple(FORMATS))
-        _choice("data.records", self.records, RECORDS)
+    def check(self, where: str) -> None:
+        """Raise DataError, naming the setting, for a field that can't be.
+
+        `where` is the dataset in the config: data, or data.datasets.NAME.
+        """
+        _choice(f"{where}.source", self.source, tuple(FORMATS))
+        _choice(f"{where}.records", self.records, RECORDS)
         if self.source != "python_docs" and not self.path:
             what = "NAME" if self.source == "hf" else "FILE"
-            raise DataError(f"data.source={self.source} needs data.path={what}")
+            raise DataError(f"{where}.source={self.source} needs {where}.path={what}")
         if self.source == "python_docs" and self.path is not None:
             raise DataError(
-                f"data.path={self.path} is not read by data.source=python_docs; add "
-                "data.source=text (or jsonl, csv, parquet, hf) or drop the path"
+                f"{where}.path={self.path} is not read by {where}.source=python_docs; add "
+                f"{where}.source=text (or jsonl, csv, parquet, hf) or drop the path"
             )
         if self.source != "hf" and self.split != "train":
             raise DataError(
-                f"data.split={self.split} is for data.source=hf only; name files in data.path"
+                f"{where}.split={self.split} is for source=hf only; name files in {where}.path"
             )
         if self.source != "hf" and self.streaming:
-            raise DataError("data.streaming=true is for data.source=hf only; drop it")
+            raise DataError(f"{where}.streaming=true is for {where}.source=hf only; drop it")
         if self.records != "text" and self.source in ("python_docs", "text"):
             raise DataError(
-                f"data.records={self.records} needs columns, which data.source={self.source} has "
-                "not; try data.source=jsonl"
+                f"{where}.records={self.records} needs columns, which source={self.source} has "
+                f"not; try {where}.source=jsonl"
             )
         if not self.text_column:
-            raise DataError("data.text_column is empty; it must name a column, for example text")
+            raise DataError(
+                f"{where}.text_column is empty; it must name a column, for example text"
+            )
 
 
 @dataclass
@@ -155,7 +160,9 @@ class DataConfig(SourceConfig):
 
     def __post_init__(self) -> None:
         """Check every field; messages name the setting, its value and what would do."""
-        super().__post_init__()
+        for name, dataset in self.datasets.items():
+            dataset.check(f"data.datasets.{name}")
+        self.check("data")
         _choice("data.packing", self.packing, PACKINGS)
         _choice("data.on_bad_block", self.on_bad_block, ("stop", "skip"))
         if not 0 < self.validation_fraction < 1:

@@ -6,9 +6,12 @@ what was read is kept.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from data.inputs import InputUnit
+from data.lines import exact_place
 from data.mixture import MIXTURE_BLOCK
 from data.packing import Segment
 from data.stream import Stream
@@ -83,7 +86,7 @@ def explain(
                     document=segment.document,
                     offset=offset,
                     shard=own.shards.shard_of(segment.document),
-                    place=own.shards.place(segment.document),
+                    place=_exact(own.shards.place(segment.document)),
                     digest=own.shards.digest(segment.document).hex(),
                     text=tokenizer.decode(ids.tolist()),
                 )
@@ -110,6 +113,12 @@ def when(
                 for cursor, offset, size in _parts(stream, name, row, document, length):
                     if start <= position * R + cursor < stop:
                         yield Sighting(position * R + cursor, epoch, row, offset, size)
+
+
+def _exact(place: str) -> str:
+    """The place with the number of the line, also deep in a file that is still there."""
+    file, deep, _ = place.partition(": byte ")
+    return exact_place(InputUnit((file,)), place) if deep and Path(file).is_file() else place
 
 
 def _parts(

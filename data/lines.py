@@ -8,6 +8,8 @@ import csv
 import json
 import re
 from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from data import inputs
@@ -161,6 +163,19 @@ def exact_place(unit: InputUnit, place: str) -> str:
             lines += chunk.count(b"\n")
             left -= len(chunk)
     return f"{found[1]}:{lines}"
+
+
+def place_of_line(place: str) -> str | None:
+    """Of "FILE:LINE" the place that its record has deep in a file, "FILE: byte N".
+
+    None unless the file is a local one that has such a line.
+    """
+    found = re.fullmatch(r"(.*):(\d+)", place)
+    if found is None or not (path := Path(found[1])).is_file():
+        return None
+    with open_bytes(path, found[1]) as opened:
+        offset = sum(len(line) for line in islice(opened, int(found[2]) - 1))
+    return f"{found[1]}: byte {offset}"
 
 
 def parse_json(row: tuple[bytes, int]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from data.blocks import HASH_BYTES, REMEDY
 from data.files import DataError, fsync_folder, sha256_file, write_text_atomic
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,7 @@ class Order:
         identity = f"{ORDER_VERSION}\0{fingerprint}\0{seed}\0{samples}\0{block}\0{lanes}\0{window}"
         self.key = hashlib.blake2b(identity.encode(), digest_size=32).digest()
         # Windows of two epochs are alive while a batch straddles them.
-        self._window = lru_cache(maxsize=2 * lanes)(self._make_window)
+        self._windows = lru_cache(maxsize=2)(self._empty_windows)
         self._blocks = lru_cache(maxsize=2)(self._make_blocks)
 
     def __call__(self, positions: Ids) -> Ids:
@@ -195,10 +195,9 @@ class Order:
         rows, lanes = np.divmod(indices, self.lanes)
         if self.window > 1:
             windows, inside = np.divmod(rows, self.window)
-            # Only the windows the batch touches: at most one or two per lane.
-            for pair, chosen in groups(windows * self.lanes + lanes):
-                window, lane = divmod(pair, self.lanes)
-                inside[chosen] = self._window(epoch, lane, window)[inside[chosen]]
+            for window, chosen in groups(windows):  # one, or two at its end
+                own = lanes[chosen]
+                inside[chosen] = self._window(epoch, window, own)[own, inside[chosen]]
             rows = windows * self.window + inside
         return self._lane_starts(lanes) + rows
 
@@ -228,8 +227,19 @@ class Order:
         starts: Ids = lanes * whole + np.minimum(lanes, longer)
         return starts
 
-    def _make_window(self, epoch: int, lane: int, window: int) -> Ids:
-        return shuffled(*self._window_key(epoch, lane, window))
+    def _window(self, epoch: int, window: int, lanes: Ids) -> Ids:
+        """Shuffled rows (C, w) of a window of all lanes; filled for `lanes` (B,) at least."""
+        table, made = self._windows(epoch, window)
+        for lane in np.unique(lanes[~made[lanes]]).tolist():
+            found = shuffled(*self._window_key(epoch, lane, window))
+            table[lane, : len(found)] = found
+            made[lane] = True
+        return table
+
+    def _empty_windows(self, epoch: int, window: int) -> tuple[Ids, NDArray[np.bool_]]:
+        """A place for the windows of all lanes, and which are there: most hosts need few lanes."""
+        table = np.empty((self.lanes, self.window), dtype=np.int64)
+        return table, np.zeros(self.lanes, dtype=np.bool_)
 
     def _window_key(self, epoch: int, lane: int, window: int) -> tuple[bytes, int]:
         """Key and rows of a window; the last one of a lane may be shorter."""

@@ -94,6 +94,13 @@ def _phases(past: list[Phase], asked: tuple[Phase, ...], begun: int, legal: int)
             ]
         now = asked[number]
         if _ratios(was.weights) != _ratios(now.weights):
+            if new := now.weights.keys() - was.weights.keys() if not number else set():
+                name = min(new)
+                return [
+                    f"data.datasets.{name} is new, so it can't have a weight from the start: set "
+                    f"data.datasets.{name}.weight=null, and its weight in a phase of data.phases "
+                    f"from start={legal} on"
+                ]
             setting = "data.phases: " if number else "data.datasets.NAME.weight: "
             return [
                 f"{setting}the weights from row {was.start} on are {_text(now.weights)}, but "

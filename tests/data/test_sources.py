@@ -392,7 +392,7 @@ def test_a_hub_name_without_a_network_says_what_works(tmp_path):
         ({"source": "text"}, "data.source=text needs data.path=FILE"),
         ({"source": "hf"}, "needs data.path=NAME"),
         ({"path": "x"}, "data.path=x is not read by data.source=python_docs"),
-        ({"split": "test"}, "data.split=test is for data.source=hf only"),
+        ({"split": "test"}, "data.split=test is for source=hf only"),
         ({"text_column": ""}, "data.text_column is empty"),
         ({"validation_fraction": 0.0}, "data.validation_fraction=0.0 must be inside 0..1"),
         ({"validation_fraction": 1.0}, "data.validation_fraction=1.0 must be inside 0..1"),

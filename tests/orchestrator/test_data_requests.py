@@ -110,6 +110,7 @@ def test_when_follows_the_sequence_lengths_that_a_run_had(rows, tmp_path):
 def test_a_mixture_asks_which_dataset_a_document_is_of(rows):
     words = ("data=mixture", "data.datasets.web={source: jsonl, path: rows.jsonl}", *SMALL)
     words += ("data.datasets.book={source: jsonl, path: rows.jsonl}",)
+    answered("data", "prepare", *words)
     assert "add --dataset NAME, one of web, book" in refused("data", "when", "0", *words)
     said = refused("data", "when", "0", *words, "--dataset", "wep")
     assert "--dataset=wep is not one of web, book; did you mean web?" in said
@@ -151,3 +152,23 @@ def test_tables_may_be_compressed(rows, tmp_path, end):
     file = tmp_path / f"packed.jsonl{end}"
     file.write_bytes(pack(rows.read_bytes()))
     assert sum(part.num_rows for part in table_parts(file)) == 40
+
+
+def test_a_record_deep_in_a_large_file_is_named_and_found_by_its_line(
+    tmp_path, monkeypatch, corpus
+):
+    monkeypatch.setattr("data.inputs.UNIT_BYTES", 4000)
+    lines = [json.dumps({"text": f"number {i} of the lines of this file"}) for i in range(400)]
+    (tmp_path / "big.jsonl").write_text("\n".join(lines))
+    small = [word for word in on(corpus) if not word.startswith("data=") and "path" not in word]
+    job = ("data=jsonl", "data.path=big.jsonl", *small, "stage.steps=300")
+    answer = typed("data", "explain", "1", *job, "--json")
+    assert answer.code == 0, answer
+    pieces = [piece for own in json.loads(answer.out) for piece in own["pieces"]]
+    assert pieces
+    for piece in pieces:
+        number = int(piece["place"].removeprefix("big.jsonl:"))
+        assert piece["text"].removesuffix("<|endoftext|>") in lines[number - 1]
+        said = typed("data", "when", piece["place"], *job)
+        assert said.code == 0, said
+        assert "step 1 (will be)" in said.out

@@ -15,6 +15,7 @@ from data.explain import explain as pieces_of
 from data.explain import when as sightings
 from data.files import did_you_mean
 from data.ledger import check_prefix
+from data.lines import place_of_line
 from data.shards import BLOCK_BYTES, CACHE_BLOCKS
 from data.state import DataState
 from data.stream import Stream
@@ -139,6 +140,8 @@ def when(subject: Subject, options: argparse.Namespace) -> int:
         )
     shards = stream.rows[name].shards
     documents = shards.find(options.document)
+    if not documents and (deep := place_of_line(options.document)):
+        documents = shards.find(deep)
     if options.document.isdigit() and int(options.document) < shards.documents:
         documents = [int(options.document)]
     if not documents:

@@ -1,5 +1,6 @@
 """What an action works on: a job's config, its prepared data, its stream, and a run's state."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,8 +28,8 @@ class Subject:
 
     @cached_property
     def prepared(self) -> Prepared:
-        """The data, made now if it is not there."""
-        return self.prepare()
+        """The data, made now if it is not there; standard output is for the answer."""
+        return self.prepare(lambda line: print(line, file=sys.stderr))
 
     @cached_property
     def stream(self) -> Stream:
