@@ -1,9 +1,20 @@
-"""Text to batches: sources, tokenizer, shards, sample order, loader. Knows no torch and no ray."""
+"""From raw files to batches, a pure function of content, seed and schedule. No torch, no ray.
+
+    sources/      files, URLs, hub -> records, the contract checked while reading
+    filters/      an ordered list of what is left out, with a report
+    preparation/  records -> tokenized, published shards, in units that may be killed at any time
+    shards/       the format; blocks are compared with their hashes as they are read
+    drift/        sketches of shards and tables, and the gate that compares them
+    packing/      documents -> rows of a fixed length
+    order/        position -> dataset, epoch, row; and the state that proves what was trained on
+    stream, loader, ledger   the three together: batches for each rank, and their account
+    explain, simulate        which documents, when; and what reading will cost
+"""
 
 from data.config import DataConfig
 from data.files import DataError, cache_root
 from data.loader import Batch, Loader, evaluation_rows
-from data.prepare import Prepared, prepare
+from data.preparation import Prepared, prepare
 from data.shards import ShardSet
 from data.stream import Stream
 from data.tokenizer import Tokenizer, TokenizerConfig, vocab_size

@@ -70,7 +70,7 @@ class SourceConfig:
     """hf: read the dataset as it comes, without downloading it whole."""
     contract: ContractConfig = field(default_factory=ContractConfig)
     filters: list[dict[str, Any]] = field(default_factory=list)
-    """What is left out, in this order: [{name: length, min: 20}, ...] (data/filters.py)."""
+    """What is left out, in this order: [{name: length, min: 20}, ...] (data/filters/)."""
     weight: int | None = 1
     """Share of the rows in a mixture from the start. None: it enters by a phase."""
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data.inputs import InputUnit
-from data.lines import exact_place
-from data.mixture import MIXTURE_BLOCK
+from data.order.mixture import MIXTURE_BLOCK
 from data.packing import Segment
+from data.sources.inputs import InputUnit
+from data.sources.lines import exact_place
 from data.stream import Stream
 from data.tokenizer import Tokenizer
 

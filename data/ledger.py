@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.loader import Batch
-from data.multiset import Multiset, dataset_keys
-from data.state import DataState, Skipped
+from data.order.multiset import Multiset, dataset_keys
+from data.order.state import DataState, Skipped
 from data.stream import Damage, Stream
 
 FIELDS = 5  # numbers that a rank's `sums` are

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data.config import SourceConfig
-from data.contract import ColumnError, check_utf8, kind_of, no_column, shown, text_of
 from data.files import DataError
+from data.sources.contract import ColumnError, check_utf8, kind_of, no_column, shown, text_of
 
 Span = tuple[int, int]
 Message = tuple[str, str]  # (role, content)

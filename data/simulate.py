@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.blocks import HASH_BYTES
 from data.packing import Rows
+from data.shards.blocks import HASH_BYTES
 from data.stream import Stream
 
 

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from data.config import DataConfig
 from data.files import DataError, cache_root
-from data.mixture import Mixture, Phase
-from data.multiset import Multiset, expected_multiset
 from data.order import Ids, Order, Words
+from data.order.mixture import Mixture, Phase
+from data.order.multiset import Multiset, expected_multiset
+from data.order.state import Exclusion
 from data.packing import Rows
 from data.packing import rows as rows_of
 from data.shards import BLOCK_BYTES, CACHE_BLOCKS, BadBlock, ShardSet
-from data.state import Exclusion
 
 LANES = 64
 

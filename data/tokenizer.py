@@ -175,7 +175,7 @@ class Tokenizer:
         return ids
 
     def encode_batch(self, texts: list[str]) -> list[NDArray[np.int64]]:
-        """Token ids of each text, without end of text, unchecked (data/encoding.py checks)."""
+        """Token ids of each text, without end of text, unchecked."""
         if self.bpe is None:
             return [np.frombuffer(t.encode("utf-8"), np.uint8).astype(np.int64) for t in texts]
         encodings = self.bpe.encode_batch_fast(texts, add_special_tokens=False)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from data import Prepared
 from data.config import SINGLE
-from data.gate_report import GateReport
-from data.report import Report
+from data.drift.gate_report import GateReport
+from data.filters.report import Report
 from orchestrator.config import JobConfig
 from orchestrator.journal import Journal
 

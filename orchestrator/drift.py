@@ -5,11 +5,11 @@ from pathlib import Path
 
 from data import Prepared, ShardSet
 from data.config import SINGLE
-from data.dataset import tables_of
 from data.drift import gate
-from data.gate_report import GateReport
-from data.sketches import Sketch
-from data.table_drift import gate_tables
+from data.drift.gate_report import GateReport
+from data.drift.sketches import Sketch
+from data.drift.table_drift import gate_tables
+from data.preparation.dataset import tables_of
 from orchestrator import journal
 from orchestrator.config import JobConfig
 

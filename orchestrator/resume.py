@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import models
 from data import DataError, Prepared
 from data.ledger import check_prefix
-from data.resuming import changes, resume
-from data.state import DataState
+from data.order.resuming import changes, resume
+from data.order.state import DataState
 from data.stream import Stream
 from orchestrator.config import JobConfig
 

@@ -9,7 +9,7 @@ from typing import Any
 from cluster.nodes import local_devices
 from cluster.service import Placement, service
 from data.files import cache_root
-from data.running import Runner, Say, inline
+from data.preparation.running import Runner, Say, inline
 from orchestrator.config import ResourcesConfig
 
 FEW = 4  # units (of about 64 MiB) that are done before Ray would have started
@@ -19,7 +19,7 @@ FEW = 4  # units (of about 64 MiB) that are done before Ray would have started
 def tokenizing(
     resources: ResourcesConfig, say: Say, workers: int | None = None
 ) -> Iterator[Runner]:
-    """A runner for `data.prepare`; its Ray starts when there is enough to do for it.
+    """A runner for `data.preparation`; its Ray starts when there is enough to do for it.
 
     Args:
         resources: where; with launcher=inline it is this process unless `workers` are asked for.

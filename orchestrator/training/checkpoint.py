@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import models
 from data.files import publish, sha256_file
-from data.state import DataState
+from data.order.state import DataState
 from models.configs import ModelConfig
 from models.gpt import GPT
 from orchestrator.training import distributed

@@ -119,11 +119,11 @@ class Ours(Contender):
 
     def prepare(self) -> None:
         import data.loader
-        import data.state
-        import data.writer  # noqa: F401
+        import data.order.state
+        import data.shards.writer  # noqa: F401
 
     def write(self, folder: Path, count: int, file_bytes: int = FILE_BYTES) -> None:
-        from data.writer import Tokenized, write_shards
+        from data.shards.writer import Tokenized, write_shards
 
         documents = (
             Tokenized(ids.ravel(), bytes(16), f"made:{number}", 4 * ids.size)
@@ -149,7 +149,7 @@ class Ours(Contender):
 
     def open(self, folder: Path, batch: int, how: How = ALONE) -> Feed:
         from data.config import SINGLE
-        from data.state import DataState
+        from data.order.state import DataState
 
         loader, size = self.loader(folder), batch * how.world
         cursor = 0 if how.state is None else DataState.from_dict(how.state).cursor
@@ -169,8 +169,8 @@ class Ours(Contender):
 
     def state(self, loader: Any, size: int, steps: int) -> Any:
         """What a checkpoint holds after so many steps (here without the sum of the windows)."""
-        from data.multiset import Multiset
-        from data.state import DataState
+        from data.order.multiset import Multiset
+        from data.order.state import DataState
 
         stream = loader.source
         prints = {name: rows.fingerprint for name, rows in stream.rows.items()}

@@ -4,8 +4,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from data.blocks import BLOCK_BYTES, HASH_BYTES
-from data.reader import CACHE_BLOCKS, GROUP
+from data.shards.blocks import BLOCK_BYTES, HASH_BYTES
+from data.shards.reader import CACHE_BLOCKS, GROUP
 from tests.benchmarks.contenders import How, Ours
 from tests.benchmarks.loader_bench import BATCH, Bench, windows_of
 from tests.benchmarks.loader_libraries import CONTENDERS

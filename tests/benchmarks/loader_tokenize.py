@@ -16,8 +16,8 @@ from tests.benchmarks.runs import spread
 def make_texts(folder: Path, megabytes: int, files: int) -> int:
     """Write JSON lines of different texts and a tokenizer of them; returns the bytes of text."""
     from data.config import SourceConfig
-    from data.inputs import InputUnit
     from data.sources import read_records
+    from data.sources.inputs import InputUnit
     from data.tokenizer import Tokenizer
 
     source = SourceConfig(source="python_docs")
@@ -52,8 +52,8 @@ def library_tokenization(folder: Path) -> float:
 def our_tokenization(folder: Path, processes: int) -> float:
     """Seconds of our units of work: files to checked documents on the disk."""
     from data.config import SourceConfig
+    from data.preparation.tokenize import TokenizeTask, tokenize
     from data.sources import units_of
-    from data.tokenize import TokenizeTask, tokenize
 
     path, made = str(folder / "tokenizer.json"), Path(tempfile.mkdtemp(dir=folder))
     config = SourceConfig(source="jsonl", path=str(folder / "texts"))
@@ -71,7 +71,7 @@ def our_tokenization(folder: Path, processes: int) -> float:
 
 
 def _start_encoder(path: str, started: Any) -> None:
-    from data.tokenize import encoder_of
+    from data.preparation.tokenize import encoder_of
 
     encoder_of(path)
     started.wait()

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data.calibration import (
+from data.drift.calibration import (
     jensen_shannon,
     kolmogorov_smirnov,
     rate_difference,

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.config import ContractConfig
-from data.contract import Contract, changes, check_utf8, columns_of, infer
 from data.files import DataError
+from data.sources.contract import Contract, changes, check_utf8, columns_of, infer
 
 VALUES = {
     "string": "a",

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.decontaminate import Decontaminate
 from data.files import DataError
-from data.rules import build_rule
-from data.words import hash_ngrams, hash_words, normal_words
+from data.filters.decontaminate import Decontaminate
+from data.filters.rules import build_rule
+from data.filters.words import hash_ngrams, hash_words, normal_words
 
 SENTENCE = "The quick brown fox jumps over the lazy dog while seven wizards watch in silence."
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from data.drift import gate
+from data.drift.gate_report import GateReport
+from data.drift.sketches import GROUPS, Sketch, sketch_documents
+from data.drift.token_facts import TokenFacts, token_facts
 from data.files import DataError
-from data.gate_report import GateReport
-from data.sketches import GROUPS, Sketch, sketch_documents
-from data.token_facts import TokenFacts, token_facts
 from data.tokenizer import Tokenizer
 
 ENGLISH = [
@@ -223,10 +223,10 @@ import hashlib, json, random
 import numpy as np
 import pyarrow as pa
 from data.drift import gate
-from data.sketches import sketch_documents
-from data.table_drift import gate_tables
-from data.table_sketches import sketch_table
-from data.token_facts import token_facts
+from data.drift.sketches import sketch_documents
+from data.drift.table_drift import gate_tables
+from data.drift.table_sketches import sketch_table
+from data.drift.token_facts import token_facts
 from data.tokenizer import Tokenizer
 
 def sketch(seed):

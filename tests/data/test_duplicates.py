@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.duplicates import NearDuplicates, compared_text, near_duplicates, signatures
+from data.filters.duplicates import NearDuplicates, compared_text, near_duplicates, signatures
+from data.filters.rules import build_rule
+from data.filters.words import normal_words
 from data.records import Record
-from data.rules import build_rule
-from data.words import normal_words
 
 NEAR = NearDuplicates()
 
@@ -135,7 +135,7 @@ def test_a_signature_depends_on_its_text_alone():
 
 def test_signatures_are_the_same_in_every_process_and_with_every_kernel():
     code = (
-        "import sys, hashlib; from data.duplicates import NearDuplicates, signatures;"
+        "import sys, hashlib; from data.filters.duplicates import NearDuplicates, signatures;"
         "texts = [' '.join(f'w{i * k % 97}' for i in range(40 * k)) for k in range(1, 40)];"
         "print(hashlib.sha256(signatures(texts, NearDuplicates()).tobytes()).hexdigest())"
     )

@@ -5,8 +5,15 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
-from data.encoding import Encoder, batches, digest_of, record_digest, text_of, token_bytes
 from data.files import DataError
+from data.preparation.encoding import (
+    Encoder,
+    batches,
+    digest_of,
+    record_digest,
+    text_of,
+    token_bytes,
+)
 from data.records import Record
 from data.tokenizer import Tokenizer
 

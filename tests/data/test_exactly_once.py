@@ -14,9 +14,9 @@ import pytest
 from data.config import DataConfig, SourceConfig
 from data.ledger import Ledger, check_prefix
 from data.loader import Loader
-from data.multiset import Multiset
+from data.order.multiset import Multiset
+from data.order.state import DataState
 from data.shards import ShardSet
-from data.state import DataState
 from data.stream import Stream
 from tests.data.numbered import shard_set
 
@@ -98,7 +98,7 @@ def one_life(context, folder, state, draw):
 
 def test_killed_readers_on_changing_numbers_of_ranks_read_each_sequence_once(folder):
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["data.loader", "data.ledger", "data.state"])
+    context.set_forkserver_preload(["data.loader", "data.ledger", "data.order.state"])
     draw = random.Random(11)
     stream = open_stream(folder)
     state, seen, lives = begin(stream), [], 0

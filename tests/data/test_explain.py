@@ -3,7 +3,7 @@ import pytest
 
 from data.config import DataConfig, SourceConfig
 from data.explain import explain, when
-from data.mixture import MIXTURE_BLOCK
+from data.order.mixture import MIXTURE_BLOCK
 from data.stream import Stream
 from tests.data.numbered import END, shard_set
 

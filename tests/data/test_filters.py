@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.content import SCORERS, language_model, spread
 from data.files import DataError
 from data.filters import FILTERS, build_filters
+from data.filters.content import SCORERS, language_model, spread
+from data.filters.report import Report
 from data.records import Record
-from data.report import Report
 
 ENGLISH = "This is a plain English sentence about the weather of last week and the next one."
 GERMAN = "Das ist ein einfacher deutscher Satz über das Wetter der letzten und nächsten Woche."

@@ -7,8 +7,8 @@ import pytest
 from data.config import DataConfig, SourceConfig
 from data.ledger import Ledger, check_prefix
 from data.loader import Loader
-from data.multiset import dataset_keys
-from data.state import DataState
+from data.order.multiset import dataset_keys
+from data.order.state import DataState
 from data.stream import Damage, Stream
 from tests.data.numbered import shard_set
 

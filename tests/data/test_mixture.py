@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.files import DataError
-from data.mixture import MIXTURE_BLOCK, MIXTURE_LANES, Mixture, Phase, check_phases, shares
 from data.order import Order
+from data.order.mixture import MIXTURE_BLOCK, MIXTURE_LANES, Mixture, Phase, check_phases, shares
 
 Q = MIXTURE_BLOCK
 SIZES = {"wiki": 1009, "code": 6000, "books": 70, "one": 1}

@@ -5,10 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import plans
 from data.files import DataError
-from data.packing import document_ids, rows
-from data.plans import lay_out
+from data.packing import document_ids, plans, rows
+from data.packing.plans import lay_out
 from data.shards import ShardSet, Tokenized, write_shards
 from tests.data.memory_shards import END, MemoryShards
 

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.personal import KINDS, Personal, find_personal, luhn, mod_97, redact, shift
+from data.filters.personal import KINDS, Personal, find_personal, luhn, mod_97, redact, shift
+from data.filters.rules import build_rule
 from data.records import Record
-from data.rules import build_rule
 
 # Numbers that standards and payment networks publish as examples.
 VALID = [

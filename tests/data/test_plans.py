@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import plans
 from data.files import DataError
-from data.packing import rows
-from data.plans import lay_out
+from data.packing import plans, rows
+from data.packing.plans import lay_out
 from tests.data.memory_shards import MemoryShards
 
 
@@ -43,7 +42,7 @@ def test_a_writer_killed_before_it_published_leaves_nothing_that_counts(tmp_path
     script = """
 import os, signal, sys
 from pathlib import Path
-from data import plans
+from data.packing import plans
 from data.packing import rows
 from tests.data.memory_shards import MemoryShards
 plans.publish = lambda *folders: os.kill(os.getpid(), signal.SIGKILL)

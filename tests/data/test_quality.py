@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.files import DataError
-from data.quality import Length, Repetition, Symbols, duplicates, repeated_ngrams
-from data.rules import build_rule
+from data.filters.quality import Length, Repetition, Symbols, duplicates, repeated_ngrams
+from data.filters.rules import build_rule
 
 
 def slow_repeated_ngrams(words):

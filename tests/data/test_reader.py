@@ -8,9 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import blocks, manifest, reader, writer
 from data.order import Order
-from data.shards import BadBlock, ShardSet, Tokenized, write_shards
+from data.shards import (
+    BadBlock,
+    ShardSet,
+    Tokenized,
+    blocks,
+    manifest,
+    reader,
+    write_shards,
+    writer,
+)
 
 END = 7
 LIMITS = {"max_id": 999, "end_of_text": END}

@@ -11,12 +11,11 @@ import time
 
 import pytest
 
-from data import remote
 from data.config import DataConfig
 from data.files import DataError
-from data.remote import fetch, listing
-from data.sources import documents, outside_state, units_of
-from data.urls import redact
+from data.sources import documents, outside_state, remote, units_of
+from data.sources.remote import fetch, listing
+from data.sources.urls import redact
 from tests.data.sites import S3Site, Site
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.report import EXAMPLES, FilterCount, Report
+from data.filters.report import EXAMPLES, FilterCount, Report
 
 events = st.lists(
     st.tuples(

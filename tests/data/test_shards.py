@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import manifest, writer
 from data.files import DataError
-from data.shards import BadBlock, ShardSet, Tokenized, write_shards
+from data.shards import BadBlock, ShardSet, Tokenized, manifest, write_shards, writer
 
 END = 7
 

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.distinct import Distinct
-from data.files import DataError
-from data.numbers import CELLS, NumberSketch
-from data.sketches import (
+from data.drift.distinct import Distinct
+from data.drift.numbers import CELLS, NumberSketch
+from data.drift.sketches import (
     BUCKETS,
     CLASSES,
     EDGES,
@@ -22,8 +21,9 @@ from data.sketches import (
     language_identifier,
     sketch_documents,
 )
-from data.table_sketches import TableSketch, sketch_table
-from data.token_facts import token_facts
+from data.drift.table_sketches import TableSketch, sketch_table
+from data.drift.token_facts import token_facts
+from data.files import DataError
 from data.tokenizer import Tokenizer
 
 BYTES = token_facts(Tokenizer.plain_bytes())

@@ -9,7 +9,6 @@ import pytest
 
 from data.config import ContractConfig, DataConfig
 from data.files import DataError
-from data.lines import PIECE, pieces
 from data.python_docs import clean
 from data.sources import (
     documents,
@@ -19,6 +18,7 @@ from data.sources import (
     schema_changes,
     units_of,
 )
+from data.sources.lines import PIECE, pieces
 
 
 def read(**settings):

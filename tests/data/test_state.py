@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.files import DataError
-from data.mixture import MIXTURE_BLOCK, Mixture, Phase
-from data.multiset import Multiset, dataset_keys, expected_multiset
 from data.order import Order
-from data.resuming import changes, resume
-from data.state import Batches, DatasetFacts, DataState, Exclusion, Skipped
+from data.order.mixture import MIXTURE_BLOCK, Mixture, Phase
+from data.order.multiset import Multiset, dataset_keys, expected_multiset
+from data.order.resuming import changes, resume
+from data.order.state import Batches, DatasetFacts, DataState, Exclusion, Skipped
 
 Q = MIXTURE_BLOCK
 R = 64  # row tokens

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 
-from data.blocks import BadBlock
 from data.config import DataConfig, PhaseConfig, SourceConfig
 from data.files import DataError
 from data.loader import Loader
-from data.mixture import MIXTURE_BLOCK
+from data.order.mixture import MIXTURE_BLOCK
+from data.order.state import Exclusion
 from data.shards import ShardSet
-from data.state import Exclusion
+from data.shards.blocks import BadBlock
 from data.stream import Stream
 from tests.data.numbered import shard_set
 

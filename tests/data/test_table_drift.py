@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from data.drift.gate_report import GateReport
+from data.drift.table_drift import gate_tables
+from data.drift.table_sketches import TableSketch, sketch_table
 from data.files import DataError
-from data.gate_report import GateReport
-from data.table_drift import gate_tables
-from data.table_sketches import TableSketch, sketch_table
 
 QUICK = {"replicates": 299}
 

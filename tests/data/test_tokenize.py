@@ -20,12 +20,12 @@ import pytest
 
 from cluster.service import Placement, ray_session, service
 from data import DataConfig, DataError, TokenizerConfig, prepare
-from data.assemble import ranges
 from data.config import SourceConfig
-from data.encoding import batches
-from data.running import inline
-from data.scan import Sample
-from data.spill import BINS
+from data.preparation.assemble import ranges
+from data.preparation.encoding import batches
+from data.preparation.running import inline
+from data.preparation.scan import Sample
+from data.preparation.spill import BINS
 
 BYTES = TokenizerConfig(kind="bytes")
 BPE = TokenizerConfig(vocab_size=300)
@@ -63,8 +63,8 @@ def everything(done):
 def small_units(tmp_path, monkeypatch):
     """A cache of its own, units of 8 kB, shards of 4,000 tokens."""
     monkeypatch.setenv("ORCHESTRATE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("data.inputs.UNIT_BYTES", 1 << 13)
-    monkeypatch.setattr("data.assemble.SHARD_TOKENS", 4000)
+    monkeypatch.setattr("data.sources.inputs.UNIT_BYTES", 1 << 13)
+    monkeypatch.setattr("data.preparation.assemble.SHARD_TOKENS", 4000)
 
 
 @pytest.fixture
@@ -134,14 +134,14 @@ def test_neither_units_nor_shards_nor_workers_show_in_the_documents(
         assert done.fingerprint == undisturbed.fingerprint
         assert done.datasets["data"].report == undisturbed.datasets["data"].report
     fresh()
-    monkeypatch.setattr("data.spill.PART_DOCUMENTS", 1)
-    monkeypatch.setattr("data.tokenize.batches", partial(batches, characters=500))
+    monkeypatch.setattr("data.preparation.spill.PART_DOCUMENTS", 1)
+    monkeypatch.setattr("data.preparation.tokenize.batches", partial(batches, characters=500))
     # Repeats are found later now, so shards end elsewhere.
     parts = prepare(config, BPE)
     assert everything(parts) == everything(undisturbed)
     fresh()
-    monkeypatch.setattr("data.inputs.UNIT_BYTES", 1 << 20)
-    monkeypatch.setattr("data.assemble.SHARD_TOKENS", 1 << 20)
+    monkeypatch.setattr("data.sources.inputs.UNIT_BYTES", 1 << 20)
+    monkeypatch.setattr("data.preparation.assemble.SHARD_TOKENS", 1 << 20)
     whole = prepare(config, BPE)
     assert len(whole.train.entries) == 1
     assert [d[:3] for d in everything(whole)] == [d[:3] for d in everything(undisturbed)]
@@ -195,9 +195,9 @@ def test_workers_killed_at_random_moments_change_nothing(corpus, workers, fresh)
 
 KILLED_AT = """
 import os, signal, sys
-import data.inputs, data.assemble
+import data.sources.inputs, data.preparation.assemble
 from data import DataConfig, TokenizerConfig, prepare
-data.inputs.UNIT_BYTES, data.assemble.SHARD_TOKENS = 1 << 13, 4000
+data.sources.inputs.UNIT_BYTES, data.preparation.assemble.SHARD_TOKENS = 1 << 13, 4000
 done = 0
 
 def run(function, arguments, on_result):
@@ -425,7 +425,7 @@ def test_a_sample_is_the_lowest_keys_in_any_order_and_says_below_what_it_is_comp
 
 def test_progress_is_said_now_and_then(corpus, monkeypatch):
     config, _ = corpus
-    monkeypatch.setattr("data.running.SAY_EVERY_S", 0.0)
+    monkeypatch.setattr("data.preparation.running.SAY_EVERY_S", 0.0)
     said = []
     prepare(config, BYTES, said.append)
     lines = [line for line in said if line.startswith("tokenizing: ")]

@@ -12,11 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from data import inputs, lines
 from data.config import DataConfig
 from data.files import DataError
-from data.inputs import InputUnit
-from data.sources import documents, read_records, units_of
+from data.sources import documents, inputs, lines, read_records, units_of
+from data.sources.inputs import InputUnit
 
 
 def records(config, unit_bytes, monkeypatch):

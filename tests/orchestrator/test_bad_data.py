@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from data import inputs
+from data.sources import inputs
 from tests.orchestrator.typed import SMALL, on, refused, typed
 
 CHILD = """

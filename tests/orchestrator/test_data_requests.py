@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from data.compressed import COMPRESSED
-from data.table_files import table_parts
+from data.sources.compressed import COMPRESSED
+from data.sources.table_files import table_parts
 from tests.orchestrator.typed import SMALL, on, refused, trained, typed
 
 
@@ -157,7 +157,7 @@ def test_tables_may_be_compressed(rows, tmp_path, end):
 def test_a_record_deep_in_a_large_file_is_named_and_found_by_its_line(
     tmp_path, monkeypatch, corpus
 ):
-    monkeypatch.setattr("data.inputs.UNIT_BYTES", 4000)
+    monkeypatch.setattr("data.sources.inputs.UNIT_BYTES", 4000)
     lines = [json.dumps({"text": f"number {i} of the lines of this file"}) for i in range(400)]
     (tmp_path / "big.jsonl").write_text("\n".join(lines))
     small = [word for word in on(corpus) if not word.startswith("data=") and "path" not in word]

@@ -11,8 +11,8 @@ import pytest
 
 from data import DataConfig, Loader, ShardSet, Stream
 from data.ledger import Ledger, check_prefix
+from data.order.state import DataState
 from data.shards import Tokenized, write_shards
-from data.state import DataState
 from orchestrator.resume import initial_state
 from orchestrator.training import checkpoint, distributed
 from tests.orchestrator import tiny

@@ -9,15 +9,15 @@ from pathlib import Path
 from rich.console import Console
 
 from data import simulate as simulation
-from data.blocks import HASH_BYTES, REMEDY
 from data.explain import Piece, Sighting
 from data.explain import explain as pieces_of
 from data.explain import when as sightings
 from data.files import did_you_mean
 from data.ledger import check_prefix
-from data.lines import place_of_line
+from data.order.state import DataState
 from data.shards import BLOCK_BYTES, CACHE_BLOCKS
-from data.state import DataState
+from data.shards.blocks import HASH_BYTES, REMEDY
+from data.sources.lines import place_of_line
 from data.stream import Stream
 from orchestrator.config import nearest_multiples
 from orchestrator.plan import counted, size

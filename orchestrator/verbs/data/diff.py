@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from data.gate_report import GateReport
-from data.table_files import TABLES, is_table
+from data.drift.gate_report import GateReport
+from data.sources.table_files import TABLES, is_table
 
 
 def diff(a: str, b: str, as_json: bool) -> int:
@@ -41,9 +41,9 @@ def diff(a: str, b: str, as_json: bool) -> int:
 
 
 def _tables(a: Path, b: Path) -> tuple[list[str], dict[str, GateReport]]:
-    from data.table_drift import gate_tables
-    from data.table_files import table_parts
-    from data.table_sketches import sketch_table
+    from data.drift.table_drift import gate_tables
+    from data.drift.table_sketches import sketch_table
+    from data.sources.table_files import table_parts
 
     sketches = [[sketch_table(part) for part in table_parts(path)] for path in (a, b)]
     rows = [sum(sketch.rows for sketch in own) for own in sketches]

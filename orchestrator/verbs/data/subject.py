@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from data import Prepared, prepare
-from data.state import DataState
+from data.order.state import DataState
 from data.stream import Stream
 from orchestrator.config import JobConfig
 from orchestrator.resume import find_start, initial_state, resumed_state

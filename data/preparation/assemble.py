@@ -1,0 +1,187 @@
+"""What joins tokenized units to a dataset: which shards there will be, and the finished folder."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.files import DataError, publish, write_text_atomic
+from data.filters.report import Report
+from data.preparation.dataset import Fact, hash_of
+from data.preparation.jobs import Job, merged_reports, result_of
+from data.preparation.running import Runner, Say
+from data.preparation.scan import EXACT
+from data.preparation.spill import BIN_BITS, BINS, SPLITS, Histogram, Selection
+from data.preparation.tokenize import HISTOGRAM, MeasureTask, WriteTask, measure
+from data.shards import SHARD_TOKENS, ShardEntry, write_manifest
+from data.shards.manifest import Manifest
+from data.tokenizer import Tokenizer
+
+PREPARE_VERSION = 2  # raise it when the same text and settings lead to other shards
+SHARD_DOCUMENTS = 1 << 19  # a document costs a writer about 1 kB besides its tokens
+
+
+def plan_shards(job: Job, tokenizer_path: Path) -> list[WriteTask]:
+    """Which shards there will be, from what the tokenized units say of their documents.
+
+    So that no split is empty, the lowest digest is always in validation and the highest in train:
+    then the limit is moved.
+
+    Raises:
+        DataError: there are fewer than two documents.
+    """
+    results = [result_of(part) for part in job.parts]
+    lows = [bytes.fromhex(result["lowest"]) for result in results if result["lowest"]]
+    highs = [bytes.fromhex(result["highest"]) for result in results if result["highest"]]
+    if not lows:
+        raise DataError(f"{job.source}: there is no text in it ({_left_out(results)})")
+    lowest, highest = min(lows), max(highs)
+    if lowest == highest:
+        raise DataError(
+            f"{job.source}: only one document is in it ({_left_out(results)}); training and "
+            "validation need one each; bring more text"
+        )
+    histogram: Histogram = sum(np.load(part / HISTOGRAM) for part in job.parts)
+    limit = job.limit
+    for moved in (lowest, highest):
+        first, key = int.from_bytes(moved[:8], "big"), int.from_bytes(moved[8:], "big")
+        if (moved is lowest and first >= limit) or (moved is highest and first < limit):
+            limit = first + 1 if moved is lowest else first
+            # It counts in no split, so that every shard has a document besides it.
+            histogram[:, :, key >> (64 - BIN_BITS)] = 0
+            break
+    return [
+        WriteTask(
+            tuple(map(str, job.parts)),
+            Selection(split, bins, limit, job.limit),
+            number,
+            str(job.folder / f"write-{split}-{number:05d}"),
+            str(job.set / split),
+            str(tokenizer_path),
+            tuple(job.config.filters),
+        )
+        for split, counts in zip(SPLITS, histogram, strict=True)
+        for number, bins in enumerate(ranges(counts))
+    ]
+
+
+def _left_out(results: Sequence[dict[str, Any]]) -> str:
+    empty = sum(result["empty"] for result in results)
+    report = merged_reports(results)
+    dropped = sum(count.dropped for count in report.filters)
+    each = ", ".join(f"{own.label}: {own.dropped}" for own in report.filters if own.dropped)
+    return f"{empty} empty documents and {dropped} that filters left out{each and f': {each}'}"
+
+
+def ranges(counts: Histogram) -> list[tuple[int, int]]:
+    """Cut the bins of a split into ranges of equal size, about a shard each, none empty.
+
+    Args:
+        counts: (2: documents and tokens, BINS).
+    """
+    documents, tokens = counts
+    shards = max(-(-tokens.sum() // SHARD_TOKENS), -(-documents.sum() // SHARD_DOCUMENTS), 1)
+    measure = (
+        tokens if tokens.sum() // SHARD_TOKENS >= documents.sum() // SHARD_DOCUMENTS else documents
+    )
+    filled = np.flatnonzero(documents)
+    # The bin after which each range but the last would end; a bin is never cut.
+    before = np.cumsum(measure[filled])
+    wanted = before[-1] * np.arange(1, shards) // shards if len(filled) else []
+    ends = np.unique(np.searchsorted(before, wanted, side="left"))
+    stops = [int(filled[end]) + 1 for end in ends if end < len(filled) - 1]
+    return list(zip([0, *stops], [*stops, BINS], strict=True))
+
+
+def publish_all(
+    jobs: Sequence[Job],
+    shards: Sequence[WriteTask],
+    tokenizer: Tokenizer,
+    tokenizer_path: Path,
+    sets: Path,
+    run: Runner,
+    say: Say,
+) -> dict[str, Path]:
+    """Finish the folders of datasets whose shards are written, and give them their names."""
+    manifests = {job.name: [_manifest(job, s, shards, tokenizer) for s in SPLITS] for job in jobs}
+    tasks = [
+        MeasureTask(str(job.set / "train"), str(job.set / "validation"), str(tokenizer_path))
+        for job in jobs
+    ]
+    measured = run(measure, tasks, lambda index, result: None)
+    folders = {}
+    for job, baselines in zip(jobs, measured, strict=True):
+        validation, train = manifests[job.name]
+        fingerprint = hash_of(train.fingerprint, validation.fingerprint)
+        units = [result_of(part) for part in job.parts]
+        written = [result_of(task.folder) for task in shards if Path(task.shards).parent == job.set]
+        report = merged_reports([*units, *written])
+        content = {
+            "fingerprint": fingerprint,
+            "baselines": baselines,
+            "facts": _facts(job, train, validation, report, sum(u["empty"] for u in units)),
+            "report": report.to_dict(),
+            "tables": [unit["table"] for unit in units if unit["table"]],
+        }
+        write_text_atomic(job.set / "prepared.json", json.dumps(content, indent=1))
+        tokenizer.save(job.set / "tokenizer.json")
+        # The fingerprint does not tell where documents came from, nor what was left out; the
+        # folder does.
+        places = [entry["entry"]["documents_sha256"] for entry in written]
+        folders[job.name] = _publish(
+            job, sets / hash_of(fingerprint, places, report.to_dict())[:32]
+        )
+        for manifest in (train, validation):
+            say(
+                f"{job.name} {manifest.name}: {manifest.documents:,} documents, "
+                f"{manifest.bytes:,} bytes, {manifest.tokens:,} tokens"
+            )
+    return folders
+
+
+def _manifest(job: Job, split: str, shards: Sequence[WriteTask], tokenizer: Tokenizer) -> Manifest:
+    folder = job.set / split
+    own = [result_of(task.folder)["entry"] for task in shards if task.shards == str(folder)]
+    settings = {"validation_fraction": job.validation_fraction, "prepare_version": PREPARE_VERSION}
+    return write_manifest(
+        folder,
+        [ShardEntry(**entry) for entry in own],
+        name=split,
+        records=job.config.records,
+        tokenizer=tokenizer.fingerprint,
+        max_id=tokenizer.vocab_size - 1,
+        end_of_text=tokenizer.end_of_text,
+        settings=settings,
+    )
+
+
+def _publish(job: Job, folder: Path) -> Path:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.is_dir():  # other settings led to the same documents before
+        shutil.rmtree(job.set)
+    else:
+        publish(job.set, folder)
+    return folder
+
+
+def _facts(
+    job: Job, train: Manifest, validation: Manifest, report: Report, empty: int
+) -> dict[str, Fact]:
+    facts: dict[str, Fact] = {
+        "source": job.config.source,
+        "documents": train.documents + validation.documents,
+        "duplicates_dropped": report[EXACT].dropped,
+        "empty_dropped": empty,
+        "vocab_size": train.max_id + 1,
+    }
+    for manifest in (train, validation):
+        facts |= {
+            f"{manifest.name}_documents": manifest.documents,
+            f"{manifest.name}_bytes": manifest.bytes,
+            f"{manifest.name}_tokens": manifest.tokens,
+            f"{manifest.name}_fingerprint": manifest.fingerprint,
+        }
+    return facts

@@ -1,0 +1,76 @@
+"""The records of a unit of input that are worth tokenizing, and the names of units in messages."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from data.config import SourceConfig
+from data.drift.table_sketches import sketch_table
+from data.files import DataError
+from data.filters import build_filters
+from data.records import Record
+from data.sources import read_records
+from data.sources.inputs import InputUnit
+
+
+class Survivors:
+    """The records that the local filters of a dataset let pass and that are not empty.
+
+    Attributes:
+        filters: of the dataset.
+        report: of these filters, filled while records pass.
+        records: how many passed so far.
+        empty: how many were left out because a text of theirs is only white space.
+    """
+
+    def __init__(self, config: SourceConfig, unit: InputUnit) -> None:
+        """Nothing is read yet."""
+        self._config, self._unit = config, unit
+        self.filters = build_filters(config.filters)
+        self.report = self.filters.report()
+        self.records = self.empty = 0
+        self._columns: dict[str, list[object]] = defaultdict(list)
+
+    def __iter__(self) -> Iterator[tuple[int, Record]]:
+        """Row in the unit, before any filter, and record.
+
+        Raises:
+            DataError: a record can't be read or breaks the contract; names file and row.
+        """
+        records = read_records(self._config, self._unit)
+        for row, record in self.filters.apply(records, self.report):
+            if all(map(str.strip, record.texts)):
+                self.records += 1
+                for name, value in record.columns.items():
+                    self._columns[name].append(value)
+                yield row, record
+            else:
+                self.empty += 1
+
+    def table(self) -> dict[str, Any] | None:
+        """A sketch (TableSketch) of the columns that contract and filters name, if there are any.
+
+        Raises:
+            DataError: a column holds values of several types.
+        """
+        import pyarrow as pa
+
+        if not self._columns:
+            return None
+        try:
+            return sketch_table(pa.table(dict(self._columns))).to_dict()
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            unit = name_of_unit(self._config, self._unit)
+            raise DataError(
+                f"{unit}: a column holds values of several types ({error}); say its type in "
+                "data.contract.columns, and the row that breaks it is named"
+            ) from None
+
+
+def name_of_unit(config: SourceConfig, unit: InputUnit) -> str:
+    """A unit for messages: which part of which files."""
+    files = unit.files or (config.source,)
+    name = files[0] if len(files) == 1 else f"{files[0]} ... {files[-1]}"
+    if unit.start == 0 and unit.stop is None:
+        return name
+    return f"{name} from {unit.start} to {'its end' if unit.stop is None else unit.stop}"
