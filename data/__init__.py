@@ -1,14 +1,14 @@
 """From raw files to batches, a pure function of content, seed and schedule. No torch, no ray.
 
-    sources/      files, URLs, hub -> records, the contract checked while reading
-    filters/      an ordered list of what is left out, with a report
-    preparation/  records -> tokenized, published shards, in units that may be killed at any time
-    shards/       the format; blocks are compared with their hashes as they are read
-    drift/        sketches of shards and tables, and the gate that compares them
-    packing/      documents -> rows of a fixed length
-    order/        position -> dataset, epoch, row; and the state that proves what was trained on
-    stream, loader, ledger   the three together: batches for each rank, and their account
-    explain, simulate        which documents, when; and what reading will cost
+sources/      files, URLs, hub -> records, the contract checked while reading
+filters/      an ordered list of what is left out, with a report
+preparation/  records -> tokenized, published shards, in units that may be killed at any time
+shards/       the format; blocks are compared with their hashes as they are read
+drift/        sketches of shards and tables, and the gate that compares them
+packing/      documents -> rows of a fixed length
+order/        position -> dataset, epoch, row; and the state that proves what was trained on
+stream, loader, ledger   the three together: batches for each rank, and their account
+explain, simulate        which documents, when; and what reading will cost
 """
 
 from data.config import DataConfig
