@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.files import DataError
-from data.shards import BadBlock, ShardSet, Tokenized, manifest, write_shards, writer
+from data.shards import (
+    FORMAT_VERSION,
+    BadBlock,
+    ShardSet,
+    Tokenized,
+    manifest,
+    write_shards,
+    writer,
+)
 
 END = 7
 
@@ -183,7 +191,7 @@ def spoil_index_missing(folder):
 def spoil_version(folder):
     path = folder / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 1}))
-    return "format_version 1, but 2"
+    return f"format_version 1, but {FORMAT_VERSION}"
 
 
 SPOILS = [value for name, value in list(globals().items()) if name.startswith("spoil_")]
