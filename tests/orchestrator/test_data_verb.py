@@ -47,6 +47,9 @@ def test_explain_and_when_are_readable_and_tell_the_past_from_the_future(corpus)
     said = answered("explain", "1", str(run))
     assert said.startswith("step 1 was tokens 0..127: 4 sequences of 32 tokens")
     assert "sequence 3: data, epoch 0, row" in said
+    one = answered("explain", "sample:6", str(run))
+    assert one.startswith("step 2 was tokens 128..255")
+    assert one.count("\nsequence ") == one.count("\nsequence 6: ") == 1
     planned = answered("explain", "5", *on(corpus), "stage.steps=9")
     assert planned.startswith("step 5 will be tokens 512..639")
     assert "(will be), epoch 0" in answered("when", "0", *on(corpus), "stage.steps=700")
@@ -54,9 +57,10 @@ def test_explain_and_when_are_readable_and_tell_the_past_from_the_future(corpus)
 
 def test_what_explain_and_when_can_not_answer_is_refused(corpus):
     run = str(trained(corpus))
-    assert "step 3 is not one of the job's steps 1..2" in refused("data", "explain", "3", run)
-    said = refused("data", "explain", "2", run, "--sample", "3")
-    assert "--sample=3 is not in step 2, which has the sequences 4..7" in said
+    assert "3 is not in the job's steps 1..2" in refused("data", "explain", "3", run)
+    said = refused("data", "explain", "sample:8", run)
+    assert "sample:8 is not in the job's steps 1..2: the sequence would be in step 3" in said
+    assert "try 12, or sample:144" in refused("data", "explain", "two", run)
     assert "no document of the train split" in refused("data", "when", "nowhere.txt", run)
     assert "is not a run folder" in refused("data", "explain", "1", str(corpus))
     assert "not both" in refused("data", "explain", "1", run, "data=text")

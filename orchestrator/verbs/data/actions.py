@@ -76,41 +76,48 @@ def verify(subject: Subject, options: argparse.Namespace) -> int:
 def explain(subject: Subject, options: argparse.Namespace) -> int:
     """Show the documents of a step."""
     state, steps = subject.state, subject.config.pretrain.steps
-    if not 1 <= options.step <= steps:
-        raise ValueError(f"step {options.step} is not one of the job's steps 1..{steps}")
-    cursor = state.cursor_of_step(options.step - 1)
-    tokens = state.cursor_of_step(options.step) - cursor
-    batch = next(b for b in reversed(state.batches) if b.cursor <= cursor)
-    length = batch.sequence_length
-    first, count = cursor // length, tokens // length
+    kind, _, number = options.what.rpartition(":")
+    if kind not in ("", "sample") or not number.isdigit():
+        raise ValueError(f"{options.what} is no step; try 12, or sample:144 for one sequence")
+    sample = int(number) if kind else None
+    step = int(number) if sample is None else _step_of(state, sample)
+    if not 1 <= step <= steps:
+        raise ValueError(
+            f"{options.what} is not in the job's steps 1..{steps}"
+            + ("" if sample is None else f": the sequence would be in step {step}")
+        )
+    cursor = state.cursor_of_step(step - 1)
+    tokens = state.cursor_of_step(step) - cursor
+    length = next(b for b in reversed(state.batches) if b.cursor <= cursor).sequence_length
+    first, count = (cursor // length, tokens // length) if sample is None else (sample, 1)
     chosen = range(first, first + count)
-    if options.sample is not None:
-        if options.sample not in chosen:
-            raise ValueError(
-                f"--sample={options.sample} is not in step {options.step}, which has the "
-                f"sequences {first}..{first + count - 1}"
-            )
-        chosen = range(options.sample, options.sample + 1)
-    found = pieces_of(
-        subject.stream, subject.prepared.tokenizer, chosen[0] * length, length, len(chosen)
-    )
+    found = pieces_of(subject.stream, subject.prepared.tokenizer, first * length, length, count)
     if options.json:
         rows = zip(chosen, found, strict=True)
         print(json.dumps([{"sample": n, "pieces": [asdict(p) for p in own]} for n, own in rows]))
         return 0
-    done = "was" if options.step <= state.step else "will be"
+    done = "was" if step <= state.step else "will be"
     print(
-        f"step {options.step} {done} tokens {cursor:,}..{cursor + tokens - 1:,}: "
-        f"{count} sequences of {length} tokens"
+        f"step {step} {done} tokens {cursor:,}..{cursor + tokens - 1:,}: "
+        f"{counted(tokens // length, 'sequence')} of {counted(length, 'token')}"
     )
     for number, pieces in zip(chosen, found, strict=True):
         print(f"\nsequence {number}: {_origin(pieces)}")
         for piece in pieces:
-            print(f"  {_line(piece, whole=options.sample is not None)}")
+            print(f"  {_line(piece, whole=sample is not None)}")
     return 0
 
 
+def _step_of(state: DataState, sample: int) -> int:
+    """The step, from 1 on, that has a sequence; sequences are counted from the run's start."""
+    starts = ((batch, sample * batch.sequence_length) for batch in reversed(state.batches))
+    cursor = next(cursor for batch, cursor in starts if batch.cursor <= cursor)
+    return state.step_of_cursor(cursor) + 1
+
+
 def _origin(pieces: list[Piece]) -> str:
+    if not pieces:
+        return "padding only"
     first = pieces[0]
     return f"{first.dataset}, epoch {first.epoch}, row {first.row}"
 
