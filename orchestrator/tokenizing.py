@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.nodes import local_devices
-from cluster.service import Placement, service
+from cluster.service import Placement, Service, service
 from data.files import cache_root
 from data.preparation.running import Runner, Say, inline
 from orchestrator.config import ResourcesConfig
@@ -35,31 +35,25 @@ def tokenizing(
     few = FEW if workers is None else 1
     count = workers or local_devices().cpus
     with ExitStack() as stack:
-        logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="orchestrate-")))
-        pool = stack.enter_context(
-            service(
-                Placement(count, 1, 0, resources.address),
-                log_folder=logs,
-                # A core each: rayon's threads would fight for them.
-                env={"ORCHESTRATE_CACHE": str(cache_root()), "RAYON_NUM_THREADS": "1"},
-                say=say,
-            )
-        )
-        started = False
+        pool: Service | None = None
 
         def run(
             function: Callable[[Any], Any],
             arguments: Sequence[Any],
             on_result: Callable[[int, Any], None],
         ) -> list[Any]:
-            nonlocal started
+            nonlocal pool
             here = resources.launcher == "inline" and workers is None
             if len(arguments) < few or count == 1 or here:
                 return inline(function, arguments, on_result)
-            if not started:
-                some = min(count, len(arguments))
-                say(f"starting {some} tokenization worker" + "s" * (some != 1))
-                started = True
+            if pool is None:
+                say(f"starting {min(count, len(arguments))} tokenization workers")
+                logs = stack.enter_context(tempfile.TemporaryDirectory(prefix="orchestrate-"))
+                placement = Placement(count, 1, 0, resources.address)
+                # A core each: rayon's threads would fight for them.
+                env = {"ORCHESTRATE_CACHE": str(cache_root()), "RAYON_NUM_THREADS": "1"}
+                running = service(placement, log_folder=Path(logs), env=env, say=say)
+                pool = stack.enter_context(running)
             return pool.run(function, arguments, on_result)
 
         yield run
