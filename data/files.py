@@ -24,6 +24,15 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+def size(count: float) -> str:
+    """Bytes for a reader: 12.3 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
 def read_utf8(file: Path) -> str:
     """A file's text without a byte order mark.
 

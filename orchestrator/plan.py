@@ -13,6 +13,7 @@ from cluster.nodes import Devices
 from data import Prepared, Stream, prepare
 from data.config import SINGLE
 from data.drift.gate_report import GateReport
+from data.files import size
 from data.shards import ShardSet
 from data.tokenizer import vocab_size
 from models import cost
@@ -328,12 +329,3 @@ def check_disk(plan: Plan, free: int) -> None:
 def counted(count: int, what: str) -> str:
     """A number of things for a reader: 1 step, 2,000 steps."""
     return f"{count:,} {what}" + ("" if count == 1 else "s")
-
-
-def size(count: float) -> str:
-    """Bytes for a reader: 12.3 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"

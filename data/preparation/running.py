@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from data.files import size
+
 Say = Callable[[str], None]
 SAY_EVERY_S = 2.0
 
@@ -63,15 +65,6 @@ class Progress:
                 f"{self._what}: {self._done} of {self._units} units, {size(self._bytes)}, "
                 f"{size(self._bytes / seconds)}/s, {clock(left)} left"
             )
-
-
-def size(count: float) -> str:
-    """Bytes for a reader: 12.3 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
 
 
 def clock(seconds: float) -> str:

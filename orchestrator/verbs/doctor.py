@@ -151,7 +151,7 @@ def _deepspeed() -> list[Finding]:
 
 
 def _shared_memory() -> list[Finding]:
-    from orchestrator.plan import size
+    from data.files import size
 
     shared = Path("/dev/shm")
     if not shared.is_dir():
@@ -163,7 +163,8 @@ def _shared_memory() -> list[Finding]:
 
 def _disk(outputs: Path) -> list[Finding]:
     from data import cache_root
-    from orchestrator.plan import check_outputs, size
+    from data.files import size
+    from orchestrator.plan import check_outputs
 
     findings = []
     for subject, folder, setting in (

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from data.files import size
 from models.configs import GPTConfig
 from orchestrator import config as job_config
 from orchestrator.config import (
@@ -15,7 +16,7 @@ from orchestrator.config import (
     PretrainConfig,
     ResourcesConfig,
 )
-from orchestrator.plan import DiskTooSmall, check_disk, make_plan, size
+from orchestrator.plan import DiskTooSmall, check_disk, make_plan
 from tests.orchestrator.typed import on, refused, trained, typed
 
 

@@ -12,7 +12,7 @@ from data import simulate as simulation
 from data.explain import Piece, Sighting
 from data.explain import explain as pieces_of
 from data.explain import when as sightings
-from data.files import did_you_mean
+from data.files import did_you_mean, size
 from data.ledger import check_prefix
 from data.order.state import DataState
 from data.shards import BLOCK_BYTES, CACHE_BLOCKS
@@ -20,7 +20,7 @@ from data.shards.blocks import HASH_BYTES, REMEDY
 from data.sources.lines import place_of_line
 from data.stream import Stream
 from orchestrator.config import nearest_multiples
-from orchestrator.plan import counted, size
+from orchestrator.plan import counted
 from orchestrator.verbs.data.subject import Subject
 
 SHOWN = 70  # characters of a text on a line
