@@ -7,16 +7,16 @@ shards/       the format; blocks are compared with their hashes as they are read
 drift/        sketches of shards and tables, and the gate that compares them
 packing/      documents -> rows of a fixed length
 order/        position -> dataset, epoch, row; and the state that proves what was trained on
-stream, loader, ledger   the three together: batches for each rank, and their account
-explain, simulate        which documents, when; and what reading will cost
+feed/         the three together: batches for each rank, and their account
+ask/          which documents, when; what reading will cost; what guessing achieves
 """
 
 from data.config import DataConfig
+from data.feed.loader import Batch, Loader, evaluation_rows
+from data.feed.stream import Stream
 from data.files import DataError, cache_root
-from data.loader import Batch, Loader, evaluation_rows
 from data.preparation import Prepared, prepare
 from data.shards import ShardSet
-from data.stream import Stream
 from data.tokenizer import Tokenizer, TokenizerConfig, vocab_size
 
 __all__ = [

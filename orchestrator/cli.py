@@ -12,7 +12,7 @@ Precedence, lowest first: defaults of the dataclasses, the YAML of each chosen g
 experiment, the command line. `orchestrate run experiment=gpt2_124m_8gpu stage.steps=10` takes
 everything from the experiment except the steps.
 
-The only file that imports hydra. Exit codes: 0 done, 1 failed, 2 refused, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 refused, 130 interrupted.
 """
 
 import contextlib
@@ -20,25 +20,18 @@ import difflib
 import importlib
 import io
 import os
-import re
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-    from orchestrator.config import JobConfig
+    pass
 
 INTERRUPTED = 130
-OPEN = (r"data\.datasets", r"data\.contract\.columns")
 
 
 @dataclass(frozen=True)
@@ -93,7 +86,9 @@ def _call(verb: Verb, arguments: Sequence[str]) -> int:
     if verb.takes == "config":
         return run_with_config(verb, arguments)
     if verb.takes == "either":
-        return _function(verb)(arguments, _compose_one)
+        from orchestrator.compose import compose_one
+
+        return _function(verb)(arguments, compose_one)
     return _function(verb)(arguments)
 
 
@@ -123,9 +118,11 @@ def run_with_config(verb: Verb, arguments: Sequence[str]) -> int:
     Raises:
         ValueError: a job can't work. Under --multirun all are checked before the first starts.
     """
+    from orchestrator.compose import compose
+
     jobs = compose(arguments)
     if len(jobs) > 1:
-        from orchestrator.plan import validate
+        from orchestrator.plan.planning import validate
 
         for config, overrides in jobs:
             try:
@@ -143,153 +140,10 @@ def run_with_config(verb: Verb, arguments: Sequence[str]) -> int:
     return code
 
 
-def _whole(word: str) -> str:
-    """A setting of one dataset of a mixture as one of `data.datasets`, which may have no such name.
-
-    data.datasets.a.weight=2 becomes data.datasets={a: {weight: 2}}: Hydra merges it with what
-    there is. Several values, for a sweep, stay as they are.
-    """
-    found = re.match(r"^\+*data\.datasets\.([\w.]+)=(\{.*|[^,]*)$", word)
-    if found is None:
-        return word
-    value = found[2]
-    for part in reversed(found[1].split(".")):
-        value = f"{{{part}: {value}}}"
-    return f"data.datasets={value}"
-
-
-def _compose_one(overrides: Sequence[str]) -> "JobConfig":
-    jobs = compose(overrides)
-    if len(jobs) != 1:
-        raise ValueError(f"{' '.join(overrides)}: give one job; --multirun is for run and plan")
-    return jobs[0][0]
-
-
-def compose(arguments: Sequence[str]) -> list[tuple["JobConfig", list[str]]]:
-    """The jobs that the arguments ask for, each with its overrides; none for --cfg and --info.
-
-    Raises:
-        ValueError: with one message for whatever Hydra, OmegaConf or a check of ours has said.
-        SystemExit: after --help.
-    """
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-    from hydra.types import RunMode
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    from orchestrator import refusal
-
-    jobs: list[tuple[JobConfig, list[str]]] = []
-    refused: list[str] = []
-
-    def collect(composed: "DictConfig") -> None:
-        overrides = list(HydraConfig.get().overrides.task)
-        parsed = OverridesParser.create().parse_overrides(overrides)
-        try:
-            refusal.check_known(composed)
-            refusal.check_mixture(composed, HydraConfig.get().runtime.choices)
-            refusal.check_switches(composed, ((o.key_or_group, o.value()) for o in parsed))
-            jobs.append((OmegaConf.to_object(composed), overrides))  # type: ignore[arg-type]
-        except (OmegaConfBaseException, ValueError) as error:
-            many = HydraConfig.get().mode is RunMode.MULTIRUN
-            where = f"in the job {' '.join(overrides)}: " if many else ""
-            refused.append(where + refusal.explain(error))
-
-    register()
-    # Overrides first, so that flags may stand between them. The experiment is in the defaults
-    # list, where Hydra wants no +, but every tutorial of Hydra types it.
-    words = [re.sub(r"^\+experiment=", "experiment=", word) for word in arguments]
-    # Names of datasets and columns are the user's own, which Hydra takes only after ++.
-    words = [re.sub(rf"^\+*(?=({'|'.join(OPEN)})[.=])", "++", _whole(word)) for word in words]
-    ordered = sorted(words, key=lambda word: word.startswith("-") or "=" not in word)
-    app = hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")(collect)
-    try:
-        with _hydra_in_a_box([sys.argv[0], *ordered]):
-            app()
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise ValueError(refusal.explain(error)) from error
-    if refused:
-        raise ValueError(refused[0])
-    return jobs
-
-
-@contextlib.contextmanager
-def _hydra_in_a_box(argv: list[str]) -> Iterator[None]:
-    """Let Hydra see these arguments, raise its errors, say nothing, and leave no file behind."""
-    from omegaconf import OmegaConf
-
-    before, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    said = io.StringIO()
-    with tempfile.TemporaryDirectory(prefix="orchestrate-") as folder:
-        # The sweeper writes multirun.yaml there (conf/config.yaml).
-        OmegaConf.register_new_resolver("temporary", lambda: folder, replace=True)
-        sys.argv, os.environ["HYDRA_FULL_ERROR"] = argv, "1"
-        try:
-            with contextlib.redirect_stderr(said):
-                yield
-        except SystemExit as stopped:
-            if stopped.code == 2:  # argparse, which has printed all flags before what was wrong
-                wrong = said.getvalue().strip().rpartition("error: ")[2]
-                raise ValueError(f"{wrong}; `orchestrate run --hydra-help` lists flags") from None
-            raise
-        finally:
-            sys.argv = before
-            os.environ.pop("HYDRA_FULL_ERROR")
-            if full_error is not None:
-                os.environ["HYDRA_FULL_ERROR"] = full_error
-    sys.stderr.write(said.getvalue())
-
-
-def register() -> None:
-    """Tell Hydra the schema of each group, and OmegaConf the resolvers of conf/."""
-    from hydra.core.config_store import ConfigStore
-    from omegaconf import OmegaConf
-
-    from models import MODELS
-    from orchestrator.config import SECTIONS, STAGE_CONFIGS, JobConfig
-    from orchestrator.refusal import SCHEMA
-    from orchestrator.resources import automatic
-
-    OmegaConf.register_new_resolver(
-        "ray_address", lambda: os.environ.get("RAY_ADDRESS") or None, replace=True
-    )
-    OmegaConf.register_new_resolver("auto", automatic, replace=True)
-    OmegaConf.register_new_resolver("choices", choices, replace=True)
-    store = ConfigStore.instance()
-    store.store(name="job", node=JobConfig)
-    for group, node in SECTIONS.items():
-        store.store(group=group, name=group + SCHEMA, node=node)
-    for name, stage in STAGE_CONFIGS.items():
-        store.store(group="stage", name=name + SCHEMA, node=stage)
-    for family, model in MODELS.items():
-        store.store(group="model", name=family + SCHEMA, node=model)
-
-
-@cache
-def choices() -> str:
-    """Each group with its choices and the first comment of their files, for --help."""
-    lines = []
-    for folder in sorted(path for path in _conf().iterdir() if path.is_dir()):
-        for file in sorted(folder.glob("*.yaml")):
-            first = file.read_text(encoding="utf-8").splitlines()
-            comment = next((line for line in first if line[:2] == "# " and line[2] != "@"), "# ")
-            lines.append(f"  {f'{folder.name}={file.stem}':30} {comment[2:]}")
-    return "\n".join(lines).replace("$", "$$")
-
-
-def _conf() -> Path:
-    import conf
-
-    return Path(conf.__path__[0])
-
-
 def complete(arguments: Sequence[str]) -> int:
     """Shell completion: `-sc install=SHELL` prints what to eval, `-sc query` answers."""
-    from orchestrator import completion
-    from orchestrator.refusal import SCHEMA
+    from orchestrator.compose import completion, compose
+    from orchestrator.compose.refusal import SCHEMA
 
     request, _, shell = (arguments[0] if arguments else "").partition("=")
     if request == "install" and shell in completion.SHELLS:

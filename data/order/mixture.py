@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.files import DataError, did_you_mean
-from data.order import Ids, Order, groups, hashes, sub_key
+from data.order.permutation import Ids, Order, groups, hashes, sub_key
 
 MIXTURE_BLOCK = 4096
 """Q, positions whose shares are exact."""

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from data.files import DataError
-from data.order import Words, mix, words
 from data.order.mixture import Mixture
+from data.order.permutation import Words, mix, words
 
 CHUNK = 2**16  # rows that are recomputed at a time
 

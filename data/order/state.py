@@ -13,10 +13,10 @@ from itertools import pairwise
 from typing import Any
 
 from data.files import DataError
-from data.order import ORDER_VERSION
 from data.order.columns import check, columns_of, entries, rows_of
 from data.order.mixture import Mixture, Phase, check_phases
 from data.order.multiset import Multiset
+from data.order.permutation import ORDER_VERSION
 
 
 @dataclass(frozen=True)

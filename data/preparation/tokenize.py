@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from data.baselines import baselines
+from data.ask.baselines import baselines
 from data.config import SourceConfig
 from data.drift.sketches import language_identifier, sketch_documents
 from data.drift.token_facts import token_facts

@@ -1,11 +1,9 @@
-"""What a job can do: one file per stage, and the table of them. Imported in workers only."""
+"""What a job can do: one folder per stage, and the table of them.
 
-from collections.abc import Callable
+language/   what the stages share that train on text of the data service
+"""
 
-from orchestrator.config import JobConfig
-from orchestrator.stages.pretrain import pretrain
-from orchestrator.stages.run import Result, Run
+from orchestrator.stages.stage import Stage
+from orchestrator.stages.table import STAGES
 
-__all__ = ["STAGES", "Result", "Run"]
-
-STAGES: dict[str, Callable[[JobConfig, Run], Result]] = {"pretrain": pretrain}
+__all__ = ["STAGES", "Stage"]

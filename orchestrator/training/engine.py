@@ -217,8 +217,8 @@ def zero_config(config: JobConfig) -> dict[str, Any]:
     if engine.offload_parameters:
         zero["offload_param"] = {"device": "cpu"}
     return {
-        "train_micro_batch_size_per_gpu": config.micro_batch_size,
-        "gradient_accumulation_steps": config.accumulation_steps,
+        "train_micro_batch_size_per_gpu": config.batch.micro,
+        "gradient_accumulation_steps": config.batch.accumulation_steps,
         "gradient_clipping": 0.0 if plain else config.optim.gradient_clip or 0.0,
         "zero_optimization": zero,
         "bf16": {"enabled": engine.precision == "bf16"},

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from data.loader import Batch
+from data.feed.loader import Batch
 from orchestrator.training import distributed
 from orchestrator.training.engine import Engine
 from orchestrator.training.objectives import next_token_loss

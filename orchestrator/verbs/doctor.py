@@ -124,7 +124,7 @@ def _devices() -> list[Finding]:
 
     here = local_devices()
     if address := os.environ.get("RAY_ADDRESS"):
-        from orchestrator.resources import available
+        from orchestrator.plan.devices import available
 
         try:
             here = available(address)
@@ -164,7 +164,7 @@ def _shared_memory() -> list[Finding]:
 def _disk(outputs: Path) -> list[Finding]:
     from data import cache_root
     from data.files import size
-    from orchestrator.plan import check_outputs
+    from orchestrator.plan.planning import check_outputs
 
     findings = []
     for subject, folder, setting in (

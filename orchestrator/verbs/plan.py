@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from cluster.gang import GangRefused
 from orchestrator.config import JobConfig
-from orchestrator.plan import DiskTooSmall, make_plan, validate
+from orchestrator.plan.planning import DiskTooSmall, make_plan, validate
 
 
 def main(config: JobConfig, overrides: Sequence[str], since: float) -> int:

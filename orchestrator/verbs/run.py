@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from orchestrator import job
 from orchestrator.config import JobConfig
+from orchestrator.job.lifecycle import execute
 
 
 def main(config: JobConfig, overrides: Sequence[str], since: float) -> int:
     """Run the job; returns the exit code."""
-    return job.execute(config, overrides, since)
+    return execute(config, overrides, since)

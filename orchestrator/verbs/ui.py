@@ -21,8 +21,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from orchestrator.redaction import public_url
-from orchestrator.tracking.mirror import ENVIRONMENT, TRAINING_VIEW, State
+from orchestrator.record.mlflow.mirror import ENVIRONMENT, TRAINING_VIEW, State
+from orchestrator.record.redaction import public_url
 
 PORT = 5000
 START_SECONDS = 120.0
@@ -72,7 +72,7 @@ def find_store(outputs: Path, run: Path | None) -> tuple[str, str]:
         if state is None:
             raise ValueError(
                 f"{run} was not sent to MLflow: it has no mlflow.json; "
-                f"send it with: python -m orchestrator.tracking {run}"
+                f"send it with: python -m orchestrator.record.mlflow {run}"
             )
         uri, page = state.tracking_uri, state.page
     else:

@@ -118,7 +118,7 @@ class Ours(Contender):
     mapped_bytes: int | None = None  # the largest set that is mapped; None: a part of the memory
 
     def prepare(self) -> None:
-        import data.loader
+        import data.feed.loader
         import data.order.state
         import data.shards.writer  # noqa: F401
 
@@ -139,9 +139,9 @@ class Ours(Contender):
     def loader(self, folder: Path) -> Any:
         """Of a set that `write` made."""
         from data.config import SINGLE, DataConfig
-        from data.loader import Loader
+        from data.feed.loader import Loader
+        from data.feed.stream import Stream
         from data.shards import ShardSet
-        from data.stream import Stream
 
         shards = ShardSet.open(folder, mapped_bytes=self.mapped_bytes)
         config = DataConfig(sequence_length=T, seed=SEED)

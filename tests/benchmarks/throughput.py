@@ -59,7 +59,7 @@ def default_model() -> object:
     from hydra import compose, initialize_config_module
     from omegaconf import OmegaConf
 
-    from orchestrator.cli import register
+    from orchestrator.compose.schema import register
 
     register()
     with initialize_config_module("conf", version_base="1.3"):

@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import torch
 from rich.console import Console
 
-from orchestrator.journal import Journal
-from orchestrator.progress import Progress
+from orchestrator.job.screen import Progress
+from orchestrator.record.journal import Journal
 from orchestrator.stages.run import Run
 from tests.benchmarks.runs import scratch
 from tests.benchmarks.throughput import BATCH, T, bare

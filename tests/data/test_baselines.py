@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from data.baselines import baselines
+from data.ask.baselines import baselines
 
 
 def slow_bits(train, text, order):

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from data.config import DataConfig, SourceConfig
-from data.ledger import Ledger, check_prefix
-from data.loader import Loader
+from data.feed.ledger import Ledger, check_prefix
+from data.feed.loader import Loader
+from data.feed.stream import Stream
 from data.order.multiset import Multiset
 from data.order.state import DataState
 from data.shards import ShardSet
-from data.stream import Stream
 from tests.data.numbered import shard_set
 
 T, BATCH, STEPS = 8, 24, 60

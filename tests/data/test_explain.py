@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
+from data.ask.explain import explain, when
 from data.config import DataConfig, SourceConfig
-from data.explain import explain, when
+from data.feed.stream import Stream
 from data.order.mixture import MIXTURE_BLOCK
-from data.stream import Stream
 from tests.data.numbered import END, shard_set
 
 R, T = 20, 10

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from data.config import DataConfig, SourceConfig
-from data.ledger import Ledger, check_prefix
-from data.loader import Loader
+from data.feed.ledger import Ledger, check_prefix
+from data.feed.loader import Loader
+from data.feed.stream import Damage, Stream
 from data.order.multiset import dataset_keys
 from data.order.state import DataState
-from data.stream import Damage, Stream
 from tests.data.numbered import shard_set
 
 T, BATCH = 8, 24

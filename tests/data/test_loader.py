@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from data.config import DataConfig
+from data.feed.loader import Batch, Loader, evaluation_rows, read_ahead
+from data.feed.stream import Stream
 from data.files import DataError
-from data.loader import Batch, Loader, evaluation_rows, read_ahead
-from data.stream import Stream
 from tests.data.numbered import END, shard_set
 
 T = 10

@@ -9,7 +9,6 @@ import pytest
 
 from data.config import ContractConfig, DataConfig
 from data.files import DataError
-from data.python_docs import clean
 from data.sources import (
     documents,
     infer_contract,
@@ -19,6 +18,7 @@ from data.sources import (
     units_of,
 )
 from data.sources.lines import PIECE, pieces
+from data.sources.python_docs import clean
 
 
 def read(**settings):

@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 
 from data.config import DataConfig, PhaseConfig, SourceConfig
+from data.feed.loader import Loader
+from data.feed.stream import Stream
 from data.files import DataError
-from data.loader import Loader
 from data.order.mixture import MIXTURE_BLOCK
 from data.order.state import Exclusion
 from data.shards import ShardSet
 from data.shards.blocks import BadBlock
-from data.stream import Stream
 from tests.data.numbered import shard_set
 
 T = 10

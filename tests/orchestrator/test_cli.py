@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import cli
-from orchestrator.config import PretrainConfig
+from orchestrator.compose import schema
+from orchestrator.stages.pretrain.stage import PretrainConfig
 from tests.orchestrator.typed import on, refused, typed
 
 STEPS = PretrainConfig().steps
@@ -137,7 +137,7 @@ def test_help_shows_groups_settings_and_exit_codes():
 
 
 def test_every_choice_has_a_comment_that_help_can_show():
-    for line in cli.choices().splitlines():
+    for line in schema.choices().splitlines():
         assert len(line.split(maxsplit=1)) == 2, f"{line}: its file begins without a comment"
 
 

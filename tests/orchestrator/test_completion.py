@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import completion
+from orchestrator.compose import completion
 from tests.orchestrator.typed import refused, typed
 
 ROOT = Path(__file__).parents[2]

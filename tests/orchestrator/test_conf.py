@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 
 import models
 from models import cost
-from orchestrator.cli import register
-from orchestrator.plan import make_plan
+from orchestrator.compose.schema import register
+from orchestrator.plan.planning import make_plan
 
 CONF = Path(__file__).parents[2] / "conf"
 CHOICES = sorted(

@@ -7,15 +7,16 @@ from hypothesis import strategies as st
 
 from data.tokenizer import TokenizerConfig
 from models.configs import GPTConfig
-from orchestrator import config as job_config
 from orchestrator.config import (
     EngineConfig,
     JobConfig,
     OptimConfig,
-    PretrainConfig,
     ResourcesConfig,
     nearest_multiples,
+    to_dict,
 )
+from orchestrator.stages import saved
+from orchestrator.stages.pretrain.stage import PretrainConfig
 
 
 def test_a_config_comes_back_from_its_yaml_as_it_was(tmp_path):
@@ -27,16 +28,16 @@ def test_a_config_comes_back_from_its_yaml_as_it_was(tmp_path):
         resume="there",
     )
     path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(job_config.to_dict(before)))
-    assert job_config.load(path) == before
+    path.write_text(yaml.safe_dump(to_dict(before)))
+    assert saved.load(path) == before
 
 
 def test_a_config_file_with_an_unknown_setting_is_refused(tmp_path):
-    plain = job_config.to_dict(JobConfig()) | {"colour": "red"}
+    plain = to_dict(JobConfig()) | {"colour": "red"}
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(plain))
     with pytest.raises(ValueError, match="colour"):
-        job_config.load(path)
+        saved.load(path)
 
 
 @given(st.integers(1, 200), st.integers(1, 12), st.none() | st.integers(1, 12))
@@ -57,7 +58,7 @@ def test_a_batch_is_either_shared_evenly_or_refused_with_sizes_that_would_be(bat
         if fewer:
             JobConfig(stage=stage, resources=ResourcesConfig(workers=int(fewer)))
     else:
-        assert job.micro_batch_size * job.accumulation_steps * workers == batch
+        assert job.batch.micro * job.batch.accumulation_steps * workers == batch
 
 
 def test_nearest_multiples_are_on_both_sides_and_above_zero():

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from orchestrator.figures import read_series, running_mean, training_figures
-from orchestrator.journal import Journal
+from orchestrator.record.figures import read_series, running_mean, training_figures
+from orchestrator.record.journal import Journal
 
 PNG = b"\x89PNG\r\n"
 

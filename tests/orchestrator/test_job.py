@@ -19,7 +19,7 @@ import psutil
 import pytest
 import yaml
 
-from orchestrator import journal
+from orchestrator.record import journal
 
 ROOT = Path(__file__).parents[2]
 STEPS = 12

@@ -9,8 +9,8 @@ import textwrap
 import numpy as np
 import pytest
 
-from orchestrator import journal
-from orchestrator.journal import Journal, JournalError, read
+from orchestrator.record import journal
+from orchestrator.record.journal import Journal, JournalError, read
 
 
 def strict_json(path):
@@ -131,7 +131,7 @@ def test_last_line_and_lines_of_a_step(tmp_path):
 def test_what_was_written_survives_kill_9_of_the_writer(tmp_path):
     code = f"""
         from pathlib import Path
-        from orchestrator.journal import Journal
+        from orchestrator.record.journal import Journal
         book = Journal(Path({str(tmp_path)!r}))
         step = 0
         while True:

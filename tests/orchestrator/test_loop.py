@@ -240,8 +240,8 @@ def packed(names):
     answer = {}
     for name, precision in names:
         config = far_from_uniform(name, distributed.world_size(), precision=precision)
-        place = distributed.rank() * config.micro_batch_size
-        batch = tiny.rows(place + np.arange(config.micro_batch_size))
+        place = distributed.rank() * config.batch.micro
+        batch = tiny.rows(place + np.arange(config.batch.micro))
         batch = replace(batch, documents=np.tile(documents, (len(batch.tokens), 1)))
         trainer, logged = tiny.build(config), []
         total, tokens = evaluate_loss(trainer, iter([batch]))

@@ -8,15 +8,15 @@ import yaml
 
 from data.files import size
 from models.configs import GPTConfig
-from orchestrator import config as job_config
 from orchestrator.config import (
     EngineConfig,
     JobConfig,
     OptimConfig,
-    PretrainConfig,
     ResourcesConfig,
 )
-from orchestrator.plan import DiskTooSmall, check_disk, make_plan
+from orchestrator.plan.planning import DiskTooSmall, check_disk, make_plan
+from orchestrator.stages import saved
+from orchestrator.stages.pretrain.stage import PretrainConfig
 from tests.orchestrator.typed import on, refused, trained, typed
 
 
@@ -77,7 +77,7 @@ def test_checkpoints_on_the_disk_at_once_are_those_kept_and_one_being_written(
 
 def test_a_checkpoint_is_as_large_as_planned(corpus):
     run = trained(corpus)
-    plan = make_plan(job_config.load(run / "config.yaml"), None)
+    plan = make_plan(saved.load(run / "config.yaml"), None)
     files = (run / "checkpoints" / "step_00000002").glob("*.safetensors")
     assert sum(file.stat().st_size for file in files) == pytest.approx(
         plan.checkpoint_bytes, rel=0.1
@@ -166,7 +166,7 @@ def test_more_workers_than_cores_are_refused_before_there_is_a_run_folder():
 
 def test_gpus_that_are_not_there_are_refused(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    from orchestrator.resources import available
+    from orchestrator.plan.devices import available
 
     available.cache_clear()
     said = refused("run", "resources=gpu1", "resources.cpus_per_worker=1")

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from orchestrator.progress import Progress
+from orchestrator.job.screen import Progress
 
 TRAINED = {"train/loss": 2.5, "train/tokens_per_second": 1000.0}
 EVALUATED = {"validation/loss": 2.25, "validation/bits_per_byte": 1.125}

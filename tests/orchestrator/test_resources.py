@@ -8,8 +8,9 @@ import pytest
 
 from cluster.gang import GangRefused
 from cluster.nodes import local_cpus
+from orchestrator.compose.automatic import automatic
 from orchestrator.config import ResourcesConfig
-from orchestrator.resources import automatic, available, check_fits
+from orchestrator.plan.devices import available, check_fits
 from tests.orchestrator.typed import on, refused
 
 ROOT = Path(__file__).parents[2]

@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from data import DataConfig
-from orchestrator import runfolder
-from orchestrator.config import JobConfig, load, to_dict
+from orchestrator.config import JobConfig, to_dict
+from orchestrator.record import runfolder
+from orchestrator.stages.saved import load
 
 ROOT = Path(__file__).parents[2]
 

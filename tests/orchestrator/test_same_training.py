@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from data import DataConfig, Loader, ShardSet, Stream
-from data.ledger import Ledger, check_prefix
+from data.feed.ledger import Ledger, check_prefix
 from data.order.state import DataState
 from data.shards import Tokenized, write_shards
-from orchestrator.resume import initial_state
+from orchestrator.stages.language.resuming import initial_state
 from orchestrator.training import checkpoint, distributed
 from tests.orchestrator import tiny
 from tests.orchestrator.ranks import World

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster.gang import GangRefused, WorkerFailed
-from orchestrator.supervise import explain
+from orchestrator.job.failures import explain
 
 
 def raised(kind, message, rank=1):
@@ -100,7 +100,7 @@ def test_a_long_message_of_many_lines_becomes_one_line():
 
 def test_supervise_needs_neither_torch_nor_ray():
     code = (
-        "import sys, orchestrator.supervise; "
+        "import sys, orchestrator.job.failures; "
         "assert not {'torch', 'ray', 'cluster'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

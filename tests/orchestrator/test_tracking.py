@@ -18,11 +18,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.journal import Journal, read
-from orchestrator.redaction import Redactor, flatten, is_secret
-from orchestrator.tracking import Done, NoMirror, Pending, State, TrackingConfig, start_mirror
-from orchestrator.tracking.description import Description
-from orchestrator.tracking.mirror import ENVIRONMENT
+from orchestrator.config import TrackingConfig
+from orchestrator.record.journal import Journal, read
+from orchestrator.record.mlflow import Done, NoMirror, Pending, State, start_mirror
+from orchestrator.record.mlflow.description import Description
+from orchestrator.record.mlflow.mirror import ENVIRONMENT
+from orchestrator.record.redaction import Redactor, flatten, is_secret
 
 ROOT = Path(__file__).parents[2]
 SECRETS = ("hf_SeCrEtToKeN", "pa55word-of-bob", "two words secret")
@@ -143,7 +144,7 @@ def record(database):
 
 def replay(folder, *flags):
     return subprocess.run(
-        [sys.executable, "-m", "orchestrator.tracking", str(folder), *flags],
+        [sys.executable, "-m", "orchestrator.record.mlflow", str(folder), *flags],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -205,8 +206,8 @@ KILLED_REPLAYS = """
     import mlflow  # once: the children are killed in their work, not in its import
     from mlflow.models.utils import get_external_mlflow_model_spec
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-    import orchestrator.figures
-    from orchestrator.tracking.__main__ import main
+    import orchestrator.record.figures
+    from orchestrator.record.mlflow.__main__ import main
     random.seed(0)
 
     def start(folder):
@@ -356,8 +357,8 @@ def test_three_jobs_at_once_share_a_store_that_was_not_there(outputs):
 DRIVER = """
     import sys, time
     from pathlib import Path
-    from orchestrator.journal import Journal
-    from orchestrator.tracking import TrackingConfig, start_mirror
+    from orchestrator.record.journal import Journal
+    from orchestrator.config import TrackingConfig, start_mirror
     folder, outputs = map(Path, sys.argv[1:])
     mirror = start_mirror(folder, TrackingConfig(flush_seconds=0.2), outputs)
     print(mirror.process.pid, flush=True)
@@ -421,7 +422,7 @@ def test_disabled_tracking_starts_nothing(outputs):
 
 
 def test_the_module_of_the_settings_imports_nothing_heavy():
-    code = "import sys, orchestrator.tracking; print(*{m.split('.')[0] for m in sys.modules})"
+    code = "import sys, orchestrator.record.mlflow; print(*{m.split('.')[0] for m in sys.modules})"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

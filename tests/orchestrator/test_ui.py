@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.tracking import TrackingConfig
-from orchestrator.tracking.mirror import new_state
+from orchestrator.config import TrackingConfig
+from orchestrator.record.mlflow.mirror import new_state
 from orchestrator.verbs.ui import choose_port, main
 
 ROOT = Path(__file__).parents[2]

@@ -14,9 +14,10 @@ from orchestrator.config import (
     EngineConfig,
     JobConfig,
     OptimConfig,
-    PretrainConfig,
     ResourcesConfig,
+    TrainingConfig,
 )
+from orchestrator.stages.pretrain.stage import PretrainConfig
 from orchestrator.training import distributed, engine
 from orchestrator.training.loop import Outcome, Schedule, fit
 from orchestrator.training.optim import learning_rate
@@ -68,7 +69,7 @@ def build(config: JobConfig) -> engine.Engine:
 
 def batches(config: JobConfig, position: int = 0) -> Iterator[list[Batch]]:
     """This rank's micro-batches of made-up rows with ragged numbers of valid tokens."""
-    size, micro = config.pretrain.global_batch_size, config.micro_batch_size
+    size, micro = config.section(TrainingConfig).global_batch_size, config.batch.micro
     rank, world_size = distributed.rank(), distributed.world_size()
     while True:
         groups = np.arange(position, position + size).reshape(-1, micro)
@@ -110,7 +111,8 @@ def run(
     }
     return fit(
         trainer,
-        hooks.pop("batches", None) or batches(config, start * config.pretrain.global_batch_size),
+        hooks.pop("batches", None)
+        or batches(config, start * config.section(TrainingConfig).global_batch_size),
         replace(schedule, **hooks.pop("schedule", {})),
         start_step=start,
         seed=config.seed,

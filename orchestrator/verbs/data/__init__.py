@@ -40,7 +40,7 @@ def main(argv: Sequence[str], compose: Compose) -> int:
 
 def find(options: argparse.Namespace, overrides: Sequence[str], compose: Compose) -> "Subject":
     """The job that the command line means. Raises ValueError if there is none."""
-    from orchestrator import config
+    from orchestrator.stages.saved import load
     from orchestrator.verbs.data.subject import Subject
 
     named = getattr(options, "run", None)
@@ -56,7 +56,7 @@ def find(options: argparse.Namespace, overrides: Sequence[str], compose: Compose
             f"{named} is not a run folder: it has no config.yaml; `ls outputs` shows the runs "
             "there are, and overrides such as data=text data.path=FOLDER name data without a run"
         )
-    return Subject(config.load(folder / "config.yaml"), folder)
+    return Subject(load(folder / "config.yaml"), folder)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -8,19 +8,19 @@ from pathlib import Path
 
 from rich.console import Console
 
-from data import simulate as simulation
-from data.explain import Piece, Sighting
-from data.explain import explain as pieces_of
-from data.explain import when as sightings
+from data.ask import simulate as simulation
+from data.ask.explain import Piece, Sighting
+from data.ask.explain import explain as pieces_of
+from data.ask.explain import when as sightings
+from data.feed.ledger import check_prefix
+from data.feed.stream import Stream
 from data.files import did_you_mean, size
-from data.ledger import check_prefix
 from data.order.state import DataState
 from data.shards import BLOCK_BYTES, CACHE_BLOCKS
 from data.shards.blocks import HASH_BYTES, REMEDY
 from data.sources.lines import place_of_line
-from data.stream import Stream
-from orchestrator.config import nearest_multiples
-from orchestrator.plan import counted
+from orchestrator.config import TrainingConfig, nearest_multiples
+from orchestrator.plan.planning import counted
 from orchestrator.verbs.data.subject import Subject
 
 SHOWN = 70  # characters of a text on a line
@@ -75,7 +75,7 @@ def verify(subject: Subject, options: argparse.Namespace) -> int:
 
 def explain(subject: Subject, options: argparse.Namespace) -> int:
     """Show the documents of a step."""
-    state, steps = subject.state, subject.config.pretrain.steps
+    state, steps = subject.state, subject.config.section(TrainingConfig).steps
     kind, _, number = options.what.rpartition(":")
     if kind not in ("", "sample") or not number.isdigit():
         raise ValueError(f"{options.what} is no step; try 12, or sample:144 for one sequence")
@@ -157,7 +157,7 @@ def when(subject: Subject, options: argparse.Namespace) -> int:
             "source or hash; `orchestrate data inspect` shows some, and documents that are in the "
             "validation split are never trained on"
         )
-    stop = state.cursor_of_step(subject.config.pretrain.steps)
+    stop = state.cursor_of_step(subject.config.section(TrainingConfig).steps)
     rows = [
         {"document": document, "step": state.step_of_cursor(own.cursor) + 1, **asdict(own)}
         for document in documents
@@ -178,7 +178,7 @@ def when(subject: Subject, options: argparse.Namespace) -> int:
                 f"{row['offset'] + row['tokens'] - 1}"
             )
         if not mine:
-            print(f"  in none of the {subject.config.pretrain.steps} steps")
+            print(f"  in none of the {subject.config.section(TrainingConfig).steps} steps")
     return 0
 
 
@@ -194,7 +194,7 @@ def _sightings(
 def simulate(subject: Subject, options: argparse.Namespace) -> int:
     """Say what reading will cost."""
     config, workers = subject.config, subject.config.resources.workers
-    hosts, steps = options.hosts, options.steps or min(config.pretrain.steps, STEPS)
+    hosts, steps = options.hosts, options.steps or min(config.section(TrainingConfig).steps, STEPS)
     if hosts < 1 or steps < 1 or options.bandwidth <= 0:
         raise ValueError("--hosts, --steps and --bandwidth must be more than 0")
     if workers % hosts:
@@ -206,8 +206,8 @@ def simulate(subject: Subject, options: argparse.Namespace) -> int:
         subject.stream,
         hosts=hosts,
         workers=workers,
-        global_batch=config.pretrain.global_batch_size,
-        micro_batch=config.micro_batch_size,
+        global_batch=config.section(TrainingConfig).global_batch_size,
+        micro_batch=config.batch.micro,
         sequence_length=config.data.sequence_length,
         cache_bytes=CACHE_BLOCKS * BLOCK_BYTES,
         steps=steps,

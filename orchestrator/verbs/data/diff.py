@@ -51,7 +51,7 @@ def _tables(a: Path, b: Path) -> tuple[list[str], dict[str, GateReport]]:
 
 
 def _sets(a: Path, b: Path) -> tuple[list[str], dict[str, GateReport]]:
-    from orchestrator.drift import compare, train_sets
+    from orchestrator.stages.language.drift import compare, train_sets
 
     before, after = dict(train_sets(a)), dict(train_sets(b))
     if len(before) == 1 == len(after):

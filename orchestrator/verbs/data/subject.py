@@ -7,11 +7,11 @@ from functools import cached_property
 from pathlib import Path
 
 from data import Prepared, prepare
+from data.feed.stream import Stream
 from data.order.state import DataState
-from data.stream import Stream
 from orchestrator.config import JobConfig
-from orchestrator.resume import find_start, initial_state, resumed_state
-from orchestrator.tokenizing import tokenizing
+from orchestrator.stages.language.resuming import find_start, initial_state, resumed_state
+from orchestrator.stages.language.tokenizing import tokenizing
 
 
 @dataclass(frozen=True)

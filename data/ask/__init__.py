@@ -1,0 +1,1 @@
+"""Questions about the data of a job: which document when, what reading costs, baselines."""

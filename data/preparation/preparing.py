@@ -1,0 +1,257 @@
+"""From settings to something to train on: records -> split -> tokenizer -> shards, once.
+
+The result stands in the cache under a hash of everything it depends on:
+    data/keys/KEY.json     what sources look like from outside, and settings -> which set that is
+    data/sets/SET/         train/, validation/, tokenizer.json, prepared.json; published by rename
+    data/tokenizers/       tokenizers by their fingerprint
+    data/work/KEY/         units of work that are done, of datasets that are not
+Any number of processes may call `prepare` at once: one works, the others wait and open.
+"""
+
+import json
+import shutil
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import asdict
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from data.config import DataConfig, SourceConfig
+from data.files import DataError, cache_root, lock, write_text_atomic
+from data.filters import build_filters
+from data.preparation.assemble import PREPARE_VERSION
+from data.preparation.build import build, left_out, scan_all
+from data.preparation.dataset import Dataset, Prepared, hash_of, open_set
+from data.preparation.jobs import Job
+from data.preparation.running import Runner, Say, inline
+from data.preparation.scan import read_repeats, sampled_below, training_texts
+from data.shards import FORMAT_VERSION
+from data.sources import outside_state, units_of
+from data.sources.inputs import InputUnit
+from data.tokenizer import Tokenizer, TokenizerConfig
+from data.tokenizer import build as build_tokenizer
+
+WORK_KEPT_S = 7 * 24 * 3600  # work that nobody went on with for so long is removed
+
+
+def _quiet(line: str) -> None:
+    pass
+
+
+def prepare(
+    data: DataConfig, tokenizer: TokenizerConfig, say: Say = _quiet, run: Runner = inline
+) -> Prepared:
+    """The data of the settings: from the cache, or read, split, tokenized and stored now.
+
+    Neither how `run` carries out the work nor what is killed meanwhile shows in the result. A
+    killed process leaves the units that it had done; the next call goes on with the others.
+
+    Args:
+        data: which text.
+        tokenizer: how it becomes tokens.
+        say: gets a line per stage of the work; nothing is said when the cache has it.
+        run: carries out the units of work; `inline` in this process.
+
+    Raises:
+        DataError: the text can't be used as asked, or the cache is damaged.
+    """
+    root = cache_root() / "data"
+    try:
+        request = _Request(root, data, tokenizer)
+        if not request.is_known():
+            with ExitStack() as stack:
+                for key in sorted(set(request.outside.values())):
+                    stack.enter_context(lock(root / "keys" / f"{key}.lock"))
+                if not request.is_known():
+                    _remove_stale(root / "work")
+                    request.make(say, run)
+    except OSError as error:  # read-only or full disk; sources name their own files
+        raise DataError(
+            f"the cache {root} can't be written ({error}); make room, or set ORCHESTRATE_CACHE=DIR"
+        ) from error
+    return request.open()
+
+
+class _Request:
+    """What one call asks for, and where in the cache it stands or will stand."""
+
+    def __init__(self, root: Path, data: DataConfig, settings: TokenizerConfig) -> None:
+        self.root, self.data, self.settings = root, data, settings
+        self.sources = data.sources()
+        self.filters = {
+            name: build_filters(
+                source.filters, f"data.datasets.{name}.filters" if data.datasets else "data.filters"
+            )
+            for name, source in self.sources.items()
+        }
+        self.given = _given_tokenizer(settings)
+        self.outside = {name: self._outside_key(name) for name in self.sources}
+
+    def is_known(self) -> bool:
+        """Whether all of it is in the cache."""
+        tokenizer = self._tokenizer_name()
+        return tokenizer is not None and all(self._set(n, tokenizer) for n in self.sources)
+
+    def open(self) -> Prepared:
+        """The data, which is in the cache."""
+        tokenizer = self._tokenizer_name()
+        datasets: dict[str, Dataset] = {}
+        made = None
+        for name, source in self.sources.items():
+            folder = self._set(name, tokenizer) if tokenizer else None
+            if folder is None:
+                raise DataError(f"{self.root} lost dataset {name} just now; start again")
+            own, datasets[name] = open_set(folder, name, source.weight)
+            made = made or (own, folder / "tokenizer.json")
+        assert made is not None  # a job has a dataset
+        return Prepared(*made, datasets)
+
+    def make(self, say: Say, run: Runner) -> None:
+        """Make what is missing; the caller holds the locks."""
+        name = self._tokenizer_name()
+        for n, source in self.sources.items():
+            if name is None or self._set(n, name) is None:
+                count = len(self._units(n))
+                where = f"{source.source} {source.path}" if source.path else source.source
+                say(f"reading {where} ({count} unit{'s' if count != 1 else ''})")
+        path = None if name is None else self._tokenizer_path(name)
+        if name is None or path is None or not path.is_file():
+            tokenizer = self.given or self._train(say, run)
+            name, path = tokenizer.fingerprint, self._tokenizer_path(tokenizer.fingerprint)
+            tokenizer.save(path)
+            if self.given is None:
+                self._know(self._training_key(), {"tokenizer": name})
+        tokenizer = Tokenizer.load(path)
+        if tokenizer.fingerprint != name:
+            raise DataError(f"{path} is damaged; delete it and start again")
+        # By key, since two datasets of a mixture may be the same records under two names.
+        missing = {self._set_key(n, name): n for n in self.sources if self._set(n, name) is None}
+        jobs = [self._job(n, name) for n in missing.values()]
+        sets = self.root / "sets"
+        folders = build(jobs, tokenizer, path, sets, run, say, self._check_unchanged)
+        for job in jobs:
+            self._know(self._set_key(job.name, name), {"set": folders[job.name].name})
+            shutil.rmtree(job.folder, ignore_errors=True)
+        for n in self.sources:
+            shutil.rmtree(self._scan_folder(n), ignore_errors=True)
+
+    def _train(self, say: Say, run: Runner) -> Tokenizer:
+        """A tokenizer of the datasets that have a weight at the start."""
+        jobs = [self._job(name) for name in self._weighted()]
+        scan_all(jobs, run, say)
+        no_copies: dict[int, Any] = {}
+        chosen = []
+        for job in jobs:
+            near = job.filters.near is not None
+            files = left_out(job) if near else []
+            copies = [read_repeats(f) for f in files] or [no_copies] * len(job.units)
+            chosen.append((job.scans, copies))
+        texts = training_texts(chosen)
+        self._check_unchanged()
+        if not texts:
+            raise DataError(
+                f"{jobs[0].source}: there is no text in its train split to train a tokenizer on; "
+                "bring more text, or set tokenizer.kind=bytes"
+            )
+        size = sum(len(text.encode("utf-8")) for text in texts)
+        say(
+            f"training a tokenizer of {self.settings.vocab_size:,} tokens on {len(texts):,} "
+            f"documents, {size:,} bytes"
+        )
+        return build_tokenizer(self.settings, lambda: iter(texts))
+
+    def _job(self, name: str, tokenizer: str | None = None) -> Job:
+        key = self.outside[name] if tokenizer is None else self._set_key(name, tokenizer)
+        below = 0
+        if self.given is None and name in self._weighted():
+            below = sampled_below(sum(len(self._units(n)) for n in self._weighted()))
+        return Job(
+            name,
+            self.sources[name],
+            self.filters[name],
+            self.data.validation_fraction,
+            self.root / "work" / key,
+            self._scan_folder(name),
+            below,
+            self._units(name),
+        )
+
+    @cache  # noqa: B019 - a request lives as long as its call
+    def _units(self, name: str) -> list[InputUnit]:
+        return units_of(self.sources[name])
+
+    def _scan_folder(self, name: str) -> Path:
+        return self.root / "work" / self.outside[name]
+
+    def _weighted(self) -> list[str]:
+        return [name for name, source in self.sources.items() if source.weight is not None]
+
+    def _outside_key(self, name: str) -> str:
+        """Changes whenever the records of a dataset may have changed; no text is read for it."""
+        source: SourceConfig = self.sources[name]
+        settings = {k: v for k, v in asdict(source).items() if k not in ("weight", "filters")}
+        state, recipe = outside_state(source), self.filters[name].recipe()
+        fraction = self.data.validation_fraction
+        return hash_of(PREPARE_VERSION, settings, state, recipe, fraction)[:32]
+
+    def _training_key(self) -> str:
+        """Of the tokenizer that is trained on these datasets."""
+        datasets = [self.outside[name] for name in self._weighted()]
+        vocabulary = self.settings.vocab_size
+        return hash_of("tokenizer", datasets, vocabulary, version("tokenizers"))[:32]
+
+    def _set_key(self, name: str, tokenizer: str) -> str:
+        return hash_of("set", self.outside[name], tokenizer, FORMAT_VERSION)[:32]
+
+    def _tokenizer_name(self) -> str | None:
+        """Fingerprint of the tokenizer, if it is known."""
+        if self.given is not None:
+            return self.given.fingerprint
+        return self._known(self._training_key()).get("tokenizer")
+
+    def _tokenizer_path(self, name: str) -> Path:
+        return self.root / "tokenizers" / f"{name}.json"
+
+    def _set(self, name: str, tokenizer: str) -> Path | None:
+        """The folder of a dataset, if it is there."""
+        found = self._known(self._set_key(name, tokenizer)).get("set")
+        folder = self.root / "sets" / str(found)
+        return folder if found and folder.is_dir() else None
+
+    def _known(self, key: str) -> dict[str, str]:
+        try:
+            content = json.loads((self.root / "keys" / f"{key}.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}  # only a pointer: the work finds the same thing again
+        return content if isinstance(content, dict) else {}
+
+    def _know(self, key: str, content: dict[str, str]) -> None:
+        write_text_atomic(self.root / "keys" / f"{key}.json", json.dumps(content))
+
+    def _check_unchanged(self) -> None:
+        """Raise DataError if files were changed while they were read; the work on them is lost."""
+        for name, source in self.sources.items():
+            if self._outside_key(name) != self.outside[name]:
+                keys = [self.outside[name]]
+                if tokenizer := self._tokenizer_name():
+                    keys.append(self._set_key(name, tokenizer))
+                for key in keys:
+                    shutil.rmtree(self.root / "work" / key, ignore_errors=True)
+                raise DataError(f"data.path={source.path} changed while it was read; start again")
+
+
+def _given_tokenizer(settings: TokenizerConfig) -> Tokenizer | None:
+    """The tokenizer, if it need not be trained."""
+    if settings.kind == "bpe":
+        return None
+    return build_tokenizer(settings, lambda: iter(()))
+
+
+def _remove_stale(work: Path) -> None:
+    """Remove the work of killed processes that nobody went on with."""
+    for folder in work.glob("*"):
+        with suppress(FileNotFoundError):  # another process was first
+            if time.time() - folder.stat().st_mtime > WORK_KEPT_S:
+                shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,217 @@
+"""A published shard set: opened, and its stream of tokens read by ranges.
+
+The stream of a set is the tokens of its shards, laid end to end. `manifest.py` says what stands in
+the folder, `writer.py` writes it, `blocks.py` and `reader.py` read it, `documents.py` knows its
+documents.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.files import DataError
+from data.shards.blocks import BLOCK_BYTES, REMEDY, Blocks, Refetch, TokenFile
+from data.shards.documents import Documents
+from data.shards.manifest import Manifest, ShardEntry, read_set
+from data.shards.reader import open_reader
+
+Ids = NDArray[np.int64]
+
+
+class ShardSet(Documents):
+    """A published shard set. Safe to use from many threads, but not on both sides of a fork.
+
+    Attributes:
+        folder: where it stands.
+        manifest: counts and fingerprint.
+        entries: one per shard.
+        dtype: of the stored tokens, uint16 or uint32.
+        tokens: in the stream.
+        documents: number of them.
+        fingerprint: identity of the content.
+        end_of_text: id at the end of each document.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        entries: list[ShardEntry],
+        refetch: Refetch | None,
+        mapped_bytes: int | None,
+        cache_bytes: int | None,
+    ) -> None:
+        """Use `open`, which checks that the parts belong together."""
+        super().__init__(folder, entries, refetch)
+        self.manifest, self.dtype = manifest, np.dtype(manifest.dtype)
+        self.tokens, self.documents = manifest.tokens, manifest.documents
+        self.fingerprint, self.end_of_text = manifest.fingerprint, manifest.end_of_text
+        files = [
+            TokenFile(folder / e.file, e.size, e.values_at, e.tokens, e.hashes()) for e in entries
+        ]
+        self._blocks = Blocks(manifest.name, files, self.dtype, manifest.block_bytes, refetch)
+        self._reader = open_reader(self._blocks, mapped_bytes, cache_bytes)
+
+    @staticmethod
+    def open(
+        folder: Path,
+        *,
+        refetch: Refetch | None = None,
+        mapped_bytes: int | None = None,
+        cache_bytes: int | None = None,
+    ) -> "ShardSet":
+        """Open a folder after checking manifest, index and file sizes (not the contents: `read`).
+
+        Args:
+            folder: of the set.
+            refetch: for a set that came from elsewhere: gets a file again by its name and returns
+                where it is now. It is called once for a file with damaged tokens, in the thread
+                that met them.
+            mapped_bytes: see `open_reader`.
+            cache_bytes: see `open_reader`.
+
+        Raises:
+            DataError: something is missing, torn or from another version; names file and remedy.
+        """
+        manifest, entries = read_set(Path(folder))
+        return ShardSet(Path(folder), manifest, entries, refetch, mapped_bytes, cache_bytes)
+
+    def __len__(self) -> int:
+        """Tokens in the stream."""
+        return self.tokens
+
+    @property
+    def quarantined(self) -> list[tuple[int, int]]:
+        """Token ranges [start, stop) that were found to be damaged beyond repair, sorted."""
+        return self._blocks.bad
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of token blocks that were read from files so far."""
+        return self._blocks.bytes_read
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Tokens start..stop of the stream, (stop - start,), uint16 or uint32.
+
+        Raises:
+            BadBlock: a block on the disk is not what was written.
+            IndexError: the range is not inside the stream.
+        """
+        row: NDArray[Any] = self.read_many(np.array([start]), stop - start)[0]
+        return row
+
+    @overload
+    def read_many(
+        self,
+        starts: Ids,
+        length: int,
+        *,
+        out: NDArray[Any] | None = None,
+        on_bad: Literal["stop"] | None = None,
+    ) -> NDArray[Any]: ...
+
+    @overload
+    def read_many(
+        self,
+        starts: Ids,
+        length: int,
+        *,
+        out: NDArray[Any] | None = None,
+        on_bad: Literal["skip"],
+    ) -> tuple[NDArray[Any], NDArray[np.bool_]]: ...
+
+    def read_many(
+        self,
+        starts: Ids,
+        length: int,
+        *,
+        out: NDArray[Any] | None = None,
+        on_bad: Literal["stop", "skip"] | None = None,
+    ) -> NDArray[Any] | tuple[NDArray[Any], NDArray[np.bool_]]:
+        """`length` tokens of the stream from each of `starts` (B,) on.
+
+        Args:
+            starts: integers, in any order.
+            length: of each row.
+            out: (B, length) integers wide enough for the ids; where to put the tokens. int64 here
+                saves a copy to whoever needs int64.
+            on_bad: "skip": return also which rows are good, (B,) bool; the others are filled with
+                end of text. Else a bad block raises.
+
+        Returns:
+            (B, length): `out`, or a new array of the type of the set.
+
+        Raises:
+            BadBlock: a block on the disk is not what was written, also when read again.
+            IndexError: a range is not inside the stream.
+        """
+        if length < 0 or (
+            len(starts) and not 0 <= starts.min() <= starts.max() <= len(self) - length
+        ):
+            ranges = f"{starts.min()}..{starts.max()} + {length}" if len(starts) else f"{length}"
+            raise IndexError(f"tokens {ranges} are not inside 0..{len(self)}")
+        if out is None:
+            out = np.empty((len(starts), length), dtype=self.dtype)
+        if out.shape != (len(starts), length) or not np.can_cast(self.dtype, out.dtype):
+            raise ValueError(
+                f"out is {out.dtype} {out.shape}, but ({len(starts)}, {length}) of {self.dtype} or "
+                "a wider integer is needed"
+            )
+        good = np.ones(len(starts), dtype=np.bool_) if on_bad == "skip" else None
+        if length:
+            self._reader.rows(starts, length, out, good)
+        if good is None:
+            return out
+        out[~good] = self.end_of_text
+        return out, good
+
+    def prefetch(self, starts: Ids, length: int) -> None:
+        """Begin to read what `read_many` will need: a hint, of half the cache at most."""
+        if length and len(starts):
+            self._reader.prefetch(starts, length)
+
+    def document(self, document: int) -> NDArray[Any]:
+        """Ids of a document, end of text last."""
+        return self.read(*self.extent(document))
+
+    def verify(self, say: Callable[[int, int], None] | None = None) -> None:
+        """Read all files whole and compare all hashes.
+
+        Args:
+            say: gets the bytes done and the bytes in all, now and then.
+
+        Raises:
+            DataError: the first difference; see `problems` for all.
+        """
+        for problem in self._problems(say):
+            raise DataError(problem)
+
+    def problems(self, say: Callable[[int, int], None] | None = None) -> list[str]:
+        """As `verify`, but all differences, as messages; [] when the set is what was written."""
+        return list(self._problems(say))
+
+    def _problems(self, say: Callable[[int, int], None] | None) -> Iterator[str]:
+        done, total = 0, sum(entry.size + entry.documents_size for entry in self.entries)
+        files = [("index.arrow", self.manifest.index_sha256)]
+        for entry in self.entries:
+            files += [(entry.file, entry.sha256), (entry.documents_file, entry.documents_sha256)]
+        for name, expected in files:
+            path, found = self.folder / name, hashlib.sha256()
+            try:
+                with path.open("rb", buffering=0) as file:
+                    while piece := file.read(BLOCK_BYTES):
+                        found.update(piece)
+                        done += len(piece) if name != "index.arrow" else 0
+                        if say:
+                            say(done, total)
+            except OSError as error:
+                yield f"{path} can't be read ({error.strerror}); {REMEDY}"
+                continue
+            if found.hexdigest() != expected:
+                yield f"{path} is not what was written (sha256); {REMEDY}"
+        for shard in range(len(self.entries)):
+            yield from map(str, self._blocks.damaged(shard))

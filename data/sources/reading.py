@@ -1,0 +1,215 @@
+"""Where records come from: a table of sources, each cut into units that are read one by one.
+
+    units_of(config)             the same list on every machine; no text is read for it
+    read_records(config, unit)   the records of one of them, checked against the contract
+    outside_state(config)        how the sources look from outside, to see whether they changed
+
+Nothing is repaired on the way: text that can't be read is an error that names the file, the row and
+the remedy. What a document is in each source stands in the source's reader.
+"""
+
+import itertools
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from data.config import ContractConfig, SourceConfig
+from data.files import DataError, sha256_file
+from data.records import Record, builder, columns_read
+from data.sources import contract, hub, lines, tables
+from data.sources.inputs import InputFile, InputUnit, files_of, name_of, path_of
+from data.sources.lines import Placed
+from data.sources.python_docs import BUILDER_VERSION, python_docs
+from data.sources.urls import is_url
+
+SCHEMA_ROWS = 100  # of a file without a schema that tell which columns it has
+
+
+def units_of(config: SourceConfig) -> list[InputUnit]:
+    """The units of a dataset, about UNIT_BYTES of input each, in the order of its records.
+
+    Raises:
+        DataError: there is nothing at the path, or the metadata of a file is damaged.
+    """
+    if config.source == "python_docs":
+        return [InputUnit(())]
+    if config.source == "hf":
+        return hub.hub_units(config)
+    files = files_of(config)
+    if config.source == "text":
+        return lines.text_units(files)
+    if config.source == "jsonl":
+        return lines.jsonl_units(files)
+    if config.source == "csv":  # a line end may stand inside quotes: only reading tells
+        return [InputUnit((file.name,)) for file in files]
+    _check_columns(config, files)
+    return tables.table_units(files)
+
+
+def read_records(config: SourceConfig, unit: InputUnit) -> Iterator[Record]:
+    """The records of a unit, as they are: repeats and empty texts too.
+
+    Raises:
+        DataError: a file is missing, damaged, binary or not UTF-8, or a record breaks the contract.
+    """
+    try:
+        yield from _records(config, unit)
+    except contract.ColumnError as error:
+        raise DataError(f"{error}{_compared(config, unit)}") from None
+
+
+def documents(config: SourceConfig) -> Iterator[str]:
+    """The texts of all records, in the dataset's own order."""
+    for unit in units_of(config):
+        for record in read_records(config, unit):
+            yield from record.texts
+
+
+def outside_state(config: SourceConfig) -> list[Any]:
+    """What changes whenever the sources may have changed; JSON-able; no text is read for it.
+
+    Only where a server says nothing of a file's version, the file is fetched and its hash taken.
+    """
+    if config.source == "python_docs":
+        return [sys.version, sysconfig.get_paths()["stdlib"], BUILDER_VERSION]
+    if config.source == "hf":
+        return hub.hub_state(config)
+    return [[name_of(file.name), file.version or _content(file.name)] for file in files_of(config)]
+
+
+def schema_changes(config: SourceConfig) -> list[str]:
+    """A line for each later file of this machine whose columns are not those of the first file.
+
+    Columns that are read must be there, or reading fails; others may come and go, and the user is
+    told. Of jsonl the first SCHEMA_ROWS rows count.
+    """
+    if config.source not in ("jsonl", "csv", "parquet"):
+        return []
+    names = [file.name for file in files_of(config) if not is_url(file.name)]
+    schemas = {name: _schema(config, name) for name in names}
+    return [
+        f"{name}: {', '.join(changed)}, compared with {names[0]}"
+        for name in names[1:]
+        if (changed := contract.changes(schemas[names[0]], schemas[name]))
+    ]
+
+
+def infer_contract(config: SourceConfig, sample: int = 1000) -> ContractConfig:
+    """The contract that the first records of a dataset satisfy, to be written down."""
+    placed = (row for unit in units_of(config) for _, row in _rows(config, unit, None))
+    return contract.infer((_parsed(row) for row in placed), sample)
+
+
+def _records(config: SourceConfig, unit: InputUnit) -> Iterator[Record]:
+    rules = contract.Contract(config.contract, as_text=config.source == "csv")
+    named = _named(config)
+    build = builder(config)
+    for place, raw in _rows(config, unit, named):
+        try:
+            row = rules.check(_parsed(raw))
+            texts, spans, columns = build(row)
+            rules.check_texts(texts, columns)
+            values = {name: _value(row, name) for name in named}
+        except DataError as error:
+            raise type(error)(f"{lines.exact_place(unit, place)}: {error}") from None
+        yield Record(texts, place, spans, values)
+
+
+def _parsed(row: Any) -> dict[str, Any]:
+    """A row as an object; lines of jsonl are parsed here, so that their errors get a place."""
+    if isinstance(row, tuple):
+        return lines.parse_json(row)
+    plain: dict[str, Any] = row
+    return plain
+
+
+def _value(row: Any, name: str) -> Any:
+    if name not in row:
+        raise contract.no_column("data.filters", name, row)
+    return row[name]
+
+
+def _named(config: SourceConfig) -> tuple[str, ...]:
+    """The columns that the contract or a filter names."""
+    rules = config.contract
+    names = [*rules.columns, *rules.not_null]
+    if config.filters:
+        from data.filters import build_filters
+
+        names += build_filters(config.filters).columns
+    return tuple(dict.fromkeys(names))
+
+
+def _chosen(config: SourceConfig, named: tuple[str, ...] | None, names: list[str]) -> list[str]:
+    """Of the columns of a file those that are needed: of the record and the named ones, or all."""
+    if named is None:
+        return names
+    for name in named:
+        if name not in names:
+            in_contract = name in config.contract.columns or name in config.contract.not_null
+            raise contract.no_column(
+                "data.contract" if in_contract else "data.filters", name, names
+            )
+    return list(dict.fromkeys([*columns_read(config, names), *named]))
+
+
+def _rows(config: SourceConfig, unit: InputUnit, named: tuple[str, ...] | None) -> Iterator[Placed]:
+    """The rows of a unit; of tables only the columns that are needed."""
+    chosen = partial(_chosen, config, named)
+    if config.source == "python_docs":
+        texts = enumerate(python_docs(), start=1)
+        return ((f"python_docs: row {n}", {config.text_column: text}) for n, text in texts)
+    if config.source == "text":
+        return lines.read_text(unit, config.text_column)
+    if config.source == "jsonl":
+        return lines.read_jsonl(unit)
+    if config.source == "csv":
+        return lines.read_csv(unit)
+    if config.source == "parquet":
+        return tables.read_table(unit, chosen)
+    return hub.read_hub(config, unit, chosen)
+
+
+def _check_columns(config: SourceConfig, files: list[InputFile]) -> None:
+    """Find a column that is missing in any file now, not when its turn comes."""
+    named = _named(config)
+    for file in files:
+        if not is_url(file.name):
+            try:
+                _chosen(config, named, list(_schema(config, file.name)))
+            except contract.ColumnError as error:
+                where = f"{file.name}: {error}"
+                raise DataError(where + _compared(config, InputUnit((file.name,)))) from None
+
+
+def _schema(config: SourceConfig, file: str) -> dict[str, str]:
+    """The columns of a file and their types; of jsonl those of its first rows."""
+    if config.source == "parquet":
+        return tables.schema_of(path_of(file), name_of(file))
+    rows = _rows(config, InputUnit((file,)), None)
+    parsed = []
+    for place, row in itertools.islice(rows, SCHEMA_ROWS):
+        try:
+            parsed.append(_parsed(row))
+        except DataError as error:
+            raise DataError(f"{place}: {error}") from None
+    return contract.columns_of(parsed)
+
+
+def _compared(config: SourceConfig, unit: InputUnit) -> str:
+    """The end of an error message: how the columns of this file differ from the first file's."""
+    if config.source not in ("jsonl", "csv", "parquet"):
+        return ""
+    first, file = files_of(config)[0].name, unit.files[0]
+    with suppress(DataError):  # the first error is the one to tell of
+        changed = contract.changes(_schema(config, first), _schema(config, file))
+        if changed and file != first:
+            return f"; compared with {name_of(first)}: {', '.join(changed)}"
+    return ""
+
+
+def _content(file: str) -> str:
+    return sha256_file(path_of(file))

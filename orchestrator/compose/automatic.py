@@ -1,0 +1,49 @@
+"""What `auto` means in a config; filled in when it is composed, so config.yaml holds plain numbers.
+
+Every GPU there is, one worker each; without GPUs up to two CPU workers.
+"""
+
+import math
+from pathlib import Path
+
+from orchestrator.plan.devices import available, ranks_here
+
+MOST_CPU_WORKERS = 2
+LEAST_BATCH = 12  # sequences per step that `auto` rounds up to a multiple of the workers
+MOST_THREADS = 8  # of one worker; small models get slower with more
+
+
+def automatic(setting: str, of: int | str | None = None) -> int | str:
+    """The value of `${auto:setting,of}` in a YAML file.
+
+    Args:
+        setting: what is asked for.
+        of: for `precision` the GPUs per worker, for `global_batch_size` the number of workers,
+            for the others the address of the cluster.
+    """
+    if setting == "precision":
+        return "bf16" if of or _cpu_multiplies_bf16() else "fp32"
+    if setting == "global_batch_size":
+        return math.ceil(LEAST_BATCH / int(of or 1)) * int(of or 1)
+    here = available(str(of) if of else None)
+    workers = here.gpus or max(1, min(MOST_CPU_WORKERS, here.cpus))
+    if setting == "workers":
+        return workers
+    if setting == "cpus_per_worker":
+        # What the tightest node leaves for each of its GPUs; without GPUs, a share of all cores.
+        shares = [room["CPU"] // room["GPU"] for room in here.rooms if room["GPU"]]
+        return min(MOST_THREADS, max(1, int(min(shares, default=here.cpus // workers))))
+    if setting == "inline_cpus":
+        return min(MOST_THREADS, max(1, here.cpus // ranks_here()))
+    if setting == "gpus_per_worker":
+        return 1 if here.gpus else 0
+    raise ValueError(f"${{auto:{setting}}} is not known")
+
+
+def _cpu_multiplies_bf16() -> bool:
+    """Whether this CPU has bf16 matrix instructions; without them bf16 is emulated, and slow."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -1,0 +1,176 @@
+"""One message for whatever was wrong with a request: setting, value, what would do.
+
+Hydra and OmegaConf say what they could not do in their own terms; here it is said in the user's.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
+
+from models import MODELS
+from orchestrator.config import SECTIONS, JobConfig
+from orchestrator.stages import STAGES
+
+KINDS = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
+EXAMPLES = {"Integer": 100, "Float": 0.1, "bool": "true"}
+WRONG_TYPE = r"Value '(.*)' (?:of type '\w+' could not be converted to|is not a valid) (\w+)"
+WRONG_SHAPE = re.compile(r"^Cannot (merge|assign)|^Invalid (type|value) assigned")
+SHAPES = {
+    "data.filters": "'data.filters=[{name: length, min: 20}]'",
+    "data.phases": "'data.phases=[{start: 4096, weights: {NAME: 1}}]'",
+    "data.datasets": "'data.datasets={NAME: {source: text, path: FOLDER}}'",
+}
+SCHEMA = "_defaults"  # end of the names of the dataclasses among the choices of a group
+
+
+def explain(error: Exception) -> str:
+    """What to tell the user about an error of Hydra, of OmegaConf or of our own checks."""
+    if missing := getattr(error, "missing_cfg_file", None):
+        return _unknown_choice(str(missing), list(getattr(error, "options", None) or []))
+    if "Error parsing override" in str(error) or hasattr(error, "override"):
+        return _syntax(error)
+    if ambiguous := re.match(r"Ambiguous value for argument '([^']*)'", str(error)):
+        key, _, values = ambiguous[1].partition("=")
+        return f"{key}={values} is several values; try --multirun for a job each, or [{values}]"
+    if in_file := re.match(r"In '([^']*)': \w+ raised while composing config:\n(.*)", str(error)):
+        return _in_file(in_file[1], in_file[2])
+    for layer in (error, error.__cause__):
+        if isinstance(layer, OmegaConfBaseException):
+            return _of_a_setting(layer, error)
+    return str(error).splitlines()[0] if _is_hydras(error) else str(error)
+
+
+def unknown_setting(name: str) -> str:
+    """Say that there is no such setting, and which one may be meant."""
+    known, (section, _, leaf) = list(settings()), name.rpartition(".")
+    same = [other for other in known if other.endswith(f".{leaf}")]
+    in_section = [other for other in known if section and other.startswith(f"{section}.")]
+    near = same[:3] or difflib.get_close_matches(name, in_section or known, n=1, cutoff=0.7)
+    hint = f"did you mean {' or '.join(near)}?" if near else "`orchestrate run --help` lists them"
+    return f"{name}: there is no such setting; {hint}"
+
+
+def settings() -> dict[str, Any]:
+    """Every setting and group that an override can name, with its default."""
+    found: dict[str, Any] = {"experiment": None}
+    for field in fields(JobConfig):
+        found[field.name] = None if field.default is MISSING else field.default
+    groups: list[tuple[str, type[Any]]] = [
+        *SECTIONS.items(),
+        *(("stage", stage.section) for stage in STAGES.values()),
+        *(("model", model) for model in MODELS.values()),
+    ]
+    for group, node in groups:
+        for field in fields(node):
+            found[f"{group}.{field.name}"] = None if field.default is MISSING else field.default
+    return found
+
+
+def check_known(composed: DictConfig, path: str = "") -> None:
+    """Raise ValueError for a setting that `+` has added beyond the schema."""
+    schema = OmegaConf.get_type(composed)
+    known = [field.name for field in fields(schema)] if is_dataclass(schema) else None
+    for key, value in composed.items_ex(resolve=False):
+        name = f"{path}{key!s}"
+        if known is not None and key not in known:
+            raise ValueError(unknown_setting(name))
+        if isinstance(value, DictConfig) and not OmegaConf.is_missing(composed, key):
+            check_known(value, f"{name}.")
+
+
+def check_mixture(composed: DictConfig, choices: Mapping[str, Any]) -> None:
+    """Raise ValueError for data=mixture without a dataset, which would be the default data."""
+    if choices.get("data") == "mixture" and not composed.data.datasets:
+        raise ValueError(f"data=mixture needs datasets; try {SHAPES['data.datasets']}")
+
+
+def check_switches(composed: DictConfig, values: Iterator[tuple[str, object]]) -> None:
+    """Raise ValueError for a number given to a switch, which OmegaConf takes for `true`."""
+    for key, value in values:
+        switch = type(value) is int and isinstance(OmegaConf.select(composed, key), bool)
+        if switch and value not in (0, 1):
+            raise ValueError(f"{key}={value} must be true or false; try {key}=true")
+
+
+def _unknown_choice(missing: str, options: list[str]) -> str:
+    split = missing.rpartition("/") if missing.startswith("hydra/") else missing.partition("/")
+    group, slash, choice = split
+    if not slash:
+        return f"config {missing}: there is no such file among the configs"
+    choices = [option for option in options if not option.endswith(SCHEMA)]
+    near = difflib.get_close_matches(choice, choices, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"{group}={choice}: there is no such choice; {hint}choices: {', '.join(choices)}"
+
+
+def _in_file(name: str, said: str) -> str:
+    """A YAML file of the user's own that does not fit the schema."""
+    unknown = re.match(r"Key '([^']*)' not in '\w+'", said)
+    group, slash, _ = name.rpartition("/")
+    prefix = f"{group}." if slash and group != "experiment" else ""
+    return f"{name}.yaml: {unknown_setting(prefix + unknown[1]) if unknown else said}"
+
+
+def _syntax(error: Exception) -> str:
+    typed = re.match(r"Error parsing override '([^']*)'", str(error))
+    override = typed[1] if typed else str(getattr(error, "override", "an override"))
+    if "=" in override:
+        return (
+            f"{override}: this value can't be read; close its brackets and quotes, and quote a "
+            "text with special characters twice: 'KEY=\"a, b\"'"
+        )
+    known = settings()
+    if override in known:
+        example = known[override] if known[override] is not None else "VALUE"
+        return f"{override} has no value; try {override}={example}"
+    return f"{override} is no override; try SETTING=VALUE, for example stage.steps=100"
+
+
+def _of_a_setting(layer: OmegaConfBaseException, error: Exception) -> str:
+    said, key = str(layer.msg or layer).splitlines()[0], layer.full_key
+    outer = re.match(r"Could not override '([^']*)'", str(error))
+    key = outer[1] if outer else key
+    if isinstance(layer, MissingMandatoryValue):
+        return f"{key} is not set, and this choice needs it; add {key}=VALUE"
+    if isinstance(layer, InterpolationResolutionError) and layer.__cause__ is not None:
+        return str(layer.__cause__)
+    if isinstance(layer, ConfigKeyError | ConfigAttributeError) and key:
+        return unknown_setting(key)
+    if not key and "Dict[str, Any]" in said:
+        key = "data.filters"  # the only such setting; OmegaConf names none for an entry of a list
+    for name, example in SHAPES.items():
+        if key and key.startswith(name) and WRONG_SHAPE.search(said):
+            return f"{key} has another shape; write {example}"
+    if isinstance(layer, ValidationError) and key:
+        return _wrong_type(key, said)
+    if "does not support deletion" in said:
+        return f"~{key}: settings can't be removed; give it another value: {key}=VALUE"
+    return f"{key}: {said}" if key else said
+
+
+def _wrong_type(key: str, said: str) -> str:
+    default = settings().get(key)
+    wrong = re.match(WRONG_TYPE, said)
+    if wrong and wrong[2] in KINDS:
+        example = EXAMPLES[wrong[2]] if default is None else default
+        example = str(example).lower() if isinstance(example, bool) else example
+        return f"{key}={wrong[1]} must be {KINDS[wrong[2]]}; try {key}={example}"
+    if "is not Optional" in said or "'None'" in said:
+        return f"{key}=null can't be: it needs a value; try {key}={default or 'VALUE'}"
+    return f"{key}: {said}"
+
+
+def _is_hydras(error: Exception) -> bool:
+    return type(error).__module__.startswith("hydra.")

@@ -1,0 +1,49 @@
+"""What Hydra knows of this project: the schema of each group and the resolvers of conf/."""
+
+import os
+from functools import cache
+from pathlib import Path
+
+
+def register() -> None:
+    """Tell Hydra the schema of each group, and OmegaConf the resolvers of conf/."""
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    from models import MODELS
+    from orchestrator.compose.automatic import automatic
+    from orchestrator.compose.refusal import SCHEMA
+    from orchestrator.config import SECTIONS, JobConfig
+    from orchestrator.stages import STAGES
+
+    OmegaConf.register_new_resolver(
+        "ray_address", lambda: os.environ.get("RAY_ADDRESS") or None, replace=True
+    )
+    OmegaConf.register_new_resolver("auto", automatic, replace=True)
+    OmegaConf.register_new_resolver("choices", choices, replace=True)
+    store = ConfigStore.instance()
+    store.store(name="job", node=JobConfig)
+    for group, node in SECTIONS.items():
+        store.store(group=group, name=group + SCHEMA, node=node)
+    for name, stage in STAGES.items():
+        store.store(group="stage", name=name + SCHEMA, node=stage.section)
+    for family, model in MODELS.items():
+        store.store(group="model", name=family + SCHEMA, node=model)
+
+
+@cache
+def choices() -> str:
+    """Each group with its choices and the first comment of their files, for --help."""
+    lines = []
+    for folder in sorted(path for path in _conf().iterdir() if path.is_dir()):
+        for file in sorted(folder.glob("*.yaml")):
+            first = file.read_text(encoding="utf-8").splitlines()
+            comment = next((line for line in first if line[:2] == "# " and line[2] != "@"), "# ")
+            lines.append(f"  {f'{folder.name}={file.stem}':30} {comment[2:]}")
+    return "\n".join(lines).replace("$", "$$")
+
+
+def _conf() -> Path:
+    import conf
+
+    return Path(conf.__path__[0])

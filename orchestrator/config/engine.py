@@ -1,0 +1,43 @@
+"""What carries out forward, backward and step."""
+
+from dataclasses import dataclass
+
+from orchestrator.config.checks import check_choice
+
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass
+class EngineConfig:
+    """What carries out forward, backward and step: plain PyTorch or DeepSpeed ZeRO."""
+
+    name: str = "deepspeed"
+    """torch (one process) or deepspeed."""
+    zero_stage: int = 1
+    """deepspeed: what is sharded over ranks; 0 nothing, 1 optimizer state, 2 and gradients,
+    3 and parameters (Rajbhandari et al. 2020)."""
+    offload_optimizer: bool = False
+    """deepspeed, stages 1 to 3: optimizer state lives in host memory."""
+    offload_parameters: bool = False
+    """deepspeed, stage 3: parameters live in host memory between uses."""
+    precision: str = "fp32"
+    """fp32, or bf16 for matrix products with fp32 master weights."""
+    activation_checkpointing: bool = False
+    """Keep only the input of each block and compute the rest again in the backward pass."""
+    compile: bool = False
+    """torch.compile the model; needs a C++ compiler on a CPU."""
+
+    def __post_init__(self) -> None:
+        """Check choices and the offload rules of ZeRO."""
+        check_choice("engine.name", self.name, ("torch", "deepspeed"))
+        check_choice("engine.precision", self.precision, PRECISIONS)
+        if not 0 <= self.zero_stage <= 3:
+            raise ValueError(f"engine.zero_stage={self.zero_stage} must be 0, 1, 2 or 3")
+        if self.offload_parameters and (self.name != "deepspeed" or self.zero_stage != 3):
+            raise ValueError(
+                "engine.offload_parameters=true needs ZeRO 3; try engine=zero3_offload"
+            )
+        if self.offload_optimizer and (self.name != "deepspeed" or self.zero_stage == 0):
+            raise ValueError(
+                "engine.offload_optimizer=true needs ZeRO 1 to 3; try engine=zero2_offload"
+            )

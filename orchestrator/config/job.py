@@ -1,0 +1,77 @@
+"""What a job is: JobConfig and its sections, with types, units and every check.
+
+YAML files under conf/ hold only what a choice changes; the defaults and the meaning of each
+setting are here. `__post_init__` is the one home of the checks of a section, and
+`JobConfig.__post_init__` of those across sections. A wrong value is a ValueError that names the
+setting, its value, what it must satisfy, and what to type instead. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
+
+from data.config import DataConfig
+from data.tokenizer import TokenizerConfig
+from models.configs import GPTConfig, ModelConfig
+from orchestrator.config.engine import EngineConfig
+from orchestrator.config.optim import OptimConfig
+from orchestrator.config.resources import ResourcesConfig
+from orchestrator.config.stage import BatchSizes, StageConfig
+from orchestrator.config.tracking import TrackingConfig
+
+Section = TypeVar("Section", bound=StageConfig)
+
+
+@dataclass
+class JobConfig:
+    """One job: a stage and all it needs. The whole of config.yaml in a run folder."""
+
+    stage: StageConfig = field(default_factory=StageConfig)
+    model: ModelConfig = field(default_factory=GPTConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    resources: ResourcesConfig = field(default_factory=ResourcesConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    seed: int = 0
+    """Of initial weights, dropout and sample order."""
+    outputs: str = "outputs"
+    """Folder that holds the run folders."""
+    resume: str | None = None
+    """Run folder or checkpoint to continue from. None: random weights."""
+
+    def __post_init__(self) -> None:
+        """Check what concerns more than one section."""
+        self.stage.check_job(self)
+        if self.engine.name == "torch" and self.resources.workers > 1:
+            raise ValueError(
+                f"engine=torch runs in one process, but resources.workers="
+                f"{self.resources.workers}; try resources.workers=1 or engine=zero0"
+            )
+
+    @property
+    def batch(self) -> BatchSizes:
+        """How an optimizer step is cut over the workers."""
+        return self.stage.batch(self.resources.workers)
+
+    def section(self, kind: type[Section]) -> Section:
+        """The stage's section as what a job of that stage holds."""
+        assert isinstance(self.stage, kind)
+        return self.stage
+
+
+def to_dict(config: JobConfig) -> dict[str, Any]:
+    """The config as plain data, for config.yaml."""
+    return asdict(config)
+
+
+SECTIONS: dict[str, type[Any]] = {
+    "data": DataConfig,
+    "tokenizer": TokenizerConfig,
+    "optim": OptimConfig,
+    "engine": EngineConfig,
+    "resources": ResourcesConfig,
+    "tracking": TrackingConfig,
+}

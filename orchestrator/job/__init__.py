@@ -1,0 +1,1 @@
+"""One run from start to end: its life, its workers, its failures, its screen."""

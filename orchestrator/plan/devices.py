@@ -1,0 +1,75 @@
+"""What `auto` means in a config, and whether a job fits the machine or cluster it will run on.
+
+`auto` is filled in when the config is composed, so a run folder's config.yaml holds plain numbers:
+every GPU there is, one worker each; without GPUs up to two CPU workers.
+"""
+
+import os
+import re
+import socket
+from functools import cache
+
+from cluster.gang import GangRefused, Placement
+from cluster.nodes import Devices, devices
+from cluster.world import refuse_what_never_fits
+from orchestrator.config import ResourcesConfig
+
+CONNECT_SECONDS = 5
+MOST_CPU_WORKERS = 2
+LEAST_BATCH = 12  # sequences per step that `auto` rounds up to a multiple of the workers
+MOST_THREADS = 8  # of one worker; small models get slower with more
+
+
+@cache
+def available(address: str | None) -> Devices:
+    """What there is on this machine, or on the Ray cluster at `address`; looked up once.
+
+    Raises:
+        ValueError: no cluster answers at the address.
+    """
+    try:
+        # Ray itself would try for minutes, and fill the screen, where nobody listens.
+        if address is not None and (place := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address)):
+            socket.create_connection((place[1], int(place[2])), CONNECT_SECONDS).close()
+        return devices(address)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"resources.address (or RAY_ADDRESS)={address}: no Ray cluster answers there "
+            f"({str(error).splitlines()[0]}); unset it to run on this machine"
+        ) from error
+
+
+def check_fits(resources: ResourcesConfig) -> Devices:
+    """What there is for the job. Raises GangRefused if the job can never run on it."""
+    inline = resources.launcher == "inline"
+    here = available(None if inline else resources.address)
+    if not inline:
+        placement = Placement(
+            resources.workers, resources.cpus_per_worker, resources.gpus_per_worker
+        )
+        where = "this machine" if resources.address is None else here.where
+        try:
+            refuse_what_never_fits(placement, here.rooms, where, here.note)
+        except GangRefused as error:
+            raise GangRefused(f"{error}; resources=auto takes what is there") from None
+        return here
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if resources.workers != world_size:
+        raise GangRefused(
+            f"resources.workers={resources.workers} must be {world_size} with "
+            f"resources.launcher=inline, which is {world_size} process(es) here; try "
+            f"resources.workers={world_size}, or torchrun --nproc-per-node={resources.workers} "
+            "-m orchestrator run"
+        )
+    if resources.gpus_per_worker * ranks_here() > here.gpus:
+        note = f" ({here.note})" if here.note else ""
+        raise GangRefused(
+            f"resources.gpus_per_worker=1 needs {ranks_here()} GPU(s) on this machine, which has "
+            f"{here.gpus}; try resources.gpus_per_worker=0{note}"
+        )
+    return here
+
+
+def ranks_here() -> int:
+    """Processes of torchrun on this host, this one among them; 1 without torchrun."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -1,0 +1,132 @@
+"""Figures of a training run, drawn from its journal with Matplotlib's object interface."""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.record import journal
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# file name -> (title, y label, noisy, {metric: legend}); a figure without any data is left out
+FIGURES: dict[str, tuple[str, str, bool, dict[str, str]]] = {
+    "loss": (
+        "Loss",
+        "cross-entropy (nats per token)",
+        True,
+        {"train/loss": "train", "validation/loss": "validation"},
+    ),
+    "learning_rate": ("Learning rate", "learning rate", False, {"train/learning_rate": ""}),
+    "gradient_norm": (
+        "Gradient norm before clipping",
+        "global L2 norm",
+        True,
+        {"train/gradient_norm": ""},
+    ),
+    "throughput": (
+        "Throughput",
+        "tokens per second, all ranks",
+        True,
+        {"train/tokens_per_second": ""},
+    ),
+}
+COLORS = ("#2a78d6", "#eb6834")
+INK, MUTED, GRID, WRONG = "#1a1a19", "#6b6a64", "#e4e3dd", "#c3372f"
+SMOOTH_FROM = 50  # points; fewer show their own shape
+LOG_FROM = 30  # largest by smallest value from which the y axis is logarithmic
+
+Points = tuple[list[int], list[float]]
+
+
+def training_figures(metrics_path: Path) -> "dict[str, Figure]":
+    """Figures of loss, learning rate, gradient norm and throughput against the step.
+
+    A step that was run again after a resume shows its latest value. Values that are not finite
+    leave a gap and are marked at the top of the axes.
+    """
+    series = read_series(metrics_path)
+    figures = {}
+    for name, (title, label, noisy, metrics) in FIGURES.items():
+        curves = {legend: series[key] for key, legend in metrics.items() if key in series}
+        if curves:
+            figures[name] = _draw(title, label, noisy, curves)
+    return figures
+
+
+def read_series(metrics_path: Path) -> dict[str, Points]:
+    """Metric -> (steps, values), steps rising, of each step the value written last."""
+    values: dict[str, dict[int, float]] = defaultdict(dict)
+    offset = 0
+    while True:
+        lines, offset = journal.read(metrics_path, offset, max_bytes=1 << 20)
+        if not lines:
+            break
+        for line in lines:
+            for key, value in line["metrics"].items():
+                values[key][line["step"]] = value
+    return {key: (sorted(v), [v[step] for step in sorted(v)]) for key, v in values.items()}
+
+
+def _draw(title: str, label: str, noisy: bool, curves: dict[str, Points]) -> "Figure":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    for color, (legend, (steps, values)) in zip(COLORS, curves.items(), strict=False):
+        _curve(axes, steps, values, color, legend, noisy)
+    axes.set_title(title, loc="left", color=INK, fontsize=12, fontweight="bold")
+    axes.set_xlabel("optimizer step", color=MUTED)
+    axes.set_ylabel(label, color=MUTED)
+    finite = [v for _, values in curves.values() for v in values if math.isfinite(v)]
+    if finite and min(finite) > 0 and max(finite) > LOG_FROM * min(finite):
+        axes.set_yscale("log")
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=MUTED, length=0)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(GRID)
+    if len(curves) > 1 or len(finite) < sum(len(values) for _, values in curves.values()):
+        axes.legend(frameon=False, labelcolor=INK)
+    return figure
+
+
+def _curve(
+    axes: "Axes", steps: list[int], values: list[float], color: str, legend: str, noisy: bool
+) -> None:
+    """One curve; a long noisy one is drawn pale under its running mean."""
+    import numpy as np
+
+    x, y = np.asarray(steps), np.asarray(values, dtype=float)
+    finite = np.isfinite(y)
+    y = np.where(finite, y, np.nan)
+    if len(steps) < SMOOTH_FROM:
+        axes.plot(x, y, color=color, linewidth=2, marker="o", markersize=4, label=legend)
+    elif noisy:
+        axes.plot(x, y, color=color, linewidth=0.8, alpha=0.35)
+        axes.plot(x, running_mean(values, len(steps) // 50), color=color, linewidth=2, label=legend)
+    else:
+        axes.plot(x, y, color=color, linewidth=2, label=legend)
+    if not finite.all():
+        edge = np.ones(int((~finite).sum()))
+        axes.plot(x[~finite], edge, "x", color=WRONG, transform=axes.get_xaxis_transform())
+        axes.plot([], [], "x", color=WRONG, label="not finite")
+
+
+def running_mean(values: Sequence[float], half: int) -> list[float]:
+    """Mean over the finite values at most `half` places away; NaN where there is none."""
+    import numpy as np
+
+    y = np.asarray(values, dtype=float)
+    finite = np.isfinite(y)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(finite, y, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(finite)])
+    start = np.maximum(np.arange(len(y)) - half, 0)
+    end = np.minimum(np.arange(len(y)) + half + 1, len(y))
+    count = counts[end] - counts[start]
+    mean = (sums[end] - sums[start]) / np.maximum(count, 1)
+    return list(np.where(count > 0, mean, np.nan))

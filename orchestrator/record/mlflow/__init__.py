@@ -1,0 +1,26 @@
+"""MLflow as a replay of a run folder; the only place that imports mlflow.
+
+The run folder is the record. A process of the lowest priority, the mirror, sends it to MLflow while
+the job runs, so nothing that happens to MLflow can slow or end training:
+1. it takes the lock of the run folder, so there is one sender at a time
+2. it opens the store; a new SQLite store is made aside, under a file lock, and renamed into place
+3. it finds the run by its tag, or creates it
+4. it sends what is new in the journal every `flush_seconds`; mlflow.json says how far it got
+5. when the driver is done, or dead, it sends the rest, the artifacts and the final status.
+Each step can be repeated without doubling anything, so the mirror may be killed anywhere, and
+`python -m orchestrator.record.mlflow RUN_FOLDER` may be typed at any time to send what is missing.
+
+A step that a later attempt repeats after a resume is not sent again: the first finite value of a
+metric at a step stays. The journal, which is uploaded too, has all of them.
+"""
+
+from orchestrator.record.mlflow.mirror import (
+    Done,
+    Mirror,
+    NoMirror,
+    Pending,
+    State,
+    start_mirror,
+)
+
+__all__ = ["Done", "Mirror", "NoMirror", "Pending", "State", "start_mirror"]

@@ -1,0 +1,145 @@
+"""What MLflow shows of a run folder: its params, tags, description and files, without secrets.
+
+Reads the run folder and knows nothing of MLflow but its reserved names.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orchestrator.record import journal
+from orchestrator.record.redaction import Redactor, flatten
+
+RECORDS = (
+    *("config.yaml", "overrides.yaml", "code.json", "result.json", "samples.txt"),
+    *(journal.EVENTS, journal.METRICS),
+)
+OWN_LOG = "tracking.log"  # grows while it would be uploaded
+
+
+class Description:
+    """A run folder as texts for MLflow."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read config.yaml; the other files may still be missing."""
+        self.folder = folder
+        path = folder / "config.yaml"
+        self.config: dict[str, Any] = (
+            yaml.safe_load(path.read_text()) if path.exists() else {}
+        ) or {}
+        self.redactor = Redactor(self.config)
+        stage = self.config.get("stage", "job")
+        self.stage = str(stage.get("name", "job") if isinstance(stage, dict) else stage)
+
+    @property
+    def code(self) -> dict[str, Any]:
+        """code.json; empty while it is missing."""
+        return _load(self.folder / "code.json")
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """result.json; empty while it is missing."""
+        return _load(self.folder / "result.json")
+
+    def params(self) -> dict[str, str]:
+        """The resolved config, dotted names."""
+        return self._texts(flatten(self.config))
+
+    def tags(self) -> dict[str, str]:
+        """Where the run comes from."""
+        code = self.code
+        return self._texts(
+            {
+                "stage": self.stage,
+                "command": self._command(),
+                "host": code.get("host"),
+                "devices": code.get("devices"),
+                "dirty": code.get("dirty"),
+                "folder": str(self.folder),
+                "mlflow.source.name": self._command(),
+                "mlflow.source.type": "LOCAL",
+                "mlflow.source.git.commit": code.get("commit"),
+                "mlflow.note.content": self.note(None, {}),
+            },
+            skip_missing=True,
+        )
+
+    def final_tags(self, status: str, lineage: dict[str, str]) -> dict[str, str]:
+        """How the run ended."""
+        result = self.result
+        facts = {name: result.get(name) for name in ("attempts", "checkpoint", "error")}
+        note = self.note(status, lineage)
+        return self._texts(
+            {"status": status, **facts, "mlflow.note.content": note}, skip_missing=True
+        )
+
+    def note(self, status: str | None, lineage: dict[str, str]) -> str:
+        """The description above a run, Markdown. `status` None: the run goes on."""
+        code, result = self.code, self.result if status else {}
+        commit = code.get("commit")
+        changes = " with uncommitted changes" if code.get("dirty") else ""
+        error = result.get("error")
+        facts = {
+            "error": error.get("message", error) if isinstance(error, dict) else error,
+            **result.get("metrics", {}),
+            "steps": result.get("steps"),
+            "tokens": result.get("tokens"),
+            "tokens per second": result.get("tokens_per_second"),
+            "seconds": result.get("wall_s"),
+            "checkpoint": f"`{result['checkpoint']}`" if result.get("checkpoint") else None,
+            "folder": f"`{self.folder}`",
+            "command": f"`{self._command()}`",
+            "commit": f"`{commit[:12]}`{changes}" if commit else None,
+            **{name: f"`{fingerprint}`" for name, fingerprint in lineage.items()},
+        }
+        head = f"**{self.stage}** on `{code.get('host', 'unknown host')}`: {status or 'running'}\n"
+        lines = [f"- {name}: {_readable(v)}" for name, v in facts.items() if v is not None]
+        return self.redactor.text("\n".join([head, *lines]))
+
+    def copy_records(self, target: Path) -> None:
+        """Copy the records and logs of the run to `target`, secrets taken out."""
+        paths = [self.folder / name for name in RECORDS]
+        paths += sorted((self.folder / "logs").rglob("*"))
+        for path in paths:
+            if path.is_file() and path.name != OWN_LOG:
+                copy = target / path.relative_to(self.folder)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                with path.open(errors="replace") as lines, copy.open("w") as out:
+                    out.writelines(self.redactor.text(line) for line in lines)
+
+    def first_time(self) -> int:
+        """When the run began, milliseconds since 1970: its first event."""
+        events, _ = journal.read(self.folder / journal.EVENTS, max_bytes=1)
+        return int(events[0]["time_ms"] if events else self.folder.stat().st_mtime * 1000)
+
+    def last_time(self) -> int:
+        """When the last line of the journal was written, milliseconds since 1970."""
+        times = [self.first_time()]
+        for name in (journal.EVENTS, journal.METRICS):
+            last = journal.last_line(self.folder / name)
+            times += [int(last["time_ms"])] if last else []
+        return max(times)
+
+    def _command(self) -> str:
+        command = self.code.get("command", "")
+        return " ".join(command) if isinstance(command, list) else str(command)
+
+    def _texts(self, values: dict[str, Any], skip_missing: bool = False) -> dict[str, str]:
+        return {
+            name: self.redactor.setting(name, v if isinstance(v, str) else json.dumps(v))
+            for name, v in values.items()
+            if not skip_missing or v not in (None, "")
+        }
+
+
+def _load(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def _readable(value: Any) -> str:
+    """A number short enough to read, any text on one line."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.5g}" if isinstance(value, float) else " ".join(str(value).split())

@@ -1,0 +1,272 @@
+"""The mirror of a job, as its driver sees it: settings, state, and a process to start and finish.
+
+The process itself is `python -m orchestrator.record.mlflow`. Nothing here imports
+mlflow, waits for it, or fails because of it.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from orchestrator.config import TrackingConfig
+from orchestrator.record import journal
+from orchestrator.record.redaction import public_url
+
+STATE = "mlflow.json"
+SENDER = "orchestrator.record.mlflow"
+LOG = "logs/tracking.log"  # output of the mirror; its lock, too
+TRAINING_VIEW = "workflowType=machine_learning"  # else the UI shows what agents need
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    # The mirror retries by itself: a call to a dead server must come back soon.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+
+
+@dataclass
+class State:
+    """mlflow.json: where a run folder is sent and how far that got."""
+
+    tracking_uri: str
+    artifact_root: str | None
+    """Folder of the artifacts. None: the server at `tracking_uri` decides."""
+    experiment: str
+    name: str
+    system_metrics: bool
+    flush_seconds: float
+    finish_timeout_seconds: float
+    experiment_id: str | None = None
+    run_id: str | None = None
+    offsets: dict[str, int] = field(default_factory=dict)
+    """Bytes of each journal file that MLflow has."""
+    attempts: dict[str, list[int | None]] = field(default_factory=dict)
+    """Metric -> [attempt, its highest step, highest step of earlier attempts]."""
+    models: dict[str, str] = field(default_factory=dict)
+    """Byte offset of a checkpoint event -> id of its MLflow model."""
+    datasets: dict[str, list[str]] = field(default_factory=dict)
+    """Split -> [name, digest] in MLflow."""
+    lineage: dict[str, str] = field(default_factory=dict)
+    """Fingerprints of datasets and tokenizer, put on each model."""
+    status: str | None = None
+    """Status of the "finished" event. None: the job has not said that it ended."""
+    refused: list[str] = field(default_factory=list)
+    """What MLflow will never accept, and why; it stays in the run folder only."""
+    driver: str | None = None
+    """The process that writes the journal, see `process_name`. None: no mirror was started."""
+    done: bool = False
+    """The job ended and all of it was sent."""
+
+    @staticmethod
+    def load(folder: Path) -> "State | None":
+        """The state of a run folder. None: it was never tracked."""
+        path = folder / STATE
+        return State(**json.loads(path.read_text())) if path.exists() else None
+
+    def save(self, folder: Path) -> None:
+        """Replace mlflow.json; only its owner may read it, an address can hold a password."""
+        partial = folder / f"{STATE}.partial"
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(asdict(self), file, indent=1)
+        partial.replace(folder / STATE)
+
+    def resumed(self, previous: "State | None") -> "State":
+        """These settings with the progress of `previous`, if that was sent to the same place."""
+        place = ("tracking_uri", "experiment")
+        if previous is None or any(getattr(self, n) != getattr(previous, n) for n in place):
+            return self
+        progress = ("experiment_id", "run_id", "offsets", "attempts", "models", "datasets")
+        kept = {name: getattr(previous, name) for name in (*progress, "lineage", "refused")}
+        return replace(self, **kept)
+
+    @property
+    def page(self) -> str:
+        """Path of the run, or of all experiments before there is a run, in the MLflow UI."""
+        run = f"/{self.experiment_id}/runs/{self.run_id}" if self.run_id else ""
+        return f"/#/experiments{run}?{TRAINING_VIEW}"
+
+    @property
+    def url(self) -> str | None:
+        """Page of the run on the server. None: the store is a database."""
+        if not self.tracking_uri.startswith("http"):
+            return None
+        return public_url(self.tracking_uri) + self.page
+
+
+def new_state(folder: Path, config: TrackingConfig, outputs: Path) -> State:
+    """Settings of `config`, addresses made absolute, nothing sent."""
+    uri = config.uri or f"sqlite:///{outputs.resolve() / 'mlflow.db'}"
+    artifact_root: str | None = (outputs.resolve() / "mlartifacts").as_uri()
+    if uri.startswith("sqlite:///"):
+        database = Path(uri.removeprefix("sqlite:///")).resolve()
+        uri = f"sqlite:///{database}"
+        artifact_root = (database.parent / "mlartifacts").as_uri()
+    elif uri.startswith("http") or uri.startswith("databricks"):
+        artifact_root = None
+    return State(
+        tracking_uri=uri,
+        artifact_root=artifact_root,
+        experiment=config.experiment,
+        name=config.name or folder.name,
+        system_metrics=config.system_metrics,
+        flush_seconds=config.flush_seconds,
+        finish_timeout_seconds=config.finish_timeout_seconds,
+    )
+
+
+@dataclass(frozen=True)
+class Done:
+    """All of the run folder is in MLflow."""
+
+    mlflow_run_id: str | None
+    """None: tracking is disabled."""
+    url: str | None = None
+    """None: the store is a database without a server; `orchestrate ui RUN` shows it."""
+    refused: tuple[str, ...] = ()
+    """What MLflow did not accept."""
+
+
+@dataclass(frozen=True)
+class Pending:
+    """The run folder is whole, MLflow lacks a part of it."""
+
+    mlflow_run_id: str | None
+    sent_bytes: int
+    """Bytes of the journal that MLflow has."""
+    journal_bytes: int
+    command: str
+    """Sends the rest."""
+
+    def __str__(self) -> str:
+        """One line for the terminal."""
+        return (
+            f"metrics pending: MLflow has {self.sent_bytes} of {self.journal_bytes} bytes of the "
+            f"journal; nothing is lost, send the rest with: {self.command}"
+        )
+
+
+class NoMirror:
+    """Stands in for a mirror when tracking is disabled."""
+
+    run_id: str | None = None
+
+    def finish(self, timeout: float | None = None) -> Done | Pending:
+        """Do nothing."""
+        return Done(mlflow_run_id=None)
+
+
+class Mirror(NoMirror):
+    """The process that sends a run folder to MLflow, as its driver sees it."""
+
+    def __init__(self, folder: Path, default_timeout: float) -> None:
+        """Start the process; see `start_mirror`."""
+        self.folder = folder
+        self.default_timeout = default_timeout
+        self.process = self._spawn("--follow")
+
+    @property
+    def run_id(self) -> str | None:  # type: ignore[override]
+        """Id of the MLflow run. None: it is not created yet."""
+        state = State.load(self.folder)
+        return state.run_id if state else None
+
+    def finish(self, timeout: float | None = None) -> Done | Pending:
+        """Wait until all is sent, at most `timeout` seconds; leaves no process behind."""
+        deadline = time.monotonic() + (self.default_timeout if timeout is None else timeout)
+        sent = _end_of_job(self.process, deadline)
+        if not sent and time.monotonic() < deadline:  # the mirror had died or given up
+            _end_of_job(self._spawn(), deadline)
+        return outcome(self.folder)
+
+    def _spawn(self, *flags: str) -> "subprocess.Popen[bytes] | None":
+        root = str(Path(__file__).resolve().parents[3])
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        (self.folder / "logs").mkdir(exist_ok=True)
+        with (self.folder / LOG).open("ab") as output:
+            try:
+                # A group of its own: Ctrl-C ends the driver, the mirror then sends how it ended.
+                return subprocess.Popen(
+                    [
+                        sys.executable,
+                        "-P",
+                        "-m",
+                        "orchestrator.record.mlflow",
+                        str(self.folder),
+                        *flags,
+                    ],
+                    env={**os.environ, **ENVIRONMENT, "PYTHONPATH": path},
+                    stdin=subprocess.PIPE,
+                    stdout=output,
+                    stderr=output,
+                    process_group=0,
+                )
+            except OSError as error:  # no process or memory left: the job is worth more
+                output.write(f"the mirror did not start: {error}\n".encode())
+                return None
+
+
+def start_mirror(folder: Path, config: TrackingConfig, outputs: Path) -> NoMirror:
+    """Start to mirror `folder` into MLflow; call `finish` once result.json is written."""
+    if not config.enabled:
+        return NoMirror()
+    folder = folder.resolve()
+    state = new_state(folder, config, outputs).resumed(State.load(folder))
+    state.driver = process_name(os.getpid())
+    state.save(folder)
+    return Mirror(folder, config.finish_timeout_seconds)
+
+
+def outcome(folder: Path) -> Done | Pending:
+    """How much of a run folder MLflow has."""
+    state = State.load(folder)
+    assert state is not None, f"{folder} is not tracked"
+    sizes = {
+        name: (folder / name).stat().st_size if (folder / name).exists() else 0
+        for name in (journal.METRICS, journal.EVENTS)
+    }
+    sent = sum(state.offsets.get(name, 0) for name in sizes)
+    if state.done and sent >= sum(sizes.values()):
+        return Done(state.run_id, state.url, tuple(state.refused))
+    command = f"{Path(sys.executable).name} -m orchestrator.record.mlflow {folder}"
+    return Pending(state.run_id, sent, sum(sizes.values()), command)
+
+
+def process_name(pid: int) -> str | None:
+    """Host, id and start of a process, which no later process shares. None: it is not there."""
+    import psutil
+
+    try:
+        return f"{socket.gethostname()}/{pid}/{psutil.Process(pid).create_time()}"
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _end_of_job(process: "subprocess.Popen[bytes] | None", deadline: float) -> bool:
+    """Tell a mirror that the job ended, wait until `deadline`, then kill it; has it sent all?"""
+    if process is None:
+        return False
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):
+        process.stdin.close()
+    with contextlib.suppress(OSError):  # only root may; without it a busy host makes us wait longer
+        os.setpriority(os.PRIO_PROCESS, process.pid, 0)
+    try:
+        process.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        process.kill()  # safe anywhere, and a call stuck in a socket or a lock hears nothing else
+        process.wait()
+    return process.returncode == 0

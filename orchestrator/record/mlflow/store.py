@@ -1,0 +1,112 @@
+"""The MLflow store a run is sent to, and MLflow's monitors of this host."""
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from orchestrator.record import journal
+from orchestrator.record.mlflow.mirror import State
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+SYSTEM = "system.jsonl"  # written by the mirror, sent like metrics.jsonl
+SYSTEM_SECONDS = 10.0
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development"
+}  # else the UI expects agents
+
+
+def connect(state: State) -> "MlflowClient":
+    """A client of the store; a SQLite store that is not there is made.
+
+    Several jobs may come first at once, and one may be killed on the way: the tables are made in a
+    file beside it, under a lock, and the whole file is renamed.
+    """
+    from mlflow import MlflowClient
+
+    if state.tracking_uri.startswith("sqlite:///"):
+        database = Path(state.tracking_uri.removeprefix("sqlite:///"))
+        database.parent.mkdir(parents=True, exist_ok=True)
+        with locked(database.with_name(f"{database.name}.lock")):
+            if not database.exists():
+                from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+                partial = database.with_name(f"{database.name}.partial")
+                partial.unlink(missing_ok=True)
+                store: Any = SqlAlchemyStore  # untyped, as are the monitors below
+                store(f"sqlite:///{partial}", state.artifact_root).engine.dispose()
+                partial.rename(database)
+    return MlflowClient(state.tracking_uri)
+
+
+def experiment_id(client: "MlflowClient", state: State) -> str:
+    """Id of the experiment, created when it is missing."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(state.experiment)
+    if found is None:
+        root = state.artifact_root and f"{state.artifact_root}/{quote(state.experiment, safe='')}"
+        try:
+            return str(client.create_experiment(state.experiment, root, tags=EXPERIMENT_TAGS))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(state.experiment)  # another job was faster
+    assert found is not None
+    return str(found.experiment_id)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`; the system lets go of it when the process dies."""
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+class SystemMetrics:
+    """MLflow's own monitors of this host, written to a journal of their own.
+
+    Not MLflow's SystemMetricsMonitor: that one sends by itself and stops at the first error.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Start the monitors; GPUs are watched where NVML finds them."""
+        from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+        from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
+        from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+        from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
+
+        self.monitors: list[Any] = []
+        kinds: list[Any] = [CPUMonitor, DiskMonitor, NetworkMonitor, GPUMonitor]
+        for kind in kinds:
+            with suppress(Exception):  # a host without it: no GPU, no driver, no NVML, no network
+                monitor = kind()
+                monitor.collect_metrics()  # the first reading of the CPU is 0
+                monitor.clear_metrics()
+                self.monitors.append(monitor)
+        last = journal.last_line(folder / SYSTEM)
+        self.step = last["step"] + 1 if last else 0
+        self.file = journal.open_for_append(folder / SYSTEM)
+        self.due = time.monotonic() + SYSTEM_SECONDS
+
+    def sample(self) -> None:
+        """Write one line when one is due."""
+        if time.monotonic() < self.due:
+            return
+        self.due += SYSTEM_SECONDS
+        metrics = {}
+        for monitor in self.monitors:
+            with suppress(Exception):  # a device that fell off the bus must not hold up the record
+                monitor.collect_metrics()
+                metrics.update(monitor.aggregate_metrics())
+                monitor.clear_metrics()
+        values = {f"system/{name}": value for name, value in metrics.items()}
+        line = {"time_ms": journal.now_ms(), "attempt": 1, "step": self.step, "metrics": values}
+        journal.append(self.file, line)
+        self.step += 1

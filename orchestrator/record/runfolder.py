@@ -1,0 +1,116 @@
+"""The folder of a run: what was asked for, with which code, and how it ended."""
+
+import hashlib
+import json
+import platform
+import secrets
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster.nodes import Devices
+from data.files import write_text_atomic
+from orchestrator.config import JobConfig, to_dict
+from orchestrator.record.journal import strict
+from orchestrator.record.redaction import Redactor
+
+PACKAGES = (
+    "torch",
+    "deepspeed",
+    "ray",
+    "mlflow",
+    "hydra-core",
+    "tokenizers",
+    "pyarrow",
+    "datasets",
+)
+LATEST = "latest"
+
+
+def create(config: JobConfig, overrides: Sequence[str], devices: Devices | None = None) -> Path:
+    """Make `outputs/<date>/<time>-<stage>-<id>/` with config, overrides and code; returns it.
+
+    Secrets stay in config.yaml, which only its owner may read, and are hidden everywhere else.
+    """
+    outputs = Path(config.outputs).absolute()
+    date, clock = time.strftime("%Y-%m-%d"), time.strftime("%H-%M-%S")
+    folder = outputs / date / f"{clock}-{config.stage.name}-{secrets.token_hex(3)}"
+    folder.mkdir(parents=True)
+    (folder / "logs").mkdir()
+    plain = to_dict(config)
+    redactor = Redactor(plain)
+    settings = folder / "config.yaml"
+    settings.touch(mode=0o600)
+    settings.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
+    shown = [redactor.text(override) for override in overrides]
+    write_text_atomic(folder / "overrides.yaml", yaml.safe_dump(shown))
+    write_text_atomic(folder / "code.json", json.dumps(_code(redactor, devices), indent=1))
+    _point_latest(outputs, folder)
+    return folder
+
+
+def write_result(folder: Path, result: dict[str, Any]) -> None:
+    """Write result.json, whole or not at all; NaN and infinity are strings as in the journal."""
+    text = json.dumps(strict(result), indent=1, allow_nan=False)
+    write_text_atomic(folder / "result.json", text)
+
+
+def _point_latest(outputs: Path, folder: Path) -> None:
+    link = outputs / f".{LATEST}-{folder.name}"
+    link.symlink_to(folder.relative_to(outputs))
+    link.replace(outputs / LATEST)
+
+
+def _code(redactor: Redactor, devices: Devices | None) -> dict[str, Any]:
+    source = Path(__file__).parents[2]
+    commit = _git(source, "rev-parse", "HEAD")
+    diff = _git(source, "diff", "HEAD") if commit else None
+    return {
+        "commit": commit.strip() if commit else None,
+        "dirty": bool(_git(source, "status", "--porcelain")) if commit else None,
+        "diff_sha256": hashlib.sha256(diff.encode()).hexdigest() if diff else None,
+        "packages": {name: _version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "host": socket.gethostname(),
+        "platform": platform.platform(),
+        "devices": f"{devices.gpus} GPUs, {devices.cpus} cores" if devices else None,
+        "command": redactor.text(shlex.join(["orchestrate", *_arguments()])),
+    }
+
+
+def _arguments() -> list[str]:
+    """What the user typed after `orchestrate`; sys.argv itself has lost the verb by now."""
+    typed = sys.orig_argv
+    program = "-m" if "-m" in typed else sys.argv[0]
+    first = typed.index(program) + (2 if program == "-m" else 1) if program in typed else len(typed)
+    return typed[first:]
+
+
+def _git(source: Path, *arguments: str) -> str | None:
+    """What git prints; None where there is no git, or the code is not in a repository."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(source), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,86 @@
+"""Is a job's data like that of an earlier job? Compared shard by shard before training starts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from data import Prepared, ShardSet
+from data.config import SINGLE
+from data.drift import gate
+from data.drift.gate_report import GateReport
+from data.drift.sketches import Sketch
+from data.drift.table_drift import gate_tables
+from data.preparation.dataset import tables_of
+from orchestrator.config import JobConfig
+from orchestrator.record import journal
+
+
+def check_drift(config: JobConfig, prepared: Prepared) -> dict[str, GateReport]:
+    """A report for each dataset that the reference has, too; empty without a reference.
+
+    Raises:
+        ValueError: the reference is no data, or the policy is stop and the data has changed.
+    """
+    reference = config.data.drift.reference
+    if reference is None:
+        return {}
+    before = train_sets(Path(reference))
+    after = prepared.train_sets
+    shared = {name: (before[name], own) for name, own in after.items() if name in before}
+    if len(before) == 1 == len(after):  # whatever they are called
+        shared = {next(iter(after)): (next(iter(before.values())), next(iter(after.values())))}
+    if not shared:
+        raise ValueError(
+            f"data.drift.reference={reference} has the datasets {', '.join(before)} and this job "
+            f"{', '.join(after)}: none in common; name another reference, or null"
+        )
+    reports: dict[str, GateReport] = {}
+    for name, (a, b) in shared.items():
+        reports |= compare(name, a, b)
+    if config.data.drift.policy == "stop" and not all(own.passed for own in reports.values()):
+        found = "; ".join(
+            f"{name}: {finding.words}" for name, own in reports.items() for finding in own.findings
+        )
+        raise ValueError(
+            f"the data is not like that of data.drift.reference={reference}: {found}; "
+            f"`orchestrate data diff {reference} FOLDER` shows more; data.drift.policy=warn trains "
+            "on it all the same"
+        )
+    return reports
+
+
+def compare(name: str, before: ShardSet, after: ShardSet) -> dict[str, GateReport]:
+    """Reports on the documents of a dataset, and on the columns of its contract if it has one."""
+    reports = {name: gate(sketches(before), sketches(after))}
+    tables = [tables_of(shards.folder.parent) for shards in (before, after)]
+    if all(tables):
+        reports[f"{name} columns"] = gate_tables(*tables)
+    return reports
+
+
+def sketches(shards: ShardSet) -> list[Sketch]:
+    """What the index says of each shard."""
+    return [Sketch.from_json(entry.sketch) for entry in shards.entries]
+
+
+def train_sets(path: Path) -> Mapping[str, ShardSet]:
+    """The train splits that a user means by a run folder, a prepared dataset or a shard set.
+
+    Raises:
+        ValueError: there is nothing of the kind.
+    """
+    if (path / "manifest.json").is_file():
+        return {SINGLE: ShardSet.open(path)}
+    if (path / "train" / "manifest.json").is_file():
+        return {SINGLE: ShardSet.open(path / "train")}
+    folders: dict[str, str] = {}
+    if (path / journal.EVENTS).is_file():
+        events, _ = journal.read(path / journal.EVENTS, max_bytes=1 << 30)
+        for event in events:
+            if event["event"] == "dataset" and event["split"] == "train" and "folder" in event:
+                folders[event["name"]] = event["folder"]
+    if not folders:
+        raise ValueError(
+            f"{path} is no run folder whose data is known, and no shard set: give one that has "
+            f"{journal.EVENTS} or manifest.json in it"
+        )
+    return {name: ShardSet.open(Path(folder)) for name, folder in folders.items()}

@@ -1,0 +1,78 @@
+"""What a run keeps of its data: which it was, what was left out of it, whether it has drifted."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from data import Prepared
+from data.config import SINGLE
+from data.drift.gate_report import GateReport
+from data.filters.report import Report
+from orchestrator.config import JobConfig
+from orchestrator.record.journal import Journal
+
+FOLDER = "data"  # in the run folder, and among the artifacts
+
+
+def record_data(
+    journal: Journal,
+    folder: Path,
+    config: JobConfig,
+    prepared: Prepared,
+    drift: Mapping[str, GateReport],
+) -> None:
+    """Write the reports to the run folder, and events that lead from the run to its data."""
+    (folder / FOLDER).mkdir()
+    for name, source in config.data.sources().items():
+        dataset = prepared.datasets[name]
+        for split, shards in (("train", dataset.train), ("validation", dataset.validation)):
+            journal.event(
+                "dataset",
+                name=source.source if name == SINGLE else name,
+                source=source.path or source.source,
+                split=split,
+                mixture=name != SINGLE,
+                folder=str(shards.folder),
+                fingerprint=shards.fingerprint,
+                documents=shards.documents,
+                bytes=shards.manifest.bytes,
+                tokens=shards.tokens,
+            )
+        _write(journal, folder, f"{name}-filters.md", dataset.report.markdown())
+    table = json.dumps(_table({n: d.report for n, d in prepared.datasets.items()}), indent=1)
+    _write(journal, folder, "filters.json", table, table=True)
+    for name, report in drift.items():
+        _write(journal, folder, f"{name}-drift.md", report.markdown())
+        found = [finding.words for finding in report.findings]
+        journal.event("drift", dataset=name, passed=report.passed, findings=found)
+    journal.event(
+        "tokenizer",
+        path=str(prepared.tokenizer_path),
+        kind=config.tokenizer.kind,
+        fingerprint=prepared.tokenizer.fingerprint,
+        vocab_size=prepared.tokenizer.vocab_size,
+    )
+    journal.event("baselines", bits_per_byte=prepared.baselines)
+
+
+def _write(journal: Journal, folder: Path, name: str, text: str, *, table: bool = False) -> None:
+    (folder / FOLDER / name).write_text(text, encoding="utf-8")
+    journal.event("artifact", path=f"{FOLDER}/{name}", artifact_path=FOLDER, table=table)
+
+
+def _table(reports: Mapping[str, Report]) -> dict[str, list[object]]:
+    """What every filter did, as a table that MLflow shows: columns and rows."""
+    columns = ["dataset", "filter", "seen", "dropped", "bytes dropped", "why"]
+    rows = [
+        [
+            name,
+            count.label,
+            count.seen,
+            count.dropped,
+            count.bytes_dropped,
+            ", ".join(f"{reason}: {times}" for reason, times in count.reasons.most_common()),
+        ]
+        for name, report in reports.items()
+        for count in report.filters
+    ]
+    return {"columns": [*columns], "data": [*rows]}

@@ -1,0 +1,83 @@
+"""Whether a job can go on from the checkpoint that `resume` names, known before it starts."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import models
+from data import DataError, Prepared
+from data.feed.ledger import check_prefix
+from data.feed.stream import Stream
+from data.order.resuming import changes, resume
+from data.order.state import DataState
+from orchestrator.config import JobConfig, TrainingConfig
+
+if TYPE_CHECKING:
+    from orchestrator.training.checkpoint import Checkpoint
+
+RECOUNTED_ROWS = 1 << 20  # about a second; `orchestrate data verify RUN` recounts any number
+
+
+def initial_state(config: JobConfig, stream: Stream) -> DataState:
+    """The state of the data before the first step of a new job."""
+    return DataState.begin(
+        stream.mixture,
+        stream.fingerprints,
+        row_tokens=stream.row_tokens,
+        packing=config.data.packing,
+        global_batch_size=config.section(TrainingConfig).global_batch_size,
+        sequence_length=config.data.sequence_length,
+    )
+
+
+def find_start(config: JobConfig) -> "Checkpoint | None":
+    """The verified checkpoint to resume, if any. Raises ValueError if it is of no use."""
+    if config.resume is None:
+        return None
+    if not Path(config.resume).exists():
+        raise ValueError(
+            f"resume={config.resume} does not exist; try resume=outputs/latest, or a run folder "
+            f"in {config.outputs}"
+        )
+    from orchestrator.training import checkpoint
+
+    start, steps = checkpoint.find(Path(config.resume)), config.section(TrainingConfig).steps
+    if start.step >= steps:
+        raise ValueError(
+            f"stage.steps={steps} must be more than the {start.step} steps that "
+            f"resume={config.resume} has done; try stage.steps={2 * start.step}"
+        )
+    return start
+
+
+def resumed_state(
+    start: "Checkpoint", config: JobConfig, prepared: Prepared, stream: Stream
+) -> DataState:
+    """The state of the data that the job goes on with; its batches are those of the job.
+
+    Raises:
+        ValueError: names each setting that keeps the job from continuing `start`, or says that
+            the checkpoint's account of its data does not hold.
+    """
+    rows = config.model.vocab_size or prepared.tokenizer.vocab_size
+    model = models.config_to_dict(replace(config.model, vocab_size=rows))
+    before, theirs, ours = start.manifest, start.data, initial_state(config, stream)
+    wrong = [
+        f"model.{name}={value} must be {before['model'].get(name)}"
+        for name, value in model.items()
+        if value != before["model"].get(name)
+    ]
+    if before["tokenizer_fingerprint"] != prepared.tokenizer.fingerprint:
+        wrong.append(f"the tokenizer must be {start.path / 'tokenizer.json'}")
+    wrong += changes(theirs, ours)
+    if wrong:
+        raise ValueError(
+            f"resume={config.resume} was trained with other settings: {'; and '.join(wrong)}; "
+            "all of them stand in its run folder's config.yaml"
+        )
+    if lost := check_prefix(stream, theirs, RECOUNTED_ROWS):
+        raise ValueError(f"resume={config.resume}: {lost}; use an older checkpoint")
+    try:
+        return resume(theirs, ours)
+    except DataError as error:
+        raise ValueError(f"resume={config.resume}: {error}") from None
