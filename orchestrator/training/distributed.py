@@ -8,9 +8,12 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+T = TypeVar("T")
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)  # a first evaluation or compile may take minutes
 
@@ -81,6 +84,33 @@ def broadcast_text(text: str, device: torch.device) -> str:
     """Rank 0's text, on every rank."""
     codes = gather_integers(list(text.encode()) if rank() == 0 else [], device)
     return bytes(codes).decode()
+
+
+def all_gather_objects(value: T) -> list[T]:
+    """The values of all ranks, in rank order, on every rank."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def gather_objects(value: T) -> list[T] | None:
+    """The values of all ranks, in rank order, on rank 0; None on the others."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] | None = [None] * world_size() if rank() == 0 else None
+    dist.gather_object(value, values)
+    return values
+
+
+def broadcast_object(value: T) -> T:
+    """Rank 0's value, on every rank."""
+    if world_size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
 
 
 def barrier() -> None:
