@@ -32,7 +32,7 @@ def work(job: tuple[JobConfig, Path], channel: Channel) -> Result:
     device = distributed.device_of(config.resources.device)
     with distributed.process_group(device):
         # Under torchrun each process has its own idea of the folder; rank 0's counts.
-        shared = Path(distributed.broadcast_text(str(folder), device))
+        shared = distributed.broadcast_object(folder)
         if not (shared / "config.yaml").is_file():
             raise RuntimeError(
                 f"the run folder {shared} is not on this host; let outputs=FOLDER name a folder "

@@ -1,6 +1,5 @@
 """Pretraining: next-token prediction over a stream of documents, from random weights."""
 
-import json
 import math
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
@@ -8,10 +7,8 @@ from pathlib import Path
 
 import torch
 
-import models
 from data import Loader, Prepared, Stream, evaluation_rows, prepare
 from data.feed.ledger import Ledger
-from data.feed.stream import Damage
 from models.configs import ModelConfig
 from models.cost import flops_per_token
 from models.generate import generate
@@ -31,11 +28,18 @@ def pretrain(config: JobConfig, run: Run) -> Result:
     """Train, evaluate, save, and sample from what was saved. Every rank calls it."""
     stage = config.section(TrainingConfig)
     prepared = prepare(config.data, config.tokenizer)
-    check_same_data(prepared, run.device)
+    check_same_data(prepared)
     vocab_size = config.model.vocab_size or prepared.tokenizer.vocab_size
     model_config = replace(config.model, vocab_size=vocab_size)
-    torch.manual_seed(config.seed)
-    trainer = engine.build(models.build(model_config), config, run.device)
+    trainer = engine.build(
+        model_config,
+        config.engine,
+        config.optim,
+        device=run.device,
+        seed=config.seed,
+        micro_batch=config.batch.micro,
+        accumulation_steps=config.batch.accumulation_steps,
+    )
     stream = Stream.open(prepared.train_sets, config.data)
     training = Training(config, run, prepared, stream, model_config, trainer)
     start = training.restore()
@@ -138,9 +142,8 @@ class Training:
 
     def save(self, step: int) -> None:
         """Publish the checkpoint of this step. Every rank calls it."""
-        device = self.engine.device
-        sums = distributed.gather_integers(self.ledger.sums, device)
-        damage = self._damage_of_all_ranks()
+        sums = [own for rank in distributed.gather_objects(self.ledger.sums) for own in rank]
+        damage = [own for rank in distributed.gather_objects(self.stream.damage) for own in rank]
         known = len(self.ledger.state.exclusions)
         state = self.ledger.commit(sums, damage)
         self.newest = done = checkpoint.save(
@@ -171,11 +174,6 @@ class Training:
             metrics={k: v for k, v in self.latest.items() if k.startswith("validation/")},
         )
 
-    def _damage_of_all_ranks(self) -> list[Damage]:
-        lines = "".join(json.dumps(asdict(own)) + "\n" for own in self.stream.damage)
-        gathered = distributed.gather_integers(list(lines.encode()), self.engine.device)
-        return [Damage(**json.loads(line)) for line in bytes(gathered).decode().splitlines()]
-
     def restore(self) -> Checkpoint | None:
         """Load the newest valid checkpoint of this run, else of the run to resume, if any.
 
@@ -189,7 +187,7 @@ class Training:
             if newest is None and self.config.resume is not None:
                 newest = checkpoint.find(Path(self.config.resume))
             found = str(newest.path) if newest else ""
-        found = distributed.broadcast_text(found, self.engine.device)
+        found = distributed.broadcast_object(found)
         if not found:
             return None
         start = checkpoint.read(Path(found))
@@ -206,9 +204,9 @@ class Training:
         return self.run.folder / "checkpoints"
 
 
-def check_same_data(prepared: Prepared, device: torch.device) -> None:
+def check_same_data(prepared: Prepared) -> None:
     """Raise RuntimeError on a rank whose host has prepared other data than rank 0's."""
-    theirs = distributed.broadcast_text(prepared.fingerprint, device)
+    theirs = distributed.broadcast_object(prepared.fingerprint)
     if prepared.fingerprint != theirs:
         raise RuntimeError(
             f"this host's data has the fingerprint {prepared.fingerprint[:12]}, rank 0's "
