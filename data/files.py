@@ -33,6 +33,11 @@ def size(count: float) -> str:
     return f"{count:.3g} TB"
 
 
+def counted(count: int, what: str) -> str:
+    """A number of things for a reader: 1 step, 2,000 steps."""
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
+
+
 def read_utf8(file: Path) -> str:
     """A file's text without a byte order mark.
 

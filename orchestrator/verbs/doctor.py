@@ -164,7 +164,7 @@ def _shared_memory() -> list[Finding]:
 def _disk(outputs: Path) -> list[Finding]:
     from data import cache_root
     from data.files import size
-    from orchestrator.plan.planning import check_outputs
+    from orchestrator.plan.outputs import check_outputs
 
     findings = []
     for subject, folder, setting in (
