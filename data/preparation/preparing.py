@@ -180,7 +180,7 @@ class _Request:
 
     @cache  # noqa: B019 - a request lives as long as its call
     def _units(self, name: str) -> list[InputUnit]:
-        return units_of(self.sources[name])
+        return units_of(self.sources[name], self.filters[name].columns)
 
     def _scan_folder(self, name: str) -> Path:
         return self.root / "work" / self.outside[name]

@@ -12,10 +12,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from data.contract import kind_of
 from data.files import DamagedData, DataError
 from data.sources import inputs
 from data.sources.compressed import is_compressed, open_bytes
-from data.sources.contract import kind_of
 from data.sources.inputs import InputFile, InputUnit, group, name_of, path_of
 
 PIECE = 8192  # characters; longer text files are cut, so that one file can fill both splits

@@ -13,7 +13,7 @@ from cluster.nodes import Devices
 from data import Prepared, Stream, prepare
 from data.config import SINGLE
 from data.drift.gate_report import GateReport
-from data.files import size
+from data.messages import size
 from data.shards import ShardSet
 from data.tokenizer import vocab_size
 from models import cost
