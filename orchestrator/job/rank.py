@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.gang import Channel
+from data.files import cache_root
 from orchestrator.config import JobConfig
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ def work(assignment: Assignment, channel: Channel) -> Result:
     _keep_freed_memory()
     import torch
 
-    from data import cache_root
     from orchestrator.stages import STAGES
     from orchestrator.stages.run import Run
     from orchestrator.training import distributed
@@ -69,4 +69,8 @@ def _keep_freed_memory() -> None:
 
 def environment(config: JobConfig) -> dict[str, str]:
     """Environment variables of the workers, set before they import anything."""
-    return {"DS_ACCELERATOR": config.resources.device, "TOKENIZERS_PARALLELISM": "false"}
+    return {
+        "DS_ACCELERATOR": config.resources.device,
+        "TOKENIZERS_PARALLELISM": "false",
+        "ORCHESTRATE_CACHE": str(cache_root()),
+    }

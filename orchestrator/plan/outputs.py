@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.files import size
+from data.messages import size
 
 if TYPE_CHECKING:
     from orchestrator.plan.planning import Plan

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.nodes import Devices
-from data.files import counted, size
+from data.messages import counted, size
 from orchestrator.config import JobConfig, TrainingConfig
 from orchestrator.plan.devices import check_fits
 from orchestrator.plan.memory import Memory, memory_of

@@ -151,7 +151,7 @@ def _deepspeed() -> list[Finding]:
 
 
 def _shared_memory() -> list[Finding]:
-    from data.files import size
+    from data.messages import size
 
     shared = Path("/dev/shm")
     if not shared.is_dir():
@@ -163,7 +163,7 @@ def _shared_memory() -> list[Finding]:
 
 def _disk(outputs: Path) -> list[Finding]:
     from data import cache_root
-    from data.files import size
+    from data.messages import size
     from orchestrator.plan.outputs import check_outputs
 
     findings = []

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data.files import size
+from data.messages import size
 from models.configs import GPTConfig
 from orchestrator.config import (
     EngineConfig,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from data import Prepared, ShardSet, Stream, vocab_size
 from data.drift.gate_report import GateReport
-from data.files import counted
+from data.messages import counted
 from models import cost
 from orchestrator.config import JobConfig
 from orchestrator.stages.language.drift import check_drift
@@ -57,6 +57,7 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
     drift = check_drift(config, prepared)
     check_prompts(config, prepared)
     padding = 1 - sum(own.efficiency for own in stream.rows.values()) / len(stream.rows)
+    published = prepared.published()
     return Ready(
         _outline(
             config,
@@ -65,8 +66,9 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
             repetitions,
             drift,
         ),
-        inputs=None,
+        inputs=published,
         record=partial(record_data, config=config, prepared=prepared, drift=drift),
+        files=tuple(published.folders()),
     )
 
 

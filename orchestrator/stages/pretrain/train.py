@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 import models
-from data import Loader, Prepared, Stream, evaluation_rows, prepare
+from data import Loader, Prepared, Published, Stream, evaluation_rows, open_published
 from data.feed.ledger import Ledger
 from data.feed.stream import Damage
 from models.configs import ModelConfig
@@ -28,11 +28,10 @@ from orchestrator.training.loop import Metrics, Schedule, evaluate_loss, fit
 from orchestrator.training.optim import learning_rate
 
 
-def pretrain(config: JobConfig, inputs: None, run: Run) -> Result:
+def pretrain(config: JobConfig, inputs: Published, run: Run) -> Result:
     """Train, evaluate, save, and sample from what was saved. Every rank calls it."""
     stage = config.section(PretrainConfig)
-    prepared = prepare(config.data, config.tokenizer)
-    check_same_data(prepared, run.device)
+    prepared = open_published(inputs, run.cache)
     vocab_size = config.model.vocab_size or prepared.tokenizer.vocab_size
     model_config = replace(config.model, vocab_size=vocab_size)
     torch.manual_seed(config.seed)
@@ -217,16 +216,6 @@ class Training:
     @property
     def _root(self) -> Path:
         return self.run.folder / "checkpoints"
-
-
-def check_same_data(prepared: Prepared, device: torch.device) -> None:
-    """Raise RuntimeError on a rank whose host has prepared other data than rank 0's."""
-    theirs = distributed.broadcast_text(prepared.fingerprint, device)
-    if prepared.fingerprint != theirs:
-        raise RuntimeError(
-            f"this host's data has the fingerprint {prepared.fingerprint[:12]}, rank 0's "
-            f"{theirs[:12]}; let ORCHESTRATE_CACHE name one folder that all hosts share"
-        )
 
 
 def _device_name(device: torch.device) -> str:
