@@ -1,7 +1,7 @@
 """How units of work are carried out, and how far they have come.
 
 A Runner calls a function with each of some arguments, anywhere and in any order, and gives the
-results in order of the arguments. `inline` is the one that needs nothing; services of many
+results in order of the arguments. `inline` is the one that needs nothing; pools of many
 workers are the caller's.
 """
 
