@@ -7,7 +7,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from orchestrator.compose.schema import register
 from orchestrator.config import JobConfig
@@ -45,7 +45,9 @@ def compose(arguments: Sequence[str]) -> list[tuple[JobConfig, list[str]]]:
             refusal.check_known(composed)
             refusal.check_mixture(composed, HydraConfig.get().runtime.choices)
             refusal.check_switches(composed, ((o.key_or_group, o.value()) for o in parsed))
-            jobs.append((OmegaConf.to_object(composed), overrides))  # type: ignore[arg-type]
+            job = cast(JobConfig, OmegaConf.to_object(composed))
+            refusal.check_read(job.stage, (own.key_or_group for own in parsed))
+            jobs.append((job, overrides))
         except (OmegaConfBaseException, ValueError) as error:
             many = HydraConfig.get().mode is RunMode.MULTIRUN
             where = f"in the job {' '.join(overrides)}: " if many else ""
