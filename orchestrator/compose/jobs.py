@@ -15,7 +15,7 @@ from orchestrator.config import JobConfig
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-OPEN = (r"data\.datasets", r"data\.contract\.columns")
+OPEN = (r"data\.datasets", r"data\.contract\.columns", "roles")
 
 
 def compose(arguments: Sequence[str]) -> list[tuple[JobConfig, list[str]]]:
@@ -80,18 +80,18 @@ def compose_one(overrides: Sequence[str]) -> JobConfig:
 
 
 def _whole(word: str) -> str:
-    """A setting of one dataset of a mixture as one of `data.datasets`, which may have no such name.
+    """A setting of one dataset of a mixture, or of one role, as one of all of them.
 
-    data.datasets.a.weight=2 becomes data.datasets={a: {weight: 2}}: Hydra merges it with what
-    there is. Several values, for a sweep, stay as they are.
+    data.datasets.a.weight=2 becomes data.datasets={a: {weight: 2}}, since the name is new to
+    Hydra, which merges the whole with what there is. Several values, for a sweep, stay.
     """
-    found = re.match(r"^\+*data\.datasets\.([\w.]+)=(\{.*|[^,]*)$", word)
+    found = re.match(r"^\+*(data\.datasets|roles)\.([\w.]+)=(\{.*|[^,]*)$", word)
     if found is None:
         return word
-    value = found[2]
-    for part in reversed(found[1].split(".")):
+    value = found[3]
+    for part in reversed(found[2].split(".")):
         value = f"{{{part}: {value}}}"
-    return f"data.datasets={value}"
+    return f"{found[1]}={value}"
 
 
 @contextlib.contextmanager
