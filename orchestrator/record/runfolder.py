@@ -63,6 +63,12 @@ def write_result(folder: Path, result: dict[str, Any]) -> None:
     write_text_atomic(folder / "result.json", text)
 
 
+def write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write a table as MLflow shows it: columns and rows."""
+    table = {"columns": list(columns), "data": [list(row) for row in rows]}
+    write_text_atomic(path, json.dumps(table, indent=1))
+
+
 def _point_latest(outputs: Path, folder: Path) -> None:
     link = outputs / f".{LATEST}-{folder.name}"
     link.symlink_to(folder.relative_to(outputs))
