@@ -151,7 +151,7 @@ def _deepspeed() -> list[Finding]:
 
 
 def _shared_memory() -> list[Finding]:
-    from data.files import size
+    from data.messages import size
 
     shared = Path("/dev/shm")
     if not shared.is_dir():
@@ -163,8 +163,8 @@ def _shared_memory() -> list[Finding]:
 
 def _disk(outputs: Path) -> list[Finding]:
     from data import cache_root
-    from data.files import size
-    from orchestrator.plan.planning import check_outputs
+    from data.messages import size
+    from orchestrator.plan.outputs import check_outputs
 
     findings = []
     for subject, folder, setting in (

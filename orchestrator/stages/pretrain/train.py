@@ -1,21 +1,22 @@
 """Pretraining: next-token prediction over a stream of documents, from random weights."""
 
-import math
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 
-from data import Loader, Prepared, Stream, evaluation_rows, prepare
+from data import Loader, Prepared, Published, Stream, evaluation_rows, open_published
 from data.feed.ledger import Ledger
 from models.configs import ModelConfig
 from models.cost import flops_per_token
-from models.generate import generate
-from orchestrator.config import JobConfig, TrainingConfig
+from orchestrator.config import JobConfig
 from orchestrator.stages.language.resuming import initial_state, resumed_state
+from orchestrator.stages.language.sampling import sample
+from orchestrator.stages.language.scoring import bits_per_byte, comparison, perplexity
 from orchestrator.stages.pretrain.stage import PretrainConfig
-from orchestrator.stages.run import Result, Run
+from orchestrator.stages.result import Result
+from orchestrator.stages.run import Run
 from orchestrator.training import checkpoint, distributed, engine
 from orchestrator.training.checkpoint import Checkpoint
 from orchestrator.training.engine import Engine
@@ -24,11 +25,10 @@ from orchestrator.training.loop import Metrics, Schedule, evaluate_loss, fit
 from orchestrator.training.optim import learning_rate
 
 
-def pretrain(config: JobConfig, run: Run) -> Result:
+def pretrain(config: JobConfig, inputs: Published, run: Run) -> Result:
     """Train, evaluate, save, and sample from what was saved. Every rank calls it."""
-    stage = config.section(TrainingConfig)
-    prepared = prepare(config.data, config.tokenizer)
-    check_same_data(prepared)
+    stage = config.section(PretrainConfig)
+    prepared = open_published(inputs, run.cache)
     vocab_size = config.model.vocab_size or prepared.tokenizer.vocab_size
     model_config = replace(config.model, vocab_size=vocab_size)
     trainer = engine.build(
@@ -71,16 +71,28 @@ def pretrain(config: JobConfig, run: Run) -> Result:
             save=training.save,
             should_stop=run.should_stop,
         )
-    newest = training.newest
-    sampling = distributed.rank() == 0 and newest is not None and not outcome.stopped
+    newest, texts = training.newest, []
+    if distributed.rank() == 0 and newest is not None and not outcome.stopped:
+        texts = sample(
+            newest,
+            prepared.tokenizer,
+            stage.prompts if stage.sample_tokens else (),
+            new_tokens=stage.sample_tokens,
+            most_tokens=config.data.sequence_length,
+            seed=config.seed,
+        )
     return Result(
         steps=outcome.step,
-        tokens=outcome.tokens,
-        tokens_per_second=outcome.tokens / max(outcome.training_seconds, 1e-9),
         stopped=outcome.stopped,
         checkpoint=str(newest.path) if newest else None,
         metrics=training.latest,
-        samples=sample(newest, prepared, config) if sampling and newest else [],
+        tokens=outcome.tokens,
+        tokens_per_second=outcome.tokens / max(outcome.training_seconds, 1e-9),
+        samples=tuple(texts),
+        tables=(comparison(training.latest["validation/bits_per_byte"], prepared.baselines),)
+        if "validation/bits_per_byte" in training.latest
+        else (),
+        next=(("write text", "orchestrate generate {run} --prompt 'Return the'"),),
     )
 
 
@@ -159,7 +171,7 @@ class Training:
             },
         )
         if distributed.rank() == 0:
-            checkpoint.retain(self._root, self.config.section(TrainingConfig).checkpoints_kept)
+            checkpoint.retain(self._root, self.config.section(PretrainConfig).checkpoints_kept)
         for left_out in state.exclusions[known:]:
             self.run.event("data_skipped", **asdict(left_out))
         self.run.event(
@@ -202,54 +214,6 @@ class Training:
     @property
     def _root(self) -> Path:
         return self.run.folder / "checkpoints"
-
-
-def check_same_data(prepared: Prepared) -> None:
-    """Raise RuntimeError on a rank whose host has prepared other data than rank 0's."""
-    theirs = distributed.broadcast_object(prepared.fingerprint)
-    if prepared.fingerprint != theirs:
-        raise RuntimeError(
-            f"this host's data has the fingerprint {prepared.fingerprint[:12]}, rank 0's "
-            f"{theirs[:12]}; let ORCHESTRATE_CACHE name one folder that all hosts share"
-        )
-
-
-def bits_per_byte(nats: float, size: int) -> float:
-    """Nats of all tokens of a text, in bits, over its bytes; independent of the tokenizer."""
-    return nats / math.log(2) / size
-
-
-def perplexity(loss: float) -> float:
-    """exp of a loss in nats per token; infinite where that exceeds a float (from 710 nats on)."""
-    try:
-        return math.exp(loss)
-    except OverflowError:
-        return math.inf
-
-
-def sample(newest: Checkpoint, prepared: Prepared, config: JobConfig) -> list[str]:
-    """Texts that the saved weights write after each prompt; reads the checkpoint anew."""
-    stage, tokenizer = config.section(PretrainConfig), prepared.tokenizer
-    if stage.sample_tokens == 0:
-        return []
-    model = checkpoint.load_gpt(newest)
-    generator = torch.Generator().manual_seed(config.seed)
-    texts = []
-    for prompt in stage.prompts:
-        tokens = torch.tensor([[tokenizer.end_of_text, *tokenizer.encode(prompt)]])
-        room = config.data.sequence_length - tokens.shape[1]
-        written = generate(
-            model,
-            tokens,
-            min(stage.sample_tokens, room),
-            temperature=0.6,
-            top_p=0.95,
-            stop_tokens=(tokenizer.end_of_text,),
-            generator=generator,
-        )
-        ids = [int(token) for token in written[0, 1:] if token != tokenizer.end_of_text]
-        texts.append(tokenizer.decode(ids))
-    return texts
 
 
 def _device_name(device: torch.device) -> str:
