@@ -19,7 +19,7 @@ import yaml
 from cluster.nodes import Devices
 from data.files import write_text_atomic
 from orchestrator.config import JobConfig, to_dict
-from orchestrator.record.journal import strict
+from orchestrator.record.lines import strict
 from orchestrator.record.redaction import Redactor
 
 PACKAGES = (
@@ -61,6 +61,12 @@ def write_result(folder: Path, result: dict[str, Any]) -> None:
     """Write result.json, whole or not at all; NaN and infinity are strings as in the journal."""
     text = json.dumps(strict(result), indent=1, allow_nan=False)
     write_text_atomic(folder / "result.json", text)
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write a table as MLflow shows it: columns and rows."""
+    table = {"columns": list(columns), "data": [list(row) for row in rows]}
+    write_text_atomic(path, json.dumps(table, indent=1))
 
 
 def _point_latest(outputs: Path, folder: Path) -> None:

@@ -14,7 +14,7 @@ def main(argv: Sequence[str]) -> int:
     """Write the folder; returns the exit code. Raises ValueError for a wrong request."""
     options = parser().parse_args(argv)
 
-    from data.files import size
+    from data.messages import size
     from orchestrator.training import checkpoint
 
     found = checkpoint.find(Path(options.path))

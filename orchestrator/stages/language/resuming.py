@@ -1,7 +1,6 @@
-"""Whether a job can go on from the checkpoint that `resume` names, known before it starts."""
+"""Whether a job can go on from a checkpoint, by its model, tokenizer and account of its data."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import models
@@ -28,26 +27,6 @@ def initial_state(config: JobConfig, stream: Stream) -> DataState:
         global_batch_size=config.section(TrainingConfig).global_batch_size,
         sequence_length=config.data.sequence_length,
     )
-
-
-def find_start(config: JobConfig) -> "Checkpoint | None":
-    """The verified checkpoint to resume, if any. Raises ValueError if it is of no use."""
-    if config.resume is None:
-        return None
-    if not Path(config.resume).exists():
-        raise ValueError(
-            f"resume={config.resume} does not exist; try resume=outputs/latest, or a run folder "
-            f"in {config.outputs}"
-        )
-    from orchestrator.training import checkpoint
-
-    start, steps = checkpoint.find(Path(config.resume)), config.section(TrainingConfig).steps
-    if start.step >= steps:
-        raise ValueError(
-            f"stage.steps={steps} must be more than the {start.step} steps that "
-            f"resume={config.resume} has done; try stage.steps={2 * start.step}"
-        )
-    return start
 
 
 def resumed_state(

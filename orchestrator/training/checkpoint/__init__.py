@@ -32,7 +32,7 @@ from orchestrator.training.checkpoint.manifest import (
     folder_name,
     read,
 )
-from orchestrator.training.checkpoint.reading import check_fits, load_gpt, load_model, open_role
+from orchestrator.training.checkpoint.reading import load_gpt, load_model, open_role
 from orchestrator.training.checkpoint.retention import Retention
 from orchestrator.training.checkpoint.writing import NonFiniteState, SavedRole, SaveFailed, save
 
@@ -46,7 +46,6 @@ __all__ = [
     "SaveFailed",
     "SavedRole",
     "Weights",
-    "check_fits",
     "digest",
     "export",
     "find",

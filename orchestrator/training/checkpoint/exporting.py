@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import models
-from data.files import fsync_folder, sha256_file, size
+from data.files import fsync_folder, sha256_file
+from data.messages import size
 from models.configs import ModelConfig
 from orchestrator.training.checkpoint.finding import find
 from orchestrator.training.checkpoint.manifest import (

@@ -78,7 +78,7 @@ def verify_shared(path: Path) -> Checkpoint:
         check_hashes(checkpoint, distributed.rank(), distributed.world_size())
     except CheckpointError as error:
         problem = str(error)
-    problems = [said for said in distributed.all_gather_objects(problem) if said is not None]
+    problems = [said for said in distributed.gather_objects(problem) if said is not None]
     if problems or checkpoint is None:
         raise CheckpointError(problems[0])
     return checkpoint

@@ -1,7 +1,7 @@
 """Reading a role by ranges: a rank touches the bytes it asks for and no others."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from orchestrator.training.checkpoint.tensorfile import (
     read_elements,
     read_header,
 )
-from orchestrator.training.state import WEIGHT, StateReader
+from orchestrator.training.state import WEIGHT, StateReader, check_parameters
 
 
 def open_role(checkpoint: Checkpoint, role: str | None = None) -> StateReader:
@@ -128,39 +128,12 @@ def read_whole(reader: StateReader, name: str) -> Tensor:
     return reader.read(name, WEIGHT, 0, math.prod(shape)).view(shape)
 
 
-def check_fits(
-    reader: StateReader, expected: Iterable[tuple[str, Sequence[int]]], source: Path | str
-) -> None:
-    """Compare saved weights with the parameters (name, shape) of the model that is to take them.
-
-    Raises:
-        CheckpointError: names the first tensor that differs, and `source`, where they come from.
-    """
-    saved = {name: tuple(reader.shape(name)) for name in reader.names()}
-    for name, shape in expected:
-        if name not in saved:
-            raise CheckpointError(
-                f"the weights in {source} are of another architecture: they have no {name}, "
-                f"which the model has with shape {tuple(shape)}"
-            )
-        if saved.pop(name) != tuple(shape):
-            raise CheckpointError(
-                f"the weights in {source} are of another size: {name} has shape "
-                f"{tuple(reader.shape(name))} there and {tuple(shape)} in the model"
-            )
-    for name, shape in saved.items():
-        raise CheckpointError(
-            f"the weights in {source} are of another architecture: the model has no {name}, "
-            f"which they have with shape {shape}"
-        )
-
-
 def load_model(checkpoint: Checkpoint, role: str | None = None) -> nn.Module:
     """The model of a role with its weights, on the CPU, in fp32."""
     with torch.device("meta"):
         model = models.build(checkpoint.model_config(role))
     reader = open_role(checkpoint, role)
-    check_fits(reader, ((n, p.shape) for n, p in model.named_parameters()), checkpoint.path)
+    check_parameters(reader, {name: tuple(p.shape) for name, p in model.named_parameters()})
     weights = {name: read_whole(reader, name) for name in reader.names()}
     model.load_state_dict(weights, assign=True)
     return model

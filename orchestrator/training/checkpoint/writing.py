@@ -96,7 +96,7 @@ def save(
         share = _write_share(partial, roles)
     except Exception as caught:  # told to the others before it ends this rank
         error, share = caught, _Share({}, {}, f"{type(caught).__name__}: {caught}")
-    shares = distributed.gather_objects(share)
+    shares = distributed.gather_on_rank_0(share)
     outcome: Checkpoint | str = ""
     if shares is not None:
         try:

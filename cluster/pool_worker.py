@@ -1,4 +1,4 @@
-"""One worker of a service, and how functions, results and exceptions travel to it and back."""
+"""One worker of a pool, and how functions, results and exceptions travel to it and back."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Answer:
     traceback: str = ""
 
 
-class ServiceWorker(Worker):
+class PoolWorker(Worker):
     """The Ray actor; one unit at a time."""
 
     def answer(self, pickled: bytes, argument: Any) -> Answer:
