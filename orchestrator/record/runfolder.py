@@ -19,7 +19,7 @@ import yaml
 from cluster.nodes import Devices
 from data.files import write_text_atomic
 from orchestrator.config import JobConfig, to_dict
-from orchestrator.record.journal import strict
+from orchestrator.record.lines import strict
 from orchestrator.record.redaction import Redactor
 
 PACKAGES = (

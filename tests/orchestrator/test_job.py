@@ -19,7 +19,7 @@ import psutil
 import pytest
 import yaml
 
-from orchestrator.record import journal
+from orchestrator.record.lines import read
 
 ROOT = Path(__file__).parents[2]
 STEPS = 12
@@ -98,7 +98,7 @@ class Job:
         return json.loads((self.run / "result.json").read_text())
 
     def events(self, kind):
-        lines, _ = journal.read(self.run / "events.jsonl")
+        lines, _ = read(self.run / "events.jsonl")
         return [line for line in lines if line["event"] == kind]
 
     def workers(self):
@@ -108,7 +108,7 @@ class Job:
 
     def metric(self, name="train/loss"):
         """The journal's value of each step."""
-        lines, _ = journal.read(self.run / "metrics.jsonl")
+        lines, _ = read(self.run / "metrics.jsonl")
         return {line["step"]: line["metrics"][name] for line in lines if name in line["metrics"]}
 
     def steps_done(self):
@@ -194,7 +194,7 @@ def test_the_quick_start_ends_well_and_leaves_what_it_promises(quick):
 
 
 def test_the_journal_of_the_quick_start_has_every_step_once_and_the_result_repeats_it(quick):
-    lines, _ = journal.read(quick.run / "metrics.jsonl")
+    lines, _ = read(quick.run / "metrics.jsonl")
     steps = [line["step"] for line in lines if "train/loss" in line["metrics"]]
     assert steps == list(range(1, STEPS + 1))
     assert list(quick.metric("validation/loss")) == [6, 12]

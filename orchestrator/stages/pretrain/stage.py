@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from models.configs import language
 from orchestrator.config.checks import check_at_least
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 @dataclass
 class PretrainConfig(TrainingConfig):
     """Next-token training of a model, from random weights or from those of `model.weights`."""
+
+    reads: ClassVar[tuple[str, ...]] = (*TrainingConfig.reads, "data", "tokenizer")
 
     name: str = "pretrain"
     steps: int = 420
