@@ -11,7 +11,7 @@ import models
 from data import Loader, Prepared, Published, Stream, evaluation_rows, open_published
 from data.feed.ledger import Ledger
 from data.feed.stream import Damage
-from models.configs import ModelConfig
+from models.configs import ModelConfig, language
 from models.cost import flops_per_token
 from orchestrator.config import JobConfig
 from orchestrator.stages.language.resuming import initial_state, resumed_state
@@ -32,8 +32,9 @@ def pretrain(config: JobConfig, inputs: Published, run: Run) -> Result:
     """Train, evaluate, save, and sample from what was saved. Every rank calls it."""
     stage = config.section(PretrainConfig)
     prepared = open_published(inputs, run.cache)
-    vocab_size = config.model.vocab_size or prepared.tokenizer.vocab_size
-    model_config = replace(config.model, vocab_size=vocab_size)
+    model_config = language(config.model)
+    vocab_size = model_config.vocab_size or prepared.tokenizer.vocab_size
+    model_config = replace(model_config, vocab_size=vocab_size)
     torch.manual_seed(config.seed)
     trainer = engine.build(models.build(model_config), config, run.device)
     stream = Stream.open(prepared.train_sets, config.data)
