@@ -1,16 +1,13 @@
 """Pretraining: next-token prediction over a stream of documents, from random weights."""
 
-import json
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 
-import models
 from data import Loader, Prepared, Published, Stream, evaluation_rows, open_published
 from data.feed.ledger import Ledger
-from data.feed.stream import Damage
 from models.configs import ModelConfig, language
 from models.cost import flops_per_token
 from orchestrator.config import JobConfig
@@ -35,8 +32,15 @@ def pretrain(config: JobConfig, inputs: Published, run: Run) -> Result:
     model_config = language(config.model)
     vocab_size = model_config.vocab_size or prepared.tokenizer.vocab_size
     model_config = replace(model_config, vocab_size=vocab_size)
-    torch.manual_seed(config.seed)
-    trainer = engine.build(models.build(model_config), config, run.device)
+    trainer = engine.build(
+        model_config,
+        config.engine,
+        config.optim,
+        device=run.device,
+        seed=config.seed,
+        micro_batch=config.batch.micro,
+        accumulation_steps=config.batch.accumulation_steps,
+    )
     stream = Stream.open(prepared.train_sets, config.data)
     training = Training(config, run, prepared, stream, model_config, trainer)
     start = training.restore()
@@ -151,9 +155,8 @@ class Training:
 
     def save(self, step: int) -> None:
         """Publish the checkpoint of this step. Every rank calls it."""
-        device = self.engine.device
-        sums = distributed.gather_integers(self.ledger.sums, device)
-        damage = self._damage_of_all_ranks()
+        sums = [own for rank in distributed.gather_objects(self.ledger.sums) for own in rank]
+        damage = [own for rank in distributed.gather_objects(self.stream.damage) for own in rank]
         known = len(self.ledger.state.exclusions)
         state = self.ledger.commit(sums, damage)
         self.newest = done = checkpoint.save(
@@ -184,11 +187,6 @@ class Training:
             metrics={k: v for k, v in self.latest.items() if k.startswith("validation/")},
         )
 
-    def _damage_of_all_ranks(self) -> list[Damage]:
-        lines = "".join(json.dumps(asdict(own)) + "\n" for own in self.stream.damage)
-        gathered = distributed.gather_integers(list(lines.encode()), self.engine.device)
-        return [Damage(**json.loads(line)) for line in bytes(gathered).decode().splitlines()]
-
     def restore(self) -> Checkpoint | None:
         """Load the newest valid checkpoint of this run, else of the run to resume, if any.
 
@@ -202,7 +200,7 @@ class Training:
             if newest is None and self.config.resume is not None:
                 newest = checkpoint.find(Path(self.config.resume))
             found = str(newest.path) if newest else ""
-        found = distributed.broadcast_text(found, self.engine.device)
+        found = distributed.broadcast_object(found)
         if not found:
             return None
         start = checkpoint.read(Path(found))
