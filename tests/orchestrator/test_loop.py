@@ -22,7 +22,7 @@ def weights_of(trainer):
 
 def spoil_logits(trainer, factor):
     forward = trainer.forward
-    trainer.forward = lambda *inputs: forward(*inputs) * factor
+    trainer.forward = lambda *inputs, **named: forward(*inputs, **named) * factor
 
 
 class NanGradient(torch.autograd.Function):
@@ -61,7 +61,7 @@ def nan_in_the_gradient(names, precision):
 
 def spoil_gradient(trainer):
     forward = trainer.forward
-    trainer.forward = lambda *inputs: NanGradient.apply(forward(*inputs))
+    trainer.forward = lambda *inputs, **named: NanGradient.apply(forward(*inputs, **named))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

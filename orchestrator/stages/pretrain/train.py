@@ -8,7 +8,7 @@ import torch
 
 from data import Loader, Prepared, Published, Stream, evaluation_rows, open_published
 from data.feed.ledger import Ledger
-from models.configs import ModelConfig
+from models.configs import ModelConfig, language
 from models.cost import flops_per_token
 from orchestrator.config import JobConfig
 from orchestrator.stages.language.resuming import initial_state, resumed_state
@@ -29,8 +29,9 @@ def pretrain(config: JobConfig, inputs: Published, run: Run) -> Result:
     """Train, evaluate, save, and sample from what was saved. Every rank calls it."""
     stage = config.section(PretrainConfig)
     prepared = open_published(inputs, run.cache)
-    vocab_size = config.model.vocab_size or prepared.tokenizer.vocab_size
-    model_config = replace(config.model, vocab_size=vocab_size)
+    model_config = language(config.model)
+    vocab_size = model_config.vocab_size or prepared.tokenizer.vocab_size
+    model_config = replace(model_config, vocab_size=vocab_size)
     trainer = engine.build(
         model_config,
         config.engine,
@@ -197,7 +198,7 @@ class Training:
         if start is not None:
             self.retention.trust(start)
         elif self.config.resume is not None:
-            start = checkpoint.find_shared(Path(self.config.resume))
+            start = checkpoint.read(Path(self.config.resume))  # the driver has verified it
         else:
             return None
         state = resumed_state(start, self.config, self.prepared, self.stream)
