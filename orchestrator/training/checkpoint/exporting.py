@@ -20,6 +20,7 @@ from orchestrator.training.checkpoint.manifest import (
     TOKENIZER,
     Checkpoint,
     CheckpointError,
+    read,
 )
 from orchestrator.training.checkpoint.reading import WholeTensors, open_role, read_whole
 from orchestrator.training.checkpoint.tensorfile import HashedFile, TensorWriter
@@ -32,6 +33,8 @@ WEIGHTS = "model.safetensors"
 class Weights(NamedTuple):
     """Weights to start a model from."""
 
+    path: Path
+    """The checkpoint or exported folder they are in."""
     reader: StateReader
     model_config: ModelConfig | None
     """None: only the stage that made them knows the model."""
@@ -86,25 +89,27 @@ def export(checkpoint: Checkpoint, folder: Path, role: str | None = None) -> Pat
     return folder
 
 
-def open_weights(path: Path, role: str | None = None) -> Weights:
-    """The verified weights in a run folder, a checkpoint or an exported folder.
+def open_weights(path: Path, role: str | None = None, *, verified: bool = False) -> Weights:
+    """The weights in a run folder, a checkpoint or an exported folder.
 
     Args:
         path: where they are; of a run, the newest valid checkpoint.
         role: of a checkpoint; None: the only one. An exported folder holds one role.
+        verified: whether `path` is the `Weights.path` of an earlier call, by this process or
+            the driver of its job; then nothing is hashed again.
 
     Raises:
         CheckpointError: nothing valid is there, or not that role.
     """
     if (path / MODEL).is_file():
-        return _open_exported(path, role)
-    checkpoint = find(path)
+        return _open_exported(path, role, verified)
+    checkpoint = read(path) if verified else find(path)
     record = checkpoint.role(role)[1]
-    config = models.config_from_dict(record.model) if record.model is not None else None
-    return Weights(open_role(checkpoint, role), config, checkpoint.tokenizer)
+    reader = open_role(checkpoint, role)
+    return Weights(checkpoint.path, reader, _config(record.model), checkpoint.tokenizer)
 
 
-def _open_exported(folder: Path, role: str | None) -> Weights:
+def _open_exported(folder: Path, role: str | None, verified: bool) -> Weights:
     try:
         described: dict[str, Any] = json.loads((folder / MODEL).read_bytes())
         files, config, has = described["files"], described["model"], described["source"]["role"]
@@ -112,11 +117,12 @@ def _open_exported(folder: Path, role: str | None) -> Weights:
         raise CheckpointError(f"{folder / MODEL} is damaged ({error}); export it again") from None
     if role not in (None, has):
         raise CheckpointError(f"{folder} has the role {has}, not {role}")
-    for name, file in files.items():
+    for name, file in () if verified else files.items():
         if not (folder / name).is_file() or sha256_file(folder / name) != file["sha256"]:
             raise CheckpointError(f"{folder / name} is missing or damaged; export it again")
-    return Weights(
-        WholeTensors([folder / WEIGHTS]),
-        models.config_from_dict(config) if config is not None else None,
-        folder / TOKENIZER if TOKENIZER in files else None,
-    )
+    tokenizer = folder / TOKENIZER if TOKENIZER in files else None
+    return Weights(folder, WholeTensors([folder / WEIGHTS]), _config(config), tokenizer)
+
+
+def _config(plain: dict[str, Any] | None) -> ModelConfig | None:
+    return models.config_from_dict(plain) if plain is not None else None

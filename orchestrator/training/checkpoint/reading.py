@@ -3,11 +3,13 @@
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 import models
+from models.configs import GPTConfig, ModelConfig
 from models.gpt import GPT
 from orchestrator.training.checkpoint.manifest import (
     Checkpoint,
@@ -130,22 +132,34 @@ def read_whole(reader: StateReader, name: str) -> Tensor:
 
 def load_model(checkpoint: Checkpoint, role: str | None = None) -> nn.Module:
     """The model of a role with its weights, on the CPU, in fp32."""
-    with torch.device("meta"):
-        model = models.build(checkpoint.model_config(role))
-    reader = open_role(checkpoint, role)
-    check_parameters(reader, {name: tuple(p.shape) for name, p in model.named_parameters()})
-    weights = {name: read_whole(reader, name) for name in reader.names()}
-    model.load_state_dict(weights, assign=True)
-    return model
+    return _build(open_role(checkpoint, role), checkpoint.model_config(role))
 
 
 def load_gpt(checkpoint: Checkpoint, role: str | None = None) -> GPT:
     """The model of a role that can write text. Raises CheckpointError for other families."""
-    model = load_model(checkpoint, role)
-    if not isinstance(model, GPT):
+    reader = open_role(checkpoint, role)
+    return build_gpt(reader, checkpoint.model_config(role), checkpoint.path)
+
+
+def build_gpt(reader: StateReader, config: ModelConfig | None, source: Path) -> GPT:
+    """A model that can write text, with the weights that `reader` finds in `source`.
+
+    Raises:
+        CheckpointError: the weights are of another family.
+    """
+    if not isinstance(config, GPTConfig):
+        family = "of the stage's own kind" if config is None else f"of the family {config.family}"
         raise CheckpointError(
-            f"{checkpoint.path} holds a model of the family "
-            f"{checkpoint.model_config(role).family}, which does not write text; give a "
-            "checkpoint of the family gpt"
+            f"{source} holds a model {family}, which does not write text; name one of the family "
+            "gpt"
         )
+    return cast(GPT, _build(reader, config))
+
+
+def _build(reader: StateReader, config: ModelConfig) -> nn.Module:
+    with torch.device("meta"):
+        model = models.build(config)
+    check_parameters(reader, {name: tuple(p.shape) for name, p in model.named_parameters()})
+    weights = {name: read_whole(reader, name) for name in reader.names()}
+    model.load_state_dict(weights, assign=True)
     return model
