@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from orchestrator.stages.result import Result
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+PLACE = ("rank", "host", "ip", "node", "pid", "gpus", "log")  # of a worker, for the record
 
 
 def execute(config: JobConfig, overrides: Sequence[str], asked: float) -> int:
@@ -148,7 +149,8 @@ class Job:
 
     def _admitted(self, workers: list[dict[str, Any]]) -> None:
         self.startup.enter("import of torch")
-        self._journal.event("admitted", workers=workers)
+        facts = [{name: worker[name] for name in PLACE} for worker in workers]
+        self._journal.event("admitted", workers=facts)
         self.screen.phase("workers import torch and build the model")
 
     def _take(self, rank: int, records: list[dict[str, Any]]) -> None:
@@ -189,6 +191,14 @@ class Job:
         self._journal.event(
             "started", stage=self.config.stage.name, host=os.uname().nodename, pid=os.getpid()
         )
+        for role, weights in self.plan.weights.items():
+            self._journal.event(
+                "weights",
+                role=role,
+                path=str(weights.path),
+                step=weights.step,
+                manifest_sha256=weights.manifest_sha256,
+            )
         assert self.plan.ready is not None
         self.plan.ready.record(self._journal, self.folder)
 
