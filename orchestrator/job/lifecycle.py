@@ -160,7 +160,7 @@ class Job:
                 self._journal.metrics(record["step"], record["metrics"], record["time_ms"])
                 self.standing.see_metrics(record["step"], record["metrics"])
                 self.screen.metrics(self.standing, record["metrics"])
-                if not self._stepped:
+                if not self._stepped and self.plan.outline.steps:
                     self._first_step()
             else:
                 self._event(record)

@@ -101,13 +101,13 @@ def evaluate(config: JobConfig, inputs: Inputs, run: Run) -> Result:
                 f"{score.tokens.sum():,.0f}",
                 f"{own['loss']:.4f}",
                 f"{own['perplexity']:.4g}",
-                f"{own['bits_per_byte']:.4f}",
-                f"{low:.4f} to {high:.4f}",
+                f"{own['bits_per_byte']:.3f}",
+                f"{low:.3f} to {high:.3f}",
             )
         )
     run.log(0, metrics)
     run.event("evaluated", **inputs.checkpoint, split=stage.split, metrics=metrics)
-    interval = f"{stage.confidence:.0%} interval"
+    interval = f"{stage.confidence:.0%}"
     columns = ("dataset", "documents", "tokens", "loss", "perplexity", "bits/byte", interval)
     return Result(steps=0, metrics=metrics, tables=(Table("evaluation", columns, tuple(rows)),))
 
