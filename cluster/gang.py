@@ -211,8 +211,6 @@ class Gang:
             survivors = self._run.survivors(grace_s, self._kill)
             kept = {self._order[rank] for rank in survivors}
             self._run = None
-        if self._kill.is_set():
-            raise KeyboardInterrupt("the job was killed")
         kept &= bundles.answering(sorted(kept & bundles.actors.keys()), ANSWER_LIMIT_S)
         bundles.clear(sorted(bundles.actors.keys() - kept))
         bundles.fill()
