@@ -1,5 +1,6 @@
 """One private Ray for two workers, shared by all tests of this folder that need one."""
 
+import psutil
 import pytest
 
 from cluster.placement import Placement
@@ -22,3 +23,16 @@ def session(ray_of_two, request):
 
     cloudpickle.register_pickle_by_value(request.module)
     return ray_of_two
+
+
+@pytest.fixture(scope="session")
+def gone():
+    """Whether a process is gone; one that waits for its parent to notice is."""
+
+    def gone(pid):
+        try:
+            return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    return gone

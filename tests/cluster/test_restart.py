@@ -5,7 +5,6 @@ import signal
 import threading
 import time
 
-import psutil
 import pytest
 
 from cluster.gang import Gang, Placement, WorkerFailed
@@ -14,7 +13,7 @@ TWO = Placement(workers=2, cpus_per_worker=1)
 
 
 @pytest.fixture
-def gang(session, tmp_path):
+def gang(session, tmp_path, gone):
     """A gang of two that has started; nothing of it may be left after the test."""
     import ray
 
@@ -22,7 +21,7 @@ def gang(session, tmp_path):
         gang.start()
         first = list(gang.workers)
         yield gang
-    assert not any(psutil.pid_exists(worker["pid"]) for worker in [*first, *gang.workers])
+    assert all(gone(worker["pid"]) for worker in [*first, *gang.workers])
     states = {group["state"] for group in ray.util.placement_group_table().values()}
     assert states <= {"REMOVED"}
 
@@ -82,14 +81,14 @@ def hold_on(payload, channel):
     time.sleep(600)
 
 
-def test_a_rank_that_raised_is_kept_and_one_that_does_not_come_back_is_replaced(gang):
+def test_a_rank_that_raised_is_kept_and_one_that_does_not_come_back_is_replaced(gang, gone):
     before = list(gang.workers)
     with pytest.raises(WorkerFailed, match="the actual mistake"):
         gang.run(hold_on, None, lambda rank, records: None)
     after = gang.restart(grace_s=0.5)
     assert after[1]["pid"] == before[1]["pid"]
     assert after[0]["pid"] != before[0]["pid"]
-    assert not psutil.pid_exists(before[0]["pid"])
+    assert gone(before[0]["pid"])
     assert gang.run(lambda payload, channel: payload, 7, lambda *_: None) == [7, 7]
 
 
@@ -103,12 +102,12 @@ def have_a_child_and_die(payload, channel):
     time.sleep(600)
 
 
-def test_children_of_a_killed_worker_are_ended_too(gang):
+def test_children_of_a_killed_worker_are_ended_too(gang, gone):
     said = []
     with pytest.raises(WorkerFailed, match="SIGKILL"):
         gang.run(have_a_child_and_die, None, lambda rank, records: said.extend(records))
     gang.restart(grace_s=0)
-    assert not psutil.pid_exists(said[0]["child"])
+    assert gone(said[0]["child"])
 
 
 def fail_both(payload, channel):
@@ -133,7 +132,7 @@ def work_until_told(payload, channel):
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_stopped_process_is_named_soon_after_the_limit_and_replaced(gang, victim):
+def test_a_stopped_process_is_named_soon_after_the_limit_and_replaced(gang, victim, gone):
     before, frozen_at, silences = list(gang.workers), [], []
 
     def on_records(rank, records):
@@ -152,16 +151,16 @@ def test_a_stopped_process_is_named_soon_after_the_limit_and_replaced(gang, vict
     assert last[victim].record_s >= last[victim].answer_s
     after = gang.restart()
     assert after[1 - victim]["pid"] == before[1 - victim]["pid"]
-    assert not psutil.pid_exists(before[victim]["pid"])
+    assert gone(before[victim]["pid"])
 
 
-def test_leaving_does_not_wait_for_a_stopped_process(session, tmp_path):
+def test_leaving_does_not_wait_for_a_stopped_process(session, tmp_path, gone):
     with Gang(TWO, log_folder=tmp_path, stop=threading.Event(), session=session) as gang:
         pid = gang.start()[1]["pid"]
         os.kill(pid, signal.SIGSTOP)
         begun = time.monotonic()
     assert time.monotonic() - begun < 6
-    assert not psutil.pid_exists(pid)
+    assert gone(pid)
 
 
 def test_a_wait_for_room_is_told_and_ends_when_the_job_is_stopped(session, tmp_path, monkeypatch):

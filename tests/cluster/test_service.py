@@ -7,7 +7,6 @@ import threading
 import time
 
 import numpy as np
-import psutil
 import pytest
 
 from cluster.service import Placement, ServiceFailed, service
@@ -51,7 +50,7 @@ class Scale:
 
 
 @pytest.fixture
-def scales(session, tmp_path):
+def scales(session, tmp_path, gone):
     """A service of two toys; nothing of it may be left after the test."""
     said = []
     with service(Scale, 1.0, TWO, log_folder=tmp_path, session=session, say=said.append) as scales:
@@ -59,7 +58,7 @@ def scales(session, tmp_path):
         yield scales
         facts = scales.call_all(Scale.facts)
     for pid in (one[key] for one in facts for key in ("pid", "child")):
-        assert not psutil.pid_exists(pid)
+        assert gone(pid)
 
 
 def test_replicas_have_state_and_are_called_alone_together_or_whoever_is_free(scales):
@@ -90,7 +89,7 @@ def test_map_gives_work_to_whoever_is_free(scales):
     assert [index for index, _, _ in done].count(long) <= 2  # the other one did the rest
 
 
-def test_one_killed_in_the_middle_of_a_call_is_replaced_and_has_the_weights(scales):
+def test_one_killed_in_the_middle_of_a_call_is_replaced_and_has_the_weights(scales, gone):
     scales.broadcast(Scale.load, {"weights": np.float64(2.0)})
     scales.broadcast(Scale.load, {"weights": np.float64(3.0)})
     before = scales.call_all(Scale.facts)
@@ -114,7 +113,7 @@ def test_one_killed_in_the_middle_of_a_call_is_replaced_and_has_the_weights(scal
     assert "replica 1 on" in scales.said[0]
     assert "was killed by SIGKILL" in scales.said[0]
     assert "at slow; it is replaced" in scales.said[0]
-    assert not psutil.pid_exists(before[1]["child"])
+    assert gone(before[1]["child"])
 
 
 def test_one_that_died_while_nobody_called_it_does_not_fail_the_next_call(scales):
@@ -154,7 +153,7 @@ def test_an_exception_of_the_factory_comes_as_itself(session, tmp_path):
         pass
 
 
-def test_the_stop_event_ends_calls_under_way(session, tmp_path):
+def test_the_stop_event_ends_calls_under_way(session, tmp_path, gone):
     stop = threading.Event()
     with service(Scale, 0.0, TWO, log_folder=tmp_path, session=session, stop=stop) as scales:
         pids = [pid for _, pid, _ in scales.call_all(Scale.slow, 0)]
@@ -163,4 +162,4 @@ def test_the_stop_event_ends_calls_under_way(session, tmp_path):
         with pytest.raises(KeyboardInterrupt):
             scales.call_all(Scale.slow, 600)
         assert time.monotonic() - begun < 3
-    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert all(gone(pid) for pid in pids)
