@@ -1,6 +1,5 @@
 """What a stage may ask of the job around it, and what it gives back."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import torch
 
+from orchestrator.record.clock import Clock
 from orchestrator.training import distributed
 
 
@@ -23,6 +23,8 @@ class Run:
     """Hands one plain record to the driver; never blocks."""
     should_stop: Callable[[], bool]
     """Whether this process was asked to save a checkpoint and leave."""
+    clock: Clock = field(default_factory=Clock)
+    """Tells when something was recorded; a clock that is set meanwhile changes nothing."""
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Record metrics of an optimizer step."""
@@ -34,7 +36,7 @@ class Run:
 
     def _record(self, record: dict[str, Any]) -> None:
         if distributed.rank() == 0:
-            self.send({"time_ms": int(time.time() * 1000), **record})
+            self.send({"time_ms": self.clock.now_ms(), **record})
 
 
 @dataclass(frozen=True)
