@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.files import DataError, did_you_mean, write_text_atomic
+from data.files import DataError, write_text_atomic
+from data.messages import check_choice
 
 END_OF_TEXT = "<|endoftext|>"
 # Names of the end of a text in published tokenizers, the most particular first.
@@ -36,9 +37,7 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         """Check every field; messages name the setting, its value and what would do."""
-        if self.kind not in KINDS:
-            hint = did_you_mean(self.kind, KINDS)
-            raise DataError(f"tokenizer.kind={self.kind} is not one of {', '.join(KINDS)}{hint}")
+        check_choice("tokenizer.kind", self.kind, KINDS)
         if self.kind == "bpe":
             if self.vocab_size is None:
                 raise DataError("tokenizer.kind=bpe needs tokenizer.vocab_size; for example 4096")

@@ -10,9 +10,9 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from data.files import DataError, did_you_mean, sha256_file
+from data.files import DataError, sha256_file
 from data.filters.content import Language, Score, Words
 from data.filters.decontaminate import Decontaminate
 from data.filters.duplicates import NearDuplicates
@@ -20,10 +20,8 @@ from data.filters.personal import Personal
 from data.filters.quality import Length, Repetition, Symbols
 from data.filters.report import FilterCount, Report
 from data.filters.rules import Rule, build_rule
-
-if TYPE_CHECKING:
-    from data.records import Record
-
+from data.messages import check_choice
+from data.records import Record
 
 FILTERS_VERSION = 1  # raise it when the same settings keep other records
 EXACT = "exact_duplicates"
@@ -89,7 +87,7 @@ class Filters:
         """An empty report with a line per filter."""
         return Report([FilterCount(name, options) for name, options in self.declared])
 
-    def apply(self, records: Iterable["Record"], report: Report) -> Iterator[tuple[int, "Record"]]:
+    def apply(self, records: Iterable[Record], report: Report) -> Iterator[tuple[int, Record]]:
         """Yield (row among the records given, record) of what the local filters keep.
 
         The record is the one to train on: personal data may have been replaced in it.
@@ -106,7 +104,7 @@ class Filters:
             if kept is not None:
                 yield row, kept
 
-    def _judge(self, record: "Record", report: Report) -> "Record | None":
+    def _judge(self, record: Record, report: Report) -> Record | None:
         """The record after all local filters, or None when one left it out."""
         for number, (_, rule) in enumerate(self.local):
             report.see(number)
@@ -158,9 +156,7 @@ def _name(entry: Any, setting: str) -> str:
     if "name" not in entry:
         raise DataError(f"{setting}={dict(entry)} has no name; write {Length.example}")
     name = entry["name"]
-    if name not in FILTERS:
-        hint = did_you_mean(str(name), FILTERS)
-        raise DataError(f"{setting}.name={name} is not one of {', '.join(FILTERS)}{hint}")
+    check_choice(f"{setting}.name", name, FILTERS)
     return str(name)
 
 

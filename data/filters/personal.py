@@ -12,13 +12,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 from data.files import DataError
 from data.filters.rules import Rule, Verdict, excerpt, limits, option
-
-if TYPE_CHECKING:
-    from data.records import Record
+from data.records import Record
 
 Span = tuple[int, int]
 KINDS = ("email", "iban", "credit_card", "ssn", "ipv6", "ipv4", "phone")
@@ -53,7 +51,7 @@ class Personal(Rule):
         if not self.kinds:
             raise DataError(f"{where}.kinds=[] looks for nothing; for example kinds: [email]")
 
-    def judge(self, record: "Record") -> Verdict:
+    def judge(self, record: Record) -> Verdict:
         """Spans of the record follow the text. Excerpts show placeholders, not the data."""
         found = [find_personal(text, self.kinds) for text in record.texts]
         if not any(found):

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from data.files import DataError, publish, write_text_atomic
+from data.files import DataError, json_sha256, publish, write_text_atomic
 from data.filters.report import Report
-from data.preparation.dataset import Fact, hash_of
+from data.preparation.dataset import Fact, fingerprint_of
 from data.preparation.jobs import Job, merged_reports, result_of
 from data.preparation.running import Runner, Say
 from data.preparation.scan import EXACT
@@ -115,7 +115,7 @@ def publish_all(
     folders = {}
     for job, baselines in zip(jobs, measured, strict=True):
         validation, train = manifests[job.name]
-        fingerprint = hash_of(train.fingerprint, validation.fingerprint)
+        fingerprint = fingerprint_of(train, validation)
         units = [result_of(part) for part in job.parts]
         written = [result_of(task.folder) for task in shards if Path(task.shards).parent == job.set]
         report = merged_reports([*units, *written])
@@ -132,7 +132,7 @@ def publish_all(
         # folder does.
         places = [entry["entry"]["documents_sha256"] for entry in written]
         folders[job.name] = _publish(
-            job, sets / hash_of(fingerprint, places, report.to_dict())[:32]
+            job, sets / json_sha256([fingerprint, places, report.to_dict()])[:32]
         )
         for manifest in (train, validation):
             say(

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from data.ask.baselines import baselines
 from data.config import SourceConfig
 from data.drift.sketches import language_identifier, sketch_documents
 from data.drift.token_facts import token_facts
 from data.filters import build_filters
 from data.filters.rules import excerpt
+from data.preparation.baselines import baselines
 from data.preparation.commits import commit
 from data.preparation.encoding import Encoder, batches, text_of
 from data.preparation.scan import EXACT, NEAR, read_repeats

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.files import DataError
+from data.files import DamagedData, DataError
 
 BLOCK_BYTES = 1 << 20
 """The unit of the windowed order and of the cache's size."""
@@ -33,7 +33,7 @@ Refetch = Callable[[str], Path]
 """Gets a file of the set from its origin again: from its name to where it now is."""
 
 
-class BadBlock(DataError):
+class BadBlock(DamagedData):
     """A block of tokens that can't be read as it was written, also at the second try.
 
     Attributes:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.files import DataError
+from data.files import DamagedData
 from data.shards.blocks import REMEDY, Refetch
 from data.shards.manifest import ShardEntry
 
@@ -183,7 +183,7 @@ class Documents:
                     file.seek(start)
                     if is_right(raw := file.read(size)):
                         return raw
-        raise DataError(
+        raise DamagedData(
             f"{path} is missing or not what was written at bytes {start}..{start + size}; {REMEDY}"
         )
 

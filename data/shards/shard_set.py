@@ -13,7 +13,7 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from data.files import DataError
+from data.files import DamagedData
 from data.shards.blocks import BLOCK_BYTES, REMEDY, Blocks, Refetch, TokenFile
 from data.shards.documents import Documents
 from data.shards.manifest import Manifest, ShardEntry, read_set
@@ -185,10 +185,10 @@ class ShardSet(Documents):
             say: gets the bytes done and the bytes in all, now and then.
 
         Raises:
-            DataError: the first difference; see `problems` for all.
+            DamagedData: the first difference; see `problems` for all.
         """
         for problem in self._problems(say):
-            raise DataError(problem)
+            raise DamagedData(problem)
 
     def problems(self, say: Callable[[int, int], None] | None = None) -> list[str]:
         """As `verify`, but all differences, as messages; [] when the set is what was written."""

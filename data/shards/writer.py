@@ -1,7 +1,5 @@
 """Writing shards: documents in, checked Arrow files and their index entries out."""
 
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.files import DataError, sha256_file
+from data.files import DataError, json_sha256, sha256_file
 from data.shards.blocks import HASH_BYTES
 from data.shards.manifest import Manifest, ShardEntry, token_type, write_arrow, write_manifest
 
@@ -124,7 +122,7 @@ def _spans_sha256(documents: Sequence[Tokenized]) -> str:
     if not any(document.spans for document in documents):
         return ""
     spans = [[list(span) for span in document.spans] for document in documents]
-    return hashlib.sha256(json.dumps(spans).encode()).hexdigest()
+    return json_sha256(spans)
 
 
 def _about(documents: Sequence[Tokenized]) -> Any:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from data.config import FORMATS, SourceConfig
-from data.files import DataError, did_you_mean
+from data.files import DataError
+from data.messages import did_you_mean
 from data.sources.compressed import COMPRESSED
 from data.sources.remote import fetch, listing
 from data.sources.urls import is_pattern, is_url, local_path, redact

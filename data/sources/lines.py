@@ -12,10 +12,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from data.files import DataError
+from data.contract import kind_of
+from data.files import DamagedData, DataError
 from data.sources import inputs
-from data.sources.compressed import Damaged, is_compressed, open_bytes
-from data.sources.contract import kind_of
+from data.sources.compressed import is_compressed, open_bytes
 from data.sources.inputs import InputFile, InputUnit, group, name_of, path_of
 
 PIECE = 8192  # characters; longer text files are cut, so that one file can fill both splits
@@ -223,7 +223,7 @@ def read_csv(unit: InputUnit) -> Iterator[Placed]:
                     )
                 yield f"{name}: row {number}", dict(zip(header, values, strict=True))
                 number += 1
-        except Damaged:
+        except DamagedData:
             raise
         except (csv.Error, DataError) as error:
             row = f"row {number}" if number else "header"

@@ -94,6 +94,12 @@ def _reserve(folder: Path) -> None:
         os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
 
 
+def write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write a table as MLflow shows it: columns and rows."""
+    table = {"columns": list(columns), "data": [list(row) for row in rows]}
+    write_text_atomic(path, json.dumps(table, indent=1))
+
+
 def _point_latest(outputs: Path, folder: Path) -> None:
     link = outputs / f".{LATEST}-{folder.name}"
     link.symlink_to(folder.relative_to(outputs))

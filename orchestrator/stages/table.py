@@ -4,5 +4,9 @@ from orchestrator.stages.pretrain.stage import PretrainConfig
 from orchestrator.stages.stage import Stage
 
 STAGES = {
-    "pretrain": Stage(PretrainConfig, "orchestrator.stages.pretrain.train:pretrain"),
+    "pretrain": Stage(
+        PretrainConfig,
+        "orchestrator.stages.pretrain.driver",
+        "orchestrator.stages.pretrain.train:pretrain",
+    ),
 }

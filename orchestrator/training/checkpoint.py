@@ -10,6 +10,7 @@ with a file that does not match it, is not a checkpoint.
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ from data.order.state import DataState
 from models.configs import ModelConfig
 from models.gpt import GPT
 from orchestrator.training import distributed
-from orchestrator.training.engine import MOMENTS, Engine, ParameterState
+from orchestrator.training.engine import Engine
+from orchestrator.training.state import WEIGHT
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -97,7 +99,7 @@ def save(
     """
     final = root / folder_name(step)
     partial = final.with_name(final.name + ".partial")
-    rank, world_size, device = distributed.rank(), distributed.world_size(), engine.device
+    rank, world_size = distributed.rank(), distributed.world_size()
     if rank == 0:
         shutil.rmtree(partial, ignore_errors=True)  # of a writer that was killed
         partial.mkdir(parents=True)
@@ -105,19 +107,18 @@ def save(
     distributed.barrier()
     weights: dict[str, Tensor] = {}
     moments: dict[str, Tensor] = {}
-    for index, (name, state) in enumerate(engine.state()):
+    for index, (name, tensors) in enumerate(_whole(engine).items()):
         if index % world_size == rank:
-            weights[name] = state.weight.cpu().contiguous()
-            for key, value in state.moments.items():
-                moments[f"{name}.{key}"] = value.cpu().contiguous()
+            weights[name] = tensors.pop(WEIGHT)
+            moments |= {f"{name}.{key}": value for key, value in tensors.items()}
     save_file(weights, partial / f"weights-{rank}.safetensors")
     save_file(moments, partial / f"optimizer-{rank}.safetensors")
     mine = {path.name: _describe(path) for path in partial.glob(f"*-{rank}.safetensors")}
-    gathered = distributed.gather_integers(list((json.dumps(mine) + "\n").encode()), device)
+    described = distributed.gather_objects(mine)
     if rank == 0:
         files = {TOKENIZER: _describe(partial / TOKENIZER)}
-        for line in bytes(gathered).decode().splitlines():
-            files |= json.loads(line)
+        for own in described:
+            files |= own
         manifest = {
             "format": FORMAT,
             "step": step,
@@ -237,36 +238,56 @@ def load_model(checkpoint: Checkpoint) -> nn.Module:
     return model
 
 
-class SavedState(Mapping[str, ParameterState]):
-    """The parameters of a checkpoint, read from the disk one at a time."""
+class SavedState:
+    """The state in a checkpoint, read from the disk by ranges: a StateReader."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         """Open the files of the checkpoint; reads only their headers."""
-        self._tensors: dict[str, Any] = {}
-        self._names: list[str] = []
-        for name in sorted(checkpoint.manifest["files"]):
-            if name.endswith(".safetensors"):
-                handle: Any = safe_open(checkpoint.path / name, framework="pt")
-                keys = list(handle.keys())
-                self._tensors |= dict.fromkeys(keys, handle)
-                self._names += keys if name.startswith("weights") else []
+        self._tensors: dict[str, dict[str, Any]] = {}
+        for file in sorted(checkpoint.manifest["files"]):
+            if file.endswith(".safetensors"):
+                handle: Any = safe_open(checkpoint.path / file, framework="pt")
+                for stored in list(handle.keys()):
+                    name, key = stored, WEIGHT
+                    if file.startswith("optimizer"):
+                        name, _, key = stored.rpartition(".")
+                    self._tensors.setdefault(name, {})[key] = handle.get_slice(stored)
 
-    def __getitem__(self, name: str) -> ParameterState:
-        """Weight and moments of one parameter."""
-        moments = {key: self._read(f"{name}.{key}") for key in MOMENTS}
-        return ParameterState(self._read(name), moments)
-
-    def __iter__(self) -> Iterator[str]:
+    def names(self) -> Iterator[str]:
         """Names of the parameters."""
-        return iter(self._names)
+        return iter(self._tensors)
 
-    def __len__(self) -> int:
-        """Number of parameters (tensors)."""
-        return len(self._names)
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a parameter."""
+        return tuple(self._tensors[name][WEIGHT].get_shape())
 
-    def _read(self, key: str) -> Tensor:
-        tensor: Tensor = self._tensors[key].get_tensor(key)
-        return tensor
+    def keys(self, name: str) -> frozenset[str]:
+        """What is stored of a parameter."""
+        return frozenset(self._tensors[name])
+
+    def read(self, name: str, key: str, start: int, stop: int) -> Tensor:
+        """Elements [start, stop) of the flattened tensor."""
+        stored = self._tensors[name][key]
+        rows = stored.get_shape()[0]
+        width = math.prod(stored.get_shape()[1:])
+        first, last = start // width, min(rows, -(-stop // width))
+        part: Tensor = stored[first:last].flatten()
+        return part[start - first * width : stop - first * width]
+
+
+def _whole(engine: Engine) -> dict[str, dict[str, Tensor]]:
+    """Every parameter with its optimizer state, put together from the slices of all ranks."""
+    parameters: dict[str, dict[str, Tensor]] = {}
+    mine = [
+        (s.name, s.shape, s.start, {k: v.cpu() for k, v in s.tensors.items()})
+        for s in engine.state()
+    ]
+    for slices in distributed.gather_objects(mine):
+        for name, shape, start, tensors in slices:
+            whole = parameters.setdefault(name, {key: torch.empty(shape) for key in tensors})
+            for key, value in tensors.items():
+                whole[key].view(-1)[start : start + len(value)] = value
+    return dict(sorted(parameters.items()))
 
 
 def _weights(checkpoint: Checkpoint) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 import pytest
 
-from cluster.service import Placement, ray_session, service
+from cluster.pool import Placement, pool, ray_session
 from data import DataConfig, DataError, TokenizerConfig, prepare
 from data.config import SourceConfig
 from data.preparation.assemble import ranges
@@ -91,7 +91,7 @@ def workers(session, tmp_path):
 
         def of(count, attempts=3):
             options = {"session": session, "attempts": attempts, "log_folder": tmp_path / "logs"}
-            return stack.enter_context(service(Placement(count, 1), **options)).run
+            return stack.enter_context(pool(Placement(count, 1), **options)).run
 
         yield of
 

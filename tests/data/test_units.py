@@ -14,8 +14,9 @@ import zstandard
 
 from data.config import DataConfig
 from data.files import DataError
-from data.sources import documents, inputs, lines, read_records, units_of
+from data.sources import inputs, lines, read_records, units_of
 from data.sources.inputs import InputUnit
+from tests.data.texts import documents
 
 
 def records(config, unit_bytes, monkeypatch):

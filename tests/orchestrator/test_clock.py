@@ -44,7 +44,7 @@ def test_a_journal_is_in_the_order_of_its_times_whatever_clocks_do(tmp_path, wal
         book.event("finished")
     wall[0] = -3 * DAY_NS
     with Journal(tmp_path, attempt=2) as book:  # another driver, after the clock was set back
-        book.event("resumed", step=2)
+        book.event("resumed", step=2, path="c")
         book.metrics(3, {"x": 1.0})
     for name in ("metrics.jsonl", "events.jsonl"):
         written = times(tmp_path, name)

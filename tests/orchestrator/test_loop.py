@@ -9,13 +9,15 @@ import torch
 from data import DataConfig, TokenizerConfig, evaluation_rows, prepare
 from orchestrator.training import distributed
 from orchestrator.training.loop import NonFiniteLoss, evaluate_loss
+from orchestrator.training.state import WEIGHT
 from tests.orchestrator import tiny
 
 ENGINES = ("zero0", "zero2", "zero3")
 
 
 def weights_of(trainer):
-    return {name: state.weight for name, state in trainer.state()}
+    """Copies of this rank's part of the weights."""
+    return {own.name: own.tensors[WEIGHT].clone() for own in trainer.state()}
 
 
 def spoil_logits(trainer, factor):

@@ -5,10 +5,37 @@ import io
 import pytest
 from rich.console import Console
 
-from orchestrator.job.screen import Progress
+from orchestrator.job.screen import Screen
+from orchestrator.record.standing import Standing
+from orchestrator.stages import Outline
+from orchestrator.stages.pretrain.driver import EVALUATION, TRAINING
 
 TRAINED = {"train/loss": 2.5, "train/tokens_per_second": 1000.0}
 EVALUATED = {"validation/loss": 2.25, "validation/bits_per_byte": 1.125}
+
+
+class Following:
+    """A screen that is fed as the driver feeds it."""
+
+    def __init__(self, steps, console):
+        self.screen = Screen(Outline(steps, {}, {}, TRAINING, EVALUATION), console)
+        self.standing = Standing()
+        self.say, self.phase = self.screen.say, self.screen.phase
+
+    def __enter__(self):
+        self.screen.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self.screen.__exit__(*error)
+
+    def metrics(self, step, values):
+        self.standing.take({"time_ms": 0, "attempt": 1, "step": step, "metrics": values})
+        self.screen.metrics(self.standing, values)
+
+    def event(self, kind, facts):
+        self.standing.take({"time_ms": 0, "attempt": 1, "event": kind, **facts})
+        self.screen.event(kind, facts)
 
 
 def screen(terminal=False):
@@ -17,10 +44,10 @@ def screen(terminal=False):
 
 def test_without_a_terminal_an_evaluation_is_one_plain_line():
     console = screen()
-    with Progress(10, console) as progress:
+    with Following(10, console) as progress:
         progress.phase("preparing the data")
         progress.metrics(5, TRAINED)
-        progress.event("checkpoint", {"step": 5})
+        progress.event("checkpoint", {"step": 5, "path": "c"})
         progress.metrics(6, TRAINED | EVALUATED)
         progress.metrics(7, TRAINED)
     lines = console.file.getvalue().splitlines()
@@ -33,7 +60,7 @@ def test_without_a_terminal_an_evaluation_is_one_plain_line():
 
 def test_in_a_terminal_the_bar_is_live_and_gone_at_the_end():
     console = screen(terminal=True)
-    with Progress(10, console) as progress:
+    with Following(10, console) as progress:
         progress.phase("starting 2 workers")
         progress.metrics(1, TRAINED)
         progress.say("a line that stays")
@@ -44,23 +71,14 @@ def test_in_a_terminal_the_bar_is_live_and_gone_at_the_end():
 
 def test_text_in_brackets_is_not_taken_for_markup():
     console = screen()
-    with Progress(10, console) as progress:
+    with Following(10, console) as progress:
         progress.say("[bold]resume=[/x] a[b]c")
     assert console.file.getvalue() == "[bold]resume=[/x] a[b]c\n"
 
 
-def test_what_was_seen_last_is_kept_for_a_job_that_fails():
-    with Progress(10, screen()) as progress:
-        progress.metrics(1, TRAINED)
-        progress.metrics(2, {"train/loss": 2.0})
-        progress.event("checkpoint", {"step": 2})
-    assert (progress.step, progress.checkpoint) == (2, 2)
-    assert progress.seen == {"train/loss": 2.0, "train/tokens_per_second": 1000.0}
-
-
 def test_resumed_and_rejected_checkpoints_are_told():
     console = screen()
-    with Progress(10, console) as progress:
+    with Following(10, console) as progress:
         progress.event("checkpoint_rejected", {"reason": "c is damaged"})
         progress.event("resumed", {"step": 4, "path": "outputs/x"})
     assert console.file.getvalue().splitlines() == [
@@ -72,7 +90,7 @@ def test_resumed_and_rejected_checkpoints_are_told():
 @pytest.mark.parametrize("steps", [1, 10])
 def test_the_last_step_says_nothing_of_time_left(steps):
     console = screen()
-    with Progress(steps, console) as progress:
+    with Following(steps, console) as progress:
         for step in range(1, steps + 1):
             progress.metrics(step, TRAINED | EVALUATED)
     assert "left" not in console.file.getvalue().splitlines()[-1]

@@ -1,4 +1,4 @@
-"""Real services of two workers on one private Ray that all tests here share, and real SIGKILLs."""
+"""Real pools of two workers on one private Ray that all tests here share, and real SIGKILLs."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.service import Placement, ServiceFailed, ray_session, run_service, service
+from cluster.pool import Placement, PoolFailed, pool, ray_session, run_pool
 
 TWO = Placement(workers=2, cpus_per_worker=1)
 
@@ -28,13 +28,11 @@ def session(tmp_path_factory):
 
 
 @pytest.fixture
-def serve(session, tmp_path):
-    def serve(function, arguments, **options):
-        return run_service(
-            function, arguments, TWO, log_folder=tmp_path, session=session, **options
-        )
+def spread(session, tmp_path):
+    def spread(function, arguments, **options):
+        return run_pool(function, arguments, TWO, log_folder=tmp_path, session=session, **options)
 
-    return serve
+    return spread
 
 
 def gone(pid):
@@ -62,9 +60,9 @@ def square(number):
     return number**2, os.getpid(), {name: os.environ[name] for name in names}
 
 
-def test_results_come_in_order_of_the_arguments_whichever_worker_was_first(serve, tmp_path):
+def test_results_come_in_order_of_the_arguments_whichever_worker_was_first(spread, tmp_path):
     seen = {}
-    results = serve(square, range(40), env={"EXTRA": "given"}, on_result=seen.__setitem__)
+    results = spread(square, range(40), env={"EXTRA": "given"}, on_result=seen.__setitem__)
     assert [result[0] for result in results] == [number**2 for number in range(40)]
     assert seen == dict(enumerate(results))
     pids = {pid for _, pid, _ in results}
@@ -75,11 +73,11 @@ def test_results_come_in_order_of_the_arguments_whichever_worker_was_first(serve
     assert sorted(logs.split("\n")) == sorted(["", *(f"a line about {n}" for n in range(40))])
 
 
-def test_a_service_goes_on_with_the_workers_that_find_room_and_may_be_used_again(session, tmp_path):
+def test_a_pool_goes_on_with_the_workers_that_find_room_and_may_be_used_again(session, tmp_path):
     env = {"EXTRA": "given"}
-    with service(Placement(1, 1), log_folder=tmp_path / "a", session=session, env=env) as first:
+    with pool(Placement(1, 1), log_folder=tmp_path / "a", session=session, env=env) as first:
         (_, pid, _), *_ = first.run(square, range(3))
-        with service(TWO, log_folder=tmp_path / "b", session=session, env=env) as second:
+        with pool(TWO, log_folder=tmp_path / "b", session=session, env=env) as second:
             results = second.run(square, range(10))
             assert len({pid for _, pid, _ in results}) == 1
             first.end()
@@ -90,7 +88,7 @@ def test_a_service_goes_on_with_the_workers_that_find_room_and_may_be_used_again
 
 
 def test_without_units_nothing_starts(tmp_path):
-    assert run_service(square, [], TWO, log_folder=tmp_path) == []
+    assert run_pool(square, [], TWO, log_folder=tmp_path) == []
 
 
 def slow_double(task):
@@ -100,7 +98,7 @@ def slow_double(task):
     return number * 2
 
 
-def test_workers_killed_at_random_moments_are_replaced_and_no_unit_is_lost(serve, tmp_path):
+def test_workers_killed_at_random_moments_are_replaced_and_no_unit_is_lost(spread, tmp_path):
     (folder := tmp_path / "units").mkdir()
     rng, killed, over, said = random.Random(0), set(), threading.Event(), []
 
@@ -114,7 +112,7 @@ def test_workers_killed_at_random_moments_are_replaced_and_no_unit_is_lost(serve
     thread = threading.Thread(target=kill_now_and_then)
     thread.start()
     tasks = [(str(folder), number) for number in range(40)]
-    results = serve(slow_double, tasks, say=said.append, attempts=5)
+    results = spread(slow_double, tasks, say=said.append, attempts=5)
     over.set()
     thread.join()
     assert results == [number * 2 for number in range(40)]
@@ -142,9 +140,9 @@ def poison(unit):
     return unit.number
 
 
-def test_a_unit_that_ends_each_of_its_workers_is_named_with_the_deaths(serve):
-    with pytest.raises(ServiceFailed) as caught:
-        serve(poison, [Unit(number) for number in range(6)])
+def test_a_unit_that_ends_each_of_its_workers_is_named_with_the_deaths(spread):
+    with pytest.raises(PoolFailed) as caught:
+        spread(poison, [Unit(number) for number in range(6)])
     message = str(caught.value)
     assert "unit 3 of corpus.jsonl: each of 3 workers that tried it died" in message
     assert message.count("was killed by SIGKILL") == 3
@@ -160,24 +158,26 @@ def fail_at_5(task):
     note(folder, "begun")
     if number == 5:
         raise KeyError("row 17 of a.jsonl")
-    if number == 7:
-        raise OwnError("this", "that")
     time.sleep(60 if number > 5 else 0)
 
 
-def test_an_exception_ends_the_service_at_once_and_is_raised_as_itself(serve, tmp_path):
+def test_an_exception_ends_the_pool_at_once_and_is_raised_as_itself(spread, tmp_path):
     (folder := tmp_path / "units").mkdir()
     begun = time.monotonic()
     with pytest.raises(KeyError, match=r"row 17 of a.jsonl") as caught:
-        serve(fail_at_5, [(str(folder), number) for number in range(10)])
+        spread(fail_at_5, [(str(folder), number) for number in range(10)])
     assert time.monotonic() - begun < 15
     assert "in fail_at_5" in "".join(caught.value.__notes__)
     assert all(gone(n["pid"]) for n in notes(folder))
 
 
-def test_an_exception_that_can_not_travel_is_told_in_words(serve, tmp_path):
-    with pytest.raises(RuntimeError, match="OwnError: this and that"):
-        serve(fail_at_5, [(str(tmp_path), 7)])
+def fail_oddly(number):
+    raise OwnError(number, "that")
+
+
+def test_an_exception_that_can_not_travel_is_told_in_words(spread):
+    with pytest.raises(RuntimeError, match="OwnError: 7 and that"):
+        spread(fail_oddly, [7])
 
 
 def sleep_with_a_child(folder):
@@ -186,7 +186,7 @@ def sleep_with_a_child(folder):
     time.sleep(600)
 
 
-def test_the_stop_event_ends_workers_and_what_they_started(serve, tmp_path):
+def test_the_stop_event_ends_workers_and_what_they_started(spread, tmp_path):
     (folder := tmp_path / "units").mkdir()
     stop = threading.Event()
 
@@ -197,7 +197,7 @@ def test_the_stop_event_ends_workers_and_what_they_started(serve, tmp_path):
 
     threading.Thread(target=stop_when_both_work, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
-        serve(sleep_with_a_child, [str(folder)] * 4, stop=stop)
+        spread(sleep_with_a_child, [str(folder)] * 4, stop=stop)
     pids = [n[key] for n in notes(folder) for key in ("pid", "child")]
     assert len(pids) == 4
     assert all(gone(pid) for pid in pids)
@@ -206,14 +206,14 @@ def test_the_stop_event_ends_workers_and_what_they_started(serve, tmp_path):
 ALONE = """
 import os, sys
 from pathlib import Path
-from cluster.service import Placement, service
+from cluster.pool import Placement, pool
 
-with service(Placement(1, 1), log_folder=Path(sys.argv[1])) as own:
+with pool(Placement(1, 1), log_folder=Path(sys.argv[1])) as own:
     print(own.run(len, ["ab", "c"]), flush=True)
 """
 
 
-def test_a_service_may_have_a_ray_of_its_own(tmp_path):
+def test_a_pool_may_have_a_ray_of_its_own(tmp_path):
     arguments = [sys.executable, "-c", ALONE, str(tmp_path)]
     done = subprocess.run(arguments, cwd=Path(__file__).parents[2], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "[2, 1]\n", "")
@@ -222,13 +222,13 @@ def test_a_service_may_have_a_ray_of_its_own(tmp_path):
 DRIVER = """
 import os, sys, time
 from pathlib import Path
-from cluster.service import Placement, run_service
+from cluster.pool import Placement, run_pool
 
 def work(folder):
     (Path(folder) / str(os.getpid())).touch()
     time.sleep(600)
 
-run_service(work, [sys.argv[1]] * 2, Placement(2, 1), log_folder=Path(sys.argv[2]))
+run_pool(work, [sys.argv[1]] * 2, Placement(2, 1), log_folder=Path(sys.argv[2]))
 """
 
 

@@ -1,14 +1,13 @@
-"""A service: workers that carry out units of work and are replaced one at a time when they die.
+"""A pool: workers that carry out units of work and are replaced one at a time when they die.
 
 1. One Ray actor per worker, each on its own: there is no world, and none waits for another.
 2. A worker has at most two units: the one it works on, and the next.
 3. A worker that died is replaced. Its units are given out again, so a unit must be idempotent.
-4. A unit that raised ends the service at once. However it ends, the workers are gone.
+4. A unit that raised ends the pool at once. However it ends, the workers are gone.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
@@ -19,16 +18,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from cluster.failure import from_death
-from cluster.gang import Placement, ray_session
-from cluster.nodes import kernel_memory_kills
+from cluster.ending import end_workers
+from cluster.failure import UNKNOWN, from_death
+from cluster.placement import Placement, refuse_what_never_fits
 from cluster.polls import POLL_S
-from cluster.service_worker import ServiceWorker, as_itself, pickled
-from cluster.session import Session, end_processes, process_tree
+from cluster.pool_worker import PoolWorker, as_itself, pickled
+from cluster.post_mortem import memory_report
+from cluster.session import Session, ray_session
 from cluster.worker import Record
-from cluster.world import refuse_what_never_fits
 
-__all__ = ["Placement", "Service", "ServiceFailed", "ray_session", "run_service", "service"]
+__all__ = ["Placement", "Pool", "PoolFailed", "pool", "ray_session", "run_pool"]
 
 QUEUED = 2  # units a worker has at once: it begins the next one without asking the driver
 ATTEMPTS = 3
@@ -38,12 +37,12 @@ Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
 
-class ServiceFailed(Exception):
+class PoolFailed(Exception):
     """A unit ended its worker's process again and again, or its result could not be carried."""
 
 
 @contextmanager
-def service(
+def pool(
     placement: Placement,
     *,
     log_folder: Path,
@@ -52,8 +51,8 @@ def service(
     stop: threading.Event | None = None,
     session: Session | None = None,
     attempts: int = ATTEMPTS,
-) -> Iterator[Service]:
-    """A service whose `run` may be called several times; its workers start at the first call.
+) -> Iterator[Pool]:
+    """A pool whose `run` may be called several times; its workers start at the first call.
 
     Worker K writes to log_folder/worker-K.log.
 
@@ -64,7 +63,7 @@ def service(
         say: gets a line for each worker that died.
         stop: set it, and `run` raises KeyboardInterrupt.
         session: a `ray_session` already begun; None starts one at the first call and ends it.
-        attempts: workers a unit may end before the service gives it up.
+        attempts: workers a unit may end before the pool gives it up.
     """
     with ExitStack() as sessions:
 
@@ -75,7 +74,7 @@ def service(
             refuse_what_never_fits(placement, nodes, f"the Ray cluster of {len(nodes)} node(s)")
             return ray
 
-        running = Service(
+        running = Pool(
             wait_for_ray,
             placement,
             log_folder.absolute(),
@@ -90,7 +89,7 @@ def service(
             running.end()  # before the session that it may have begun
 
 
-def run_service(
+def run_pool(
     function: Callable[[Argument], Result],
     arguments: Sequence[Argument],
     placement: Placement,
@@ -98,8 +97,8 @@ def run_service(
     on_result: Callable[[int, Result], None] = lambda index, result: None,
     **options: Any,
 ) -> list[Result]:
-    """One `Service.run`, with the options of `service`."""
-    with service(placement, **options) as running:
+    """One `Pool.run`, with the options of `pool`."""
+    with pool(placement, **options) as running:
         return running.run(function, arguments, on_result)
 
 
@@ -118,10 +117,12 @@ class Slot:
     """Whether it has a place and is set up."""
     units: dict[Any, int] = field(default_factory=dict)
     """Calls under way, the oldest first, and the index of the unit that each carries out."""
+    memory_kills: int | None = None
+    """In its memory group, by its last answer."""
 
 
-class Service:
-    """The driver's side; `service` makes and ends it."""
+class Pool:
+    """The driver's side; `pool` makes and ends it."""
 
     def __init__(
         self,
@@ -158,10 +159,10 @@ class Service:
 
         Raises:
             GangRefused: the cluster can never hold these workers.
-            ServiceFailed: a unit has used up its attempts; names the unit and the deaths.
-            KeyboardInterrupt: the service was stopped.
+            PoolFailed: a unit has used up its attempts; names the unit and the deaths.
+            KeyboardInterrupt: the pool was stopped.
             Exception: whatever `function` raised, as itself, the traceback in a note. After any
-                exception the service is of no more use.
+                exception the pool is of no more use.
         """
         if not arguments:
             return []
@@ -171,9 +172,8 @@ class Service:
         self.waiting, self.deaths = deque(range(len(arguments))), {}
         while len(results) < len(arguments):
             if self.stop.is_set():
-                raise KeyboardInterrupt("the service was stopped")
+                raise KeyboardInterrupt("the pool was stopped")
             self._give_out(work, arguments)
-            memory_kills = kernel_memory_kills()
             # Calls of an actor are carried out in order, so its oldest one is the one to wait for.
             oldest = {next(iter(slot.units)): slot for slot in self.slots if slot.units}
             starting = {slot.begun: slot for slot in self.slots if not slot.works}
@@ -183,13 +183,12 @@ class Service:
                 try:
                     answer = ray.get(call)
                 except ray.exceptions.RayError as error:
-                    kills = kernel_memory_kills() - memory_kills
-                    self._replace(slot, error, kills, arguments)
+                    self._replace(slot, error, arguments)
                     continue
                 if call in starting:
                     slot.works = True
                     continue
-                index = slot.units.pop(call)
+                index, slot.memory_kills = slot.units.pop(call), answer.memory_kills
                 if answer.error is not None:
                     raise as_itself(answer)
                 results[index] = answer.result
@@ -210,7 +209,7 @@ class Service:
     def _slot(self, number: int) -> Slot:
         log = self.log_folder / f"worker-{number}.log"
         actor = (
-            self.ray.remote(ServiceWorker)
+            self.ray.remote(PoolWorker)
             .options(
                 num_cpus=self.placement.cpus_per_worker,
                 num_gpus=self.placement.gpus_per_worker,
@@ -238,21 +237,20 @@ class Service:
             self._said = True
             self.say("the workers wait for free CPUs in the cluster")
 
-    def _replace(
-        self, slot: Slot, error: Exception, memory_kills: int, arguments: Sequence[Any]
-    ) -> None:
+    def _replace(self, slot: Slot, error: Exception, arguments: Sequence[Any]) -> None:
         """Put a new worker in the place of a dead one, or give up the unit that it was at."""
         worker = self._describe(slot)
-        failure = from_death(error, worker, memory_kills)
+        facts = UNKNOWN | (worker or {}) | {"rank": slot.number, "log": str(slot.log)}
+        failure = from_death(error, facts, memory_report(self.ray, facts, slot.memory_kills))
         blamed = next(iter(slot.units.values()), None)  # None: it died before it had a unit
         name = "its start" if blamed is None else str(arguments[blamed])
         if failure.cause == "exception":  # Ray could not carry the argument or the result
-            raise ServiceFailed(f"{name}: {failure.error_type}: {failure.message}") from error
+            raise PoolFailed(f"{name}: {failure.error_type}: {failure.message}") from error
         death = f"worker {slot.number} on {failure.host} {failure.message}"
         deaths = self.deaths.setdefault(blamed, [])
         deaths.append(death)
         if len(deaths) >= self.attempts:
-            raise ServiceFailed(
+            raise PoolFailed(
                 f"{name}: each of {len(deaths)} workers that tried it died: {'; '.join(deaths)} "
                 f"(what they wrote is in {slot.log})"
             ) from error
@@ -261,21 +259,18 @@ class Service:
         self._kill([slot])
         self.slots[self.slots.index(slot)] = self._slot(slot.number)
 
-    def _describe(self, slot: Slot) -> Record:
-        """Who the worker is, or was; what it did not live to tell is unknown."""
-        worker: Record = {"host": "an unknown host", "node": "", "pid": None, "log_begins_at": 0}
+    def _describe(self, slot: Slot) -> Record | None:
+        """Who the worker is, or was; None if it did not live to tell."""
+        worker = self._told(slot.described)
+        return None if worker is None else worker | {"log_begins_at": self._told(slot.begun) or 0}
+
+    def _told(self, call: Any) -> Any:
         try:
-            worker |= self.ray.get(slot.described, timeout=0)
-            worker["log_begins_at"] = self.ray.get(slot.begun, timeout=0)
+            return self.ray.get(call, timeout=0)
         except self.ray.exceptions.RayError:
-            pass
-        return worker | {"rank": slot.number, "log": str(slot.log)}
+            return None
 
     def _kill(self, slots: Sequence[Slot]) -> None:
-        """End the workers of these slots; on this host also whatever they started."""
-        workers = [self._describe(slot) for slot in slots]
-        pids = [worker["pid"] for worker in workers if worker["host"] == os.uname().nodename]
-        processes = [process for pid in pids for process in process_tree(pid)]
-        for slot in slots:
-            self.ray.kill(slot.actor, no_restart=True)
-        end_processes(processes)
+        """End the workers of these slots with all that they started."""
+        workers = [worker for slot in slots if (worker := self._describe(slot)) is not None]
+        end_workers(self.ray, [slot.actor for slot in slots], workers)

@@ -1,4 +1,4 @@
-"""One worker of a service, and how functions, results and exceptions travel to it and back."""
+"""One worker of a pool, and how functions, results and exceptions travel to it and back."""
 
 from __future__ import annotations
 
@@ -20,16 +20,19 @@ class Answer:
     error: bytes | None = None
     """The exception, pickled."""
     traceback: str = ""
+    memory_kills: int = 0
+    """What the kernel has counted by now in the worker's memory group."""
 
 
-class ServiceWorker(Worker):
+class PoolWorker(Worker):
     """The Ray actor; one unit at a time."""
 
     def answer(self, pickled: bytes, argument: Any) -> Answer:
         """Carry out one unit: call the pickled function."""
         try:
             # Here and not by Ray, since it may import much: after `start`, and inside the try.
-            return Answer(_unpickled(pickled)(argument))
+            result = _unpickled(pickled)(argument)
+            return Answer(result, memory_kills=self.memory_kills())
         except Exception as error:
             text = traceback.format_exc()
             print(text, flush=True)

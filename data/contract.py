@@ -5,13 +5,12 @@ empty where that is asked. Messages say column, value, rule and what to set; who
 and row in front.
 """
 
-import difflib
-import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from data.config import ContractConfig
 from data.files import DataError
+from data.messages import nearest
 
 SHOWN = 40  # characters of a value in a message
 KINDS: dict[type, str] = {
@@ -47,14 +46,10 @@ def shown(value: Any) -> str:
 def no_column(setting: str, column: str, names: Iterable[str]) -> ColumnError:
     """The error of a column that a setting names and a file lacks."""
     names = list(names)
-    near = difflib.get_close_matches(column, names, n=1)
-    use = near[0] if near else "NAME"
+    remedy = f"take {column} out of it"
+    if setting == "data.text_column":
+        remedy = f"set data.text_column={nearest(column, names) or 'NAME'}"
     there = ", ".join(names) or "none"
-    remedy = (
-        f"take {column} out of it"
-        if setting != "data.text_column"
-        else f"set data.text_column={use}"
-    )
     return ColumnError(f"{setting}={column} is not a column; there are: {there} ({remedy})")
 
 
@@ -230,19 +225,3 @@ def _common(a: str, b: str) -> str:
     if "null" in (a, b) or a == b:
         return b if a == "null" else a
     return "number" if {a, b} == {"integer", "number"} else "mixed"
-
-
-def infer(rows: Iterable[Row], sample: int = 1000) -> ContractConfig:
-    """The contract that the first records satisfy, to be written down and made stricter.
-
-    A column is in it when every record has it with one type; it is not_null when none of the
-    values is null. Lengths are not inferred: a sample knows no longest text.
-    """
-    seen = list(itertools.islice(rows, sample))
-    everywhere = {
-        name: kind
-        for name, kind in columns_of(seen).items()
-        if kind not in ("mixed", "null", "binary") and all(name in row for row in seen)
-    }
-    whole = [name for name in everywhere if all(row[name] is not None for row in seen)]
-    return ContractConfig(columns=everywhere, not_null=whole)
