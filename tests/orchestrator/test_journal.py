@@ -45,7 +45,7 @@ def test_nan_and_infinity_are_strict_json_and_floats_again_when_read(tmp_path):
         )
     strict_json(tmp_path / "metrics.jsonl")
     events = strict_json(tmp_path / "events.jsonl")
-    assert events[0]["odd"] == ["NaN", {"x": "Infinity"}]
+    assert events[0]["worst"] == ["NaN", {"x": "Infinity"}]
     for name in ("metrics.jsonl", "events.jsonl"):
         got = read(tmp_path / name)[0][0]["metrics"]
         assert math.isnan(got["a"])

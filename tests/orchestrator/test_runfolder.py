@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from data import DataConfig
+from models.configs import GPTConfig
 from orchestrator.config import JobConfig, to_dict
 from orchestrator.record import runfolder
 from orchestrator.record.journal import Journal
@@ -22,7 +23,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_a_run_folder_holds_config_overrides_and_code_and_latest_points_at_it(tmp_path):
-    config = JobConfig(stage=PretrainConfig(), outputs=str(tmp_path / "outputs"), seed=7)
+    config = JobConfig(
+        stage=PretrainConfig(), model=GPTConfig(), outputs=str(tmp_path / "outputs"), seed=7
+    )
     first = runfolder.create(config, ["seed=7"])
     second = runfolder.create(config, [])
     assert first != second
@@ -57,7 +60,7 @@ def test_only_the_owner_reads_the_config_and_secrets_are_nowhere_else(tmp_path):
     secret = "hf_0123456789abcdefghijklmnopqrstuvwxyz"
     url = f"https://user:{secret}@host/data"
     data = DataConfig(source="jsonl", path=url)
-    config = JobConfig(stage=PretrainConfig(), outputs=str(tmp_path), data=data)
+    config = JobConfig(stage=PretrainConfig(), model=GPTConfig(), outputs=str(tmp_path), data=data)
     folder = runfolder.create(config, [f"data.path={url}"])
     mode = stat.S_IMODE((folder / "config.yaml").stat().st_mode)
     assert mode == 0o600
