@@ -31,7 +31,6 @@ from orchestrator.plan.planning import Plan, make_plan
 from orchestrator.record import runfolder
 from orchestrator.record.journal import Journal
 from orchestrator.record.mlflow import NoMirror, start_mirror
-from orchestrator.record.standing import Standing
 from orchestrator.stages import STAGES
 
 if TYPE_CHECKING:
@@ -77,7 +76,6 @@ class Job:
     def __post_init__(self) -> None:
         """Nothing is open yet."""
         self.config, self.folder = self.assignment.config, self.assignment.folder
-        self.standing = Standing()
         inline = self.config.resources.launcher == "inline"
         self.stops = Stops(self.screen.say, inline)
         self._stepped = False
@@ -158,8 +156,7 @@ class Job:
         for record in records:
             if "metrics" in record and "event" not in record:
                 self._journal.metrics(record["step"], record["metrics"], record["time_ms"])
-                self.standing.see_metrics(record["step"], record["metrics"])
-                self.screen.metrics(self.standing, record["metrics"])
+                self.screen.metrics(self._journal.standing, record["metrics"])
                 if not self._stepped and self.plan.outline.steps:
                     self._first_step()
             else:
@@ -173,7 +170,6 @@ class Job:
         elif kind == "training":
             self.startup.enter("first step")
         self._journal.event(kind, **facts)
-        self.standing.see_event(kind, facts)
         self.screen.event(kind, facts)
         if kind == "checkpoint":
             self._journal.sync()
@@ -225,7 +221,7 @@ class Job:
         What can't be written any more, on a full disk, makes the job a failed one.
         """
         for _ in range(2):
-            explanation = explain(error, self.standing.step or None) if error else None
+            explanation = explain(error, self._journal.standing.step or None) if error else None
             result = self._result(outcome, explanation, time.monotonic() - begun)
             result["mlflow_run_id"] = mlflow_run_id
             try:
@@ -242,7 +238,7 @@ class Job:
         self, outcome: "Result | None", explanation: Explanation | None, seconds: float
     ) -> dict[str, Any]:
         """What result.json says; the truth also for a job that failed."""
-        standing, status = self.standing, "done"
+        standing, status = self._journal.standing, "done"
         if explanation is not None:
             status = "interrupted" if explanation.failure == "interrupted" else "failed"
         elif outcome is not None and outcome.stopped:
