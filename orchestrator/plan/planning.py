@@ -12,7 +12,7 @@ from pathlib import Path
 from cluster.nodes import Devices
 from data import Prepared, Stream, prepare
 from data.config import SINGLE
-from data.drift.gate_report import GateReport
+from data.drift import GateReport
 from data.messages import size
 from data.shards import ShardSet
 from data.tokenizer import vocab_size
