@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
@@ -19,14 +18,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from cluster.failure import from_death
-from cluster.gang import Placement, ray_session
-from cluster.nodes import kernel_memory_kills
+from cluster.ending import end_workers
+from cluster.failure import UNKNOWN, from_death
+from cluster.placement import Placement, refuse_what_never_fits
 from cluster.polls import POLL_S
 from cluster.pool_worker import PoolWorker, as_itself, pickled
-from cluster.session import Session, end_processes, process_tree
+from cluster.post_mortem import memory_report
+from cluster.session import Session, ray_session
 from cluster.worker import Record
-from cluster.world import refuse_what_never_fits
 
 __all__ = ["Placement", "Pool", "PoolFailed", "pool", "ray_session", "run_pool"]
 
@@ -118,6 +117,8 @@ class Slot:
     """Whether it has a place and is set up."""
     units: dict[Any, int] = field(default_factory=dict)
     """Calls under way, the oldest first, and the index of the unit that each carries out."""
+    memory_kills: int | None = None
+    """In its memory group, by its last answer."""
 
 
 class Pool:
@@ -173,7 +174,6 @@ class Pool:
             if self.stop.is_set():
                 raise KeyboardInterrupt("the pool was stopped")
             self._give_out(work, arguments)
-            memory_kills = kernel_memory_kills()
             # Calls of an actor are carried out in order, so its oldest one is the one to wait for.
             oldest = {next(iter(slot.units)): slot for slot in self.slots if slot.units}
             starting = {slot.begun: slot for slot in self.slots if not slot.works}
@@ -183,13 +183,12 @@ class Pool:
                 try:
                     answer = ray.get(call)
                 except ray.exceptions.RayError as error:
-                    kills = kernel_memory_kills() - memory_kills
-                    self._replace(slot, error, kills, arguments)
+                    self._replace(slot, error, arguments)
                     continue
                 if call in starting:
                     slot.works = True
                     continue
-                index = slot.units.pop(call)
+                index, slot.memory_kills = slot.units.pop(call), answer.memory_kills
                 if answer.error is not None:
                     raise as_itself(answer)
                 results[index] = answer.result
@@ -238,12 +237,11 @@ class Pool:
             self._said = True
             self.say("the workers wait for free CPUs in the cluster")
 
-    def _replace(
-        self, slot: Slot, error: Exception, memory_kills: int, arguments: Sequence[Any]
-    ) -> None:
+    def _replace(self, slot: Slot, error: Exception, arguments: Sequence[Any]) -> None:
         """Put a new worker in the place of a dead one, or give up the unit that it was at."""
         worker = self._describe(slot)
-        failure = from_death(error, worker, memory_kills)
+        facts = UNKNOWN | (worker or {}) | {"rank": slot.number, "log": str(slot.log)}
+        failure = from_death(error, facts, memory_report(self.ray, facts, slot.memory_kills))
         blamed = next(iter(slot.units.values()), None)  # None: it died before it had a unit
         name = "its start" if blamed is None else str(arguments[blamed])
         if failure.cause == "exception":  # Ray could not carry the argument or the result
@@ -261,21 +259,18 @@ class Pool:
         self._kill([slot])
         self.slots[self.slots.index(slot)] = self._slot(slot.number)
 
-    def _describe(self, slot: Slot) -> Record:
-        """Who the worker is, or was; what it did not live to tell is unknown."""
-        worker: Record = {"host": "an unknown host", "node": "", "pid": None, "log_begins_at": 0}
+    def _describe(self, slot: Slot) -> Record | None:
+        """Who the worker is, or was; None if it did not live to tell."""
+        worker = self._told(slot.described)
+        return None if worker is None else worker | {"log_begins_at": self._told(slot.begun) or 0}
+
+    def _told(self, call: Any) -> Any:
         try:
-            worker |= self.ray.get(slot.described, timeout=0)
-            worker["log_begins_at"] = self.ray.get(slot.begun, timeout=0)
+            return self.ray.get(call, timeout=0)
         except self.ray.exceptions.RayError:
-            pass
-        return worker | {"rank": slot.number, "log": str(slot.log)}
+            return None
 
     def _kill(self, slots: Sequence[Slot]) -> None:
-        """End the workers of these slots; on this host also whatever they started."""
-        workers = [self._describe(slot) for slot in slots]
-        pids = [worker["pid"] for worker in workers if worker["host"] == os.uname().nodename]
-        processes = [process for pid in pids for process in process_tree(pid)]
-        for slot in slots:
-            self.ray.kill(slot.actor, no_restart=True)
-        end_processes(processes)
+        """End the workers of these slots with all that they started."""
+        workers = [worker for slot in slots if (worker := self._describe(slot)) is not None]
+        end_workers(self.ray, [slot.actor for slot in slots], workers)

@@ -20,6 +20,8 @@ class Answer:
     error: bytes | None = None
     """The exception, pickled."""
     traceback: str = ""
+    memory_kills: int = 0
+    """What the kernel has counted by now in the worker's memory group."""
 
 
 class PoolWorker(Worker):
@@ -29,7 +31,8 @@ class PoolWorker(Worker):
         """Carry out one unit: call the pickled function."""
         try:
             # Here and not by Ray, since it may import much: after `start`, and inside the try.
-            return Answer(_unpickled(pickled)(argument))
+            result = _unpickled(pickled)(argument)
+            return Answer(result, memory_kills=self.memory_kills())
         except Exception as error:
             text = traceback.format_exc()
             print(text, flush=True)

@@ -70,7 +70,7 @@ def settings() -> dict[str, Any]:
     groups: list[tuple[str, type[Any]]] = [
         *SECTIONS.items(),
         *(("stage", stage.section) for stage in STAGES.values()),
-        *(("model", model) for model in MODELS.values()),
+        *(("model", family.config) for family in MODELS.values()),
     ]
     for group, node in groups:
         for field in fields(node):

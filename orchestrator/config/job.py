@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from data.config import DataConfig
 from data.tokenizer import TokenizerConfig
-from models.configs import GPTConfig, ModelConfig
+from models.configs import ModelConfig
 from orchestrator.config.engine import EngineConfig
 from orchestrator.config.optim import OptimConfig
 from orchestrator.config.resources import ResourcesConfig
@@ -29,7 +29,7 @@ class JobConfig:
     """One job: a stage and all it needs. The whole of config.yaml in a run folder."""
 
     stage: StageConfig = field(default_factory=StageConfig)
-    model: ModelConfig = field(default_factory=GPTConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -54,20 +54,25 @@ def follow(config: JobConfig, stop: threading.Event) -> bool | None:
 
     Returns whether the job was stopped early; None if rank 0 has refused it.
     """
-    from torch.distributed import DistStoreError
-
     os.environ.update(environment(config))
-    store = _store()
-    while not store.check([_key()]):
-        try:
-            store.wait([_key()], LOOK)
-        except DistStoreError:  # rank 0 is still at work
-            continue
-    received = store.get(_key())
+    received = wait_for_word(_store())
     if received == REFUSED:
         return None
     assignment: Assignment = pickle.loads(received)  # written by rank 0 of this very job
     return bool(run_inline(work, assignment, on_records=_ignore, stop=stop).stopped)
+
+
+def wait_for_word(store: Any) -> bytes:
+    """What rank 0 has to say, however long it takes."""
+    from torch.distributed import DistStoreError
+
+    while True:
+        try:
+            store.wait([_key()], LOOK)
+        except DistStoreError:  # rank 0 is still at work
+            continue
+        said: bytes = store.get(_key())
+        return said
 
 
 def _ignore(rank: int, records: object) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator.record import journal
+from orchestrator.record import lines
 
 
 @dataclass
@@ -35,10 +35,10 @@ class Standing:
     @classmethod
     def read(cls, folder: Path) -> "Standing":
         """The standing of a run folder, from its files."""
-        lines, _ = journal.read(folder / journal.METRICS)
-        events, _ = journal.read(folder / journal.EVENTS)
+        metrics, _ = lines.read(folder / lines.METRICS)
+        events, _ = lines.read(folder / lines.EVENTS)
         standing = cls()
-        for line in sorted([*lines, *events], key=lambda line: int(line["time_ms"])):
+        for line in sorted([*metrics, *events], key=lambda line: int(line["time_ms"])):
             if "metrics" in line and "event" not in line:
                 standing.see_metrics(line["step"], line["metrics"])
             else:

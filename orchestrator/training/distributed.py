@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -83,6 +83,18 @@ def broadcast_object(value: T) -> T:
     if world_size() > 1:
         dist.broadcast_object_list(values)
     return values[0]
+
+
+def gather_on_rank_0(value: T) -> list[T] | None:
+    """The values of all ranks, in rank order, on rank 0; None on the others. Every rank calls it.
+
+    Anything that can be pickled; for what only one rank needs.
+    """
+    if world_size() == 1:
+        return [value]
+    values: list[Any] | None = [None] * world_size() if rank() == 0 else None
+    dist.gather_object(value, values)
+    return values
 
 
 def barrier() -> None:

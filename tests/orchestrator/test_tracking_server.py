@@ -143,7 +143,7 @@ class Cuts:
                 self.end_headers()
                 self.wfile.write(text)
 
-            do_POST = do_PATCH = do_GET  # noqa: N815
+            do_POST = do_PATCH = do_PUT = do_GET  # noqa: N815
 
             def log_message(self, *arguments):
                 pass

@@ -9,6 +9,7 @@ from data.feed.ledger import check_prefix
 from data.feed.stream import Stream
 from data.order.resuming import changes, resume
 from data.order.state import DataState
+from models.configs import language
 from orchestrator.config import JobConfig, TrainingConfig
 
 if TYPE_CHECKING:
@@ -38,15 +39,17 @@ def resumed_state(
         ValueError: names each setting that keeps the job from continuing `start`, or says that
             the checkpoint's account of its data does not hold.
     """
-    rows = config.model.vocab_size or prepared.tokenizer.vocab_size
-    model = models.config_to_dict(replace(config.model, vocab_size=rows))
-    before, theirs, ours = start.manifest, start.data, initial_state(config, stream)
+    model_config = language(config.model)
+    rows = model_config.vocab_size or prepared.tokenizer.vocab_size
+    model = models.config_to_dict(replace(model_config, vocab_size=rows))
+    before = models.config_to_dict(start.model_config())
+    theirs, ours = start.data, initial_state(config, stream)
     wrong = [
-        f"model.{name}={value} must be {before['model'].get(name)}"
+        f"model.{name}={value} must be {before.get(name)}"
         for name, value in model.items()
-        if value != before["model"].get(name)
+        if value != before.get(name)
     ]
-    if before["tokenizer_fingerprint"] != prepared.tokenizer.fingerprint:
+    if start.facts["tokenizer_fingerprint"] != prepared.tokenizer.fingerprint:
         wrong.append(f"the tokenizer must be {start.path / 'tokenizer.json'}")
     wrong += changes(theirs, ours)
     if wrong:

@@ -9,6 +9,7 @@ from data import Prepared, ShardSet, Stream, vocab_size
 from data.drift.gate_report import GateReport
 from data.messages import counted
 from models import cost
+from models.configs import language
 from orchestrator.config import JobConfig
 from orchestrator.stages.language.drift import check_drift
 from orchestrator.stages.language.preparing import (
@@ -93,9 +94,10 @@ def _outline(
     drift: Mapping[str, GateReport] | None = None,
 ) -> Outline:
     stage, T, batch = config.section(PretrainConfig), config.data.sequence_length, config.batch
-    rows = check_vocabulary(config.model.vocab_size, vocabulary)
     role = config.role("model")
-    role = replace(role, model=replace(role.model, vocab_size=rows))
+    model = language(role.model)
+    rows = check_vocabulary(model.vocab_size, vocabulary)
+    role = replace(role, model=replace(model, vocab_size=rows))
     parameters = cost.parameters(role.model)
     per_step, sequences = batch.step * T, batch.step * stage.steps
     flops = cost.flops_per_token(role.model, T) * sequences * T
@@ -115,7 +117,7 @@ def _outline(
     return Outline(
         stage.steps,
         lines,
-        {"model": RoleOutline(role, parameters, largest_layer=parameters)},
+        {"model": RoleOutline(role, parameters, cost.largest_layer(role.model))},
         TRAINING,
         EVALUATION,
         tokens_per_step=per_step,

@@ -8,7 +8,7 @@ import torch
 
 from data import Loader, Prepared, Published, Stream, evaluation_rows, open_published
 from data.feed.ledger import Ledger
-from models.configs import ModelConfig
+from models.configs import ModelConfig, language
 from models.cost import flops_per_token
 from orchestrator.config import JobConfig
 from orchestrator.stages.language.objective import next_token
@@ -19,7 +19,7 @@ from orchestrator.stages.pretrain.stage import PretrainConfig
 from orchestrator.stages.result import Result
 from orchestrator.stages.run import Run
 from orchestrator.training import checkpoint, distributed, engine
-from orchestrator.training.checkpoint import Checkpoint
+from orchestrator.training.checkpoint import Checkpoint, Retention, SavedRole
 from orchestrator.training.engine import Engine
 from orchestrator.training.hardware import peak_flops
 from orchestrator.training.loop import Metrics, Schedule, evaluate, fit
@@ -30,8 +30,9 @@ def pretrain(config: JobConfig, inputs: Published, run: Run) -> Result:
     """Train, evaluate, save, and sample from what was saved. Every rank calls it."""
     stage = config.section(PretrainConfig)
     prepared = open_published(inputs, run.cache)
-    vocab_size = config.model.vocab_size or prepared.tokenizer.vocab_size
-    model_config = replace(config.model, vocab_size=vocab_size)
+    model_config = language(config.model)
+    vocab_size = model_config.vocab_size or prepared.tokenizer.vocab_size
+    model_config = replace(model_config, vocab_size=vocab_size)
     trainer = engine.build(
         model_config,
         config.engine,
@@ -115,7 +116,8 @@ class Training:
     """The last checkpoint saved or restored."""
 
     def __post_init__(self) -> None:
-        """Look up what MFU needs; begin to count what is trained on."""
+        """Look up what MFU needs; begin to count what is trained on and what is kept."""
+        self.retention = Retention(self._root, self.config.section(PretrainConfig).checkpoints_kept)
         self._peak = peak_flops(self.engine.device, self.config.engine.precision)
         self._flops = flops_per_token(self.model_config, self.config.data.sequence_length)
         self.ledger = Ledger(self.stream, initial_state(self.config, self.stream))
@@ -165,8 +167,7 @@ class Training:
         self.newest = done = checkpoint.save(
             self._root,
             step,
-            self.engine,
-            self.model_config,
+            {"model": SavedRole(self.engine.state, self.model_config, "adamw")},
             self.prepared.tokenizer_path,
             {
                 "tokenizer_fingerprint": self.prepared.tokenizer.fingerprint,
@@ -175,7 +176,7 @@ class Training:
             },
         )
         if distributed.rank() == 0:
-            checkpoint.retain(self._root, self.config.section(PretrainConfig).checkpoints_kept)
+            self.retention.after(done)
         for left_out in state.exclusions[known:]:
             self.run.event("data_skipped", **asdict(left_out))
         self.run.event(
@@ -195,22 +196,19 @@ class Training:
 
         Raises ValueError if it belongs to another model, tokenizer or stream of data.
         """
-        found = ""
-        if distributed.rank() == 0:  # one rank verifies for all
-            newest, rejected = checkpoint.newest_valid(self._root)
-            for reason in rejected:
-                self.run.event("checkpoint_rejected", reason=reason)
-            if newest is None and self.config.resume is not None:
-                newest = checkpoint.find(Path(self.config.resume))
-            found = str(newest.path) if newest else ""
-        found = distributed.broadcast_object(found)
-        if not found:
+        start, rejected = checkpoint.newest_valid_shared(self._root)
+        for reason in rejected:
+            self.run.event("checkpoint_rejected", reason=reason)
+        if start is not None:
+            self.retention.trust(start)
+        elif self.config.resume is not None:
+            start = checkpoint.read(Path(self.config.resume))  # the driver has verified it
+        else:
             return None
-        start = checkpoint.read(Path(found))
         state = resumed_state(start, self.config, self.prepared, self.stream)
         self.ledger = Ledger(self.stream, state)
         self.stream.exclude(state.exclusions)
-        self.engine.load_state(checkpoint.SavedState(start), start.step)
+        self.engine.load_state(checkpoint.open_role(start), start.step)
         self.run.event("resumed", step=start.step, path=str(start.path))
         self.newest = start
         return start
