@@ -109,12 +109,12 @@ def fit(
         local = torch.stack(losses)  # (micro-batches,), on the device
         loss = distributed.sum_over_ranks([float(local.sum())], engine.device)[0]
         if not math.isfinite(loss):
-            raise _non_finite(engine, step, micro_batches, local)
+            raise _non_finite(step, micro_batches, local)
         rate = schedule.learning_rate(step)
         norm = engine.step(rate)
         if not math.isfinite(norm):
             ids = [int(sample) for batch in micro_batches for sample in batch.sample_ids]
-            samples = sorted(distributed.gather_integers(ids, engine.device))
+            samples = _over_ranks(ids)
             raise NonFiniteLoss(f"the gradient norm of step {step} is {norm}; samples {samples}")
         trained(micro_batches)
         seconds = time.perf_counter() - begun
@@ -146,7 +146,7 @@ def evaluate_loss(engine: Engine, batches: Iterator[Batch]) -> tuple[float, int]
     total, tokens = 0.0, 0
     for batch in batches:
         inputs, targets, loss_mask, documents = _tensors(batch, engine.device)
-        logits = engine.forward(inputs, documents)  # (B, T, V)
+        logits = engine.forward(inputs, documents=documents)  # (B, T, V)
         total += float(next_token_loss(logits, targets, loss_mask))
         tokens += int(loss_mask.sum())
     engine.model.train()
@@ -158,7 +158,7 @@ def _backward(engine: Engine, batch: Batch, valid_tokens: float, seed: int) -> T
     """Loss of one micro-batch as its part of the step's mean; adds its gradient."""
     torch.manual_seed(_dropout_seed(seed, batch.position))
     inputs, targets, loss_mask, documents = _tensors(batch, engine.device)
-    logits = engine.forward(inputs, documents)  # (B, T, V)
+    logits = engine.forward(inputs, documents=documents)  # (B, T, V)
     loss = next_token_loss(logits, targets, loss_mask) / valid_tokens
     engine.backward(loss)
     return loss.detach()
@@ -178,9 +178,7 @@ def _dropout_seed(seed: int, position: int) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def _non_finite(
-    engine: Engine, step: int, micro_batches: list[Batch], losses: Tensor
-) -> NonFiniteLoss:
+def _non_finite(step: int, micro_batches: list[Batch], losses: Tensor) -> NonFiniteLoss:
     """The error for a step whose loss is not finite; the same on every rank."""
     mine = [
         int(sample)
@@ -188,5 +186,9 @@ def _non_finite(
         if not math.isfinite(loss)
         for sample in batch.sample_ids
     ]
-    samples = sorted(distributed.gather_integers(mine, engine.device))
-    return NonFiniteLoss(f"the loss of step {step} is not finite; samples {samples}")
+    return NonFiniteLoss(f"the loss of step {step} is not finite; samples {_over_ranks(mine)}")
+
+
+def _over_ranks(samples: list[int]) -> list[int]:
+    """Samples of all ranks, sorted."""
+    return sorted(sample for own in distributed.gather_objects(samples) for sample in own)

@@ -141,7 +141,7 @@ def _devices() -> list[Finding]:
 
 
 def _deepspeed() -> list[Finding]:
-    from orchestrator.training.engine import compiled_ops
+    from orchestrator.training.engine.importing import compiled_ops
 
     ops = compiled_ops()
     compiler = shutil.which("g++") or shutil.which("c++")

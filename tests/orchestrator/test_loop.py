@@ -9,18 +9,20 @@ import torch
 from data import DataConfig, TokenizerConfig, evaluation_rows, prepare
 from orchestrator.training import distributed
 from orchestrator.training.loop import NonFiniteLoss, evaluate_loss
+from orchestrator.training.state import WEIGHT
 from tests.orchestrator import tiny
 
 ENGINES = ("zero0", "zero2", "zero3")
 
 
 def weights_of(trainer):
-    return {name: state.weight for name, state in trainer.state()}
+    """Copies of this rank's part of the weights."""
+    return {own.name: own.tensors[WEIGHT].clone() for own in trainer.state()}
 
 
 def spoil_logits(trainer, factor):
     forward = trainer.forward
-    trainer.forward = lambda *inputs: forward(*inputs) * factor
+    trainer.forward = lambda *inputs, **named: forward(*inputs, **named) * factor
 
 
 class NanGradient(torch.autograd.Function):
@@ -59,7 +61,7 @@ def nan_in_the_gradient(names, precision):
 
 def spoil_gradient(trainer):
     forward = trainer.forward
-    trainer.forward = lambda *inputs: NanGradient.apply(forward(*inputs))
+    trainer.forward = lambda *inputs, **named: NanGradient.apply(forward(*inputs, **named))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

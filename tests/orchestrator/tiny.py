@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import models
 from data import Batch, DataConfig
 from models.configs import GPTConfig
 from orchestrator.config import (
@@ -63,8 +62,15 @@ def job(
 
 def build(config: JobConfig) -> engine.Engine:
     """The engine around a model whose weights depend on the seed alone."""
-    torch.manual_seed(config.seed)
-    return engine.build(models.build(config.model), config, torch.device("cpu"))
+    return engine.build(
+        config.model,
+        config.engine,
+        config.optim,
+        device=torch.device("cpu"),
+        seed=config.seed,
+        micro_batch=config.batch.micro,
+        accumulation_steps=config.batch.accumulation_steps,
+    )
 
 
 def batches(config: JobConfig, position: int = 0) -> Iterator[list[Batch]]:

@@ -1,16 +1,13 @@
 """Pretraining: next-token prediction over a stream of documents, from random weights."""
 
-import json
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 
-import models
 from data import Loader, Prepared, Published, Stream, evaluation_rows, open_published
 from data.feed.ledger import Ledger
-from data.feed.stream import Damage
 from models.configs import ModelConfig, language
 from models.cost import flops_per_token
 from orchestrator.config import JobConfig
@@ -21,7 +18,7 @@ from orchestrator.stages.pretrain.stage import PretrainConfig
 from orchestrator.stages.result import Result
 from orchestrator.stages.run import Run
 from orchestrator.training import checkpoint, distributed, engine
-from orchestrator.training.checkpoint import Checkpoint
+from orchestrator.training.checkpoint import Checkpoint, Retention, SavedRole
 from orchestrator.training.engine import Engine
 from orchestrator.training.hardware import peak_flops
 from orchestrator.training.loop import Metrics, Schedule, evaluate_loss, fit
@@ -35,8 +32,15 @@ def pretrain(config: JobConfig, inputs: Published, run: Run) -> Result:
     model_config = language(config.model)
     vocab_size = model_config.vocab_size or prepared.tokenizer.vocab_size
     model_config = replace(model_config, vocab_size=vocab_size)
-    torch.manual_seed(config.seed)
-    trainer = engine.build(models.build(model_config), config, run.device)
+    trainer = engine.build(
+        model_config,
+        config.engine,
+        config.optim,
+        device=run.device,
+        seed=config.seed,
+        micro_batch=config.batch.micro,
+        accumulation_steps=config.batch.accumulation_steps,
+    )
     stream = Stream.open(prepared.train_sets, config.data)
     training = Training(config, run, prepared, stream, model_config, trainer)
     start = training.restore()
@@ -109,7 +113,8 @@ class Training:
     """The last checkpoint saved or restored."""
 
     def __post_init__(self) -> None:
-        """Look up what MFU needs; begin to count what is trained on."""
+        """Look up what MFU needs; begin to count what is trained on and what is kept."""
+        self.retention = Retention(self._root, self.config.section(PretrainConfig).checkpoints_kept)
         self._peak = peak_flops(self.engine.device, self.config.engine.precision)
         self._flops = flops_per_token(self.model_config, self.config.data.sequence_length)
         self.ledger = Ledger(self.stream, initial_state(self.config, self.stream))
@@ -151,16 +156,14 @@ class Training:
 
     def save(self, step: int) -> None:
         """Publish the checkpoint of this step. Every rank calls it."""
-        device = self.engine.device
-        sums = distributed.gather_integers(self.ledger.sums, device)
-        damage = self._damage_of_all_ranks()
+        sums = [own for rank in distributed.gather_objects(self.ledger.sums) for own in rank]
+        damage = [own for rank in distributed.gather_objects(self.stream.damage) for own in rank]
         known = len(self.ledger.state.exclusions)
         state = self.ledger.commit(sums, damage)
         self.newest = done = checkpoint.save(
             self._root,
             step,
-            self.engine,
-            self.model_config,
+            {"model": SavedRole(self.engine.state, self.model_config, "adamw")},
             self.prepared.tokenizer_path,
             {
                 "tokenizer_fingerprint": self.prepared.tokenizer.fingerprint,
@@ -169,7 +172,7 @@ class Training:
             },
         )
         if distributed.rank() == 0:
-            checkpoint.retain(self._root, self.config.section(PretrainConfig).checkpoints_kept)
+            self.retention.after(done)
         for left_out in state.exclusions[known:]:
             self.run.event("data_skipped", **asdict(left_out))
         self.run.event(
@@ -184,32 +187,24 @@ class Training:
             metrics={k: v for k, v in self.latest.items() if k.startswith("validation/")},
         )
 
-    def _damage_of_all_ranks(self) -> list[Damage]:
-        lines = "".join(json.dumps(asdict(own)) + "\n" for own in self.stream.damage)
-        gathered = distributed.gather_integers(list(lines.encode()), self.engine.device)
-        return [Damage(**json.loads(line)) for line in bytes(gathered).decode().splitlines()]
-
     def restore(self) -> Checkpoint | None:
         """Load the newest valid checkpoint of this run, else of the run to resume, if any.
 
         Raises ValueError if it belongs to another model, tokenizer or stream of data.
         """
-        found = ""
-        if distributed.rank() == 0:  # one rank verifies for all
-            newest, rejected = checkpoint.newest_valid(self._root)
-            for reason in rejected:
-                self.run.event("checkpoint_rejected", reason=reason)
-            if newest is None and self.config.resume is not None:
-                newest = checkpoint.find(Path(self.config.resume))
-            found = str(newest.path) if newest else ""
-        found = distributed.broadcast_text(found, self.engine.device)
-        if not found:
+        start, rejected = checkpoint.newest_valid_shared(self._root)
+        for reason in rejected:
+            self.run.event("checkpoint_rejected", reason=reason)
+        if start is not None:
+            self.retention.trust(start)
+        elif self.config.resume is not None:
+            start = checkpoint.read(Path(self.config.resume))  # the driver has verified it
+        else:
             return None
-        start = checkpoint.read(Path(found))
         state = resumed_state(start, self.config, self.prepared, self.stream)
         self.ledger = Ledger(self.stream, state)
         self.stream.exclude(state.exclusions)
-        self.engine.load_state(checkpoint.SavedState(start), start.step)
+        self.engine.load_state(checkpoint.open_role(start), start.step)
         self.run.event("resumed", step=start.step, path=str(start.path))
         self.newest = start
         return start
