@@ -11,6 +11,7 @@ from data.feed.ledger import Ledger
 from models.configs import ModelConfig, language
 from models.cost import flops_per_token
 from orchestrator.config import JobConfig
+from orchestrator.stages.language.objective import next_token
 from orchestrator.stages.language.resuming import initial_state, resumed_state
 from orchestrator.stages.language.sampling import sample
 from orchestrator.stages.language.scoring import bits_per_byte, comparison, perplexity
@@ -21,7 +22,7 @@ from orchestrator.training import checkpoint, distributed, engine
 from orchestrator.training.checkpoint import Checkpoint, Retention, SavedRole
 from orchestrator.training.engine import Engine
 from orchestrator.training.hardware import peak_flops
-from orchestrator.training.loop import Metrics, Schedule, evaluate_loss, fit
+from orchestrator.training.loop import Metrics, Schedule, evaluate, fit
 from orchestrator.training.optim import learning_rate
 
 
@@ -57,6 +58,7 @@ def pretrain(config: JobConfig, inputs: Published, run: Run) -> Result:
     with closing(steps) as batches:
         outcome = fit(
             trainer,
+            next_token,
             batches,
             Schedule(
                 stage.steps,
@@ -66,6 +68,7 @@ def pretrain(config: JobConfig, inputs: Published, run: Run) -> Result:
             ),
             start_step=start.step if start else 0,
             seed=config.seed,
+            unit="tokens",
             trained=training.ledger.add,
             log=training.log,
             evaluate=training.evaluate,
@@ -87,8 +90,8 @@ def pretrain(config: JobConfig, inputs: Published, run: Run) -> Result:
         stopped=outcome.stopped,
         checkpoint=str(newest.path) if newest else None,
         metrics=training.latest,
-        tokens=outcome.tokens,
-        tokens_per_second=outcome.tokens / max(outcome.training_seconds, 1e-9),
+        tokens=int(outcome.weight),
+        tokens_per_second=outcome.weight / max(outcome.training_seconds, 1e-9),
         samples=tuple(texts),
         tables=(comparison(training.latest["validation/bits_per_byte"], prepared.baselines),)
         if "validation/bits_per_byte" in training.latest
@@ -140,7 +143,8 @@ class Training:
                 self.config.batch.micro,
                 isolate_documents=self.config.data.isolate_documents,
             )
-            own_nats, own_tokens = evaluate_loss(self.engine, rows)
+            own = evaluate(self.engine, next_token, rows)
+            own_nats, own_tokens = own.loss, int(own.weight)
             own_size = validation.manifest.bytes
             if len(self.prepared.validation_sets) > 1:
                 bits = bits_per_byte(own_nats, own_size)
