@@ -33,8 +33,6 @@ WEIGHTS = "model.safetensors"
 class Weights(NamedTuple):
     """Weights to start a model from."""
 
-    path: Path
-    """The checkpoint or exported folder they are in."""
     reader: StateReader
     model_config: ModelConfig | None
     """None: only the stage that made them knows the model."""
