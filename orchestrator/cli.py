@@ -52,6 +52,7 @@ VERBS = {
     "plan": Verb("check a job and say what it will do; starts nothing", "plan", "config"),
     "data": Verb("make, look at, check and trace the data of a job", "data", "either"),
     "generate": Verb("write text with the model of a run or checkpoint", "generate"),
+    "export": Verb("put the weights of a run into a folder for others", "export"),
     "ui": Verb("open the record of all runs in the MLflow UI", "ui"),
     "sync": Verb("send what MLflow lacks of runs, after an outage or a crash", "sync"),
     "doctor": Verb("look at this machine: what is there, what is missing, what to type", "doctor"),

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from orchestrator.stages.result import Result
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+PLACE = ("rank", "host", "ip", "node", "pid", "gpus", "log")  # of a worker, for the record
 
 
 def execute(config: JobConfig, overrides: Sequence[str], asked: float) -> int:
@@ -146,7 +147,8 @@ class Job:
 
     def _admitted(self, workers: list[dict[str, Any]]) -> None:
         self.startup.enter("import of torch")
-        self._journal.event("admitted", workers=workers)
+        facts = [{name: worker[name] for name in PLACE} for worker in workers]
+        self._journal.event("admitted", workers=facts)
         self.screen.phase("workers import torch and build the model")
 
     def _take(self, rank: int, records: list[dict[str, Any]]) -> None:
@@ -155,7 +157,7 @@ class Job:
             if "metrics" in record and "event" not in record:
                 self._journal.metrics(record["step"], record["metrics"], record["time_ms"])
                 self.screen.metrics(self._journal.standing, record["metrics"])
-                if not self._stepped:
+                if not self._stepped and self.plan.outline.steps:
                     self._first_step()
             else:
                 self._event(record)
@@ -185,6 +187,14 @@ class Job:
         self._journal.event(
             "started", stage=self.config.stage.name, host=os.uname().nodename, pid=os.getpid()
         )
+        for role, weights in self.plan.weights.items():
+            self._journal.event(
+                "weights",
+                role=role,
+                path=str(weights.path),
+                step=weights.step,
+                manifest_sha256=weights.manifest_sha256,
+            )
         assert self.plan.ready is not None
         self.plan.ready.record(self._journal, self.folder)
 

@@ -8,10 +8,12 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 
 T = TypeVar("T")
 
@@ -69,6 +71,16 @@ def sum_over_ranks(values: Sequence[float], device: torch.device) -> list[float]
     return [float(value) for value in total.tolist()]
 
 
+def sum_array(values: NDArray[np.float64], device: torch.device) -> NDArray[np.float64]:
+    """Element-wise sums of arrays of one shape over all ranks. Every rank calls it."""
+    if world_size() == 1:
+        return values
+    total = torch.from_numpy(values).to(device)
+    dist.all_reduce(total)
+    summed: NDArray[np.float64] = total.cpu().numpy()
+    return summed
+
+
 def gather_objects(value: T) -> list[T]:
     """The values of all ranks, in rank order; anything that can be pickled. Every rank calls it."""
     values = [value] * world_size()
@@ -83,6 +95,18 @@ def broadcast_object(value: T) -> T:
     if world_size() > 1:
         dist.broadcast_object_list(values)
     return values[0]
+
+
+def gather_on_rank_0(value: T) -> list[T] | None:
+    """The values of all ranks, in rank order, on rank 0; None on the others. Every rank calls it.
+
+    Anything that can be pickled; for what only one rank needs.
+    """
+    if world_size() == 1:
+        return [value]
+    values: list[Any] | None = [None] * world_size() if rank() == 0 else None
+    dist.gather_object(value, values)
+    return values
 
 
 def barrier() -> None:

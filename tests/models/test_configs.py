@@ -7,7 +7,14 @@ import pytest
 from omegaconf import OmegaConf
 
 from models import MODELS, build, config_from_dict, config_to_dict
-from models.configs import GPTConfig, LanguageModelConfig, MLPConfig, ModelConfig, language
+from models.configs import (
+    GPTConfig,
+    LanguageModelConfig,
+    MLPConfig,
+    ModelConfig,
+    classifier,
+    language,
+)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +136,12 @@ def test_a_model_that_reads_no_tokens_is_no_language_model():
     assert language(GPTConfig()) == GPTConfig()
     with pytest.raises(ValueError, match=r"model\.family=mlp is no language model.*model=gpt_tiny"):
         language(MLPConfig())
+
+
+def test_a_model_without_scores_of_classes_is_no_classifier():
+    assert classifier(MLPConfig()) == MLPConfig()
+    with pytest.raises(ValueError, match=r"model\.family=gpt gives no scores.*try model=mlp"):
+        classifier(GPTConfig())
 
 
 def test_a_dict_with_missing_keys_gets_defaults():

@@ -42,13 +42,14 @@ def resumed_state(
     model_config = language(config.model)
     rows = model_config.vocab_size or prepared.tokenizer.vocab_size
     model = models.config_to_dict(replace(model_config, vocab_size=rows))
-    before, theirs, ours = start.manifest, start.data, initial_state(config, stream)
+    before = models.config_to_dict(start.model_config())
+    theirs, ours = start.data, initial_state(config, stream)
     wrong = [
-        f"model.{name}={value} must be {before['model'].get(name)}"
+        f"model.{name}={value} must be {before.get(name)}"
         for name, value in model.items()
-        if value != before["model"].get(name)
+        if value != before.get(name)
     ]
-    if before["tokenizer_fingerprint"] != prepared.tokenizer.fingerprint:
+    if start.facts["tokenizer_fingerprint"] != prepared.tokenizer.fingerprint:
         wrong.append(f"the tokenizer must be {start.path / 'tokenizer.json'}")
     wrong += changes(theirs, ours)
     if wrong:

@@ -11,6 +11,7 @@ from data.feed.ledger import Ledger
 from models.configs import ModelConfig, language
 from models.cost import flops_per_token
 from orchestrator.config import JobConfig
+from orchestrator.stages.language.objective import next_token
 from orchestrator.stages.language.resuming import initial_state, resumed_state
 from orchestrator.stages.language.sampling import sample
 from orchestrator.stages.language.scoring import bits_per_byte, comparison, perplexity
@@ -18,10 +19,10 @@ from orchestrator.stages.pretrain.stage import PretrainConfig
 from orchestrator.stages.result import Result
 from orchestrator.stages.run import Run
 from orchestrator.training import checkpoint, distributed, engine
-from orchestrator.training.checkpoint import Checkpoint
+from orchestrator.training.checkpoint import Checkpoint, Retention, SavedRole
 from orchestrator.training.engine import Engine
 from orchestrator.training.hardware import peak_flops
-from orchestrator.training.loop import Metrics, Schedule, evaluate_loss, fit
+from orchestrator.training.loop import Metrics, Schedule, evaluate, fit
 from orchestrator.training.optim import learning_rate
 
 
@@ -57,6 +58,7 @@ def pretrain(config: JobConfig, inputs: Published, run: Run) -> Result:
     with closing(steps) as batches:
         outcome = fit(
             trainer,
+            next_token,
             batches,
             Schedule(
                 stage.steps,
@@ -66,6 +68,7 @@ def pretrain(config: JobConfig, inputs: Published, run: Run) -> Result:
             ),
             start_step=start.step if start else 0,
             seed=config.seed,
+            unit="tokens",
             trained=training.ledger.add,
             log=training.log,
             evaluate=training.evaluate,
@@ -87,8 +90,8 @@ def pretrain(config: JobConfig, inputs: Published, run: Run) -> Result:
         stopped=outcome.stopped,
         checkpoint=str(newest.path) if newest else None,
         metrics=training.latest,
-        tokens=outcome.tokens,
-        tokens_per_second=outcome.tokens / max(outcome.training_seconds, 1e-9),
+        tokens=int(outcome.weight),
+        tokens_per_second=outcome.weight / max(outcome.training_seconds, 1e-9),
         samples=tuple(texts),
         tables=(comparison(training.latest["validation/bits_per_byte"], prepared.baselines),)
         if "validation/bits_per_byte" in training.latest
@@ -113,7 +116,8 @@ class Training:
     """The last checkpoint saved or restored."""
 
     def __post_init__(self) -> None:
-        """Look up what MFU needs; begin to count what is trained on."""
+        """Look up what MFU needs; begin to count what is trained on and what is kept."""
+        self.retention = Retention(self._root, self.config.section(PretrainConfig).checkpoints_kept)
         self._peak = peak_flops(self.engine.device, self.config.engine.precision)
         self._flops = flops_per_token(self.model_config, self.config.data.sequence_length)
         self.ledger = Ledger(self.stream, initial_state(self.config, self.stream))
@@ -139,7 +143,8 @@ class Training:
                 self.config.batch.micro,
                 isolate_documents=self.config.data.isolate_documents,
             )
-            own_nats, own_tokens = evaluate_loss(self.engine, rows)
+            own = evaluate(self.engine, next_token, rows)
+            own_nats, own_tokens = own.loss, int(own.weight)
             own_size = validation.manifest.bytes
             if len(self.prepared.validation_sets) > 1:
                 bits = bits_per_byte(own_nats, own_size)
@@ -162,8 +167,7 @@ class Training:
         self.newest = done = checkpoint.save(
             self._root,
             step,
-            self.engine,
-            self.model_config,
+            {"model": SavedRole(self.engine.state, self.model_config, self.config.optim.name)},
             self.prepared.tokenizer_path,
             {
                 "tokenizer_fingerprint": self.prepared.tokenizer.fingerprint,
@@ -172,7 +176,7 @@ class Training:
             },
         )
         if distributed.rank() == 0:
-            checkpoint.retain(self._root, self.config.section(PretrainConfig).checkpoints_kept)
+            self.retention.after(done)
         for left_out in state.exclusions[known:]:
             self.run.event("data_skipped", **asdict(left_out))
         self.run.event(
@@ -192,22 +196,19 @@ class Training:
 
         Raises ValueError if it belongs to another model, tokenizer or stream of data.
         """
-        found = ""
-        if distributed.rank() == 0:  # one rank verifies for all
-            newest, rejected = checkpoint.newest_valid(self._root)
-            for reason in rejected:
-                self.run.event("checkpoint_rejected", reason=reason)
-            if newest is None and self.config.resume is not None:
-                newest = checkpoint.find(Path(self.config.resume))
-            found = str(newest.path) if newest else ""
-        found = distributed.broadcast_object(found)
-        if not found:
+        start, rejected = checkpoint.newest_valid_shared(self._root)
+        for reason in rejected:
+            self.run.event("checkpoint_rejected", reason=reason)
+        if start is not None:
+            self.retention.trust(start)
+        elif self.config.resume is not None:
+            start = checkpoint.read(Path(self.config.resume))  # the driver has verified it
+        else:
             return None
-        start = checkpoint.read(Path(found))
         state = resumed_state(start, self.config, self.prepared, self.stream)
         self.ledger = Ledger(self.stream, state)
         self.stream.exclude(state.exclusions)
-        self.engine.load_state(checkpoint.SavedState(start), start.step)
+        self.engine.load_state(checkpoint.open_role(start), start.step)
         self.run.event("resumed", step=start.step, path=str(start.path))
         self.newest = start
         return start
