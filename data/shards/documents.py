@@ -88,10 +88,6 @@ class Documents:
         """File and row of the source that the document came from."""
         return self._fact(document, "place")  # type: ignore[no-any-return]
 
-    def text_bytes(self, document: int) -> int:
-        """UTF-8 bytes of the document's text."""
-        return self._fact(document, "text_bytes")  # type: ignore[no-any-return]
-
     def spans(self, document: int) -> tuple[tuple[int, int], ...]:
         """Token ranges [start, stop) of the document to be trained on; (): all of it."""
         return tuple((span["start"], span["stop"]) for span in self._fact(document, "spans"))
