@@ -23,7 +23,7 @@ class DamagedData(DataError):
     """Stored data that is no longer what was written: no setting is wrong, a disk or a copy is."""
 
 
-def decode(raw: bytes, offset: int = 0) -> str:
+def decode_utf8(raw: bytes, offset: int = 0) -> str:
     """Bytes as text.
 
     Args:
@@ -31,13 +31,10 @@ def decode(raw: bytes, offset: int = 0) -> str:
         offset: where they begin in their file, for messages.
 
     Raises:
-        DataError: they are compressed, of another encoding, or no text.
+        DataError: they are of another encoding, or no text; the message begins with "is ...".
     """
     if offset == 0 and raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError("is UTF-16; convert it: iconv -f UTF-16 -t UTF-8 IN > OUT")
-    for magic, suffix in ((b"\x1f\x8b", ".gz"), (b"\x28\xb5\x2f\xfd", ".zst")):
-        if offset == 0 and raw.startswith(magic):
-            raise DataError(f"is compressed, but its name does not say so; add {suffix} to it")
     if (nul := raw.find(b"\0")) >= 0:
         raise DataError(
             f"is a binary file: a NUL byte at offset {offset + nul}; text must be UTF-8 "
@@ -59,7 +56,7 @@ def read_utf8(file: Path) -> str:
         DataError: the file can't be read, is binary (says at which byte) or in another encoding.
     """
     try:
-        return decode(file.read_bytes())
+        return decode_utf8(file.read_bytes())
     except OSError as error:
         raise DataError(f"{file} can't be read: {error.strerror}") from None
     except DataError as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from data.contract import kind_of
-from data.files import DamagedData, DataError, decode
+from data.files import DamagedData, DataError, decode_utf8
 from data.sources import inputs
 from data.sources.compressed import is_compressed, open_bytes
 from data.sources.inputs import InputFile, InputUnit, group, name_of, path_of
@@ -43,6 +43,14 @@ def jsonl_units(files: list[InputFile]) -> list[InputUnit]:
             stop = start + inputs.UNIT_BYTES
             units.append(InputUnit((file.name,), start, stop if stop < size else None))
     return units
+
+
+def decode(raw: bytes, offset: int = 0) -> str:
+    """Bytes of a file as text, as `decode_utf8`; at its start they must not be compressed."""
+    for magic, suffix in ((b"\x1f\x8b", ".gz"), (b"\x28\xb5\x2f\xfd", ".zst")):
+        if offset == 0 and raw.startswith(magic):
+            raise DataError(f"is compressed, but its name does not say so; add {suffix} to it")
+    return decode_utf8(raw, offset)
 
 
 def read_text(unit: InputUnit, column: str) -> Iterator[Placed]:
