@@ -1,6 +1,7 @@
 """The table of stages: what a job can do."""
 
 from orchestrator.stages.classify.stage import ClassifyConfig
+from orchestrator.stages.evaluate.stage import EvaluateConfig
 from orchestrator.stages.pretrain.stage import PretrainConfig
 from orchestrator.stages.stage import Stage
 
@@ -14,5 +15,10 @@ STAGES = {
         PretrainConfig,
         "orchestrator.stages.pretrain.driver",
         "orchestrator.stages.pretrain.train:pretrain",
+    ),
+    "evaluate": Stage(
+        EvaluateConfig,
+        "orchestrator.stages.evaluate.driver",
+        "orchestrator.stages.evaluate.measure:evaluate",
     ),
 }

@@ -162,7 +162,7 @@ def test_a_send_that_fails_between_two_attempts_loses_no_point(outputs, server):
         server.start()
     proxy = Cuts(server)
     folder = make_run(outputs, "failing-pretrain-3")
-    play(folder, steps=600)
+    play(folder, steps=600, every=300)
     settings = yaml.safe_load((folder / "config.yaml").read_text())
     settings["tracking"] = {"uri": proxy.uri}
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))

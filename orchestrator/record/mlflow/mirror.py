@@ -245,13 +245,16 @@ def outcome(folder: Path) -> Done | Pending:
 
 
 def process_name(pid: int) -> str | None:
-    """Host, id and start of a process, which no later process shares. None: it is not there."""
-    import psutil
+    """Host, id and start of a process, which no later process shares. None: it is not there.
 
+    The start is in clock ticks since boot, not a time of day, which changes with the clock.
+    """
     try:
-        return f"{socket.gethostname()}/{pid}/{psutil.Process(pid).create_time()}"
-    except psutil.NoSuchProcess:
+        facts = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
         return None
+    ticks = facts.rpartition(")")[2].split()[19]  # field 22; the name before may hold anything
+    return f"{socket.gethostname()}/{pid}/{ticks}"
 
 
 def _end_of_job(process: "subprocess.Popen[bytes] | None", deadline: float) -> bool:

@@ -167,7 +167,7 @@ class Training:
         self.newest = done = checkpoint.save(
             self._root,
             step,
-            {"model": SavedRole(self.engine.state, self.model_config, "adamw")},
+            {"model": SavedRole(self.engine.state, self.model_config, self.config.optim.name)},
             self.prepared.tokenizer_path,
             {
                 "tokenizer_fingerprint": self.prepared.tokenizer.fingerprint,
