@@ -40,17 +40,19 @@ def classify(config: JobConfig, inputs: PublishedExamples, run: Run) -> Result:
     """Train, evaluate, save; every rank calls it."""
     stage = config.section(ClassifyConfig)
     train, validation = (open_split(inputs, name, run.cache) for name in ("train", "validation"))
-    model_config = classifier(config.model)
+    role = config.role("model")
+    weights = role.model.weights
     trainer = engine.build(
-        model_config,
-        config.engine,
-        config.optim,
+        role.model,
+        role.engine,
+        role.optim,
         device=run.device,
         seed=config.seed,
         micro_batch=config.batch.micro,
         accumulation_steps=config.batch.accumulation_steps,
+        reader=checkpoint.open_weights(Path(weights), verified=True).reader if weights else None,
     )
-    training = Training(config, run, inputs, validation, model_config, trainer)
+    training = Training(config, run, inputs, validation, classifier(role.model), trainer)
     start = training.restore()
     run.event("training", device=str(run.device), from_step=start.step if start else 0)
     feed = steps(
