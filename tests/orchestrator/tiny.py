@@ -16,6 +16,7 @@ from orchestrator.config import (
     ResourcesConfig,
     TrainingConfig,
 )
+from orchestrator.stages.language.objective import next_token
 from orchestrator.stages.pretrain.stage import PretrainConfig
 from orchestrator.training import distributed, engine
 from orchestrator.training.loop import Outcome, Schedule, fit
@@ -117,10 +118,12 @@ def run(
     }
     return fit(
         trainer,
+        hooks.pop("objective", next_token),
         hooks.pop("batches", None)
         or batches(config, start * config.section(TrainingConfig).global_batch_size),
         replace(schedule, **hooks.pop("schedule", {})),
         start_step=start,
         seed=config.seed,
+        unit="tokens",
         **(nothing | hooks),
     )
