@@ -14,6 +14,7 @@ from cluster.processes import end_processes, worker_processes
 from cluster.worker import Record
 
 REMOTE_LIMIT_S = 10.0
+GRACE_S = 0.5  # Ray ends a worker that listens faster than that
 
 
 def end_workers(ray: ModuleType, actors: Iterable[Any], workers: Sequence[Record]) -> None:
@@ -41,7 +42,7 @@ def end_workers(ray: ModuleType, actors: Iterable[Any], workers: Sequence[Record
             on_nodes(ray, calls, kill_workers, limit_s=REMOTE_LIMIT_S)
     for actor in actors:
         ray.kill(actor, no_restart=True)
-    end_processes(here)
+    end_processes(here, GRACE_S)
 
 
 def kill_workers(workers: Iterable[tuple[int, int]]) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from cluster.answers import pickled
 from cluster.bundles import Bundles
 from cluster.failure import WorkerFailed
 from cluster.files import Files, bring
@@ -180,7 +181,7 @@ class Gang:
         """
         assert self._bundles is not None
         actors = [self._bundles.actors[index] for index in self._order]
-        work = _pickled(target, payload)
+        work = pickled((target, payload))
         self._run = Run(self._bundles.ray, actors, self.workers, work, on_records)
         return self._run.finish(self._stop, self._kill, silent_after_s, watch)
 
@@ -211,8 +212,6 @@ class Gang:
             survivors = self._run.survivors(grace_s, self._kill)
             kept = {self._order[rank] for rank in survivors}
             self._run = None
-        if self._kill.is_set():
-            raise KeyboardInterrupt("the job was killed")
         kept &= bundles.answering(sorted(kept & bundles.actors.keys()), ANSWER_LIMIT_S)
         bundles.clear(sorted(bundles.actors.keys() - kept))
         bundles.fill()
@@ -262,11 +261,3 @@ class Gang:
     def _check_interrupted(self) -> None:
         if self._stop.is_set() or self._kill.is_set():
             raise KeyboardInterrupt("the job was stopped before its workers had started")
-
-
-def _pickled(target: Target, payload: Any) -> bytes:
-    """Pickled once, here, by Ray's cloudpickle, so that functions of notebooks travel, too."""
-    from ray import cloudpickle
-
-    work: bytes = cloudpickle.dumps((target, payload))  # type: ignore[no-untyped-call]
-    return work

@@ -18,11 +18,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from cluster.answers import PoolWorker, pickled
 from cluster.ending import end_workers
 from cluster.failure import UNKNOWN, from_death
 from cluster.placement import Placement, refuse_what_never_fits
 from cluster.polls import POLL_S
-from cluster.pool_worker import PoolWorker, as_itself, pickled
 from cluster.post_mortem import memory_report
 from cluster.session import Session, ray_session
 from cluster.worker import Record
@@ -189,10 +189,8 @@ class Pool:
                     slot.works = True
                     continue
                 index, slot.memory_kills = slot.units.pop(call), answer.memory_kills
-                if answer.error is not None:
-                    raise as_itself(answer)
-                results[index] = answer.result
-                on_result(index, answer.result)
+                results[index] = answer.open()
+                on_result(index, results[index])
         return [results[index] for index in range(len(arguments))]
 
     def end(self) -> None:

@@ -21,7 +21,7 @@ from cluster.post_mortem import memory_report
 from cluster.worker import Outcome, Record
 
 ECHO_GRACE_S = 2.0  # how long to wait for the cause behind a "connection reset by peer"
-LAST_RECORDS_S = 1.0
+LAST_RECORDS_S = 0.5
 
 Watch = Callable[[Mapping[int, Silence]], None]
 
@@ -45,7 +45,7 @@ class Run:
         self.results: dict[int, Any] = {}
         self.failures: list[WorkerFailed] = []
         self.dead: set[int] = set()
-        """Ranks whose process is gone, or out of reach."""
+        """Ranks whose process is gone, out of reach, or silent."""
         self._told_to_stop = False
 
     def finish(
@@ -80,7 +80,8 @@ class Run:
             # Ray tells only after a minute that a node is gone; its ranks are silent at once.
             self._fail_silent(0.75 * ECHO_GRACE_S)
         self.polls.last(LAST_RECORDS_S)
-        for ref in self._ready(0):  # who failed, too, has its last records in its outcome
+        # Who fails because of it, too, has its last records in its outcome.
+        for ref in self._ready(LAST_RECORDS_S, at_least=len(self.running)):
             self._settle(ref)
         raise first_cause(self.failures)
 
@@ -88,7 +89,9 @@ class Run:
         """After a failure: ranks whose process lives and whose target has ended in the grace."""
         self.tell_to_stop()
         deadline = time.monotonic() + grace_s
-        while self.running and time.monotonic() < deadline and not kill.is_set():
+        while set(self.running.values()) - self.dead and time.monotonic() < deadline:
+            if kill.is_set():
+                raise KeyboardInterrupt("the job was killed")
             for ref in self._ready(POLL_S):
                 self._settle(ref)
         return set(range(len(self.actors))) - self.dead - set(self.running.values())
@@ -100,14 +103,13 @@ class Run:
             for actor in self.actors:
                 actor.stop.remote()
 
-    def _ready(self, limit_s: float) -> list[Any]:
-        """Runs that have ended: at least one, or none within the limit."""
+    def _ready(self, limit_s: float, at_least: int = 1) -> list[Any]:
+        """Runs that have ended: so many, or fewer if the limit is reached first."""
         if not self.running:
             return []
         refs = list(self.running)
-        ready, _ = self.ray.wait(refs, num_returns=1, timeout=limit_s)
-        if ready:
-            ready, _ = self.ray.wait(refs, num_returns=len(refs), timeout=0)
+        self.ray.wait(refs, num_returns=at_least, timeout=limit_s)
+        ready, _ = self.ray.wait(refs, num_returns=len(refs), timeout=0)
         return list(ready)
 
     def _settle(self, ref: Any) -> None:
@@ -134,6 +136,7 @@ class Run:
         blamed = {failure.rank for failure in self.failures}
         for rank, silence in self.polls.silences().items():
             if silence.answer_s > limit_s and rank not in blamed:
+                self.dead.add(rank)
                 self.failures.append(
                     from_silence(self.workers[rank], silence.answer_s, silence.record_s)
                 )

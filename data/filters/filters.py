@@ -47,7 +47,7 @@ FILTERS: dict[str, type[Rule]] = {
     EXACT: ExactDuplicates,
     NEAR: NearDuplicates,
 }
-_LAST = (EXACT, NEAR)  # look at all records, so they come after the others, in this order
+DUPLICATES = (EXACT, NEAR)  # look at all records, so they come last, in this order
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def build_filters(settings: Sequence[Mapping[str, Any]], where: str = "data.filt
         shown = " ".join(f"{key}={_shown(value)}" for key, value in options.items())
         built.append((name, shown, build_rule(FILTERS[name], options, setting)))
     _check_order([name for name, _, _ in built], where)
-    local = [(name, shown, rule) for name, shown, rule in built if name not in _LAST]
+    local = [(name, shown, rule) for name, shown, rule in built if name not in DUPLICATES]
     near = [(shown, rule) for _, shown, rule in built if isinstance(rule, NearDuplicates)]
     declared = [(name, shown) for name, shown, _ in local]
     declared += [(EXACT, ""), *((NEAR, shown) for shown, _ in near)]
@@ -169,10 +169,12 @@ def _shown(value: Any) -> str:
 
 def _check_order(names: Sequence[str], where: str) -> None:
     """Local filters, then exact duplicates, then near duplicates, each of these at most once."""
-    for name in _LAST:
+    for name in DUPLICATES:
         if names.count(name) > 1:
             raise DataError(f"{where} names {name} {names.count(name)} times; keep one")
-    ordered = sorted(names, key=lambda name: _LAST.index(name) + 1 if name in _LAST else 0)
+    ordered = sorted(
+        names, key=lambda name: DUPLICATES.index(name) + 1 if name in DUPLICATES else 0
+    )
     if list(names) != ordered:
         raise DataError(
             f"{where} has the order {', '.join(names)}; filters of single records come first, "

@@ -7,7 +7,6 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from data.drift.table_sketches import TableSketch
 from data.files import DamagedData, DataError, cache_root, json_sha256
 from data.filters.report import Report
 from data.shards import Manifest, ShardSet
@@ -164,14 +163,6 @@ class Prepared:
 def fingerprint_of(train: ShardSet | Manifest, validation: ShardSet | Manifest) -> str:
     """sha256 that stands for both splits and, since it is in theirs, the tokenizer."""
     return json_sha256([train.fingerprint, validation.fingerprint])
-
-
-def tables_of(folder: Path) -> list[TableSketch]:
-    """What a published dataset knows of its columns; empty for folders of other kinds."""
-    path = folder / "prepared.json"
-    if not path.is_file():
-        return []
-    return [TableSketch.from_dict(own) for own in json.loads(path.read_text("utf-8"))["tables"]]
 
 
 def open_set(folder: Path, name: str, weight: int | None) -> tuple[Tokenizer, Dataset]:

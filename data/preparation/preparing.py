@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from data.config import DataConfig, SourceConfig
+from data.drift.sketches import VERSION as SKETCHES
 from data.files import DamagedData, DataError, cache_root, json_sha256, lock, write_text_atomic
 from data.filters import build_filters
 from data.preparation.assemble import PREPARE_VERSION
@@ -203,7 +204,7 @@ class _Request:
         return json_sha256(["tokenizer", datasets, vocabulary, version("tokenizers")])[:32]
 
     def _set_key(self, name: str, tokenizer: str) -> str:
-        return json_sha256(["set", self.outside[name], tokenizer, FORMAT_VERSION])[:32]
+        return json_sha256(["set", self.outside[name], tokenizer, FORMAT_VERSION, SKETCHES])[:32]
 
     def _tokenizer_name(self) -> str | None:
         """Fingerprint of the tokenizer, if it is known."""

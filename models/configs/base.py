@@ -1,4 +1,4 @@
-"""What every family of models has, and what every language model has."""
+"""What every family of models has, and what families of one kind share."""
 
 from dataclasses import dataclass
 
@@ -46,6 +46,26 @@ class LanguageModelConfig(ModelConfig):
             check_size("vocab_size", self.vocab_size)
 
 
+@dataclass
+class ClassifierConfig(ModelConfig):
+    """What every model has that gives the features of an example a score per class.
+
+    Raises:
+        ValueError: from the constructor, for a value that no model can have.
+    """
+
+    inputs: int = 64
+    """Features of an example."""
+    classes: int = 10
+    """Outputs, one score per class."""
+
+    def __post_init__(self) -> None:
+        """Check what all classifiers share."""
+        super().__post_init__()
+        check_size("inputs", self.inputs)
+        check_size("classes", self.classes)
+
+
 def language(config: ModelConfig) -> LanguageModelConfig:
     """The config as that of a language model.
 
@@ -56,5 +76,19 @@ def language(config: ModelConfig) -> LanguageModelConfig:
         raise ValueError(
             f"model.family={config.family} is no language model, and text needs one; "
             "try model=gpt_tiny"
+        )
+    return config
+
+
+def classifier(config: ModelConfig) -> ClassifierConfig:
+    """The config as that of a classifier.
+
+    Raises:
+        ValueError: it is of a family that gives no scores of classes.
+    """
+    if not isinstance(config, ClassifierConfig):
+        raise ValueError(
+            f"model.family={config.family} gives no scores of classes, and labels need one that "
+            "does; try model=mlp"
         )
     return config

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from models.configs.base import ModelConfig
+from models.configs.base import ClassifierConfig
 from models.configs.checks import check_choice, check_probability, check_size
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "gelu")
@@ -10,7 +10,7 @@ INITS = ("kaiming", "xavier")
 
 
 @dataclass
-class MLPConfig(ModelConfig):
+class MLPConfig(ClassifierConfig):
     """Layers of fully connected units, from the features of an example to a score per class.
 
     Raises:
@@ -18,12 +18,8 @@ class MLPConfig(ModelConfig):
     """
 
     family: str = "mlp"
-    inputs: int = 64
-    """Features of an example."""
     hidden: list[int] = field(default_factory=lambda: [64])
     """Units of each hidden layer, from input to output; []: none, a linear classifier."""
-    classes: int = 10
-    """Outputs, one score per class."""
     activation: str = "relu"
     """Of hidden units: sigmoid, tanh, relu or gelu."""
     dropout: float = 0.0
@@ -36,8 +32,6 @@ class MLPConfig(ModelConfig):
         """Check every value."""
         super().__post_init__()
         check_choice("family", self.family, ("mlp",))
-        check_size("inputs", self.inputs)
-        check_size("classes", self.classes)
         for layer, units in enumerate(self.hidden):
             check_size(f"hidden[{layer}]", units)
         check_choice("activation", self.activation, ACTIVATIONS)

@@ -44,7 +44,8 @@ def show(console: Console, ended: Ending, outcome: "Result | None") -> None:
     if outcome is not None and result["status"] == "done":
         for table in outcome.tables:
             console.print(grid(table))
-    say(f"{result['status']}: {result['steps']} steps in {result['wall_s']:.0f} s")
+    steps = f": {result['steps']} steps" if result["steps"] else ""
+    say(f"{result['status']}{steps} in {result['wall_s']:.0f} s")
     if ended.explanation is not None and result["status"] == "failed":
         say(f"error: {ended.explanation.line()}")
     newest = Path(result["checkpoint"]) if result["checkpoint"] else None

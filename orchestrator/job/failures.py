@@ -74,9 +74,9 @@ RULES = (
     Rule(
         "non_finite_loss",
         "lower the learning rate or lengthen its warm-up, and look at the batch of that step",
-        types=("NonFiniteLoss",),
+        types=("NonFiniteLoss", "NonFiniteState"),
         pattern=r"(loss|gradient( norm)?|grad_norm) (is|was|became|=) *(nan|[+-]?inf|not finite"
-        r"|non-finite)|non-finite (loss|gradient)",
+        r"|non-finite)|non-finite (loss|gradient|\w+ of)",
     ),
     Rule(
         "bad_data",
@@ -86,7 +86,7 @@ RULES = (
     Rule(
         "bad_data",
         "name another checkpoint or run folder, e.g. with resume=",
-        types=("CheckpointError", "JournalError", "SafetensorError"),
+        types=("CheckpointError", "JournalError", "SafetensorError", "TensorFileError"),
     ),
     Rule(
         "storage",

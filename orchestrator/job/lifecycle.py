@@ -31,13 +31,13 @@ from orchestrator.plan.planning import Plan, make_plan
 from orchestrator.record import runfolder
 from orchestrator.record.journal import Journal
 from orchestrator.record.mlflow import NoMirror, start_mirror
-from orchestrator.record.standing import Standing
 from orchestrator.stages import STAGES
 
 if TYPE_CHECKING:
     from orchestrator.stages.result import Result
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+PLACE = ("rank", "host", "ip", "node", "pid", "gpus", "log")  # of a worker, for the record
 
 
 def execute(config: JobConfig, overrides: Sequence[str], asked: float) -> int:
@@ -76,7 +76,6 @@ class Job:
     def __post_init__(self) -> None:
         """Nothing is open yet."""
         self.config, self.folder = self.assignment.config, self.assignment.folder
-        self.standing = Standing()
         inline = self.config.resources.launcher == "inline"
         self.stops = Stops(self.screen.say, inline)
         self._stepped = False
@@ -148,7 +147,8 @@ class Job:
 
     def _admitted(self, workers: list[dict[str, Any]]) -> None:
         self.startup.enter("import of torch")
-        self._journal.event("admitted", workers=workers)
+        facts = [{name: worker[name] for name in PLACE} for worker in workers]
+        self._journal.event("admitted", workers=facts)
         self.screen.phase("workers import torch and build the model")
 
     def _take(self, rank: int, records: list[dict[str, Any]]) -> None:
@@ -156,9 +156,8 @@ class Job:
         for record in records:
             if "metrics" in record and "event" not in record:
                 self._journal.metrics(record["step"], record["metrics"], record["time_ms"])
-                self.standing.see_metrics(record["step"], record["metrics"])
-                self.screen.metrics(self.standing, record["metrics"])
-                if not self._stepped:
+                self.screen.metrics(self._journal.standing, record["metrics"])
+                if not self._stepped and self.plan.outline.steps:
                     self._first_step()
             else:
                 self._event(record)
@@ -171,7 +170,6 @@ class Job:
         elif kind == "training":
             self.startup.enter("first step")
         self._journal.event(kind, **facts)
-        self.standing.see_event(kind, facts)
         self.screen.event(kind, facts)
         if kind == "checkpoint":
             self._journal.sync()
@@ -189,6 +187,14 @@ class Job:
         self._journal.event(
             "started", stage=self.config.stage.name, host=os.uname().nodename, pid=os.getpid()
         )
+        for role, weights in self.plan.weights.items():
+            self._journal.event(
+                "weights",
+                role=role,
+                path=str(weights.path),
+                step=weights.step,
+                manifest_sha256=weights.manifest_sha256,
+            )
         assert self.plan.ready is not None
         self.plan.ready.record(self._journal, self.folder)
 
@@ -215,7 +221,7 @@ class Job:
         What can't be written any more, on a full disk, makes the job a failed one.
         """
         for _ in range(2):
-            explanation = explain(error, self.standing.step or None) if error else None
+            explanation = explain(error, self._journal.standing.step or None) if error else None
             result = self._result(outcome, explanation, time.monotonic() - begun)
             result["mlflow_run_id"] = mlflow_run_id
             try:
@@ -232,7 +238,7 @@ class Job:
         self, outcome: "Result | None", explanation: Explanation | None, seconds: float
     ) -> dict[str, Any]:
         """What result.json says; the truth also for a job that failed."""
-        standing, status = self.standing, "done"
+        standing, status = self._journal.standing, "done"
         if explanation is not None:
             status = "interrupted" if explanation.failure == "interrupted" else "failed"
         elif outcome is not None and outcome.stopped:

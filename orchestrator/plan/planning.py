@@ -3,9 +3,10 @@
 Everything that can be refused is refused here, with exit code 2 and nothing started.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cluster.nodes import Devices
 from data.messages import counted, size
@@ -14,7 +15,11 @@ from orchestrator.plan.devices import check_fits
 from orchestrator.plan.memory import Memory, memory_of
 from orchestrator.plan.outputs import check_disk, check_outputs
 from orchestrator.plan.resume import find_start
+from orchestrator.plan.weights import find_weights, pinned
 from orchestrator.stages import STAGES, Outline, Ready
+
+if TYPE_CHECKING:
+    from orchestrator.training.checkpoint import Weights
 
 STATE_BYTES = 4  # of a number in a checkpoint; fp32 on disk
 ADAM_STATES = 3  # weight and two moments
@@ -32,6 +37,8 @@ class Plan:
     """Of the disk that the checkpoints go to."""
     devices: Devices | None = None
     """What the machine or cluster has."""
+    weights: Mapping[str, "Weights"] = field(default_factory=dict)
+    """Where roles start from, if not from random weights."""
 
     @property
     def parameters(self) -> int:
@@ -79,6 +86,8 @@ class Plan:
     def lines(self) -> list[str]:
         """The plan as short lines of text."""
         shown = dict(self.outline.lines)
+        for name, weights in self.weights.items():
+            shown["weights"] = f"{name} from {weights.path}, step {weights.step}"
         shown["workers"] = self._workers()
         if self.outline.roles:
             shown["memory"] = self._memory()
@@ -153,8 +162,10 @@ def make_plan(config: JobConfig, say: Callable[[str], None]) -> Plan:
     start = find_start(config)
     if start is not None:  # `outputs/latest` will soon mean the new run
         config = replace(config, resume=str(start.path.resolve()))
+    weights = find_weights(rough.outline)
+    config = pinned(config, weights)
     free = check_outputs(Path(config.outputs))
     check_disk(rough, free)
     devices = check_fits(config.resources)
     ready = STAGES[config.stage.name].driver.prepare(config, start, say)
-    return Plan(config, ready.outline, ready, free, devices)
+    return Plan(config, ready.outline, ready, free, devices, weights)

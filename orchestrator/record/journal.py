@@ -12,7 +12,8 @@ from types import TracebackType
 from typing import Any
 
 from orchestrator.record.clock import Clock
-from orchestrator.record.lines import EVENTS, METRICS, LineFile, last_line
+from orchestrator.record.lines import EVENTS, METRICS, LineFile
+from orchestrator.record.standing import Standing
 
 
 class Journal:
@@ -21,14 +22,15 @@ class Journal:
     def __init__(self, folder: Path, attempt: int = 1) -> None:
         """Open both files in `folder`; the torn last line of a killed writer is cut off."""
         self.attempt = attempt
+        self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._metrics = LineFile(folder / METRICS)
         self._events = LineFile(folder / EVENTS)
-        self._last_ms = {
-            file.path: int(last["time_ms"]) if (last := last_line(file.path)) else 0
-            for file in (self._metrics, self._events)
-        }
-        self.clock = Clock(max(self._last_ms.values()))
+        self.standing = Standing.read(folder)
+        """How far the run has got, after every line; it is another object in another attempt."""
+        last_ms = self.standing.last_ms or 0
+        self._last_ms = {self._metrics: last_ms, self._events: last_ms}
+        self._clock = Clock(last_ms)
 
     def metrics(self, step: int, values: Mapping[str, float], time_ms: int | None = None) -> None:
         """Record what was measured at optimizer step `step`; `time_ms` is when, None is now."""
@@ -68,7 +70,12 @@ class Journal:
 
         A worker's clock may be another host's: what it says is kept within these bounds.
         """
-        now = self.clock.now_ms()
-        time_ms = max(self._last_ms[file.path], now if time_ms is None else min(time_ms, now))
-        file.append({"time_ms": time_ms, "attempt": self.attempt, **facts})
-        self._last_ms[file.path] = time_ms
+        now = self._clock.now_ms()
+        time_ms = max(self._last_ms[file], now if time_ms is None else min(time_ms, now))
+        line = {"time_ms": time_ms, "attempt": self.attempt, **facts}
+        file.append(line)
+        self._last_ms[file] = time_ms
+        if self.standing.is_undone_by(line):
+            self.standing = Standing.read(self._folder)
+        else:
+            self.standing.take(line)

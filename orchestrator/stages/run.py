@@ -1,13 +1,13 @@
 """The job as a rank sees it: what a stage may ask of it."""
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from orchestrator.record.clock import Clock
 from orchestrator.training import distributed
 
 
@@ -25,6 +25,8 @@ class Run:
     """Whether this process was asked to save a checkpoint and leave."""
     cache: Path
     """Root of the cache on this host, where the files are that the driver made ready."""
+    clock: Clock = field(default_factory=Clock)
+    """Tells when something was recorded; a clock that is set meanwhile changes nothing."""
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Record metrics of an optimizer step."""
@@ -36,4 +38,4 @@ class Run:
 
     def _record(self, record: dict[str, Any]) -> None:
         if distributed.rank() == 0:
-            self.send({"time_ms": int(time.time() * 1000), **record})
+            self.send({"time_ms": self.clock.now_ms(), **record})

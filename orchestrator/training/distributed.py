@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 
 T = TypeVar("T")
 
@@ -67,6 +69,16 @@ def sum_over_ranks(values: Sequence[float], device: torch.device) -> list[float]
     if world_size() > 1:
         dist.all_reduce(total)
     return [float(value) for value in total.tolist()]
+
+
+def sum_array(values: NDArray[np.float64], device: torch.device) -> NDArray[np.float64]:
+    """Element-wise sums of arrays of one shape over all ranks. Every rank calls it."""
+    if world_size() == 1:
+        return values
+    total = torch.from_numpy(values).to(device)
+    dist.all_reduce(total)
+    summed: NDArray[np.float64] = total.cpu().numpy()
+    return summed
 
 
 def gather_objects(value: T) -> list[T]:

@@ -13,18 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.pool import Placement, PoolFailed, pool, ray_session, run_pool
+from cluster.pool import Placement, PoolFailed, pool, run_pool
 
 TWO = Placement(workers=2, cpus_per_worker=1)
-
-
-@pytest.fixture(scope="module")
-def session(tmp_path_factory):
-    with ray_session(TWO, log_folder=tmp_path_factory.mktemp("ray")) as session:
-        from ray import cloudpickle
-
-        cloudpickle.register_pickle_by_value(sys.modules[__name__])
-        yield session
 
 
 @pytest.fixture

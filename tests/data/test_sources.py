@@ -61,8 +61,7 @@ def test_python_docs_hold_topics_and_each_docstring_once(docs):
 
 def test_python_docs_are_the_same_in_another_process(docs):
     code = (
-        "import hashlib; from data.config import DataConfig;"
-        "from tests.data.texts import documents;"
+        "import hashlib; from data import DataConfig; from tests.data.texts import documents;"
         "print(hashlib.sha256('\\0'.join(documents(DataConfig())).encode()).hexdigest())"
     )
     said = subprocess.run(

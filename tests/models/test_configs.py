@@ -7,7 +7,14 @@ import pytest
 from omegaconf import OmegaConf
 
 from models import MODELS, build, config_from_dict, config_to_dict
-from models.configs import GPTConfig, LanguageModelConfig, MLPConfig, ModelConfig, language
+from models.configs import (
+    GPTConfig,
+    LanguageModelConfig,
+    MLPConfig,
+    ModelConfig,
+    classifier,
+    language,
+)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +138,12 @@ def test_a_model_that_reads_no_tokens_is_no_language_model():
         language(MLPConfig())
 
 
+def test_a_model_without_scores_of_classes_is_no_classifier():
+    assert classifier(MLPConfig()) == MLPConfig()
+    with pytest.raises(ValueError, match=r"model\.family=gpt gives no scores.*try model=mlp"):
+        classifier(GPTConfig())
+
+
 def test_a_dict_with_missing_keys_gets_defaults():
     assert config_from_dict({"family": "gpt", "layers": 2}) == GPTConfig(layers=2)
 
@@ -167,6 +180,17 @@ def test_every_family_has_a_default_config_that_names_it():
     for name, family in MODELS.items():
         assert family.config().family == name
         assert {field.name for field in fields(family.config)} > {"family", "weights"}
+
+
+def test_a_model_without_memory_is_built_without_the_compiler_of_torch():
+    code = (
+        "import sys, torch, models\n"
+        "from models.configs import GPTConfig, MLPConfig\n"
+        "with torch.device('meta'):\n"
+        "    models.build(GPTConfig(vocab_size=9)), models.build(MLPConfig())\n"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_configs_and_costs_need_no_torch():

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from orchestrator.training import checkpoint
 from orchestrator.training.checkpoint import CheckpointError
 from orchestrator.training.state import WEIGHT
-from tests.orchestrator.plain import Plain
+from tests.orchestrator.plain import Plain, bytes_read
 from tests.orchestrator.typed import refused, trained, typed
 
 
@@ -65,6 +65,7 @@ def test_weights_open_alike_from_a_run_a_checkpoint_and_an_exported_folder(run):
                 other.reader.read(name, WEIGHT, 3, 20), first.reader.read(name, WEIGHT, 3, 20)
             )
     assert others[-1].reader.keys(name) == {WEIGHT}
+    assert [other.path for other in others] == [found.path, Path("exported")]
     with pytest.raises(CheckpointError, match="exported has the role model, not critic"):
         checkpoint.open_weights(Path("exported"), "critic")
 
@@ -81,6 +82,29 @@ def test_a_role_is_named_where_there_are_several(tmp_path):
     assert (weights.model_config, weights.tokenizer) == (None, None)
     whole = Plain(seed=2).whole("0.weight", WEIGHT)
     assert torch.equal(weights.reader.read("0.weight", WEIGHT, 0, len(whole)), whole)
+
+
+def test_what_another_process_has_verified_is_opened_without_a_second_look(run):
+    typed("export", str(run), "exported")
+    for path in (checkpoint.find(run).path, Path("exported")):
+        before = bytes_read()
+        first = checkpoint.open_weights(path)
+        verifying, before = bytes_read() - before, bytes_read()
+        again = checkpoint.open_weights(first.path, verified=True)
+        assert bytes_read() - before < verifying / 2
+        assert again.model_config == first.model_config
+
+
+def test_text_is_written_from_an_exported_folder_as_from_its_run(run):
+    typed("export", str(run), "exported")
+    words = ("--prompt", "The model", "--max-new-tokens", "8")
+    assert typed("generate", "exported", *words) == typed("generate", str(run), *words)
+
+
+def test_a_model_that_writes_no_text_is_refused(tmp_path):
+    found = checkpoint.save(tmp_path, 1, {"critic": Plain().role()}, None, {})
+    said = refused("generate", str(found.path), "--prompt", "x")
+    assert "holds a model of the stage's own kind, which does not write text" in said
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "model.json"])

@@ -99,10 +99,13 @@ SAID = {
         ("DataError", "a.jsonl:1000000: not a JSON object"),
         ("NothingToTrainOn", "no sequence of step 3 can be read"),
         ("CheckpointError", "step_00000002/model.safetensors is damaged"),
+        ("TensorFileError", "weights-0.safetensors ends at byte 100, inside a tensor"),
         ("SafetensorError", "Error while deserializing header: incomplete metadata"),
     ],
     "non_finite_loss": [
         ("NonFiniteLoss", "loss is nan at step 3"),
+        ("NonFiniteState", "non-finite weight of blocks.0.norm.weight in the role model"),
+        ("SaveFailed", "rank 1 could not save step 3: NonFiniteState: non-finite exp_avg of x"),
         ("RuntimeError", "gradient norm is inf"),
     ],
     "user_error": [

@@ -60,7 +60,7 @@ def test_a_repeated_step_shows_the_value_that_counts_and_a_step_that_led_nowhere
         for step, loss in ((1, 5.0), (2, 4.0), (3, 9.0), (4, 8.0)):
             book.metrics(step, {"train/loss": loss})
         book.attempt = 2
-        book.event("resumed", step=1)
+        book.event("resumed", step=1, path="c")
         for step, loss in ((2, 4.5), (3, 3.0)):
             book.metrics(step, {"train/loss": loss})
     assert read_series(tmp_path) == {"train/loss": ([1, 2, 3], [5.0, 4.5, 3.0])}

@@ -25,9 +25,7 @@ def strict_json(path):
 def test_lines_are_there_at_once_and_come_back_as_written(tmp_path):
     with Journal(tmp_path, attempt=3) as book:
         book.metrics(7, {"train/loss": 1.5, "train/tokens": 10})
-        book.event(
-            "checkpoint", kind="full", path=tmp_path / "c", metrics={"loss": np.float32(0.5)}
-        )
+        book.event("checkpoint", step=7, path=tmp_path / "c", metrics={"loss": np.float32(0.5)})
         lines, end = read(tmp_path / "metrics.jsonl")
         events, _ = read(tmp_path / "events.jsonl")
     assert lines[0]["metrics"] == {"train/loss": 1.5, "train/tokens": 10.0}
@@ -42,7 +40,9 @@ def test_nan_and_infinity_are_strict_json_and_floats_again_when_read(tmp_path):
     values = {"a": math.nan, "b": math.inf, "c": -math.inf, "d": np.float64("nan"), "e": 1e308}
     with Journal(tmp_path) as book:
         book.metrics(1, values)
-        book.event("checkpoint", step=1, metrics=values, worst=[math.nan, {"x": math.inf}])
+        book.event(
+            "checkpoint", step=1, path="c", metrics=values, worst=[math.nan, {"x": math.inf}]
+        )
     strict_json(tmp_path / "metrics.jsonl")
     events = strict_json(tmp_path / "events.jsonl")
     assert events[0]["worst"] == ["NaN", {"x": "Infinity"}]

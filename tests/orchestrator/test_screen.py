@@ -30,11 +30,11 @@ class Following:
         self.screen.__exit__(*error)
 
     def metrics(self, step, values):
-        self.standing.see_metrics(step, values)
+        self.standing.take({"time_ms": 0, "attempt": 1, "step": step, "metrics": values})
         self.screen.metrics(self.standing, values)
 
     def event(self, kind, facts):
-        self.standing.see_event(kind, facts)
+        self.standing.take({"time_ms": 0, "attempt": 1, "event": kind, **facts})
         self.screen.event(kind, facts)
 
 

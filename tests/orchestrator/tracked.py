@@ -43,7 +43,7 @@ def make_run(outputs, name="12-00-00-pretrain-abc123"):
     return folder
 
 
-def play(folder, steps=60, pause=0.0, status="done"):
+def play(folder, steps=60, pause=0.0, status="done", every=10):
     """Write what a job writes, with a resume at 2/3 of the way back to 1/2 of it."""
     died, resumed = steps * 2 // 3, steps // 2
     with Journal(folder) as book:
@@ -63,7 +63,7 @@ def play(folder, steps=60, pause=0.0, status="done"):
                 loss = math.nan if step == 7 else 2 + 1 / step
                 speed = math.inf if step == 8 else 1000.0 * attempt + step
                 book.metrics(step, {"train/loss": loss, "train/tokens_per_second": speed})
-                if step % 10 == 0:
+                if step % every == 0:
                     measured = {"validation/loss": 2 + 2 / step}
                     book.metrics(step, measured)
                     path = folder / "checkpoints" / f"step_{step:08d}"
@@ -125,9 +125,10 @@ def points(database, run_id):
     return sorted((*row[:4], bool(row[4])) for row in rows(database, query, run_id))
 
 
-def replay(folder, *flags):
+def sync(*folders):
+    """What a user types to send what MLflow lacks."""
     return subprocess.run(
-        [sys.executable, "-m", "orchestrator.record.mlflow", str(folder), *flags],
+        [sys.executable, "-m", "orchestrator", "sync", *map(str, folders)],
         cwd=ROOT,
         capture_output=True,
         text=True,

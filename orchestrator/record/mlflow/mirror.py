@@ -7,6 +7,7 @@ mlflow, waits for it, or fails because of it.
 import contextlib
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -203,7 +204,7 @@ class Mirror(NoMirror):
                         sys.executable,
                         "-P",
                         "-m",
-                        "orchestrator.record.mlflow",
+                        SENDER,
                         str(self.folder),
                         *flags,
                     ],
@@ -240,18 +241,21 @@ def outcome(folder: Path) -> Done | Pending:
     sent = sum(state.offsets.get(name, 0) for name in sizes)
     if state.done and sent >= sum(sizes.values()):
         return Done(state.run_id, state.url, tuple(state.refused))
-    command = f"{Path(sys.executable).name} -m orchestrator.record.mlflow {folder}"
+    command = f"orchestrate sync {shlex.quote(str(folder))}"
     return Pending(state.run_id, sent, sum(sizes.values()), command)
 
 
 def process_name(pid: int) -> str | None:
-    """Host, id and start of a process, which no later process shares. None: it is not there."""
-    import psutil
+    """Host, id and start of a process, which no later process shares. None: it is not there.
 
+    The start is in clock ticks since boot, not a time of day, which changes with the clock.
+    """
     try:
-        return f"{socket.gethostname()}/{pid}/{psutil.Process(pid).create_time()}"
-    except psutil.NoSuchProcess:
+        facts = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
         return None
+    ticks = facts.rpartition(")")[2].split()[19]  # field 22; the name before may hold anything
+    return f"{socket.gethostname()}/{pid}/{ticks}"
 
 
 def _end_of_job(process: "subprocess.Popen[bytes] | None", deadline: float) -> bool:

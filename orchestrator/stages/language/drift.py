@@ -4,12 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from data import Prepared, ShardSet
+from data.ask.compare import compare
 from data.config import SINGLE
-from data.drift import gate
-from data.drift.gate_report import GateReport
-from data.drift.sketches import Sketch
-from data.drift.table_drift import gate_tables
-from data.preparation.dataset import tables_of
+from data.drift import GateReport
 from orchestrator.config import JobConfig
 from orchestrator.record.lines import EVENTS, read
 
@@ -46,20 +43,6 @@ def check_drift(config: JobConfig, prepared: Prepared) -> dict[str, GateReport]:
             "on it all the same"
         )
     return reports
-
-
-def compare(name: str, before: ShardSet, after: ShardSet) -> dict[str, GateReport]:
-    """Reports on the documents of a dataset, and on the columns of its contract if it has one."""
-    reports = {name: gate(sketches(before), sketches(after))}
-    tables = [tables_of(shards.folder.parent) for shards in (before, after)]
-    if all(tables):
-        reports[f"{name} columns"] = gate_tables(*tables)
-    return reports
-
-
-def sketches(shards: ShardSet) -> list[Sketch]:
-    """What the index says of each shard."""
-    return [Sketch.from_json(entry.sketch) for entry in shards.entries]
 
 
 def train_sets(path: Path) -> Mapping[str, ShardSet]:

@@ -16,7 +16,6 @@ tensorfile  safetensors files, streamed
 from orchestrator.training.checkpoint.exporting import Weights, export, open_weights
 from orchestrator.training.checkpoint.finding import (
     find,
-    find_shared,
     newest_valid,
     newest_valid_shared,
     published,
@@ -32,7 +31,7 @@ from orchestrator.training.checkpoint.manifest import (
     folder_name,
     read,
 )
-from orchestrator.training.checkpoint.reading import check_fits, load_gpt, load_model, open_role
+from orchestrator.training.checkpoint.reading import build_gpt, load_gpt, load_model, open_role
 from orchestrator.training.checkpoint.retention import Retention
 from orchestrator.training.checkpoint.writing import NonFiniteState, SavedRole, SaveFailed, save
 
@@ -46,11 +45,10 @@ __all__ = [
     "SaveFailed",
     "SavedRole",
     "Weights",
-    "check_fits",
+    "build_gpt",
     "digest",
     "export",
     "find",
-    "find_shared",
     "folder_name",
     "load_gpt",
     "load_model",

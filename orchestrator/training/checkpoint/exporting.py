@@ -20,6 +20,7 @@ from orchestrator.training.checkpoint.manifest import (
     TOKENIZER,
     Checkpoint,
     CheckpointError,
+    read,
 )
 from orchestrator.training.checkpoint.reading import WholeTensors, open_role, read_whole
 from orchestrator.training.checkpoint.tensorfile import HashedFile, TensorWriter
@@ -36,6 +37,13 @@ class Weights(NamedTuple):
     model_config: ModelConfig | None
     """None: only the stage that made them knows the model."""
     tokenizer: Path | None
+    path: Path
+    """The checkpoint or exported folder that was found and verified."""
+    role: str
+    step: int
+    """Optimizer steps that made them."""
+    manifest_sha256: str
+    """Of the checkpoint that they come from: its name in every record."""
 
 
 def export(checkpoint: Checkpoint, folder: Path, role: str | None = None) -> Path:
@@ -86,37 +94,51 @@ def export(checkpoint: Checkpoint, folder: Path, role: str | None = None) -> Pat
     return folder
 
 
-def open_weights(path: Path, role: str | None = None) -> Weights:
+def open_weights(path: Path, role: str | None = None, *, verified: bool = False) -> Weights:
     """The verified weights in a run folder, a checkpoint or an exported folder.
 
     Args:
         path: where they are; of a run, the newest valid checkpoint.
         role: of a checkpoint; None: the only one. An exported folder holds one role.
+        verified: whether another process, such as the driver for its ranks, has just verified
+            that very checkpoint or folder, so that it need not be read once more for that.
 
     Raises:
         CheckpointError: nothing valid is there, or not that role.
     """
     if (path / MODEL).is_file():
-        return _open_exported(path, role)
-    checkpoint = find(path)
-    record = checkpoint.role(role)[1]
-    config = models.config_from_dict(record.model) if record.model is not None else None
-    return Weights(open_role(checkpoint, role), config, checkpoint.tokenizer)
+        return _open_exported(path, role, verified)
+    checkpoint = read(path) if verified else find(path)
+    name, record = checkpoint.role(role)
+    return Weights(
+        open_role(checkpoint, role),
+        models.config_from_dict(record.model) if record.model is not None else None,
+        checkpoint.tokenizer,
+        checkpoint.path,
+        name,
+        checkpoint.step,
+        checkpoint.manifest_sha256,
+    )
 
 
-def _open_exported(folder: Path, role: str | None) -> Weights:
+def _open_exported(folder: Path, role: str | None, verified: bool) -> Weights:
     try:
         described: dict[str, Any] = json.loads((folder / MODEL).read_bytes())
-        files, config, has = described["files"], described["model"], described["source"]["role"]
+        files, config, source = described["files"], described["model"], described["source"]
+        has, step, manifest_sha256 = source["role"], source["step"], source["manifest_sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / MODEL} is damaged ({error}); export it again") from None
     if role not in (None, has):
         raise CheckpointError(f"{folder} has the role {has}, not {role}")
-    for name, file in files.items():
+    for name, file in ({} if verified else files).items():
         if not (folder / name).is_file() or sha256_file(folder / name) != file["sha256"]:
             raise CheckpointError(f"{folder / name} is missing or damaged; export it again")
     return Weights(
         WholeTensors([folder / WEIGHTS]),
         models.config_from_dict(config) if config is not None else None,
         folder / TOKENIZER if TOKENIZER in files else None,
+        folder,
+        has,
+        step,
+        manifest_sha256,
     )

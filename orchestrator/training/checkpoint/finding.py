@@ -101,18 +101,15 @@ def newest_valid_shared(root: Path) -> tuple[Checkpoint | None, list[str]]:
 
 def find(path: Path) -> Checkpoint:
     """The verified checkpoint a user means by a checkpoint folder or a run folder."""
-    return _the_newest(path, _candidates(path), verify)
-
-
-def find_shared(path: Path) -> Checkpoint:
-    """As `find`, the work shared by all ranks. Every rank calls it."""
-    return _the_newest(path, distributed.broadcast_object(_candidates(path)), verify_shared)
-
-
-def _candidates(path: Path) -> list[Path]:
     if (path / MANIFEST).is_file():
-        return [path]
-    return published(path if path.name == "checkpoints" else path / "checkpoints")
+        return verify(path)
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; `ls outputs` shows the runs there are")
+    newest, rejected = newest_valid(path if path.name == "checkpoints" else path / "checkpoints")
+    if newest is None:
+        reason = "; ".join(rejected) or "no checkpoint has been published there"
+        raise CheckpointError(f"{path} holds no valid checkpoint: {reason}")
+    return newest
 
 
 def _newest(
@@ -125,17 +122,3 @@ def _newest(
         except CheckpointError as error:
             rejected.append(str(error))
     return None, rejected
-
-
-def _the_newest(
-    path: Path, candidates: Sequence[Path], check: Callable[[Path], Checkpoint]
-) -> Checkpoint:
-    newest, rejected = _newest(candidates, check)
-    if newest is not None:
-        return newest
-    if candidates == [path]:
-        raise CheckpointError(rejected[0])
-    if not path.exists():
-        raise CheckpointError(f"{path} does not exist; `ls outputs` shows the runs there are")
-    reason = "; ".join(rejected) or "no checkpoint has been published there"
-    raise CheckpointError(f"{path} holds no valid checkpoint: {reason}")

@@ -1,13 +1,15 @@
 """Reading a role by ranges: a rank touches the bytes it asks for and no others."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 import models
+from models.configs import GPTConfig, ModelConfig
 from models.gpt import GPT
 from orchestrator.training.checkpoint.manifest import (
     Checkpoint,
@@ -22,7 +24,7 @@ from orchestrator.training.checkpoint.tensorfile import (
     read_elements,
     read_header,
 )
-from orchestrator.training.state import WEIGHT, StateReader
+from orchestrator.training.state import WEIGHT, StateReader, check_parameters
 
 
 def open_role(checkpoint: Checkpoint, role: str | None = None) -> StateReader:
@@ -128,51 +130,36 @@ def read_whole(reader: StateReader, name: str) -> Tensor:
     return reader.read(name, WEIGHT, 0, math.prod(shape)).view(shape)
 
 
-def check_fits(
-    reader: StateReader, expected: Iterable[tuple[str, Sequence[int]]], source: Path | str
-) -> None:
-    """Compare saved weights with the parameters (name, shape) of the model that is to take them.
-
-    Raises:
-        CheckpointError: names the first tensor that differs, and `source`, where they come from.
-    """
-    saved = {name: tuple(reader.shape(name)) for name in reader.names()}
-    for name, shape in expected:
-        if name not in saved:
-            raise CheckpointError(
-                f"the weights in {source} are of another architecture: they have no {name}, "
-                f"which the model has with shape {tuple(shape)}"
-            )
-        if saved.pop(name) != tuple(shape):
-            raise CheckpointError(
-                f"the weights in {source} are of another size: {name} has shape "
-                f"{tuple(reader.shape(name))} there and {tuple(shape)} in the model"
-            )
-    for name, shape in saved.items():
-        raise CheckpointError(
-            f"the weights in {source} are of another architecture: the model has no {name}, "
-            f"which they have with shape {shape}"
-        )
-
-
 def load_model(checkpoint: Checkpoint, role: str | None = None) -> nn.Module:
     """The model of a role with its weights, on the CPU, in fp32."""
-    with torch.device("meta"):
-        model = models.build(checkpoint.model_config(role))
-    reader = open_role(checkpoint, role)
-    check_fits(reader, ((n, p.shape) for n, p in model.named_parameters()), checkpoint.path)
-    weights = {name: read_whole(reader, name) for name in reader.names()}
-    model.load_state_dict(weights, assign=True)
-    return model
+    return _build(open_role(checkpoint, role), checkpoint.model_config(role))
 
 
 def load_gpt(checkpoint: Checkpoint, role: str | None = None) -> GPT:
     """The model of a role that can write text. Raises CheckpointError for other families."""
-    model = load_model(checkpoint, role)
-    if not isinstance(model, GPT):
+    reader = open_role(checkpoint, role)
+    return build_gpt(reader, checkpoint.model_config(role), checkpoint.path)
+
+
+def build_gpt(reader: StateReader, config: ModelConfig | None, source: Path) -> GPT:
+    """A model that can write text, with the weights that `reader` finds in `source`.
+
+    Raises:
+        CheckpointError: the weights are of another family.
+    """
+    if not isinstance(config, GPTConfig):
+        family = "of the stage's own kind" if config is None else f"of the family {config.family}"
         raise CheckpointError(
-            f"{checkpoint.path} holds a model of the family "
-            f"{checkpoint.model_config(role).family}, which does not write text; give a "
-            "checkpoint of the family gpt"
+            f"{source} holds a model {family}, which does not write text; name one of the family "
+            "gpt"
         )
+    return cast(GPT, _build(reader, config))
+
+
+def _build(reader: StateReader, config: ModelConfig) -> nn.Module:
+    with torch.device("meta"):
+        model = models.build(config)
+    check_parameters(reader, {name: tuple(p.shape) for name, p in model.named_parameters()})
+    weights = {name: read_whole(reader, name) for name in reader.names()}
+    model.load_state_dict(weights, assign=True)
     return model
