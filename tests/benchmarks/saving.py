@@ -2,10 +2,10 @@
 
     [TMPDIR=...] python tests/benchmarks/saving.py [--megabytes 600] [--rounds 7]
 
-In turns, into the same temporary folder: a save by one rank, its retention included, and a plain write and
-fsync of the same bytes into as many files. The ratio of the two is what the training loop waits
-beyond the disk. Then the bytes read: by a save; and by verifying and loading on 1, 2 and 4 ranks
-(their parts one after another), over the size of the checkpoint.
+In turns, into one temporary folder: a save by one rank with its retention, and a plain write and
+fsync of the same bytes into as many files. Their ratio is what the training loop waits beyond the
+disk; it needs an idle core for the hashing. Then the bytes read: by a save; and by verifying and
+loading on 1, 2 and 4 ranks (one after another), over the size of the checkpoint.
 """
 
 import argparse
