@@ -14,23 +14,26 @@ ask/          which documents, when; what reading will cost; what guessing achie
 from data.config import DataConfig
 from data.feed.loader import Batch, Loader, evaluation_rows
 from data.feed.stream import Stream
-from data.files import DataError, cache_root
-from data.preparation import Prepared, prepare
+from data.files import DamagedData, DataError, cache_root
+from data.preparation import Prepared, Published, open_published, prepare
 from data.shards import ShardSet
 from data.tokenizer import Tokenizer, TokenizerConfig, vocab_size
 
 __all__ = [
     "Batch",
+    "DamagedData",
     "DataConfig",
     "DataError",
     "Loader",
     "Prepared",
+    "Published",
     "ShardSet",
     "Stream",
     "Tokenizer",
     "TokenizerConfig",
     "cache_root",
     "evaluation_rows",
+    "open_published",
     "prepare",
     "vocab_size",
 ]

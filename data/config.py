@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from data.files import DataError, did_you_mean
+from data.files import DataError
+from data.messages import check_choice
 
 FORMATS: dict[str, tuple[str, ...]] = {
     "python_docs": (),
@@ -19,12 +20,6 @@ RECORDS = ("text", "conversations", "preferences")
 PACKINGS = ("chunked", "best_fit", "one_document")
 COLUMN_TYPES = ("string", "integer", "number", "boolean", "list", "object")
 SINGLE = "data"  # name of the one dataset of a job without a mixture
-
-
-def _choice(setting: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        hint = did_you_mean(value, choices)
-        raise DataError(f"{setting}={value} is not one of {', '.join(choices)}{hint}")
 
 
 @dataclass
@@ -44,7 +39,7 @@ class ContractConfig:
     def __post_init__(self) -> None:
         """Check names of types and ranges."""
         for name, kind in self.columns.items():
-            _choice(f"data.contract.columns.{name}", kind, COLUMN_TYPES)
+            check_choice(f"data.contract.columns.{name}", kind, COLUMN_TYPES)
         if self.max_characters is not None and self.max_characters < 1:
             raise DataError(
                 f"data.contract.max_characters={self.max_characters} must be at least 1, or null"
@@ -79,8 +74,8 @@ class SourceConfig:
 
         `where` is the dataset in the config: data, or data.datasets.NAME.
         """
-        _choice(f"{where}.source", self.source, tuple(FORMATS))
-        _choice(f"{where}.records", self.records, RECORDS)
+        check_choice(f"{where}.source", self.source, tuple(FORMATS))
+        check_choice(f"{where}.records", self.records, RECORDS)
         if self.source != "python_docs" and not self.path:
             what = "NAME" if self.source == "hf" else "FILE"
             raise DataError(f"{where}.source={self.source} needs {where}.path={what}")
@@ -127,7 +122,7 @@ class DriftConfig:
 
     def __post_init__(self) -> None:
         """Check the policy."""
-        _choice("data.drift.policy", self.policy, ("warn", "stop"))
+        check_choice("data.drift.policy", self.policy, ("warn", "stop"))
 
 
 @dataclass
@@ -163,8 +158,8 @@ class DataConfig(SourceConfig):
         for name, dataset in self.datasets.items():
             dataset.check(f"data.datasets.{name}")
         self.check("data")
-        _choice("data.packing", self.packing, PACKINGS)
-        _choice("data.on_bad_block", self.on_bad_block, ("stop", "skip"))
+        check_choice("data.packing", self.packing, PACKINGS)
+        check_choice("data.on_bad_block", self.on_bad_block, ("stop", "skip"))
         if not 0 < self.validation_fraction < 1:
             fraction = self.validation_fraction
             raise DataError(f"data.validation_fraction={fraction} must be inside 0..1; try 0.05")

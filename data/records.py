@@ -10,8 +10,8 @@ A conversation is one text, made by this template (<|...|> are plain characters,
     Paris<|end|>
 
 Trained on is each answer of the assistant together with its <|end|>, by which the model learns to
-stop; what it is asked is only read. To ask a trained model, give it `question_of(messages)`. A
-message that holds a mark of the template is refused: it could pretend to be another one.
+stop; what it is asked is only read. A message that holds a mark of the template is refused: it
+could pretend to be another one.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data.config import SourceConfig
+from data.contract import ColumnError, check_utf8, kind_of, no_column, shown, text_of
 from data.files import DataError
-from data.sources.contract import ColumnError, check_utf8, kind_of, no_column, shown, text_of
 
 Span = tuple[int, int]
 Message = tuple[str, str]  # (role, content)
@@ -61,11 +61,6 @@ def render(messages: Iterable[Message]) -> tuple[str, tuple[Span, ...]]:
         if role == "assistant":
             spans.append((start, length))
     return "".join(parts), tuple(spans)
-
-
-def question_of(messages: Iterable[Message]) -> str:
-    """The text after which a model that was trained on conversations writes its answer."""
-    return render(messages)[0] + "\n<|assistant|>\n"
 
 
 def columns_read(config: SourceConfig, names: Iterable[str]) -> list[str]:

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from data.files import DataError, did_you_mean, write_text_atomic
+from data.files import DataError, write_text_atomic
+from data.messages import check_choice
 
 END_OF_TEXT = "<|endoftext|>"
 # Names of the end of a text in published tokenizers, the most particular first.
@@ -36,9 +34,7 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         """Check every field; messages name the setting, its value and what would do."""
-        if self.kind not in KINDS:
-            hint = did_you_mean(self.kind, KINDS)
-            raise DataError(f"tokenizer.kind={self.kind} is not one of {', '.join(KINDS)}{hint}")
+        check_choice("tokenizer.kind", self.kind, KINDS)
         if self.kind == "bpe":
             if self.vocab_size is None:
                 raise DataError("tokenizer.kind=bpe needs tokenizer.vocab_size; for example 4096")
@@ -173,13 +169,6 @@ class Tokenizer:
             return list(text.encode("utf-8"))
         ids: list[int] = self.bpe.encode(text, add_special_tokens=False).ids
         return ids
-
-    def encode_batch(self, texts: list[str]) -> list[NDArray[np.int64]]:
-        """Token ids of each text, without end of text, unchecked."""
-        if self.bpe is None:
-            return [np.frombuffer(t.encode("utf-8"), np.uint8).astype(np.int64) for t in texts]
-        encodings = self.bpe.encode_batch_fast(texts, add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of token ids; end of text shows as its name, broken UTF-8 as U+FFFD."""

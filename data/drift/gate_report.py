@@ -1,4 +1,4 @@
-"""What a drift gate found, for people and for the record."""
+"""What a comparison of two data sets found, for people and for the record."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,7 +14,7 @@ class Finding:
     value: float
     """Distance between candidate and reference."""
     threshold: float
-    """What chance allows."""
+    """The largest distance that chance allows."""
     words: str
     """What changed, with numbers before -> after."""
     examples: tuple[str, ...] = ()
@@ -23,18 +23,16 @@ class Finding:
 
 @dataclass(frozen=True)
 class GateReport:
-    """Whether candidates look like the reference, and what changed if they don't."""
+    """Whether the candidate looks like the reference, and what changed if it does not."""
 
     findings: tuple[Finding, ...]
     """The most telling first."""
     checked: Mapping[str, tuple[float, float]]
     """Every statistic -> value, threshold."""
     alpha: float
-    """Chance that an unchanged candidate is refused."""
-    calibration: str
-    """How the thresholds came about."""
+    """Chance that an unchanged candidate has a finding."""
     notes: tuple[str, ...] = ()
-    """What was not compared, and other things that are no finding."""
+    """What was not compared, and why."""
 
     @property
     def passed(self) -> bool:
@@ -45,28 +43,11 @@ class GateReport:
         """JSON-able."""
         return {
             "passed": self.passed,
-            "findings": [
-                asdict(finding) | {"examples": list(finding.examples)} for finding in self.findings
-            ],
+            "findings": [asdict(own) | {"examples": list(own.examples)} for own in self.findings],
             "checked": {name: list(pair) for name, pair in self.checked.items()},
             "alpha": self.alpha,
-            "calibration": self.calibration,
             "notes": list(self.notes),
         }
-
-    @staticmethod
-    def from_dict(content: Mapping[str, Any]) -> "GateReport":
-        """Inverse of `to_dict`."""
-        return GateReport(
-            tuple(
-                Finding(**{**finding, "examples": tuple(finding["examples"])})
-                for finding in content["findings"]
-            ),
-            {name: (pair[0], pair[1]) for name, pair in content["checked"].items()},
-            content["alpha"],
-            content["calibration"],
-            tuple(content["notes"]),
-        )
 
     def lines(self) -> list[str]:
         """For a terminal."""
@@ -78,7 +59,7 @@ class GateReport:
         for f in self.findings:
             found.append(f"  {f.words} [{f.statistic} {f.value:.3f}, limit {f.threshold:.3f}]")
             found += [f"    {example}" for example in f.examples]
-        return [head, *found, f"  {self.calibration}", *(f"  {note}" for note in self.notes)]
+        return [head, *found, *(f"  {note}" for note in self.notes)]
 
     def markdown(self) -> str:
         """For the record: the findings, then all statistics."""
@@ -90,8 +71,8 @@ class GateReport:
         for name, (value, limit) in self.checked.items():
             mark = "changed" if value > limit else ""
             parts.append(f"| {_cell(name)} | {value:.4f} | {limit:.4f} | {mark} |")
-        parts += ["", self.calibration, *(f"- {_cell(note)}" for note in self.notes)]
-        return "\n".join(parts) + "\n"
+        parts += ["", *(f"- {_cell(note)}" for note in self.notes)]
+        return "\n".join(parts).rstrip() + "\n"
 
 
 def _cell(text: str) -> str:

@@ -1,24 +1,23 @@
-"""Sketches of tables: about a KB per column of numbers and a few per column of text.
+"""Sketches of tables: of each column its counts, its range and a random sample of its values.
 
-Rows are taken as independent, so a column's histograms say all about their own noise. Merging adds
-counts; it is exact, associative and commutative (but see `Shares.top`).
+Rows are taken as independent. A sketch is made where the rows are read; `merged` puts those of the
+parts of a table together.
 """
 
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from data.drift.distinct import Counts, Distinct
-from data.drift.numbers import NumberSketch
-from data.drift.text_columns import SAMPLE, TextSketch
 from data.files import DataError
 
-VERSION = 1
-CODES = (-9999.0, -999.0, -99.0, -1.0, 0.0, 99.0, 999.0, 9999.0)
-"""Numbers that often stand for a missing value."""
+VERSION = 2
+SAMPLE = 1024  # values of a column that are kept
+LISTED = 32  # a column of text with at most so many different values has categories
+CHARACTERS = 100  # of a text that are kept
 
 
 @dataclass(frozen=True)
@@ -27,89 +26,33 @@ class ColumnSketch:
 
     name: str
     kind: str
-    """number, text, boolean, time (seconds since 1970, or of the day) or other."""
+    """number, text (booleans too), time (seconds since 1970, or of the day) or other."""
     type: str
-    """Of Arrow; joined by " or " where shards differ."""
+    """Of Arrow; joined by " or " where parts differ."""
     rows: int
     missing: int
     """Nulls, and numbers that are not finite."""
-    numbers: NumberSketch = field(default_factory=NumberSketch)
-    codes: Mapping[float, int] = field(default_factory=dict)
-    """CODES -> count."""
-    distinct: Distinct = field(default_factory=Distinct)
-    """Of numbers; texts have their own."""
-    text: TextSketch = field(default_factory=TextSketch)
-    """Booleans are the texts true and false."""
-
-    def merge(self, other: "ColumnSketch") -> "ColumnSketch":
-        """Of both shards."""
-        kinds = sorted({self.kind, other.kind})
-        types = sorted({*self.type.split(" or "), *other.type.split(" or ")})
-        codes = sorted(self.codes.keys() | other.codes.keys())
-        return ColumnSketch(
-            self.name,
-            kinds[0] if len(kinds) == 1 else "other",
-            " or ".join(types),
-            self.rows + other.rows,
-            self.missing + other.missing,
-            self.numbers.merge(other.numbers),
-            {code: self.codes.get(code, 0) + other.codes.get(code, 0) for code in codes},
-            self.distinct.merge(other.distinct, SAMPLE),
-            self.text.merge(other.text),
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
-        content: dict[str, Any] = {
-            "name": self.name,
-            "kind": self.kind,
-            "type": self.type,
-            "rows": self.rows,
-            "missing": self.missing,
-        }
-        if self.numbers.count:
-            content |= {
-                "numbers": self.numbers.to_list(),
-                "codes": [[code, count] for code, count in self.codes.items()],
-                "distinct": self.distinct.to_list(),
-            }
-        return content | ({"text": self.text.to_dict()} if self.text.lengths.count else {})
-
-    @staticmethod
-    def from_dict(content: Mapping[str, Any]) -> "ColumnSketch":
-        """Inverse of `to_dict`."""
-        given = dict(content)
-        if "numbers" in given:
-            given["numbers"] = NumberSketch.from_list(given["numbers"])
-            given["codes"] = {float(code): count for code, count in given["codes"]}
-            given["distinct"] = Distinct.from_list(given["distinct"])
-        if "text" in given:
-            given["text"] = TextSketch.from_dict(given["text"])
-        return ColumnSketch(**given)
+    sample: list[Any]
+    """Values in random order: numbers, or texts cut to CHARACTERS."""
+    low: float | None = None
+    high: float | None = None
+    """Range of numbers. None: there are none."""
+    rising: bool = False
+    """Whether each is a whole number above the one before, as those of a counter are."""
+    categories: dict[str, int] | None = None
+    """Text -> count, of all values. None: there are too many different ones."""
 
 
 @dataclass(frozen=True)
 class TableSketch:
-    """The columns of a table, or of one shard of it."""
+    """The columns of a table, or of a part of it."""
 
     rows: int
     columns: Mapping[str, ColumnSketch]
 
-    def merge(self, other: "TableSketch") -> "TableSketch":
-        """Of both; where a shard lacks a column, its rows count as missing."""
-        columns = {}
-        for name in dict.fromkeys((*self.columns, *other.columns)):
-            pair = [side.columns.get(name) or _absent(name, side.rows) for side in (self, other)]
-            known = [column for column in pair if column.type]
-            merged = pair[0].merge(pair[1])
-            if len(known) == 1:
-                merged = replace(merged, kind=known[0].kind, type=known[0].type)
-            columns[name] = merged
-        return TableSketch(self.rows + other.rows, columns)
-
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        columns = [column.to_dict() for column in self.columns.values()]
+        columns = [asdict(column) for column in self.columns.values()]
         return {"version": VERSION, "rows": self.rows, "columns": columns}
 
     @staticmethod
@@ -121,86 +64,123 @@ class TableSketch:
         """
         if content.get("version") != VERSION:
             raise DataError(
-                f"a table sketch of version {content.get('version')} is read, but {VERSION} is "
-                "known here; sketch that table again"
+                f"a table was sketched by version {content.get('version')}, not {VERSION}, so "
+                "drift can't be told; prepare that data again"
             )
-        columns = [ColumnSketch.from_dict(column) for column in content["columns"]]
+        columns = [ColumnSketch(**column) for column in content["columns"]]
         return TableSketch(content["rows"], {column.name: column for column in columns})
 
-    def to_json(self) -> str:
-        """Inverse of `from_json`."""
-        return json.dumps(self.to_dict(), separators=(",", ":"), ensure_ascii=False)
 
-    @staticmethod
-    def from_json(text: str) -> "TableSketch":
-        """Inverse of `to_json`."""
-        return TableSketch.from_dict(json.loads(text))
+def merged(parts: Sequence[TableSketch]) -> TableSketch:
+    """The sketch of a table from those of its parts; a part without a column lacks its values."""
+    names = dict.fromkeys(name for part in parts for name in part.columns)
+    rows = sum(part.rows for part in parts)
+    columns = {
+        name: _merged([part.columns[name] for part in parts if name in part.columns], rows)
+        for name in names
+    }
+    return TableSketch(rows, columns)
 
 
-def _absent(name: str, rows: int) -> ColumnSketch:
-    return ColumnSketch(name, "other", "", rows, rows)
+def _merged(parts: Sequence[ColumnSketch], rows: int) -> ColumnSketch:
+    filled = [part for part in parts if part.missing < part.rows] or parts[:1]
+    kind = filled[0].kind if len({part.kind for part in filled}) == 1 else "other"
+    values = [part.rows - part.missing for part in filled]
+    # A sample stands in random order, so its beginning is a smaller random sample.
+    share = min(1.0, SAMPLE / max(1, sum(values)))
+    sample = [
+        value
+        for part, count in zip(filled, values, strict=True)
+        for value in part.sample[: round(share * count)]
+    ]
+    order = np.random.default_rng(len(sample)).permutation(len(sample))[:SAMPLE]
+    return ColumnSketch(
+        filled[0].name,
+        kind,
+        " or ".join(sorted({part.type for part in filled})),
+        rows,
+        rows - sum(values),
+        [sample[i] for i in order] if kind != "other" else [],
+        min((part.low for part in filled if part.low is not None), default=None),
+        max((part.high for part in filled if part.high is not None), default=None),
+        all(part.rising for part in filled),
+        _merged_categories([part.categories for part in filled]) if kind == "text" else None,
+    )
+
+
+def _merged_categories(parts: Sequence[dict[str, int] | None]) -> dict[str, int] | None:
+    counts: Counter[str] = Counter()
+    for part in parts:
+        if part is None:
+            return None
+        counts.update(part)
+    return dict(sorted(counts.items())) if len(counts) <= LISTED else None
 
 
 def sketch_table(table: Any) -> TableSketch:
-    """Sketch a pyarrow Table, RecordBatch, or an iterable of them (parts of one table).
+    """Sketch a pyarrow Table or RecordBatch.
 
     Raises:
-        DataError: an iterable without parts, or two columns of one name.
+        DataError: two columns of one name.
     """
-    import pyarrow as pa
-
-    if isinstance(table, pa.RecordBatch):
-        table = pa.table(table)
-    if not isinstance(table, pa.Table):
-        return _merged(sketch_table(part) for part in table)
-    if twice := sorted({n for n in table.column_names if table.column_names.count(n) > 1}):
+    names = table.schema.names
+    if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"the table has two columns named {twice[0]!r}; rename one")
-    columns = [_sketch_column(name, table.column(name)) for name in table.column_names]
-    return TableSketch(table.num_rows, {column.name: column for column in columns})
-
-
-def _merged(parts: Iterable[TableSketch]) -> TableSketch:
-    total: TableSketch | None = None
-    for part in parts:
-        total = part if total is None else total.merge(part)
-    if total is None:
-        raise DataError("there is no record batch to sketch; give at least one, empty or not")
-    return total
+    columns = {name: _sketch_column(name, table.column(name)) for name in names}
+    return TableSketch(table.num_rows, columns)
 
 
 def _sketch_column(name: str, column: Any) -> ColumnSketch:
-    """Sketch one Arrow chunked array."""
+    """Sketch one Arrow array."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    type_ = column.type
-    kind = _kind(type_)
-    rows, nulls = len(column), column.null_count
+    kind, type_, rows = _kind(column.type), str(column.type), len(column)
+    values = column.drop_null()
     if kind == "other":
-        return ColumnSketch(name, kind, str(type_), rows, nulls)
-    encoded = pc.value_counts(column.drop_null())
-    values, counts = encoded.field("values"), encoded.field("counts").to_numpy()
-    counts = counts.astype(np.int64)
-    if kind in ("text", "boolean"):
-        text = TextSketch.of(values.cast(pa.string()), counts)
-        return ColumnSketch(name, kind, str(type_), rows, nulls, text=text)
+        return ColumnSketch(name, kind, type_, rows, column.null_count, [])
+    if kind == "text":
+        texts = values.cast(pa.large_string())
+        sample = texts.take(pa.array(_chosen(len(texts)))).to_pylist()
+        return ColumnSketch(
+            name,
+            kind,
+            type_,
+            rows,
+            column.null_count,
+            [text[:CHARACTERS] for text in sample],
+            categories=_categories(texts),
+        )
     numbers = _seconds(values) if kind == "time" else values.cast(pa.float64(), safe=False)
-    array = numbers.to_numpy(zero_copy_only=False)
-    finite = np.isfinite(array)
-    missing = nulls + int(counts[~finite].sum())
-    array, counts = array[finite], counts[finite]
+    array = np.array(numbers)
+    array = array[np.isfinite(array)]
     return ColumnSketch(
         name,
         kind,
-        str(type_),
+        type_,
         rows,
-        missing,
-        NumberSketch.of(array, counts),
-        {code: int(counts[array == code].sum()) for code in CODES if (array == code).any()},
-        _distinct(array, counts),
+        rows - len(array),
+        array[_chosen(len(array))].tolist(),
+        float(array.min()) if len(array) else None,
+        float(array.max()) if len(array) else None,
+        len(array) > 1 and bool((np.diff(array) > 0).all() and (array % 1 == 0).all()),
     )
+
+
+def _chosen(values: int) -> NDArray[np.int64]:
+    """Places of at most SAMPLE of so many values, in random order; the same every time."""
+    return np.random.default_rng(values).permutation(values)[:SAMPLE]
+
+
+def _categories(texts: Any) -> dict[str, int] | None:
+    import pyarrow.compute as pc
+
+    counts = pc.value_counts(texts)
+    if len(counts) > LISTED:
+        return None
+    pairs = zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)
+    return {text[:CHARACTERS]: count for text, count in sorted(pairs)}
 
 
 def _kind(type_: Any) -> str:
@@ -209,10 +189,9 @@ def _kind(type_: Any) -> str:
 
     if types.is_integer(type_) or types.is_floating(type_) or types.is_decimal(type_):
         return "number"
-    if types.is_string(type_) or types.is_large_string(type_) or types.is_string_view(type_):
+    texts = (types.is_string, types.is_large_string, types.is_string_view, types.is_boolean)
+    if any(is_text(type_) for is_text in texts):
         return "text"
-    if types.is_boolean(type_):
-        return "boolean"
     return "time" if types.is_temporal(type_) and not types.is_interval(type_) else "other"
 
 
@@ -226,14 +205,3 @@ def _seconds(values: Any) -> Any:
     wide = pa.int32() if values.type.bit_width == 32 else pa.int64()
     per_second = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}[values.type.unit]
     return pc.divide(values.cast(wide).cast(pa.float64(), safe=False), per_second)
-
-
-def _distinct(values: Any, counts: Counts) -> Distinct:
-    """Hashes of float64: the multiply-xorshift finish of splitmix64 over their bits."""
-    bits = (values + 0.0).view(np.uint64)  # -0.0 is 0.0
-    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    hashes, inverse = np.unique(bits ^ (bits >> np.uint64(31)), return_inverse=True)
-    sums = np.zeros(len(hashes), dtype=np.int64)
-    np.add.at(sums, inverse.reshape(-1), counts)
-    return Distinct.of(hashes, sums, SAMPLE)

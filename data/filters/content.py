@@ -6,14 +6,13 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from data.files import DataError, did_you_mean, read_utf8
+from data.files import DataError, read_utf8
 from data.filters.rules import Drop, Rule, Verdict, excerpt, existing_file, option
 from data.filters.words import WORD, normal_words
-
-if TYPE_CHECKING:
-    from data.records import Record
+from data.messages import did_you_mean
+from data.records import Record
 
 SCORERS: dict[str, Callable[[str], float]] = {}
 """Functions from a text to a number that configs may name (score, scorer=NAME).
@@ -174,7 +173,7 @@ class Score(Rule):
         """The score's column."""
         return () if self.column is None else (self.column,)
 
-    def judge(self, record: "Record") -> Verdict:
+    def judge(self, record: Record) -> Verdict:
         """Compare the column's value, or the score of each text, with the range."""
         for text in record.texts:
             value = SCORERS[self.scorer](text) if self.scorer else self._column(record)
@@ -182,7 +181,7 @@ class Score(Rule):
                 return Verdict(record, reason, excerpt(text))
         return Verdict(record)
 
-    def _column(self, record: "Record") -> Any:
+    def _column(self, record: Record) -> Any:
         column = str(self.column)
         if column not in record.columns:
             there = ", ".join(record.columns) or "none"
@@ -192,7 +191,7 @@ class Score(Rule):
             )
         return record.columns[column]
 
-    def _reason(self, value: Any, record: "Record") -> str | None:
+    def _reason(self, value: Any, record: Record) -> str | None:
         name = self.column or self.scorer
         if value is None or (isinstance(value, float) and math.isnan(value)):
             if self.missing == "stop":

@@ -12,16 +12,14 @@ the input was cut into units nor the number of workers matters.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.filters.rules import Rule, option
 from data.filters.words import hash_ngrams, hash_words, normal_words
-
-if TYPE_CHECKING:
-    from data.records import Record
+from data.records import Record
 
 Signatures = NDArray[np.uint32]  # (B, P)
 Ids = NDArray[np.int64]
@@ -67,7 +65,7 @@ class NearDuplicates(Rule):
         return 1 - (1 - self.threshold**rows) ** (self.permutations // rows)
 
 
-def compared_text(record: "Record") -> str:
+def compared_text(record: Record) -> str:
     """What is compared of a record: its text, or those of a pair one after the other."""
     return "\n".join(record.texts)
 

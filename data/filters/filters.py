@@ -10,9 +10,9 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from data.files import DataError, did_you_mean, sha256_file
+from data.files import DataError, sha256_file
 from data.filters.content import Language, Score, Words
 from data.filters.decontaminate import Decontaminate
 from data.filters.duplicates import NearDuplicates
@@ -20,10 +20,8 @@ from data.filters.personal import Personal
 from data.filters.quality import Length, Repetition, Symbols
 from data.filters.report import FilterCount, Report
 from data.filters.rules import Rule, build_rule
-
-if TYPE_CHECKING:
-    from data.records import Record
-
+from data.messages import check_choice
+from data.records import Record
 
 FILTERS_VERSION = 1  # raise it when the same settings keep other records
 EXACT = "exact_duplicates"
@@ -49,7 +47,7 @@ FILTERS: dict[str, type[Rule]] = {
     EXACT: ExactDuplicates,
     NEAR: NearDuplicates,
 }
-_LAST = (EXACT, NEAR)  # look at all records, so they come after the others, in this order
+DUPLICATES = (EXACT, NEAR)  # look at all records, so they come last, in this order
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ class Filters:
         """An empty report with a line per filter."""
         return Report([FilterCount(name, options) for name, options in self.declared])
 
-    def apply(self, records: Iterable["Record"], report: Report) -> Iterator[tuple[int, "Record"]]:
+    def apply(self, records: Iterable[Record], report: Report) -> Iterator[tuple[int, Record]]:
         """Yield (row among the records given, record) of what the local filters keep.
 
         The record is the one to train on: personal data may have been replaced in it.
@@ -106,7 +104,7 @@ class Filters:
             if kept is not None:
                 yield row, kept
 
-    def _judge(self, record: "Record", report: Report) -> "Record | None":
+    def _judge(self, record: Record, report: Report) -> Record | None:
         """The record after all local filters, or None when one left it out."""
         for number, (_, rule) in enumerate(self.local):
             report.see(number)
@@ -139,7 +137,7 @@ def build_filters(settings: Sequence[Mapping[str, Any]], where: str = "data.filt
         shown = " ".join(f"{key}={_shown(value)}" for key, value in options.items())
         built.append((name, shown, build_rule(FILTERS[name], options, setting)))
     _check_order([name for name, _, _ in built], where)
-    local = [(name, shown, rule) for name, shown, rule in built if name not in _LAST]
+    local = [(name, shown, rule) for name, shown, rule in built if name not in DUPLICATES]
     near = [(shown, rule) for _, shown, rule in built if isinstance(rule, NearDuplicates)]
     declared = [(name, shown) for name, shown, _ in local]
     declared += [(EXACT, ""), *((NEAR, shown) for shown, _ in near)]
@@ -158,9 +156,7 @@ def _name(entry: Any, setting: str) -> str:
     if "name" not in entry:
         raise DataError(f"{setting}={dict(entry)} has no name; write {Length.example}")
     name = entry["name"]
-    if name not in FILTERS:
-        hint = did_you_mean(str(name), FILTERS)
-        raise DataError(f"{setting}.name={name} is not one of {', '.join(FILTERS)}{hint}")
+    check_choice(f"{setting}.name", name, FILTERS)
     return str(name)
 
 
@@ -173,10 +169,12 @@ def _shown(value: Any) -> str:
 
 def _check_order(names: Sequence[str], where: str) -> None:
     """Local filters, then exact duplicates, then near duplicates, each of these at most once."""
-    for name in _LAST:
+    for name in DUPLICATES:
         if names.count(name) > 1:
             raise DataError(f"{where} names {name} {names.count(name)} times; keep one")
-    ordered = sorted(names, key=lambda name: _LAST.index(name) + 1 if name in _LAST else 0)
+    ordered = sorted(
+        names, key=lambda name: DUPLICATES.index(name) + 1 if name in DUPLICATES else 0
+    )
     if list(names) != ordered:
         raise DataError(
             f"{where} has the order {', '.join(names)}; filters of single records come first, "

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import (
-    TYPE_CHECKING,
     Any,
     ClassVar,
     TypeVar,
@@ -21,10 +20,9 @@ from typing import (
     get_type_hints,
 )
 
-from data.files import DataError, did_you_mean
-
-if TYPE_CHECKING:
-    from data.records import Record
+from data.files import DataError
+from data.messages import did_you_mean
+from data.records import Record
 
 EXCERPT = 200  # characters of a text that a report shows
 R = TypeVar("R", bound="Rule")
@@ -51,7 +49,7 @@ class Drop:
 class Verdict:
     """A filter's answer on a record."""
 
-    record: "Record"
+    record: Record
     """The record that goes on; changed if something was redacted."""
     reason: str | None = None
     """Why it is left out; None: it stays."""
@@ -113,7 +111,7 @@ class Rule:
         """Why a text is left out, or None."""
         raise NotImplementedError
 
-    def judge(self, record: "Record") -> Verdict:
+    def judge(self, record: Record) -> Verdict:
         """A record is left out when one of its texts is."""
         for text in record.texts:
             if found := self.find(text):

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from data.files import DataError, did_you_mean
+from data.files import DataError
+from data.messages import did_you_mean
 
 
 def columns_of(kind: type[Any], items: Sequence[Any]) -> dict[str, list[Any]]:

@@ -21,7 +21,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from data.files import DataError, did_you_mean
+from data.files import DataError
+from data.messages import did_you_mean
 from data.order.permutation import Ids, Order, groups, hashes, sub_key
 
 MIXTURE_BLOCK = 4096

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.files import DataError, lock, publish, sha256_file, write_text_atomic
+from data.files import DamagedData, json_sha256, lock, publish, sha256_file, write_text_atomic
 from data.order import Ids
 from data.shards import ShardSet
 
@@ -69,7 +69,7 @@ def open_plan(shards: ShardSet, packing: str, row_tokens: int, plans: Path) -> t
     disk, mapped, so that the processes of a machine share them.
 
     Raises:
-        DataError: the plan on the disk is torn, was changed or is of something else.
+        DamagedData: the plan on the disk is torn, was changed or is of something else.
     """
     asked: dict[str, Any] = {
         "shards": shards.fingerprint,
@@ -78,7 +78,7 @@ def open_plan(shards: ShardSet, packing: str, row_tokens: int, plans: Path) -> t
         "window_tokens": max(WINDOW_TOKENS, WINDOW_ROWS * row_tokens),
         "plan_version": PLAN_VERSION,
     }
-    key = _sha256(asked)[:32]
+    key = json_sha256(asked)[:32]
     folder = plans / key
     if not folder.exists():
         with lock(plans / f"{key}.lock"):
@@ -186,7 +186,7 @@ def _write(folder: Path, plan: Plan, asked: dict[str, Any]) -> None:
         "content": content.hexdigest(),
     }
     files = {file: sha256_file(folder / file) for file in columns}
-    manifest = _Manifest(**facts, fingerprint=_sha256(facts), files=files)
+    manifest = _Manifest(**facts, fingerprint=json_sha256(facts), files=files)
     write_text_atomic(folder / MANIFEST, json.dumps(asdict(manifest), indent=1))
 
 
@@ -195,21 +195,26 @@ def _read(folder: Path, asked: dict[str, Any]) -> tuple[Plan, str]:
     try:
         manifest = _Manifest(**json.loads(path.read_text(encoding="utf-8")))
         facts = {k: v for k, v in asdict(manifest).items() if k not in ("fingerprint", "files")}
-        whole = _sha256(facts) == manifest.fingerprint and set(manifest.files) == {ROWS, DOCUMENTS}
+        whole = json_sha256(facts) == manifest.fingerprint and set(manifest.files) == {
+            ROWS,
+            DOCUMENTS,
+        }
     except (OSError, ValueError, TypeError) as error:
-        raise DataError(
+        raise DamagedData(
             f"{path} of a packing plan is missing or torn ({error}); {REMEDY}"
         ) from None
     if not whole:
-        raise DataError(f"{path} of a packing plan was changed (its fingerprint differs); {REMEDY}")
+        raise DamagedData(
+            f"{path} of a packing plan was changed (its fingerprint differs); {REMEDY}"
+        )
     for name, value in asked.items():
         if facts[name] != value:
-            raise DataError(
+            raise DamagedData(
                 f"{folder} is a packing plan of {name}={facts[name]}, not {value}; {REMEDY}"
             )
     for file, sha256 in manifest.files.items():
         if not (folder / file).is_file() or sha256_file(folder / file) != sha256:
-            raise DataError(
+            raise DamagedData(
                 f"{folder / file} of a packing plan is missing, torn or not what was written "
                 f"(sha256); {REMEDY}"
             )
@@ -229,7 +234,3 @@ def _column(path: Path) -> Any:
     import pyarrow as pa
 
     return pa.ipc.open_stream(pa.memory_map(str(path))).read_next_batch().column(0)
-
-
-def _sha256(facts: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -1,7 +1,7 @@
 """From records to published shards, in units of work that may be killed at any time."""
 
-from data.preparation.dataset import Dataset, Prepared
+from data.preparation.dataset import Dataset, Prepared, Published, open_published
 from data.preparation.preparing import prepare
 from data.preparation.running import inline
 
-__all__ = ["Dataset", "Prepared", "inline", "prepare"]
+__all__ = ["Dataset", "Prepared", "Published", "inline", "open_published", "prepare"]

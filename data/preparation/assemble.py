@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from data.files import DataError, publish, write_text_atomic
+from data.drift.sketches import VERSION as SKETCHES
+from data.drift.table_sketches import TableSketch, merged
+from data.files import DataError, json_sha256, publish, write_text_atomic
 from data.filters.report import Report
-from data.preparation.dataset import Fact, hash_of
+from data.preparation.dataset import Fact, fingerprint_of
 from data.preparation.jobs import Job, merged_reports, result_of
 from data.preparation.running import Runner, Say
 from data.preparation.scan import EXACT
@@ -115,7 +117,7 @@ def publish_all(
     folders = {}
     for job, baselines in zip(jobs, measured, strict=True):
         validation, train = manifests[job.name]
-        fingerprint = hash_of(train.fingerprint, validation.fingerprint)
+        fingerprint = fingerprint_of(train, validation)
         units = [result_of(part) for part in job.parts]
         written = [result_of(task.folder) for task in shards if Path(task.shards).parent == job.set]
         report = merged_reports([*units, *written])
@@ -124,7 +126,7 @@ def publish_all(
             "baselines": baselines,
             "facts": _facts(job, train, validation, report, sum(u["empty"] for u in units)),
             "report": report.to_dict(),
-            "tables": [unit["table"] for unit in units if unit["table"]],
+            "table": _table(units),
         }
         write_text_atomic(job.set / "prepared.json", json.dumps(content, indent=1))
         tokenizer.save(job.set / "tokenizer.json")
@@ -132,7 +134,7 @@ def publish_all(
         # folder does.
         places = [entry["entry"]["documents_sha256"] for entry in written]
         folders[job.name] = _publish(
-            job, sets / hash_of(fingerprint, places, report.to_dict())[:32]
+            job, sets / json_sha256([fingerprint, places, report.to_dict(), SKETCHES])[:32]
         )
         for manifest in (train, validation):
             say(
@@ -140,6 +142,12 @@ def publish_all(
                 f"{manifest.bytes:,} bytes, {manifest.tokens:,} tokens"
             )
     return folders
+
+
+def _table(units: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The sketch of the columns that contract and filters name, if they name any."""
+    parts = [TableSketch.from_dict(unit["table"]) for unit in units if unit["table"]]
+    return merged(parts).to_dict() if parts else None
 
 
 def _manifest(job: Job, split: str, shards: Sequence[WriteTask], tokenizer: Tokenizer) -> Manifest:

@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from data.messages import clock
 from data.preparation.assemble import plan_shards, publish_all
 from data.preparation.commits import commit, committed
 from data.preparation.jobs import Job, result_of
-from data.preparation.running import Progress, Runner, Say, clock
+from data.preparation.running import Progress, Runner, Say
 from data.preparation.scan import ScanTask, repeated, scan, write_repeats
 from data.preparation.tokenize import TokenizeTask, tokenize, write
 from data.sources import schema_changes

@@ -1,20 +1,20 @@
 """What `prepare` gives: datasets that are ready, and what is known about them."""
 
-import hashlib
 import json
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from data.drift.table_sketches import TableSketch
-from data.files import DataError
+from data.files import DamagedData, DataError, cache_root, json_sha256
 from data.filters.report import Report
-from data.shards import ShardSet
+from data.shards import Manifest, ShardSet
 from data.shards.blocks import REMEDY
 from data.tokenizer import Tokenizer
 
 SPLITS = ("train", "validation")
+SETS = Path("data/sets")  # under the cache root
 Fact = int | str | float
 
 
@@ -40,6 +40,46 @@ class Dataset:
     def fingerprint(self) -> str:
         """sha256 that stands for both splits and the tokenizer."""
         return fingerprint_of(self.train, self.validation)
+
+
+@dataclass(frozen=True)
+class PublishedSet:
+    """Names one published dataset of a job."""
+
+    name: str
+    folder: str
+    """Name of its folder under SETS, wherever the cache is."""
+    weight: int | None
+    """As Dataset.weight."""
+    fingerprint: str
+    """As Dataset.fingerprint."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """Names the published data of a job, so that it can be opened without preparing.
+
+    Small, picklable, and the same on every host: nothing in it says where a cache is.
+    """
+
+    sets: tuple[PublishedSet, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over all of it."""
+        return json_sha256([astuple(own) for own in self.sets])
+
+    def folders(self, root: Path | None = None) -> list[Path]:
+        """Folders that must be under a cache root for `open_published`, each once.
+
+        To bring the data to a host without a shared cache, copy these folders with all that is
+        in them to the same places under its root.
+
+        Args:
+            root: of the cache; None: `cache_root()`.
+        """
+        sets = (root or cache_root()) / SETS
+        return [sets / name for name in dict.fromkeys(own.folder for own in self.sets)]
 
 
 @dataclass(frozen=True)
@@ -76,7 +116,8 @@ class Prepared:
         """sha256 that stands for all datasets and the tokenizer."""
         if len(self.datasets) == 1:
             return self._only().fingerprint
-        return hash_of({name: dataset.fingerprint for name, dataset in self.datasets.items()})
+        fingerprints = {name: dataset.fingerprint for name, dataset in self.datasets.items()}
+        return json_sha256([fingerprints])
 
     @property
     def baselines(self) -> dict[str, float]:
@@ -100,6 +141,18 @@ class Prepared:
             for fact, value in dataset.facts.items()
         }
 
+    def published(self) -> Published:
+        """What another process needs to open this data; the driver calls it, once.
+
+        `open_published` is the other end.
+        """
+        return Published(
+            tuple(
+                PublishedSet(name, own.folder.name, own.weight, own.fingerprint)
+                for name, own in self.datasets.items()
+            )
+        )
+
     def _only(self) -> Dataset:
         if len(self.datasets) != 1:
             names = ", ".join(self.datasets)
@@ -107,48 +160,67 @@ class Prepared:
         return next(iter(self.datasets.values()))
 
 
-def hash_of(*parts: Any) -> str:
-    """Hex sha256 of JSON values."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def fingerprint_of(train: ShardSet, validation: ShardSet) -> str:
+def fingerprint_of(train: ShardSet | Manifest, validation: ShardSet | Manifest) -> str:
     """sha256 that stands for both splits and, since it is in theirs, the tokenizer."""
-    return hash_of(train.fingerprint, validation.fingerprint)
-
-
-def tables_of(folder: Path) -> list[TableSketch]:
-    """What a published dataset knows of its columns; empty for folders of other kinds."""
-    path = folder / "prepared.json"
-    if not path.is_file():
-        return []
-    return [TableSketch.from_dict(own) for own in json.loads(path.read_text("utf-8"))["tables"]]
+    return json_sha256([train.fingerprint, validation.fingerprint])
 
 
 def open_set(folder: Path, name: str, weight: int | None) -> tuple[Tokenizer, Dataset]:
     """A published dataset with its tokenizer.
 
     Raises:
-        DataError: its parts are damaged or don't belong together; says which and the remedy.
+        DamagedData: a part of it is missing, torn, of another set or version; names the folder.
     """
     remedy = f"delete {folder} and start again"
     try:
         result: Mapping[str, Any] = json.loads((folder / "prepared.json").read_text("utf-8"))
-        try:
-            tokenizer = Tokenizer.load(folder / "tokenizer.json")
-        except DataError as error:
-            raise DataError(f"{error}; {remedy}") from None
-        try:
-            train, validation = (ShardSet.open(folder / split) for split in SPLITS)
-        except DataError as error:  # deleting the folder of a split would be too little
-            raise DataError(str(error).replace(REMEDY, remedy)) from None
+        tokenizer = Tokenizer.load(folder / "tokenizer.json")
+        train, validation = (ShardSet.open(folder / split) for split in SPLITS)
         if result["fingerprint"] != fingerprint_of(train, validation):
-            raise DataError(f"{folder / 'prepared.json'} belongs to other shards; {remedy}")
+            raise DamagedData(f"{folder / 'prepared.json'} belongs to other shards")
         for split in (train, validation):
             if split.manifest.tokenizer != tokenizer.fingerprint:
-                raise DataError(f"{folder / 'tokenizer.json'} is not the shards' own; {remedy}")
+                raise DamagedData(f"{folder / 'tokenizer.json'} is not the shards' own")
         facts, baselines = result["facts"], result["baselines"]
         report = Report.from_dict(result["report"])
+    except DataError as error:  # deleting the folder of a split would be too little
+        said = str(error).replace(f"; {REMEDY}", "")
+        raise DamagedData(f"{said}; {remedy}") from None
     except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise DataError(f"{folder}: the prepared data is damaged ({error}); {remedy}") from error
+        raise DamagedData(f"{folder}: the prepared data is damaged ({error}); {remedy}") from error
     return tokenizer, Dataset(name, train, validation, report, baselines, facts, weight, folder)
+
+
+def open_published(published: Published, root: Path | None = None) -> Prepared:
+    """Open data that the driver prepared and named; every rank calls this.
+
+    Nothing is prepared, trained or written, and no network is used.
+
+    Args:
+        published: `Prepared.published()` of the driver.
+        root: of the cache that holds the sets, or copies of them; None: `cache_root()`.
+
+    Raises:
+        DataError: a set is not there; names the dataset and the folder.
+        DamagedData: a set is damaged, or is not the one that the driver prepared.
+    """
+    datasets: dict[str, Dataset] = {}
+    tokenizer = tokenizer_path = None
+    for own in published.sets:
+        folder = (root or cache_root()) / SETS / own.folder
+        if not folder.is_dir():
+            raise DataError(
+                f"dataset {own.name}: {folder} is not there on {os.uname().nodename}; workers only "
+                "open what the driver has prepared: copy that folder here, or set "
+                "ORCHESTRATE_CACHE=DIR to a folder that all hosts see"
+            )
+        tokenizer, datasets[own.name] = open_set(folder, own.name, own.weight)
+        tokenizer_path = tokenizer_path or folder / "tokenizer.json"
+        if datasets[own.name].fingerprint != own.fingerprint:
+            raise DamagedData(
+                f"dataset {own.name}: {folder} holds other data than the driver prepared; delete "
+                "it and copy it here again"
+            )
+    if tokenizer is None or tokenizer_path is None:
+        raise ValueError("the published data names no dataset")
+    return Prepared(tokenizer, tokenizer_path, datasets)

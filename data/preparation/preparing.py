@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from data.config import DataConfig, SourceConfig
-from data.files import DataError, cache_root, lock, write_text_atomic
+from data.drift.sketches import VERSION as SKETCHES
+from data.files import DamagedData, DataError, cache_root, json_sha256, lock, write_text_atomic
 from data.filters import build_filters
 from data.preparation.assemble import PREPARE_VERSION
 from data.preparation.build import build, left_out, scan_all
-from data.preparation.dataset import Dataset, Prepared, hash_of, open_set
+from data.preparation.dataset import SETS, Dataset, Prepared, open_set
 from data.preparation.jobs import Job
 from data.preparation.running import Runner, Say, inline
 from data.preparation.scan import read_repeats, sampled_below, training_texts
@@ -79,6 +80,7 @@ class _Request:
 
     def __init__(self, root: Path, data: DataConfig, settings: TokenizerConfig) -> None:
         self.root, self.data, self.settings = root, data, settings
+        self.sets = cache_root() / SETS
         self.sources = data.sources()
         self.filters = {
             name: build_filters(
@@ -125,12 +127,11 @@ class _Request:
                 self._know(self._training_key(), {"tokenizer": name})
         tokenizer = Tokenizer.load(path)
         if tokenizer.fingerprint != name:
-            raise DataError(f"{path} is damaged; delete it and start again")
+            raise DamagedData(f"{path} is damaged; delete it and start again")
         # By key, since two datasets of a mixture may be the same records under two names.
         missing = {self._set_key(n, name): n for n in self.sources if self._set(n, name) is None}
         jobs = [self._job(n, name) for n in missing.values()]
-        sets = self.root / "sets"
-        folders = build(jobs, tokenizer, path, sets, run, say, self._check_unchanged)
+        folders = build(jobs, tokenizer, path, self.sets, run, say, self._check_unchanged)
         for job in jobs:
             self._know(self._set_key(job.name, name), {"set": folders[job.name].name})
             shutil.rmtree(job.folder, ignore_errors=True)
@@ -180,7 +181,7 @@ class _Request:
 
     @cache  # noqa: B019 - a request lives as long as its call
     def _units(self, name: str) -> list[InputUnit]:
-        return units_of(self.sources[name])
+        return units_of(self.sources[name], self.filters[name].columns)
 
     def _scan_folder(self, name: str) -> Path:
         return self.root / "work" / self.outside[name]
@@ -194,16 +195,16 @@ class _Request:
         settings = {k: v for k, v in asdict(source).items() if k not in ("weight", "filters")}
         state, recipe = outside_state(source), self.filters[name].recipe()
         fraction = self.data.validation_fraction
-        return hash_of(PREPARE_VERSION, settings, state, recipe, fraction)[:32]
+        return json_sha256([PREPARE_VERSION, settings, state, recipe, fraction])[:32]
 
     def _training_key(self) -> str:
         """Of the tokenizer that is trained on these datasets."""
         datasets = [self.outside[name] for name in self._weighted()]
         vocabulary = self.settings.vocab_size
-        return hash_of("tokenizer", datasets, vocabulary, version("tokenizers"))[:32]
+        return json_sha256(["tokenizer", datasets, vocabulary, version("tokenizers")])[:32]
 
     def _set_key(self, name: str, tokenizer: str) -> str:
-        return hash_of("set", self.outside[name], tokenizer, FORMAT_VERSION)[:32]
+        return json_sha256(["set", self.outside[name], tokenizer, FORMAT_VERSION, SKETCHES])[:32]
 
     def _tokenizer_name(self) -> str | None:
         """Fingerprint of the tokenizer, if it is known."""
@@ -217,7 +218,7 @@ class _Request:
     def _set(self, name: str, tokenizer: str) -> Path | None:
         """The folder of a dataset, if it is there."""
         found = self._known(self._set_key(name, tokenizer)).get("set")
-        folder = self.root / "sets" / str(found)
+        folder = self.sets / str(found)
         return folder if found and folder.is_dir() else None
 
     def _known(self, key: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from data.files import size
+from data.messages import clock, size
 
 Say = Callable[[str], None]
 SAY_EVERY_S = 2.0
@@ -65,10 +65,3 @@ class Progress:
                 f"{self._what}: {self._done} of {self._units} units, {size(self._bytes)}, "
                 f"{size(self._bytes / seconds)}/s, {clock(left)} left"
             )
-
-
-def clock(seconds: float) -> str:
-    """A time for a reader: 17:20, or 1:02:03 with hours."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -37,7 +37,7 @@ class Survivors:
         Raises:
             DataError: a record can't be read or breaks the contract; names file and row.
         """
-        records = read_records(self._config, self._unit)
+        records = read_records(self._config, self._unit, self.filters.columns)
         for row, record in self.filters.apply(records, self.report):
             if all(map(str.strip, record.texts)):
                 self.records += 1

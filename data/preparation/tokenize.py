@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from data.ask.baselines import baselines
 from data.config import SourceConfig
-from data.drift.sketches import language_identifier, sketch_documents
-from data.drift.token_facts import token_facts
+from data.drift.sketches import sketch_documents
 from data.filters import build_filters
+from data.filters.content import language_model
 from data.filters.rules import excerpt
+from data.preparation.baselines import baselines
 from data.preparation.commits import commit
 from data.preparation.encoding import Encoder, batches, text_of
 from data.preparation.scan import EXACT, NEAR, read_repeats
@@ -167,11 +167,10 @@ def write(task: WriteTask) -> dict[str, Any]:
 def _sketch(encoder: Encoder, documents: list[Tokenized]) -> str:
     return sketch_documents(
         [document.ids for document in documents],
-        [document.text_bytes for document in documents],
-        [document.digest for document in documents],
         _texts(encoder, documents),
-        token_facts(encoder.tokenizer),
-        language_identifier(),
+        [document.digest for document in documents],
+        encoder.tokenizer,
+        lambda text: str(language_model().classify(text)[0]),
     ).to_json()
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.files import DataError
+from data.files import DamagedData, DataError
 
 BLOCK_BYTES = 1 << 20
 """The unit of the windowed order and of the cache's size."""
@@ -33,7 +33,7 @@ Refetch = Callable[[str], Path]
 """Gets a file of the set from its origin again: from its name to where it now is."""
 
 
-class BadBlock(DataError):
+class BadBlock(DamagedData):
     """A block of tokens that can't be read as it was written, also at the second try.
 
     Attributes:
@@ -141,11 +141,6 @@ class Blocks:
         self._hopeless: set[int] = set()  # files that fetching again did not mend
         self._bad: dict[int, str] = {}
         self._repair = threading.Lock()
-
-    @property
-    def bad(self) -> list[tuple[int, int]]:
-        """Token ranges [start, stop) of the stream that were found to be beyond repair."""
-        return [(int(self.bounds[b]), int(self.bounds[b + 1])) for b in sorted(self._bad.copy())]
 
     def read(self, block: int) -> tuple[NDArray[Any], Opened]:
         """The tokens of a block, compared with its hash, (tokens,), and the file they are from.

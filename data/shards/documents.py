@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.files import DataError
+from data.files import DamagedData
 from data.shards.blocks import REMEDY, Refetch
 from data.shards.manifest import ShardEntry
 
@@ -88,9 +88,10 @@ class Documents:
         """File and row of the source that the document came from."""
         return self._fact(document, "place")  # type: ignore[no-any-return]
 
-    def text_bytes(self, document: int) -> int:
-        """UTF-8 bytes of the document's text."""
-        return self._fact(document, "text_bytes")  # type: ignore[no-any-return]
+    def all_text_bytes(self) -> Ids:
+        """(documents,): UTF-8 bytes of the text of each document."""
+        tables = (self._facts(shard) for shard in range(len(self.entries)))
+        return np.concatenate([table["text_bytes"].to_numpy() for table in tables]).astype(np.int64)
 
     def spans(self, document: int) -> tuple[tuple[int, int], ...]:
         """Token ranges [start, stop) of the document to be trained on; (): all of it."""
@@ -183,7 +184,7 @@ class Documents:
                     file.seek(start)
                     if is_right(raw := file.read(size)):
                         return raw
-        raise DataError(
+        raise DamagedData(
             f"{path} is missing or not what was written at bytes {start}..{start + size}; {REMEDY}"
         )
 

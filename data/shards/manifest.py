@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.files import DataError, fsync_folder, sha256_file, write_text_atomic
+from data.files import DamagedData, DataError, fsync_folder, sha256_file, write_text_atomic
 from data.shards.blocks import HASH_BYTES, REMEDY
 
 FORMAT_VERSION = 3
@@ -198,12 +198,13 @@ def read_set(folder: Path) -> tuple[Manifest, list[ShardEntry]]:
     """Manifest and index of a published folder, after checking that the parts belong together.
 
     Raises:
-        DataError: something is missing, torn or from another version; names file and remedy.
+        DamagedData: something is missing or torn; names file and remedy.
+        DataError: another version wrote it.
     """
     manifest = _read_manifest(folder / "manifest.json")
     entries = _read_index(folder / "index.arrow", manifest)
     if _fingerprint(entries, asdict(manifest)) != manifest.fingerprint:
-        raise DataError(
+        raise DamagedData(
             f"{folder / 'manifest.json'} does not belong to the shards beside it "
             f"(its fingerprint differs); {REMEDY}"
         )
@@ -228,7 +229,7 @@ def _check_sizes(folder: Path, entries: Iterable[ShardEntry]) -> None:
             found = path.stat().st_size if path.is_file() else None
             if found != size:
                 state = "is missing" if found is None else f"has {found} bytes"
-                raise DataError(f"{path} {state}, the index says {size} bytes; {REMEDY}")
+                raise DamagedData(f"{path} {state}, the index says {size} bytes; {REMEDY}")
 
 
 def _read_manifest(path: Path) -> Manifest:
@@ -238,9 +239,9 @@ def _read_manifest(path: Path) -> Manifest:
         if version == FORMAT_VERSION:
             return Manifest(**content)
     except FileNotFoundError:
-        raise DataError(f"{path} is missing: this is no finished shard set; {REMEDY}") from None
+        raise DamagedData(f"{path} is missing: this is no finished shard set; {REMEDY}") from None
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is damaged ({error}); {REMEDY}") from None
+        raise DamagedData(f"{path} is damaged ({error}); {REMEDY}") from None
     raise DataError(
         f"{path} has format_version {version}, but {FORMAT_VERSION} is read here; {REMEDY}"
     )
@@ -250,8 +251,10 @@ def _read_index(path: Path, manifest: Manifest) -> list[ShardEntry]:
     import pyarrow as pa
 
     if not path.is_file():
-        raise DataError(f"{path} is missing; {REMEDY}")
+        raise DamagedData(f"{path} is missing; {REMEDY}")
     if sha256_file(path) != manifest.index_sha256:
-        raise DataError(f"{path} is damaged or stale: the manifest names another sha256; {REMEDY}")
+        raise DamagedData(
+            f"{path} is damaged or stale: the manifest names another sha256; {REMEDY}"
+        )
     with pa.OSFile(str(path)) as file:
         return [ShardEntry(**row) for row in pa.ipc.open_stream(file).read_all().to_pylist()]

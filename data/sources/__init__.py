@@ -1,8 +1,6 @@
 """Where records come from: files, URLs, the hub, and the contract they are checked against."""
 
 from data.sources.reading import (
-    documents,
-    infer_contract,
     outside_state,
     read_records,
     schema_changes,
@@ -10,8 +8,6 @@ from data.sources.reading import (
 )
 
 __all__ = [
-    "documents",
-    "infer_contract",
     "outside_state",
     "read_records",
     "schema_changes",

@@ -5,7 +5,7 @@ import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from data.files import DataError
+from data.files import DamagedData, DataError
 
 COMPRESSED = (".gz", ".zst")
 # Compressed bytes that are unpacked at once. Text grows 3 to 20 times, but nothing bounds how much
@@ -37,13 +37,9 @@ def open_bytes(path: Path, name: str) -> BinaryIO:
     return io.BufferedReader(_Unpacked(file, path.suffix.lower(), name), buffer_size=2**18)
 
 
-class Damaged(DataError):
-    """A file that ends too early or breaks in the middle."""
-
-
-def damaged(name: str, size: int, reason: str) -> Damaged:
-    """The error of a file of so many bytes, and why it is taken for damaged."""
-    return Damaged(
+def damaged(name: str, size: int, reason: str) -> DamagedData:
+    """The error of a file of so many bytes that ends too early or breaks in the middle."""
+    return DamagedData(
         f"{name} can't be read to its end ({size} bytes): it is damaged or its download was "
         f"interrupted; fetch it again ({reason})"
     )
@@ -110,5 +106,5 @@ class _Unpacked(io.RawIOBase):
         # Dumps made with `zstd --long=31` need a window of 2 GiB; others use what they need.
         return zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
 
-    def _damaged(self, reason: str) -> Damaged:
+    def _damaged(self, reason: str) -> DamagedData:
         return damaged(self._name, Path(self._file.name).stat().st_size, reason)

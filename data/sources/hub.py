@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from data.config import SourceConfig
+from data.contract import ColumnError
 from data.files import DataError
 from data.sources import inputs
-from data.sources.contract import ColumnError
 from data.sources.inputs import InputUnit, local_state
 from data.sources.lines import Placed
 from data.sources.tables import ROWS, Chosen

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from data.config import FORMATS, SourceConfig
-from data.files import DataError, did_you_mean
+from data.files import DataError
+from data.messages import did_you_mean
 from data.sources.compressed import COMPRESSED
 from data.sources.remote import fetch, listing
 from data.sources.urls import is_pattern, is_url, local_path, redact
@@ -29,11 +30,6 @@ class InputUnit:
     start: int = 0
     stop: int | None = None
     """None: to the end."""
-
-    @classmethod
-    def from_dict(cls, plain: dict[str, Any]) -> "InputUnit":
-        """The unit whose dataclasses.asdict went through JSON."""
-        return cls(tuple(plain["files"]), plain["start"], plain["stop"])
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,9 @@
     read_records(config, unit)   the records of one of them, checked against the contract
     outside_state(config)        how the sources look from outside, to see whether they changed
 
+`columns` are those that somebody behind the source reads, as some filters do; they are kept in
+each record, beside those that the contract names.
+
 Nothing is repaired on the way: text that can't be read is an error that names the file, the row and
 the remedy. What a document is in each source stands in the source's reader.
 """
@@ -11,15 +14,16 @@ the remedy. What a document is in each source stands in the source's reader.
 import itertools
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from data.config import ContractConfig, SourceConfig
+from data import contract
+from data.config import SourceConfig
 from data.files import DataError, sha256_file
 from data.records import Record, builder, columns_read
-from data.sources import contract, hub, lines, tables
+from data.sources import hub, lines, tables
 from data.sources.inputs import InputFile, InputUnit, files_of, name_of, path_of
 from data.sources.lines import Placed
 from data.sources.python_docs import BUILDER_VERSION, python_docs
@@ -28,7 +32,7 @@ from data.sources.urls import is_url
 SCHEMA_ROWS = 100  # of a file without a schema that tell which columns it has
 
 
-def units_of(config: SourceConfig) -> list[InputUnit]:
+def units_of(config: SourceConfig, columns: Sequence[str] = ()) -> list[InputUnit]:
     """The units of a dataset, about UNIT_BYTES of input each, in the order of its records.
 
     Raises:
@@ -45,27 +49,22 @@ def units_of(config: SourceConfig) -> list[InputUnit]:
         return lines.jsonl_units(files)
     if config.source == "csv":  # a line end may stand inside quotes: only reading tells
         return [InputUnit((file.name,)) for file in files]
-    _check_columns(config, files)
+    _check_columns(config, _named(config, columns), files)
     return tables.table_units(files)
 
 
-def read_records(config: SourceConfig, unit: InputUnit) -> Iterator[Record]:
+def read_records(
+    config: SourceConfig, unit: InputUnit, columns: Sequence[str] = ()
+) -> Iterator[Record]:
     """The records of a unit, as they are: repeats and empty texts too.
 
     Raises:
         DataError: a file is missing, damaged, binary or not UTF-8, or a record breaks the contract.
     """
     try:
-        yield from _records(config, unit)
+        yield from _records(config, unit, _named(config, columns))
     except contract.ColumnError as error:
         raise DataError(f"{error}{_compared(config, unit)}") from None
-
-
-def documents(config: SourceConfig) -> Iterator[str]:
-    """The texts of all records, in the dataset's own order."""
-    for unit in units_of(config):
-        for record in read_records(config, unit):
-            yield from record.texts
 
 
 def outside_state(config: SourceConfig) -> list[Any]:
@@ -97,15 +96,8 @@ def schema_changes(config: SourceConfig) -> list[str]:
     ]
 
 
-def infer_contract(config: SourceConfig, sample: int = 1000) -> ContractConfig:
-    """The contract that the first records of a dataset satisfy, to be written down."""
-    placed = (row for unit in units_of(config) for _, row in _rows(config, unit, None))
-    return contract.infer((_parsed(row) for row in placed), sample)
-
-
-def _records(config: SourceConfig, unit: InputUnit) -> Iterator[Record]:
+def _records(config: SourceConfig, unit: InputUnit, named: Sequence[str]) -> Iterator[Record]:
     rules = contract.Contract(config.contract, as_text=config.source == "csv")
-    named = _named(config)
     build = builder(config)
     for place, raw in _rows(config, unit, named):
         try:
@@ -132,18 +124,13 @@ def _value(row: Any, name: str) -> Any:
     return row[name]
 
 
-def _named(config: SourceConfig) -> tuple[str, ...]:
+def _named(config: SourceConfig, columns: Sequence[str]) -> tuple[str, ...]:
     """The columns that the contract or a filter names."""
     rules = config.contract
-    names = [*rules.columns, *rules.not_null]
-    if config.filters:
-        from data.filters import build_filters
-
-        names += build_filters(config.filters).columns
-    return tuple(dict.fromkeys(names))
+    return tuple(dict.fromkeys([*rules.columns, *rules.not_null, *columns]))
 
 
-def _chosen(config: SourceConfig, named: tuple[str, ...] | None, names: list[str]) -> list[str]:
+def _chosen(config: SourceConfig, named: Sequence[str] | None, names: list[str]) -> list[str]:
     """Of the columns of a file those that are needed: of the record and the named ones, or all."""
     if named is None:
         return names
@@ -156,7 +143,7 @@ def _chosen(config: SourceConfig, named: tuple[str, ...] | None, names: list[str
     return list(dict.fromkeys([*columns_read(config, names), *named]))
 
 
-def _rows(config: SourceConfig, unit: InputUnit, named: tuple[str, ...] | None) -> Iterator[Placed]:
+def _rows(config: SourceConfig, unit: InputUnit, named: Sequence[str] | None) -> Iterator[Placed]:
     """The rows of a unit; of tables only the columns that are needed."""
     chosen = partial(_chosen, config, named)
     if config.source == "python_docs":
@@ -173,9 +160,8 @@ def _rows(config: SourceConfig, unit: InputUnit, named: tuple[str, ...] | None) 
     return hub.read_hub(config, unit, chosen)
 
 
-def _check_columns(config: SourceConfig, files: list[InputFile]) -> None:
+def _check_columns(config: SourceConfig, named: Sequence[str], files: list[InputFile]) -> None:
     """Find a column that is missing in any file now, not when its turn comes."""
-    named = _named(config)
     for file in files:
         if not is_url(file.name):
             try:

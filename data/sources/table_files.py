@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data.files import DataError, did_you_mean
+from data.files import DataError
+from data.messages import did_you_mean
 from data.sources.compressed import COMPRESSED, open_bytes
 
 PLAIN = (".csv", ".jsonl", ".ndjson")

@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from data.contract import ColumnError
 from data.files import DataError
 from data.sources import inputs
 from data.sources.compressed import damaged
-from data.sources.contract import ColumnError
 from data.sources.inputs import InputFile, InputUnit, group, name_of, path_of
 from data.sources.lines import Placed
 from data.sources.urls import is_url

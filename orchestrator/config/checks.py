@@ -1,15 +1,8 @@
 """Checks that every section uses; each message says what would do."""
 
-import difflib
-from collections.abc import Collection
+from data.messages import check_choice
 
-
-def check_choice(setting: str, value: str, choices: Collection[str]) -> None:
-    """Raise ValueError unless `value` is one of `choices`; the message offers the nearest."""
-    if value not in choices:
-        near = difflib.get_close_matches(value, choices, n=1)
-        hint = f"did you mean {near[0]}?" if near else "choose one of them"
-        raise ValueError(f"{setting}={value} is not one of {', '.join(choices)}; {hint}")
+__all__ = ["check_at_least", "check_choice", "nearest_multiples"]
 
 
 def check_at_least(setting: str, value: float, least: float) -> None:

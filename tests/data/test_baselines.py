@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from data.ask.baselines import baselines
+from data.preparation.baselines import baselines
 
 
 def slow_bits(train, text, order):
@@ -33,7 +33,7 @@ def test_counting_in_chunks_changes_nothing(monkeypatch):
     rng = np.random.default_rng(0)
     train, text = (bytes(rng.integers(97, 101, 1000, dtype=np.uint8)) for _ in range(2))
     whole = baselines(train, text)
-    monkeypatch.setattr("data.baselines.CHUNK", 299)
+    monkeypatch.setattr("data.preparation.baselines.CHUNK", 299)
     assert baselines(train, text) == pytest.approx(whole, rel=1e-12)
 
 

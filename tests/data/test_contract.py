@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.config import ContractConfig
+from data.contract import Contract, changes, check_utf8
 from data.files import DataError
-from data.sources.contract import Contract, changes, check_utf8, columns_of, infer
 
 VALUES = {
     "string": "a",
@@ -95,24 +95,3 @@ def test_changes_name_what_came_went_and_is_of_another_type():
         "column d (number) came",
         "column b was integer and is string",
     ]
-
-
-JSON_ROWS = st.lists(
-    st.dictionaries(
-        st.sampled_from("abc"), st.none() | st.sampled_from(list(VALUES.values())), max_size=3
-    ),
-    max_size=6,
-)
-
-
-@given(JSON_ROWS)
-def test_every_sample_keeps_the_contract_that_is_inferred_from_it(rows):
-    contract = Contract(infer(rows))
-    for row in rows:
-        assert contract.check(row) == row
-    assert set(contract.rules.columns) <= set(columns_of(rows))
-
-
-def test_only_the_sample_is_read():
-    endless = ({"n": n} for n in iter(int, 1))
-    assert infer(endless, sample=3).columns == {"n": "integer"}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from data.config import DataConfig
 from data.files import DataError
-from data.records import END, question_of, render
+from data.records import END, render
 from data.sources import read_records, units_of
 
 SYSTEM = {"role": "system", "content": "You answer in one word."}
@@ -72,7 +72,7 @@ def test_spans_are_the_answers_and_what_precedes_each_is_its_question(messages):
     positions = [i for i, (role, _) in enumerate(messages) if role == "assistant"]
     for (start, _), position in zip(spans, positions, strict=True):
         if position:
-            assert text[:start] == question_of(messages[:position])
+            assert text[:start] == render(messages[:position])[0] + "\n<|assistant|>\n"
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,11 @@ import pytest
 
 from data.config import DataConfig
 from data.files import DataError
-from data.sources import documents, outside_state, remote, units_of
+from data.sources import outside_state, remote, units_of
 from data.sources.remote import fetch, listing
 from data.sources.urls import redact
 from tests.data.sites import S3Site, Site
+from tests.data.texts import documents
 
 
 @pytest.fixture(autouse=True)

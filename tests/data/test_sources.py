@@ -10,8 +10,6 @@ import pytest
 from data.config import ContractConfig, DataConfig
 from data.files import DataError
 from data.sources import (
-    documents,
-    infer_contract,
     outside_state,
     read_records,
     schema_changes,
@@ -19,6 +17,7 @@ from data.sources import (
 )
 from data.sources.lines import PIECE, pieces
 from data.sources.python_docs import clean
+from tests.data.texts import documents
 
 
 def read(**settings):
@@ -62,7 +61,7 @@ def test_python_docs_hold_topics_and_each_docstring_once(docs):
 
 def test_python_docs_are_the_same_in_another_process(docs):
     code = (
-        "import hashlib; from data.config import DataConfig; from data.sources import documents;"
+        "import hashlib; from data import DataConfig; from tests.data.texts import documents;"
         "print(hashlib.sha256('\\0'.join(documents(DataConfig())).encode()).hexdigest())"
     )
     said = subprocess.run(
@@ -299,21 +298,6 @@ def test_columns_that_changed_in_jsonl_are_named(tmp_path):
     assert "column id was integer and is number" in message
 
 
-def test_a_contract_is_inferred_from_the_first_records_and_holds_for_them(tmp_path):
-    path = tmp_path / "a.jsonl"
-    rows = [
-        {"text": "a", "n": 1, "x": 1, "tags": [], "meta": {}, "odd": 1, "maybe": None},
-        {"text": "b", "n": 2, "x": 0.5, "tags": ["t"], "meta": {}, "odd": "1", "maybe": True},
-    ]
-    path.write_text("\n".join(map(json.dumps, [*rows, {"text": "b", "more": 1}])))
-    config = DataConfig(source="jsonl", path=str(path))
-    found = infer_contract(config, sample=2)
-    kinds = {"text": "string", "n": "integer", "x": "number", "tags": "list", "meta": "object"}
-    assert found == ContractConfig(columns={**kinds, "maybe": "boolean"}, not_null=list(kinds))
-    message = refused(source="jsonl", path=str(path), contract=found)
-    assert "a.jsonl:3: data.contract.columns=n is not a column; there are: text, more" in message
-
-
 def test_the_outside_state_changes_when_a_file_does(tmp_path):
     (tmp_path / "a.txt").write_text("a")
     config = DataConfig(source="text", path=str(tmp_path))
@@ -369,7 +353,7 @@ def test_hf_reads_a_saved_dataset_and_names_splits_and_columns(tmp_path, monkeyp
 def test_a_hub_name_without_a_network_says_what_works(tmp_path):
     code = (
         "from data.config import DataConfig, DataError\n"
-        "from data.sources import documents\n"
+        "from tests.data.texts import documents\n"
         "try: list(documents(DataConfig(source='hf', path='nobody/no-such-set')))\n"
         "except DataError as error: print(error)"
     )

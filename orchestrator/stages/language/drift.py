@@ -4,14 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from data import Prepared, ShardSet
+from data.ask.compare import compare
 from data.config import SINGLE
-from data.drift import gate
-from data.drift.gate_report import GateReport
-from data.drift.sketches import Sketch
-from data.drift.table_drift import gate_tables
-from data.preparation.dataset import tables_of
+from data.drift import GateReport
 from orchestrator.config import JobConfig
-from orchestrator.record import journal
+from orchestrator.record.lines import EVENTS, read
 
 
 def check_drift(config: JobConfig, prepared: Prepared) -> dict[str, GateReport]:
@@ -48,20 +45,6 @@ def check_drift(config: JobConfig, prepared: Prepared) -> dict[str, GateReport]:
     return reports
 
 
-def compare(name: str, before: ShardSet, after: ShardSet) -> dict[str, GateReport]:
-    """Reports on the documents of a dataset, and on the columns of its contract if it has one."""
-    reports = {name: gate(sketches(before), sketches(after))}
-    tables = [tables_of(shards.folder.parent) for shards in (before, after)]
-    if all(tables):
-        reports[f"{name} columns"] = gate_tables(*tables)
-    return reports
-
-
-def sketches(shards: ShardSet) -> list[Sketch]:
-    """What the index says of each shard."""
-    return [Sketch.from_json(entry.sketch) for entry in shards.entries]
-
-
 def train_sets(path: Path) -> Mapping[str, ShardSet]:
     """The train splits that a user means by a run folder, a prepared dataset or a shard set.
 
@@ -73,14 +56,14 @@ def train_sets(path: Path) -> Mapping[str, ShardSet]:
     if (path / "train" / "manifest.json").is_file():
         return {SINGLE: ShardSet.open(path / "train")}
     folders: dict[str, str] = {}
-    if (path / journal.EVENTS).is_file():
-        events, _ = journal.read(path / journal.EVENTS, max_bytes=1 << 30)
+    if (path / EVENTS).is_file():
+        events, _ = read(path / EVENTS, max_bytes=1 << 30)
         for event in events:
             if event["event"] == "dataset" and event["split"] == "train" and "folder" in event:
                 folders[event["name"]] = event["folder"]
     if not folders:
         raise ValueError(
             f"{path} is no run folder whose data is known, and no shard set: give one that has "
-            f"{journal.EVENTS} or manifest.json in it"
+            f"{EVENTS} or manifest.json in it"
         )
     return {name: ShardSet.open(Path(folder)) for name, folder in folders.items()}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data import Prepared
 from data.config import SINGLE
-from data.drift.gate_report import GateReport
+from data.drift import GateReport
 from data.filters.report import Report
 from orchestrator.config import JobConfig
 from orchestrator.record.journal import Journal

@@ -1,105 +1,123 @@
-"""Pretraining: next-token prediction over a stream of documents, from random weights."""
+"""Pretraining on every rank: next-token prediction over a stream of documents."""
 
-import json
-import math
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 
-import torch
-
-import models
-from data import Loader, Prepared, Stream, evaluation_rows, prepare
+from data import Loader, Prepared, Published, Stream, evaluation_rows, open_published
 from data.feed.ledger import Ledger
-from data.feed.stream import Damage
-from models.configs import ModelConfig
 from models.cost import flops_per_token
-from models.generate import generate
-from orchestrator.config import JobConfig, TrainingConfig
+from orchestrator.config import JobConfig
+from orchestrator.stages.checkpoints import Checkpoints
+from orchestrator.stages.language.objective import next_token
 from orchestrator.stages.language.resuming import initial_state, resumed_state
+from orchestrator.stages.language.roles import language_role
+from orchestrator.stages.language.sampling import sample
+from orchestrator.stages.language.scoring import bits_per_byte, comparison, perplexity
 from orchestrator.stages.pretrain.stage import PretrainConfig
-from orchestrator.stages.run import Result, Run
+from orchestrator.stages.result import Result
+from orchestrator.stages.run import Run
 from orchestrator.training import checkpoint, distributed, engine
-from orchestrator.training.checkpoint import Checkpoint
-from orchestrator.training.engine import Engine
-from orchestrator.training.hardware import peak_flops
-from orchestrator.training.loop import Metrics, Schedule, evaluate_loss, fit
+from orchestrator.training.checkpoint import SavedRole
+from orchestrator.training.hardware import device_name, peak_flops
+from orchestrator.training.loop import Metrics, Outcome, Schedule, evaluate, fit
 from orchestrator.training.optim import learning_rate
 
 
-def pretrain(config: JobConfig, run: Run) -> Result:
+def pretrain(config: JobConfig, inputs: Published, run: Run) -> Result:
     """Train, evaluate, save, and sample from what was saved. Every rank calls it."""
-    stage = config.section(TrainingConfig)
-    prepared = prepare(config.data, config.tokenizer)
-    check_same_data(prepared, run.device)
-    vocab_size = config.model.vocab_size or prepared.tokenizer.vocab_size
-    model_config = replace(config.model, vocab_size=vocab_size)
-    torch.manual_seed(config.seed)
-    trainer = engine.build(models.build(model_config), config, run.device)
-    stream = Stream.open(prepared.train_sets, config.data)
-    training = Training(config, run, prepared, stream, model_config, trainer)
-    start = training.restore()
-    run.event("training", device=_device_name(run.device), from_step=start.step if start else 0)
-    data = config.data
-    loader = Loader(stream, data.sequence_length, isolate_documents=data.isolate_documents)
-    steps = loader.stream(
-        training.ledger.state.cursor,
-        stage.global_batch_size,
-        config.batch.micro,
-        distributed.rank(),
-        distributed.world_size(),
-    )
-    with closing(steps) as batches:
-        outcome = fit(
-            trainer,
-            batches,
-            Schedule(
-                stage.steps,
-                stage.evaluate_every,
-                stage.checkpoint_every,
-                lambda step: learning_rate(config.optim, step, stage.steps),
-            ),
-            start_step=start.step if start else 0,
-            seed=config.seed,
-            trained=training.ledger.add,
-            log=training.log,
-            evaluate=training.evaluate,
-            save=training.save,
-            should_stop=run.should_stop,
-        )
-    newest = training.newest
-    sampling = distributed.rank() == 0 and newest is not None and not outcome.stopped
+    training = Training(config, open_published(inputs, run.cache), run)
+    outcome = training.fit()
+    texts = training.sample() if distributed.rank() == 0 and not outcome.stopped else []
+    newest, latest = training.checkpoints.newest, training.latest
+    ours = latest.get("validation/bits_per_byte")
     return Result(
         steps=outcome.step,
-        tokens=outcome.tokens,
-        tokens_per_second=outcome.tokens / max(outcome.training_seconds, 1e-9),
         stopped=outcome.stopped,
         checkpoint=str(newest.path) if newest else None,
-        metrics=training.latest,
-        samples=sample(newest, prepared, config) if sampling and newest else [],
+        metrics=latest,
+        tokens=int(outcome.weight),
+        tokens_per_second=outcome.weight / max(outcome.training_seconds, 1e-9),
+        samples=tuple(texts),
+        tables=() if ours is None else (comparison(ours, training.prepared.baselines),),
+        next=(("write text", "orchestrate generate {run} --prompt 'Return the'"),),
     )
 
 
 @dataclass
 class Training:
-    """What the loop calls back: log, evaluate, save; and where it starts."""
+    """The parts of a pretraining run: model, data, checkpoints; and what the loop calls back."""
 
     config: JobConfig
-    run: Run
     prepared: Prepared
-    stream: Stream
-    model_config: ModelConfig
-    engine: Engine
+    run: Run
     latest: Metrics = field(default_factory=dict)
     """The last value of each metric."""
-    newest: Checkpoint | None = None
-    """The last checkpoint saved or restored."""
 
     def __post_init__(self) -> None:
-        """Look up what MFU needs; begin to count what is trained on."""
-        self._peak = peak_flops(self.engine.device, self.config.engine.precision)
-        self._flops = flops_per_token(self.model_config, self.config.data.sequence_length)
-        self.ledger = Ledger(self.stream, initial_state(self.config, self.stream))
+        """Make the model, open the data, and go to where the run goes on.
+
+        Raises ValueError if the checkpoint belongs to another model, tokenizer or stream of data.
+        """
+        config, run = self.config, self.run
+        self.stage = config.section(PretrainConfig)
+        self.role = language_role(config, self.prepared.tokenizer.vocab_size)
+        self.checkpoints = Checkpoints(run, self.stage.checkpoints_kept, config.resume)
+        self.engine = engine.build(
+            self.role.model,
+            self.role.engine,
+            self.role.optim,
+            device=run.device,
+            seed=config.seed,
+            micro_batch=config.batch.micro,
+            accumulation_steps=config.batch.accumulation_steps,
+            reader=self.checkpoints.weights(self.role),
+        )
+        self.stream = Stream.open(self.prepared.train_sets, config.data)
+        state, start = initial_state(config, self.stream), self.checkpoints.start
+        if start is not None:
+            state = resumed_state(start, config, self.prepared, self.stream)
+            self.stream.exclude(state.exclusions)
+            self.engine.load_state(checkpoint.open_role(start), start.step)
+        self.ledger = Ledger(self.stream, state)
+        self.checkpoints.resumed()
+        self._peak = peak_flops(run.device, self.role.engine.precision)
+        self._flops = flops_per_token(self.role.model, config.data.sequence_length)
+
+    def fit(self) -> Outcome:
+        """Train to the last step, or until a stop."""
+        config, stage, optim = self.config, self.stage, self.role.optim
+        assert optim is not None  # the role is trained
+        start = self.checkpoints.start
+        from_step = start.step if start else 0
+        self.run.event("training", device=device_name(self.run.device), from_step=from_step)
+        length, isolate = config.data.sequence_length, config.data.isolate_documents
+        steps = Loader(self.stream, length, isolate_documents=isolate).stream(
+            self.ledger.state.cursor,
+            config.batch.step,
+            config.batch.micro,
+            distributed.rank(),
+            distributed.world_size(),
+        )
+        with closing(steps) as batches:
+            return fit(
+                self.engine,
+                next_token,
+                batches,
+                Schedule(
+                    stage.steps,
+                    stage.evaluate_every,
+                    stage.checkpoint_every,
+                    lambda step: learning_rate(optim, step, stage.steps),
+                ),
+                start_step=from_step,
+                seed=config.seed,
+                unit="tokens",
+                trained=self.ledger.add,
+                log=self.log,
+                evaluate=self.evaluate,
+                save=self.save,
+                should_stop=self.run.should_stop,
+            )
 
     def log(self, step: int, metrics: Metrics) -> None:
         """Record the metrics of an optimizer step."""
@@ -122,7 +140,8 @@ class Training:
                 self.config.batch.micro,
                 isolate_documents=self.config.data.isolate_documents,
             )
-            own_nats, own_tokens = evaluate_loss(self.engine, rows)
+            own = evaluate(self.engine, next_token, rows)
+            own_nats, own_tokens = own.loss, int(own.weight)
             own_size = validation.manifest.bytes
             if len(self.prepared.validation_sets) > 1:
                 bits = bits_per_byte(own_nats, own_size)
@@ -138,121 +157,37 @@ class Training:
 
     def save(self, step: int) -> None:
         """Publish the checkpoint of this step. Every rank calls it."""
-        device = self.engine.device
-        sums = distributed.gather_integers(self.ledger.sums, device)
-        damage = self._damage_of_all_ranks()
+        sums = [own for rank in distributed.gather_objects(self.ledger.sums) for own in rank]
+        damage = [own for rank in distributed.gather_objects(self.stream.damage) for own in rank]
         known = len(self.ledger.state.exclusions)
         state = self.ledger.commit(sums, damage)
-        self.newest = done = checkpoint.save(
-            self._root,
+        for left_out in state.exclusions[known:]:
+            self.run.event("data_skipped", **asdict(left_out))
+        self.checkpoints.save(
             step,
-            self.engine,
-            self.model_config,
+            {"model": SavedRole(self.engine.state, self.role.model, self.config.optim.name)},
             self.prepared.tokenizer_path,
             {
                 "tokenizer_fingerprint": self.prepared.tokenizer.fingerprint,
                 "data_fingerprint": self.prepared.fingerprint,
                 "data": state.to_dict(),
             },
-        )
-        if distributed.rank() == 0:
-            checkpoint.retain(self._root, self.config.section(TrainingConfig).checkpoints_kept)
-        for left_out in state.exclusions[known:]:
-            self.run.event("data_skipped", **asdict(left_out))
-        self.run.event(
-            "checkpoint",
-            step=step,
-            path=str(done.path),
-            bytes=done.bytes,
-            manifest_sha256=done.manifest_sha256,
             data_cursor=state.cursor,
             data_multiset=state.multiset.hex,
             data_skipped_sequences=state.skipped.sequences,
             metrics={k: v for k, v in self.latest.items() if k.startswith("validation/")},
         )
 
-    def _damage_of_all_ranks(self) -> list[Damage]:
-        lines = "".join(json.dumps(asdict(own)) + "\n" for own in self.stream.damage)
-        gathered = distributed.gather_integers(list(lines.encode()), self.engine.device)
-        return [Damage(**json.loads(line)) for line in bytes(gathered).decode().splitlines()]
-
-    def restore(self) -> Checkpoint | None:
-        """Load the newest valid checkpoint of this run, else of the run to resume, if any.
-
-        Raises ValueError if it belongs to another model, tokenizer or stream of data.
-        """
-        found = ""
-        if distributed.rank() == 0:  # one rank verifies for all
-            newest, rejected = checkpoint.newest_valid(self._root)
-            for reason in rejected:
-                self.run.event("checkpoint_rejected", reason=reason)
-            if newest is None and self.config.resume is not None:
-                newest = checkpoint.find(Path(self.config.resume))
-            found = str(newest.path) if newest else ""
-        found = distributed.broadcast_text(found, self.engine.device)
-        if not found:
-            return None
-        start = checkpoint.read(Path(found))
-        state = resumed_state(start, self.config, self.prepared, self.stream)
-        self.ledger = Ledger(self.stream, state)
-        self.stream.exclude(state.exclusions)
-        self.engine.load_state(checkpoint.SavedState(start), start.step)
-        self.run.event("resumed", step=start.step, path=str(start.path))
-        self.newest = start
-        return start
-
-    @property
-    def _root(self) -> Path:
-        return self.run.folder / "checkpoints"
-
-
-def check_same_data(prepared: Prepared, device: torch.device) -> None:
-    """Raise RuntimeError on a rank whose host has prepared other data than rank 0's."""
-    theirs = distributed.broadcast_text(prepared.fingerprint, device)
-    if prepared.fingerprint != theirs:
-        raise RuntimeError(
-            f"this host's data has the fingerprint {prepared.fingerprint[:12]}, rank 0's "
-            f"{theirs[:12]}; let ORCHESTRATE_CACHE name one folder that all hosts share"
+    def sample(self) -> list[str]:
+        """What the saved weights write after each prompt. Only one rank calls it."""
+        newest, stage = self.checkpoints.newest, self.stage
+        if newest is None or stage.sample_tokens == 0:
+            return []
+        return sample(
+            newest,
+            self.prepared.tokenizer,
+            stage.prompts,
+            new_tokens=stage.sample_tokens,
+            most_tokens=self.config.data.sequence_length,
+            seed=self.config.seed,
         )
-
-
-def bits_per_byte(nats: float, size: int) -> float:
-    """Nats of all tokens of a text, in bits, over its bytes; independent of the tokenizer."""
-    return nats / math.log(2) / size
-
-
-def perplexity(loss: float) -> float:
-    """exp of a loss in nats per token; infinite where that exceeds a float (from 710 nats on)."""
-    try:
-        return math.exp(loss)
-    except OverflowError:
-        return math.inf
-
-
-def sample(newest: Checkpoint, prepared: Prepared, config: JobConfig) -> list[str]:
-    """Texts that the saved weights write after each prompt; reads the checkpoint anew."""
-    stage, tokenizer = config.section(PretrainConfig), prepared.tokenizer
-    if stage.sample_tokens == 0:
-        return []
-    model = checkpoint.load_gpt(newest)
-    generator = torch.Generator().manual_seed(config.seed)
-    texts = []
-    for prompt in stage.prompts:
-        tokens = torch.tensor([[tokenizer.end_of_text, *tokenizer.encode(prompt)]])
-        room = config.data.sequence_length - tokens.shape[1]
-        written = generate(
-            model,
-            tokens,
-            min(stage.sample_tokens, room),
-            temperature=0.6,
-            top_p=0.95,
-            stop_tokens=(tokenizer.end_of_text,),
-            generator=generator,
-        )
-        ids = [int(token) for token in written[0, 1:] if token != tokenizer.end_of_text]
-        texts.append(tokenizer.decode(ids))
-    return texts
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -14,13 +14,12 @@ from data.ask.explain import explain as pieces_of
 from data.ask.explain import when as sightings
 from data.feed.ledger import check_prefix
 from data.feed.stream import Stream
-from data.files import did_you_mean, size
+from data.messages import counted, did_you_mean, size
 from data.order.state import DataState
 from data.shards import BLOCK_BYTES, CACHE_BLOCKS
 from data.shards.blocks import HASH_BYTES, REMEDY
 from data.sources.lines import place_of_line
 from orchestrator.config import TrainingConfig, nearest_multiples
-from orchestrator.plan.planning import counted
 from orchestrator.verbs.data.subject import Subject
 
 SHOWN = 70  # characters of a text on a line

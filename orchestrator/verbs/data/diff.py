@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from data.drift.gate_report import GateReport
+from data.drift import GateReport
 from data.sources.table_files import TABLES, is_table
 
 
@@ -41,7 +41,7 @@ def diff(a: str, b: str, as_json: bool) -> int:
 
 
 def _tables(a: Path, b: Path) -> tuple[list[str], dict[str, GateReport]]:
-    from data.drift.table_drift import gate_tables
+    from data.drift import gate_tables
     from data.drift.table_sketches import sketch_table
     from data.sources.table_files import table_parts
 
@@ -51,7 +51,8 @@ def _tables(a: Path, b: Path) -> tuple[list[str], dict[str, GateReport]]:
 
 
 def _sets(a: Path, b: Path) -> tuple[list[str], dict[str, GateReport]]:
-    from orchestrator.stages.language.drift import compare, train_sets
+    from data.ask.compare import compare
+    from orchestrator.stages.language.drift import train_sets
 
     before, after = dict(train_sets(a)), dict(train_sets(b))
     if len(before) == 1 == len(after):
