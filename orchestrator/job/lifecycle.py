@@ -8,6 +8,7 @@
 What the job knows of its stage is in its plan; how far it got is in its record.
 """
 
+import contextlib
 import os
 import threading
 import time
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from cluster.gang import Files, Placement, run_gang, run_inline
-from data.files import cache_root
+from data.files import cache_root, write_text_atomic
 from orchestrator.config import JobConfig
 from orchestrator.job import ending, torchrun
 from orchestrator.job.failures import Explanation, explain
@@ -123,7 +124,8 @@ class Job:
                 )
             except Exception:
                 log = self.folder / "logs" / "rank-0.log"  # where a worker of a gang has it, too
-                log.write_text(traceback.format_exc(), encoding="utf-8")
+                with contextlib.suppress(OSError):  # a full disk, which is what is being told
+                    log.write_text(traceback.format_exc(), encoding="utf-8")
                 raise
             return result
         resources = self.config.resources
@@ -214,7 +216,7 @@ class Job:
         """Put what the stage has made on record."""
         if outcome.samples:
             text = "\n\n---\n\n".join(outcome.samples)
-            (self.folder / "samples.txt").write_text(text, encoding="utf-8")
+            write_text_atomic(self.folder / "samples.txt", text)
             self._journal.event("artifact", path="samples.txt")
         for table in outcome.tables:
             path = self.folder / f"{table.name}.json"

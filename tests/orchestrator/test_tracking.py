@@ -16,7 +16,7 @@ from orchestrator.record.journal import Journal
 from orchestrator.record.lines import read
 from orchestrator.record.mlflow import Done, NoMirror, State, start_mirror
 from orchestrator.record.mlflow.description import Description
-from orchestrator.record.mlflow.mirror import ENVIRONMENT
+from orchestrator.record.mlflow.mirror import ENVIRONMENT, new_state
 from tests.orchestrator.tracked import (
     COUNT_STEPS,
     ROOT,
@@ -277,3 +277,12 @@ def test_the_description_says_what_the_job_is_and_where(outputs):
     note = Description(folder).note("failed", {"tokenizer": "abc"})
     assert "- error: out of memory\n- validation/loss: 2.1\n- steps: 60\n" in note
     assert "- tokenizer: `abc`" in note
+
+
+def test_how_far_an_older_version_had_sent_a_run_is_still_known(tmp_path):
+    state = new_state(tmp_path, TrackingConfig(), tmp_path)
+    state.offsets["metrics.jsonl"] = 7
+    state.save(tmp_path)
+    path = tmp_path / "mlflow.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"attempts": {}, "datasets": {}}))
+    assert State.load(tmp_path) == state

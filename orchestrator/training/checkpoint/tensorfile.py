@@ -13,12 +13,15 @@ import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from torch import Tensor
+
+from data.files import naming
 
 CHUNK = 1 << 20
 """Elements on their way to the disk at once: 4 MiB, which stay in a core's cache meanwhile."""
@@ -52,6 +55,7 @@ class HashedFile:
     def __init__(self, path: Path) -> None:
         """Create the file; what a killed writer left under its name is removed, not written to."""
         path.unlink(missing_ok=True)
+        self._path = path
         self._file = path.open("xb", buffering=0)
         self._sha256 = hashlib.sha256()
         self._bytes = 0
@@ -69,8 +73,9 @@ class HashedFile:
         self._hashing.result()
         self._hashing = self._threads.submit(self._hash, memoryview(data), check)
         left = memoryview(data)
-        while left:
-            left = left[self._file.write(left) :]
+        with naming(self._path):
+            while left:
+                left = left[self._file.write(left) :]
         self._bytes += len(data)
         if self._flushing.done():
             self._flushing.result()
@@ -97,7 +102,7 @@ class HashedFile:
         trace: TracebackType | None,
     ) -> None:
         """Flush to the disk, unless something went wrong, and close."""
-        with self._file, self._threads:
+        with naming(self._path), self._file, self._threads:
             if error is None:
                 self._hashing.result()
                 self._flushing.result()
@@ -108,7 +113,7 @@ class TensorWriter(HashedFile):
     """A new safetensors file. Its tensors are named at the start and come in that order."""
 
     def __init__(self, path: Path, shapes: Mapping[str, Sequence[int]]) -> None:
-        """Write the header."""
+        """Create the file."""
         super().__init__(path)
         entries, end = {}, 0
         for name, shape in shapes.items():
@@ -116,7 +121,15 @@ class TensorWriter(HashedFile):
             entries[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
         header = json.dumps(entries, separators=(",", ":")).encode()
         header += b" " * (-len(header) % 8)  # the tensors begin at a multiple of 8
-        self.write(struct.pack("<Q", len(header)) + header)
+        self._header = struct.pack("<Q", len(header)) + header
+
+    def __enter__(self) -> Self:
+        """Write the header; the file is closed if that fails."""
+        with ExitStack() as closing:
+            closing.push(self)
+            self.write(self._header)
+            closing.pop_all()
+        return self
 
     def write_tensor(
         self, tensor: Tensor, check: Callable[[memoryview], None] | None = None

@@ -144,10 +144,11 @@ def _write_slices(
         for key in (WEIGHT, *keys):
             file = file_of(role, key, distributed.rank())
             entries.setdefault(file, {})[entry_of(name, key, start, stop)] = (stop - start,)
-    writers = {file: TensorWriter(partial / file, shapes) for file, shapes in entries.items()}
     with ExitStack() as stack:
-        for writer in writers.values():
-            stack.enter_context(writer)
+        writers = {
+            file: stack.enter_context(TensorWriter(partial / file, shapes))
+            for file, shapes in entries.items()
+        }
         for (name, _, keys, start, stop), found in zip(planned, saved.state(), strict=True):
             if (found.name, found.start, found.length) != (name, start, stop - start):
                 raise RuntimeError(f"{role}: {found.name} was to be saved, {name} was expected")
