@@ -1,4 +1,4 @@
-"""How a gang fails: what the cluster refuses, and which worker was the first cause."""
+"""How workers fail: by an exception, by death, or by silence; and which of them is to blame."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ ECHO = re.compile(
     re.IGNORECASE,
 )
 CRASH = re.compile(r"^Fatal Python error: (.*)$", re.MULTILINE)  # written by faulthandler
+NODE_DEATH = re.compile(r"node (has |was |is )?(died|dead|terminated|marked dead)", re.IGNORECASE)
 SIGNALS_OF_CRASHES = {
     "Segmentation fault": "SIGSEGV",
     "Aborted": "SIGABRT",
@@ -27,14 +28,15 @@ SIGNALS_OF_CRASHES = {
 }
 
 
-class GangRefused(ValueError):  # reads as what happened
-    """The gang asks for more workers, CPUs or GPUs than the cluster can ever have."""
+# What is known of a worker that died before it could describe itself.
+UNKNOWN: Record = {"host": "an unknown host", "node": "", "memory": None, "log_begins_at": 0}
 
 
 class WorkerFailed(Exception):
-    """One worker ended the gang: by an exception, or because its process or its node died.
+    """One worker ended the gang: by an exception, by the death of its process or node, by silence.
 
-    `cause` is "exception", "killed" (its process died), "lost" (its node died) or "start".
+    `cause` is "exception", "killed" (its process died), "lost" (its node died or cannot be
+    reached), "silent" (it does not answer, and nobody knows why) or "start".
     `signal` is the signal's name where it is known, e.g. "SIGKILL"; `out_of_memory` says that
     Ray's or the kernel's memory killer was at work.
     """
@@ -88,26 +90,33 @@ def from_outcome(outcome: Outcome, worker: Record) -> WorkerFailed:
     )
 
 
-def from_death(error: Exception, worker: Record, memory_kills: int = 0) -> WorkerFailed:
+def from_death(error: Exception, worker: Record, memory: str | None = None) -> WorkerFailed:
     """The failure of a worker that Ray found dead, or whose answer Ray could not carry.
 
     Ray tells no signal. A process that left no exception and no report of a crash in its log
-    was killed from outside: SIGKILL, by a person, or by the kernel if it counted memory kills.
+    was killed from outside: SIGKILL, by a person, or by the kernel because memory ran out.
+
+    Args:
+        error: what Ray raised.
+        worker: the description of the one that died.
+        memory: how the memory stood, in words, if the kernel killed because it ran out.
     """
-    log, text = Path(worker["log"]), str(error)
+    log, text, kind = Path(worker["log"]), str(error), type(error).__name__
     facts: dict[str, Any] = {"rank": worker["rank"], "host": worker["host"], "log": log}
-    if "ActorDied" not in type(error).__name__ and "OutOfMemory" not in type(error).__name__:
-        kind = type(error).__name__
+    if "ActorUnavailable" in kind:
+        message = "cannot be reached: its host is down, overloaded or cut off from the network"
+        return WorkerFailed(cause="lost", error_type="", message=message, traceback=text, **facts)
+    if "ActorDied" not in kind and "OutOfMemory" not in kind:
         return WorkerFailed(cause="exception", error_type=kind, message=text, **facts)
-    if re.search(r"node (has |was |is )?(died|dead|terminated|marked dead)", text, re.IGNORECASE):
+    if NODE_DEATH.search(text):
         message = f"was lost with its node {worker['node'][:8]}"
         return WorkerFailed(cause="lost", error_type="", message=message, traceback=text, **facts)
     crash = CRASH.findall(_written_since(log, worker["log_begins_at"]))
     signal = SIGNALS_OF_CRASHES.get(crash[-1]) if crash else "SIGKILL"
     if crash:
         message = f"was killed by {signal}" if signal else f"died: {crash[-1]}"
-    elif memory_kills:
-        message = "was killed by SIGKILL, by the kernel, which ran out of memory"
+    elif memory:
+        message = f"was killed by SIGKILL, by the kernel: {memory}"
     else:
         message = "was killed by SIGKILL, it seems: it left no exception and no crash report"
     return WorkerFailed(
@@ -116,8 +125,21 @@ def from_death(error: Exception, worker: Record, memory_kills: int = 0) -> Worke
         message=message,
         traceback=text,
         signal=signal,
-        out_of_memory=memory_kills > 0 or "running low on memory" in text,
+        out_of_memory=bool(memory) or "running low on memory" in text,
         **facts,
+    )
+
+
+def from_silence(worker: Record, silent_s: float, record_s: float) -> WorkerFailed:
+    """The failure of a worker that no longer answers: frozen, or cut off from the network."""
+    return WorkerFailed(
+        rank=worker["rank"],
+        host=worker["host"],
+        cause="silent",
+        error_type="",
+        message=f"has not answered for {silent_s:.0f} s (its last record came {record_s:.0f} s "
+        "ago): its process is stopped, or its host hangs or is cut off",
+        log=Path(worker["log"]),
     )
 
 

@@ -3,76 +3,48 @@
 1. `GangRefused` before anything is reserved, if the cluster can never hold the gang.
 2. One placement group, all or nothing; one actor per bundle; ranks by host; then all start.
 3. The driver polls: records arrive in order, the first cause of a failure is told from its echoes.
-4. However it ends, the workers are gone and the placement group is removed.
+4. After a failure the driver may start the gang again, in the room that it holds: only processes
+   that have died or that do not come back from the work are replaced.
+5. However it ends, the workers are gone and the placement group is removed.
 """
 
 from __future__ import annotations
 
-import os
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from types import ModuleType
+from types import TracebackType
 from typing import Any
 
-from cluster.failure import GangRefused, WorkerFailed, first_cause, from_death, from_outcome
+from cluster.answers import pickled
+from cluster.bundles import Bundles
+from cluster.failure import WorkerFailed
+from cluster.files import Files, bring
 from cluster.inline import run_inline
-from cluster.nodes import kernel_memory_kills, local_devices
-from cluster.polls import POLL_S, OnRecords, Polls
-from cluster.session import Session, end_processes, process_tree
-from cluster.worker import Channel, Outcome, Record, Target, Worker
-from cluster.world import by_host, refuse_what_never_fits, worlds_of
+from cluster.network import free_port
+from cluster.placement import GangRefused, Placement, refuse_what_never_fits
+from cluster.polls import OnRecords, Silence
+from cluster.run import Run, Watch
+from cluster.session import Session, ray_session
+from cluster.worker import Channel, Record, Target
+from cluster.world import by_host, worlds_of
 
 __all__ = [
     "Channel",
+    "Files",
+    "Gang",
     "GangRefused",
     "Placement",
+    "Silence",
     "WorkerFailed",
     "ray_session",
     "run_gang",
     "run_inline",
 ]
 
-
-ECHO_GRACE_S = 2.0  # how long to wait for the cause behind a "connection reset by peer"
-START_LIMIT_S = 120.0
-
-
-@dataclass(frozen=True)
-class Placement:
-    """How many workers, what each gets, and where."""
-
-    workers: int
-    cpus_per_worker: int
-    gpus_per_worker: int = 0
-    address: str | None = None
-    """Ray cluster to run on. None: a private Ray, started for this job and ended with it."""
-
-
-@contextmanager
-def ray_session(placement: Placement, *, log_folder: Path) -> Iterator[Session]:
-    """Ray for one gang, or for several in turn; starts in the background while the block runs.
-
-    Raises:
-        GangRefused: this machine has fewer CPUs or GPUs than the placement asks for.
-    """
-    if placement.address is None:
-        here = local_devices()
-        room = [{"CPU": float(here.cpus), "GPU": float(here.gpus)}]
-        refuse_what_never_fits(placement, room, "this machine", here.note)
-    session = Session(
-        placement.workers * placement.cpus_per_worker,
-        placement.workers * placement.gpus_per_worker,
-        placement.address,
-        log_folder / "ray.log",
-    )
-    try:
-        yield session
-    finally:
-        session.close()
+RESTART_GRACE_S = 10.0
+ANSWER_LIMIT_S = 2.0
 
 
 def run_gang(
@@ -81,199 +53,211 @@ def run_gang(
     placement: Placement,
     *,
     log_folder: Path,
-    env: Mapping[str, str] | None = None,
     on_records: OnRecords,
     stop: threading.Event,
-    kill: threading.Event | None = None,
     on_started: Callable[[list[Record]], None] | None = None,
-    session: Session | None = None,
+    silent_after_s: float | None = None,
+    watch: Watch | None = None,
+    **options: Any,
 ) -> list[Any]:
-    """Run `target(payload, channel)` in every worker; returns their results in order of rank.
+    """Run `target(payload, channel)` in every worker once; returns their results by rank.
+
+    A `Gang` that starts, runs and ends; the arguments are those of its methods.
+
+    Args:
+        target, payload, on_records, silent_after_s, watch: as for `Gang.run`.
+        placement, log_folder, stop: as for `Gang`; so are the `options`.
+        on_started: gets a description of each worker (host, pid, log, ...) before work begins.
+    """
+    with Gang(placement, log_folder=log_folder, stop=stop, **options) as gang:
+        workers = gang.start()
+        if on_started is not None:
+            on_started(workers)
+        return gang.run(target, payload, on_records, silent_after_s=silent_after_s, watch=watch)
+
+
+class Gang:
+    """The driver's side of one gang; a context manager, which ends it.
 
     The workers see RANK, LOCAL_RANK, WORLD_SIZE and so on as under torchrun, and all GPUs of
     their host that belong to the gang, so `cuda:LOCAL_RANK` is a worker's own (first) GPU.
     Rank K writes to log_folder/rank-K.log.
-
-    Args:
-        target: importable in the workers (a function of a module, not of the command line).
-        payload: anything that pickles.
-        placement: how many workers, with what, where.
-        log_folder: on a file system that all hosts share, if there are several hosts.
-        env: more environment variables for the workers.
-        on_records: gets each rank's records, in order, in the calling thread.
-        stop: set it, and `channel.should_stop()` becomes true in every worker.
-        kill: set it, and the workers are killed at once.
-        on_started: gets a description of each worker (host, pid, log, ...) before work begins.
-        session: a `ray_session` already begun; None starts one and ends it.
-
-    Raises:
-        GangRefused: the cluster can never hold this gang.
-        WorkerFailed: a worker raised or died; the others were killed.
-        KeyboardInterrupt: `kill` was set, or `stop` was set before the workers had started.
     """
-    with ExitStack() as stack:
-        session = session or stack.enter_context(ray_session(placement, log_folder=log_folder))
-        ray = session.wait()
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        refuse_what_never_fits(placement, nodes, f"the Ray cluster of {len(nodes)} node(s)", None)
-        gang = Gang(ray, placement, log_folder.absolute(), stop, kill or threading.Event())
-        stack.callback(gang.end)
-        workers = gang.start(dict(env or {}))
-        if on_started is not None:
-            on_started(workers)
-        return gang.run(_pickled(target, payload), on_records)
-
-
-def _pickled(target: Target, payload: Any) -> bytes:
-    """Pickled once, here, by Ray's cloudpickle, so that functions of notebooks travel, too."""
-    from ray import cloudpickle
-
-    work: bytes = cloudpickle.dumps((target, payload))  # type: ignore[no-untyped-call]
-    return work
-
-
-class Gang:
-    """The driver's side of one gang, from placement to the end."""
 
     def __init__(
         self,
-        ray: ModuleType,
         placement: Placement,
+        *,
         log_folder: Path,
         stop: threading.Event,
-        kill: threading.Event,
+        kill: threading.Event | None = None,
+        env: Mapping[str, str] | None = None,
+        files: Files | None = None,
+        session: Session | None = None,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """Reserves nothing yet; `end` must be called in every case."""
-        self.ray, self.placement, self.log_folder = ray, placement, log_folder
-        self.stop, self.kill = stop, kill
-        self.group: Any = None
-        self.actors: list[Any] = []  # in order of rank, once started
-        self.workers: list[Record] = []  # their descriptions, in the same order
+        """Starts nothing yet.
 
-    def start(self, env: dict[str, str]) -> list[Record]:
-        """Reserve, place, give ranks, set up; returns the workers' descriptions."""
-        ray, placement = self.ray, self.placement
-        bundle = {"CPU": placement.cpus_per_worker, "GPU": placement.gpus_per_worker}
-        bundle = {name: amount for name, amount in bundle.items() if amount}
-        self.group = ray.util.placement_group([bundle] * placement.workers, strategy="PACK")
-        while not self.group.wait(timeout_seconds=POLL_S):
-            self._check_interrupted()
-        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+        Args:
+            placement: how many workers, with what, where.
+            log_folder: on a file system that all hosts share, if there are several hosts.
+            stop: set it, and `channel.should_stop()` becomes true in every worker.
+            kill: set it, and the workers are killed at once.
+            env: more environment variables for the workers.
+            files: what every host must have before the work begins.
+            session: a `ray_session` already begun; None starts one and ends it.
+            say: gets a line for what a person may wonder about: a long wait, a copy of files.
+        """
+        self.placement, self.log_folder = placement, log_folder.absolute()
+        self.workers: list[Record] = []
+        """Descriptions of the workers, in order of rank, once started."""
+        self._stop, self._kill = stop, kill or threading.Event()
+        self._env, self._files, self._say = dict(env or {}), files, say
+        self._stack = ExitStack()
+        self._session = session
+        self._bundles: Bundles | None = None
+        self._order: list[int] = []  # the bundle of each rank
+        self._run: Run | None = None
 
-        remote = ray.remote(Worker)
-        self.actors = [
-            remote.options(
-                num_cpus=placement.cpus_per_worker,
-                num_gpus=placement.gpus_per_worker,
-                max_restarts=0,
-                max_concurrency=4,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(
-                    self.group, placement_group_bundle_index=index
-                ),
-            ).remote()
-            for index in range(placement.workers)
+    def __enter__(self) -> Gang:
+        """Nothing happens before `start`."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the gang, and the session if it is its own."""
+        self._stack.close()
+
+    def start(self) -> list[Record]:
+        """Reserve, place, give ranks, set up; returns the workers' descriptions.
+
+        Raises:
+            GangRefused: the cluster can never hold this gang.
+            WorkerFailed: a worker did not start.
+            FilesNotBrought: a host cannot have the files.
+            KeyboardInterrupt: `kill` or `stop` was set before the workers had started.
+        """
+        session = self._session
+        if session is None:
+            own = ray_session(self.placement, log_folder=self.log_folder)
+            session = self._stack.enter_context(own)
+        ray = session.wait(self._stop, self._kill)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        refuse_what_never_fits(self.placement, nodes, f"the Ray cluster of {len(nodes)} node(s)")
+        self._bundles = Bundles(ray, self.placement, self._say, self._check_interrupted)
+        self._stack.callback(self._bundles.end)
+        self._bundles.reserve()
+        self._bundles.fill()
+        return self._form_world()
+
+    def run(
+        self,
+        target: Target,
+        payload: Any,
+        on_records: OnRecords,
+        *,
+        silent_after_s: float | None = None,
+        watch: Watch | None = None,
+    ) -> list[Any]:
+        """Run `target(payload, channel)` in every worker; returns their results by rank.
+
+        Args:
+            target: importable in the workers (a function of a module, not of the command line).
+            payload: anything that pickles.
+            on_records: gets each rank's records, in order, in the calling thread.
+            silent_after_s: a rank that has not answered for so long has failed. None: wait for
+                ever. A rank that holds the GIL in native code is silent, too: be generous.
+            watch: gets the silence of each working rank, several times a second, in the calling
+                thread; may raise to end the run.
+
+        Raises:
+            WorkerFailed: a worker raised, died or fell silent. The others go on with what they do
+                until `restart` or `end`.
+            KeyboardInterrupt: `kill` was set.
+        """
+        assert self._bundles is not None
+        actors = [self._bundles.actors[index] for index in self._order]
+        work = pickled((target, payload))
+        self._run = Run(self._bundles.ray, actors, self.workers, work, on_records)
+        return self._run.finish(self._stop, self._kill, silent_after_s, watch)
+
+    def restart(self, grace_s: float = RESTART_GRACE_S) -> list[Record]:
+        """After WorkerFailed: a new world of the same size in the same room, ready for `run`.
+
+        All are asked to stop. A worker's process is *kept* if it lives, answers, and its target
+        has ended (returned or raised) within the grace; a peer of a killed rank usually leaves a
+        gloo collective by an exception at once. Any other is killed and replaced in its bundle.
+        All get their rank, a fresh MASTER_PORT, a log position and a cleared stop flag.
+
+        What is kept is the process with all that it has imported, allocated and set: a target
+        that may run again in it must leave no trace. It calls `destroy_process_group()` in a
+        `finally`, drops its engine and its tensors on the GPU, and ends its threads and children.
+        CUDA_VISIBLE_DEVICES is read once per process, so a kept worker keeps its devices; a
+        process whose NCCL communicator was aborted is better replaced: end it in the target.
+
+        Args:
+            grace_s: seconds that the survivors' targets have to end.
+
+        Raises:
+            WorkerFailed: a worker did not start; this may be called again.
+            KeyboardInterrupt: `kill` was set.
+        """
+        assert self._bundles is not None
+        bundles, kept = self._bundles, set(range(self.placement.workers))
+        if self._run is not None:
+            survivors = self._run.survivors(grace_s, self._kill)
+            kept = {self._order[rank] for rank in survivors}
+            self._run = None
+        kept &= bundles.answering(sorted(kept & bundles.actors.keys()), ANSWER_LIMIT_S)
+        bundles.clear(sorted(bundles.actors.keys() - kept))
+        bundles.fill()
+        return self._form_world()
+
+    def _form_world(self) -> list[Record]:
+        """Give every actor its rank, its log and its view of the world."""
+        assert self._bundles is not None
+        bundles = self._bundles
+        placed = [bundles.described[index] for index in range(self.placement.workers)]
+        self._order = sorted(range(self.placement.workers), key=by_host(placed))
+        first = self._order[0]
+        port = bundles.answers({first: bundles.actors[first].carry_out.remote(free_port)})[first]
+        self.workers = [
+            placed[index] | {"rank": rank, "log": str(self.log_folder / f"rank-{rank}.log")}
+            for rank, index in enumerate(self._order)
         ]
-        self.workers = self._all([actor.describe.remote() for actor in self.actors])
-        order = sorted(range(placement.workers), key=by_host(self.workers))
-        self.actors = [self.actors[index] for index in order]
-        self.workers = [self.workers[index] for index in order]
-        port = self._all([self.actors[0].free_port.remote()])[0]
-        worlds = worlds_of(self.workers, port, placement.cpus_per_worker)
-        for rank, worker in enumerate(self.workers):
-            worker |= {"rank": rank, "log": str(self.log_folder / f"rank-{rank}.log")}
-        log_sizes = self._all(
-            [
-                actor.start.remote(worker["rank"], Path(worker["log"]), {**world, **env})
-                for actor, worker, world in zip(self.actors, self.workers, worlds, strict=True)
-            ]
-        )
-        for worker, size in zip(self.workers, log_sizes, strict=True):
-            worker["log_begins_at"] = size
+        roots = self._bring_files()
+        calls = {}
+        worlds = worlds_of(self.workers, port, self.placement.cpus_per_worker)
+        for index, worker, world, root in zip(
+            self._order, self.workers, worlds, roots, strict=True
+        ):
+            environment = {**world, **self._env, **root}
+            start = bundles.actors[index].start
+            calls[index] = start.remote(worker["rank"], Path(worker["log"]), environment)
+        log_sizes = bundles.answers(calls)
+        for index, worker in zip(self._order, self.workers, strict=True):
+            worker["log_begins_at"] = log_sizes[index]
         return self.workers
 
-    def run(self, work: bytes, on_records: OnRecords) -> list[Any]:
-        """Carry out the work; returns the results by rank, or raises the first cause."""
-        ray = self.ray
-        blob = ray.put(work)
-        polls = Polls(ray, self.actors, on_records)
-        running = {actor.run.remote(blob): rank for rank, actor in enumerate(self.actors)}
-        results: dict[int, Any] = {}
-        failures: list[WorkerFailed] = []
-        give_up_at, told_to_stop = float("inf"), False
-        while running and time.monotonic() < give_up_at:
-            memory_kills = kernel_memory_kills()
-            ready, _ = ray.wait(list(running), num_returns=1, timeout=POLL_S)
-            if self.kill.is_set():
-                raise KeyboardInterrupt("the job was killed")
-            polls.collect()
-            if not told_to_stop and (self.stop.is_set() or polls.asked_to_stop):
-                told_to_stop = True
-                for actor in self.actors:
-                    actor.stop.remote()
-            for ref in ready:
-                rank = running.pop(ref)
-                try:
-                    outcome: Outcome = ray.get(ref)
-                except ray.exceptions.RayError as error:
-                    kills = kernel_memory_kills() - memory_kills
-                    failures.append(from_death(error, self.workers[rank], kills))
-                else:
-                    polls.finish(rank, outcome.records)
-                    if outcome.error_type is None:
-                        results[rank] = outcome.result
-                        continue
-                    failures.append(from_outcome(outcome, self.workers[rank]))
-                # An echo waits for its cause to show; a cause waits for nothing.
-                grace = ECHO_GRACE_S if first_cause(failures).is_echo else 0.0
-                give_up_at = min(give_up_at, time.monotonic() + grace)
-        if failures:
-            polls.last()
-            raise first_cause(failures)
-        return [results[rank] for rank in range(len(self.actors))]
-
-    def end(self) -> None:
-        """Kill the workers with all that they started, and remove the placement group."""
-        here = os.uname().nodename
-        processes = [
-            process
-            for worker in self.workers
-            if worker["host"] == here
-            for process in process_tree(worker["pid"])
-        ]
-        for actor in self.actors:
-            self.ray.kill(actor, no_restart=True)
-        if self.group is not None:
-            self.ray.util.remove_placement_group(self.group)
-        end_processes(processes)
-
-    def _all(self, refs: list[Any]) -> list[Any]:
-        """Results of the start-up calls; raises WorkerFailed if one fails or none comes."""
-        ray, deadline = self.ray, time.monotonic() + START_LIMIT_S
-        waiting = refs
-        while waiting:
-            self._check_interrupted()
-            if time.monotonic() > deadline:
-                rank = refs.index(waiting[0])
-                raise WorkerFailed(
-                    rank=rank,
-                    host="unknown",
-                    cause="start",
-                    error_type="TimeoutError",
-                    message=f"worker {rank} did not start within {START_LIMIT_S:.0f} s",
-                )
-            _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=POLL_S)
-        try:
-            results: list[Any] = ray.get(refs)
-        except ray.exceptions.RayError as error:
-            raise WorkerFailed(
-                rank=None,
-                host="unknown",
-                cause="start",
-                error_type=type(error).__name__,
-                message=str(error),
-            ) from None
-        return results
+    def _bring_files(self) -> list[dict[str, str]]:
+        """See to the files on every host; what each rank's environment says about where."""
+        if self._files is None:
+            return [{}] * len(self.workers)
+        assert self._bundles is not None
+        hosts = {worker["node"]: worker["host"] for worker in self.workers}
+        actors = {
+            worker["node"]: self._bundles.actors[index]
+            for index, worker in zip(self._order, self.workers, strict=True)
+        }
+        roots = bring(
+            self._bundles.ray, actors, hosts, self._files, self._say, self._check_interrupted
+        )
+        return [{self._files.variable: str(roots[worker["node"]])} for worker in self.workers]
 
     def _check_interrupted(self) -> None:
-        if self.stop.is_set() or self.kill.is_set():
+        if self._stop.is_set() or self._kill.is_set():
             raise KeyboardInterrupt("the job was stopped before its workers had started")

@@ -7,8 +7,9 @@ import threading
 from typing import Any
 
 from cluster.environment import environment
+from cluster.network import free_port
 from cluster.polls import OnRecords
-from cluster.worker import Channel, Target, free_port
+from cluster.worker import Channel, Target
 
 
 def run_inline(

@@ -58,16 +58,6 @@ def local_cpus() -> int:
     return allowed if quota is None else max(1, min(allowed, int(quota)))
 
 
-def kernel_memory_kills() -> int:
-    """Processes that the kernel has killed on this host since boot because memory ran out."""
-    try:
-        counters = Path("/proc/vmstat").read_text()
-    except OSError:
-        return 0
-    found = re.search(r"^oom_kill (\d+)$", counters, re.MULTILINE)
-    return int(found[1]) if found else 0
-
-
 def _cgroup_cpus(root: Path) -> float | None:
     """CPU quota in CPUs under a cgroup v2 or v1 mount; None without a limit."""
     try:

@@ -1,13 +1,14 @@
-"""The records of a gang's workers on their way to the driver."""
+"""The records of a gang's workers on their way to the driver, and who has fallen silent."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from cluster.worker import Record
+from cluster.worker import Pulse, Record
 
 OnRecords = Callable[[int, list[Record]], None]
 
@@ -15,22 +16,44 @@ POLL_S = 0.25
 POLL_OTHERS_S = 1.0  # ranks other than 0 seldom have anything to say
 
 
+@dataclass(frozen=True)
+class Silence:
+    """How long a working rank has given no sign of life.
+
+    A rank that is merely slow answers and sends no record; one that is stopped, that holds the
+    GIL in native code, or that is cut off does not answer either.
+    """
+
+    answer_s: float
+    """Seconds since it last answered a poll; up to about 1 s in a healthy one."""
+    record_s: float
+    """Seconds since its last record, or since the work began."""
+
+
 class Polls:
     """Collects the workers' records: at most one call is under way per worker.
 
-    A worker that is frozen answers none and costs nothing more.
+    A worker that is frozen answers none and costs nothing more. Silence is counted in the time
+    in which the driver listened: if the driver itself was stopped for an hour, or its machine
+    slept, that hour is nobody's silence.
     """
 
     def __init__(self, ray: ModuleType, actors: list[Any], on_records: OnRecords) -> None:
         """Ask everybody once."""
         self.ray, self.actors, self.on_records = ray, actors, on_records
+        ranks = range(len(actors))
         self.asked = {rank: actor.poll.remote() for rank, actor in enumerate(actors)}
-        self.due = dict.fromkeys(range(len(actors)), 0.0)
+        self.due = dict.fromkeys(ranks, 0.0)
         self.asked_to_stop = False  # a worker got SIGTERM: its node is wanted for something else
+        self.memory_kills: dict[int, int] = {}  # in each rank's memory group, by its last answer
+        self._listened, self._now = 0.0, time.monotonic()
+        self._answered, self._recorded = dict.fromkeys(ranks, 0.0), dict.fromkeys(ranks, 0.0)
 
     def collect(self) -> None:
         """Deliver what has arrived, and ask again those whose turn it is."""
         now = time.monotonic()
+        self._listened += min(now - self._now, 4 * POLL_S)
+        self._now = now
         arrived = self._wait(0)
         for rank, ref in list(self.asked.items()):
             if ref in arrived:
@@ -41,6 +64,15 @@ class Polls:
                 self.asked[rank] = self.actors[rank].poll.remote()
                 self.due[rank] = now + (POLL_S if rank == 0 else POLL_OTHERS_S)
 
+    def silences(self) -> dict[int, Silence]:
+        """How long each rank that still works has been silent, as of the last `collect`."""
+        return {
+            rank: Silence(
+                self._listened - self._answered[rank], self._listened - self._recorded[rank]
+            )
+            for rank in self.due
+        }
+
     def finish(self, rank: int, rest: list[Record]) -> None:
         """Deliver a finished worker's last records, behind those of a poll under way."""
         self.due.pop(rank, None)
@@ -50,7 +82,7 @@ class Polls:
             self.on_records(rank, rest)
 
     def last(self, limit_s: float = 1.0) -> None:
-        """Before the workers are killed: deliver what they can still hand over in the time."""
+        """After a failure: deliver what the others can still hand over in the time."""
         for rank in self.due:
             self.asked.setdefault(rank, self.actors[rank].poll.remote())
         self._wait(limit_s)
@@ -67,10 +99,13 @@ class Polls:
 
     def _deliver(self, rank: int, ref: Any) -> None:
         try:
-            records, terminated = self.ray.get(ref, timeout=10)
+            pulse: Pulse = self.ray.get(ref, timeout=10)
         except self.ray.exceptions.RayError:
             self.due.pop(rank, None)  # it is dead, which its run tells better
             return
-        self.asked_to_stop |= terminated
-        if records:
-            self.on_records(rank, records)
+        self.asked_to_stop |= pulse.terminated
+        self.memory_kills[rank] = pulse.memory_kills
+        self._answered[rank] = self._listened
+        if pulse.records:
+            self._recorded[rank] = self._listened
+            self.on_records(rank, pulse.records)

@@ -1,49 +1,49 @@
-"""A service: workers that carry out units of work and are replaced one at a time when they die.
+"""A service: replicas of an object with state, each in a process of its own.
 
-1. One Ray actor per worker, each on its own: there is no world, and none waits for another.
-2. A worker has at most two units: the one it works on, and the next.
-3. A worker that died is replaced. Its units are given out again, so a unit must be idempotent.
-4. A unit that raised ends the service at once. However it ends, the workers are gone.
+    with service(Engine, settings, placement, log_folder=logs) as engines:
+        engines.broadcast(Engine.load, weights)  # to every replica, and to each successor
+        engines.replicas[0].generate(prompts)  # an ordinary call
+        engines.call_any(Engine.generate, prompts)  # by a replica that is free
+        engines.map(Engine.generate, batches)  # each by whichever is free; results in order
+        engines.call_all(Engine.statistics)
+
+1. Each replica is an actor of its own: there is no world, and none waits for another.
+2. One call at a time per replica. Any number of threads may call.
+3. A replica that died is built again at its next call, and gets what was broadcast last. The call
+   that died with it is made again, so a method should do no harm when it is done twice.
+4. However it ends, the replicas are gone.
 """
 
 from __future__ import annotations
 
-import os
 import threading
-import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 
-from cluster.failure import from_death
-from cluster.gang import Placement, ray_session
-from cluster.nodes import kernel_memory_kills
-from cluster.polls import POLL_S
-from cluster.service_worker import ServiceWorker, as_itself, pickled
-from cluster.session import Session, end_processes, process_tree
-from cluster.worker import Record
-from cluster.world import refuse_what_never_fits
+from cluster.answers import pickled
+from cluster.placement import Placement, refuse_what_never_fits
+from cluster.replica import Died, Replica, ServiceFailed, end_replicas
+from cluster.session import Session, ray_session
 
-__all__ = ["Placement", "Service", "ServiceFailed", "ray_session", "run_service", "service"]
+__all__ = ["Placement", "Service", "ServiceFailed", "ray_session", "service"]
 
-QUEUED = 2  # units a worker has at once: it begins the next one without asking the driver
 ATTEMPTS = 3
-PATIENCE_S = 30.0  # workers that start so late wait for a place
+END_LIMIT_S = 5.0
 
+T = TypeVar("T")
+P = ParamSpec("P")
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
 
-class ServiceFailed(Exception):
-    """A unit ended its worker's process again and again, or its result could not be carried."""
-
-
 @contextmanager
 def service(
+    factory: Callable[[Any, int], T],
+    payload: Any,
     placement: Placement,
     *,
     log_folder: Path,
@@ -52,230 +52,214 @@ def service(
     stop: threading.Event | None = None,
     session: Session | None = None,
     attempts: int = ATTEMPTS,
-) -> Iterator[Service]:
-    """A service whose `run` may be called several times; its workers start at the first call.
+) -> Iterator[Service[T]]:
+    """A service whose replicas are all built.
 
-    Worker K writes to log_folder/worker-K.log.
+    Replica K writes to log_folder/replica-K.log.
 
     Args:
-        placement: how many workers, with what, where; no more are started than there are units.
+        factory: `factory(payload, index)` makes the object; importable in the workers.
+        payload: anything that pickles.
+        placement: how many replicas, with what, where.
         log_folder: on a file system that all hosts share, if there are several hosts.
-        env: more environment variables for the workers.
-        say: gets a line for each worker that died.
-        stop: set it, and `run` raises KeyboardInterrupt.
-        session: a `ray_session` already begun; None starts one at the first call and ends it.
-        attempts: workers a unit may end before the service gives it up.
+        env: more environment variables for the replicas.
+        say: gets a line for each replica that died.
+        stop: set it, and calls under way raise KeyboardInterrupt.
+        session: a `ray_session` already begun; None starts one and ends it.
+        attempts: how many replicas a call may end before it is given up.
+
+    Raises:
+        GangRefused: the cluster can never hold these replicas.
+        ServiceFailed: a replica died while it was built, again and again.
+        Exception: what the factory raised.
     """
-    with ExitStack() as sessions:
-
-        def wait_for_ray() -> ModuleType:
-            own = session or sessions.enter_context(ray_session(placement, log_folder=log_folder))
-            ray = own.wait()
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            refuse_what_never_fits(placement, nodes, f"the Ray cluster of {len(nodes)} node(s)")
-            return ray
-
-        running = Service(
-            wait_for_ray,
-            placement,
-            log_folder.absolute(),
-            dict(env or {}),
-            say,
-            stop or threading.Event(),
-            attempts,
+    with ExitStack() as stack:
+        stop = stop or threading.Event()
+        session = session or stack.enter_context(ray_session(placement, log_folder=log_folder))
+        ray = session.wait(stop)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        refuse_what_never_fits(placement, nodes, f"the Ray cluster of {len(nodes)} node(s)")
+        work, folder = pickled((factory, payload)), log_folder.absolute()
+        running: Service[T] = Service(
+            ray, work, placement, folder, dict(env or {}), say, stop, attempts
         )
-        try:
-            yield running
-        finally:
-            running.end()  # before the session that it may have begun
+        stack.callback(running.end)
+        running.start()
+        yield running
 
 
-def run_service(
-    function: Callable[[Argument], Result],
-    arguments: Sequence[Argument],
-    placement: Placement,
-    *,
-    on_result: Callable[[int, Result], None] = lambda index, result: None,
-    **options: Any,
-) -> list[Result]:
-    """One `Service.run`, with the options of `service`."""
-    with service(placement, **options) as running:
-        return running.run(function, arguments, on_result)
-
-
-@dataclass
-class Slot:
-    """A worker as the driver sees it; a successor takes over number and log."""
-
-    number: int
-    log: Path
-    actor: Any
-    described: Any
-    """Call that tells host, node and pid."""
-    begun: Any
-    """Call that tells the size the log had before."""
-    works: bool = False
-    """Whether it has a place and is set up."""
-    units: dict[Any, int] = field(default_factory=dict)
-    """Calls under way, the oldest first, and the index of the unit that each carries out."""
-
-
-class Service:
+class Service(Generic[T]):
     """The driver's side; `service` makes and ends it."""
 
     def __init__(
         self,
-        wait_for_ray: Callable[[], ModuleType],
+        ray: ModuleType,
+        work: bytes,
         placement: Placement,
         log_folder: Path,
-        env: dict[str, str],
+        env: Mapping[str, str],
         say: Callable[[str], None],
         stop: threading.Event,
         attempts: int,
     ) -> None:
         """Starts nothing yet; `end` must be called in every case."""
-        self._wait_for_ray = wait_for_ray
-        self.placement, self.log_folder, self.env = placement, log_folder, env
-        self.say, self.stop, self.attempts = say, stop, attempts
-        self.ray: Any = None
-        self.slots: list[Slot] = []
-        self.waiting: deque[int] = deque()  # units that no worker has
-        self.deaths: dict[int | None, list[str]] = {}  # of workers, by the unit they were at
-        self._begun, self._said = time.monotonic(), False
+        self._ray, self._work, self._say, self._attempts = ray, work, say, attempts
+        self._stop, self._ended = stop, threading.Event()
+        self._members = [
+            Replica(ray, number, placement, log_folder, env, self._check, say)
+            for number in range(placement.workers)
+        ]
+        self._idle, self._changed = set(self._members), threading.Condition()
+        self._broadcasts: dict[str, Any] = {}  # reference to the arrays, by method
+        self._threads = ThreadPoolExecutor(len(self._members), "service")
+        self.replicas: list[T] = [cast(T, _Proxy(self, member)) for member in self._members]
+        """Each has the methods of the object, and carries them out where that is."""
 
-    def run(
+    def start(self) -> None:
+        """Build all replicas at once."""
+        self._all(lambda member: self._with(member, "its start", lambda built: None))
+
+    def call_any(
         self,
-        function: Callable[[Argument], Result],
-        arguments: Sequence[Argument],
-        on_result: Callable[[int, Result], None] = lambda index, result: None,
-    ) -> list[Result]:
-        """Call `function` with each argument in the workers; results in order of the arguments.
-
-        Args:
-            function: importable in the workers; idempotent, for a unit may be carried out twice.
-            arguments: the units; each pickles, and `str` of it names it in messages.
-            on_result: gets the index and the result of each as it comes, in the calling thread.
+        method: Callable[Concatenate[T, P], Result],
+        *arguments: P.args,
+        **keywords: P.kwargs,
+    ) -> Result:
+        """Call a method, e.g. `Engine.generate`, of a replica that is free; waits for one.
 
         Raises:
-            GangRefused: the cluster can never hold these workers.
-            ServiceFailed: a unit has used up its attempts; names the unit and the deaths.
+            ServiceFailed: it was the last of `attempts` replicas to die with this call.
             KeyboardInterrupt: the service was stopped.
-            Exception: whatever `function` raised, as itself, the traceback in a note. After any
-                exception the service is of no more use.
+            Exception: what the method raised, as itself, the traceback in a note.
         """
-        if not arguments:
-            return []
-        self._start(min(self.placement.workers, len(arguments)))
-        ray, results = self.ray, dict[int, Result]()
-        work = ray.put(pickled(function))
-        self.waiting, self.deaths = deque(range(len(arguments))), {}
-        while len(results) < len(arguments):
-            if self.stop.is_set():
-                raise KeyboardInterrupt("the service was stopped")
-            self._give_out(work, arguments)
-            memory_kills = kernel_memory_kills()
-            # Calls of an actor are carried out in order, so its oldest one is the one to wait for.
-            oldest = {next(iter(slot.units)): slot for slot in self.slots if slot.units}
-            starting = {slot.begun: slot for slot in self.slots if not slot.works}
-            ready, _ = ray.wait([*oldest, *starting], num_returns=1, timeout=POLL_S)
-            for call in ready:
-                slot = oldest.get(call) or starting[call]
-                try:
-                    answer = ray.get(call)
-                except ray.exceptions.RayError as error:
-                    kills = kernel_memory_kills() - memory_kills
-                    self._replace(slot, error, kills, arguments)
-                    continue
-                if call in starting:
-                    slot.works = True
-                    continue
-                index = slot.units.pop(call)
-                if answer.error is not None:
-                    raise as_itself(answer)
-                results[index] = answer.result
-                on_result(index, answer.result)
-        return [results[index] for index in range(len(arguments))]
+        return cast(Result, self._call(None, method.__name__, arguments, keywords))
+
+    def call_all(
+        self,
+        method: Callable[Concatenate[T, P], Result],
+        *arguments: P.args,
+        **keywords: P.kwargs,
+    ) -> list[Result]:
+        """Call a method of every replica at once; results in their order. Raises as `call_any`."""
+        return self._all(lambda member: self._call(member, method.__name__, arguments, keywords))
+
+    def map(
+        self, method: Callable[[T, Argument], Result], arguments: Sequence[Argument]
+    ) -> list[Result]:
+        """Call a method with each argument, of whichever replica is free; results in order.
+
+        Raises as `call_any`; arguments that no replica has begun by then are left out.
+        """
+        calls = [self._threads.submit(self.call_any, method, argument) for argument in arguments]
+        return self._results(calls)
+
+    def broadcast(self, method: Callable[[T, Any], Any], arrays: Any) -> None:
+        """Call a method of every replica with arrays that travel once to each host.
+
+        The arrays (numpy; a dict or list of them) arrive read-only, in memory that the replicas
+        of a host share. Whoever replaces a dead replica gets the last ones of each method, too,
+        so a broadcast is how a replica's state is set. Raises as `call_any`.
+        """
+        before = dict(self._broadcasts)
+        self._broadcasts[method.__name__] = reference = self._ray.put(arrays)
+        try:
+            self._all(lambda member: self._call(member, method.__name__, (reference,), {}))
+        except Exception:
+            self._broadcasts = before
+            raise
 
     def end(self) -> None:
-        """Kill the workers with all that they started."""
-        self._kill(self.slots)
-        self.slots = []
+        """Give up the calls under way, and kill the replicas with all that they started."""
+        self._ended.set()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        with self._changed:  # threads of the caller let go, too, as soon as they look
+            self._changed.wait_for(lambda: len(self._idle) == len(self._members), END_LIMIT_S)
+        end_replicas(self._members)
 
-    def _start(self, workers: int) -> None:
-        """Ask Ray for workers that are not there yet; each begins as soon as it has a place."""
-        self.ray = self.ray or self._wait_for_ray()
-        for number in range(len(self.slots), workers):
-            self.slots.append(self._slot(number))
+    def _call(
+        self,
+        wanted: Replica | None,
+        method: str,
+        arguments: tuple[Any, ...],
+        keywords: dict[str, Any],
+    ) -> Any:
+        """Call a method of this replica, or of any."""
+        return self._with(wanted, method, lambda built: built.call(method, arguments, keywords))
 
-    def _slot(self, number: int) -> Slot:
-        log = self.log_folder / f"worker-{number}.log"
-        actor = (
-            self.ray.remote(ServiceWorker)
-            .options(
-                num_cpus=self.placement.cpus_per_worker,
-                num_gpus=self.placement.gpus_per_worker,
-                max_restarts=0,
-            )
-            .remote()
-        )
-        threads = str(self.placement.cpus_per_worker)
-        env = {"RANK": str(number), "WORLD_SIZE": str(self.placement.workers)}
-        env |= {"OMP_NUM_THREADS": threads, "RAYON_NUM_THREADS": threads, **self.env}
-        return Slot(
-            number, log, actor, actor.describe.remote(), actor.start.remote(number, log, env)
-        )
+    def _with(self, wanted: Replica | None, name: str, use: Callable[[Replica], Any]) -> Any:
+        """Use this replica, or any, in each case a living one; again if it dies of it."""
+        deaths: list[str] = []
+        while True:
+            with self._claimed(wanted) as member:
+                try:
+                    if not member.lives:
+                        self._build(member)
+                    return use(member)
+                except Died as death:
+                    failure = death.failure
+            deaths.append(f"replica {member.number} on {failure.host} {failure.message}, at {name}")
+            if len(deaths) == self._attempts:
+                told = f"{'; '.join(deaths)} (what it wrote is in {member.log})"
+                raise ServiceFailed(member.number, failure.host, failure.cause, told)
+            self._say(f"{deaths[-1]}; it is replaced, and the call made again")
 
-    def _give_out(self, work: Any, arguments: Sequence[Any]) -> None:
-        """Fill the queues, the shortest first; the last units wait for whoever is free first."""
-        workers = [slot for slot in self.slots if slot.works]
-        for length in range(QUEUED):
-            for slot in workers:
-                enough = length == 0 or len(self.waiting) >= len(self.slots)
-                if self.waiting and len(slot.units) == length and enough:
-                    index = self.waiting.popleft()
-                    slot.units[slot.actor.answer.remote(work, arguments[index])] = index
-        if not workers and not self._said and time.monotonic() - self._begun > PATIENCE_S:
-            self._said = True
-            self.say("the workers wait for free CPUs in the cluster")
-
-    def _replace(
-        self, slot: Slot, error: Exception, memory_kills: int, arguments: Sequence[Any]
-    ) -> None:
-        """Put a new worker in the place of a dead one, or give up the unit that it was at."""
-        worker = self._describe(slot)
-        failure = from_death(error, worker, memory_kills)
-        blamed = next(iter(slot.units.values()), None)  # None: it died before it had a unit
-        name = "its start" if blamed is None else str(arguments[blamed])
-        if failure.cause == "exception":  # Ray could not carry the argument or the result
-            raise ServiceFailed(f"{name}: {failure.error_type}: {failure.message}") from error
-        death = f"worker {slot.number} on {failure.host} {failure.message}"
-        deaths = self.deaths.setdefault(blamed, [])
-        deaths.append(death)
-        if len(deaths) >= self.attempts:
-            raise ServiceFailed(
-                f"{name}: each of {len(deaths)} workers that tried it died: {'; '.join(deaths)} "
-                f"(what they wrote is in {slot.log})"
-            ) from error
-        self.say(f"{death} at {name}; it is replaced, and its work done again")
-        self.waiting.extendleft(reversed(slot.units.values()))
-        self._kill([slot])
-        self.slots[self.slots.index(slot)] = self._slot(slot.number)
-
-    def _describe(self, slot: Slot) -> Record:
-        """Who the worker is, or was; what it did not live to tell is unknown."""
-        worker: Record = {"host": "an unknown host", "node": "", "pid": None, "log_begins_at": 0}
+    def _build(self, member: Replica) -> None:
+        """Make a replica anew, with the state that the others have been given."""
         try:
-            worker |= self.ray.get(slot.described, timeout=0)
-            worker["log_begins_at"] = self.ray.get(slot.begun, timeout=0)
-        except self.ray.exceptions.RayError:
-            pass
-        return worker | {"rank": slot.number, "log": str(slot.log)}
+            member.build(self._work)
+            for method, reference in self._broadcasts.items():
+                member.call(method, (reference,), {})
+        except BaseException:
+            member.end()
+            raise
 
-    def _kill(self, slots: Sequence[Slot]) -> None:
-        """End the workers of these slots; on this host also whatever they started."""
-        workers = [self._describe(slot) for slot in slots]
-        pids = [worker["pid"] for worker in workers if worker["host"] == os.uname().nodename]
-        processes = [process for pid in pids for process in process_tree(pid)]
-        for slot in slots:
-            self.ray.kill(slot.actor, no_restart=True)
-        end_processes(processes)
+    @contextmanager
+    def _claimed(self, wanted: Replica | None) -> Iterator[Replica]:
+        """Have a replica for oneself: the one wanted, or any that is free, a living one first."""
+        with self._changed:
+            self._check()
+            while not (found := self._idle & {wanted} if wanted else self._idle):
+                self._changed.wait(1.0)
+                self._check()
+            member = min(found, key=lambda free: (not free.lives, free.number))
+            self._idle.remove(member)
+        try:
+            yield member
+        finally:
+            with self._changed:
+                self._idle.add(member)
+                self._changed.notify_all()
+
+    def _all(self, call: Callable[[Replica], Any]) -> list[Any]:
+        return self._results([self._threads.submit(call, member) for member in self._members])
+
+    def _results(self, calls: Sequence[Future[Any]]) -> list[Any]:
+        """Results in order; the first exception to come ends the wait."""
+        try:
+            done, _ = wait(calls, return_when=FIRST_EXCEPTION)
+            for call in done:
+                call.result()
+            return [call.result() for call in calls]
+        finally:
+            for call in calls:
+                call.cancel()
+
+    def _check(self) -> None:
+        if self._stop.is_set() or self._ended.is_set():
+            raise KeyboardInterrupt("the service was stopped")
+
+
+class _Proxy:
+    """Stands for a replica's object: the same methods, carried out in its process."""
+
+    def __init__(self, owner: Service[Any], member: Replica) -> None:
+        self._owner, self._member = owner, member
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        if method.startswith("_"):
+            raise AttributeError(method)
+
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            return self._owner._call(self._member, method, arguments, keywords)
+
+        return call

@@ -7,13 +7,10 @@ them down if this process is killed.
 
 from __future__ import annotations
 
+import ctypes
 import logging
-import os
-import secrets
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,29 +20,82 @@ from typing import Any
 
 import psutil
 
-from cluster.environment import environment
+from cluster.authentication import own_token, ray_environment, token_of_user
+from cluster.folder import ray_folder
+from cluster.nodes import local_devices
+from cluster.placement import Placement, refuse_what_never_fits
+from cluster.processes import end_processes
 
-OBJECT_STORE_BYTES = 100 * 2**20  # Ray's least is about 75 MB; only results and records pass here
-TEMPORARY = Path("/tmp")  # not TMPDIR: a unix socket's path has at most 107 bytes
-PREFIX = "orch-"
-AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
+OBJECT_STORE_BYTES = 100 * 2**20  # Ray's least is about 75 MB; enough for results and records
+LOOK_S = 0.1
+
+
+@contextmanager
+def ray_session(
+    placement: Placement, *, log_folder: Path, object_store_bytes: int = OBJECT_STORE_BYTES
+) -> Iterator[Session]:
+    """Ray for one gang, or for several in turn; starts in the background while the block runs.
+
+    Args:
+        placement: the largest that will be asked for.
+        log_folder: gets ray.log.
+        object_store_bytes: of a private Ray; what is broadcast to services must fit, or it goes
+            to the disk.
+
+    Raises:
+        GangRefused: this machine has fewer CPUs or GPUs than the placement asks for.
+    """
+    if placement.address is None:
+        here = local_devices()
+        room = [{"CPU": float(here.cpus), "GPU": float(here.gpus)}]
+        refuse_what_never_fits(placement, room, "this machine", here.note)
+    session = Session(
+        placement.workers * placement.cpus_per_worker,
+        placement.workers * placement.gpus_per_worker,
+        placement.address,
+        log_folder / "ray.log",
+        object_store_bytes,
+    )
+    try:
+        yield session
+    finally:
+        session.close()
+
+
+class Abandoned(BaseException):
+    """Ray is no longer wanted, though it has not yet started. Nobody but the session sees it."""
 
 
 class Session:
     """A Ray that is being started, is up, or is down again; one per process at a time."""
 
-    def __init__(self, cpus: int, gpus: int, address: str | None, log: Path | None) -> None:
+    def __init__(
+        self,
+        cpus: int,
+        gpus: int,
+        address: str | None,
+        log: Path | None,
+        object_store_bytes: int = OBJECT_STORE_BYTES,
+    ) -> None:
         """Begin to start or connect in the background; `wait` for it before using it."""
         self.address = address
         self._cpus, self._gpus, self._log = cpus, gpus, log
+        self._object_store_bytes = object_store_bytes
         self._ready, self._leave = threading.Event(), threading.Event()
+        self._lock, self._starting = threading.Lock(), False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._live, daemon=True, name="ray-session")
         self._thread.start()
 
-    def wait(self) -> ModuleType:
-        """Block until Ray is up; returns the ray module. Raises what starting it raised."""
-        self._ready.wait()
+    def wait(self, *interrupts: threading.Event) -> ModuleType:
+        """Block until Ray is up; returns the ray module. Raises what starting it raised.
+
+        Raises:
+            KeyboardInterrupt: one of the interrupts was set first.
+        """
+        while not self._ready.wait(LOOK_S):
+            if any(event.is_set() for event in interrupts):
+                raise KeyboardInterrupt("interrupted while Ray was starting")
         if self._error is not None:
             raise self._error
         import ray
@@ -54,8 +104,15 @@ class Session:
         return module
 
     def close(self) -> None:
-        """Shut a private Ray down and remove its files, or disconnect from the cluster."""
+        """Shut a private Ray down and remove its files, or disconnect from the cluster.
+
+        A Ray that is still starting is abandoned at once, wherever it is.
+        """
         self._leave.set()
+        with self._lock:
+            if self._starting:
+                thread = ctypes.c_ulong(self._thread.ident or 0)
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(Abandoned))
         self._thread.join()
 
     def _live(self) -> None:
@@ -73,44 +130,59 @@ class Session:
             self._ready.set()
 
     def _live_private(self) -> None:
-        remove_stale_folders()
-        folder = tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=TEMPORARY)
         servers: list[psutil.Process] = []
         guard: subprocess.Popen[bytes] | None = None
         try:
-            token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-            with _environment(token):
+            with ray_folder() as folder, ray_environment(own_token()):
                 import ray
 
-                with _without_dashboard_dependencies():
-                    ray.init(
-                        address="local",  # whatever RAY_ADDRESS says
-                        num_cpus=self._cpus,
-                        num_gpus=self._gpus,
-                        object_store_memory=OBJECT_STORE_BYTES,
-                        _temp_dir=folder,
-                        **_job_settings(),
-                    )
-                servers = _ray_processes()
-                guard = _start_guard(folder, servers)
-                self._ready.set()
-                self._leave.wait()
-                servers = _ray_processes()
-                ray.shutdown()
+                try:
+                    with _without_dashboard_dependencies(), self._abandonable():
+                        ray.init(
+                            address="local",  # whatever RAY_ADDRESS says
+                            num_cpus=self._cpus,
+                            num_gpus=self._gpus,
+                            object_store_memory=self._object_store_bytes,
+                            _temp_dir=str(folder),
+                            **_job_settings(),
+                        )
+                    guard = _start_guard(folder, _ray_processes())
+                    self._ready.set()
+                    self._leave.wait()
+                finally:
+                    servers = _ray_processes()
+                    ray.shutdown()
+                    end_processes(servers)
         finally:
-            end_processes(servers)
-            shutil.rmtree(folder, ignore_errors=True)
             if guard is not None:
                 guard.communicate()
 
     def _live_connected(self, address: str) -> None:
-        with _environment(_auth_of_cluster()):
+        with ray_environment(token_of_user()):
             import ray
 
-            ray.init(address=address, **_job_settings())
-            self._ready.set()
-            self._leave.wait()
-            ray.shutdown()
+            try:
+                with self._abandonable():
+                    ray.init(address=address, **_job_settings())
+                self._ready.set()
+                self._leave.wait()
+            finally:
+                ray.shutdown()
+
+    @contextmanager
+    def _abandonable(self) -> Iterator[None]:
+        """While the block runs, `close` makes it raise Abandoned."""
+        with self._lock:
+            if self._leave.is_set():
+                raise Abandoned
+            self._starting = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._starting = False
+        if self._leave.is_set():
+            raise Abandoned  # if Ray has caught the one that was thrown in
 
 
 class _Sealed(list[str]):
@@ -146,39 +218,11 @@ def connected(address: str) -> Iterator[ModuleType]:
         session.close()
 
 
-def remove_stale_folders() -> None:
-    """Remove temporary folders of private Rays whose owner was killed."""
-    for folder in TEMPORARY.glob(f"{PREFIX}*-*"):
-        owner = folder.name.removeprefix(PREFIX).split("-")[0]
-        if owner.isdigit() and not psutil.pid_exists(int(owner)):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def end_processes(processes: list[psutil.Process], grace_s: float = 2.0) -> None:
-    """SIGKILL those of the processes that are still here after `grace_s` seconds."""
-    _, alive = psutil.wait_procs(processes, timeout=grace_s)
-    for process in alive:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(alive, timeout=grace_s)
-
-
-def process_tree(pid: int) -> list[psutil.Process]:
-    """A process of this host and all that it started; empty if it is gone."""
-    try:
-        process = psutil.Process(pid)
-        return [process, *process.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def _start_guard(folder: str, servers: list[psutil.Process]) -> subprocess.Popen[bytes]:
+def _start_guard(folder: Path, servers: list[psutil.Process]) -> subprocess.Popen[bytes]:
     """See to the servers' end also if this process is killed; in a session of its own."""
     script = str(Path(__file__).with_name("guard.py"))
     return subprocess.Popen(
-        [sys.executable, "-P", script, folder, *(str(server.pid) for server in servers)],
+        [sys.executable, "-P", script, str(folder), *(str(server.pid) for server in servers)],
         stdin=subprocess.PIPE,
         start_new_session=True,
     )
@@ -194,42 +238,6 @@ def _ray_processes() -> list[psutil.Process]:
         except psutil.NoSuchProcess:
             continue
     return found
-
-
-def _auth_of_cluster() -> dict[str, str]:
-    """RAY_AUTH_MODE for connecting: the user's, else token if there is one, else disabled.
-
-    Ray decides by itself only for clusters it starts; a client that leaves the mode open fails
-    with AuthenticationError on a mixed set-up.
-    """
-    if os.environ.get("RAY_AUTH_MODE"):
-        return {}
-    named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    has_token = bool(named) or (Path.home() / ".ray" / "auth_token").exists()
-    return {"RAY_AUTH_MODE": "token" if has_token else "disabled"}
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Set variables that Ray reads while starting, and put the old ones back at the end."""
-    values = {"RAY_USAGE_STATS_ENABLED": "0", **values}
-    try:
-        with environment(values, keep=AUTH):
-            _forget_cached_auth()
-            yield
-    finally:
-        _forget_cached_auth()
-
-
-def _forget_cached_auth() -> None:
-    """Make Ray's C++ side read the auth variables again; it caches them for the whole process."""
-    from ray._raylet import (  # type: ignore[attr-defined]  # a compiled module
-        AuthenticationTokenLoader,
-        Config,
-    )
-
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
 
 
 @contextmanager

@@ -4,6 +4,7 @@
 2. `describe` tells the driver where it is; the driver decides on ranks.
 3. `start` sets the log file and the environment that torch.distributed reads.
 4. `run` carries out the target in one thread, while `poll` and `stop` answer in others.
+5. If another worker has died, `start` and `run` may come again, in the same process.
 """
 
 from __future__ import annotations
@@ -11,17 +12,19 @@ from __future__ import annotations
 import faulthandler
 import os
 import pickle
-import random
 import signal
-import socket
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from cluster import network
+from cluster.memory import MemoryGroup, kills_now, memory_group
+from cluster.processes import started
 
 Record = dict[str, Any]
 
@@ -57,14 +60,51 @@ class Outcome:
     failed_at: float = 0.0
 
 
+@dataclass(frozen=True)
+class Pulse:
+    """What a worker says when it is polled."""
+
+    records: list[Record]
+    """Sent since the last poll, in order."""
+    terminated: bool
+    """Whether this process got SIGTERM: its host is wanted for something else."""
+    memory_kills: int
+    """What the kernel has counted in this process's memory group."""
+
+
+class Attempt:
+    """What one `run` has said and is told; a thread left over from an earlier one holds its own."""
+
+    def __init__(self) -> None:
+        """Nothing is said yet."""
+        self.stop = threading.Event()
+        self._records: list[Record] = []
+        self._lock = threading.Lock()
+
+    def send(self, record: Record) -> None:
+        """Keep a record until the next poll."""
+        with self._lock:
+            self._records.append(record)
+
+    def take(self) -> list[Record]:
+        """The records since this was last called."""
+        with self._lock:
+            taken, self._records = self._records, []
+        return taken
+
+
 class Worker:
     """The Ray actor. Its methods run in a pool of threads (`max_concurrency`)."""
 
     def __init__(self) -> None:
         """Nothing is set up yet; the process exits if its raylet goes away."""
-        self._records: list[Record] = []
-        self._lock = threading.Lock()
-        self._stop, self._terminated = threading.Event(), threading.Event()
+        self._attempt, self._terminated = Attempt(), threading.Event()
+        if os.getpgrp() != os.getpid():
+            os.setpgid(0, 0)  # so that whatever it starts can be found when it is dead
+        self._memory: MemoryGroup | None = memory_group()
+        self._given: Set[str] = set()  # names of environment variables that `start` has set
+        self._ip = network.host_ip()
+        self._gloo_interface = network.gloo_interface(self._ip)
         # Ray's own handler would end the process only when the target has returned, and no Python
         # handler runs while the main thread waits in Ray's C++: a pipe gets the signal at once.
         signal.signal(signal.SIGTERM, lambda number, frame: None)
@@ -75,21 +115,28 @@ class Worker:
         threading.Thread(target=_exit_with_parent, daemon=True, name="parent-watch").start()
 
     def describe(self) -> Record:
-        """Where this worker is: host, ip, node, pid, and the GPUs that Ray assigned to it."""
+        """Where this worker is, and what the driver must know to end it or to tell how it ended.
+
+        host, ip and node; pid and when it started (ticks since boot); the GPUs that Ray assigned;
+        the interface that gloo must be told of, or None; the memory group, or None.
+        """
         import ray
 
         context = ray.get_runtime_context()
         return {
             "host": os.uname().nodename,
-            "ip": ray.util.get_node_ip_address(),  # type: ignore[no-untyped-call]
+            "ip": self._ip,
             "node": context.get_node_id(),
             "pid": os.getpid(),
+            "started": started(os.getpid()),
             "gpus": context.get_accelerator_ids().get("GPU", []),
+            "gloo_interface": self._gloo_interface,
+            "memory": self._memory,
         }
 
-    def free_port(self) -> int:
-        """A TCP port that is free on this worker's host."""
-        return free_port()
+    def carry_out(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """An errand on this worker's host."""
+        return function(*arguments)
 
     def start(self, rank: int, log: Path, environment: dict[str, str]) -> int:
         """Become `rank`: output goes to `log`, and torch, not imported yet, will see its world.
@@ -105,13 +152,18 @@ class Worker:
         sys.stdout = open(1, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
         faulthandler.enable(file=sys.stderr)
+        for name in self._given - environment.keys():
+            os.environ.pop(name, None)  # of an earlier world
         os.environ.update(environment)
+        self._given = environment.keys()
         self._rank, self._world_size = rank, int(environment["WORLD_SIZE"])
+        self._attempt = Attempt()
         return size
 
     def run(self, work: bytes) -> Outcome:
         """Carry out the pickled (target, payload); an exception becomes part of the outcome."""
-        channel = Channel(self._rank, self._world_size, self._send, self._stop.is_set)
+        attempt = self._attempt
+        channel = Channel(self._rank, self._world_size, attempt.send, attempt.stop.is_set)
         try:
             # Unpickled here and not by Ray, since it may import torch: after `start`, not before.
             target, payload = pickle.loads(work)
@@ -121,51 +173,30 @@ class Worker:
             text = traceback.format_exc()
             print(text, file=sys.stderr, flush=True)
             return Outcome(
-                self._take(),
+                attempt.take(),
                 error_type=type(error).__name__,
                 message=str(error),
                 traceback=text,
                 failed_at=failed_at,
             )
-        return Outcome(self._take(), result=result)
+        return Outcome(attempt.take(), result=result)
 
-    def poll(self) -> tuple[list[Record], bool]:
-        """Records sent since the last poll, in order; and whether this process got SIGTERM."""
-        return self._take(), self._terminated.is_set()
+    def poll(self) -> Pulse:
+        """Answer the driver, which takes no answer for a bad sign."""
+        return Pulse(self._attempt.take(), self._terminated.is_set(), self.memory_kills())
+
+    def memory_kills(self) -> int:
+        """What the kernel counts in this process's memory group by now."""
+        return kills_now(self._memory)
 
     def stop(self) -> None:
         """Make `should_stop` true."""
-        self._stop.set()
+        self._attempt.stop.set()
 
     def _watch_signals(self) -> None:
         while received := os.read(self._signals, 1):
             if received[0] == signal.SIGTERM:
                 self._terminated.set()
-
-    def _send(self, record: Record) -> None:
-        with self._lock:
-            self._records.append(record)
-
-    def _take(self) -> list[Record]:
-        with self._lock:
-            taken, self._records = self._records, []
-        return taken
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on here.
-
-    Taken from below the ephemeral range (32768 and up), where the kernel puts everybody
-    else's connections, so that it is still free when torch binds it.
-    """
-    for port in random.SystemRandom().sample(range(15000, 32000), 100):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("", port))
-            except OSError:
-                continue
-            return port
-    raise RuntimeError("none of 100 TCP ports between 15000 and 32000 is free")
 
 
 def _exit_with_parent() -> None:

@@ -33,6 +33,11 @@ def size(count: float) -> str:
     return f"{count:.3g} TB"
 
 
+def counted(count: int, what: str) -> str:
+    """A number of things for a reader: 1 step, 2,000 steps."""
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
+
+
 def clock(seconds: float) -> str:
     """A time for a reader: 17:20, or 1:02:03 with hours."""
     minutes, rest = divmod(round(seconds), 60)

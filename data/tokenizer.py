@@ -187,7 +187,7 @@ class Tokenizer:
 BYTES: dict[str, Any] = {"kind": "bytes", "version": 1}
 
 
-def build(config: TokenizerConfig, texts: Callable[[], Iterator[str]]) -> Tokenizer:
+def load_or_train(config: TokenizerConfig, texts: Callable[[], Iterator[str]]) -> Tokenizer:
     """The tokenizer of the settings; `texts` gives the train documents when it must be trained."""
     if config.kind == "bytes":
         return Tokenizer.plain_bytes()

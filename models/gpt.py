@@ -9,6 +9,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from models.configs import GPTConfig
+from models.dropout import Dropout, number_dropouts
 from models.layers import (
     Block,
     Embedding,
@@ -39,10 +40,12 @@ class GPT(nn.Module):
         self.embedding = Embedding(V, D, std=std)
         if config.positions == "learned":
             self.position_embedding = Embedding(config.max_positions, D, std=std)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = build_norm(config)
         if not config.tied_embedding:
             self.head = Linear(D, V, bias=False, std=std)
+        number_dropouts(self)
 
     def forward(
         self, tokens: Tensor, cache: KVCache | None = None, documents: Tensor | None = None
@@ -89,7 +92,7 @@ class GPT(nn.Module):
             # Scaled as in Vaswani et al. 2017, section 3.4: the sinusoids, of size 1, would
             # drown embeddings of std 0.02.
             x = x * config.width**0.5 + sinusoidal_positions(positions, config.width).type_as(x)
-        x = functional.dropout(x, config.dropout, self.training)
+        x = self.dropout(x)
         for block in self.blocks:
             if self.activation_checkpointing and self.training and cache is None:
                 x = checkpoint(block, x, rotary, None, mask, use_reentrant=False)

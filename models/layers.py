@@ -7,8 +7,10 @@ heads, G key and value heads, K head width, F feed-forward width.
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from models.configs import GPTConfig
+from models.dropout import Dropout, is_keyed
 
 Rotary = tuple[Tensor, Tensor]
 
@@ -163,7 +165,8 @@ class Attention(nn.Module):
         self.heads = config.heads
         self.kv_heads = config.key_value_heads
         self.head_width = config.head_width
-        self.dropout = config.dropout
+        self.weights_dropout = Dropout(config.dropout)
+        self.output_dropout = Dropout(config.dropout)
         D, K, std = config.width, config.head_width, config.init_std
         self.qkv = Linear(D, (self.heads + 2 * self.kv_heads) * K, bias=config.bias, std=std)
         self.output = Linear(D, D, bias=config.bias, std=residual_std(config))
@@ -186,21 +189,48 @@ class Attention(nn.Module):
         T, S = q.shape[2], k.shape[2]
         if 1 < T < S:  # several new tokens after cached ones: new token t sees S - T + t + 1
             mask = torch.ones(T, S, dtype=torch.bool, device=x.device).tril(S - T)
-        if mask is not None and H != G:
+        if self.training and self.weights_dropout.p > 0 and is_keyed():
+            # Written out, as no kernel takes a mask for dropout; (B, H, T, S) lives within each
+            # pass alone, so that what is kept between them stays linear in T.
+            y = checkpoint(
+                self._mix_written_out, q, k, v, mask, use_reentrant=False, preserve_rng_state=False
+            )
+        else:
+            y = self._mix(q, k, v, mask)  # (B, H, T, K)
+        y = self.output(y.transpose(1, 2).flatten(2))  # (B, T, D)
+        dropped: Tensor = self.output_dropout(y)
+        return dropped
+
+    def _mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Weighted sums of v (B, G, S, K) by what q (B, H, T, K) finds in k: (B, H, T, K)."""
+        if mask is not None and self.heads != self.kv_heads:
             # Of the CUDA kernels with linear memory only the memory-efficient one takes a mask,
             # and it takes no grouped heads; the fallback would keep (B, H, T, S) for backward.
-            k, v = (each.repeat_interleave(H // G, 1) for each in (k, v))  # (B, H, S, K)
-        y = functional.scaled_dot_product_attention(
+            k, v = self._ungrouped(k), self._ungrouped(v)
+        return functional.scaled_dot_product_attention(
             q,
             k,
             v,
             attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=mask is None and T == S,
-            enable_gqa=k.shape[1] != H,
-        )  # (B, H, T, K)
-        y = self.output(y.transpose(1, 2).flatten(2))  # (B, T, D)
-        return functional.dropout(y, self.dropout, self.training)
+            dropout_p=self.weights_dropout.p if self.training else 0.0,
+            is_causal=mask is None and q.shape[2] == k.shape[2],
+            enable_gqa=k.shape[1] != self.heads,
+        )
+
+    def _mix_written_out(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """The same with keyed dropout of the weights, whose softmax is taken in fp32."""
+        T, S = q.shape[2], k.shape[2]
+        if mask is None:
+            mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
+        k, v = self._ungrouped(k), self._ungrouped(v)  # (B, H, S, K)
+        scores = (q * self.head_width**-0.5) @ k.transpose(-2, -1)  # (B, H, T, S)
+        weights = scores.float().masked_fill(~mask, -torch.inf).softmax(-1)
+        mixed: Tensor = self.weights_dropout(weights).type_as(v) @ v
+        return mixed
+
+    def _ungrouped(self, x: Tensor) -> Tensor:
+        """Keys or values (B, G, S, K), each repeated for the heads that share it: (B, H, S, K)."""
+        return x.repeat_interleave(self.heads // self.kv_heads, 1)
 
 
 class FeedForward(nn.Module):
@@ -210,7 +240,7 @@ class FeedForward(nn.Module):
         """Make the projections; with SwiGLU, `up` holds the gate and the value in one matrix."""
         super().__init__()
         self.gated = config.activation == "swiglu"
-        self.dropout = config.dropout
+        self.dropout = Dropout(config.dropout)
         D, F = config.width, config.feed_forward_width
         self.up = Linear(D, 2 * F if self.gated else F, bias=config.bias, std=config.init_std)
         self.down = Linear(F, D, bias=config.bias, std=residual_std(config))
@@ -223,7 +253,8 @@ class FeedForward(nn.Module):
             hidden = functional.silu(gate) * value
         else:
             hidden = functional.gelu(hidden, approximate="tanh")
-        return functional.dropout(self.down(hidden), self.dropout, self.training)  # (B, T, D)
+        dropped: Tensor = self.dropout(self.down(hidden))  # (B, T, D)
+        return dropped
 
 
 class Block(nn.Module):

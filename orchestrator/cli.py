@@ -26,8 +26,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import psutil
-
 if TYPE_CHECKING:
     pass
 
@@ -38,8 +36,8 @@ INTERRUPTED = 130
 class Verb:
     """One verb: what it says of itself in `--help`, its module, and what its `main` is called with.
 
-    config: `main(config, overrides, since)`, once for each job; `since` is the time at which the
-        job was asked for: that of Enter, or of the end of the job before it in a sweep.
+    config: `main(config, overrides, asked)`, once for each job; `asked` is when the job was asked
+        for, by `time.monotonic`: at Enter, or at the end of the job before it in a sweep.
     either: `main(argv, compose)`; `compose(overrides)` is the job of these overrides.
     arguments: `main(argv)`.
     """
@@ -54,6 +52,7 @@ VERBS = {
     "plan": Verb("check a job and say what it will do; starts nothing", "plan", "config"),
     "data": Verb("make, look at, check and trace the data of a job", "data", "either"),
     "generate": Verb("write text with the model of a run or checkpoint", "generate"),
+    "export": Verb("put the weights of a run into a folder for others", "export"),
     "ui": Verb("open the record of all runs in the MLflow UI", "ui"),
     "doctor": Verb("look at this machine: what is there, what is missing, what to type", "doctor"),
 }
@@ -119,22 +118,23 @@ def run_with_config(verb: Verb, arguments: Sequence[str]) -> int:
         ValueError: a job can't work. Under --multirun all are checked before the first starts.
     """
     from orchestrator.compose import compose
+    from orchestrator.job.startup import age_of_process
 
     jobs = compose(arguments)
     if len(jobs) > 1:
-        from orchestrator.plan.planning import validate
+        from orchestrator.plan.planning import make_plan
 
         for config, overrides in jobs:
             try:
-                validate(config, print)
+                make_plan(config, print)
             except ValueError as error:
                 raise ValueError(f"in the job {' '.join(overrides)}: {error}") from error
-    code, since = 0, psutil.Process().create_time()
+    code, asked = 0, time.monotonic() - age_of_process()
     for config, overrides in jobs:
         if len(jobs) > 1:
             print(f"\njob {' '.join(overrides)}", flush=True)
-        code = max(code, _function(verb)(config, overrides, since))
-        since = time.time()
+        code = max(code, _function(verb)(config, overrides, asked))
+        asked = time.monotonic()
         if code == INTERRUPTED:
             break
     return code

@@ -40,9 +40,9 @@ class Batch:
     """(B,): False where stored tokens were damaged and skipped. None in evaluation."""
 
     @property
-    def position(self) -> int:
-        """Number of the first sequence."""
-        return int(self.sample_ids[0])
+    def weight(self) -> int:
+        """Targets that count."""
+        return int(self.loss_mask.sum())
 
 
 class Loader:

@@ -119,7 +119,7 @@ class Rule:
         return Verdict(record)
 
 
-def build_rule(kind: type[R], options: Mapping[str, Any], where: str) -> R:
+def rule_of(kind: type[R], options: Mapping[str, Any], where: str) -> R:
     """A filter from its options, each checked.
 
     Args:

@@ -242,7 +242,7 @@ class _Batch:
         )
 
 
-def text_of(pieces: Any, ids: NDArray[Any]) -> memoryview:
+def bytes_of(pieces: Any, ids: NDArray[Any]) -> memoryview:
     """UTF-8 bytes of token ids, end of text as nothing; `pieces` are an Encoder's."""
     import pyarrow as pa
 

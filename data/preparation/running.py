@@ -1,7 +1,7 @@
 """How units of work are carried out, and how far they have come.
 
 A Runner calls a function with each of some arguments, anywhere and in any order, and gives the
-results in order of the arguments. `inline` is the one that needs nothing; services of many
+results in order of the arguments. `inline` is the one that needs nothing; pools of many
 workers are the caller's.
 """
 
@@ -40,7 +40,7 @@ def inline(
     return results
 
 
-class Progress:
+class UnitProgress:
     """Says how far some units of work have come, every couple of seconds."""
 
     def __init__(self, what: str, units: int, say: Say, done: int = 0) -> None:

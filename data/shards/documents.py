@@ -88,6 +88,11 @@ class Documents:
         """File and row of the source that the document came from."""
         return self._fact(document, "place")  # type: ignore[no-any-return]
 
+    def all_text_bytes(self) -> Ids:
+        """(documents,): UTF-8 bytes of the text of each document."""
+        tables = (self._facts(shard) for shard in range(len(self.entries)))
+        return np.concatenate([table["text_bytes"].to_numpy() for table in tables]).astype(np.int64)
+
     def spans(self, document: int) -> tuple[tuple[int, int], ...]:
         """Token ranges [start, stop) of the document to be trained on; (): all of it."""
         return tuple((span["start"], span["stop"]) for span in self._fact(document, "spans"))

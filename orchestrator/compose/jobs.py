@@ -7,7 +7,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from orchestrator.compose.schema import register
 from orchestrator.config import JobConfig
@@ -15,7 +15,7 @@ from orchestrator.config import JobConfig
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-OPEN = (r"data\.datasets", r"data\.contract\.columns")
+OPEN = (r"data\.datasets", r"data\.contract\.columns", "roles")
 
 
 def compose(arguments: Sequence[str]) -> list[tuple[JobConfig, list[str]]]:
@@ -45,7 +45,9 @@ def compose(arguments: Sequence[str]) -> list[tuple[JobConfig, list[str]]]:
             refusal.check_known(composed)
             refusal.check_mixture(composed, HydraConfig.get().runtime.choices)
             refusal.check_switches(composed, ((o.key_or_group, o.value()) for o in parsed))
-            jobs.append((OmegaConf.to_object(composed), overrides))  # type: ignore[arg-type]
+            job = cast(JobConfig, OmegaConf.to_object(composed))
+            refusal.check_read(job.stage, (own.key_or_group for own in parsed))
+            jobs.append((job, overrides))
         except (OmegaConfBaseException, ValueError) as error:
             many = HydraConfig.get().mode is RunMode.MULTIRUN
             where = f"in the job {' '.join(overrides)}: " if many else ""
@@ -78,18 +80,18 @@ def compose_one(overrides: Sequence[str]) -> JobConfig:
 
 
 def _whole(word: str) -> str:
-    """A setting of one dataset of a mixture as one of `data.datasets`, which may have no such name.
+    """A setting of one dataset of a mixture, or of one role, as one of all of them.
 
-    data.datasets.a.weight=2 becomes data.datasets={a: {weight: 2}}: Hydra merges it with what
-    there is. Several values, for a sweep, stay as they are.
+    data.datasets.a.weight=2 becomes data.datasets={a: {weight: 2}}, since the name is new to
+    Hydra, which merges the whole with what there is. Several values, for a sweep, stay.
     """
-    found = re.match(r"^\+*data\.datasets\.([\w.]+)=(\{.*|[^,]*)$", word)
+    found = re.match(r"^\+*(data\.datasets|roles)\.([\w.]+)=(\{.*|[^,]*)$", word)
     if found is None:
         return word
-    value = found[2]
-    for part in reversed(found[1].split(".")):
+    value = found[3]
+    for part in reversed(found[2].split(".")):
         value = f"{{{part}: {value}}}"
-    return f"data.datasets={value}"
+    return f"{found[1]}={value}"
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ Hydra and OmegaConf say what they could not do in their own terms; here it is sa
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from omegaconf.errors import (
 )
 
 from models import MODELS
-from orchestrator.config import SECTIONS, JobConfig
+from orchestrator.config import SECTIONS, JobConfig, StageConfig
 from orchestrator.stages import STAGES
 
 KINDS = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
@@ -70,7 +70,7 @@ def settings() -> dict[str, Any]:
     groups: list[tuple[str, type[Any]]] = [
         *SECTIONS.items(),
         *(("stage", stage.section) for stage in STAGES.values()),
-        *(("model", model) for model in MODELS.values()),
+        *(("model", family.config) for family in MODELS.values()),
     ]
     for group, node in groups:
         for field in fields(node):
@@ -88,6 +88,18 @@ def check_known(composed: DictConfig, path: str = "") -> None:
             raise ValueError(unknown_setting(name))
         if isinstance(value, DictConfig) and not OmegaConf.is_missing(composed, key):
             check_known(value, f"{name}.")
+
+
+def check_read(stage: StageConfig, names: Iterable[str]) -> None:
+    """Raise ValueError for a setting or group that was typed and that the stage does not read."""
+    parts = {*SECTIONS, "model", "resume", "checkpoint", "roles"} - {"resources", "tracking"}
+    for name in names:
+        part = name.lstrip("+~").split(".")[0].split("@")[0]
+        if part in parts and part not in stage.reads:
+            raise ValueError(
+                f"{name}: stage={stage.name} does not read it, only {', '.join(stage.reads)}; "
+                "leave it out"
+            )
 
 
 def check_mixture(composed: DictConfig, choices: Mapping[str, Any]) -> None:

@@ -27,8 +27,8 @@ def register() -> None:
         store.store(group=group, name=group + SCHEMA, node=node)
     for name, stage in STAGES.items():
         store.store(group="stage", name=name + SCHEMA, node=stage.section)
-    for family, model in MODELS.items():
-        store.store(group="model", name=family + SCHEMA, node=model)
+    for name, family in MODELS.items():
+        store.store(group="model", name=name + SCHEMA, node=family.config)
 
 
 @cache

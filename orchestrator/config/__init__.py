@@ -11,6 +11,7 @@ from orchestrator.config.engine import EngineConfig
 from orchestrator.config.job import SECTIONS, JobConfig, to_dict
 from orchestrator.config.optim import OptimConfig
 from orchestrator.config.resources import ResourcesConfig
+from orchestrator.config.roles import RoleConfig, RoleSettings
 from orchestrator.config.stage import BatchSizes, StageConfig, TrainingConfig
 from orchestrator.config.tracking import TrackingConfig
 
@@ -21,6 +22,8 @@ __all__ = [
     "JobConfig",
     "OptimConfig",
     "ResourcesConfig",
+    "RoleConfig",
+    "RoleSettings",
     "StageConfig",
     "TrackingConfig",
     "TrainingConfig",

@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 
 from data.config import DataConfig
 from data.tokenizer import TokenizerConfig
-from models.configs import GPTConfig, ModelConfig
+from models.configs import ModelConfig
 from orchestrator.config.engine import EngineConfig
 from orchestrator.config.optim import OptimConfig
 from orchestrator.config.resources import ResourcesConfig
+from orchestrator.config.roles import RoleConfig, RoleSettings, merged
 from orchestrator.config.stage import BatchSizes, StageConfig
 from orchestrator.config.tracking import TrackingConfig
 
@@ -28,7 +29,7 @@ class JobConfig:
     """One job: a stage and all it needs. The whole of config.yaml in a run folder."""
 
     stage: StageConfig = field(default_factory=StageConfig)
-    model: ModelConfig = field(default_factory=GPTConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -40,10 +41,15 @@ class JobConfig:
     outputs: str = "outputs"
     """Folder that holds the run folders."""
     resume: str | None = None
-    """Run folder or checkpoint to continue from. None: random weights."""
+    """Run folder or checkpoint to continue from, with optimizer and position. None: from step 0."""
+    checkpoint: str | None = None
+    """Run folder, checkpoint or exported folder that a stage without training works on."""
+    roles: dict[str, RoleSettings] = field(default_factory=dict)
+    """What single models of a stage with several have of their own, by role."""
 
     def __post_init__(self) -> None:
         """Check what concerns more than one section."""
+        self._check_roles()
         self.stage.check_job(self)
         if self.engine.name == "torch" and self.resources.workers > 1:
             raise ValueError(
@@ -55,6 +61,26 @@ class JobConfig:
     def batch(self) -> BatchSizes:
         """How an optimizer step is cut over the workers."""
         return self.stage.batch(self.resources.workers)
+
+    def role(self, name: str) -> RoleConfig:
+        """The model of this name: the job's sections, with what `roles` says of it."""
+        own = self.roles.get(name, RoleSettings())
+        where = f"roles.{name}"
+        optim = merged(f"{where}.optim", self.optim, own.optim)
+        return RoleConfig(
+            merged(f"{where}.model", self.model, own.model),
+            merged(f"{where}.engine", self.engine, own.engine),
+            None if name in self.stage.frozen else optim,
+        )
+
+    def _check_roles(self) -> None:
+        for name in self.roles:
+            if name not in self.stage.roles:
+                has = ", ".join(self.stage.roles) or "none"
+                raise ValueError(
+                    f"roles.{name}: stage={self.stage.name} has no role of that name; it has {has}"
+                )
+            self.role(name)
 
     def section(self, kind: type[Section]) -> Section:
         """The stage's section as what a job of that stage holds."""

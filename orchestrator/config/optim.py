@@ -12,6 +12,7 @@ SCHEDULES = ("cosine", "wsd", "constant")
 class OptimConfig:
     """AdamW (Loshchilov & Hutter 2019) and its learning-rate schedule."""
 
+    name: str = "adamw"
     learning_rate: float = 3e-3
     """Peak learning rate."""
     beta1: float = 0.9

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from orchestrator.config.checks import check_at_least, nearest_multiples
 
@@ -27,6 +27,13 @@ class BatchSizes:
 class StageConfig:
     """The section of a stage; the name is that in the table of stages."""
 
+    reads: ClassVar[tuple[str, ...]] = ()
+    """Sections and settings of the job that the stage reads, besides those of every job."""
+    roles: ClassVar[tuple[str, ...]] = ()
+    """Names of its models; the first is the one that `model`, `engine` and `optim` describe."""
+    frozen: ClassVar[tuple[str, ...]] = ()
+    """Roles that are not trained."""
+
     name: str = ""
 
     def check_job(self, job: JobConfig) -> None:
@@ -40,6 +47,9 @@ class StageConfig:
 @dataclass
 class TrainingConfig(StageConfig):
     """What every stage has that trains in optimizer steps."""
+
+    reads: ClassVar[tuple[str, ...]] = ("model", "optim", "engine", "resume", "roles")
+    roles: ClassVar[tuple[str, ...]] = ("model",)
 
     steps: int = 100
     """Optimizer steps of the whole run."""

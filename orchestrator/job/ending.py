@@ -1,4 +1,4 @@
-"""The end of a job on the screen: samples, comparison, the three places to look at."""
+"""The end of a job on the screen: samples, tables, the places to look at, what to type next."""
 
 import shlex
 from collections.abc import Sequence
@@ -7,21 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as Grid
 
 from orchestrator.job.failures import Explanation
 from orchestrator.record.mlflow import Done, Pending
 
 if TYPE_CHECKING:
-    from orchestrator.stages.run import Result
-
-LABELS = {
-    "unigram": "bytes, add-one unigram",
-    "bigram": "bytes, add-one bigram",
-    "trigram": "bytes, add-one trigram",
-    "gzip": "gzip -9",
-    "xz": "xz -9",
-}
+    from orchestrator.stages.result import Result, Table
 
 
 @dataclass(frozen=True)
@@ -37,33 +29,32 @@ class Ending:
     tracked: Done | Pending
 
 
-def show(
-    console: Console, ending: Ending, outcome: "Result | None", baselines: dict[str, float]
-) -> None:
+def show(console: Console, ended: Ending, outcome: "Result | None") -> None:
     """Print how the job ended and what to type next."""
 
     def say(text: str = "") -> None:
         console.print(text, highlight=False, soft_wrap=True, markup=False)
 
-    folder, result, tracked = ending.folder, ending.result, ending.tracked
+    folder, result, tracked = ended.folder, ended.result, ended.tracked
     if outcome is not None and outcome.samples:
         say()
         for text in outcome.samples:
             say("| " + text.strip().replace("\n", "\n| "))
             say()
-    ours = result["metrics"].get("validation/bits_per_byte")
-    if result["status"] == "done" and ours is not None:
-        console.print(comparison(ours, baselines))
-    say(f"{result['status']}: {result['steps']} steps in {result['wall_s']:.0f} s")
-    if ending.explanation is not None and result["status"] == "failed":
-        say(f"error: {ending.explanation.line()}")
-    if result["checkpoint"]:
-        newest = Path(result["checkpoint"])
-        start = short(folder if newest.is_relative_to(folder) else newest)
-        say(f"write text:  orchestrate generate {shlex.quote(start)} --prompt 'Return the'")
-        if result["status"] != "done":
-            again = [word for word in ending.overrides if not word.startswith("resume=")]
-            say(f"go on:       {shlex.join(['orchestrate', 'run', *again, f'resume={start}'])}")
+    if outcome is not None and result["status"] == "done":
+        for table in outcome.tables:
+            console.print(grid(table))
+    steps = f": {result['steps']} steps" if result["steps"] else ""
+    say(f"{result['status']}{steps} in {result['wall_s']:.0f} s")
+    if ended.explanation is not None and result["status"] == "failed":
+        say(f"error: {ended.explanation.line()}")
+    newest = Path(result["checkpoint"]) if result["checkpoint"] else None
+    start = "" if newest is None else short(folder if newest.is_relative_to(folder) else newest)
+    for label, command in outcome.next if outcome is not None else ():
+        say(f"{label + ':':13}{command.replace('{run}', shlex.quote(start or short(folder)))}")
+    if start and result["status"] != "done":
+        again = [word for word in ended.overrides if not word.startswith("resume=")]
+        say(f"go on:       {shlex.join(['orchestrate', 'run', *again, f'resume={start}'])}")
     say(f"run folder:  {short(folder)}")
     if isinstance(tracked, Pending):
         say(str(tracked))
@@ -72,14 +63,12 @@ def show(
         say(f"MLflow:      {where}")
 
 
-def comparison(ours: float, baselines: dict[str, float]) -> Table:
-    """Bits per byte of the validation text, best first; lower is better."""
-    table = Table("validation text", "bits per byte", title=None)
-    rows = [("this model", ours), *baselines.items()]
-    for name, bits in sorted(rows, key=lambda row: row[1]):
-        style = "bold" if name == "this model" else None
-        table.add_row(LABELS.get(name, name), f"{bits:.3f}", style=style)
-    return table
+def grid(table: "Table") -> Grid:
+    """A stage's table as the screen shows it."""
+    shown = Grid(*table.columns, title=None)
+    for number, row in enumerate(table.rows):
+        shown.add_row(*row, style="bold" if number == table.bold else None)
+    return shown
 
 
 def short(path: Path) -> str:

@@ -1,90 +1,167 @@
 """What kind of failure ended a job, in one line that says what to do about it.
 
-The failure class is the key to everything that depends on the kind: result.json shows it, and a
-retry budget can be looked up by it. Nothing here imports torch or ray: an error is known by its
-attributes (those of `cluster.gang.WorkerFailed`), its type's name and its message.
+The failure class is the key to everything that depends on the kind: result.json shows it, and
+whether trying again can help is a property of it. Nothing here imports torch or ray: an error is
+known by its attributes (those of `cluster.gang.WorkerFailed`), its type's name and its message.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A class of failures and how to know one: by the error type's name, or by a pattern."""
+    """A class of failures."""
 
-    name: str
-    types: tuple[str, ...]
-    pattern: str | None
+    retry: bool
+    """Whether the same job may well succeed when it is tried again from its last checkpoint."""
+    because: str
+    """Why, in a few words."""
+
+
+FAILURES = {
+    "interrupted": Failure(False, "someone wanted it to stop"),
+    "out_of_memory": Failure(False, "the same step takes the same memory again"),
+    "disk_full": Failure(False, "someone has to make room"),
+    "non_finite_loss": Failure(False, "training is exact: the same step diverges again"),
+    "bad_data": Failure(False, "the same bytes are read again"),
+    "user_error": Failure(False, "the same code with the same config fails again"),
+    "hardware": Failure(True, "another device, or the same after a reset, may do it"),
+    "storage": Failure(True, "a file system that was away comes back"),
+    "time_out": Failure(True, "what was slow or away may answer next time"),
+    "collective": Failure(True, "a new gang has new connections"),
+    "lost_node": Failure(True, "other nodes are there, or the node comes back"),
+    "killed": Failure(True, "whoever sent the signal may not send it again"),
+    "start": Failure(True, "the next start may find the host less busy"),
+    "unknown": Failure(True, "nobody knows that it would fail again"),
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How an error is known, by its type's name or by a pattern in `type: message`."""
+
+    failure: str
+    """A key of FAILURES."""
     remedy: str
+    """What to do; `{log}` is where the traceback stands."""
+    types: tuple[str, ...] = ()
+    pattern: str | None = None
 
+
+GO_ON = "go on from the last checkpoint with resume=RUN_FOLDER"
+READ = "read the traceback in {log}"
 
 # Tried from top to bottom, so the special comes before the general.
-FAILURES = (
-    Failure(
-        "interrupted",
-        ("KeyboardInterrupt",),
-        None,
-        "go on from the last checkpoint with resume=RUN_FOLDER",
-    ),
-    Failure(
+RULES = (
+    Rule("interrupted", GO_ON, types=("KeyboardInterrupt",)),
+    Rule(
         "out_of_memory",
-        ("OutOfMemoryError", "MemoryError"),
-        r"out of memory|cannot allocate memory|can't allocate memory|DefaultCPUAllocator"
-        r"|CUBLAS_STATUS_ALLOC_FAILED|running low on memory",
         "halve stage.micro_batch_size (the global batch stays the same), or shorten the sequence",
+        types=("OutOfMemoryError", "MemoryError"),
+        pattern=r"out of memory|cannot allocate memory|can't allocate memory|DefaultCPUAllocator"
+        r"|CU(BLAS|SOLVER|SPARSE)_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED"
+        r"|running low on memory",
     ),
-    Failure(
+    Rule(
         "disk_full",
-        (),
-        r"no space left on device|disk quota exceeded|errno 28\b|errno 122\b",
-        "free some space there, then go on from the last checkpoint with resume=RUN_FOLDER",
+        f"free some space there, then {GO_ON}",
+        pattern=r"no space left on device|disk quota exceeded|errno 28\b|errno 122\b",
     ),
-    Failure(
+    Rule(
         "non_finite_loss",
-        ("NonFiniteLoss",),
-        r"(loss|gradient( norm)?|grad_norm) (is|was|became|=) *(nan|[+-]?inf|not finite|non-finite)"
-        r"|non-finite (loss|gradient)",
         "lower the learning rate or lengthen its warm-up, and look at the batch of that step",
+        types=("NonFiniteLoss", "NonFiniteState"),
+        pattern=r"(loss|gradient( norm)?|grad_norm) (is|was|became|=) *(nan|[+-]?inf|not finite"
+        r"|non-finite)|non-finite (loss|gradient|\w+ of)",
     ),
-    Failure(
-        "collective",
-        ("DistBackendError", "DistNetworkError", "DistStoreError"),
-        r"connection (was )?(reset|closed|refused)|socket (closed|timeout)"
-        r"|gloo.*(timed out|timeout)|timed out waiting for clients|wait timeout"
-        r"|nccl (error|communicator was aborted)|watchdog caught collective|broken pipe",
-        "a peer was lost or stuck and none said why: look at every rank's log, and at the network",
+    Rule(
+        "bad_data",
+        "`orchestrate data verify` names all that is damaged",
+        types=("DataError", "BadBlock", "Damaged", "ColumnError", "NothingToTrainOn"),
     ),
-    Failure(
+    Rule(
+        "bad_data",
+        "name another checkpoint or run folder, e.g. with resume=",
+        types=("CheckpointError", "JournalError", "SafetensorError", "TensorFileError"),
+    ),
+    Rule(
+        "storage",
+        f"look at the file system there; once it answers, {GO_ON}",
+        pattern=r"input/output error|remote i/o error|stale (nfs )?file handle"
+        r"|read-only file system|transport endpoint is not connected|structure needs cleaning"
+        r"|(errno|os error) (5|30|107|116|117|121)\b",
+    ),
+    Rule(
         "user_error",
-        (
+        "an index is out of its range, such as a label or token beyond its table: run it on the "
+        "CPU, or with CUDA_LAUNCH_BLOCKING=1, and " + READ,
+        pattern=r"device-side assert",
+    ),
+    Rule(
+        "hardware",
+        f"look at `nvidia-smi -q` and `dmesg` of that host, leave the device out, then {GO_ON}; "
+        "if another device fails at the same step it is a bug of a kernel",
+        pattern=r"illegal memory access|misaligned address|unspecified launch failure"
+        r"|illegal instruction was encountered|hardware (stack )?error|uncorrectable|\bECC error"
+        r"|\bXid\b|fallen off the bus|GPU is lost|NVLink|busy or unavailable"
+        r"|C(UBLAS|USOLVER|USPARSE|UDNN)_STATUS_(EXECUTION_FAILED|INTERNAL_ERROR|MAPPING_ERROR)"
+        r"|unhandled cuda error|launch timed out and was terminated",
+    ),
+    Rule(
+        "collective",
+        "a peer was lost or stuck and none said why: look at every rank's log, and at the network",
+        types=("DistBackendError", "DistNetworkError", "DistStoreError"),
+        pattern=r"connection (was )?(reset|closed|refused)|socket.* (closed|timeout|timed out)"
+        r"|gloo.*(timed out|timeout)|timed out waiting \d*|wait timeout|watchdog caught collective"
+        r"|nccl (error|communicator was aborted|operation .* failed)|nccl(System|Remote|Internal)"
+        r"Error|broken pipe|pair closure|process group .*(aborted|terminat)",
+    ),
+    Rule(
+        "time_out",
+        f"see whether what it waited for is up and not overloaded, then {GO_ON}",
+        types=(
+            *("TimeoutError", "GetTimeoutError", "ReadTimeout", "ConnectTimeout", "TimeoutExpired"),
+            *("ActorUnavailableError", "RpcError"),
+        ),
+        pattern=r"timed[ -]?out|deadline exceeded|time-out|\btimeout\b",
+    ),
+    Rule("user_error", "ask for less, or for a larger cluster", types=("GangRefused",)),
+    Rule(
+        "user_error",
+        f"the same code with the same config will fail again: {READ} and change one of them",
+        types=(
             *("ValueError", "TypeError", "KeyError", "IndexError", "AttributeError", "NameError"),
             *("ImportError", "ModuleNotFoundError", "UnboundLocalError", "SyntaxError"),
             *("AssertionError", "NotImplementedError", "ZeroDivisionError", "FileNotFoundError"),
-            *("PermissionError", "IsADirectoryError", "NotADirectoryError", "GangRefused"),
+            *("PermissionError", "IsADirectoryError", "NotADirectoryError", "RecursionError"),
+            "FileExistsError",
         ),
-        None,
-        "the same code with the same config will fail again: read the traceback in the log and "
-        "change one of them",
+        # What torch says of code and settings that do not fit each other.
+        pattern=r"cannot be multiplied|must match|size mismatch|shape mismatch|is invalid for input"
+        r"|expected .* (but|got|same)|in loading state_dict|out of (range|bounds)"
+        r"|not implemented for|does not require grad|backward through the graph|inplace operation"
+        r"|not compatible with|invalid device ordinal|no kernel image|not compiled with",
     ),
 )
 
-REMEDY_OF_CAUSE = {
-    "start": ("start", "the worker never began: read the log and ray.log in the run's logs folder"),
-    "lost": (
-        "lost_node",
-        "go on from the last checkpoint on the other nodes with resume=RUN_FOLDER",
-    ),
-    "killed": (
-        "killed",
-        "find who sent the signal, then go on from the last checkpoint with resume=RUN_FOLDER",
-    ),
+# What the driver saw of a worker that raised nothing (`WorkerFailed.cause`).
+RULES_OF_CAUSES = {
+    "start": Rule("start", "the worker never began: read {log} and logs/ray.log"),
+    "lost": Rule("lost_node", f"on the other nodes {GO_ON}"),
+    "killed": Rule("killed", f"find who sent the signal, then {GO_ON}"),
 }
-REMEDY_OF_CRASH = "native code crashed: the stacks of all threads are in the rank's log"
+CRASHED = Rule("killed", "native code crashed: the stacks of all threads are in {log}")
+KILLED_FOR_MEMORY = Rule(
+    "out_of_memory",
+    "give the job more memory, or start fewer workers on a host; halving stage.micro_batch_size "
+    "helps where the batch is what is large",
+)
+UNKNOWN = Rule("unknown", READ)
 CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")
-REMEDY_OF_UNKNOWN = "read the traceback in the log"
 
 
 @dataclass(frozen=True)
@@ -92,13 +169,19 @@ class Explanation:
     """One failure: its class, where it happened, what happened, and what to do about it."""
 
     failure: str
+    """A key of FAILURES."""
     rank: int | None
     host: str | None
     message: str
     remedy: str
 
+    @property
+    def retry(self) -> bool:
+        """Whether the same job may well succeed when it is tried again."""
+        return FAILURES[self.failure].retry
+
     def line(self) -> str:
-        """For the screen, e.g. `rank 1 on host a was killed by SIGKILL after step 12; run ...`."""
+        """For the screen, e.g. `rank 1 on host a was killed by SIGKILL after step 12; ...`."""
         happened = self.message
         if self.rank is not None:
             where = f"rank {self.rank}" + (f" on host {self.host}" if self.host else "")
@@ -106,45 +189,61 @@ class Explanation:
         return f"{happened}; {self.remedy}"
 
 
-def explain(error: BaseException, step: int | None = None) -> Explanation:
+def explain(error: BaseException, step: int | None = None, log: Path | None = None) -> Explanation:
     """Classify an error and say what to do about it.
 
     Args:
         error: a `WorkerFailed`, or whatever else ended the job.
         step: the last step known to be done, for the message.
+        log: where the traceback of an error that knows no log of its own was written.
     """
     kind = getattr(error, "error_type", None)
     kind = type(error).__name__ if kind is None else str(kind)
     said = str(getattr(error, "message", error)).strip()
     cause = getattr(error, "cause", None)
     rank, host = getattr(error, "rank", None), getattr(error, "host", None)
-    failure, remedy = _classify(error, cause, kind, said)
+    rule = _rule(error, cause, kind, said)
     at = f" after step {step}" if step is not None else ""
     if cause in ("killed", "lost"):
         what, comma, why = said.partition(",")
-        message = f"{what}{at}{comma}{why}"
+        message = f"{what}{at}{comma}{why}{_memory(error)}"
     elif rank is not None:
         message = f"failed{at}: {_short(kind, said)}"
     else:
         message = _short(kind, said) + at
-    return Explanation(failure, rank, host, message, remedy)
+    place = getattr(error, "log", None) or log
+    remedy = rule.remedy.replace("{log}", _shown(place) if place else "the output of the command")
+    return Explanation(rule.failure, rank, host, message, remedy)
 
 
-def _classify(error: BaseException, cause: str | None, kind: str, said: str) -> tuple[str, str]:
-    """The failure class and its remedy."""
-    known = {failure.name: failure for failure in FAILURES}
-    if getattr(error, "out_of_memory", False):
-        return "out_of_memory", known["out_of_memory"].remedy
-    if cause in REMEDY_OF_CAUSE:
-        failure, remedy = REMEDY_OF_CAUSE[cause]
-        crashed = getattr(error, "signal", None) in CRASHES
-        return failure, REMEDY_OF_CRASH if crashed else remedy
-    for candidate in FAILURES:
-        if kind in candidate.types:
-            return candidate.name, candidate.remedy
-        if candidate.pattern and re.search(candidate.pattern, f"{kind}: {said}", re.IGNORECASE):
-            return candidate.name, candidate.remedy
-    return "user_error", REMEDY_OF_UNKNOWN
+def _rule(error: BaseException, cause: str | None, kind: str, said: str) -> Rule:
+    """The first rule that knows the error."""
+    if cause in RULES_OF_CAUSES:
+        if getattr(error, "out_of_memory", False):
+            return KILLED_FOR_MEMORY
+        if getattr(error, "signal", None) in CRASHES:
+            return CRASHED
+        return RULES_OF_CAUSES[cause]
+    for rule in RULES:
+        if kind in rule.types:
+            return rule
+        if rule.pattern and re.search(rule.pattern, f"{kind}: {said}", re.IGNORECASE):
+            return rule
+    return UNKNOWN
+
+
+def _memory(error: BaseException) -> str:
+    """What the host's memory killer counted, where it is known; bytes in the error."""
+    used, limit = getattr(error, "memory_used", None), getattr(error, "memory_limit", None)
+    if limit is None:
+        return ""
+    amount = f"{used / 1e9:.3g} of " if used is not None else "of "
+    return f" ({amount}{limit / 1e9:.3g} GB)"
+
+
+def _shown(log: Path) -> str:
+    """A log as it stands in the run folder."""
+    return f"logs/{log.name}" if log.parent.name == "logs" else str(log)
 
 
 def _short(kind: str, said: str, most: int = 300) -> str:

@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cluster.gang import Channel
+from data.files import cache_root
 from orchestrator.config import JobConfig
 
 if TYPE_CHECKING:
-    from orchestrator.stages.run import Result
+    from orchestrator.stages.result import Result
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
-def work(job: tuple[JobConfig, Path], channel: Channel) -> Result:
+@dataclass(frozen=True)
+class Assignment:
+    """What every rank of a job gets; it pickles."""
+
+    config: JobConfig
+    folder: Path
+    """The run folder, on a file system that all hosts share."""
+    inputs: Any
+    """What the stage's `prepare` has made."""
+
+
+def work(assignment: Assignment, channel: Channel) -> Result:
     """Carry out the job's stage as one rank; runs in a gang, under torchrun, or in this process."""
-    config, folder = job
+    config, folder = assignment.config, assignment.folder
     begun = time.perf_counter()
     _keep_freed_memory()
     import torch
@@ -28,20 +42,17 @@ def work(job: tuple[JobConfig, Path], channel: Channel) -> Result:
     from orchestrator.stages.run import Run
     from orchestrator.training import distributed
 
+    if not (folder / "config.yaml").is_file():
+        raise RuntimeError(
+            f"the run folder {folder} is not on the host {os.uname().nodename}; let outputs=FOLDER "
+            "name a folder that all hosts share"
+        )
     torch.set_num_threads(config.resources.cpus_per_worker)
     device = distributed.device_of(config.resources.device)
     with distributed.process_group(device):
-        # Under torchrun each process has its own idea of the folder; rank 0's counts.
-        shared = Path(distributed.broadcast_text(str(folder), device))
-        if not (shared / "config.yaml").is_file():
-            raise RuntimeError(
-                f"the run folder {shared} is not on this host; let outputs=FOLDER name a folder "
-                "that all hosts share"
-            )
-        run = Run(shared, device, channel.send, channel.should_stop)
+        run = Run(folder, device, channel.send, channel.should_stop, cache_root())
         run.event("imported", seconds=round(time.perf_counter() - begun, 3))
-        result: Result = STAGES[config.stage.name].function()(config, run)
-        return result
+        return STAGES[config.stage.name].carry_out(config, assignment.inputs, run)
 
 
 def _keep_freed_memory() -> None:
@@ -58,4 +69,8 @@ def _keep_freed_memory() -> None:
 
 def environment(config: JobConfig) -> dict[str, str]:
     """Environment variables of the workers, set before they import anything."""
-    return {"DS_ACCELERATOR": config.resources.device, "TOKENIZERS_PARALLELISM": "false"}
+    return {
+        "DS_ACCELERATOR": config.resources.device,
+        "TOKENIZERS_PARALLELISM": "false",
+        "ORCHESTRATE_CACHE": str(cache_root()),
+    }

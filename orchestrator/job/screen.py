@@ -1,4 +1,7 @@
-"""What a job shows while it runs: a live bar in a terminal, plain lines elsewhere."""
+"""What a job shows while it runs: a live bar in a terminal, plain lines elsewhere.
+
+It shows what the stage's outline names and keeps nothing that anybody else needs.
+"""
 
 import time
 from collections.abc import Mapping
@@ -11,21 +14,22 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.record.standing import Standing
+from orchestrator.stages import Outline
+
 PLAIN_SECONDS = 10.0  # between two plain lines without an evaluation
 SMOOTHING = 0.9  # of the shown throughput, per step
 
 
-class Progress:
-    """Follows the records of a job. The driver is its only caller."""
+class Screen:
+    """Follows the record of a job. The driver is its only caller."""
 
-    def __init__(self, steps: int, console: Console) -> None:
-        """Show nothing yet; `steps` is the last step of the job."""
+    def __init__(self, outline: Outline, console: Console) -> None:
+        """Show nothing yet."""
         self.console = console
-        self._steps = steps
-        self.step = 0
-        self.seen: dict[str, float] = {}
-        self._rate: float | None = None
-        self.checkpoint: int | None = None
+        self._outline = outline
+        self._standing = Standing()
+        self._rates: dict[str, float] = {}  # smoothed
         self._phase = ""
         self._first: tuple[int, float] | None = None  # step and time of the first metrics
         self._plain_at = 0.0
@@ -35,7 +39,7 @@ class Progress:
             else None
         )
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "Screen":
         """Start the live display, if there is a terminal."""
         if self._live:
             self._live.start()
@@ -65,18 +69,23 @@ class Progress:
         if not self._live:
             self.say(text)
 
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Take in the metrics of a step."""
+    def metrics(self, standing: Standing, values: Mapping[str, float]) -> None:
+        """Take in new metrics of a step, and how far the job is with them."""
         now = time.monotonic()
-        self.step = step
-        self.seen |= values
-        if "train/tokens_per_second" in values:
-            rate = values["train/tokens_per_second"]
-            old = self._rate if self._rate is not None else rate
-            self._rate = SMOOTHING * old + (1 - SMOOTHING) * rate
-            self._first = self._first or (step, now)
-        if "validation/loss" in values:
-            self.say(f"{self._text()}  {self._validation()}")
+        self._standing = standing
+        for shown in self._outline.training:
+            if shown.rate and shown.metric in values:
+                rate = values[shown.metric]
+                old = self._rates.get(shown.metric, rate)
+                self._rates[shown.metric] = SMOOTHING * old + (1 - SMOOTHING) * rate
+        self._first = self._first or (standing.step, now)
+        evaluated = [
+            shown.text.format(values[shown.metric])
+            for shown in self._outline.evaluation
+            if shown.metric in values
+        ]
+        if evaluated:
+            self.say("  ".join([self._text(), *evaluated]))
             self._plain_at = now
         elif not self._live and now - self._plain_at > PLAIN_SECONDS:
             self.say(self._text())
@@ -85,47 +94,40 @@ class Progress:
 
     def event(self, kind: str, facts: Mapping[str, Any]) -> None:
         """Take in an event of the job."""
-        if kind == "checkpoint":
-            self.checkpoint = int(facts["step"])
-        elif kind == "resumed":
+        if kind == "resumed":
             self.say(f"resumed after step {facts['step']} from {facts['path']}")
         elif kind == "checkpoint_rejected":
             self.say(f"passed over: {facts['reason']}")
 
-    def _validation(self) -> str:
-        loss, bits = self.seen["validation/loss"], self.seen["validation/bits_per_byte"]
-        return f"validation loss {loss:.3f}  {bits:.3f} bits/byte"
-
     def _text(self, *, live: bool = False) -> str:
         """The state of the job in one line; the live one fits a terminal of 80 columns."""
-        seen = self.seen
-        parts = [f"step {self.step}/{self._steps}"]
-        if "train/loss" in seen:
-            parts.append(f"loss {seen['train/loss']:.3f}")
-        if live and "validation/loss" in seen:
-            parts.append(f"{seen['validation/bits_per_byte']:.3f} bits/byte")
-        if self._rate is not None:
-            parts.append(f"{self._rate:,.0f} tokens/s")
-        if "train/mfu" in seen:
-            parts.append(f"MFU {seen['train/mfu']:.1%}")
+        seen, steps = self._standing.metrics, self._outline.steps
+        parts = [f"step {self._standing.step}/{steps}"]
+        also = self._outline.evaluation[1:2] if live else ()
+        for shown in (*self._outline.training, *also):
+            if shown.metric in seen:
+                value = self._rates[shown.metric] if shown.rate else seen[shown.metric]
+                parts.append(shown.text.format(value))
         left = self._seconds_left()
-        if left is not None and self.step < self._steps:
+        if left is not None and self._standing.step < steps:
             parts.append(f"{int(left // 60)}:{int(left % 60):02d} left")
-        if self.checkpoint is not None:
-            parts.append(f"saved {self.checkpoint}")
+        if self._standing.checkpoint_step is not None:
+            parts.append(f"saved {self._standing.checkpoint_step}")
         return "  ".join(parts)
 
     def _seconds_left(self) -> float | None:
-        if self._first is None or self.step <= self._first[0]:
+        if self._first is None or self._standing.step <= self._first[0]:
             return None
-        done = self.step - self._first[0]
-        return (time.monotonic() - self._first[1]) / done * (self._steps - self.step)
+        done = self._standing.step - self._first[0]
+        left = self._outline.steps - self._standing.step
+        return (time.monotonic() - self._first[1]) / done * left
 
     def _bar(self) -> Table:
         table = Table.grid(padding=(0, 1))
         if self._phase:
             table.add_row(self._phase)
         else:
-            bar = ProgressBar(total=self._steps, completed=self.step, width=10)
+            total, done = self._outline.steps, self._standing.step
+            bar = ProgressBar(total=total, completed=done, width=10)
             table.add_row(bar, Text(self._text(live=True), no_wrap=True, overflow="ellipsis"))
         return table

@@ -9,9 +9,8 @@ import re
 import socket
 from functools import cache
 
-from cluster.gang import GangRefused, Placement
 from cluster.nodes import Devices, devices
-from cluster.world import refuse_what_never_fits
+from cluster.placement import GangRefused, Placement, refuse_what_never_fits
 from orchestrator.config import ResourcesConfig
 
 CONNECT_SECONDS = 5

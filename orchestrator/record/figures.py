@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.record import journal
+from orchestrator.record.descent import Descent
+from orchestrator.record.lines import METRICS, read
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,13 +43,12 @@ LOG_FROM = 30  # largest by smallest value from which the y axis is logarithmic
 Points = tuple[list[int], list[float]]
 
 
-def training_figures(metrics_path: Path) -> "dict[str, Figure]":
+def training_figures(folder: Path) -> "dict[str, Figure]":
     """Figures of loss, learning rate, gradient norm and throughput against the step.
 
-    A step that was run again after a resume shows its latest value. Values that are not finite
-    leave a gap and are marked at the top of the axes.
+    Values that are not finite leave a gap and are marked at the top of the axes.
     """
-    series = read_series(metrics_path)
+    series = read_series(folder)
     figures = {}
     for name, (title, label, noisy, metrics) in FIGURES.items():
         curves = {legend: series[key] for key, legend in metrics.items() if key in series}
@@ -57,17 +57,19 @@ def training_figures(metrics_path: Path) -> "dict[str, Figure]":
     return figures
 
 
-def read_series(metrics_path: Path) -> dict[str, Points]:
-    """Metric -> (steps, values), steps rising, of each step the value written last."""
+def read_series(folder: Path) -> dict[str, Points]:
+    """Metric -> (steps, values), steps rising, of the lines that count; see `record/descent.py`."""
     values: dict[str, dict[int, float]] = defaultdict(dict)
+    descent = Descent(folder)
     offset = 0
     while True:
-        lines, offset = journal.read(metrics_path, offset, max_bytes=1 << 20)
+        lines, offset = read(folder / METRICS, offset, max_bytes=1 << 20)
         if not lines:
             break
         for line in lines:
-            for key, value in line["metrics"].items():
-                values[key][line["step"]] = value
+            if descent.holds(line["attempt"], line["step"]):
+                for key, value in line["metrics"].items():
+                    values[key][line["step"]] = value
     return {key: (sorted(v), [v[step] for step in sorted(v)]) for key, v in values.items()}
 
 

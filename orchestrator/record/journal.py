@@ -1,26 +1,19 @@
-"""The journal of a run: metrics.jsonl and events.jsonl, one JSON object per line.
+"""The journal of a run: metrics.jsonl and events.jsonl, files of JSON lines in the run folder.
 
-The driver of a job is the only writer. A line is written with one system call to a file opened for
-appending, so it survives the death of the process; `sync` makes it survive the death of the host.
-JSON has no NaN or infinity: they are written as the strings "NaN", "Infinity" and "-Infinity", and
-`read` turns the values of "metrics" back into floats.
+The driver of a job is the only writer. Every line says when (`time_ms`) and in which attempt. Times
+never decrease in a file, also if the clock of a host is set back, or a later attempt starts with a
+clock that is behind: MLflow takes the later of two points at a step for the valid one.
 """
 
-import json
-import math
-import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-METRICS = "metrics.jsonl"
-EVENTS = "events.jsonl"
-
-
-class JournalError(ValueError):
-    """A line in the middle of a journal is not what was written there."""
+from orchestrator.record.clock import Clock
+from orchestrator.record.lines import EVENTS, METRICS, LineFile
+from orchestrator.record.standing import Standing
 
 
 class Journal:
@@ -29,38 +22,35 @@ class Journal:
     def __init__(self, folder: Path, attempt: int = 1) -> None:
         """Open both files in `folder`; the torn last line of a killed writer is cut off."""
         self.attempt = attempt
+        self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._metrics = open_for_append(folder / METRICS)
-        self._events = open_for_append(folder / EVENTS)
-        self._closed = False
+        self._metrics = LineFile(folder / METRICS)
+        self._events = LineFile(folder / EVENTS)
+        self.standing = Standing.read(folder)
+        """How far the run has got, after every line; it is another object in another attempt."""
+        last_ms = self.standing.last_ms or 0
+        self._last_ms = {self._metrics: last_ms, self._events: last_ms}
+        self._clock = Clock(last_ms)
 
     def metrics(self, step: int, values: Mapping[str, float], time_ms: int | None = None) -> None:
         """Record what was measured at optimizer step `step`; `time_ms` is when, None is now."""
         numbers = {key: float(value) for key, value in values.items()}
-        line = {
-            "time_ms": now_ms() if time_ms is None else time_ms,
-            "attempt": self.attempt,
-            "step": int(step),
-            "metrics": numbers,
-        }
-        append(self._metrics, line)
+        self._append(self._metrics, {"step": int(step), "metrics": numbers}, time_ms)
 
     def event(self, kind: str, /, **facts: Any) -> None:
         """Record that something happened, e.g. `event("checkpoint", step=100, path=...)`."""
-        append(self._events, {"time_ms": now_ms(), "event": kind, **facts})
+        self._append(self._events, {"event": kind, **facts}, None)
 
     def sync(self) -> None:
         """Return when all lines are on the disk."""
-        os.fsync(self._metrics)
-        os.fsync(self._events)
+        self._metrics.sync()
+        self._events.sync()
 
     def close(self) -> None:
         """Sync and close both files; a second call does nothing."""
-        if not self._closed:
-            self.sync()
-            os.close(self._metrics)
-            os.close(self._events)
-            self._closed = True
+        with ExitStack() as both:  # the second is closed also if the first can't be synced
+            both.callback(self._metrics.close)
+            both.callback(self._events.close)
 
     def __enter__(self) -> "Journal":
         """Return the journal itself."""
@@ -75,141 +65,17 @@ class Journal:
         """Close the journal."""
         self.close()
 
+    def _append(self, file: LineFile, facts: Mapping[str, Any], time_ms: int | None) -> None:
+        """Write one line, not before the last one, and not in the driver's future.
 
-def now_ms() -> int:
-    """Wall-clock time, milliseconds since 1970: the unit of MLflow's timestamps."""
-    return time.time_ns() // 1_000_000
-
-
-def open_for_append(path: Path) -> int:
-    """Open a file of JSON lines and return its descriptor, after cutting off a torn last line."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-    size = os.fstat(descriptor).st_size
-    end = _after_newline(descriptor, size)
-    if end < size:
-        os.ftruncate(descriptor, end)
-    return descriptor
-
-
-def _after_newline(descriptor: int, end: int) -> int:
-    """Offset after the last newline before byte `end`; 0 when there is none."""
-    while end > 0:
-        start = max(0, end - 65536)
-        newline = os.pread(descriptor, end - start, start).rfind(b"\n")
-        if newline >= 0:
-            return start + newline + 1
-        end = start
-    return 0
-
-
-def append(descriptor: int, record: Mapping[str, Any]) -> None:
-    """Write one line wholly or, when the disk is full, not at all.
-
-    Raises:
-        OSError: nothing was written.
-    """
-    line = (json.dumps(strict(record), allow_nan=False) + "\n").encode()
-    start = os.fstat(descriptor).st_size
-    try:
-        written = 0
-        while written < len(line):
-            written += os.write(descriptor, line[written:])
-    except OSError:
-        os.ftruncate(descriptor, start)
-        raise
-
-
-def strict(value: Any) -> Any:
-    """The same value in what strict JSON can hold; see the module's docstring for NaN."""
-    if isinstance(value, float):
-        if math.isfinite(value):
-            return float(value)
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if value is None or isinstance(value, str | int):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): strict(item) for key, item in value.items()}
-    if isinstance(value, Sequence | set | frozenset):
-        return [strict(item) for item in value]
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if hasattr(value, "item"):  # a NumPy or PyTorch scalar
-        return strict(value.item())
-    raise TypeError(f"a journal can't hold {value!r} of type {type(value).__name__}")
-
-
-def read(
-    path: Path, offset: int = 0, max_bytes: int | None = None
-) -> tuple[list[dict[str, Any]], int]:
-    """Complete lines from byte `offset` on, and the offset after the last of them.
-
-    A torn last line is left for the next call, and a missing file has no lines. With `max_bytes`
-    the call ends after the line that reaches so many.
-
-    Raises:
-        JournalError: a complete line can't be read, with its file and line number.
-    """
-    records = []
-    end = offset
-    for start, line in _lines(path, offset):
-        records.append(_parse(path, start, line))
-        end = start + len(line)
-        if max_bytes is not None and end - offset >= max_bytes:
-            break
-    return records, end
-
-
-def last_line(path: Path) -> dict[str, Any] | None:
-    """The last complete line. None: there is none."""
-    if not path.exists():
-        return None
-    with path.open("rb") as file:
-        end = _after_newline(file.fileno(), file.seek(0, os.SEEK_END))
-        if end == 0:
-            return None
-        start = _after_newline(file.fileno(), end - 1)
-        file.seek(start)
-        return _parse(path, start, file.read(end - start))
-
-
-def at_step(path: Path, step: int) -> Iterator[dict[str, Any]]:
-    """Lines of metrics of one step, in the order written; the others are not parsed."""
-    wanted = f'"step": {step},'.encode()
-    for start, line in _lines(path, 0):
-        if wanted in line:
-            yield _parse(path, start, line)
-
-
-def _lines(path: Path, offset: int) -> Iterator[tuple[int, bytes]]:
-    """(offset, line with its newline) of each complete line from `offset` on."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        file.seek(offset)
-        for line in file:
-            if not line.endswith(b"\n"):
-                return
-            yield offset, line
-            offset += len(line)
-
-
-def _parse(path: Path, start: int, line: bytes) -> dict[str, Any]:
-    """One line as a dict, the values of "metrics" as floats."""
-    try:
-        record = json.loads(line, parse_constant=_refuse)
-        if not isinstance(record, dict):
-            raise ValueError("not a JSON object")
-        if "metrics" in record:
-            record["metrics"] = {key: float(value) for key, value in record["metrics"].items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        with path.open("rb") as file:
-            number = file.read(start).count(b"\n") + 1
-        raise JournalError(
-            f"{path}:{number} is damaged ({error}): {line[:80]!r}; the lines before it are good, "
-            "restore the file or delete this line to read on"
-        ) from error
-    return record
-
-
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is not JSON")
+        A worker's clock may be another host's: what it says is kept within these bounds.
+        """
+        now = self._clock.now_ms()
+        time_ms = max(self._last_ms[file], now if time_ms is None else min(time_ms, now))
+        line = {"time_ms": time_ms, "attempt": self.attempt, **facts}
+        file.append(line)
+        self._last_ms[file] = time_ms
+        if self.standing.is_undone_by(line):
+            self.standing = Standing.read(self._folder)
+        else:
+            self.standing.take(line)

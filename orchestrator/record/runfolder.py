@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import platform
 import secrets
 import shlex
@@ -17,9 +18,9 @@ from typing import Any
 import yaml
 
 from cluster.nodes import Devices
-from data.files import write_text_atomic
+from data.files import fsync_folder, write_text_atomic
 from orchestrator.config import JobConfig, to_dict
-from orchestrator.record.journal import strict
+from orchestrator.record.lines import strict
 from orchestrator.record.redaction import Redactor
 
 PACKAGES = (
@@ -33,6 +34,9 @@ PACKAGES = (
     "datasets",
 )
 LATEST = "latest"
+RESULT = "result.json"
+RESERVE = ".result-space"
+RESERVE_BYTES = 1 << 16
 
 
 def create(config: JobConfig, overrides: Sequence[str], devices: Devices | None = None) -> Path:
@@ -53,14 +57,47 @@ def create(config: JobConfig, overrides: Sequence[str], devices: Devices | None 
     shown = [redactor.text(override) for override in overrides]
     write_text_atomic(folder / "overrides.yaml", yaml.safe_dump(shown))
     write_text_atomic(folder / "code.json", json.dumps(_code(redactor, devices), indent=1))
+    _reserve(folder)
     _point_latest(outputs, folder)
     return folder
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
-    """Write result.json, whole or not at all; NaN and infinity are strings as in the journal."""
+    """Write result.json, whole or not at all; NaN and infinity are strings as in the journal.
+
+    The first time it has the space that `create` set aside, so it is written on a full disk, too.
+    It may be called again with more facts, or after it failed.
+
+    Raises:
+        OSError: with the path; a result that was there before is still there.
+    """
+    path, reserve = folder / RESULT, folder / RESERVE
     text = json.dumps(strict(result), indent=1, allow_nan=False)
-    write_text_atomic(folder / "result.json", text)
+    try:
+        if reserve.exists():
+            with reserve.open("r+b") as file:  # in place: its blocks are never given back before
+                file.write(text.encode())
+                file.flush()
+                file.truncate()
+                os.fsync(file.fileno())
+            reserve.replace(path)
+            fsync_folder(folder)
+        else:
+            write_text_atomic(path, text)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _reserve(folder: Path) -> None:
+    """Take disk space for result.json while there is some."""
+    with (folder / RESERVE).open("xb") as file:
+        os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write a table as MLflow shows it: columns and rows."""
+    table = {"columns": list(columns), "data": [list(row) for row in rows]}
+    write_text_atomic(path, json.dumps(table, indent=1))
 
 
 def _point_latest(outputs: Path, folder: Path) -> None:

@@ -1,9 +1,15 @@
 """What a job can do: one folder per stage, and the table of them.
 
-language/   what the stages share that train on text of the data service
+stage.py    what a stage declares to the job around it, and what the two exchange
+run.py      the job as a rank sees it, and what a rank gives back
+saved.py    the config of a run, read back
+language/   what the stages share that work on text of the data service
+
+A stage's folder has stage.py, its settings; driver.py, its part in the process that starts the
+job; and what every rank calls, in a file of its own.
 """
 
-from orchestrator.stages.stage import Stage
+from orchestrator.stages.stage import Outline, Ready, RoleOutline, Shown, Stage
 from orchestrator.stages.table import STAGES
 
-__all__ = ["STAGES", "Stage"]
+__all__ = ["STAGES", "Outline", "Ready", "RoleOutline", "Shown", "Stage"]

@@ -1,6 +1,5 @@
-"""What a stage may ask of the job around it, and what it gives back."""
+"""The job as a rank sees it: what a stage may ask of it."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import torch
 
+from orchestrator.record.clock import Clock
 from orchestrator.training import distributed
 
 
@@ -23,6 +23,10 @@ class Run:
     """Hands one plain record to the driver; never blocks."""
     should_stop: Callable[[], bool]
     """Whether this process was asked to save a checkpoint and leave."""
+    cache: Path
+    """Root of the cache on this host, where the files are that the driver made ready."""
+    clock: Clock = field(default_factory=Clock)
+    """Tells when something was recorded; a clock that is set meanwhile changes nothing."""
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Record metrics of an optimizer step."""
@@ -34,19 +38,4 @@ class Run:
 
     def _record(self, record: dict[str, Any]) -> None:
         if distributed.rank() == 0:
-            self.send({"time_ms": int(time.time() * 1000), **record})
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a stage reports at its end; rank 0's becomes part of result.json."""
-
-    steps: int
-    tokens: int
-    tokens_per_second: float
-    """Over optimizer steps alone: without start-up, evaluations and checkpoints."""
-    stopped: bool
-    """Whether it left early because it was asked to."""
-    checkpoint: str | None
-    metrics: dict[str, float] = field(default_factory=dict)
-    samples: list[str] = field(default_factory=list)
+            self.send({"time_ms": self.clock.now_ms(), **record})

@@ -1,6 +1,6 @@
 """The config of a run, read back from its folder."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from models import config_from_dict
@@ -33,4 +33,7 @@ def load(path: Path) -> JobConfig:
                 plain[name] = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise ValueError(f"{path}: {str(error).splitlines()[0]}") from None
-    return JobConfig(**{**plain, "model": config_from_dict(plain["model"])})
+    architecture = dict(plain["model"])
+    weights = architecture.pop("weights", None)  # where training began, not what the model is
+    plain["model"] = replace(config_from_dict(architecture), weights=weights)
+    return JobConfig(**plain)

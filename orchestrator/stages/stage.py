@@ -1,24 +1,114 @@
-"""What a stage declares to the job around it."""
+"""What a stage declares to the job around it, and what the two exchange.
+
+The job knows a stage only by this: a config section; a module for the process that starts the job,
+with `outline` and `prepare`; and a function that every rank calls.
+"""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from orchestrator.config import StageConfig
+from orchestrator.config import JobConfig, RoleConfig, StageConfig
+from orchestrator.record.journal import Journal
+
+if TYPE_CHECKING:
+    from orchestrator.stages.result import Result
+    from orchestrator.stages.run import Run
+    from orchestrator.training.checkpoint import Checkpoint
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RoleOutline:
+    """A model of the job, as far as its settings tell."""
+
+    config: RoleConfig
+    """With everything filled in that the model is built from."""
+    parameters: int
+    largest_layer: int
+    """Parameters of the module that holds the most by itself."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A metric on the screen."""
+
+    metric: str
+    """Its name in the record."""
+    text: str
+    """How a value reads, as a format: "loss {:.3f}"."""
+    rate: bool = False
+    """Whether it is smoothed over steps."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a job will do, from its settings alone or with what its inputs add."""
+
+    steps: int
+    """How far the progress bar goes."""
+    lines: Mapping[str, str]
+    """The plan's first lines, by their label."""
+    roles: Mapping[str, RoleOutline]
+    training: tuple[Shown, ...] = ()
+    """What the screen shows of each step."""
+    evaluation: tuple[Shown, ...] = ()
+    """What it shows of an evaluation; the first tells that there was one."""
+    tokens_per_step: int | None = None
+    """Tokens predicted in a step, over all ranks. None: the stage does not count in tokens."""
+    flops: float | None = None
+    """Floating-point operations of the whole job, forward and backward (models/cost.py)."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What has been made for a job before its ranks start."""
+
+    outline: Outline
+    inputs: Any
+    """What every rank gets; plain data that pickles."""
+    record: Callable[[Journal, Path], None]
+    """Puts the inputs on record, in the journal and the run folder."""
+    files: tuple[Path, ...] = ()
+    """Folders and files under the cache that the ranks open."""
+
+
+class Driver(Protocol):
+    """A stage's module for the process that starts the job; it imports no torch at its top."""
+
+    def outline(self, config: JobConfig) -> Outline:
+        """The job from its settings alone. Raises ValueError for what can't work."""
+
+    def prepare(self, config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
+        """Make what the ranks need, or find it made; `start` is the checkpoint to resume.
+
+        Raises ValueError for inputs that can't be used, with nothing started.
+        """
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage; the job around it knows nothing else of it."""
+    """One stage in the table of them."""
 
     section: type[StageConfig]
     """Its settings."""
-    ranks: str
-    """MODULE:FUNCTION that every rank calls; imported in workers only."""
+    driver_module: str
+    """Has `outline` and `prepare`, see Driver."""
+    rank_function: str
+    """MODULE:FUNCTION that every rank calls; its module is imported in workers only."""
 
-    def function(self) -> Callable[..., Any]:
-        """What every rank calls, imported now."""
-        module, _, name = self.ranks.partition(":")
-        function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    @property
+    def driver(self) -> Driver:
+        """The stage's part in this process, imported now."""
+        return cast(Driver, importlib.import_module(self.driver_module))
+
+    @property
+    def carry_out(self) -> "Callable[[JobConfig, Any, Run], Result]":
+        """What every rank calls with the job, the inputs made by `prepare`, and its run."""
+        module, _, name = self.rank_function.partition(":")
+        function: Callable[[JobConfig, Any, Run], Result]
+        function = getattr(importlib.import_module(module), name)
         return function

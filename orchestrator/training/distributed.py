@@ -8,9 +8,14 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
+
+T = TypeVar("T")
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)  # a first evaluation or compile may take minutes
 
@@ -38,14 +43,18 @@ def device_of(kind: str) -> torch.device:
     return torch.device("cuda", index)
 
 
+def backend(device: torch.device) -> str:
+    """What carries messages between ranks on such devices."""
+    return "nccl" if device.type == "cuda" else "gloo"
+
+
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
     """Join the job's torch.distributed group for the time of the block. Every rank calls it."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(
-        backend, rank=rank(), world_size=world_size(), timeout=COLLECTIVE_TIMEOUT
+        backend(device), rank=rank(), world_size=world_size(), timeout=COLLECTIVE_TIMEOUT
     )
     try:
         yield
@@ -62,25 +71,42 @@ def sum_over_ranks(values: Sequence[float], device: torch.device) -> list[float]
     return [float(value) for value in total.tolist()]
 
 
-def gather_integers(values: Sequence[int], device: torch.device) -> list[int]:
-    """The values of all ranks, in rank order; ranks may give different numbers of them."""
+def sum_array(values: NDArray[np.float64], device: torch.device) -> NDArray[np.float64]:
+    """Element-wise sums of arrays of one shape over all ranks. Every rank calls it."""
     if world_size() == 1:
-        return list(values)
-    counts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(world_size())]
-    dist.all_gather(counts, torch.tensor([len(values)], dtype=torch.int64, device=device))
-    longest = max(int(count) for count in counts)
-    padded = torch.zeros(longest, dtype=torch.int64, device=device)
-    padded[: len(values)] = torch.tensor(values, dtype=torch.int64, device=device)
-    rows = [torch.zeros_like(padded) for _ in range(world_size())]
-    dist.all_gather(rows, padded)
-    pairs = zip(rows, counts, strict=True)
-    return [int(value) for row, count in pairs for value in row[: int(count)]]
+        return values
+    total = torch.from_numpy(values).to(device)
+    dist.all_reduce(total)
+    summed: NDArray[np.float64] = total.cpu().numpy()
+    return summed
 
 
-def broadcast_text(text: str, device: torch.device) -> str:
-    """Rank 0's text, on every rank."""
-    codes = gather_integers(list(text.encode()) if rank() == 0 else [], device)
-    return bytes(codes).decode()
+def gather_objects(value: T) -> list[T]:
+    """The values of all ranks, in rank order; anything that can be pickled. Every rank calls it."""
+    values = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
+def broadcast_object(value: T) -> T:
+    """Rank 0's value, on every rank; anything that can be pickled. Every rank calls it."""
+    values = [value]
+    if world_size() > 1:
+        dist.broadcast_object_list(values)
+    return values[0]
+
+
+def gather_on_rank_0(value: T) -> list[T] | None:
+    """The values of all ranks, in rank order, on rank 0; None on the others. Every rank calls it.
+
+    Anything that can be pickled; for what only one rank needs.
+    """
+    if world_size() == 1:
+        return [value]
+    values: list[Any] | None = [None] * world_size() if rank() == 0 else None
+    dist.gather_object(value, values)
+    return values
 
 
 def barrier() -> None:

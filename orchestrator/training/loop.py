@@ -1,28 +1,28 @@
 """The one supervised training loop, and evaluation.
 
-`fit` takes what it needs as functions (log, evaluate, save, should_stop) and knows nothing of
-stages, Ray or MLflow. One optimizer step:
+`fit` takes what it needs as functions (objective, log, evaluate, save, should_stop) and knows
+nothing of stages, Ray or MLflow. One optimizer step:
 
-1. Rows int64 (B, T+1) of this rank's micro-batches become inputs and targets (B, T).
-2. The valid tokens of the step are counted over all ranks, with the wish to stop.
-3. Each micro-batch: logits (B, T, V), summed loss / valid tokens of the whole step, backward.
-4. The loss is summed over ranks; a loss that is not finite ends the job before the step.
-5. Gradients are reduced, clipped and applied; metrics are logged; a checkpoint may be due.
+1. The weight of the step (tokens, samples) is summed over all ranks, with the wish to stop.
+2. Each micro-batch: the objective's summed loss / the weight of the whole step, backward.
+3. Loss and metrics are summed over ranks; a loss that is not finite ends the job before the step.
+4. Gradients are reduced, clipped and applied; metrics are logged; a checkpoint may be due.
 """
 
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
-from torch import Tensor
 
-from data.feed.loader import Batch
+from models.dropout import keyed
 from orchestrator.training import distributed
 from orchestrator.training.engine import Engine
-from orchestrator.training.objectives import next_token_loss
+from orchestrator.training.objectives import Batch, MicroBatch, Objective, Summed
 
 Metrics = dict[str, float]
 
@@ -32,7 +32,7 @@ class NonFiniteLoss(RuntimeError):
 
 
 class NothingToTrainOn(RuntimeError):
-    """A step has no target at all: all of its stored tokens are damaged and were skipped."""
+    """A step has no target at all: all of its samples are damaged and were skipped, or masked."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Outcome:
 
     step: int
     """Optimizer steps done since the start of the run."""
-    tokens: int
-    """Valid tokens trained on in this call, over all ranks."""
+    weight: float
+    """What was trained on in this call (tokens, samples), over all ranks."""
     training_seconds: float
     """Wall time in optimizer steps alone."""
     stopped: bool
@@ -59,13 +59,61 @@ class Schedule:
     learning_rate: Callable[[int], float]
 
 
+@dataclass(frozen=True)
+class Totals:
+    """What an objective says of many micro-batches, summed over their samples."""
+
+    weight: float
+    loss: float
+    means: Metrics
+    """Divided by the weight in `metrics`."""
+    counts: Metrics
+
+    @classmethod
+    def of(cls, parts: Sequence[Summed], weight: float) -> "Totals":
+        """The sums over micro-batches of one rank; waits for the device, once."""
+        if not parts:
+            return cls(weight, 0.0, {}, {})
+        rows = [[part.loss, *part.means.values(), *part.counts.values()] for part in parts]
+        table = torch.stack([torch.stack([x.detach().double() for x in row]) for row in rows])
+        loss, *others = table.sum(0).tolist()
+        means, counts = list(parts[0].means), list(parts[0].counts)
+        return cls(
+            weight,
+            loss,
+            dict(zip(means, others[: len(means)], strict=True)),
+            dict(zip(counts, others[len(means) :], strict=True)),
+        )
+
+    def __add__(self, other: "Totals") -> "Totals":
+        """The sums over both."""
+        return Totals(
+            self.weight + other.weight,
+            self.loss + other.loss,
+            _added(self.means, other.means),
+            _added(self.counts, other.counts),
+        )
+
+    def over_ranks(self) -> "Totals":
+        """The sums over all ranks. Every rank calls it."""
+        first, *others = distributed.gather_objects(self)
+        return sum(others, start=first)
+
+    def metrics(self, prefix: str) -> Metrics:
+        """Mean loss, means and counts, by names such as `prefix/loss`."""
+        means = {name: x / self.weight for name, x in {"loss": self.loss, **self.means}.items()}
+        return {f"{prefix}/{name}": x for name, x in {**means, **self.counts}.items()}
+
+
 def fit(
     engine: Engine,
+    objective: Objective[Batch],
     batches: Iterator[list[Batch]],
     schedule: Schedule,
     *,
     start_step: int,
     seed: int,
+    unit: str,
     trained: Callable[[list[Batch]], None],
     log: Callable[[int, Metrics], None],
     evaluate: Callable[[int], None],
@@ -76,10 +124,12 @@ def fit(
 
     Args:
         engine: holds model and optimizer.
+        objective: what is minimised.
         batches: this rank's micro-batches of one optimizer step after another.
         schedule: when what is due.
         start_step: optimizer steps already done.
-        seed: of dropout; with the sample position it fixes the mask of every micro-batch.
+        seed: of dropout; with the numbers of the samples it fixes every mask.
+        unit: what weights count, for the names of metrics: tokens, samples.
         trained: gets this rank's micro-batches of each step that was done.
         log: takes a step and its metrics; called on every rank with the same values.
         evaluate: called with the step when an evaluation is due.
@@ -90,45 +140,40 @@ def fit(
         NonFiniteLoss: on every rank, naming the step and the samples.
         NothingToTrainOn: on every rank, naming the step.
     """
-    tokens, training_seconds, saved_step = 0, 0.0, start_step
+    trained_weight, training_seconds, saved_step = 0.0, 0.0, start_step
     step = start_step
     for step in range(start_step + 1, schedule.steps + 1):
         begun = time.perf_counter()
         micro_batches = next(batches)
-        valid = float(sum(int(batch.loss_mask.sum()) for batch in micro_batches))
-        valid, stop = distributed.sum_over_ranks([valid, should_stop()], engine.device)
+        own_weight = float(sum(batch.weight for batch in micro_batches))
+        weight, stop = distributed.sum_over_ranks([own_weight, should_stop()], engine.device)
         if stop:
             step -= 1
             break
-        if not valid:
+        if not weight:
             raise NothingToTrainOn(
-                f"no sequence of step {step} can be read: all were on damaged blocks; repair the "
-                "data, or use a larger stage.global_batch_size"
+                f"no sample of step {step} has a target: all were on damaged blocks, or masked; "
+                "repair the data, or use a larger stage.global_batch_size"
             )
-        losses = [_backward(engine, batch, valid, seed) for batch in micro_batches]
-        local = torch.stack(losses)  # (micro-batches,), on the device
-        loss = distributed.sum_over_ranks([float(local.sum())], engine.device)[0]
-        if not math.isfinite(loss):
-            raise _non_finite(engine, step, micro_batches, local)
+        parts = [_backward(engine, objective, batch, weight, seed) for batch in micro_batches]
+        totals = Totals.of(parts, own_weight).over_ranks()
+        if not math.isfinite(totals.loss):
+            raise _non_finite(step, micro_batches, parts)
         rate = schedule.learning_rate(step)
         norm = engine.step(rate)
         if not math.isfinite(norm):
-            ids = [int(sample) for batch in micro_batches for sample in batch.sample_ids]
-            samples = sorted(distributed.gather_integers(ids, engine.device))
-            raise NonFiniteLoss(f"the gradient norm of step {step} is {norm}; samples {samples}")
+            ids = _over_ranks(sample for batch in micro_batches for sample in batch.sample_ids)
+            raise NonFiniteLoss(f"the gradient norm of step {step} is {norm}; samples {ids}")
         trained(micro_batches)
         seconds = time.perf_counter() - begun
-        tokens, training_seconds = tokens + int(valid), training_seconds + seconds
-        log(
-            step,
-            {
-                "train/loss": loss,
-                "train/learning_rate": rate,
-                "train/gradient_norm": norm,
-                "train/tokens_per_second": valid / seconds,
-                "train/tokens": valid,
-            },
-        )
+        trained_weight, training_seconds = trained_weight + weight, training_seconds + seconds
+        metrics = totals.metrics("train") | {
+            "train/learning_rate": rate,
+            "train/gradient_norm": norm,
+            f"train/{unit}_per_second": weight / seconds,
+            f"train/{unit}": weight,
+        }
+        log(step, metrics)
         if step % schedule.evaluate_every == 0 or step == schedule.steps:
             evaluate(step)
         if step % schedule.checkpoint_every == 0 or step == schedule.steps:
@@ -136,57 +181,65 @@ def fit(
             saved_step = step
     if saved_step != step:
         save(step)
-    return Outcome(step, tokens, training_seconds, stopped=step < schedule.steps)
+    return Outcome(step, trained_weight, training_seconds, stopped=step < schedule.steps)
 
 
 @torch.no_grad()
-def evaluate_loss(engine: Engine, batches: Iterator[Batch]) -> tuple[float, int]:
-    """Summed loss in nats and number of tokens of a split, over all ranks. Every rank calls it."""
+def evaluate(engine: Engine, objective: Objective[Batch], batches: Iterable[Batch]) -> Totals:
+    """The objective over all micro-batches of all ranks, without dropout. Every rank calls it.
+
+    Ranks may have different numbers of micro-batches; under ZeRO 3, whose forward pass is one of
+    all ranks together, they must have the same number.
+    """
+    training = engine.model.training
     engine.model.eval()
-    total, tokens = 0.0, 0
+    weight, parts = 0.0, []
     for batch in batches:
-        inputs, targets, loss_mask, documents = _tensors(batch, engine.device)
-        logits = engine.forward(inputs, documents)  # (B, T, V)
-        total += float(next_token_loss(logits, targets, loss_mask))
-        tokens += int(loss_mask.sum())
-    engine.model.train()
-    total, count = distributed.sum_over_ranks([total, tokens], engine.device)
-    return total, int(count)
+        parts.append(objective(engine, batch))
+        weight += batch.weight
+    engine.model.train(training)
+    return Totals.of(parts, weight).over_ranks()
 
 
-def _backward(engine: Engine, batch: Batch, valid_tokens: float, seed: int) -> Tensor:
-    """Loss of one micro-batch as its part of the step's mean; adds its gradient."""
-    torch.manual_seed(_dropout_seed(seed, batch.position))
-    inputs, targets, loss_mask, documents = _tensors(batch, engine.device)
-    logits = engine.forward(inputs, documents)  # (B, T, V)
-    loss = next_token_loss(logits, targets, loss_mask) / valid_tokens
-    engine.backward(loss)
-    return loss.detach()
+def _backward(
+    engine: Engine, objective: Objective[Batch], batch: Batch, weight: float, seed: int
+) -> Summed:
+    """What the objective says of one micro-batch; adds its part of the step's gradient."""
+    with _randomness(seed, batch, engine.device):
+        summed = objective(engine, batch)
+        engine.backward(summed.loss / weight)
+    return replace(summed, loss=summed.loss.detach())
 
 
-def _tensors(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Inputs, targets, loss mask and, where they are kept apart, documents, each (B, T)."""
-    rows = torch.from_numpy(batch.tokens).to(device)  # (B, T+1)
-    loss_mask = torch.from_numpy(batch.loss_mask).to(device)
-    documents = None if batch.documents is None else torch.from_numpy(batch.documents).to(device)
-    return rows[:, :-1], rows[:, 1:], loss_mask, documents
+@contextmanager
+def _randomness(seed: int, batch: MicroBatch, device: torch.device) -> Iterator[None]:
+    """Key dropout by the sample, so that it does not depend on how ranks share the work.
+
+    Whatever else draws random numbers in the model starts from the number of the first sample.
+    """
+    digest = hashlib.blake2b(f"dropout {seed}".encode(), digest_size=8).digest()
+    run = np.frombuffer(digest, dtype=np.int64)  # (1,)
+    seeds = torch.from_numpy(run + batch.sample_ids).to(device)  # (B,); sums wrap around
+    torch.manual_seed(int(seeds[0]))
+    with keyed(seeds):
+        yield
 
 
-def _dropout_seed(seed: int, position: int) -> int:
-    """A seed for each micro-batch, so that dropout does not depend on how ranks share the work."""
-    digest = hashlib.blake2b(f"dropout {seed} {position}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+def _added(some: Metrics, others: Metrics) -> Metrics:
+    return {name: some.get(name, 0.0) + others.get(name, 0.0) for name in {**some, **others}}
 
 
 def _non_finite(
-    engine: Engine, step: int, micro_batches: list[Batch], losses: Tensor
+    step: int, micro_batches: Sequence[MicroBatch], parts: Sequence[Summed]
 ) -> NonFiniteLoss:
     """The error for a step whose loss is not finite; the same on every rank."""
-    mine = [
-        int(sample)
-        for batch, loss in zip(micro_batches, losses.tolist(), strict=True)
-        if not math.isfinite(loss)
-        for sample in batch.sample_ids
-    ]
-    samples = sorted(distributed.gather_integers(mine, engine.device))
+    pairs = zip(micro_batches, parts, strict=True)
+    wrong = [batch.sample_ids for batch, part in pairs if not math.isfinite(float(part.loss))]
+    samples = _over_ranks(sample for ids in wrong for sample in ids)
     return NonFiniteLoss(f"the loss of step {step} is not finite; samples {samples}")
+
+
+def _over_ranks(samples: Iterable[int]) -> list[int]:
+    """Samples of all ranks, sorted."""
+    everyone = distributed.gather_objects([int(sample) for sample in samples])
+    return sorted(sample for own in everyone for sample in own)

@@ -1,15 +1,53 @@
-"""Objectives: pure functions of tensors. B batch, T time (tokens), V vocabulary."""
+"""Objectives: what a step minimises, and the pure functions of tensors that they are made of.
 
+B batch, T time (tokens), V vocabulary, C classes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
+
+from orchestrator.training.engine import Engine
+
+
+class MicroBatch(Protocol):
+    """What the loop asks of the samples that go through the model together."""
+
+    @property
+    def weight(self) -> float:
+        """What the losses of its samples are divided by, summed over the step: tokens, samples."""
+
+    @property
+    def sample_ids(self) -> NDArray[np.int64]:
+        """(B,): numbers that tell samples apart over the whole run, in their order."""
+
+
+@dataclass(frozen=True)
+class Summed:
+    """What an objective says of one micro-batch: sums over its samples, each a scalar tensor."""
+
+    loss: Tensor
+    """A sum, not a mean: the loop divides by the weight of the whole step over all ranks, so that
+    the gradient does not depend on how the step is cut into micro-batches."""
+    means: Mapping[str, Tensor] = field(default_factory=dict)
+    """Metrics that are divided by the weight, as the loss is."""
+    counts: Mapping[str, Tensor] = field(default_factory=dict)
+    """Metrics that are added up."""
+
+
+Batch = TypeVar("Batch", bound=MicroBatch)
+Objective = Callable[[Engine, Batch], Summed]
+"""Runs a micro-batch through the engine's forward pass."""
 
 
 def next_token_loss(logits: Tensor, targets: Tensor, loss_mask: Tensor) -> Tensor:
     """Summed negative log-likelihood, in nats, of the targets where the mask is true.
-
-    A sum, not a mean: the caller divides by the valid tokens of the whole step over all ranks,
-    so that the gradient does not depend on how the step is cut into micro-batches.
 
     Args:
         logits: (B, T, V), any float type; the softmax is taken in float32.
@@ -20,3 +58,15 @@ def next_token_loss(logits: Tensor, targets: Tensor, loss_mask: Tensor) -> Tenso
         logits.float().flatten(0, 1), targets.flatten(), reduction="none"
     )  # (B * T,)
     return torch.where(loss_mask.flatten(), losses, 0.0).sum()
+
+
+def classification(logits: Tensor, labels: Tensor) -> Summed:
+    """Summed negative log-likelihood, in nats, of the labels; the mean of `accuracy` is theirs.
+
+    Args:
+        logits: (B, C), any float type; the softmax is taken in float32.
+        labels: (B,) int64.
+    """
+    loss = F.cross_entropy(logits.float(), labels, reduction="sum")
+    correct = (logits.detach().argmax(1) == labels).sum()
+    return Summed(loss, means={"accuracy": correct})

@@ -1,4 +1,4 @@
-"""AdamW's parameter groups and the learning rate of each step."""
+"""Optimizers, and the learning rate of each step."""
 
 import math
 
@@ -7,24 +7,36 @@ from torch import nn
 
 from orchestrator.config import OptimConfig
 
+STATE_KEYS = "state_keys"
+"""In a parameter group: what the optimizer keeps of each of its parameters, each as large as the
+parameter itself."""
 
-def adamw(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over two groups: matrices are decayed, vectors (norms and biases) are not.
 
-    The learning rate is set anew before each step, see `learning_rate`.
+def build(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """The optimizer over two groups: matrices are decayed, vectors (norms and biases) are not.
+
+    The learning rate is 0 until it is set, before each step; see `learning_rate`.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        {
+            "params": [p for p in parameters if dimensions(p) >= 2],
+            "weight_decay": config.weight_decay,
+        },
+        {"params": [p for p in parameters if dimensions(p) < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.learning_rate,
+        [{**group, STATE_KEYS: ("exp_avg", "exp_avg_sq")} for group in groups if group["params"]],
+        lr=0.0,
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
         fused=True,
     )
+
+
+def dimensions(parameter: nn.Parameter) -> int:
+    """Of the whole parameter, also where ZeRO 3 has left a flat shard of it."""
+    return len(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:

@@ -141,7 +141,7 @@ def _devices() -> list[Finding]:
 
 
 def _deepspeed() -> list[Finding]:
-    from orchestrator.training.engine import compiled_ops
+    from orchestrator.training.engine.importing import compiled_ops
 
     ops = compiled_ops()
     compiler = shutil.which("g++") or shutil.which("c++")
@@ -164,7 +164,7 @@ def _shared_memory() -> list[Finding]:
 def _disk(outputs: Path) -> list[Finding]:
     from data import cache_root
     from data.messages import size
-    from orchestrator.plan.planning import check_outputs
+    from orchestrator.plan.outputs import check_outputs
 
     findings = []
     for subject, folder, setting in (

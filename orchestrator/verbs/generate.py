@@ -1,6 +1,6 @@
-"""`orchestrate generate`: write text with the model of a run or checkpoint.
+"""`orchestrate generate`: write text with the model of a run, checkpoint or exported folder.
 
-Reads weights, model config and tokenizer from the checkpoint alone: no Ray, no DeepSpeed.
+Reads weights, model config and tokenizer from there alone: no Ray, no DeepSpeed.
 """
 
 import argparse
@@ -24,9 +24,11 @@ def main(argv: Sequence[str]) -> int:
     from models.generate import generate
     from orchestrator.training import checkpoint
 
-    found = checkpoint.find(Path(options.path))
-    tokenizer = Tokenizer.load(found.path / checkpoint.TOKENIZER)
-    model = checkpoint.load_gpt(found)
+    weights = checkpoint.open_weights(Path(options.path), options.role)
+    model = checkpoint.build_gpt(weights.reader, weights.model_config, weights.path)
+    if weights.tokenizer is None:
+        raise ValueError(f"{weights.path} has no tokenizer: its model was not trained on text")
+    tokenizer = Tokenizer.load(weights.tokenizer)
     prompt = options.prompt if options.prompt is not None else _standard_input()
     start = [tokenizer.end_of_text, *tokenizer.encode(prompt)]
     tokens = generate(
@@ -70,8 +72,12 @@ def parser() -> argparse.ArgumentParser:
     """The arguments of this verb."""
     new = argparse.ArgumentParser(prog="orchestrate generate", description=__doc__)
     new.add_argument(
-        "path", nargs="?", default=LATEST, help="run folder or checkpoint [%(default)s]"
+        "path",
+        nargs="?",
+        default=LATEST,
+        help="run folder, checkpoint or exported folder [%(default)s]",
     )
+    new.add_argument("--role", help="which model; needed where the checkpoint has several")
     new.add_argument("--prompt", help="text to continue; without it, standard input")
     new.add_argument(
         "--max-new-tokens", type=int, metavar="N", help=f"[{USUAL_TOKENS}, or as many as fit]"

@@ -6,6 +6,6 @@ from orchestrator.config import JobConfig
 from orchestrator.job.lifecycle import execute
 
 
-def main(config: JobConfig, overrides: Sequence[str], since: float) -> int:
+def main(config: JobConfig, overrides: Sequence[str], asked: float) -> int:
     """Run the job; returns the exit code."""
-    return execute(config, overrides, since)
+    return execute(config, overrides, asked)

@@ -10,18 +10,9 @@ import time
 import psutil
 import pytest
 
-from cluster.gang import Placement, WorkerFailed, ray_session, run_gang, run_inline
+from cluster.gang import Placement, WorkerFailed, run_gang, run_inline
 
 TWO = Placement(workers=2, cpus_per_worker=1)
-
-
-@pytest.fixture(scope="module")
-def session(tmp_path_factory):
-    with ray_session(TWO, log_folder=tmp_path_factory.mktemp("ray")) as session:
-        from ray import cloudpickle
-
-        cloudpickle.register_pickle_by_value(sys.modules[__name__])
-        yield session
 
 
 class Records(list):

@@ -14,8 +14,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster import session
-
 ROOT = Path(__file__).parents[2]
 
 DRIVER = """
@@ -99,16 +97,6 @@ def test_a_killed_driver_takes_its_workers_and_its_private_ray_along(tmp_path):
         driver.kill()
         assert wait_until(lambda: gone(below)), [p for p in below if not gone([p])]
         assert wait_until(lambda: not folders[0].exists())
-
-
-def test_folders_of_dead_owners_are_removed_and_those_of_living_ones_kept(monkeypatch, tmp_path):
-    with subprocess.Popen(["true"]) as dead:
-        dead.wait()
-    monkeypatch.setattr(session, "TEMPORARY", tmp_path)
-    for name in (f"orch-{dead.pid}-a", f"orch-{os.getpid()}-b", "orch-notes-c"):
-        (tmp_path / name).mkdir()
-    session.remove_stale_folders()
-    assert {path.name for path in tmp_path.iterdir()} == {f"orch-{os.getpid()}-b", "orch-notes-c"}
 
 
 def test_an_interrupted_driver_leaves_no_process_and_no_folder(tmp_path):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cluster import nodes
-from cluster.gang import GangRefused, Placement
-from cluster.world import by_host, refuse_what_never_fits, worlds_of
+from cluster.placement import GangRefused, Placement, refuse_what_never_fits
+from cluster.world import by_host, worlds_of
 
 
 def test_the_command_line_pays_for_neither_ray_nor_torch():
@@ -94,9 +94,9 @@ def test_a_placement_of_nothing_is_refused(placement):
 
 def test_ranks_are_side_by_side_on_their_hosts_and_each_first_gpu_has_the_local_rank():
     placed = [
-        {"ip": "10.0.0.1", "gpus": ["0", "1"]},
-        {"ip": "10.0.0.2", "gpus": ["6", "7"]},
-        {"ip": "10.0.0.1", "gpus": ["4", "5"]},
+        {"ip": "10.0.0.1", "gloo_interface": None, "gpus": ["0", "1"]},
+        {"ip": "10.0.0.2", "gloo_interface": "eth0", "gpus": ["6", "7"]},
+        {"ip": "10.0.0.1", "gloo_interface": None, "gpus": ["4", "5"]},
     ]
     order = sorted(range(3), key=by_host(placed))
     workers = [placed[index] for index in order]
@@ -111,4 +111,7 @@ def test_ranks_are_side_by_side_on_their_hosts_and_each_first_gpu_has_the_local_
     for world, worker in zip(worlds, workers, strict=True):
         visible = world["CUDA_VISIBLE_DEVICES"].split(",")
         assert visible[int(world["LOCAL_RANK"])] == worker["gpus"][0]
-        assert (world["MASTER_ADDR"], "GLOO_SOCKET_IFNAME" in world) == ("10.0.0.1", False)
+        assert (world["MASTER_ADDR"], world.get("GLOO_SOCKET_IFNAME")) == (
+            "10.0.0.1",
+            worker["gloo_interface"],
+        )

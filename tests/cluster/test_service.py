@@ -1,247 +1,165 @@
-"""Real services of two workers on one private Ray that all tests here share, and real SIGKILLs."""
+"""Services of two replicas that hold weights, and real SIGKILLs."""
 
-import json
 import os
-import random
 import signal
 import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
-import psutil
+import numpy as np
 import pytest
 
-from cluster.service import Placement, ServiceFailed, ray_session, run_service, service
+from cluster.service import Placement, ServiceFailed, service
 
 TWO = Placement(workers=2, cpus_per_worker=1)
 
 
-@pytest.fixture(scope="module")
-def session(tmp_path_factory):
-    with ray_session(TWO, log_folder=tmp_path_factory.mktemp("ray")) as session:
-        from ray import cloudpickle
+class Scale:
+    """A toy engine: multiplies by weights that it is given."""
 
-        cloudpickle.register_pickle_by_value(sys.modules[__name__])
-        yield session
+    def __init__(self, bias, index):
+        if bias == "a bad one":
+            raise ValueError(f"bias of {index} is a bad one")
+        self.bias, self.index, self.weights, self.calls = bias, index, None, 0
+
+    def load(self, arrays):
+        self.weights = arrays["weights"]
+
+    def apply(self, inputs, repeat=1):
+        self.calls += 1
+        for _ in range(repeat):
+            inputs = inputs * self.weights + self.bias
+        return inputs
+
+    def facts(self):
+        child = subprocess.Popen(["sleep", "600"]).pid
+        return {"index": self.index, "pid": os.getpid(), "calls": self.calls, "child": child}
+
+    def slow(self, seconds):
+        time.sleep(seconds)
+        return self.index, os.getpid(), time.monotonic()
+
+    def die(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def fail(self, row):
+        raise KeyError(row)
+
+    def is_read_only(self):
+        return not self.weights.flags.writeable
 
 
 @pytest.fixture
-def serve(session, tmp_path):
-    def serve(function, arguments, **options):
-        return run_service(
-            function, arguments, TWO, log_folder=tmp_path, session=session, **options
-        )
-
-    return serve
-
-
-def gone(pid):
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
-def note(folder, name, **facts):
-    """Leave a file with this process's pid, all at once."""
-    path = Path(folder) / f"{name}-{os.getpid()}-{time.monotonic_ns()}"
-    path.with_suffix(".tmp").write_text(json.dumps({"pid": os.getpid(), **facts}))
-    path.with_suffix(".tmp").rename(path.with_suffix(".json"))
-
-
-def notes(folder, name=""):
-    return [json.loads(path.read_text()) for path in sorted(Path(folder).glob(f"{name}*.json"))]
-
-
-def square(number):
-    print(f"a line about {number}", flush=True)
-    time.sleep(0.02)
-    names = ("EXTRA", "OMP_NUM_THREADS", "RAYON_NUM_THREADS")
-    return number**2, os.getpid(), {name: os.environ[name] for name in names}
-
-
-def test_results_come_in_order_of_the_arguments_whichever_worker_was_first(serve, tmp_path):
-    seen = {}
-    results = serve(square, range(40), env={"EXTRA": "given"}, on_result=seen.__setitem__)
-    assert [result[0] for result in results] == [number**2 for number in range(40)]
-    assert seen == dict(enumerate(results))
-    pids = {pid for _, pid, _ in results}
-    assert len(pids) == 2
-    assert all(gone(pid) for pid in pids)
-    assert results[0][2] == {"EXTRA": "given", "OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
-    logs = "".join((tmp_path / f"worker-{n}.log").read_text() for n in range(2))
-    assert sorted(logs.split("\n")) == sorted(["", *(f"a line about {n}" for n in range(40))])
-
-
-def test_a_service_goes_on_with_the_workers_that_find_room_and_may_be_used_again(session, tmp_path):
-    env = {"EXTRA": "given"}
-    with service(Placement(1, 1), log_folder=tmp_path / "a", session=session, env=env) as first:
-        (_, pid, _), *_ = first.run(square, range(3))
-        with service(TWO, log_folder=tmp_path / "b", session=session, env=env) as second:
-            results = second.run(square, range(10))
-            assert len({pid for _, pid, _ in results}) == 1
-            first.end()
-            assert [number for number, _, _ in second.run(square, range(50, 90))] == [
-                number**2 for number in range(50, 90)
-            ]
+def scales(session, tmp_path, gone):
+    """A service of two toys; nothing of it may be left after the test."""
+    said = []
+    with service(Scale, 1.0, TWO, log_folder=tmp_path, session=session, say=said.append) as scales:
+        scales.said = said
+        yield scales
+        facts = scales.call_all(Scale.facts)
+    for pid in (one[key] for one in facts for key in ("pid", "child")):
         assert gone(pid)
 
 
-def test_without_units_nothing_starts(tmp_path):
-    assert run_service(square, [], TWO, log_folder=tmp_path) == []
+def test_replicas_have_state_and_are_called_alone_together_or_whoever_is_free(scales):
+    weights = np.arange(1.0, 1001.0)
+    scales.broadcast(Scale.load, {"weights": weights})
+    inputs = np.full(1000, 2.0)
+    once, twice = inputs * weights + 1, (inputs * weights + 1) * weights + 1
+    first, second = scales.replicas
+    np.testing.assert_array_equal(first.apply(inputs), once)
+    np.testing.assert_array_equal(first.apply(inputs, repeat=2), twice)
+    np.testing.assert_array_equal(second.apply(inputs), once)
+    np.testing.assert_array_equal(scales.call_any(Scale.apply, inputs, repeat=2), twice)
+    assert [one["index"] for one in scales.call_all(Scale.facts)] == [0, 1]
+    assert sum(one["calls"] for one in scales.call_all(Scale.facts)) == 4
+    assert scales.call_all(Scale.is_read_only) == [True, True]
+    rows = scales.map(Scale.apply, list(inputs[:7, None] + np.arange(7.0)[:, None]))
+    np.testing.assert_array_equal(
+        np.array(rows)[:, 3], [(2.0 + number) * weights[3] + 1 for number in range(7)]
+    )
+    scales.broadcast(Scale.load, {"weights": np.float64(3.0)})
+    assert scales.call_all(Scale.apply, 5.0) == [16.0, 16.0]
 
 
-def slow_double(task):
-    folder, number = task
-    note(folder, "begun", number=number)
-    time.sleep(0.15)
-    return number * 2
+def test_map_gives_work_to_whoever_is_free(scales):
+    seconds = [1.0, *[0.1] * 6]
+    done = scales.map(Scale.slow, seconds)
+    long = done[0][0]
+    assert [index for index, _, _ in done].count(long) <= 2  # the other one did the rest
 
 
-def test_workers_killed_at_random_moments_are_replaced_and_no_unit_is_lost(serve, tmp_path):
-    (folder := tmp_path / "units").mkdir()
-    rng, killed, over, said = random.Random(0), set(), threading.Event(), []
+def test_one_killed_in_the_middle_of_a_call_is_replaced_and_has_the_weights(scales, gone):
+    scales.broadcast(Scale.load, {"weights": np.float64(2.0)})
+    scales.broadcast(Scale.load, {"weights": np.float64(3.0)})
+    before = scales.call_all(Scale.facts)
+    victim, others = before[1]["pid"], []
 
-    def kill_now_and_then():
-        while len(killed) < 4 and not over.wait(rng.uniform(0.1, 0.5)):
-            alive = [n["pid"] for n in notes(folder) if not gone(n["pid"])]
-            if alive:
-                os.kill(alive[-1], signal.SIGKILL)
-                killed.add(alive[-1])
+    def call_the_other_one():
+        while not others or time.monotonic() < others[0] + 2:
+            others.append(scales.replicas[0].slow(0.01)[2])
 
-    thread = threading.Thread(target=kill_now_and_then)
-    thread.start()
-    tasks = [(str(folder), number) for number in range(40)]
-    results = serve(slow_double, tasks, say=said.append, attempts=5)
-    over.set()
-    thread.join()
-    assert results == [number * 2 for number in range(40)]
-    assert len(killed) == 4
-    assert 1 <= len(said) <= 4
-    assert all("was killed by SIGKILL" in line and "done again" in line for line in said)
-    # A killed worker has at most two units: only these can be begun twice.
-    assert 40 <= len(notes(folder, "begun")) <= 40 + 2 * len(killed)
-    assert all(gone(n["pid"]) for n in notes(folder))
-
-
-class Unit:
-    """A task that tells its name; number 3 kills whoever carries it out."""
-
-    def __init__(self, number):
-        self.number = number
-
-    def __str__(self):
-        return f"unit {self.number} of corpus.jsonl"
+    threading.Timer(0.5, os.kill, (victim, signal.SIGKILL)).start()
+    other = threading.Thread(target=call_the_other_one)
+    other.start()
+    index, pid, _ = scales.replicas[1].slow(1.5)
+    other.join()
+    assert index == 1
+    assert pid != victim
+    assert max(np.diff(others)) < 1.0  # it went on while its neighbour was replaced
+    assert scales.call_all(Scale.apply, 5.0) == [16.0, 16.0]
+    after = scales.call_all(Scale.facts)
+    assert after[0]["pid"] == before[0]["pid"]
+    assert "replica 1 on" in scales.said[0]
+    assert "was killed by SIGKILL" in scales.said[0]
+    assert "at slow; it is replaced" in scales.said[0]
+    assert gone(before[1]["child"])
 
 
-def poison(unit):
-    if unit.number == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return unit.number
+def test_one_that_died_while_nobody_called_it_does_not_fail_the_next_call(scales):
+    scales.broadcast(Scale.load, {"weights": np.float64(3.0)})
+    os.kill(scales.replicas[0].slow(0)[1], signal.SIGKILL)
+    assert scales.call_all(Scale.apply, 5.0) == [16.0, 16.0]
 
 
-def test_a_unit_that_ends_each_of_its_workers_is_named_with_the_deaths(serve):
+def test_a_call_that_ends_every_replica_is_given_up_by_name_and_the_service_lives_on(scales):
     with pytest.raises(ServiceFailed) as caught:
-        serve(poison, [Unit(number) for number in range(6)])
-    message = str(caught.value)
-    assert "unit 3 of corpus.jsonl: each of 3 workers that tried it died" in message
-    assert message.count("was killed by SIGKILL") == 3
+        scales.replicas[1].die()
+    told = str(caught.value)
+    assert told.count("replica 1 on") == 3
+    assert told.count("was killed by SIGKILL, it seems") == 3
+    assert "at die" in told
+    assert "replica-1.log" in told
+    assert (caught.value.replica, caught.value.cause) == (1, "killed")
+    assert scales.replicas[1].slow(0)[0] == 1
 
 
-class OwnError(ValueError):
-    def __init__(self, first, second):
-        super().__init__(f"{first} and {second}")  # unpickling calls it with one argument
+def test_exceptions_of_methods_come_as_themselves_and_leave_the_replica_alive(scales):
+    pids = [pid for _, pid, _ in scales.call_all(Scale.slow, 0)]
+    for call in (lambda: scales.replicas[0].fail("row 17"), lambda: scales.map(Scale.fail, [1])):
+        with pytest.raises(KeyError) as caught:
+            call()
+        assert "in fail" in "".join(caught.value.__notes__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        scales.replicas[0].nothing()
+    assert [pid for _, pid, _ in scales.call_all(Scale.slow, 0)] == pids
 
 
-def fail_at_5(task):
-    folder, number = task
-    note(folder, "begun")
-    if number == 5:
-        raise KeyError("row 17 of a.jsonl")
-    if number == 7:
-        raise OwnError("this", "that")
-    time.sleep(60 if number > 5 else 0)
+def test_an_exception_of_the_factory_comes_as_itself(session, tmp_path):
+    with (
+        pytest.raises(ValueError, match=r"bias of [01] is a bad one"),
+        service(Scale, "a bad one", TWO, log_folder=tmp_path, session=session),
+    ):
+        pass
 
 
-def test_an_exception_ends_the_service_at_once_and_is_raised_as_itself(serve, tmp_path):
-    (folder := tmp_path / "units").mkdir()
-    begun = time.monotonic()
-    with pytest.raises(KeyError, match=r"row 17 of a.jsonl") as caught:
-        serve(fail_at_5, [(str(folder), number) for number in range(10)])
-    assert time.monotonic() - begun < 15
-    assert "in fail_at_5" in "".join(caught.value.__notes__)
-    assert all(gone(n["pid"]) for n in notes(folder))
-
-
-def test_an_exception_that_can_not_travel_is_told_in_words(serve, tmp_path):
-    with pytest.raises(RuntimeError, match="OwnError: this and that"):
-        serve(fail_at_5, [(str(tmp_path), 7)])
-
-
-def sleep_with_a_child(folder):
-    child = subprocess.Popen(["sleep", "600"])
-    note(folder, "begun", child=child.pid)
-    time.sleep(600)
-
-
-def test_the_stop_event_ends_workers_and_what_they_started(serve, tmp_path):
-    (folder := tmp_path / "units").mkdir()
+def test_the_stop_event_ends_calls_under_way(session, tmp_path, gone):
     stop = threading.Event()
-
-    def stop_when_both_work():
-        while len(notes(folder)) < 2:
-            time.sleep(0.05)
-        stop.set()
-
-    threading.Thread(target=stop_when_both_work, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        serve(sleep_with_a_child, [str(folder)] * 4, stop=stop)
-    pids = [n[key] for n in notes(folder) for key in ("pid", "child")]
-    assert len(pids) == 4
+    with service(Scale, 0.0, TWO, log_folder=tmp_path, session=session, stop=stop) as scales:
+        pids = [pid for _, pid, _ in scales.call_all(Scale.slow, 0)]
+        threading.Timer(0.3, stop.set).start()
+        begun = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            scales.call_all(Scale.slow, 600)
+        assert time.monotonic() - begun < 3
     assert all(gone(pid) for pid in pids)
-
-
-ALONE = """
-import os, sys
-from pathlib import Path
-from cluster.service import Placement, service
-
-with service(Placement(1, 1), log_folder=Path(sys.argv[1])) as own:
-    print(own.run(len, ["ab", "c"]), flush=True)
-"""
-
-
-def test_a_service_may_have_a_ray_of_its_own(tmp_path):
-    arguments = [sys.executable, "-c", ALONE, str(tmp_path)]
-    done = subprocess.run(arguments, cwd=Path(__file__).parents[2], capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "[2, 1]\n", "")
-
-
-DRIVER = """
-import os, sys, time
-from pathlib import Path
-from cluster.service import Placement, run_service
-
-def work(folder):
-    (Path(folder) / str(os.getpid())).touch()
-    time.sleep(600)
-
-run_service(work, [sys.argv[1]] * 2, Placement(2, 1), log_folder=Path(sys.argv[2]))
-"""
-
-
-def test_a_killed_driver_leaves_no_worker(tmp_path):
-    (folder := tmp_path / "units").mkdir()
-    arguments = [sys.executable, "-c", DRIVER, str(folder), str(tmp_path / "logs")]
-    with subprocess.Popen(arguments, cwd=Path(__file__).parents[2]) as driver:
-        deadline = time.monotonic() + 60
-        while len(list(folder.iterdir())) < 2 and time.monotonic() < deadline:
-            time.sleep(0.05)
-        pids = [int(path.name) for path in folder.iterdir()]
-        driver.kill()
-    assert len(pids) == 2
-    while not all(map(gone, pids)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert all(map(gone, pids))

@@ -82,7 +82,7 @@ def test_each_epoch_has_every_row_once_and_batches_straddle_epochs(shards):
     assert sorted(seen) == [(epoch, row, 0) for epoch in range(3) for row in range(100)]
     first, second = ([row for e, row, _ in seen if e == epoch] for epoch in (0, 1))
     assert first != second
-    assert [step[0].position for step in items] == list(range(0, 300, 12))
+    assert [step[0].sample_ids[0] for step in items] == list(range(0, 300, 12))
 
 
 def test_resuming_is_starting_at_a_later_position(shards):
@@ -92,7 +92,7 @@ def test_resuming_is_starting_at_a_later_position(shards):
     for a, b in zip(whole[13:], rest, strict=True):
         for x, y in zip(a, b, strict=True):
             np.testing.assert_array_equal(x.tokens, y.tokens)
-            assert x.position == y.position
+            assert x.sample_ids[0] == y.sample_ids[0]
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 6])
@@ -106,7 +106,7 @@ def test_the_micro_batches_of_a_step_do_not_depend_on_the_number_of_ranks(shards
         for k, batch in enumerate(alone[step]):
             other = ranks[k % world_size][step][k // world_size]
             np.testing.assert_array_equal(batch.tokens, other.tokens)
-            assert batch.position == other.position
+            assert batch.sample_ids[0] == other.sample_ids[0]
 
 
 def test_reading_ahead_changes_nothing(shards):
@@ -236,10 +236,10 @@ def test_evaluation_predicts_every_token_once_in_equal_turns(
 
 
 def test_a_corpus_beyond_the_cache_is_read_in_blocks_and_still_once_each(tmp_path, monkeypatch):
-    monkeypatch.setattr("data.stream.BLOCK_BYTES", 64)
+    monkeypatch.setattr("data.feed.stream.BLOCK_BYTES", 64)
     monkeypatch.setattr("data.packing.BLOCK_BYTES", 64)
-    monkeypatch.setattr("data.stream.CACHE_BLOCKS", 32)
-    monkeypatch.setattr("data.stream.LANES", 4)
+    monkeypatch.setattr("data.feed.stream.CACHE_BLOCKS", 32)
+    monkeypatch.setattr("data.feed.stream.LANES", 4)
     loader = loader_of(shard_set(tmp_path / "set", 5000))
     order = loader.source.mixture.orders["data"]
     assert (order.block, order.lanes) == (3, 4)

@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 import pytest
 
-from cluster.service import Placement, ray_session, service
+from cluster.pool import Placement, pool, ray_session
 from data import DataConfig, DataError, TokenizerConfig, prepare
 from data.config import SourceConfig
 from data.preparation.assemble import ranges
@@ -91,7 +91,7 @@ def workers(session, tmp_path):
 
         def of(count, attempts=3):
             options = {"session": session, "attempts": attempts, "log_folder": tmp_path / "logs"}
-            return stack.enter_context(service(Placement(count, 1), **options)).run
+            return stack.enter_context(pool(Placement(count, 1), **options)).run
 
         yield of
 
@@ -176,7 +176,7 @@ def test_workers_killed_at_random_moments_change_nothing(corpus, workers, fresh)
     def kill_now_and_then():
         while len(killed) < 4 and not over.wait(rng.uniform(0.2, 0.8)):
             for process in psutil.Process().children(recursive=True):
-                if "ServiceWorker" in " ".join(process.cmdline()):
+                if "PoolWorker" in " ".join(process.cmdline()):
                     process.send_signal(signal.SIGKILL)
                     killed.append(process.pid)
                     break

@@ -7,7 +7,14 @@ import pytest
 from omegaconf import OmegaConf
 
 from models import MODELS, build, config_from_dict, config_to_dict
-from models.configs import GPTConfig, ModelConfig
+from models.configs import (
+    GPTConfig,
+    LanguageModelConfig,
+    MLPConfig,
+    ModelConfig,
+    classifier,
+    language,
+)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +54,7 @@ from models.configs import GPTConfig, ModelConfig
         ({"dropout": float("nan")}, "model.dropout=nan must be"),
         ({"dropout": "0.1"}, "model.dropout='0.1' must be a number"),
         ({"norm_eps": 0.0}, "model.norm_eps=0.0 must be above 0 and finite"),
+        ({"weights": ""}, "model.weights='' must name a folder; null starts from random weights"),
         ({"rotary_base": float("inf")}, "model.rotary_base=inf must be above 0 and finite"),
     ],
 )
@@ -89,10 +97,51 @@ def test_omegaconf_composes_and_checks_the_config():
     [
         GPTConfig(),
         GPTConfig(vocab_size=99, kv_heads=2, ffn_width=7, norm="rmsnorm", positions="rotary"),
+        MLPConfig(inputs=3, hidden=[5, 4], classes=2, activation="tanh", init="xavier"),
+        MLPConfig(hidden=[]),
     ],
 )
 def test_a_config_survives_the_round_trip_through_json(config):
     assert config_from_dict(json.loads(json.dumps(config_to_dict(config)))) == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"family": "gpt"}, "model.family='gpt' must be one of mlp"),
+        ({"inputs": 0}, "model.inputs=0 must be a whole number of at least 1"),
+        ({"classes": 2.5}, "model.classes=2.5 must be a whole number"),
+        ({"hidden": [8, 0]}, "model.hidden[1]=0 must be a whole number of at least 1"),
+        ({"activation": "rely"}, "must be one of sigmoid, tanh, relu, gelu; did you mean relu?"),
+        ({"init": "he"}, "model.init='he' must be one of kaiming, xavier"),
+        ({"dropout": 1}, "model.dropout=1 must be at least 0 and below 1"),
+    ],
+)
+def test_a_perceptron_that_cannot_work_says_what_would(settings, message):
+    with pytest.raises(ValueError, match=r"model\.") as error:
+        MLPConfig(**settings)
+    assert message in str(error.value)
+
+
+def test_where_weights_come_from_is_no_part_of_the_architecture():
+    config = GPTConfig(layers=2, weights="outputs/latest")
+    values = config_to_dict(config)
+    assert "weights" not in values
+    assert config_from_dict(values) == replace(config, weights=None)
+    with pytest.raises(ValueError, match="'weights' is not one of"):
+        config_from_dict({**values, "weights": "outputs/latest"})
+
+
+def test_a_model_that_reads_no_tokens_is_no_language_model():
+    assert language(GPTConfig()) == GPTConfig()
+    with pytest.raises(ValueError, match=r"model\.family=mlp is no language model.*model=gpt_tiny"):
+        language(MLPConfig())
+
+
+def test_a_model_without_scores_of_classes_is_no_classifier():
+    assert classifier(MLPConfig()) == MLPConfig()
+    with pytest.raises(ValueError, match=r"model\.family=gpt gives no scores.*try model=mlp"):
+        classifier(GPTConfig())
 
 
 def test_a_dict_with_missing_keys_gets_defaults():
@@ -102,8 +151,11 @@ def test_a_dict_with_missing_keys_gets_defaults():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"layers": 2}, "names no family; known families: gpt"),
-        ({"family": "gpd"}, "unknown model.family: 'gpd' is not one of gpt; did you mean gpt?"),
+        ({"layers": 2}, "names no family; known families: gpt, mlp"),
+        (
+            {"family": "gpd"},
+            "'gpd' is not one of gpt, mlp; did you mean gpt?",
+        ),
         ({"family": ["gpt"]}, "unknown model.family"),
         ({"family": "gpt", "layer": 2}, "'layer' is not one of .*; did you mean layers?"),
         ({"family": "gpt", "width": 130}, "nearest: 128, 132"),
@@ -117,15 +169,17 @@ def test_a_wrong_dict_is_refused_by_name(values, message):
 def test_build_needs_a_vocabulary_and_a_known_family():
     with pytest.raises(ValueError, match=r"model\.vocab_size is not set"):
         build(GPTConfig())
-    with pytest.raises(ValueError, match="no module for ModelConfig"):
-        build(ModelConfig(vocab_size=10))
+    with pytest.raises(ValueError, match=r"model\.family='other' is no family for a ModelConfig"):
+        build(ModelConfig(family="other"))
+    with pytest.raises(ValueError, match=r"'gpt' is no family for a LanguageM.*: gpt, mlp"):
+        build(LanguageModelConfig(family="gpt", vocab_size=10))
     assert build(replace(GPTConfig(layers=1, width=8, heads=1), vocab_size=10))
 
 
 def test_every_family_has_a_default_config_that_names_it():
-    for family, config_class in MODELS.items():
-        assert config_class().family == family
-        assert {field.name for field in fields(config_class)} > {"family", "vocab_size"}
+    for name, family in MODELS.items():
+        assert family.config().family == name
+        assert {field.name for field in fields(family.config)} > {"family", "weights"}
 
 
 def test_configs_and_costs_need_no_torch():

@@ -7,8 +7,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import build
-from models.configs import GPTConfig, ModelConfig
-from models.cost import embedding_parameters, flops_per_token, parameters, weight_bytes
+from models.configs import GPTConfig, MLPConfig, ModelConfig
+from models.cost import flops_per_sample, flops_per_token, largest_layer, parameters
 
 CHOICES = itertools.product(
     ("layernorm", "rmsnorm"),
@@ -37,23 +37,24 @@ CONFIGS = [
 ]
 
 
-def test_parameters_are_those_of_the_built_module():
-    for config in CONFIGS:
+MLPS = [MLPConfig(inputs=7, hidden=hidden, classes=3) for hidden in ([], [5], [11, 2, 9])]
+
+
+def test_parameters_and_the_largest_layer_are_those_of_the_built_module():
+    for config in [*CONFIGS, *MLPS, replace(CONFIGS[0], vocab_size=2, max_positions=400)]:
         with torch.device("meta"):
             model = build(config)
         assert parameters(config) == sum(p.numel() for p in model.parameters()), config
-        embeddings = [
-            parameter.numel()
-            for name, parameter in model.named_parameters()
-            if "embedding" in name or name.startswith("head")
+        own = [
+            sum(p.numel() for p in module.parameters(recurse=False)) for module in model.modules()
         ]
-        assert embedding_parameters(config) == sum(embeddings), config
+        assert largest_layer(config) == max(own), config
 
 
 def test_gpt2_small_has_the_published_size():
     gpt2 = GPTConfig(vocab_size=50257, max_positions=1024, layers=12, width=768, heads=12)
     assert parameters(gpt2) == 124_439_808
-    assert weight_bytes(gpt2, 2) == 248_879_616
+    assert largest_layer(gpt2) == 50257 * 768
 
 
 @pytest.mark.parametrize("config", CONFIGS[::7])
@@ -66,16 +67,25 @@ def test_flops_are_those_that_torch_counts_forward_and_backward(config):
     assert flops_per_token(config, 20) * tokens.numel() == counter.get_total_flops()
 
 
+@pytest.mark.parametrize("config", MLPS)
+def test_flops_of_a_perceptron_are_those_that_torch_counts(config):
+    model = build(config)
+    with FlopCounterMode(display=False) as counter:
+        model(torch.randn(4, 7)).sum().backward()
+    assert flops_per_sample(config) * 4 == counter.get_total_flops()
+
+
 def test_the_vocabulary_can_be_given_beside_the_config():
     config = CONFIGS[0]
     unset = replace(config, vocab_size=None)
     assert parameters(unset, 101) == parameters(config)
-    assert embedding_parameters(unset, 101) == embedding_parameters(config)
+    assert largest_layer(unset, 101) == largest_layer(config)
+    assert flops_per_sample(unset, 8, 101) == 8 * flops_per_token(config, 8)
     assert flops_per_token(unset, 8, 101) == flops_per_token(config, 8)
     with pytest.raises(ValueError, match=r"model\.vocab_size is not set"):
         parameters(unset)
 
 
 def test_a_family_without_formulas_is_refused():
-    with pytest.raises(ValueError, match=r"model\.family='other' has no cost formula"):
-        parameters(ModelConfig(family="other", vocab_size=3))
+    with pytest.raises(ValueError, match=r"model\.family='other' is no family"):
+        parameters(ModelConfig(family="other"))

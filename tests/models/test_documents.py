@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from models import build
-from models.configs import POSITIONS, GPTConfig
+from models.configs.gpt import POSITIONS, GPTConfig
 from models.layers import KVCache
 
 GPT2 = GPTConfig(vocab_size=61, max_positions=16, layers=2, width=32, heads=4, init_std=0.2)

@@ -1,11 +1,13 @@
 """Checkpoints of every engine into every other, damage of every kind, kill -9 while saving."""
 
 import json
+import math
 import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import models
+from data.files import sha256_file
 from orchestrator.training import checkpoint, distributed
-from orchestrator.training.checkpoint import CheckpointError
+from orchestrator.training.checkpoint import CheckpointError, SavedRole
 from tests.orchestrator import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +33,11 @@ def tokenizer_in(folder):
     return file
 
 
+def roles(trainer, config):
+    """What a job with one model saves."""
+    return {"model": SavedRole(trainer.state, config.model, "adamw")}
+
+
 def train_and_save(folder, jobs):
     """Train each job to the end, with a checkpoint on the way; the losses after it."""
     answer = {}
@@ -39,7 +47,7 @@ def train_and_save(folder, jobs):
 
         def save(step, root=root, trainer=trainer, config=config):
             tokenizer = folder / "tokenizer-for-tests.json"
-            checkpoint.save(root, step, trainer, config.model, tokenizer, {"fact": 1})
+            checkpoint.save(root, step, roles(trainer, config), tokenizer, {"fact": 1})
 
         tiny.run(
             config,
@@ -63,7 +71,7 @@ def go_on(paths, jobs, at=None):
         start = checkpoint.find(path)
         for name, config in jobs.items():
             trainer, losses = tiny.build(config), []
-            trainer.load_state(checkpoint.SavedState(start), start.step)
+            trainer.load_state(checkpoint.open_role(start), start.step)
             tiny.run(
                 config,
                 trainer,
@@ -120,13 +128,14 @@ def test_a_lost_moment_or_step_count_would_show_in_those_losses(one, runs, saved
     spoiled = tmp_path / checkpoint.folder_name(SAVED_AT)
     shutil.copytree(saved, spoiled)
     manifest = json.loads((spoiled / "manifest.json").read_text())
-    file = spoiled / "optimizer-0.safetensors"
+    file = spoiled / "model" / "optimizer-0.safetensors"
     tensors = load_file(file)
     for name in tensors:
-        if name.endswith(f".{lost}"):
+        if f".{lost}[" in name:
             tensors[name] = torch.zeros_like(tensors[name]) + (lost == "exp_avg_sq") * 1e-8
     save_file(tensors, file)
-    manifest["files"][file.name] = checkpoint._describe(file)
+    record = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
+    manifest["files"]["model/optimizer-0.safetensors"] = record
     if lost == "step":
         manifest["step"] = 1
     del manifest["digest"]
@@ -140,17 +149,18 @@ def test_a_lost_moment_or_step_count_would_show_in_those_losses(one, runs, saved
 
 def test_every_checkpoint_holds_the_same_state_under_the_same_names(runs):
     folder, _ = runs
-    first, *others = [checkpoint.SavedState(checkpoint.read(p)) for p in every_checkpoint(folder)]
-    names = [name for name, _ in models.build(tiny.job().model).named_parameters()]
-    assert sorted(first) == sorted(names)
-    for other in others:
-        assert sorted(other) == sorted(names)
-        for name in names:
-            ours, theirs = first[name], other[name]
-            assert ours.weight.dtype == theirs.weight.dtype == torch.float32
-            assert torch.allclose(ours.weight, theirs.weight, rtol=1e-4, atol=1e-5), name
-            for key, value in ours.moments.items():
-                assert torch.allclose(value, theirs.moments[key], rtol=1e-3, atol=1e-5), name
+    first, *others = [checkpoint.open_role(checkpoint.read(p)) for p in every_checkpoint(folder)]
+    shapes = {n: tuple(p.shape) for n, p in models.build(tiny.job().model).named_parameters()}
+    for saved in (first, *others):
+        assert {name: saved.shape(name) for name in saved.names()} == shapes
+    for name, shape in shapes.items():
+        assert first.keys(name) == {"weight", "exp_avg", "exp_avg_sq"}
+        for key in first.keys(name):
+            ours = first.read(name, key, 0, math.prod(shape))
+            for other in others:
+                theirs = other.read(name, key, 0, math.prod(shape))
+                assert ours.dtype == theirs.dtype == torch.float32
+                assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-5), (name, key)
 
 
 def round_trip(folder, width):
@@ -161,16 +171,14 @@ def round_trip(folder, width):
     trainer = tiny.build(config)
     tiny.run(config, trainer, 2)
     tokenizer = folder / "tokenizer-for-tests.json"
-    done = checkpoint.save(folder / "odd", 2, trainer, config.model, tokenizer, {})
-    before = dict(trainer.state())
+    done = checkpoint.save(folder / "odd", 2, roles(trainer, config), tokenizer, {})
+    before = {own.name: own for own in trainer.state()}
     fresh = tiny.build(config)
-    fresh.load_state(checkpoint.SavedState(done), 2)
-    sizes = {state.weight.numel() % 2 for state in before.values()}
-    for name, state in fresh.state():
-        assert torch.equal(state.weight, before[name].weight), name
-        for key, value in state.moments.items():
-            assert torch.equal(value, before[name].moments[key]), (name, key)
-    return sizes
+    fresh.load_state(checkpoint.open_role(done), 2)
+    for own in fresh.state():
+        for key, value in own.tensors.items():
+            assert torch.equal(value, before[own.name].tensors[key]), (own.name, key)
+    return {math.prod(own.shape) % 2 for own in before.values()}
 
 
 def test_zero3_keeps_parameters_whose_size_does_not_divide_by_the_ranks(two, tmp_path):
@@ -184,7 +192,7 @@ def logits_and_checkpoint(folder, name):
     trainer = tiny.build(config)
     tiny.run(config, trainer, 3)
     tokenizer = folder / "tokenizer-for-tests.json"
-    checkpoint.save(folder / name, 3, trainer, config.model, tokenizer, {})
+    checkpoint.save(folder / name, 3, roles(trainer, config), tokenizer, {})
     trainer.model.eval()
     with torch.no_grad():
         return trainer.forward(torch.arange(12)[None] % tiny.VOCAB).numpy()
@@ -217,15 +225,16 @@ def test_the_model_loads_without_deepspeed_and_gives_the_logits_of_the_engine(tw
 def test_a_checkpoint_is_safetensors_and_json_only(runs):
     folder, _ = runs
     for path in every_checkpoint(folder):
-        for file in path.iterdir():
+        files = {file.relative_to(path).as_posix(): file for file in path.rglob("*.*")}
+        for file in files.values():
             if file.suffix == ".safetensors":
                 with safe_open(file, framework="pt") as handle:
                     assert handle.keys()
             else:
                 json.loads(file.read_text())
         start = checkpoint.read(path)
-        assert {file.name for file in path.iterdir()} == {*start.manifest["files"], "manifest.json"}
-        assert (start.step, start.manifest["fact"]) == (4, 1)
+        assert files.keys() == {*start.files, "manifest.json"}
+        assert (start.step, start.facts) == (4, {"fact": 1})
 
 
 @pytest.fixture
@@ -244,14 +253,14 @@ def flip(file):
 
 
 DAMAGE = {
-    "a flipped byte": ("weights-0.safetensors", flip, "is damaged"),
+    "a flipped byte": ("model/weights-0.safetensors", flip, "is damaged"),
     "a short file": (
-        "optimizer-0.safetensors",
+        "model/optimizer-0.safetensors",
         lambda file: file.write_bytes(file.read_bytes()[:-1]),
         "is damaged",
     ),
     "an empty file": ("tokenizer.json", lambda file: file.write_bytes(b""), "is damaged"),
-    "a lost file": ("weights-0.safetensors", Path.unlink, "is missing"),
+    "a lost file": ("model/weights-0.safetensors", Path.unlink, "is missing"),
     "no manifest": ("manifest.json", Path.unlink, "has no manifest.json"),
     "half a manifest": (
         "manifest.json",
@@ -264,8 +273,13 @@ DAMAGE = {
     "a binary manifest": ("manifest.json", lambda f: f.write_bytes(b"\xff\x00"), "damaged"),
     "a manifest without files": (
         "manifest.json",
-        lambda f: f.write_text('{"format": 2, "step": 6}'),
+        lambda f: f.write_text('{"format": 3, "step": 6}'),
         "damaged",
+    ),
+    "a manifest of a later format": (
+        "manifest.json",
+        lambda f: f.write_text('{"format": 4, "step": 6}'),
+        "has format 4, expected 3 or 2",
     ),
 }
 
@@ -288,16 +302,17 @@ def test_damage_is_named_and_the_one_before_is_taken(root, damage):
 def test_any_changed_byte_of_the_manifest_is_noticed(saved, tmp_path):
     """Also one that leaves it good JSON, such as another digit in the step."""
     whole = (saved / "manifest.json").read_bytes()
-    accepted = json.loads(whole)
+    accepted = asdict(checkpoint.read(saved))
     for place in range(0, len(whole), 3):
         (tmp_path / "manifest.json").write_bytes(
             whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
         )
         try:
-            found = checkpoint.read(tmp_path).manifest
+            found = asdict(checkpoint.read(tmp_path))
         except CheckpointError:
             continue
-        assert found == {k: v for k, v in accepted.items() if k != "digest"}  # white space
+        own = {"path": tmp_path, "manifest_sha256": found["manifest_sha256"]}
+        assert found == accepted | own  # white space
 
 
 def test_what_a_killed_writer_left_is_no_checkpoint(root):
@@ -309,10 +324,10 @@ def test_what_a_killed_writer_left_is_no_checkpoint(root):
 
 def test_without_any_valid_checkpoint_all_reasons_are_told(root, tmp_path):
     for path in checkpoint.published(root):
-        flip(path / "weights-0.safetensors")
+        flip(path / "model" / "weights-0.safetensors")
     found, rejected = checkpoint.newest_valid(root)
     assert found is None
-    assert [Path(reason.split(" ")[0]).parent.name for reason in rejected] == [
+    assert [Path(reason.split(" ")[0]).parents[1].name for reason in rejected] == [
         checkpoint.folder_name(step) for step in (6, 5, 4)
     ]
     with pytest.raises(CheckpointError, match=r"holds no valid checkpoint: .*step_00000004"):
@@ -321,17 +336,20 @@ def test_without_any_valid_checkpoint_all_reasons_are_told(root, tmp_path):
         checkpoint.find(tmp_path / "nothing")
 
 
-def test_retain_keeps_the_newest_and_their_content(root):
-    checkpoint.retain(root, 2)
+def test_retention_keeps_the_newest_and_their_content(root):
+    checkpoint.Retention(root, 2).after(checkpoint.read(root / checkpoint.folder_name(6)))
     assert [path.name for path in checkpoint.published(root)] == ["step_00000005", "step_00000006"]
     for path in checkpoint.published(root):
-        checkpoint.verify(checkpoint.read(path))
+        checkpoint.verify(path)
 
 
-def test_retain_never_deletes_the_last_valid_checkpoint(root):
-    flip(root / checkpoint.folder_name(6) / "weights-0.safetensors")
-    flip(root / checkpoint.folder_name(5) / "weights-0.safetensors")
-    checkpoint.retain(root, 1)
+def test_retention_never_deletes_the_last_valid_checkpoint(root):
+    """A run went on from step 4, since 5 and 6 were damaged without a change of size."""
+    for step in (5, 6):
+        flip(root / checkpoint.folder_name(step) / "model" / "weights-0.safetensors")
+    found, _ = checkpoint.newest_valid(root)
+    retention = checkpoint.Retention(root, 1)
+    retention.after(found)
     found, _ = checkpoint.newest_valid(root)
     assert found.path.name == checkpoint.folder_name(4)
 
@@ -344,15 +362,17 @@ def test_a_writer_killed_at_any_time_leaves_the_one_before_as_newest_valid(tmp_p
         from pathlib import Path
         sys.path.insert(0, sys.argv[2])
         from orchestrator.training import checkpoint
+        from orchestrator.training.checkpoint import SavedRole
         from tests.orchestrator import tiny
         folder, config = Path(sys.argv[1]), tiny.job("torch")
         config.model.width = 512
         trainer = tiny.build(config)
         tiny.run(config, trainer, 1)
+        retention = checkpoint.Retention(folder / "root", 2)
+        roles = {"model": SavedRole(trainer.state, config.model, "adamw")}
         for step in range(1, 10_000):
-            checkpoint.save(folder / "root", step, trainer, config.model,
-                            folder / "tokenizer-for-tests.json", {})
-            checkpoint.retain(folder / "root", 2)
+            tokenizer = folder / "tokenizer-for-tests.json"
+            retention.after(checkpoint.save(folder / "root", step, roles, tokenizer, {}))
             print(step, flush=True)
     """
     partial = 0
@@ -365,7 +385,7 @@ def test_a_writer_killed_at_any_time_leaves_the_one_before_as_newest_valid(tmp_p
         ) as process:
             while (last := int(process.stdout.readline())) < 3 + delay:
                 pass
-            while not list((tmp_path / "root").glob("*.partial/weights-0.safetensors")):
+            while not list((tmp_path / "root").glob("*.partial/model/weights-0.safetensors")):
                 pass
             process.send_signal(signal.SIGKILL)
             last = max([last, *map(int, process.stdout.read().split())])

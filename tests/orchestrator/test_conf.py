@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 import models
 from models import cost
 from orchestrator.compose.schema import register
-from orchestrator.plan.planning import make_plan
+from orchestrator.plan.planning import rough_plan
 
 CONF = Path(__file__).parents[2] / "conf"
 CHOICES = sorted(
@@ -51,7 +51,7 @@ def test_every_choice_composes_and_has_a_plan(choice, tmp_path, monkeypatch):
     if choice == "tokenizer=file":
         _write_tokenizer(tmp_path / "tokenizer.json")
         overrides.append("tokenizer.path=tokenizer.json")
-    plan = make_plan(job(*overrides), None)
+    plan = rough_plan(job(*overrides))
     assert plan.parameters > 0
     assert all(line.strip() for line in plan.lines())
 
@@ -96,9 +96,9 @@ def test_a_large_experiment_is_of_the_size_its_file_says(
     experiment, parameters, tokens_per_step, tokens
 ):
     needs = NEEDS.get(f"experiment={experiment}")
-    plan = make_plan(job(f"experiment={experiment}", *filter(None, [needs])), None)
+    plan = rough_plan(job(f"experiment={experiment}", *filter(None, [needs])))
     assert plan.parameters == pytest.approx(parameters, rel=0.005)
-    assert plan.tokens_per_step == pytest.approx(tokens_per_step, rel=0.05)
+    assert plan.outline.tokens_per_step == pytest.approx(tokens_per_step, rel=0.05)
     assert plan.tokens == pytest.approx(tokens, rel=0.01)
     assert plan.config.resources.gpus_per_worker == 1
     assert plan.config.engine.precision == "bf16"

@@ -22,7 +22,7 @@ from orchestrator.stages.pretrain.stage import PretrainConfig
 def test_a_config_comes_back_from_its_yaml_as_it_was(tmp_path):
     before = JobConfig(
         stage=PretrainConfig(steps=7, prompts=["a: b"]),
-        model=GPTConfig(width=36, heads=3, vocab_size=300),
+        model=GPTConfig(width=36, heads=3, vocab_size=300, weights="outputs/latest"),
         tokenizer=TokenizerConfig(kind="bytes", vocab_size=None),
         optim=OptimConfig(warmup_steps=1, gradient_clip=None),
         resume="there",
@@ -45,18 +45,19 @@ def test_a_batch_is_either_shared_evenly_or_refused_with_sizes_that_would_be(bat
     stage = PretrainConfig(global_batch_size=batch, micro_batch_size=micro)
     unit = workers * (micro or 1)
     try:
-        job = JobConfig(stage=stage, resources=ResourcesConfig(workers=workers))
+        job = JobConfig(stage=stage, model=GPTConfig(), resources=ResourcesConfig(workers=workers))
     except ValueError as refused:
         assert batch % unit
         offered = str(refused).partition("nearest: ")[2].partition(";")[0]
         for legal in offered.split(", "):
             JobConfig(
                 stage=replace(stage, global_batch_size=int(legal)),
+                model=GPTConfig(),
                 resources=ResourcesConfig(workers=workers),
             )
         fewer = str(refused).partition("or try resources.workers=")[2]
         if fewer:
-            JobConfig(stage=stage, resources=ResourcesConfig(workers=int(fewer)))
+            JobConfig(stage=stage, model=GPTConfig(), resources=ResourcesConfig(workers=int(fewer)))
     else:
         assert job.batch.micro * job.batch.accumulation_steps * workers == batch
 

@@ -11,23 +11,23 @@ CPU = torch.device("cpu")
 def reductions():
     rank = distributed.rank()
     sums = distributed.sum_over_ranks([1.5 + rank, 2.0**53 * (1 - rank), rank], CPU)
-    gathered = distributed.gather_integers([rank] * (3 * rank), CPU)
-    nothing = distributed.gather_integers([], CPU)
-    text = distributed.broadcast_text(f"Grüße von {rank}", CPU)
+    gathered = distributed.gather_objects([rank] * (3 * rank))
+    nothing = distributed.gather_objects([])
+    text = distributed.broadcast_object(f"Grüße von {rank}")
     return sums, gathered, nothing, text
 
 
 def test_sums_gathers_and_broadcasts_agree_on_every_rank(two):
     for sums, gathered, nothing, text in two.run(reductions):
         assert sums == [4.0, 2.0**53, 1.0]
-        assert gathered == [1, 1, 1]
-        assert nothing == []
+        assert gathered == [[], [1, 1, 1]]
+        assert nothing == [[], []]
         assert text == "Grüße von 0"
 
 
 def test_a_world_of_one_gives_back_what_it_got(one):
     (answer,) = one.run(reductions)
-    assert answer == ([1.5, 2.0**53, 0.0], [], [], "Grüße von 0")
+    assert answer == ([1.5, 2.0**53, 0.0], [[]], [[]], "Grüße von 0")
 
 
 def test_without_environment_a_process_is_rank_0_of_1(monkeypatch):

@@ -9,8 +9,8 @@ import textwrap
 import numpy as np
 import pytest
 
-from orchestrator.record import journal
-from orchestrator.record.journal import Journal, JournalError, read
+from orchestrator.record.journal import Journal
+from orchestrator.record.lines import JournalError, at_step, last_line, read
 
 
 def strict_json(path):
@@ -25,9 +25,7 @@ def strict_json(path):
 def test_lines_are_there_at_once_and_come_back_as_written(tmp_path):
     with Journal(tmp_path, attempt=3) as book:
         book.metrics(7, {"train/loss": 1.5, "train/tokens": 10})
-        book.event(
-            "checkpoint", kind="full", path=tmp_path / "c", metrics={"loss": np.float32(0.5)}
-        )
+        book.event("checkpoint", step=7, path=tmp_path / "c", metrics={"loss": np.float32(0.5)})
         lines, end = read(tmp_path / "metrics.jsonl")
         events, _ = read(tmp_path / "events.jsonl")
     assert lines[0]["metrics"] == {"train/loss": 1.5, "train/tokens": 10.0}
@@ -42,7 +40,9 @@ def test_nan_and_infinity_are_strict_json_and_floats_again_when_read(tmp_path):
     values = {"a": math.nan, "b": math.inf, "c": -math.inf, "d": np.float64("nan"), "e": 1e308}
     with Journal(tmp_path) as book:
         book.metrics(1, values)
-        book.event("checkpoint", step=1, metrics=values, worst=[math.nan, {"x": math.inf}])
+        book.event(
+            "checkpoint", step=1, path="c", metrics=values, worst=[math.nan, {"x": math.inf}]
+        )
     strict_json(tmp_path / "metrics.jsonl")
     events = strict_json(tmp_path / "events.jsonl")
     assert events[0]["worst"] == ["NaN", {"x": "Infinity"}]
@@ -87,7 +87,7 @@ def test_max_bytes_bounds_a_call_and_the_calls_join_to_the_whole(tmp_path):
 
 def test_a_missing_file_has_no_lines(tmp_path):
     assert read(tmp_path / "metrics.jsonl") == ([], 0)
-    assert journal.last_line(tmp_path / "metrics.jsonl") is None
+    assert last_line(tmp_path / "metrics.jsonl") is None
 
 
 @pytest.mark.parametrize("damage", [b"garbage\n", b"\x00\xff\n", b"[1]\n", b'{"a": NaN}\n', b"\n"])
@@ -123,9 +123,9 @@ def test_last_line_and_lines_of_a_step(tmp_path):
         for step in (1, 11, 111, 1):
             book.metrics(step, {"x": float(step), "pad": 1.0 / 3})
     path = tmp_path / "metrics.jsonl"
-    assert journal.last_line(path)["step"] == 1
-    assert [line["step"] for line in journal.at_step(path, 1)] == [1, 1]
-    assert [line["step"] for line in journal.at_step(path, 11)] == [11]
+    assert last_line(path)["step"] == 1
+    assert [line["step"] for line in at_step(path, 1)] == [1, 1]
+    assert [line["step"] for line in at_step(path, 11)] == [11]
 
 
 def test_what_was_written_survives_kill_9_of_the_writer(tmp_path):

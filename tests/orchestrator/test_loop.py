@@ -1,26 +1,32 @@
 """The loop on real ranks: NaN, stops, resuming at the end, evaluation, what is logged when."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from data import DataConfig, TokenizerConfig, evaluation_rows, prepare
+from orchestrator.stages.language.objective import next_token
 from orchestrator.training import distributed
-from orchestrator.training.loop import NonFiniteLoss, evaluate_loss
+from orchestrator.training.engine import build
+from orchestrator.training.loop import NonFiniteLoss, NothingToTrainOn, evaluate
+from orchestrator.training.objectives import classification
+from orchestrator.training.state import WEIGHT
 from tests.orchestrator import tiny
 
 ENGINES = ("zero0", "zero2", "zero3")
 
 
 def weights_of(trainer):
-    return {name: state.weight for name, state in trainer.state()}
+    """Copies of this rank's part of the weights."""
+    return {own.name: own.tensors[WEIGHT].clone() for own in trainer.state()}
 
 
 def spoil_logits(trainer, factor):
     forward = trainer.forward
-    trainer.forward = lambda *inputs: forward(*inputs) * factor
+    trainer.forward = lambda *inputs, **named: forward(*inputs, **named) * factor
 
 
 class NanGradient(torch.autograd.Function):
@@ -59,7 +65,7 @@ def nan_in_the_gradient(names, precision):
 
 def spoil_gradient(trainer):
     forward = trainer.forward
-    trainer.forward = lambda *inputs: NanGradient.apply(forward(*inputs))
+    trainer.forward = lambda *inputs, **named: NanGradient.apply(forward(*inputs, **named))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -148,7 +154,7 @@ def edges():
             log=lambda step, metrics: called.append(("log", step)),
             should_stop=lambda: stop,
         )
-        return called, outcome.step, outcome.tokens, outcome.stopped
+        return called, outcome.step, outcome.weight, outcome.stopped
 
     return run(5, 5), run(5, 8), run(5, 0, stop=True), run(5, 3, stop=True), run(4, 3)
 
@@ -205,7 +211,8 @@ def evaluated(names, prepared, micro_batch):
         trainer = tiny.build(config)
         place = distributed.rank(), distributed.world_size()
         rows = evaluation_rows(validation, tiny.T, *place, micro_batch)
-        answer[name] = evaluate_loss(trainer, rows)
+        totals = evaluate(trainer, next_token, rows)
+        answer[name] = totals.loss, totals.weight
         assert trainer.model.training
     if distributed.world_size() > 1:
         return answer
@@ -244,11 +251,12 @@ def packed(names):
         batch = tiny.rows(place + np.arange(config.batch.micro))
         batch = replace(batch, documents=np.tile(documents, (len(batch.tokens), 1)))
         trainer, logged = tiny.build(config), []
-        total, tokens = evaluate_loss(trainer, iter([batch]))
-        together, _ = evaluate_loss(trainer, iter([replace(batch, documents=None)]))
+        apart = evaluate(trainer, next_token, [batch])
+        together = evaluate(trainer, next_token, [replace(batch, documents=None)])
         keep = {"log": lambda step, metrics, to=logged: to.append(metrics["train/loss"])}
         tiny.run(config, trainer, 1, batches=iter([[batch]]), **keep)
-        answer[name, precision] = total, tokens, together, logged[0] * tokens
+        trained = logged[0] * apart.weight
+        answer[name, precision] = apart.loss, apart.weight, together.loss, trained
     batch = tiny.rows(np.arange(8))
     model = tiny.build(far_from_uniform("torch")).model.eval()
     rows, mask, alone = torch.from_numpy(batch.tokens), torch.from_numpy(batch.loss_mask), 0.0
@@ -267,3 +275,100 @@ def test_documents_of_a_batch_are_kept_apart_in_training_and_evaluation(one, two
             near = pytest.approx(nats, rel=1e-4 if precision == "fp32" else 5e-3)
             assert (total, trained, tokens) == (near, near, count), name
             assert abs(together - total) > 0.01 * total, name
+
+
+@dataclass(frozen=True)
+class Points:
+    """A micro-batch that has nothing to do with language: rows of numbers, each in a class."""
+
+    features: np.ndarray
+    labels: np.ndarray
+    sample_ids: np.ndarray
+
+    @property
+    def weight(self):
+        return len(self.labels)
+
+
+def points(ids):
+    return Points(
+        np.sin(ids[:, None] * np.arange(1.0, 6.0)).astype(np.float32), ids * 7 % 3, np.asarray(ids)
+    )
+
+
+def classify(trainer, batch):
+    labels = torch.from_numpy(batch.labels)
+    said = classification(trainer.forward(torch.from_numpy(batch.features)), labels)
+    return replace(said, counts={"second_class": (labels == 1).sum()})
+
+
+def network():
+    return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+def classified(names):
+    """Metrics of 2 steps on 12 points each, and of an evaluation with uneven ranks."""
+    rank, ranks, answer = distributed.rank(), distributed.world_size(), {}
+    for name, precision in names:
+        config = tiny.job(name, precision=precision)
+        trainer = build(
+            network,
+            config.engine,
+            config.optim,
+            device=torch.device("cpu"),
+            micro_batch=4,
+            accumulation_steps=3 // ranks or 1,
+        )
+        cuts = np.arange(24).reshape(2, 3, 4) if ranks == 1 else np.arange(24).reshape(2, 2, 6)
+        steps = [[points(ids) for ids in step[rank::ranks]] for step in cuts]
+        logged = []
+        tiny.run(
+            config,
+            trainer,
+            2,
+            objective=classify,
+            batches=iter(steps),
+            log=lambda step, metrics, to=logged: to.append(metrics),
+        )
+        uneven = [np.arange(30, 33), np.arange(33, 40)] if rank == 0 else []
+        alone = [] if ranks == 1 else [np.arange(30, 33)] if rank == 0 else [np.arange(33, 40)]
+        chosen = uneven if name != "zero3" or ranks == 1 else alone
+        totals = evaluate(trainer, classify, map(points, chosen))
+        answer[name, precision] = logged, totals.metrics("validation")
+    return answer
+
+
+def test_any_objective_is_summed_and_logged_over_micro_batches_and_ranks(one, two):
+    torch.manual_seed(0)
+    model = network()
+    first = points(np.arange(12))
+    logits = model(torch.from_numpy(first.features)).detach()
+    labels = torch.from_numpy(first.labels)
+    expected = {
+        "train/loss": float(nn.functional.cross_entropy(logits, labels)),
+        "train/accuracy": float((logits.argmax(1) == labels).float().mean()),
+        "train/second_class": 4,
+        "train/tokens": 12,
+    }
+    alone = one.run(classified, [("torch", "fp32"), ("zero1", "fp32"), ("zero3", "bf16")])[0]
+    last, end = alone["torch", "fp32"][0][1], alone["torch", "fp32"][1]
+    assert end["validation/second_class"] == 3
+    for rank in (alone, *two.run(classified, [("zero0", "fp32"), ("zero3", "fp32")])):
+        for (name, precision), (logged, evaluated) in rank.items():
+            near = {"rel": 1e-5} if precision == "fp32" else {"rel": 0.02, "abs": 0.1}
+            got = {key: logged[0][key] for key in expected}
+            assert got == pytest.approx(expected, **near), name
+            for key in ("train/loss", "train/accuracy", "train/second_class"):
+                assert logged[1][key] == pytest.approx(last[key], **near), (name, key)
+            assert evaluated == pytest.approx(end, **near), name
+
+
+def without_targets():
+    config = tiny.job("torch")
+    empty = replace(tiny.rows(np.arange(8)), loss_mask=np.zeros((8, tiny.T), dtype=bool))
+    with pytest.raises(NothingToTrainOn, match="no sample of step 1 has a target"):
+        tiny.run(config, tiny.build(config), 1, batches=iter([[empty]]))
+
+
+def test_a_step_without_any_target_is_refused(one):
+    one.run(without_targets)

@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 
 from data.messages import size
 from models.configs import GPTConfig
@@ -14,9 +13,12 @@ from orchestrator.config import (
     OptimConfig,
     ResourcesConfig,
 )
-from orchestrator.plan.planning import DiskTooSmall, check_disk, make_plan
+from orchestrator.plan.memory import memory_of
+from orchestrator.plan.outputs import DiskTooSmall, check_disk
+from orchestrator.plan.planning import rough_plan
 from orchestrator.stages import saved
 from orchestrator.stages.pretrain.stage import PretrainConfig
+from orchestrator.training import checkpoint
 from tests.orchestrator.typed import on, refused, trained, typed
 
 
@@ -72,13 +74,13 @@ def test_checkpoints_on_the_disk_at_once_are_those_kept_and_one_being_written(
             highest = max(highest, on_disk)
             on_disk = min(on_disk, kept)
     stage = {"steps": steps, "checkpoint_every": every, "checkpoints_kept": kept}
-    assert make_plan(job(**stage), None).most_checkpoints == highest == most
+    assert rough_plan(job(**stage)).most_checkpoints == highest == most
 
 
 def test_a_checkpoint_is_as_large_as_planned(corpus):
     run = trained(corpus)
-    plan = make_plan(saved.load(run / "config.yaml"), None)
-    files = (run / "checkpoints" / "step_00000002").glob("*.safetensors")
+    plan = rough_plan(saved.load(run / "config.yaml"))
+    files = (run / "checkpoints" / "step_00000002").rglob("*.safetensors")
     assert sum(file.stat().st_size for file in files) == pytest.approx(
         plan.checkpoint_bytes, rel=0.1
     )  # and headers
@@ -96,7 +98,7 @@ def test_a_checkpoint_is_as_large_as_planned(corpus):
     ],
 )
 def test_memory_of_the_state_is_that_of_the_zero_paper(engine, per_parameter):
-    plan = make_plan(replace(job(), engine=engine), None)
+    plan = rough_plan(replace(job(), engine=engine))
     assert plan.memory.total == pytest.approx(per_parameter * plan.parameters)
 
 
@@ -108,12 +110,12 @@ def test_the_papers_example_of_7_5_billion_parameters_on_64_gpus():
             engine=EngineConfig(zero_stage=stage, precision="bf16"),
             resources=ResourcesConfig(workers=64),
         )
-        plan = replace(make_plan(config, None), parameters=7_500_000_000)
-        assert plan.memory.total / 1e9 == pytest.approx(gigabytes, abs=0.05)
+        role = replace(rough_plan(config).outline.roles["model"], parameters=7_500_000_000)
+        assert memory_of(role, 64).total / 1e9 == pytest.approx(gigabytes, abs=0.05)
 
 
 def test_too_little_disk_is_refused_with_the_sizes():
-    plan = make_plan(job(steps=9, checkpoint_every=1, checkpoints_kept=2), None)
+    plan = rough_plan(job(steps=9, checkpoint_every=1, checkpoints_kept=2))
     check_disk(plan, 3 * plan.checkpoint_bytes)
     with pytest.raises(DiskTooSmall, match=r"try stage\.checkpoints_kept=1"):
         check_disk(plan, 3 * plan.checkpoint_bytes - 1)
@@ -224,7 +226,7 @@ class TestResume:
     def test_a_damaged_checkpoint(self, corpus, tmp_path):
         copy = tmp_path / "copy"
         shutil.copytree(trained(corpus), copy)
-        weights = copy / "checkpoints" / "step_00000002" / "weights-0.safetensors"
+        weights = copy / "checkpoints" / "step_00000002" / "model" / "weights-0.safetensors"
         weights.write_bytes(weights.read_bytes()[:-1])
         said = refused("run", *on(corpus), f"resume={copy}", "stage.steps=4")
         assert "is damaged" in said
@@ -267,12 +269,10 @@ class TestResume:
     def test_the_settings_are_all_that_a_stage_compares(self, corpus):
         # What stages/pretrain.py wants to be equal must be refused here, before a run folder.
         run = trained(corpus)
-        manifest = yaml.safe_load(
-            (run / "checkpoints" / "step_00000002" / "manifest.json").read_text()
-        )
-        compared = {"data", "tokenizer_fingerprint", "model"}
-        described = {"format", "step", "data_fingerprint", "world_size", "files", "digest"}
-        assert set(manifest) == compared | described
+        found = checkpoint.read(run / "checkpoints" / "step_00000002")
+        compared, described = {"data", "tokenizer_fingerprint"}, {"data_fingerprint"}
+        assert set(found.facts) == compared | described
+        assert found.roles["model"].model is not None  # compared, too
 
 
 def test_sizes_are_for_readers():

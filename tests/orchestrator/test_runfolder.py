@@ -1,3 +1,4 @@
+import contextlib
 import json
 import math
 import os
@@ -11,15 +12,20 @@ import pytest
 import yaml
 
 from data import DataConfig
+from models.configs import GPTConfig
 from orchestrator.config import JobConfig, to_dict
 from orchestrator.record import runfolder
+from orchestrator.record.journal import Journal
+from orchestrator.stages.pretrain.stage import PretrainConfig
 from orchestrator.stages.saved import load
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_a_run_folder_holds_config_overrides_and_code_and_latest_points_at_it(tmp_path):
-    config = JobConfig(outputs=str(tmp_path / "outputs"), seed=7)
+    config = JobConfig(
+        stage=PretrainConfig(), model=GPTConfig(), outputs=str(tmp_path / "outputs"), seed=7
+    )
     first = runfolder.create(config, ["seed=7"])
     second = runfolder.create(config, [])
     assert first != second
@@ -53,7 +59,8 @@ def test_latest_moves_on_also_when_the_outputs_folder_was_moved(tmp_path):
 def test_only_the_owner_reads_the_config_and_secrets_are_nowhere_else(tmp_path):
     secret = "hf_0123456789abcdefghijklmnopqrstuvwxyz"
     url = f"https://user:{secret}@host/data"
-    config = JobConfig(outputs=str(tmp_path), data=DataConfig(source="jsonl", path=url))
+    data = DataConfig(source="jsonl", path=url)
+    config = JobConfig(stage=PretrainConfig(), model=GPTConfig(), outputs=str(tmp_path), data=data)
     folder = runfolder.create(config, [f"data.path={url}"])
     mode = stat.S_IMODE((folder / "config.yaml").stat().st_mode)
     assert mode == 0o600
@@ -76,6 +83,49 @@ def test_the_result_is_strict_json_whatever_the_metrics_are(tmp_path):
         "tokens": None,
     }
     assert os.listdir(tmp_path) == ["result.json"]  # noqa: PTH208 - no temporary file is left
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real disk of 1 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting needs the superuser")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def fill(disk):
+    """Take the last page of the disk."""
+    with (disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+def write_until_full(book):
+    while True:
+        book.metrics(1, {"x": 1.0})
+
+
+def test_a_result_is_written_on_a_full_disk_and_a_later_one_whole_or_not_at_all(small_disk):
+    folder = runfolder.create(JobConfig(outputs=str(small_disk)), [])
+    with Journal(folder) as book:
+        fill(small_disk)
+        with pytest.raises(OSError, match=r"No space left on device.*metrics\.jsonl"):
+            write_until_full(book)
+        runfolder.write_result(folder, {"status": "failed", "metrics": {"x": 1.0}})
+        book.event("finished", status="failed")  # what was set aside is more than the result
+    assert not (folder / runfolder.RESERVE).exists()
+    fill(small_disk)
+    with pytest.raises(OSError, match=r"No space left on device.*result\.json"):
+        runfolder.write_result(folder, {"status": "done", "long": "x" * 4096})
+    assert json.loads((folder / "result.json").read_text())["status"] == "failed"
+    (small_disk / "filler").unlink()
+    runfolder.write_result(folder, {"status": "done"})
+    assert json.loads((folder / "result.json").read_text()) == {"status": "done"}
+    assert [path for path in folder.iterdir() if path.name.startswith(".")] == []
 
 
 @pytest.mark.parametrize("runs", [3])

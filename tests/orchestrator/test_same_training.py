@@ -15,6 +15,7 @@ from data.order.state import DataState
 from data.shards import Tokenized
 from orchestrator.stages.language.resuming import initial_state
 from orchestrator.training import checkpoint, distributed
+from orchestrator.training.checkpoint import SavedRole
 from tests.data.writing import write_shards
 from tests.orchestrator import tiny
 from tests.orchestrator.ranks import World
@@ -54,7 +55,7 @@ def leg(folder, root, first, last):
     trainer, state = tiny.build(config), initial_state(config, stream)
     if first:
         start = checkpoint.find(root / checkpoint.folder_name(first))
-        trainer.load_state(checkpoint.SavedState(start), start.step)
+        trainer.load_state(checkpoint.open_role(start), start.step)
         state = start.data
     ledger, losses, batches = Ledger(stream, state), [], []
 
@@ -63,9 +64,10 @@ def leg(folder, root, first, last):
         batches.append([hashlib.sha256(b.tokens.tobytes()).hexdigest() for b in micro_batches])
 
     def save(step):
-        sums = distributed.gather_integers(ledger.sums, trainer.device)
+        sums = [own for rank in distributed.gather_objects(ledger.sums) for own in rank]
         facts = {"data": ledger.commit(sums, []).to_dict()}
-        checkpoint.save(root, step, trainer, config.model, folder / "tokenizer.json", facts)
+        roles = {"model": SavedRole(trainer.state, config.model, "adamw")}
+        checkpoint.save(root, step, roles, folder / "tokenizer.json", facts)
 
     steps = Loader(stream, tiny.T).stream(
         state.cursor, 8, 2, distributed.rank(), distributed.world_size()

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import models
 from data import Batch, DataConfig
 from models.configs import GPTConfig
 from orchestrator.config import (
@@ -17,6 +16,7 @@ from orchestrator.config import (
     ResourcesConfig,
     TrainingConfig,
 )
+from orchestrator.stages.language.objective import next_token
 from orchestrator.stages.pretrain.stage import PretrainConfig
 from orchestrator.training import distributed, engine
 from orchestrator.training.loop import Outcome, Schedule, fit
@@ -63,8 +63,15 @@ def job(
 
 def build(config: JobConfig) -> engine.Engine:
     """The engine around a model whose weights depend on the seed alone."""
-    torch.manual_seed(config.seed)
-    return engine.build(models.build(config.model), config, torch.device("cpu"))
+    return engine.build(
+        config.model,
+        config.engine,
+        config.optim,
+        device=torch.device("cpu"),
+        seed=config.seed,
+        micro_batch=config.batch.micro,
+        accumulation_steps=config.batch.accumulation_steps,
+    )
 
 
 def batches(config: JobConfig, position: int = 0) -> Iterator[list[Batch]]:
@@ -111,10 +118,12 @@ def run(
     }
     return fit(
         trainer,
+        hooks.pop("objective", next_token),
         hooks.pop("batches", None)
         or batches(config, start * config.section(TrainingConfig).global_batch_size),
         replace(schedule, **hooks.pop("schedule", {})),
         start_step=start,
         seed=config.seed,
+        unit="tokens",
         **(nothing | hooks),
     )

@@ -10,8 +10,8 @@ the job runs, so nothing that happens to MLflow can slow or end training:
 Each step can be repeated without doubling anything, so the mirror may be killed anywhere, and
 `python -m orchestrator.record.mlflow RUN_FOLDER` may be typed at any time to send what is missing.
 
-A step that a later attempt repeats after a resume is not sent again: the first finite value of a
-metric at a step stays. The journal, which is uploaded too, has all of them.
+Of a step that a later attempt repeats, what counts is sent; `points.py` says what becomes of what
+was sent before. The journal, which is uploaded too, has everything.
 """
 
 from orchestrator.record.mlflow.mirror import (

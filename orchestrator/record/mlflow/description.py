@@ -9,12 +9,12 @@ from typing import Any
 
 import yaml
 
-from orchestrator.record import journal
+from orchestrator.record.lines import EVENTS, METRICS, last_line, read
 from orchestrator.record.redaction import Redactor, flatten
 
 RECORDS = (
     *("config.yaml", "overrides.yaml", "code.json", "result.json", "samples.txt"),
-    *(journal.EVENTS, journal.METRICS),
+    *(EVENTS, METRICS),
 )
 OWN_LOG = "tracking.log"  # grows while it would be uploaded
 
@@ -111,14 +111,14 @@ class Description:
 
     def first_time(self) -> int:
         """When the run began, milliseconds since 1970: its first event."""
-        events, _ = journal.read(self.folder / journal.EVENTS, max_bytes=1)
+        events, _ = read(self.folder / EVENTS, max_bytes=1)
         return int(events[0]["time_ms"] if events else self.folder.stat().st_mtime * 1000)
 
     def last_time(self) -> int:
         """When the last line of the journal was written, milliseconds since 1970."""
         times = [self.first_time()]
-        for name in (journal.EVENTS, journal.METRICS):
-            last = journal.last_line(self.folder / name)
+        for name in (EVENTS, METRICS):
+            last = last_line(self.folder / name)
             times += [int(last["time_ms"])] if last else []
         return max(times)
 

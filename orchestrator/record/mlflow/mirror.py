@@ -11,11 +11,11 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from orchestrator.config import TrackingConfig
-from orchestrator.record import journal
+from orchestrator.record import lines
 from orchestrator.record.redaction import public_url
 
 STATE = "mlflow.json"
@@ -53,12 +53,8 @@ class State:
     run_id: str | None = None
     offsets: dict[str, int] = field(default_factory=dict)
     """Bytes of each journal file that MLflow has."""
-    attempts: dict[str, list[int | None]] = field(default_factory=dict)
-    """Metric -> [attempt, its highest step, highest step of earlier attempts]."""
     models: dict[str, str] = field(default_factory=dict)
     """Byte offset of a checkpoint event -> id of its MLflow model."""
-    datasets: dict[str, list[str]] = field(default_factory=dict)
-    """Split -> [name, digest] in MLflow."""
     lineage: dict[str, str] = field(default_factory=dict)
     """Fingerprints of datasets and tokenizer, put on each model."""
     status: str | None = None
@@ -74,7 +70,10 @@ class State:
     def load(folder: Path) -> "State | None":
         """The state of a run folder. None: it was never tracked."""
         path = folder / STATE
-        return State(**json.loads(path.read_text())) if path.exists() else None
+        if not path.exists():
+            return None
+        written = json.loads(path.read_text())
+        return State(**{f.name: written[f.name] for f in fields(State) if f.name in written})
 
     def save(self, folder: Path) -> None:
         """Replace mlflow.json; only its owner may read it, an address can hold a password."""
@@ -89,7 +88,7 @@ class State:
         place = ("tracking_uri", "experiment")
         if previous is None or any(getattr(self, n) != getattr(previous, n) for n in place):
             return self
-        progress = ("experiment_id", "run_id", "offsets", "attempts", "models", "datasets")
+        progress = ("experiment_id", "run_id", "offsets", "models")
         kept = {name: getattr(previous, name) for name in (*progress, "lineage", "refused")}
         return replace(self, **kept)
 
@@ -236,7 +235,7 @@ def outcome(folder: Path) -> Done | Pending:
     assert state is not None, f"{folder} is not tracked"
     sizes = {
         name: (folder / name).stat().st_size if (folder / name).exists() else 0
-        for name in (journal.METRICS, journal.EVENTS)
+        for name in (lines.METRICS, lines.EVENTS)
     }
     sent = sum(state.offsets.get(name, 0) for name in sizes)
     if state.done and sent >= sum(sizes.values()):
@@ -246,13 +245,16 @@ def outcome(folder: Path) -> Done | Pending:
 
 
 def process_name(pid: int) -> str | None:
-    """Host, id and start of a process, which no later process shares. None: it is not there."""
-    import psutil
+    """Host, id and start of a process, which no later process shares. None: it is not there.
 
+    The start is in clock ticks since boot, not a time of day, which changes with the clock.
+    """
     try:
-        return f"{socket.gethostname()}/{pid}/{psutil.Process(pid).create_time()}"
-    except psutil.NoSuchProcess:
+        facts = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
         return None
+    ticks = facts.rpartition(")")[2].split()[19]  # field 22; the name before may hold anything
+    return f"{socket.gethostname()}/{pid}/{ticks}"
 
 
 def _end_of_job(process: "subprocess.Popen[bytes] | None", deadline: float) -> bool:

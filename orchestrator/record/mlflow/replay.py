@@ -1,5 +1,8 @@
 """Send a run folder to MLflow; every call can be repeated without doubling anything.
 
+What is sent follows from the run folder alone; the state says only how far it got, and moves on
+after a send has succeeded.
+
 What makes it so: metrics carry the times of the journal, and MLflow takes a point with the same
 metric, time, step and value once; the run and the models of checkpoints are found by a tag before
 they are created; params, tags, inputs and artifacts are the same when written twice.
@@ -8,7 +11,6 @@ they are created; params, tags, inputs and artifacts are the same when written t
 import getpass
 import json
 import logging
-import math
 import re
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
-from orchestrator.record import journal
+from orchestrator.record.lines import EVENTS, METRICS, read
 from orchestrator.record.mlflow.description import Description
 from orchestrator.record.mlflow.mirror import State
+from orchestrator.record.mlflow.points import CHUNK_BYTES, Datasets, Point, Points
 from orchestrator.record.mlflow.store import SYSTEM, connect, experiment_id
 from orchestrator.record.redaction import redact_url
 
@@ -38,7 +41,6 @@ EXTERNAL_TAG = "mlflow.model.isExternal"
 RUN_STATUS = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 METRICS_PER_CALL = 1000  # MLflow's limit
 TAGS_PER_CALL = 100  # MLflow's limit, for params too
-CHUNK_BYTES = 1 << 20  # of the journal, between two writes of mlflow.json
 
 
 class Replay:
@@ -49,9 +51,11 @@ class Replay:
         self.folder = folder
         self.state = state
         self.description = Description(folder)
+        self.points = Points(folder)
         self.client = connect(state)
         state.experiment_id = experiment_id(self.client, state)
         self.run_id = self._open_run(state.experiment_id)
+        self.datasets = self._datasets_sent()
         self.described = False
 
     def send(self) -> None:
@@ -59,7 +63,7 @@ class Replay:
         if not self.described and (self.folder / "code.json").exists():
             self._describe()
         self._send_events()
-        for name in (journal.METRICS, SYSTEM):
+        for name in (METRICS, SYSTEM):
             self._send_metrics(name)
 
     def finish(self) -> None:
@@ -94,7 +98,7 @@ class Replay:
             )
         if state.run_id != run.info.run_id:  # a store that has nothing of it yet
             state.run_id = run.info.run_id
-            state.offsets, state.attempts, state.refused = {}, {}, []
+            state.offsets, state.refused = {}, []
         state.save(self.folder)
         return str(run.info.run_id)
 
@@ -119,34 +123,20 @@ class Replay:
             self.client.log_batch(self.run_id, tags=batch)
 
     def _send_metrics(self, name: str) -> None:
-        """Send the new lines of a file of metrics."""
+        """Send the new lines of a file of metrics; only then is it noted that they are sent."""
         from mlflow.entities import Metric
 
         while True:
             offset = self.state.offsets.get(name, 0)
-            lines, end = journal.read(self.folder / name, offset, CHUNK_BYTES)
+            lines, end = read(self.folder / name, offset, CHUNK_BYTES)
             if not lines:
                 return
-            metrics = [
-                Metric(_key(key), value, line["time_ms"], line["step"])
-                for line in lines
-                for key, value in line["metrics"].items()
-                if self._is_news(key, value, line["step"], line["attempt"])
-            ]
+            points = self.points.of(lines) if name == METRICS else _all_points(lines)
+            metrics = [Metric(_key(p.key), p.value, p.time_ms, p.step) for p in points]
             for batch in _batches(metrics, METRICS_PER_CALL):
                 self._accept(f"{name} at byte {offset}", self._log_metrics, batch)
             self.state.offsets[name] = end
             self.state.save(self.folder)
-
-    def _is_news(self, key: str, value: float, step: int, attempt: int) -> bool:
-        """Whether no earlier attempt has sent this step of the metric; see the module."""
-        last, highest, floor = self.state.attempts.get(key, [attempt, None, None])
-        if attempt != last and highest is not None:
-            floor = highest if floor is None else max(floor, highest)
-        if math.isfinite(value):
-            highest = step if highest is None else max(step, highest)
-        self.state.attempts[key] = [attempt, highest, floor]
-        return floor is None or step > floor
 
     def _log_metrics(self, metrics: "list[Metric]") -> None:
         self.client.log_batch(self.run_id, metrics=metrics)
@@ -157,21 +147,22 @@ class Replay:
             "started": self._started,
             "dataset": self._dataset,
             "tokenizer": self._tokenizer,
+            "resumed": self._resumed,
             "checkpoint": self._checkpoint,
             "artifact": self._artifact,
             "drift": self._drift,
             "finished": self._finished,
         }
         while True:
-            offset = self.state.offsets.get(journal.EVENTS, 0)
-            events, end = journal.read(self.folder / journal.EVENTS, offset, max_bytes=1)
+            offset = self.state.offsets.get(EVENTS, 0)
+            events, end = read(self.folder / EVENTS, offset, max_bytes=1)
             if not events:
                 return
             kind = events[0]["event"]
             if kind in handlers:
-                what = f"event {kind} at byte {offset} of {journal.EVENTS}"
+                what = f"event {kind} at byte {offset} of {EVENTS}"
                 self._accept(what, handlers[kind], events[0], offset)
-            self.state.offsets[journal.EVENTS] = end
+            self.state.offsets[EVENTS] = end
             self.state.save(self.folder)
 
     def _accept(self, what: str, send: Callable[..., None], *arguments: Any) -> None:
@@ -201,24 +192,37 @@ class Replay:
         """A dataset is an input of the run, known by its fingerprint."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        split = event.get("split", "train")
+        split, (name, digest) = event.get("split", "train"), self.datasets.add(event)
         fingerprint = str(event["fingerprint"])
         source = redact_url(str(event.get("source", "")))
         remote = source.startswith("http")
         sizes = {name: event[name] for name in ("documents", "bytes", "tokens") if name in event}
         dataset = Dataset(
-            # The split is part of the name: MLflow would merge two splits with one fingerprint.
-            name=f"{event['name']}/{split}"[:500],
-            digest=fingerprint[:36],
+            name=name,
+            digest=digest,
             source_type="http" if remote else "local",
             source=json.dumps({"url" if remote else "uri": source}),
             profile=json.dumps(sizes),
         )
         tags = [InputTag("mlflow.data.context", split), InputTag("fingerprint", fingerprint)]
         self.client.log_inputs(self.run_id, [DatasetInput(dataset, tags)])
-        self.state.datasets[split] = [dataset.name, dataset.digest]
         own = f"{event['name']}." if event.get("mixture") else ""
         self._lineage(f"dataset.{own}{split}", fingerprint)
+
+    def _datasets_sent(self) -> Datasets:
+        """The datasets that an earlier sender of this folder has sent."""
+        datasets, sent = Datasets(), self.state.offsets.get(EVENTS, 0)
+        events, _ = read(self.folder / EVENTS, 0, sent) if sent else ([], 0)
+        for event in events:
+            if event["event"] == "dataset":
+                datasets.add(event)
+        return datasets
+
+    def _resumed(self, event: dict[str, Any], offset: int) -> None:
+        """Say which attempts the curves are made of, once there are several."""
+        self.points.descent.refresh()
+        if self.points.descent.newest > 1:
+            self._tags({"descent": str(self.points.descent)})
 
     def _tokenizer(self, event: dict[str, Any], offset: int) -> None:
         self.client.log_artifact(self.run_id, str(self.folder / event["path"]), "tokenizer")
@@ -246,6 +250,9 @@ class Replay:
         from mlflow.entities import LoggedModelOutput, LoggedModelStatus
         from mlflow.models.utils import get_external_mlflow_model_spec
 
+        self.points.descent.refresh()
+        if not self.points.descent.holds(event.get("attempt", 1), event["step"]):
+            return  # a later attempt went on from an earlier one, and writes this step anew
         assert self.state.experiment_id is not None
         step, path = int(event["step"]), self.folder / event["path"]
         found = self.client.search_logged_models(
@@ -288,17 +295,13 @@ class Replay:
         """
         from mlflow.entities import Metric
 
-        times: dict[tuple[str, float], int] = {}
-        for line in journal.at_step(self.folder / journal.METRICS, step):
-            for key, value in line["metrics"].items():
-                times.setdefault((key, value), line["time_ms"])
         metrics = []
         for key, value in event.get("metrics", {}).items():
-            time_ms = times.get((key, value), event["time_ms"])
-            name, digest = self.state.datasets.get(key.split("/")[0], (None, None))
+            time_ms = self.points.first_time(key, value, step)
+            name, digest = self.datasets.of(key)
             metrics.append(
                 Metric(
-                    *(_key(key), value, time_ms, step),
+                    *Point(_key(key), value, time_ms or event["time_ms"], step),
                     model_id=model_id,
                     dataset_name=name,
                     dataset_digest=digest,
@@ -312,10 +315,19 @@ class Replay:
 
         folder.mkdir()
         try:
-            for name, figure in training_figures(self.folder / journal.METRICS).items():
+            for name, figure in training_figures(self.folder).items():
                 figure.savefig(folder / f"{name}.png", dpi=150)
         except Exception:
             log.exception("no figures")
+
+
+def _all_points(lines: list[dict[str, Any]]) -> list[Point]:
+    """Every value of every line, as it is."""
+    return [
+        Point(key, value, line["time_ms"], line["step"])
+        for line in lines
+        for key, value in line["metrics"].items()
+    ]
 
 
 def _key(name: str) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from orchestrator.record import journal
+from orchestrator.record.clock import Clock
+from orchestrator.record.lines import LineFile, last_line
 from orchestrator.record.mlflow.mirror import State
 
 if TYPE_CHECKING:
@@ -90,9 +91,10 @@ class SystemMetrics:
                 monitor.collect_metrics()  # the first reading of the CPU is 0
                 monitor.clear_metrics()
                 self.monitors.append(monitor)
-        last = journal.last_line(folder / SYSTEM)
+        last = last_line(folder / SYSTEM)
         self.step = last["step"] + 1 if last else 0
-        self.file = journal.open_for_append(folder / SYSTEM)
+        self.clock = Clock(last["time_ms"] if last else 0)
+        self.file = LineFile(folder / SYSTEM)
         self.due = time.monotonic() + SYSTEM_SECONDS
 
     def sample(self) -> None:
@@ -107,6 +109,6 @@ class SystemMetrics:
                 metrics.update(monitor.aggregate_metrics())
                 monitor.clear_metrics()
         values = {f"system/{name}": value for name, value in metrics.items()}
-        line = {"time_ms": journal.now_ms(), "attempt": 1, "step": self.step, "metrics": values}
-        journal.append(self.file, line)
+        line = {"time_ms": self.clock.now_ms(), "attempt": 1, "step": self.step, "metrics": values}
+        self.file.append(line)
         self.step += 1

@@ -1,1 +1,7 @@
-"""What the stages share that work on text of the data service: preparing, resuming, record."""
+"""What the stages share that work on text of the data service.
+
+preparing, tokenizing   on the driver: the data is made once
+resuming                whether a job can go on from a checkpoint, by its data
+drift, recording        is the data like that of an earlier job; what a run keeps of its data
+scoring, sampling       on the ranks: loss, perplexity and bits per byte; texts that a model writes
+"""

@@ -8,7 +8,7 @@ from data.ask.compare import compare
 from data.config import SINGLE
 from data.drift import GateReport
 from orchestrator.config import JobConfig
-from orchestrator.record import journal
+from orchestrator.record.lines import EVENTS, read
 
 
 def check_drift(config: JobConfig, prepared: Prepared) -> dict[str, GateReport]:
@@ -56,14 +56,14 @@ def train_sets(path: Path) -> Mapping[str, ShardSet]:
     if (path / "train" / "manifest.json").is_file():
         return {SINGLE: ShardSet.open(path / "train")}
     folders: dict[str, str] = {}
-    if (path / journal.EVENTS).is_file():
-        events, _ = journal.read(path / journal.EVENTS, max_bytes=1 << 30)
+    if (path / EVENTS).is_file():
+        events, _ = read(path / EVENTS, max_bytes=1 << 30)
         for event in events:
             if event["event"] == "dataset" and event["split"] == "train" and "folder" in event:
                 folders[event["name"]] = event["folder"]
     if not folders:
         raise ValueError(
             f"{path} is no run folder whose data is known, and no shard set: give one that has "
-            f"{journal.EVENTS} or manifest.json in it"
+            f"{EVENTS} or manifest.json in it"
         )
     return {name: ShardSet.open(Path(folder)) for name, folder in folders.items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.nodes import local_devices
-from cluster.service import Placement, Service, service
+from cluster.pool import Placement, Pool, pool
 from data.files import cache_root
 from data.preparation.running import Runner, Say, inline
 from orchestrator.config import ResourcesConfig
@@ -35,25 +35,25 @@ def tokenizing(
     few = FEW if workers is None else 1
     count = workers or local_devices().cpus
     with ExitStack() as stack:
-        pool: Service | None = None
+        started: Pool | None = None
 
         def run(
             function: Callable[[Any], Any],
             arguments: Sequence[Any],
             on_result: Callable[[int, Any], None],
         ) -> list[Any]:
-            nonlocal pool
+            nonlocal started
             here = resources.launcher == "inline" and workers is None
             if len(arguments) < few or count == 1 or here:
                 return inline(function, arguments, on_result)
-            if pool is None:
+            if started is None:
                 say(f"starting {min(count, len(arguments))} tokenization workers")
                 logs = stack.enter_context(tempfile.TemporaryDirectory(prefix="orchestrate-"))
                 placement = Placement(count, 1, 0, resources.address)
                 # A core each: rayon's threads would fight for them.
                 env = {"ORCHESTRATE_CACHE": str(cache_root()), "RAYON_NUM_THREADS": "1"}
-                running = service(placement, log_folder=Path(logs), env=env, say=say)
-                pool = stack.enter_context(running)
-            return pool.run(function, arguments, on_result)
+                of_ray = pool(placement, log_folder=Path(logs), env=env, say=say)
+                started = stack.enter_context(of_ray)
+            return started.run(function, arguments, on_result)
 
         yield run

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from models.configs import GPTConfig
+from models.configs import language
 from orchestrator.config.checks import check_at_least
 from orchestrator.config.stage import TrainingConfig
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 @dataclass
 class PretrainConfig(TrainingConfig):
     """Next-token training of a model, from random weights or from those of `model.weights`."""
+
+    reads: ClassVar[tuple[str, ...]] = (*TrainingConfig.reads, "data", "tokenizer")
 
     name: str = "pretrain"
     steps: int = 420
@@ -34,10 +36,9 @@ class PretrainConfig(TrainingConfig):
     def check_job(self, job: JobConfig) -> None:
         """Check that a sequence fits the model, too."""
         super().check_job(job)
-        if isinstance(job.model, GPTConfig):
-            T, longest = job.data.sequence_length, job.model.max_positions
-            if longest < T:
-                raise ValueError(
-                    f"data.sequence_length={T} is longer than model.max_positions={longest}; "
-                    f"try data.sequence_length={longest} or model.max_positions={T}"
-                )
+        T, longest = job.data.sequence_length, language(job.model).max_positions
+        if longest < T:
+            raise ValueError(
+                f"data.sequence_length={T} is longer than model.max_positions={longest}; "
+                f"try data.sequence_length={longest} or model.max_positions={T}"
+            )

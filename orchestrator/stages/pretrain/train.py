@@ -1,41 +1,47 @@
 """Pretraining: next-token prediction over a stream of documents, from random weights."""
 
-import json
-import math
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 
-import models
-from data import Loader, Prepared, Stream, evaluation_rows, prepare
+from data import Loader, Prepared, Published, Stream, evaluation_rows, open_published
 from data.feed.ledger import Ledger
-from data.feed.stream import Damage
-from models.configs import ModelConfig
+from models.configs import ModelConfig, language
 from models.cost import flops_per_token
-from models.generate import generate
-from orchestrator.config import JobConfig, TrainingConfig
+from orchestrator.config import JobConfig
+from orchestrator.stages.language.objective import next_token
 from orchestrator.stages.language.resuming import initial_state, resumed_state
+from orchestrator.stages.language.sampling import sample
+from orchestrator.stages.language.scoring import bits_per_byte, comparison, perplexity
 from orchestrator.stages.pretrain.stage import PretrainConfig
-from orchestrator.stages.run import Result, Run
+from orchestrator.stages.result import Result
+from orchestrator.stages.run import Run
 from orchestrator.training import checkpoint, distributed, engine
-from orchestrator.training.checkpoint import Checkpoint
+from orchestrator.training.checkpoint import Checkpoint, Retention, SavedRole
 from orchestrator.training.engine import Engine
 from orchestrator.training.hardware import peak_flops
-from orchestrator.training.loop import Metrics, Schedule, evaluate_loss, fit
+from orchestrator.training.loop import Metrics, Schedule, evaluate, fit
 from orchestrator.training.optim import learning_rate
 
 
-def pretrain(config: JobConfig, run: Run) -> Result:
+def pretrain(config: JobConfig, inputs: Published, run: Run) -> Result:
     """Train, evaluate, save, and sample from what was saved. Every rank calls it."""
-    stage = config.section(TrainingConfig)
-    prepared = prepare(config.data, config.tokenizer)
-    check_same_data(prepared, run.device)
-    vocab_size = config.model.vocab_size or prepared.tokenizer.vocab_size
-    model_config = replace(config.model, vocab_size=vocab_size)
-    torch.manual_seed(config.seed)
-    trainer = engine.build(models.build(model_config), config, run.device)
+    stage = config.section(PretrainConfig)
+    prepared = open_published(inputs, run.cache)
+    model_config = language(config.model)
+    vocab_size = model_config.vocab_size or prepared.tokenizer.vocab_size
+    model_config = replace(model_config, vocab_size=vocab_size)
+    trainer = engine.build(
+        model_config,
+        config.engine,
+        config.optim,
+        device=run.device,
+        seed=config.seed,
+        micro_batch=config.batch.micro,
+        accumulation_steps=config.batch.accumulation_steps,
+    )
     stream = Stream.open(prepared.train_sets, config.data)
     training = Training(config, run, prepared, stream, model_config, trainer)
     start = training.restore()
@@ -52,6 +58,7 @@ def pretrain(config: JobConfig, run: Run) -> Result:
     with closing(steps) as batches:
         outcome = fit(
             trainer,
+            next_token,
             batches,
             Schedule(
                 stage.steps,
@@ -61,22 +68,35 @@ def pretrain(config: JobConfig, run: Run) -> Result:
             ),
             start_step=start.step if start else 0,
             seed=config.seed,
+            unit="tokens",
             trained=training.ledger.add,
             log=training.log,
             evaluate=training.evaluate,
             save=training.save,
             should_stop=run.should_stop,
         )
-    newest = training.newest
-    sampling = distributed.rank() == 0 and newest is not None and not outcome.stopped
+    newest, texts = training.newest, []
+    if distributed.rank() == 0 and newest is not None and not outcome.stopped:
+        texts = sample(
+            newest,
+            prepared.tokenizer,
+            stage.prompts if stage.sample_tokens else (),
+            new_tokens=stage.sample_tokens,
+            most_tokens=config.data.sequence_length,
+            seed=config.seed,
+        )
     return Result(
         steps=outcome.step,
-        tokens=outcome.tokens,
-        tokens_per_second=outcome.tokens / max(outcome.training_seconds, 1e-9),
         stopped=outcome.stopped,
         checkpoint=str(newest.path) if newest else None,
         metrics=training.latest,
-        samples=sample(newest, prepared, config) if sampling and newest else [],
+        tokens=int(outcome.weight),
+        tokens_per_second=outcome.weight / max(outcome.training_seconds, 1e-9),
+        samples=tuple(texts),
+        tables=(comparison(training.latest["validation/bits_per_byte"], prepared.baselines),)
+        if "validation/bits_per_byte" in training.latest
+        else (),
+        next=(("write text", "orchestrate generate {run} --prompt 'Return the'"),),
     )
 
 
@@ -96,7 +116,8 @@ class Training:
     """The last checkpoint saved or restored."""
 
     def __post_init__(self) -> None:
-        """Look up what MFU needs; begin to count what is trained on."""
+        """Look up what MFU needs; begin to count what is trained on and what is kept."""
+        self.retention = Retention(self._root, self.config.section(PretrainConfig).checkpoints_kept)
         self._peak = peak_flops(self.engine.device, self.config.engine.precision)
         self._flops = flops_per_token(self.model_config, self.config.data.sequence_length)
         self.ledger = Ledger(self.stream, initial_state(self.config, self.stream))
@@ -122,7 +143,8 @@ class Training:
                 self.config.batch.micro,
                 isolate_documents=self.config.data.isolate_documents,
             )
-            own_nats, own_tokens = evaluate_loss(self.engine, rows)
+            own = evaluate(self.engine, next_token, rows)
+            own_nats, own_tokens = own.loss, int(own.weight)
             own_size = validation.manifest.bytes
             if len(self.prepared.validation_sets) > 1:
                 bits = bits_per_byte(own_nats, own_size)
@@ -138,16 +160,14 @@ class Training:
 
     def save(self, step: int) -> None:
         """Publish the checkpoint of this step. Every rank calls it."""
-        device = self.engine.device
-        sums = distributed.gather_integers(self.ledger.sums, device)
-        damage = self._damage_of_all_ranks()
+        sums = [own for rank in distributed.gather_objects(self.ledger.sums) for own in rank]
+        damage = [own for rank in distributed.gather_objects(self.stream.damage) for own in rank]
         known = len(self.ledger.state.exclusions)
         state = self.ledger.commit(sums, damage)
         self.newest = done = checkpoint.save(
             self._root,
             step,
-            self.engine,
-            self.model_config,
+            {"model": SavedRole(self.engine.state, self.model_config, self.config.optim.name)},
             self.prepared.tokenizer_path,
             {
                 "tokenizer_fingerprint": self.prepared.tokenizer.fingerprint,
@@ -156,7 +176,7 @@ class Training:
             },
         )
         if distributed.rank() == 0:
-            checkpoint.retain(self._root, self.config.section(TrainingConfig).checkpoints_kept)
+            self.retention.after(done)
         for left_out in state.exclusions[known:]:
             self.run.event("data_skipped", **asdict(left_out))
         self.run.event(
@@ -171,32 +191,24 @@ class Training:
             metrics={k: v for k, v in self.latest.items() if k.startswith("validation/")},
         )
 
-    def _damage_of_all_ranks(self) -> list[Damage]:
-        lines = "".join(json.dumps(asdict(own)) + "\n" for own in self.stream.damage)
-        gathered = distributed.gather_integers(list(lines.encode()), self.engine.device)
-        return [Damage(**json.loads(line)) for line in bytes(gathered).decode().splitlines()]
-
     def restore(self) -> Checkpoint | None:
         """Load the newest valid checkpoint of this run, else of the run to resume, if any.
 
         Raises ValueError if it belongs to another model, tokenizer or stream of data.
         """
-        found = ""
-        if distributed.rank() == 0:  # one rank verifies for all
-            newest, rejected = checkpoint.newest_valid(self._root)
-            for reason in rejected:
-                self.run.event("checkpoint_rejected", reason=reason)
-            if newest is None and self.config.resume is not None:
-                newest = checkpoint.find(Path(self.config.resume))
-            found = str(newest.path) if newest else ""
-        found = distributed.broadcast_text(found, self.engine.device)
-        if not found:
+        start, rejected = checkpoint.newest_valid_shared(self._root)
+        for reason in rejected:
+            self.run.event("checkpoint_rejected", reason=reason)
+        if start is not None:
+            self.retention.trust(start)
+        elif self.config.resume is not None:
+            start = checkpoint.read(Path(self.config.resume))  # the driver has verified it
+        else:
             return None
-        start = checkpoint.read(Path(found))
         state = resumed_state(start, self.config, self.prepared, self.stream)
         self.ledger = Ledger(self.stream, state)
         self.stream.exclude(state.exclusions)
-        self.engine.load_state(checkpoint.SavedState(start), start.step)
+        self.engine.load_state(checkpoint.open_role(start), start.step)
         self.run.event("resumed", step=start.step, path=str(start.path))
         self.newest = start
         return start
@@ -204,54 +216,6 @@ class Training:
     @property
     def _root(self) -> Path:
         return self.run.folder / "checkpoints"
-
-
-def check_same_data(prepared: Prepared, device: torch.device) -> None:
-    """Raise RuntimeError on a rank whose host has prepared other data than rank 0's."""
-    theirs = distributed.broadcast_text(prepared.fingerprint, device)
-    if prepared.fingerprint != theirs:
-        raise RuntimeError(
-            f"this host's data has the fingerprint {prepared.fingerprint[:12]}, rank 0's "
-            f"{theirs[:12]}; let ORCHESTRATE_CACHE name one folder that all hosts share"
-        )
-
-
-def bits_per_byte(nats: float, size: int) -> float:
-    """Nats of all tokens of a text, in bits, over its bytes; independent of the tokenizer."""
-    return nats / math.log(2) / size
-
-
-def perplexity(loss: float) -> float:
-    """exp of a loss in nats per token; infinite where that exceeds a float (from 710 nats on)."""
-    try:
-        return math.exp(loss)
-    except OverflowError:
-        return math.inf
-
-
-def sample(newest: Checkpoint, prepared: Prepared, config: JobConfig) -> list[str]:
-    """Texts that the saved weights write after each prompt; reads the checkpoint anew."""
-    stage, tokenizer = config.section(PretrainConfig), prepared.tokenizer
-    if stage.sample_tokens == 0:
-        return []
-    model = checkpoint.load_gpt(newest)
-    generator = torch.Generator().manual_seed(config.seed)
-    texts = []
-    for prompt in stage.prompts:
-        tokens = torch.tensor([[tokenizer.end_of_text, *tokenizer.encode(prompt)]])
-        room = config.data.sequence_length - tokens.shape[1]
-        written = generate(
-            model,
-            tokens,
-            min(stage.sample_tokens, room),
-            temperature=0.6,
-            top_p=0.95,
-            stop_tokens=(tokenizer.end_of_text,),
-            generator=generator,
-        )
-        ids = [int(token) for token in written[0, 1:] if token != tokenizer.end_of_text]
-        texts.append(tokenizer.decode(ids))
-    return texts
 
 
 def _device_name(device: torch.device) -> str:

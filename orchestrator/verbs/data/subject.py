@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from data import Prepared, prepare
+from data import Prepared
 from data.feed.stream import Stream
 from data.order.state import DataState
 from orchestrator.config import JobConfig
-from orchestrator.stages.language.resuming import find_start, initial_state, resumed_state
-from orchestrator.stages.language.tokenizing import tokenizing
+from orchestrator.plan.resume import find_start
+from orchestrator.stages.language.preparing import make_data
+from orchestrator.stages.language.resuming import initial_state, resumed_state
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,8 @@ class Subject:
     folder: Path | None
 
     def prepare(self, say: Callable[[str], None] = print, workers: int | None = None) -> Prepared:
-        """The data, made now if it is not there, by so many processes (`tokenizing`)."""
-        with tokenizing(self.config.resources, say, workers) as run:
-            return prepare(self.config.data, self.config.tokenizer, say, run)
+        """The data, made now if it is not there, by so many processes."""
+        return make_data(self.config, say, workers)
 
     @cached_property
     def prepared(self) -> Prepared:

@@ -1,0 +1,51 @@
+"""The end of workers: whatever state they are in, they and all that they started are gone."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from types import ModuleType
+from typing import Any
+
+from cluster.errands import on_nodes
+from cluster.processes import end_processes, worker_processes
+from cluster.worker import Record
+
+REMOTE_LIMIT_S = 10.0
+GRACE_S = 0.5  # Ray ends a worker that listens faster than that
+
+
+def end_workers(ray: ModuleType, actors: Iterable[Any], workers: Sequence[Record]) -> None:
+    """Kill actors, and their processes with all that these started.
+
+    Ray asks a worker to end; one that is stopped (SIGSTOP) or stuck in native code does not hear
+    it, and Ray knows nothing of its children. So each host kills the processes by number.
+
+    Args:
+        ray: connected to the cluster.
+        actors: also those that never began.
+        workers: descriptions of those that began (`Worker.describe`).
+    """
+    here, elsewhere = [], defaultdict(list)
+    for worker in workers:
+        process = (worker["pid"], worker["started"])
+        if worker["host"] == os.uname().nodename:
+            here += worker_processes(*process)
+        else:
+            elsewhere[worker["node"]].append(process)
+    if elsewhere:
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        calls = {node: [processes] for node, processes in elsewhere.items() if node in alive}
+        with suppress(ray.exceptions.RayError):  # a node that is on its way out takes them along
+            on_nodes(ray, calls, kill_workers, limit_s=REMOTE_LIMIT_S)
+    for actor in actors:
+        ray.kill(actor, no_restart=True)
+    end_processes(here, GRACE_S)
+
+
+def kill_workers(workers: Iterable[tuple[int, int]]) -> None:
+    """SIGKILL workers of this host, told by pid and start, with all that they started."""
+    found = [process for worker in workers for process in worker_processes(*worker)]
+    end_processes(found, grace_s=0)

@@ -1,0 +1,68 @@
+"""What a gang, a pool or a service asks for, and whether a cluster can ever hold it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+class GangRefused(ValueError):  # reads as what happened
+    """More workers, CPUs or GPUs are asked for than the cluster can ever have."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How many workers, what each gets, and where."""
+
+    workers: int
+    cpus_per_worker: int
+    gpus_per_worker: int = 0
+    address: str | None = None
+    """Ray cluster to run on. None: a private Ray, started for this job and ended with it."""
+
+    @property
+    def each(self) -> dict[str, int]:
+        """What each worker gets, by Ray's names."""
+        each = {"CPU": self.cpus_per_worker, "GPU": self.gpus_per_worker}
+        return {name: amount for name, amount in each.items() if amount}
+
+    def __str__(self) -> str:
+        """E.g. `2 worker(s) with 1 CPU(s) and 1 GPU(s) each`."""
+        asked = " and ".join(f"{amount} {name}(s)" for name, amount in self.each.items())
+        return f"{self.workers} worker(s) with {asked} each"
+
+
+def refuse_what_never_fits(
+    placement: Placement,
+    nodes: Sequence[Mapping[str, float]],
+    where: str,
+    note: str | None = None,
+) -> None:
+    """Raise GangRefused unless every worker finds a node with room, were the nodes all free.
+
+    Args:
+        placement: what the gang asks for.
+        nodes: the resources of each node alive, by Ray's names ("CPU", "GPU").
+        where: what the nodes are, for the message.
+        note: why something that is there does not count, for the message.
+    """
+    if placement.workers < 1 or placement.cpus_per_worker < 1 or placement.gpus_per_worker < 0:
+        raise GangRefused(
+            f"workers={placement.workers}, cpus_per_worker={placement.cpus_per_worker}, "
+            f"gpus_per_worker={placement.gpus_per_worker}: the first two must be at least 1, "
+            "the last at least 0"
+        )
+    each = placement.each
+    room = sum(
+        min(int(node.get(name, 0) // amount) for name, amount in each.items()) for node in nodes
+    )
+    if room >= placement.workers:
+        return
+    asked = " and ".join(f"{amount} {name}(s)" for name, amount in each.items())
+    has = " and ".join(f"{sum(n.get(name, 0) for n in nodes):.0f} {name}(s)" for name in each)
+    advice = f"set resources.workers={room}" if room else "ask for fewer per worker"
+    raise GangRefused(
+        f"resources.workers={placement.workers} with {asked} each do not fit {where}, which has "
+        f"{has} in all and room for {room} such worker(s); {advice}"
+        + (f" ({note})" if note else "")
+    )

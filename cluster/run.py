@@ -1,0 +1,147 @@
+"""One carrying-out of the work by all ranks of a gang, watched by the driver.
+
+1. Every rank begins at once; the driver polls.
+2. At the first failure the others get a moment: for the cause behind an echo, and for their
+   last records.
+3. The earliest failure that is not an echo is raised.
+4. What the survivors still do after that is settled by `survivors`, if the gang starts again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+from cluster.failure import WorkerFailed, first_cause, from_death, from_outcome, from_silence
+from cluster.polls import POLL_S, OnRecords, Polls, Silence
+from cluster.post_mortem import memory_report
+from cluster.worker import Outcome, Record
+
+ECHO_GRACE_S = 2.0  # how long to wait for the cause behind a "connection reset by peer"
+LAST_RECORDS_S = 0.5
+
+Watch = Callable[[Mapping[int, Silence]], None]
+
+
+class Run:
+    """The driver's side of one attempt at the work."""
+
+    def __init__(
+        self,
+        ray: ModuleType,
+        actors: list[Any],
+        workers: list[Record],
+        work: bytes,
+        on_records: OnRecords,
+    ) -> None:
+        """Begin; `actors` and `workers` are in order of rank."""
+        self.ray, self.actors, self.workers = ray, actors, workers
+        self.polls = Polls(ray, actors, on_records)
+        blob = ray.put(work)
+        self.running = {actor.run.remote(blob): rank for rank, actor in enumerate(actors)}
+        self.results: dict[int, Any] = {}
+        self.failures: list[WorkerFailed] = []
+        self.dead: set[int] = set()
+        """Ranks whose process is gone, out of reach, or silent."""
+        self._told_to_stop = False
+
+    def finish(
+        self,
+        stop: threading.Event,
+        kill: threading.Event,
+        silent_after_s: float | None,
+        watch: Watch | None,
+    ) -> list[Any]:
+        """Wait for all ranks; returns their results, or raises the first cause."""
+        give_up_at = float("inf")
+        while self.running and time.monotonic() < give_up_at:
+            ready = self._ready(POLL_S)
+            if kill.is_set():
+                raise KeyboardInterrupt("the job was killed")
+            self.polls.collect()
+            if stop.is_set() or self.polls.asked_to_stop:
+                self.tell_to_stop()
+            for ref in ready:
+                self._settle(ref)
+            if silent_after_s is not None:
+                self._fail_silent(silent_after_s)
+            if watch is not None and not self.failures:
+                watch(self.polls.silences())
+            if self.failures:
+                # An echo waits for its cause to show; a cause waits for nothing.
+                grace = ECHO_GRACE_S if first_cause(self.failures).is_echo else 0.0
+                give_up_at = min(give_up_at, time.monotonic() + grace)
+        if not self.failures:
+            return [self.results[rank] for rank in range(len(self.actors))]
+        if first_cause(self.failures).is_echo:
+            # Ray tells only after a minute that a node is gone; its ranks are silent at once.
+            self._fail_silent(0.75 * ECHO_GRACE_S)
+        self.polls.last(LAST_RECORDS_S)
+        # Who fails because of it, too, has its last records in its outcome.
+        for ref in self._ready(LAST_RECORDS_S, at_least=len(self.running)):
+            self._settle(ref)
+        raise first_cause(self.failures)
+
+    def survivors(self, grace_s: float, kill: threading.Event) -> set[int]:
+        """After a failure: ranks whose process lives and whose target has ended in the grace."""
+        self.tell_to_stop()
+        deadline = time.monotonic() + grace_s
+        while set(self.running.values()) - self.dead and time.monotonic() < deadline:
+            if kill.is_set():
+                raise KeyboardInterrupt("the job was killed")
+            for ref in self._ready(POLL_S):
+                self._settle(ref)
+        return set(range(len(self.actors))) - self.dead - set(self.running.values())
+
+    def tell_to_stop(self) -> None:
+        """Make `channel.should_stop()` true everywhere."""
+        if not self._told_to_stop:
+            self._told_to_stop = True
+            for actor in self.actors:
+                actor.stop.remote()
+
+    def _ready(self, limit_s: float, at_least: int = 1) -> list[Any]:
+        """Runs that have ended: so many, or fewer if the limit is reached first."""
+        if not self.running:
+            return []
+        refs = list(self.running)
+        self.ray.wait(refs, num_returns=at_least, timeout=limit_s)
+        ready, _ = self.ray.wait(refs, num_returns=len(refs), timeout=0)
+        return list(ready)
+
+    def _settle(self, ref: Any) -> None:
+        """Take the result, or the failure, of a rank that has ended."""
+        rank = self.running.pop(ref)
+        worker = self.workers[rank]
+        try:
+            outcome: Outcome = self.ray.get(ref)
+        except self.ray.exceptions.RayError as error:
+            self.polls.finish(rank, [])
+            failure = from_death(error, worker, self._memory_report(rank))
+            if failure.cause != "exception":
+                self.dead.add(rank)
+            self.failures.append(failure)
+            return
+        self.polls.finish(rank, outcome.records)
+        if outcome.error_type is None:
+            self.results[rank] = outcome.result
+        else:
+            self.failures.append(from_outcome(outcome, worker))
+
+    def _fail_silent(self, limit_s: float) -> None:
+        """Count ranks that have not answered for so long among the failures."""
+        blamed = {failure.rank for failure in self.failures}
+        for rank, silence in self.polls.silences().items():
+            if silence.answer_s > limit_s and rank not in blamed:
+                self.dead.add(rank)
+                self.failures.append(
+                    from_silence(self.workers[rank], silence.answer_s, silence.record_s)
+                )
+
+    def _memory_report(self, rank: int) -> str | None:
+        """Ask the host of a dead rank whether its kernel ran out of memory since it last spoke."""
+        worker = self.workers[rank]
+        return memory_report(self.ray, worker, self.polls.memory_kills.get(rank))

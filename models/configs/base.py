@@ -1,0 +1,94 @@
+"""What every family of models has, and what families of one kind share."""
+
+from dataclasses import dataclass
+
+from models.configs.checks import check_size
+
+
+@dataclass
+class ModelConfig:
+    """What every family has.
+
+    Raises:
+        ValueError: from the constructor, for a value that no model can have.
+    """
+
+    family: str = ""
+    """Name of the architecture in models.MODELS."""
+    weights: str | None = None
+    """Run folder, checkpoint or exported folder whose weights training starts from, without its
+    optimizer or position. None: random."""
+
+    def __post_init__(self) -> None:
+        """Check what all families share."""
+        if self.weights == "":
+            raise ValueError("model.weights='' must name a folder; null starts from random weights")
+
+
+@dataclass
+class LanguageModelConfig(ModelConfig):
+    """What every model of token sequences has.
+
+    Raises:
+        ValueError: from the constructor, for a value that no model can have.
+    """
+
+    vocab_size: int | None = None
+    """Distinct tokens. None: that of the tokenizer."""
+    max_positions: int = 256
+    """Longest sequence, in tokens."""
+
+    def __post_init__(self) -> None:
+        """Check what all language models share."""
+        super().__post_init__()
+        check_size("max_positions", self.max_positions)
+        if self.vocab_size is not None:
+            check_size("vocab_size", self.vocab_size)
+
+
+@dataclass
+class ClassifierConfig(ModelConfig):
+    """What every model has that gives the features of an example a score per class.
+
+    Raises:
+        ValueError: from the constructor, for a value that no model can have.
+    """
+
+    inputs: int = 64
+    """Features of an example."""
+    classes: int = 10
+    """Outputs, one score per class."""
+
+    def __post_init__(self) -> None:
+        """Check what all classifiers share."""
+        super().__post_init__()
+        check_size("inputs", self.inputs)
+        check_size("classes", self.classes)
+
+
+def language(config: ModelConfig) -> LanguageModelConfig:
+    """The config as that of a language model.
+
+    Raises:
+        ValueError: it is of a family that does not read tokens.
+    """
+    if not isinstance(config, LanguageModelConfig):
+        raise ValueError(
+            f"model.family={config.family} is no language model, and text needs one; "
+            "try model=gpt_tiny"
+        )
+    return config
+
+
+def classifier(config: ModelConfig) -> ClassifierConfig:
+    """The config as that of a classifier.
+
+    Raises:
+        ValueError: it is of a family that gives no scores of classes.
+    """
+    if not isinstance(config, ClassifierConfig):
+        raise ValueError(
+            f"model.family={config.family} gives no scores of classes, and labels need one that "
+            "does; try model=mlp"
+        )
+    return config

@@ -1,0 +1,43 @@
+"""Checks of single values; each raises ValueError with the setting, its value and what would do."""
+
+import math
+from difflib import get_close_matches
+
+
+def check_size(name: str, value: object) -> None:
+    """Raise unless `value` counts something; a bool does not, though Python has it as an int."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"model.{name}={value!r} must be a whole number of at least 1")
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise unless `value` is one of `choices`, with the one it looks like."""
+    if value not in choices:
+        near = get_close_matches(str(value), choices, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"model.{name}={value!r} must be one of {', '.join(choices)}{hint}")
+
+
+def check_switch(name: str, value: object) -> None:
+    """Raise unless `value` is true or false."""
+    if not isinstance(value, bool):
+        raise ValueError(f"model.{name}={value!r} must be true or false")
+
+
+def check_positive(name: str, value: object) -> None:
+    """Raise unless `value` is a number above 0 and finite."""
+    if not 0 < _number(name, value) < math.inf:
+        raise ValueError(f"model.{name}={value} must be above 0 and finite")
+
+
+def check_probability(name: str, value: object) -> None:
+    """Raise unless `value` is a probability that leaves something: at least 0 and below 1."""
+    if not 0 <= _number(name, value) < 1:
+        raise ValueError(f"model.{name}={value} must be at least 0 and below 1")
+
+
+def _number(name: str, value: object) -> float:
+    """Return `value`, or raise where it is not a number."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError(f"model.{name}={value!r} must be a number")
+    return value

@@ -1,0 +1,44 @@
+"""A multilayer perceptron, as its sizes and choices."""
+
+from dataclasses import dataclass, field
+
+from models.configs.base import ClassifierConfig
+from models.configs.checks import check_choice, check_probability, check_size
+
+ACTIVATIONS = ("sigmoid", "tanh", "relu", "gelu")
+INITS = ("kaiming", "xavier")
+
+
+@dataclass
+class MLPConfig(ClassifierConfig):
+    """Layers of fully connected units, from the features of an example to a score per class.
+
+    Raises:
+        ValueError: from the constructor, for a value that cannot work.
+    """
+
+    family: str = "mlp"
+    hidden: list[int] = field(default_factory=lambda: [64])
+    """Units of each hidden layer, from input to output; []: none, a linear classifier."""
+    activation: str = "relu"
+    """Of hidden units: sigmoid, tanh, relu or gelu."""
+    dropout: float = 0.0
+    """Probability, on hidden units."""
+    init: str = "kaiming"
+    """Std of the initial weights of a layer: kaiming, sqrt(2 / its inputs) (He et al. 2015), or
+    xavier, sqrt(2 / (its inputs + its outputs)) (Glorot and Bengio 2010). Biases start at 0."""
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        super().__post_init__()
+        check_choice("family", self.family, ("mlp",))
+        for layer, units in enumerate(self.hidden):
+            check_size(f"hidden[{layer}]", units)
+        check_choice("activation", self.activation, ACTIVATIONS)
+        check_choice("init", self.init, INITS)
+        check_probability("dropout", self.dropout)
+
+    @property
+    def widths(self) -> list[int]:
+        """Numbers per example before the first layer and after each."""
+        return [self.inputs, *self.hidden, self.classes]

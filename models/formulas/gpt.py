@@ -1,0 +1,50 @@
+"""Cost of a decoder-only Transformer.
+
+D model width, H query heads, G key and value heads, K head width, F feed-forward width, T tokens
+of a sample, V vocabulary.
+"""
+
+from models.configs import GPTConfig
+from models.formulas.cost import Cost
+
+
+def gpt_cost(config: GPTConfig, vocab_size: int | None) -> Cost:
+    """Work out the cost; `vocab_size` is the tokenizer's, and wins over the config's.
+
+    Training takes 6 operations per matrix weight and token, the output head included, and
+    12 layers H K T for the scores and the weighted sums of attention (Kaplan et al. 2020, section
+    2.1; PaLM, Chowdhery et al. 2022, appendix B, from which the usual MFU is computed). As there,
+    attention is not halved for being causal, and what activation checkpointing computes again is
+    not counted.
+
+    Raises:
+        ValueError: no vocabulary size is known.
+    """
+    V = config.vocab_size if vocab_size is None else vocab_size
+    if V is None:
+        raise ValueError("model.vocab_size is not set; give it, or vocab_size, to count parameters")
+    D, H, G, K = config.width, config.heads, config.key_value_heads, config.head_width
+    F = config.feed_forward_width
+    up_width = F * (2 if config.activation == "swiglu" else 1)
+    matrices = {  # (inputs, outputs) of the projections of a block
+        "qkv": (D, (H + 2 * G) * K),
+        "output": (D, D),
+        "up": (D, up_width),
+        "down": (F, D),
+    }
+    projections = [rows * columns for rows, columns in matrices.values()]
+    biased = [rows * columns + config.bias * columns for rows, columns in matrices.values()]
+    norm = D * (2 if config.norm == "layernorm" and config.bias else 1)
+    tables = [V * D] if config.tied_embedding else [V * D, V * D]
+    if config.positions == "learned":
+        tables.append(config.max_positions * D)
+    multiplied = config.layers * sum(projections) + V * D  # weights that each token meets
+
+    def flops(T: int) -> int:
+        return T * (6 * multiplied + 12 * config.layers * H * K * T)
+
+    return Cost(
+        parameters=config.layers * (sum(biased) + 2 * norm) + norm + sum(tables),
+        largest_layer=max(*biased, *tables, norm),
+        flops_per_sample=flops,
+    )

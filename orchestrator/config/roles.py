@@ -1,0 +1,49 @@
+"""Roles: the models of a job, each with a purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
+
+from models.configs import ModelConfig
+from orchestrator.config.engine import EngineConfig
+from orchestrator.config.optim import OptimConfig
+
+Section = TypeVar("Section", ModelConfig, EngineConfig, OptimConfig)
+
+
+@dataclass
+class RoleSettings:
+    """What a role has of its own; the rest is that of the job's sections of the same names."""
+
+    model: dict[str, Any] = field(default_factory=dict)
+    """Settings of the model, for example {width: 64, weights: outputs/latest}."""
+    engine: dict[str, Any] = field(default_factory=dict)
+    """Settings of its engine, for example {zero_stage: 3}."""
+    optim: dict[str, Any] = field(default_factory=dict)
+    """Settings of its optimizer, for example {learning_rate: 1e-4}."""
+
+
+@dataclass(frozen=True)
+class RoleConfig:
+    """A model with a purpose: which one, from where, carried out by what, and how it learns."""
+
+    model: ModelConfig
+    """`model.weights` is where its weights come from; None: random."""
+    engine: EngineConfig
+    optim: OptimConfig | None
+    """None: it is not trained."""
+
+
+def merged(where: str, section: Section, own: Mapping[str, Any]) -> Section:
+    """The section with a role's own settings; its checks run again.
+
+    Raises:
+        ValueError: the section has no such setting; names it as the user typed it.
+    """
+    known = [f.name for f in fields(section)]
+    for name in own:
+        if name not in known:
+            raise ValueError(f"{where}.{name}: there is no such setting; {', '.join(known)}")
+    return replace(section, **own)

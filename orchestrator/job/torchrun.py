@@ -1,0 +1,98 @@
+"""Jobs under torchrun: rank 0 makes everything ready, the others wait for its word.
+
+Rank 0 is the driver, too: it prepares the data, makes the run folder and writes the record. It
+hands the assignment to the others through torchrun's store, where they wait however long it
+takes; torchrun itself ends them if rank 0 dies.
+"""
+
+import os
+import pickle
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+from cluster.gang import run_inline
+from orchestrator.config import JobConfig
+from orchestrator.job.rank import Assignment, environment, work
+
+REFUSED = b"refused"
+LOOK = timedelta(seconds=30)  # at a time; the waiting itself has no end
+
+
+def is_follower() -> bool:
+    """Whether torchrun has started this process as another rank than 0."""
+    return os.environ.get("RANK", "0") != "0"
+
+
+@contextmanager
+def leading() -> Iterator[Callable[[Assignment], None]]:
+    """Rank 0, from its start until its part is done; yields how to hand out the assignment.
+
+    An error before that sets the others free. Without other ranks there is nobody to tell.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield lambda assignment: None
+        return
+    store, told = _store(), False
+
+    def hand_out(assignment: Assignment) -> None:
+        nonlocal told
+        store.set(_key(), pickle.dumps(assignment))
+        told = True
+
+    try:
+        yield hand_out
+    finally:
+        if not told:
+            store.set(_key(), REFUSED)
+
+
+def follow(config: JobConfig, stop: threading.Event) -> bool | None:
+    """Another rank: wait for the assignment and carry it out.
+
+    Returns whether the job was stopped early; None if rank 0 has refused it.
+    """
+    os.environ.update(environment(config))
+    received = wait_for_word(_store())
+    if received == REFUSED:
+        return None
+    assignment: Assignment = pickle.loads(received)  # written by rank 0 of this very job
+    return bool(run_inline(work, assignment, on_records=_ignore, stop=stop).stopped)
+
+
+def wait_for_word(store: Any) -> bytes:
+    """What rank 0 has to say, however long it takes."""
+    from torch.distributed import DistStoreError
+
+    while True:
+        try:
+            store.wait([_key()], LOOK)
+        except DistStoreError:  # rank 0 is still at work
+            continue
+        said: bytes = store.get(_key())
+        return said
+
+
+def _ignore(rank: int, records: object) -> None:
+    """Rank 0 alone keeps the record."""
+
+
+def _key() -> str:
+    """The store outlives the processes when torchrun starts them again."""
+    return f"orchestrate/assignment/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+
+
+def _store() -> Any:
+    """The store that torchrun keeps for its ranks; without one, rank 0 keeps it."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=not kept and not is_follower(),
+        wait_for_workers=False,
+        multi_tenant=True,
+    )

@@ -1,0 +1,46 @@
+"""Whether what a job writes fits where it goes."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data.messages import size
+
+if TYPE_CHECKING:
+    from orchestrator.plan.planning import Plan
+
+
+class DiskTooSmall(ValueError):
+    """The checkpoints of the job do not fit where they go."""
+
+
+def check_outputs(folder: Path) -> int:
+    """Free bytes where run folders go. Raises ValueError unless they can be created there."""
+    folders = [folder.absolute(), *folder.absolute().parents]
+    existing = next(path for path in folders if path.exists())
+    if not existing.is_dir():
+        raise ValueError(f"outputs={folder}: {existing} is a file; try outputs=ANOTHER_FOLDER")
+    try:
+        with tempfile.TemporaryFile(dir=existing):  # permissions alone tell root too little
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"outputs={folder}: {existing} can't be written to ({error.strerror}); "
+            "try outputs=FOLDER"
+        ) from None
+    return shutil.disk_usage(existing).free
+
+
+def check_disk(plan: "Plan", free: int) -> None:
+    """Raise DiskTooSmall unless the checkpoints fit into `free` bytes."""
+    needed, each, most = plan.disk_bytes, plan.checkpoint_bytes, plan.most_checkpoints
+    if needed <= free:
+        return
+    kept = plan.checkpoints_kept
+    fewer = "stage.checkpoints_kept=1 or " if kept > 1 else ""
+    raise DiskTooSmall(
+        f"outputs={plan.config.outputs} needs {size(needed)} for checkpoints, {size(free)} are "
+        f"free: {size(each)} each, at most {most} at once with stage.checkpoints_kept={kept}; "
+        f"try {fewer}outputs=FOLDER on another disk"
+    )

@@ -1,0 +1,73 @@
+"""The weights that models start from, found, verified and compared before anything starts."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import models
+from models.configs import ModelConfig
+from orchestrator.config import JobConfig
+from orchestrator.stages import Outline
+
+if TYPE_CHECKING:
+    from orchestrator.training.checkpoint import Weights
+
+
+def find_weights(outline: Outline) -> Mapping[str, "Weights"]:
+    """The verified weights of each role whose model names some, by role.
+
+    Raises:
+        ValueError: nothing valid is there, or it is of another architecture or shape; names the
+            first tensor or setting that differs.
+    """
+    named = {
+        name: role.config.model
+        for name, role in outline.roles.items()
+        if role.config.model.weights is not None
+    }
+    return {name: _open(name, model) for name, model in named.items()}
+
+
+def pinned(config: JobConfig, weights: Mapping[str, "Weights"]) -> JobConfig:
+    """The job with each role's weights by their own folder.
+
+    `outputs/latest` will soon mean the new run, and a run folder gets newer checkpoints.
+    """
+    for name, found in weights.items():
+        path = str(found.path.resolve())
+        own = config.roles.get(name)
+        if own is not None and "weights" in own.model:
+            own = replace(own, model={**own.model, "weights": path})
+            config = replace(config, roles={**config.roles, name: own})
+        elif config.model.weights is not None:
+            config = replace(config, model=replace(config.model, weights=path))
+    return config
+
+
+def _open(role: str, model: ModelConfig) -> "Weights":
+    from orchestrator.training.checkpoint import open_weights
+    from orchestrator.training.materialise import on_meta
+    from orchestrator.training.state import check_parameters
+
+    assert model.weights is not None
+    found = open_weights(Path(model.weights))
+    try:
+        shapes = {name: tuple(p.shape) for name, p in on_meta(model).named_parameters()}
+        check_parameters(found.reader, shapes)
+        _check_settings(model, found.model_config)
+    except ValueError as error:
+        raise ValueError(f"model.weights={model.weights} for the role {role}: {error}") from None
+    return found
+
+
+def _check_settings(model: ModelConfig, saved: ModelConfig | None) -> None:
+    """Compare what shows in no shape, such as the number of heads."""
+    if saved is None:
+        return
+    theirs = models.config_to_dict(saved)
+    for name, value in models.config_to_dict(model).items():
+        if value != theirs.get(name) and name != "dropout":
+            raise ValueError(
+                f"model.{name}={value} must be {theirs.get(name)}, as the weights were trained"
+            )

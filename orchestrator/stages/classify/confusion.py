@@ -1,0 +1,67 @@
+"""Which class was taken for which: the matrix as a table and as a picture.
+
+C classes; row i, column j of a matrix (C, C): examples of class i that were taken for class j.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.stages.result import Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Matrix = NDArray[np.int64]
+MOST_WRITTEN = 30  # classes up to which each field of the picture has its number
+
+
+def count(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> Matrix:
+    """The matrix (C, C) of labels (N,) and what was predicted for them (N,)."""
+    pairs = labels * classes + predicted
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def accuracy(matrix: Matrix) -> float:
+    """Share of the examples whose class was told."""
+    return float(matrix.trace() / matrix.sum())
+
+
+def table(matrix: Matrix) -> Table:
+    """The matrix as a table: a row per class, with the share of it that was told."""
+    classes = range(len(matrix))
+    rows = []
+    for label in classes:
+        seen = int(matrix[label].sum())
+        told = f"{matrix[label, label] / seen:.1%}" if seen else "no examples"
+        rows.append((f"class {label}", *(str(n) for n in matrix[label].tolist()), told))
+    return Table("confusion", ("", *(f"as {label}" for label in classes), "right"), tuple(rows))
+
+
+def draw(matrix: Matrix) -> "Figure":
+    """The matrix as a picture: each row in parts of its class, darker for more."""
+    from matplotlib.figure import Figure
+
+    classes = len(matrix)
+    side = min(12.0, 3.0 + 0.45 * classes)
+    figure = Figure(figsize=(side, side), layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    parts = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
+    axes.set_title(
+        f"{accuracy(matrix):.1%} of {matrix.sum():,} examples right",
+        loc="left",
+        fontsize=12,
+        fontweight="bold",
+    )
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("class")
+    if classes <= MOST_WRITTEN:
+        axes.set_xticks(range(classes))
+        axes.set_yticks(range(classes))
+        for (i, j), number in np.ndenumerate(matrix):
+            if number:
+                color = "white" if parts[i, j] > 0.5 else "#1a1a19"
+                axes.text(j, i, str(number), ha="center", va="center", color=color, fontsize=9)
+    return figure

@@ -1,0 +1,112 @@
+"""An evaluation in the process that starts the job: which model, which text, what is kept."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data import Published, TokenizerConfig
+from data.messages import counted
+from models import cost
+from models.configs import LanguageModelConfig, language
+from orchestrator.config import JobConfig, RoleConfig
+from orchestrator.stages.evaluate.stage import EvaluateConfig
+from orchestrator.stages.language.preparing import describe, make_data
+from orchestrator.stages.language.recording import record_data
+from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say
+
+if TYPE_CHECKING:
+    from orchestrator.training.checkpoint import Checkpoint, Weights
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the ranks of an evaluation get."""
+
+    published: Published
+    role: RoleConfig
+    """With the architecture of the checkpoint, and the verified folder of its weights."""
+    checkpoint: Mapping[str, Any]
+    """What names the checkpoint in the record: path, role, step, manifest_sha256."""
+
+
+def outline(config: JobConfig) -> Outline:
+    """The evaluation from its settings and the head of its checkpoint."""
+    weights = _weights(config)
+    return _outline(config, weights, f"{describe(config.data)}, not read yet")
+
+
+def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
+    """Make the data with the checkpoint's tokenizer; `start` is None, nothing is resumed."""
+    weights, split = _weights(config), config.section(EvaluateConfig).split
+    assert weights.tokenizer is not None  # `_weights` checks it
+    given = TokenizerConfig(kind="file", vocab_size=None, path=str(weights.tokenizer))
+    config = replace(config, tokenizer=given)
+    prepared = make_data(config, say)
+    sets = [getattr(own, split) for own in prepared.datasets.values()]
+    documents, tokens = sum(own.documents for own in sets), sum(own.tokens for own in sets)
+    found = f"{describe(config.data)}: {documents:,} {split} documents, {tokens:,} tokens"
+    published = prepared.published()
+    named = {
+        "path": str(weights.path.resolve()),
+        "role": weights.role,
+        "step": weights.step,
+        "manifest_sha256": weights.manifest_sha256,
+    }
+    return Ready(
+        _outline(config, weights, found),
+        Inputs(published, _role(config, weights), named),
+        partial(record_data, config=config, prepared=prepared, drift={}),
+        tuple(published.folders()),
+    )
+
+
+def _weights(config: JobConfig) -> "Weights":
+    """The head of the checkpoint to evaluate.
+
+    Raises:
+        ValueError: it is missing, damaged, holds no model of language, or has no tokenizer.
+    """
+    from orchestrator.training.checkpoint import open_weights
+
+    found = open_weights(Path(str(config.checkpoint)), config.section(EvaluateConfig).role)
+    if not isinstance(found.model_config, LanguageModelConfig):
+        raise ValueError(
+            f"checkpoint={config.checkpoint} holds no model of language, and only such a model "
+            "predicts text; give a checkpoint of stage=pretrain"
+        )
+    if found.tokenizer is None:
+        raise ValueError(
+            f"checkpoint={config.checkpoint} has no tokenizer.json, and its tokens can't be known; "
+            "give a checkpoint of a run on text"
+        )
+    T, longest = config.data.sequence_length, found.model_config.max_positions
+    if longest < T:
+        raise ValueError(
+            f"data.sequence_length={T} is longer than the {longest} positions of the model in "
+            f"checkpoint={config.checkpoint}; try data.sequence_length={longest}"
+        )
+    return found
+
+
+def _role(config: JobConfig, weights: "Weights") -> RoleConfig:
+    assert weights.model_config is not None  # `_weights` checks it
+    model = replace(language(weights.model_config), weights=str(weights.path.resolve()))
+    return replace(config.role("model"), model=model)
+
+
+def _outline(config: JobConfig, weights: "Weights", data: str) -> Outline:
+    role, workers = _role(config, weights), config.resources.workers
+    parameters = cost.parameters(role.model)
+    lines = {
+        "model": f"{role.model.family}, {parameters:,} parameters",
+        "data": data,
+        "batch": f"{counted(config.batch.micro, 'sequence')} x {counted(workers, 'worker')} of "
+        f"{counted(config.data.sequence_length, 'token')}",
+    }
+    return Outline(
+        0,
+        lines,
+        {"model": RoleOutline(role, parameters, largest_layer=cost.largest_layer(role.model))},
+    )

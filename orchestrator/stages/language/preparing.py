@@ -1,0 +1,65 @@
+"""The data of a job, made once, by the process that starts it."""
+
+from collections.abc import Mapping
+
+from data import DataConfig, Prepared, prepare
+from data.config import SINGLE
+from orchestrator.config import JobConfig
+from orchestrator.stages.language.tokenizing import tokenizing
+from orchestrator.stages.stage import Say
+
+
+def make_data(config: JobConfig, say: Say, workers: int | None = None) -> Prepared:
+    """The data of the job, from the cache or made now.
+
+    Args:
+        config: the job.
+        say: gets a line for each stage of the work.
+        workers: processes that work on it. None: one per core, where there is enough to do.
+
+    Raises:
+        DataError: the text can't be used as asked.
+    """
+    with tokenizing(config.resources, say, workers) as run:
+        return prepare(config.data, config.tokenizer, say, run)
+
+
+def describe(data: DataConfig) -> str:
+    """Which data it is, in a few words."""
+    return " + ".join(
+        f"{own.source} {own.path}" if own.path else own.source for own in data.sources().values()
+    )
+
+
+def check_records(config: JobConfig) -> None:
+    """Raise ValueError for data that next-token prediction can't learn from."""
+    for name, source in config.data.sources().items():
+        if source.records == "preferences":
+            where = "data" if name == SINGLE else f"data.datasets.{name}"
+            raise ValueError(
+                f"{where}.records=preferences are pairs of a good and a bad answer, and "
+                f"stage={config.stage.name} would learn both; try {where}.records=conversations "
+                "with the good ones, or look at them with `orchestrate data inspect`"
+            )
+
+
+def check_repetition(config: JobConfig, steps: int, repetitions: Mapping[str, float]) -> None:
+    """Raise ValueError if the job sees a dataset more often than `data.max_repetition` allows."""
+    most = config.data.max_repetition
+    for name, epochs in repetitions.items():
+        if most is not None and epochs > most:
+            raise ValueError(
+                f"data.max_repetition={most:g}, but stage.steps={steps} see dataset {name} "
+                f"{epochs:.3g} times; try stage.steps={int(steps * most / epochs)}, a smaller "
+                f"weight, more text, or data.max_repetition={epochs:.3g}"
+            )
+
+
+def check_vocabulary(rows: int | None, vocabulary: int) -> int:
+    """Rows of the model's table of tokens. Raises ValueError if the tokenizer has more tokens."""
+    if rows is not None and rows < vocabulary:
+        raise ValueError(
+            f"model.vocab_size={rows} must be at least the {vocabulary} tokens of the tokenizer; "
+            "try model.vocab_size=null, which takes the tokenizer's"
+        )
+    return rows or vocabulary

@@ -1,0 +1,64 @@
+"""Checkpoints: written aside, hashed on the way, manifest last, then renamed into place.
+
+`checkpoints/step_00000100/` holds a folder per role. In it each rank has left the slices it held,
+flat and in fp32, in `weights-K.safetensors` and `optimizer-K.safetensors`. `manifest.json` says
+which file holds which elements of which tensor, the config that rebuilds each model, what the
+stage adds (such as its position in the data), and size and sha256 of every file. Nothing depends
+on the engine, ZeRO stage or world size that wrote it, and reading needs neither Ray nor DeepSpeed
+nor pickle. A folder without a manifest, or with a file that does not match it, is not a checkpoint.
+
+manifest    what a checkpoint is           finding    the newest valid one
+writing     `save`, on every rank          retention  which ones stay
+reading     a role, by ranges              exporting  weights alone, for others
+tensorfile  safetensors files, streamed
+"""
+
+from orchestrator.training.checkpoint.exporting import Weights, export, open_weights
+from orchestrator.training.checkpoint.finding import (
+    find,
+    newest_valid,
+    newest_valid_shared,
+    published,
+    verify,
+    verify_shared,
+)
+from orchestrator.training.checkpoint.manifest import (
+    MANIFEST,
+    TOKENIZER,
+    Checkpoint,
+    CheckpointError,
+    digest,
+    folder_name,
+    read,
+)
+from orchestrator.training.checkpoint.reading import build_gpt, load_gpt, load_model, open_role
+from orchestrator.training.checkpoint.retention import Retention
+from orchestrator.training.checkpoint.writing import NonFiniteState, SavedRole, SaveFailed, save
+
+__all__ = [
+    "MANIFEST",
+    "TOKENIZER",
+    "Checkpoint",
+    "CheckpointError",
+    "NonFiniteState",
+    "Retention",
+    "SaveFailed",
+    "SavedRole",
+    "Weights",
+    "build_gpt",
+    "digest",
+    "export",
+    "find",
+    "folder_name",
+    "load_gpt",
+    "load_model",
+    "newest_valid",
+    "newest_valid_shared",
+    "open_role",
+    "open_weights",
+    "published",
+    "read",
+    "save",
+    "verify",
+    "verify_shared",
+]

@@ -1,0 +1,144 @@
+"""Weights alone, in a folder for others, and opening weights wherever a user has them.
+
+An exported folder holds `model.safetensors` (whole tensors in their shapes, fp32), `model.json`
+(the config of the model, the checkpoint it came from, size and hash of the files) and the
+tokenizer. Anything that reads safetensors can use it.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import models
+from data.files import fsync_folder, sha256_file
+from data.messages import size
+from models.configs import ModelConfig
+from orchestrator.training.checkpoint.finding import find
+from orchestrator.training.checkpoint.manifest import (
+    PARTIAL,
+    TOKENIZER,
+    Checkpoint,
+    CheckpointError,
+    read,
+)
+from orchestrator.training.checkpoint.reading import WholeTensors, open_role, read_whole
+from orchestrator.training.checkpoint.tensorfile import HashedFile, TensorWriter
+from orchestrator.training.state import StateReader
+
+MODEL = "model.json"
+WEIGHTS = "model.safetensors"
+
+
+class Weights(NamedTuple):
+    """Weights to start a model from."""
+
+    reader: StateReader
+    model_config: ModelConfig | None
+    """None: only the stage that made them knows the model."""
+    tokenizer: Path | None
+    path: Path
+    """The checkpoint or exported folder that was found and verified."""
+    role: str
+    step: int
+    """Optimizer steps that made them."""
+    manifest_sha256: str
+    """Of the checkpoint that they come from: its name in every record."""
+
+
+def export(checkpoint: Checkpoint, folder: Path, role: str | None = None) -> Path:
+    """Write the weights of a role as whole tensors into a new folder, which is returned.
+
+    Raises:
+        CheckpointError: the folder exists, the disk is too small, or there is no such role.
+        OSError: the disk took less than it promised; nothing is left.
+    """
+    name, record = checkpoint.role(role)
+    reader = open_role(checkpoint, role)
+    if folder.exists():
+        raise CheckpointError(f"{folder} exists already; name a new folder, or remove this one")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    needed = sum(file.bytes for path, file in checkpoint.files.items() if "weights-" in path)
+    if (free := shutil.disk_usage(folder.parent).free) < needed:
+        raise CheckpointError(
+            f"{folder} needs {size(needed)}, {size(free)} are free there; "
+            "free some space, or name a folder on another disk"
+        )
+    partial = folder.with_name(folder.name + PARTIAL)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        with TensorWriter(partial / WEIGHTS, {n: reader.shape(n) for n in reader.names()}) as file:
+            for tensor in reader.names():
+                file.write_tensor(read_whole(reader, tensor))
+        files = {WEIGHTS: file.record.to_dict()}
+        if checkpoint.tokenizer is not None:
+            with HashedFile(partial / TOKENIZER) as copy:
+                copy.write(checkpoint.tokenizer.read_bytes())
+            files[TOKENIZER] = copy.record.to_dict()
+        source = {
+            "checkpoint": str(checkpoint.path.resolve()),
+            "manifest_sha256": checkpoint.manifest_sha256,
+            "role": name,
+            "step": checkpoint.step,
+        }
+        described = {"model": record.model, "source": source, "files": files}
+        with HashedFile(partial / MODEL) as about:
+            about.write(json.dumps(described, indent=1).encode())
+        fsync_folder(partial)
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    fsync_folder(folder.parent)
+    return folder
+
+
+def open_weights(path: Path, role: str | None = None, *, verified: bool = False) -> Weights:
+    """The verified weights in a run folder, a checkpoint or an exported folder.
+
+    Args:
+        path: where they are; of a run, the newest valid checkpoint.
+        role: of a checkpoint; None: the only one. An exported folder holds one role.
+        verified: whether another process, such as the driver for its ranks, has just verified
+            that very checkpoint or folder, so that it need not be read once more for that.
+
+    Raises:
+        CheckpointError: nothing valid is there, or not that role.
+    """
+    if (path / MODEL).is_file():
+        return _open_exported(path, role, verified)
+    checkpoint = read(path) if verified else find(path)
+    name, record = checkpoint.role(role)
+    return Weights(
+        open_role(checkpoint, role),
+        models.config_from_dict(record.model) if record.model is not None else None,
+        checkpoint.tokenizer,
+        checkpoint.path,
+        name,
+        checkpoint.step,
+        checkpoint.manifest_sha256,
+    )
+
+
+def _open_exported(folder: Path, role: str | None, verified: bool) -> Weights:
+    try:
+        described: dict[str, Any] = json.loads((folder / MODEL).read_bytes())
+        files, config, source = described["files"], described["model"], described["source"]
+        has, step, manifest_sha256 = source["role"], source["step"], source["manifest_sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / MODEL} is damaged ({error}); export it again") from None
+    if role not in (None, has):
+        raise CheckpointError(f"{folder} has the role {has}, not {role}")
+    for name, file in ({} if verified else files).items():
+        if not (folder / name).is_file() or sha256_file(folder / name) != file["sha256"]:
+            raise CheckpointError(f"{folder / name} is missing or damaged; export it again")
+    return Weights(
+        WholeTensors([folder / WEIGHTS]),
+        models.config_from_dict(config) if config is not None else None,
+        folder / TOKENIZER if TOKENIZER in files else None,
+        folder,
+        has,
+        step,
+        manifest_sha256,
+    )

@@ -1,0 +1,233 @@
+"""The manifest of a checkpoint: what was saved, in which files, and what identifies them."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import models
+from data.order.state import DataState
+from models.configs import ModelConfig
+from orchestrator.training.checkpoint.tensorfile import FileRecord
+from orchestrator.training.state import WEIGHT
+
+FORMAT = 3
+WHOLE_TENSORS = 2
+"""The format before: one model, whole tensors, and facts beside the manifest's own entries."""
+OWN_ENTRIES = ("format", "step", "model", "world_size", "files", "digest")
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
+PARTIAL = ".partial"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, damaged, or of another kind than asked for."""
+
+
+class SavedSlice(NamedTuple):
+    """Elements [start, stop) of a parameter that one rank has written."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Of the whole parameter."""
+    keys: tuple[str, ...]
+    """What the optimizer keeps of it."""
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class SavedTensor:
+    """A parameter: its shape, what the optimizer keeps of it, and the ranks that wrote it."""
+
+    shape: tuple[int, ...]
+    keys: tuple[str, ...]
+    slices: tuple[tuple[int, int, int], ...]
+    """(start, stop, rank), in order: the rank's files hold elements [start, stop)."""
+
+
+@dataclass(frozen=True)
+class RoleRecord:
+    """A model with a purpose, as it was saved."""
+
+    model: dict[str, Any] | None
+    """The config that rebuilds it; None: the stage knows how."""
+    optimizer: str | None
+    """Whose state was saved; None: a model that was not trained."""
+    tensors: dict[str, SavedTensor] | None
+    """None in the format before: the files hold whole tensors."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        tensors = {
+            name: {"shape": t.shape, "keys": t.keys, "slices": t.slices}
+            for name, t in (self.tensors or {}).items()
+        }
+        return {"model": self.model, "optimizer": self.optimizer, "tensors": tensors}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "RoleRecord":
+        """Back from `to_dict`."""
+        tensors = {
+            name: SavedTensor(
+                tuple(t["shape"]),
+                tuple(t["keys"]),
+                tuple((a, b, rank) for a, b, rank in t["slices"]),
+            )
+            for name, t in plain["tensors"].items()
+        }
+        return cls(plain["model"], plain["optimizer"], tensors)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A published checkpoint, as its manifest describes it."""
+
+    path: Path
+    step: int
+    """Optimizer steps done."""
+    roles: dict[str, RoleRecord]
+    files: dict[str, FileRecord]
+    """By path inside the checkpoint."""
+    facts: dict[str, Any]
+    """What the stage adds, such as the state of its data."""
+    manifest_sha256: str
+    """Names the checkpoint: it covers the hash of every file."""
+
+    @property
+    def data(self) -> DataState:
+        """Where the run stood in its data, and what it was trained on until then."""
+        return DataState.from_dict(self.facts["data"])
+
+    @property
+    def bytes(self) -> int:
+        """Size of all files."""
+        return sum(file.bytes for file in self.files.values())
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """The tokenizer.json the models were trained with, if there is one."""
+        return self.path / TOKENIZER if TOKENIZER in self.files else None
+
+    def role(self, name: str | None = None) -> tuple[str, RoleRecord]:
+        """Name and record of a role. None: the only one.
+
+        Raises:
+            CheckpointError: it is not there, or there are several to choose from.
+        """
+        if name is None and len(self.roles) == 1:
+            name = next(iter(self.roles))
+        if name not in self.roles:
+            has = f"{self.path} has the roles {', '.join(self.roles)}"
+            raise CheckpointError(f"{has}; name one" if name is None else f"{has}, not {name}")
+        return name, self.roles[name]
+
+    def model_config(self, role: str | None = None) -> ModelConfig:
+        """The config that rebuilds the model of a role. Raises CheckpointError if none is kept."""
+        name, record = self.role(role)
+        if record.model is None:
+            raise CheckpointError(f"{self.path} keeps no model config for its role {name}")
+        return models.config_from_dict(record.model)
+
+
+def folder_name(step: int) -> str:
+    """Name of the folder of the checkpoint after `step` steps."""
+    return f"step_{step:08d}"
+
+
+def file_of(role: str, key: str, rank: int) -> str:
+    """Path, inside the checkpoint, of the file in which a rank keeps its slices of a role."""
+    return f"{role}/{'weights' if key == WEIGHT else 'optimizer'}-{rank}.safetensors"
+
+
+def entry_of(name: str, key: str, start: int, stop: int) -> str:
+    """Name of a slice in its file."""
+    return f"{name if key == WEIGHT else f'{name}.{key}'}[{start}:{stop}]"
+
+
+def assemble(shares: Iterable[Iterable[SavedSlice]]) -> dict[str, SavedTensor]:
+    """The tensors that the slices of each rank make up.
+
+    Raises:
+        RuntimeError: some elements were written by no rank, or by two.
+    """
+    known: dict[str, SavedSlice] = {}
+    slices: dict[str, list[tuple[int, int, int]]] = {}
+    for rank, share in enumerate(shares):
+        for own in share:
+            known.setdefault(own.name, own)
+            slices.setdefault(own.name, []).append((own.start, own.stop, rank))
+    tensors = {}
+    for name, parts in slices.items():
+        parts.sort()
+        size = math.prod(known[name].shape)
+        gaps = any(before[1] != after[0] for before, after in pairwise(parts))
+        if gaps or parts[0][0] != 0 or parts[-1][1] != size:
+            raise RuntimeError(
+                f"{name} has {size} elements, each to be saved by one rank; saved were, as start, "
+                f"stop and rank: {parts}"
+            )
+        tensors[name] = SavedTensor(known[name].shape, known[name].keys, tuple(parts))
+    return tensors
+
+
+def to_text(
+    step: int,
+    roles: Mapping[str, RoleRecord],
+    files: Mapping[str, FileRecord],
+    facts: Mapping[str, Any],
+) -> str:
+    """What manifest.json says of a checkpoint."""
+    manifest = {
+        "format": FORMAT,
+        "step": step,
+        "roles": {name: role.to_dict() for name, role in roles.items()},
+        "files": {name: file.to_dict() for name, file in files.items()},
+        "facts": dict(facts),
+    }
+    return json.dumps({**manifest, "digest": digest(manifest)})
+
+
+def parse(path: Path, text: bytes) -> Checkpoint:
+    """The checkpoint in the folder `path` whose manifest.json this is. Raises CheckpointError."""
+    file = path / MANIFEST
+    try:
+        manifest = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(f"{file} is damaged ({error}); use an older checkpoint") from None
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found not in (FORMAT, WHOLE_TENSORS):
+        raise CheckpointError(f"{file} has format {found}, expected {FORMAT} or {WHOLE_TENSORS}")
+    if manifest.pop("digest", None) != digest(manifest):
+        raise CheckpointError(
+            f"{file} is damaged: it differs from its own digest; use an older checkpoint"
+        )
+    if found == FORMAT:
+        roles = {name: RoleRecord.from_dict(role) for name, role in manifest["roles"].items()}
+        facts = manifest["facts"]
+    else:
+        roles = {"model": RoleRecord(manifest["model"], "adamw", None)}
+        facts = {key: value for key, value in manifest.items() if key not in OWN_ENTRIES}
+    files = {name: FileRecord(**record) for name, record in manifest["files"].items()}
+    sha256 = hashlib.sha256(text).hexdigest()
+    return Checkpoint(path, int(manifest["step"]), roles, files, facts, sha256)
+
+
+def read(path: Path) -> Checkpoint:
+    """The checkpoint in this folder, its files not yet verified. Raises CheckpointError."""
+    file = path / MANIFEST
+    try:
+        return parse(path, file.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is not a checkpoint: it has no {MANIFEST}") from None
+    except OSError as error:
+        raise CheckpointError(f"{file} can't be read: {error.strerror}") from None
+
+
+def digest(facts: Mapping[str, Any]) -> str:
+    """sha256 of plain data, independent of the order of its keys."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

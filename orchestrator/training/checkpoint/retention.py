@@ -1,0 +1,52 @@
+"""Which checkpoints of a run stay on the disk."""
+
+import shutil
+from pathlib import Path
+
+from orchestrator.training.checkpoint.finding import check_sizes, published
+from orchestrator.training.checkpoint.manifest import MANIFEST, Checkpoint, CheckpointError, read
+
+
+class Retention:
+    """Keeps the newest checkpoints of a run; rank 0 holds one for as long as it trains.
+
+    A checkpoint that this process wrote or verified counts without another look. What it only
+    found, after a resume, is looked at once, its sizes and its manifest: the one just written is
+    known to be good, so the last good one is never at stake.
+    """
+
+    def __init__(self, root: Path, keep: int) -> None:
+        """Nothing is known yet of what lies in `root`, of which `keep` are to stay."""
+        self._root = root
+        self._keep = keep
+        self._sound: set[Path] = set()
+
+    def trust(self, checkpoint: Checkpoint) -> None:
+        """Count a checkpoint that was verified."""
+        self._sound.add(checkpoint.path)
+
+    def after(self, written: Checkpoint) -> None:
+        """Delete what is older than the newest `keep` sound ones, of which `written` is one."""
+        self._sound.add(written.path)
+        kept = 0
+        for path in reversed(published(self._root)):
+            if kept >= self._keep and path != written.path:
+                _delete(path)
+                self._sound.discard(path)
+            elif self._is_sound(path):
+                kept += 1
+
+    def _is_sound(self, path: Path) -> bool:
+        if path not in self._sound:
+            try:
+                check_sizes(read(path))
+            except CheckpointError:
+                return False
+            self._sound.add(path)
+        return True
+
+
+def _delete(path: Path) -> None:
+    # The manifest goes first, so that a half-deleted folder is not taken for a checkpoint.
+    (path / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(path)

@@ -1,0 +1,165 @@
+"""safetensors files of fp32 tensors, written front to back and read by ranges.
+
+The library of that name writes whole dictionaries and maps whole files. A checkpoint is written
+from tensors that come one at a time, hashed on their way to the disk, and read a few elements at
+a time. The format is 8 bytes with the length of a JSON header, the header, and the tensors end to
+end: https://github.com/huggingface/safetensors#format
+"""
+
+import hashlib
+import json
+import math
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from torch import Tensor
+
+CHUNK = 4 << 20
+"""Elements on their way from a device to the disk at once: 16 MiB."""
+ITEM = 4
+"""Bytes of an element."""
+
+
+class TensorFileError(ValueError):
+    """A file that is no safetensors file of fp32 tensors."""
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What the manifest says of a file."""
+
+    bytes: int
+    sha256: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return asdict(self)
+
+
+class HashedFile:
+    """A new file that is hashed while it is written; on the disk once the block has ended.
+
+    The processor hashes and the disk flushes at the same time, each in a thread of its own: both
+    take about as long as handing the bytes to the kernel takes, or longer.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Create the file; what a killed writer left under its name is removed, not written to."""
+        path.unlink(missing_ok=True)
+        self._file = path.open("xb", buffering=0)
+        self._sha256 = hashlib.sha256()
+        self._bytes = 0
+        self._threads = ThreadPoolExecutor(2)
+        self._hashing = self._threads.submit(lambda: None)
+        self._flushing = self._threads.submit(lambda: None)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append; the buffer must stay as it is until the next call, or the end of the block."""
+        self._hashing.result()
+        self._hashing = self._threads.submit(self._sha256.update, data)
+        left = memoryview(data)
+        while left:
+            left = left[self._file.write(left) :]
+        self._bytes += len(data)
+        if self._flushing.done():
+            self._flushing.result()
+            self._flushing = self._threads.submit(os.fdatasync, self._file.fileno())
+
+    @property
+    def record(self) -> FileRecord:
+        """Size and hash; after the block."""
+        return FileRecord(self._bytes, self._sha256.hexdigest())
+
+    def __enter__(self) -> Self:
+        """The file itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Flush to the disk, unless something went wrong, and close."""
+        with self._file, self._threads:
+            if error is None:
+                self._flushing.result()
+                os.fsync(self._file.fileno())
+
+
+class TensorWriter(HashedFile):
+    """A new safetensors file. Its tensors are named at the start and come in that order."""
+
+    def __init__(self, path: Path, shapes: Mapping[str, Sequence[int]]) -> None:
+        """Write the header."""
+        super().__init__(path)
+        entries, end = {}, 0
+        for name, shape in shapes.items():
+            start, end = end, end + ITEM * math.prod(shape)
+            entries[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+        header = json.dumps(entries, separators=(",", ":")).encode()
+        header += b" " * (-len(header) % 8)  # the tensors begin at a multiple of 8
+        self.write(struct.pack("<Q", len(header)) + header)
+
+    def write_tensor(self, tensor: Tensor) -> None:
+        """Append a tensor (fp32, on any device); a chunk of it at a time is on the CPU."""
+        flat = tensor.detach().reshape(-1)
+        for start in range(0, len(flat), CHUNK):
+            self.write(_bytes(flat[start : start + CHUNK].cpu()))
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor is in its file."""
+
+    shape: tuple[int, ...]
+    offset: int
+    """In bytes, from the start of the file."""
+
+
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a file. Raises TensorFileError, or OSError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > path.stat().st_size:
+                raise ValueError("its header is longer than the file")
+            entries = json.loads(file.read(length))
+            entries.pop("__metadata__", None)
+            for name, entry in entries.items():
+                if entry["dtype"] != "F32":
+                    raise TensorFileError(
+                        f"{path}: {name} is {entry['dtype']}, only F32 is read; convert the file"
+                    )
+            return {
+                name: StoredTensor(tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
+                for name, entry in entries.items()
+            }
+    except TensorFileError:
+        raise
+    except (ValueError, struct.error, KeyError, TypeError, AttributeError) as error:
+        raise TensorFileError(f"{path} is not a safetensors file: {error}") from None
+
+
+def read_elements(path: Path, stored: StoredTensor, start: int, out: Tensor) -> None:
+    """Fill `out` (1-D, fp32, on the CPU) with the elements of a stored tensor from `start` on."""
+    view = _bytes(out)
+    offset = stored.offset + ITEM * start
+    with path.open("rb", buffering=0) as file:
+        while view:
+            count = os.preadv(file.fileno(), [view], offset)
+            if count == 0:
+                raise TensorFileError(f"{path} ends at byte {offset}, inside a tensor")
+            view, offset = view[count:], offset + count
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """The memory of a tensor on the CPU."""
+    array: Any = tensor.numpy()
+    return memoryview(array).cast("B")

@@ -1,0 +1,221 @@
+"""Saving: each rank writes what it holds, hashed on its way; the manifest comes last.
+
+1. Each rank writes the slices of its engines into `step_00000100.partial/ROLE/` and flushes them.
+2. Rank 0 gathers what was written, checks that nothing is missing, and writes the manifest.
+3. The folder gets its final name, and the ranks learn that, or why not. Nobody waits before this.
+
+Nothing is read: the sizes and hashes in the manifest are those of the bytes as they were written.
+"""
+
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+import models
+from data.files import fsync_folder
+from models.configs import ModelConfig
+from orchestrator.training import distributed
+from orchestrator.training.checkpoint import manifest
+from orchestrator.training.checkpoint.manifest import (
+    MANIFEST,
+    PARTIAL,
+    TOKENIZER,
+    Checkpoint,
+    RoleRecord,
+    SavedSlice,
+    entry_of,
+    file_of,
+    folder_name,
+)
+from orchestrator.training.checkpoint.tensorfile import FileRecord, HashedFile, TensorWriter
+from orchestrator.training.state import WEIGHT, Slice
+
+
+class NonFiniteState(RuntimeError):
+    """Weights or optimizer state to be saved hold NaN or infinity."""
+
+
+class SaveFailed(RuntimeError):
+    """Another rank could not save its part."""
+
+
+@dataclass(frozen=True)
+class SavedRole:
+    """A model to save."""
+
+    state: Callable[[], Iterator[Slice]]
+    """What this rank holds; called twice, with the same slices in the same order."""
+    model_config: ModelConfig | None
+    """With the vocabulary size filled in. None: a model that only its stage can rebuild."""
+    optimizer: str | None
+    """Name of the optimizer whose state the slices carry, if any."""
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What one rank has written, or why it could not."""
+
+    files: dict[str, FileRecord]
+    slices: dict[str, list[SavedSlice]]
+    """By role."""
+    failure: str | None = None
+
+
+def save(
+    root: Path,
+    step: int,
+    roles: Mapping[str, SavedRole],
+    tokenizer: Path | None,
+    facts: Mapping[str, Any],
+) -> Checkpoint:
+    """Write and publish the checkpoint of this step. Every rank calls it, with the same roles.
+
+    Args:
+        root: the `checkpoints/` folder, which all ranks see.
+        step: optimizer steps done.
+        roles: the models by name, each with the part of its state that this rank holds.
+        tokenizer: the tokenizer.json the models were trained with, if they have one.
+        facts: plain entries for the manifest, such as the state of the data; rank 0's count.
+
+    Raises:
+        NonFiniteState: on the rank that holds such an element; nothing is published.
+        OSError: on the rank that could not write.
+        SaveFailed: on all other ranks when one could not save.
+    """
+    partial = root / (folder_name(step) + PARTIAL)
+    error: Exception | None = None
+    try:
+        if distributed.rank() == 0:
+            _remove_leftovers(root, partial)
+        share = _write_share(partial, roles)
+    except Exception as caught:  # told to the others before it ends this rank
+        error, share = caught, _Share({}, {}, f"{type(caught).__name__}: {caught}")
+    shares = distributed.gather_on_rank_0(share)
+    outcome: Checkpoint | str = ""
+    if shares is not None:
+        try:
+            outcome = _publish(root, step, roles, shares, tokenizer, facts)
+        except Exception as caught:
+            error, outcome = error or caught, str(caught)
+            shutil.rmtree(partial, ignore_errors=True)
+    outcome = distributed.broadcast_object(outcome)
+    if error is not None:
+        raise error
+    if isinstance(outcome, str):
+        raise SaveFailed(outcome)
+    return outcome
+
+
+def _write_share(partial: Path, roles: Mapping[str, SavedRole]) -> _Share:
+    share = _Share({}, {})
+    for role, saved in roles.items():
+        folder = partial / role
+        folder.mkdir(parents=True, exist_ok=True)
+        share.slices[role] = [
+            SavedSlice(
+                own.name,
+                own.shape,
+                tuple(key for key in own.tensors if key != WEIGHT),
+                own.start,
+                own.start + own.length,
+            )
+            for own in saved.state()
+        ]
+        share.files.update(_write_slices(partial, role, saved, share.slices[role]))
+        fsync_folder(folder)
+    return share
+
+
+def _write_slices(
+    partial: Path,
+    role: str,
+    saved: SavedRole,
+    planned: list[SavedSlice],
+) -> dict[str, FileRecord]:
+    """Write this rank's files of a role; their records by path inside the checkpoint."""
+    entries: dict[str, dict[str, tuple[int]]] = {}
+    for name, _, keys, start, stop in planned:
+        for key in (WEIGHT, *keys):
+            file = file_of(role, key, distributed.rank())
+            entries.setdefault(file, {})[entry_of(name, key, start, stop)] = (stop - start,)
+    writers = {file: TensorWriter(partial / file, shapes) for file, shapes in entries.items()}
+    with ExitStack() as stack:
+        for writer in writers.values():
+            stack.enter_context(writer)
+        for (name, _, keys, start, stop), found in zip(planned, saved.state(), strict=True):
+            if (found.name, found.start, found.length) != (name, start, stop - start):
+                raise RuntimeError(f"{role}: {found.name} was to be saved, {name} was expected")
+            for key in (WEIGHT, *keys):
+                _check_finite(role, name, key, found.tensors[key])
+                writers[file_of(role, key, distributed.rank())].write_tensor(found.tensors[key])
+    return {file: writer.record for file, writer in writers.items()}
+
+
+def _check_finite(role: str, name: str, key: str, tensor: Tensor) -> None:
+    """Raise NonFiniteState for NaN or infinity."""
+    # A sum is quick and needs no memory; it may overflow, hence the second look.
+    if not math.isfinite(float(tensor.sum())) and not bool(tensor.isfinite().all()):
+        raise NonFiniteState(
+            f"non-finite {key} of {name} in the role {role}: not saved; "
+            "the newest checkpoint is from before"
+        )
+
+
+def _publish(
+    root: Path,
+    step: int,
+    roles: Mapping[str, SavedRole],
+    shares: list[_Share],
+    tokenizer: Path | None,
+    facts: Mapping[str, Any],
+) -> Checkpoint:
+    """Complete the folder and give it its final name. Rank 0 alone calls it."""
+    partial = root / (folder_name(step) + PARTIAL)
+    for rank, share in enumerate(shares):
+        if share.failure is not None:
+            raise SaveFailed(f"rank {rank} could not save step {step}: {share.failure}")
+    files = {name: record for share in shares for name, record in share.files.items()}
+    records = {
+        role: RoleRecord(
+            models.config_to_dict(saved.model_config) if saved.model_config else None,
+            saved.optimizer,
+            manifest.assemble(share.slices[role] for share in shares),
+        )
+        for role, saved in roles.items()
+    }
+    if tokenizer is not None:
+        with HashedFile(partial / TOKENIZER) as copy:
+            copy.write(tokenizer.read_bytes())
+        files[TOKENIZER] = copy.record
+    text = manifest.to_text(step, records, files, facts).encode()
+    with HashedFile(partial / MANIFEST) as file:
+        file.write(text)
+    for left in partial.rglob("*"):  # by a writer of this step that was killed, on more ranks
+        if left.is_file() and left.relative_to(partial).as_posix() not in {*files, MANIFEST}:
+            left.unlink()
+    fsync_folder(partial)
+    _rename(partial, root / folder_name(step))
+    return manifest.parse(root / folder_name(step), text)
+
+
+def _rename(partial: Path, final: Path) -> None:
+    """Publish; a checkpoint of the same step, from before a resume, makes room."""
+    replaced = final.with_name(f"{final.name}.replaced{PARTIAL}")
+    if final.exists():
+        final.rename(replaced)
+    partial.rename(final)
+    fsync_folder(final.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _remove_leftovers(root: Path, partial: Path) -> None:
+    """Remove what killed writers of other steps left; other ranks may be writing into `partial`."""
+    for folder in root.glob(f"*{PARTIAL}"):
+        if folder != partial:
+            shutil.rmtree(folder)

@@ -1,0 +1,179 @@
+"""DeepSpeed, ZeRO 0 to 3 over all ranks of the process group."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.config import EngineConfig, OptimConfig
+from orchestrator.training import distributed
+from orchestrator.training import optim as optimizers
+from orchestrator.training.engine import layouts, whole
+from orchestrator.training.engine.importing import import_deepspeed, quiet
+from orchestrator.training.engine.torch_engine import clip
+from orchestrator.training.materialise import materialise
+from orchestrator.training.state import Slice, StateReader, check_optimizer, check_parameters
+
+BUCKET = 50_000_000
+"""Elements of the buffers in which gradients are reduced and weights gathered: 200 MB in fp32.
+DeepSpeed's own 500 million would be most of the memory of a model of a billion parameters."""
+SUB_GROUP = 100_000_000
+"""ZeRO 3: elements of the parts in which a rank makes and updates its fp32 weights; temporary
+memory is that of one part."""
+
+
+class ZeroEngine:
+    """ZeRO 0 to 3 with an optimizer, or ZeRO 3 without one: a frozen model in shards."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: EngineConfig,
+        optim: OptimConfig | None,
+        *,
+        device: torch.device,
+        seed: int,
+        draw: bool,
+        micro_batch: int,
+        accumulation_steps: int,
+    ) -> None:
+        """Materialise a model from the meta device; see `build`."""
+        deepspeed = import_deepspeed(device)
+        self.device = device
+        self.model = model
+        self._optim = optim
+        self._dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+        config = zero_config(settings, optim, micro_batch, accumulation_steps)
+        with quiet():
+            deepspeed.init_distributed(distributed.backend(device))
+            shard = _sharding(deepspeed, config, draw) if settings.zero_stage == 3 else None
+            materialise(model, device, seed=seed, draw=draw, made=self._cast_and(shard))
+            optimizer = None if optim is None else optimizers.build(model, optim)
+            self._state_keys = whole.state_keys(model, optimizer)
+            self._engine, self._optimizer, _, _ = deepspeed.initialize(
+                model=model, optimizer=optimizer, config=config
+            )
+            if settings.compile:
+                self._engine.compile()
+        self._layout = self._find_layout(settings.zero_stage)
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """What the model returns for these inputs; floating-point ones in its precision."""
+        inputs = tuple(self._cast(value) for value in inputs)
+        return self._engine(*inputs, **{name: self._cast(v) for name, v in named.items()})
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient; DeepSpeed averages over ranks, so the sum needs the factor W."""
+        self._trained()
+        self._engine.backward(loss * distributed.world_size(), scale_wrt_gas=False)
+        # DeepSpeed counts micro-batches: it steps after the last one of the optimizer step.
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()
+
+    def step(self, learning_rate: float) -> float:
+        """Reduce, clip and apply the gradient; returns its global norm before clipping."""
+        optim = self._trained()
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        if isinstance(self._optimizer, torch.optim.Optimizer):
+            # ZeRO 0 in fp32: DeepSpeed would clip, but not say the norm
+            norm = clip(self.model, optim.gradient_clip)
+            if math.isfinite(norm):
+                self._engine.step()
+            return norm
+        self._engine.step()
+        return float(self._engine.get_global_grad_norm())
+
+    def state(self) -> Iterator[Slice]:
+        """What this rank holds; at ZeRO 0, its share of what all hold."""
+        return self._layout.slices()
+
+    def load_state(self, reader: StateReader, step: int, *, optimizer: bool = True) -> None:
+        """Take over weights and optimizer state; each rank reads what it holds."""
+        check_parameters(reader, whole.shapes(self.model))
+        if self._optim is not None:
+            inner: Any = getattr(self._optimizer, "optimizer", self._optimizer)
+            inner.state.clear()
+            if optimizer:
+                check_optimizer(reader, self._state_keys, self._optim.name)
+                self._layout.create_state(step)
+        self._layout.load(reader)
+
+    def _find_layout(self, stage: int) -> layouts.Layout:
+        if self._optim is None:
+            return layouts.FrozenShardedLayout(self.model, self._optimizer)
+        if stage == 3:
+            return layouts.ShardedLayout(self.model, self._optimizer)
+        if stage == 0:
+            return layouts.WholeLayout(self.model, self._optimizer)
+        return layouts.FlatLayout(self.model, self._optimizer)
+
+    def _cast(self, value: Any) -> Any:
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return value.to(self._dtype)
+        return value
+
+    def _cast_and(self, shard: Callable[[Any], None] | None) -> Callable[[nn.Parameter], None]:
+        """What happens to each new parameter before the next module is made."""
+
+        def made(parameter: nn.Parameter) -> None:
+            parameter.data = parameter.data.to(self._dtype)
+            if shard is not None:
+                shard(parameter)
+
+        return made
+
+    def _trained(self) -> OptimConfig:
+        if self._optim is None:
+            raise RuntimeError("this engine was built without an optimizer: its model is frozen")
+        return self._optim
+
+
+def _sharding(deepspeed: Any, config: dict[str, Any], drawn: bool) -> Callable[[Any], None]:
+    """Turns a whole parameter into ZeRO 3's, of which a rank keeps its shard alone.
+
+    Values that were drawn are rank 0's on all ranks: other processors may round otherwise.
+    """
+    init = deepspeed.zero.Init(config_dict_or_path=config)
+
+    def shard(parameter: Any) -> None:
+        if drawn:
+            init._zero_init_param(parameter)
+        else:
+            init._convert_to_deepspeed_param(parameter)
+            parameter.partition()
+
+    return shard
+
+
+def zero_config(
+    settings: EngineConfig, optim: OptimConfig | None, micro_batch: int, accumulation_steps: int
+) -> dict[str, Any]:
+    """DeepSpeed's own config for these settings."""
+    plain = settings.zero_stage == 0 and settings.precision == "fp32"  # clipped by ZeroEngine
+    limit = None if optim is None or plain else optim.gradient_clip
+    zero: dict[str, Any] = {
+        "stage": settings.zero_stage,
+        "reduce_bucket_size": BUCKET,
+        "allgather_bucket_size": BUCKET,
+        "sub_group_size": SUB_GROUP,
+    }
+    if settings.offload_optimizer and optim is not None:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if settings.offload_parameters:
+        zero["offload_param"] = {"device": "cpu"}
+    return {
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": accumulation_steps,
+        "gradient_clipping": limit or 0.0,
+        "zero_optimization": zero,
+        "bf16": {"enabled": settings.precision == "bf16"},
+        # Ours and torch's optimizers also under offload: DeepSpeed's need a C++ compiler at run
+        # time, and it has tested ZeRO with few others, though all that act on single elements fit.
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+    }

@@ -1,0 +1,40 @@
+"""`orchestrate export`: the weights of a run or checkpoint in a folder for others.
+
+The folder holds whole fp32 tensors in model.safetensors, the model config in model.json and the
+tokenizer; no optimizer state. `model.weights=FOLDER` starts a job from it.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write the folder; returns the exit code. Raises ValueError for a wrong request."""
+    options = parser().parse_args(argv)
+
+    from data.messages import size
+    from orchestrator.training import checkpoint
+
+    found = checkpoint.find(Path(options.path))
+    try:
+        folder = checkpoint.export(found, Path(options.folder), options.role)
+    except OSError as error:
+        print(
+            f"error: {options.folder} was not written: {error.strerror}; nothing is left of it",
+            file=sys.stderr,
+        )
+        return 1
+    written = sum(file.stat().st_size for file in folder.iterdir())
+    print(f"{folder}: the weights of {found.path} after step {found.step}, {size(written)}")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of this verb."""
+    new = argparse.ArgumentParser(prog="orchestrate export", description=__doc__)
+    new.add_argument("path", help="run folder (its newest checkpoint) or checkpoint")
+    new.add_argument("folder", help="to be made")
+    new.add_argument("--role", help="whose weights; needed where the checkpoint has several")
+    return new

@@ -1,0 +1,105 @@
+"""What saving and loading cost, next to the least they could.
+
+    python tests/benchmarks/saving.py [--megabytes 600] [--rounds 7]
+
+In turns, into the same folder: a save by one rank, its retention included, and a plain write and
+fsync of the same bytes into as many files. The ratio of the two is what the training loop waits
+beyond the disk. Then the bytes read: by a save; and by verifying and loading on 1, 2 and 4 ranks
+(their parts one after another), over the size of the checkpoint.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import torch
+
+from orchestrator.training import checkpoint
+from orchestrator.training.checkpoint import finding
+from tests.benchmarks.runs import scratch, spread
+from tests.orchestrator.plain import Plain, bytes_read
+
+
+def main() -> None:
+    """Print medians and ranges."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--megabytes", type=int, default=600)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--folder", type=Path, help="on the disk to be measured; kept empty")
+    options = parser.parse_args()
+    width = 2048
+    layers = max(1, options.megabytes * 1_000_000 // (12 * width * width))
+    model = torch.nn.Sequential(*[torch.nn.Linear(width, width, bias=False) for _ in range(layers)])
+    plain = Plain(model=model)
+    with scratch() as temporary:
+        root = (options.folder or temporary) / "checkpoints"
+        retention = checkpoint.Retention(root, 2)
+        saves, writes, ratios, read = [], [], [], []
+        for step in range(1, options.rounds + 2):
+            os.sync()
+            before, began = bytes_read(), time.monotonic()
+            done = checkpoint.save(root, step, {"model": plain.role()}, None, {})
+            retention.after(done)
+            saved = time.monotonic() - began
+            counted = bytes_read() - before
+            os.sync()
+            written = plain_write(plain, root.parent / "plain")
+            if step > 1:  # the first warms up
+                saves.append(saved)
+                writes.append(written)
+                ratios.append(saved / written)
+                read.append(counted)
+        print(f"checkpoint                    {done.bytes / 1e6:.0f} MB")
+        print(f"save                          {spread(saves)} s")
+        print(f"plain write and fsync         {spread(writes)} s")
+        print(f"ratio                         {spread(ratios)}")
+        print(f"bytes read during a save      {spread(read)}, {counter()} of them by the counter")
+        for ranks in (1, 2, 4):
+            print(
+                f"bytes read loading, {ranks} ranks   {loading(done, plain, ranks):.4f} x its size"
+            )
+
+
+def plain_write(plain: Plain, folder: Path) -> float:
+    """Seconds to write the same bytes into two files and flush them."""
+    folder.mkdir(exist_ok=True)
+    slices = list(plain.state())
+    files = {"weights": ("weight",), "optimizer": ("exp_avg", "exp_avg_sq")}
+    began = time.monotonic()
+    for name, keys in files.items():
+        with (folder / name).open("wb") as file:
+            for own in slices:
+                for key in keys:
+                    file.write(own.tensors[key].numpy())
+            file.flush()
+            os.fsync(file.fileno())
+    took = time.monotonic() - began
+    for name in files:
+        (folder / name).unlink()
+    return took
+
+
+def loading(done: checkpoint.Checkpoint, plain: Plain, ranks: int) -> float:
+    """Bytes read by all ranks together, over the size of the checkpoint."""
+    before = bytes_read()
+    for rank in range(ranks):
+        finding.check_hashes(done, rank, ranks)
+        reader = checkpoint.open_role(done)
+        for own in plain.state(rank, ranks):
+            for key in own.tensors:
+                reader.read(own.name, key, own.start, own.start + own.length)
+    return (bytes_read() - before) / done.bytes
+
+
+def counter() -> int:
+    """Bytes that asking for the count reads."""
+    before = bytes_read()
+    return bytes_read() - before
+
+
+if __name__ == "__main__":
+    main()

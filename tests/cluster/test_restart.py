@@ -1,0 +1,184 @@
+"""Gangs that lose a worker and go on in the same room, and workers that fall silent."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from cluster.gang import Gang, Placement, WorkerFailed
+
+TWO = Placement(workers=2, cpus_per_worker=1)
+
+
+@pytest.fixture
+def gang(session, tmp_path, gone):
+    """A gang of two that has started; nothing of it may be left after the test."""
+    import ray
+
+    with Gang(TWO, log_folder=tmp_path, stop=threading.Event(), session=session) as gang:
+        gang.start()
+        first = list(gang.workers)
+        yield gang
+    assert all(gone(worker["pid"]) for worker in [*first, *gang.workers])
+    states = {group["state"] for group in ray.util.placement_group_table().values()}
+    assert states <= {"REMOVED"}
+
+
+def sum_of_ranks_for_a_while(rounds, channel):
+    """One gloo collective after the other."""
+    import torch
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    try:
+        for number in range(rounds):
+            total = torch.tensor([channel.rank + 1.0])
+            dist.all_reduce(total)
+            channel.send({"round": number})
+            time.sleep(0.02)
+        return os.getpid(), total.item(), channel.should_stop(), os.environ["MASTER_PORT"]
+    finally:
+        dist.destroy_process_group()
+
+
+def kill_at_round(workers, victim, number, signal_number):
+    """An on_records that sends one rank a signal once rank 0 has come so far."""
+
+    def on_records(rank, records):
+        if rank == 0 and any(record.get("round") == number for record in records):
+            os.kill(workers[victim]["pid"], signal_number)
+
+    return on_records
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_after_the_death_of_one_rank_the_other_process_works_on_with_its_successor(
+    gang, victim, tmp_path
+):
+    before = list(gang.workers)
+    with pytest.raises(WorkerFailed, match=rf"rank {victim} on .* was killed by SIGKILL"):
+        gang.run(
+            sum_of_ranks_for_a_while, 10_000, kill_at_round(before, victim, 20, signal.SIGKILL)
+        )
+    after = gang.restart()
+    kept, replaced = 1 - victim, victim
+    assert after[kept]["pid"] == before[kept]["pid"]
+    assert after[replaced]["pid"] != before[replaced]["pid"]
+    assert [worker["rank"] for worker in after] == [0, 1]
+    rounds = []
+    results = gang.run(sum_of_ranks_for_a_while, 5, lambda rank, records: rounds.extend(records))
+    assert [result[:3] for result in results] == [(worker["pid"], 3.0, False) for worker in after]
+    assert len({result[3] for result in results}) == 1  # they met at one new port
+    assert [record["round"] for record in rounds].count(4) == 2
+
+
+def hold_on(payload, channel):
+    channel.send({"round": 0})
+    if channel.rank == 1:
+        raise LookupError("the actual mistake")
+    time.sleep(600)
+
+
+def test_a_rank_that_raised_is_kept_and_one_that_does_not_come_back_is_replaced(gang, gone):
+    before = list(gang.workers)
+    with pytest.raises(WorkerFailed, match="the actual mistake"):
+        gang.run(hold_on, None, lambda rank, records: None)
+    after = gang.restart(grace_s=0.5)
+    assert after[1]["pid"] == before[1]["pid"]
+    assert after[0]["pid"] != before[0]["pid"]
+    assert gone(before[0]["pid"])
+    assert gang.run(lambda payload, channel: payload, 7, lambda *_: None) == [7, 7]
+
+
+def have_a_child_and_die(payload, channel):
+    import subprocess
+
+    if channel.rank == 1:
+        channel.send({"child": subprocess.Popen(["sleep", "600"]).pid})
+        time.sleep(1.5)
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(600)
+
+
+def test_children_of_a_killed_worker_are_ended_too(gang, gone):
+    said = []
+    with pytest.raises(WorkerFailed, match="SIGKILL"):
+        gang.run(have_a_child_and_die, None, lambda rank, records: said.extend(records))
+    gang.restart(grace_s=0)
+    assert gone(said[0]["child"])
+
+
+def fail_both(payload, channel):
+    channel.send({"last": "words"})
+    time.sleep(0.1 * channel.rank)
+    channel.send({"last": "words"})
+    raise RuntimeError(f"rank {channel.rank}")
+
+
+def test_records_of_every_rank_that_failed_arrive(gang):
+    records = []
+    with pytest.raises(WorkerFailed, match="rank 0"):
+        gang.run(fail_both, None, lambda rank, new: records.extend([rank] * len(new)))
+    assert sorted(records) == [0, 0, 1, 1]
+
+
+def work_until_told(payload, channel):
+    begun = time.monotonic()
+    while not channel.should_stop() and time.monotonic() - begun < 60:
+        channel.send({"round": int(20 * (time.monotonic() - begun))})
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_stopped_process_is_named_soon_after_the_limit_and_replaced(gang, victim, gone):
+    before, frozen_at, silences = list(gang.workers), [], []
+
+    def on_records(rank, records):
+        if not frozen_at and rank == 0 and any(record["round"] >= 10 for record in records):
+            frozen_at.append(time.monotonic())
+            os.kill(before[victim]["pid"], signal.SIGSTOP)
+
+    limit_s = 3.0
+    with pytest.raises(WorkerFailed, match=rf"rank {victim} on .* has not answered for") as caught:
+        gang.run(work_until_told, None, on_records, silent_after_s=limit_s, watch=silences.append)
+    assert limit_s - 1.5 < time.monotonic() - frozen_at[0] < limit_s + 4
+    assert caught.value.cause == "silent"
+    last = silences[-1]
+    assert last[victim].answer_s > 1.0
+    assert last[1 - victim].answer_s < 2.5
+    assert last[victim].record_s >= last[victim].answer_s
+    after = gang.restart()
+    assert after[1 - victim]["pid"] == before[1 - victim]["pid"]
+    assert gone(before[victim]["pid"])
+
+
+def test_leaving_does_not_wait_for_a_stopped_process(session, tmp_path, gone):
+    with Gang(TWO, log_folder=tmp_path, stop=threading.Event(), session=session) as gang:
+        pid = gang.start()[1]["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 6
+    assert gone(pid)
+
+
+def test_a_wait_for_room_is_told_and_ends_when_the_job_is_stopped(session, tmp_path, monkeypatch):
+    from cluster import bundles
+
+    monkeypatch.setattr(bundles, "SAY_AFTER_S", 0.3)
+    stop, said = threading.Event(), []
+
+    def say(line):
+        said.append(line)
+        stop.set()
+
+    with (
+        Gang(Placement(1, 1), log_folder=tmp_path, stop=threading.Event(), session=session) as one,
+        Gang(TWO, log_folder=tmp_path, stop=stop, session=session, say=say) as two,
+    ):
+        one.start()
+        with pytest.raises(KeyboardInterrupt):
+            two.start()
+    assert "waiting for room for 2 worker(s) with 1 CPU(s) each" in said[0]
+    assert "1 of 2 CPU(s) are free" in said[0]

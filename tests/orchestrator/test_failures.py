@@ -1,0 +1,264 @@
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.gang import GangRefused, WorkerFailed
+from orchestrator.job.failures import explain
+
+
+def raised(kind, message, rank=1):
+    return WorkerFailed(
+        rank=rank, host="node-a", cause="exception", error_type=kind, message=message
+    )
+
+
+# What torch, NCCL, gloo, CUDA, the kernel and our own code really say.
+SAID = {
+    "out_of_memory": [
+        ("OutOfMemoryError", "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total"),
+        ("MemoryError", ""),
+        (
+            "RuntimeError",
+            "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate "
+            "memory: you tried to allocate 4000000000000 bytes.",
+        ),
+        ("RuntimeError", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(h)`"),
+        (
+            "DistBackendError",
+            "NCCL error in: ProcessGroupNCCL.cpp:3384, unhandled cuda error\n"
+            "Last error:\nCuda failure 2 'out of memory'",
+        ),
+        ("OSError", f"[Errno {errno.ENOMEM}] {os.strerror(errno.ENOMEM)}"),
+    ],
+    "disk_full": [
+        ("OSError", os.strerror(errno.ENOSPC)),
+        ("OSError", f"[Errno {errno.ENOSPC}] {os.strerror(errno.ENOSPC)}: '/x'"),
+        ("OSError", f"[Errno {errno.EDQUOT}] {os.strerror(errno.EDQUOT)}: '/x'"),
+        ("SafetensorError", "I/O error: No space left on device (os error 28)"),
+    ],
+    "storage": [
+        ("OSError", f"[Errno {errno.EIO}] {os.strerror(errno.EIO)}: '/mnt/x'"),
+        ("OSError", f"[Errno {errno.ESTALE}] {os.strerror(errno.ESTALE)}"),
+        ("OSError", f"[Errno {errno.EROFS}] {os.strerror(errno.EROFS)}: '/mnt/x'"),
+        ("OSError", f"[Errno {errno.ENOTCONN}] {os.strerror(errno.ENOTCONN)}: '/fuse'"),
+    ],
+    "hardware": [
+        (
+            "AcceleratorError",
+            "CUDA error: an illegal memory access was encountered\nCUDA kernel "
+            "errors might be asynchronously reported at some other API call",
+        ),
+        ("RuntimeError", "CUDA error: uncorrectable ECC error encountered"),
+        ("RuntimeError", "CUDA error: unspecified launch failure"),
+        ("RuntimeError", "CUDA error: uncorrectable NVLink error detected during the execution"),
+        ("RuntimeError", "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`"),
+        ("RuntimeError", "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+        ("RuntimeError", "NVRM: Xid (PCI:0000:3b:00): 79, GPU has fallen off the bus."),
+        ("RuntimeError", "CUDA error: CUDA-capable device(s) is/are busy or unavailable"),
+        (
+            "DistBackendError",
+            "NCCL error in: NCCLUtils.hpp:328, unhandled cuda error\n"
+            "ncclUnhandledCudaError: Call to CUDA function failed.",
+        ),
+    ],
+    "collective": [
+        ("RuntimeError", "[..gloo/transport/tcp/pair.cc:547] Connection closed by peer [::1]:21"),
+        ("RuntimeError", "[..gloo/tcp/unbound_buffer.cc:81] Timed out waiting 30000ms for recv"),
+        ("RuntimeError", "Application timeout caused pair closure"),
+        ("DistBackendError", "NCCL error in: NCCLUtils.hpp:94, unhandled system error"),
+        (
+            "DistBackendError",
+            "[Rank 0] Watchdog caught collective operation timeout: WorkNCCL("
+            "SeqNum=3, OpType=ALLREDUCE, NumelIn=1) ran for 600009 milliseconds before timing out.",
+        ),
+        (
+            "RuntimeError",
+            "ncclRemoteError: A call failed possibly due to a network error or a "
+            "remote process exiting prematurely.",
+        ),
+        (
+            "DistNetworkError",
+            "The client socket has timed out after 600000ms while trying to "
+            "connect to (10.0.0.1, 29500).",
+        ),
+        ("DistStoreError", "wait timeout after 300000ms, keys: /default_pg/0//cpu//0/0"),
+    ],
+    "time_out": [
+        ("TimeoutError", ""),
+        ("GetTimeoutError", "Get timed out: some object(s) not ready."),
+        ("ReadTimeout", "HTTPSConnectionPool(host='h', port=443): Read timed out."),
+        ("ActorUnavailableError", "The actor is temporarily unavailable: RpcError: keepalive"),
+        ("RuntimeError", "the placement group was not ready within 60 s: timed out"),
+    ],
+    "bad_data": [
+        ("BadBlock", "train/shard-00000.arrow block 3 is not what was written"),
+        ("DataError", "a.jsonl:1000000: not a JSON object"),
+        ("NothingToTrainOn", "no sequence of step 3 can be read"),
+        ("CheckpointError", "step_00000002/model.safetensors is damaged"),
+        ("TensorFileError", "weights-0.safetensors ends at byte 100, inside a tensor"),
+        ("SafetensorError", "Error while deserializing header: incomplete metadata"),
+    ],
+    "non_finite_loss": [
+        ("NonFiniteLoss", "loss is nan at step 3"),
+        ("NonFiniteState", "non-finite weight of blocks.0.norm.weight in the role model"),
+        ("SaveFailed", "rank 1 could not save step 3: NonFiniteState: non-finite exp_avg of x"),
+        ("RuntimeError", "gradient norm is inf"),
+    ],
+    "user_error": [
+        ("ModuleNotFoundError", "No module named 'flash_attn'"),
+        ("TypeError", "unsupported operand type(s)"),
+        ("RuntimeError", "mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)"),
+        ("RuntimeError", "CUDA error: device-side assert triggered\nCUDA kernel errors might be"),
+        ("RuntimeError", "CUDA error: invalid device ordinal"),
+        ("RuntimeError", "CUDA error: no kernel image is available for execution on the device"),
+        ("RuntimeError", "Error(s) in loading state_dict for GPT: Missing key(s) in state_dict"),
+        ("RuntimeError", "element 0 of tensors does not require grad and does not have a grad_fn"),
+        ("FileExistsError", "[Errno 17] File exists: '/x/checkpoints'"),
+    ],
+    "unknown": [
+        ("RuntimeError", "something nobody has seen"),
+        ("KernelPanicked", ""),
+    ],
+}
+RETRIED = {"storage", "hardware", "collective", "time_out", "unknown"}
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind", "message"),
+    [(failure, *said) for failure, all_said in SAID.items() for said in all_said],
+)
+def test_an_exception_is_classified_by_its_type_or_its_words(failure, kind, message):
+    explanation = explain(raised(kind, message))
+    assert explanation.failure == failure
+    assert explanation.retry is (failure in RETRIED)
+    assert explanation.line().startswith(f"rank 1 on host node-a failed: {kind}")
+    assert explanation.remedy in explanation.line()
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EROFS, errno.ENOSPC])
+def test_an_error_of_the_system_is_known_whether_it_names_a_file_or_not(code):
+    want = "disk_full" if code == errno.ENOSPC else "storage"
+    assert explain(OSError(code, os.strerror(code))).failure == want
+    assert explain(OSError(code, os.strerror(code), "/mnt/step_00000005/model")).failure == want
+
+
+def test_what_torch_itself_says_of_shapes_types_and_devices_is_the_users_to_mend():
+    torch = pytest.importorskip("torch")
+    wrong = {
+        "shapes": lambda: torch.ones(2, 3) @ torch.ones(4, 5),
+        "broadcast": lambda: torch.ones(2, 3) + torch.ones(2, 4),
+        "types": lambda: torch.ones(2, 2) @ torch.ones(2, 2, dtype=torch.float64),
+        "view": lambda: torch.ones(2, 3).view(4),
+        "gradient": lambda: torch.ones(1).backward(),
+        "weights": lambda: torch.nn.Linear(2, 2).load_state_dict({}),
+        "embedding": lambda: torch.nn.Embedding(2, 2)(torch.tensor([5])),
+        "target": lambda: torch.nn.functional.cross_entropy(torch.ones(1, 2), torch.tensor([7])),
+    }
+    for name, operation in wrong.items():
+        with pytest.raises((RuntimeError, IndexError)) as caught:
+            operation()
+        assert explain(caught.value).failure == "user_error", (name, caught.value)
+
+
+def test_the_log_is_named_where_the_traceback_helps_and_nowhere_else():
+    def failed(kind, message="x"):
+        error = raised(kind, message)
+        error.log = Path("/runs/r/logs/rank-1.log")
+        return explain(error).remedy
+
+    assert "read the traceback in logs/rank-1.log" in failed("TypeError")
+    assert "logs/rank-1.log" in failed("Odd")
+    for kind in ("BadBlock", "NonFiniteLoss", "OutOfMemoryError", "GangRefused", "TimeoutError"):
+        assert "log" not in failed(kind), kind
+    own = explain(KeyError("x"), log=Path("/runs/r/logs/driver.log")).remedy
+    assert "logs/driver.log" in own
+    assert "the output of the command" in explain(KeyError("x")).remedy
+
+
+@pytest.mark.parametrize(
+    ("facts", "shown"),
+    [
+        ({"memory_used": 15_900_000_000, "memory_limit": 16_000_000_000}, " (15.9 of 16 GB); "),
+        ({"memory_used": None, "memory_limit": 16_000_000_000}, " (of 16 GB); "),
+        ({}, "out of memory; "),
+    ],
+)
+def test_a_worker_killed_for_memory_is_told_with_what_it_had(facts, shown):
+    error = WorkerFailed(
+        rank=0,
+        host="a",
+        cause="killed",
+        error_type="",
+        message="was killed by SIGKILL, by the kernel, which ran out of memory",
+        signal="SIGKILL",
+        out_of_memory=True,
+    )
+    vars(error).update(facts)
+    explanation = explain(error, step=3)
+    assert explanation.failure == "out_of_memory"
+    assert shown in explanation.line()
+    assert "fewer workers" in explanation.remedy
+
+
+def test_a_real_allocation_that_cannot_be_met_is_out_of_memory():
+    torch = pytest.importorskip("torch")
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60)
+    assert explain(caught.value).failure == "out_of_memory"
+
+
+def test_a_killed_rank_is_explained_with_its_signal_and_step():
+    error = WorkerFailed(
+        rank=1,
+        host="node-a",
+        cause="killed",
+        error_type="",
+        message="was killed by SIGKILL, it seems: it left no exception",
+        signal="SIGKILL",
+    )
+    explanation = explain(error, step=12)
+    assert explanation.failure == "killed"
+    assert explanation.line().startswith(
+        "rank 1 on host node-a was killed by SIGKILL after step 12, it seems: it left no "
+        "exception; "
+    )
+
+
+@pytest.mark.parametrize(
+    ("failure", "facts"),
+    [
+        ("out_of_memory", {"cause": "killed", "signal": "SIGKILL", "out_of_memory": True}),
+        ("killed", {"cause": "killed", "signal": "SIGSEGV"}),
+        ("lost_node", {"cause": "lost"}),
+        ("start", {"cause": "start"}),
+    ],
+)
+def test_a_death_is_classified_by_its_cause(failure, facts):
+    error = WorkerFailed(rank=0, host="a", error_type="", message="is gone", **facts)
+    assert explain(error).failure == failure
+
+
+def test_errors_of_the_driver_itself_are_classified_too():
+    assert explain(KeyboardInterrupt()).failure == "interrupted"
+    assert explain(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))).failure == "disk_full"
+    refused = explain(GangRefused("resources.workers=3 does not fit"))
+    assert (refused.failure, refused.rank) == ("user_error", None)
+    assert refused.line().startswith("GangRefused: resources.workers=3 does not fit; ")
+
+
+def test_a_long_message_of_many_lines_becomes_one_line():
+    line = explain(raised("RuntimeError", "first " * 100 + "\nsecond\nthird")).line()
+    assert "\n" not in line
+    assert "second" not in line
+
+
+def test_failures_need_neither_torch_nor_ray():
+    code = (
+        "import sys, orchestrator.job.failures; "
+        "assert not {'torch', 'ray', 'cluster'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

@@ -1,0 +1,69 @@
+"""Ranks of torchrun wait for rank 0, however long it takes, and are set free when it refuses."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from cluster.network import free_port
+from orchestrator.config import JobConfig
+from orchestrator.job import torchrun
+from orchestrator.job.rank import Assignment
+from tests.orchestrator.typed import on
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def two_ranks(monkeypatch):
+    """The environment of rank 0 of two, without an agent that keeps the store."""
+    names = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in {**names, "MASTER_PORT": str(free_port())}.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_rank_waits_longer_than_any_single_look(two_ranks, monkeypatch):
+    monkeypatch.setattr(torchrun, "LOOK", timedelta(milliseconds=50))
+    heard = []
+    assignment = Assignment(JobConfig(), Path("run"), inputs=7)
+    with torchrun.leading() as hand_out:
+        store = torchrun._store()
+        other = threading.Thread(target=lambda: heard.append(torchrun.wait_for_word(store)))
+        other.start()
+        time.sleep(0.5)
+        assert heard == []
+        hand_out(assignment)
+        other.join(10)
+    assert torchrun.pickle.loads(heard[0]) == assignment
+
+
+def test_what_rank_0_refuses_sets_the_others_free(two_ranks):
+    store = torchrun._store()
+    leading = torchrun.leading()
+    leading.__enter__()
+    assert not leading.__exit__(ValueError, ValueError("no such data"), None)
+    assert torchrun.wait_for_word(store) == torchrun.REFUSED
+
+
+def test_a_refused_job_ends_on_every_rank_with_one_message(tmp_path):
+    words = [word for word in on(Path("nowhere")) if not word.startswith("engine=")]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node", "2", "-m", "orchestrator", "run", *words),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert done.stderr.count("error: data.path=nowhere") == 1, done.stderr
+    assert not (tmp_path / "outputs").exists()
