@@ -103,7 +103,6 @@ def lay_out(bounds: Ids, packing: str, row_tokens: int, window_tokens: int) -> R
     Args:
         bounds: first token of each document, and the end of the last one, (documents + 1,).
         packing: best_fit or one_document.
-        row_tokens: R.
         window_tokens: for best_fit; only documents whose starts lie in the same window of so many
             tokens share a row.
     """

@@ -204,8 +204,7 @@ class _Batch:
         stop there.
 
         Args:
-            number: of the document.
-            spans: character ranges.
+            spans: character ranges of the document.
             offsets: of tokens, as `check_bytes` gives them, or a tokenizer (in characters).
         """
         first, last = int(self.ends[number]), int(self.ends[number + 1])

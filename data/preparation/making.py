@@ -69,12 +69,8 @@ def make_datasets(
     """Make and publish datasets; returns their folders by name.
 
     Args:
-        datasets: to make.
-        tokenizer: of all of them.
-        tokenizer_path: where it stands.
+        tokenizer: of all datasets; it stands at `tokenizer_path`.
         sets: where to publish.
-        run: carries out the units.
-        say: gets lines on the progress.
         check: called when all is read, before anything is published; it may raise.
 
     Raises:
