@@ -23,6 +23,32 @@ class DamagedData(DataError):
     """Stored data that is no longer what was written: no setting is wrong, a disk or a copy is."""
 
 
+def decode_utf8(raw: bytes, offset: int = 0) -> str:
+    """Bytes as text.
+
+    Args:
+        raw: the bytes.
+        offset: where they begin in their file, for messages.
+
+    Raises:
+        DataError: they are of another encoding, or no text; the message begins with "is ...".
+    """
+    if offset == 0 and raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise DataError("is UTF-16; convert it: iconv -f UTF-16 -t UTF-8 IN > OUT")
+    if (nul := raw.find(b"\0")) >= 0:
+        raise DataError(
+            f"is a binary file: a NUL byte at offset {offset + nul}; text must be UTF-8 "
+            "(leave this file out, or unpack or convert it)"
+        )
+    try:
+        return raw.decode("utf-8-sig" if offset == 0 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"is not UTF-8: byte 0x{raw[error.start]:02x} at offset {offset + error.start}; "
+            "convert it, for example: iconv -f LATIN1 -t UTF-8 IN > OUT"
+        ) from None
+
+
 def read_utf8(file: Path) -> str:
     """A file's text without a byte order mark.
 
@@ -30,23 +56,11 @@ def read_utf8(file: Path) -> str:
         DataError: the file can't be read, is binary (says at which byte) or in another encoding.
     """
     try:
-        raw = file.read_bytes()
+        return decode_utf8(file.read_bytes())
     except OSError as error:
         raise DataError(f"{file} can't be read: {error.strerror}") from None
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise DataError(f"{file} is UTF-16; convert it: iconv -f UTF-16 -t UTF-8 IN > OUT")
-    if (nul := raw.find(b"\0")) >= 0:
-        raise DataError(
-            f"{file} is a binary file: a NUL byte at offset {nul}; text must be UTF-8 "
-            "(leave this file out, or unpack or convert it)"
-        )
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{file} is not UTF-8: byte 0x{raw[error.start]:02x} at offset {error.start}; convert "
-            "it, for example: iconv -f LATIN1 -t UTF-8 IN > OUT"
-        ) from None
+    except DataError as error:
+        raise DataError(f"{file} {error}") from None
 
 
 def json_sha256(value: Any) -> str:

@@ -11,9 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from data.files import DataError, write_text_atomic
 from data.messages import check_choice
 
@@ -172,13 +169,6 @@ class Tokenizer:
             return list(text.encode("utf-8"))
         ids: list[int] = self.bpe.encode(text, add_special_tokens=False).ids
         return ids
-
-    def encode_batch(self, texts: list[str]) -> list[NDArray[np.int64]]:
-        """Token ids of each text, without end of text, unchecked."""
-        if self.bpe is None:
-            return [np.frombuffer(t.encode("utf-8"), np.uint8).astype(np.int64) for t in texts]
-        encodings = self.bpe.encode_batch_fast(texts, add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of token ids; end of text shows as its name, broken UTF-8 as U+FFFD."""

@@ -1,7 +1,7 @@
 """The filter for personal data: addresses and numbers that name or reach a person.
 
-Shapes first, then whatever check the number itself allows: Luhn for cards (ISO/IEC 7812), mod 97
-for IBANs (ISO 13616), a public address for IP. So a version number or an order number is rarely
+Shapes first, then whatever check the number itself allows: python-stdnum's for cards, IBANs and
+social security numbers, a public address for IP. So a version number or an order number is rarely
 taken for one, and a number that no rule can check (phones) must be written like one.
 """
 
@@ -11,8 +11,10 @@ from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import ClassVar, NamedTuple
+
+from stdnum import iban, luhn
+from stdnum.us import ssn
 
 from data.files import DataError
 from data.filters.rules import Rule, Verdict, excerpt, limits, option
@@ -41,6 +43,7 @@ class Personal(Rule):
     """Replaces personal data by placeholders such as <EMAIL>, or leaves its texts out."""
 
     example: ClassVar[str] = "{name: personal, action: redact}"
+    packages: ClassVar[tuple[str, ...]] = ("python-stdnum",)
     action: str = option("redact", choices=("redact", "drop"))
     """redact: put a placeholder in its place; drop: leave the record out."""
     kinds: list[str] = field(default_factory=lambda: list(KINDS), metadata=limits(choices=KINDS))
@@ -120,6 +123,7 @@ def _moved(place: int, found: Sequence[Found], *, ends: bool) -> int:
 # before it is therefore said after it, by a look-behind.
 EMAIL = re.compile(r"[\w.%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}(?![\w@])")
 IBAN = re.compile(r"[A-Z](?<![A-Za-z0-9][A-Z])[A-Z]\d\d(?= ?[A-Z0-9])")
+IBAN_REST = re.compile(r"(?: ?[A-Z0-9]){11,30}(?![A-Za-z0-9])")
 CARD = re.compile(r"\d(?<![\w.,+-]\d)(?:[ -]?\d){12,18}(?![\w-]|[.,]\d)")
 SSN = re.compile(r"\d(?<![\w.,+-]\d)\d\d-\d\d-\d{4}(?![\w-]|[.,]\d)")
 IPV6 = re.compile(r"[23](?<![\w:.][23])[0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,34}(?![\w:])")
@@ -131,31 +135,10 @@ AMERICAN = re.compile(
     r"[(\d](?<![\w.,+-][(\d])(?:(?<=\()\d{3}\) ?|(?<=1)[-. ]\d{3}[-. ]|(?<=\d)\d\d[-. ])"
     r"\d{3}[-. ]\d{4}(?![\w-]|[.,]\d)"
 )
-# National lengths, from the IBAN registry of SWIFT.
-_REGISTRY = """
-AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BI27 BR29 BY28 CH21 CR22 CY28 CZ24 DE22 DJ27 DK18 DO28
-EE20 EG29 ES24 FI18 FK18 FO18 FR27 GB22 GE22 GI23 GL18 GR27 GT28 HN28 HR21 HU28 IE22 IL23 IQ23 IS26
-IT27 JO30 KW30 KZ20 LB28 LC32 LI21 LT20 LU20 LV21 LY25 MC27 MD24 ME22 MK19 MN20 MR27 MT31 MU30 NI28
-NL18 NO15 OM23 PK24 PL28 PS29 PT25 QA29 RO24 RS22 RU33 SA24 SC31 SD18 SE24 SI19 SK24 SM27 SO23 ST25
-SV28 TL23 TN24 TR26 UA29 VA22 VG24 XK20 YE30
-"""
-IBAN_LENGTHS = {code[:2]: int(code[2:]) for code in _REGISTRY.split()}
 # Leading digits and lengths of the card networks: of random digits, one in ten passes Luhn.
 NETWORKS = re.compile(
     r"4(?:\d{12}|\d{15}|\d{18})|(?:5[1-5]|2[2-7])\d{14}|3[47]\d{13}|3[0689]\d{12}|35\d{14}|6\d{15}"
 )
-
-
-def luhn(digits: str) -> bool:
-    """Whether the last digit is the check digit of the others (ISO/IEC 7812-1, annex B)."""
-    doubled = [int(d) * (2 - k % 2) for k, d in enumerate(reversed(digits), start=1)]
-    return sum(d - 9 * (d > 9) for d in doubled) % 10 == 0
-
-
-def mod_97(iban: str) -> bool:
-    """Whether an IBAN without spaces has the right check digits (ISO 13616, ISO 7064 MOD 97-10)."""
-    turned = iban[4:] + iban[:4]
-    return int("".join(str(int(character, 36)) for character in turned)) % 97 == 1
 
 
 def _emails(text: str) -> Iterator[Span]:
@@ -164,33 +147,25 @@ def _emails(text: str) -> Iterator[Span]:
             yield match.span()
 
 
-@cache
-def _iban_rest(country: str) -> re.Pattern[str]:
-    rest = IBAN_LENGTHS[country] - 4
-    return re.compile(rf"(?: ?[A-Z0-9]){{{rest}}}(?![A-Za-z0-9])")
-
-
 def _ibans(text: str) -> Iterator[Span]:
     for match in IBAN.finditer(text):
-        if match.group()[:2] in IBAN_LENGTHS:
-            rest = _iban_rest(match.group()[:2]).match(text, match.end())
-            if rest and mod_97((match.group() + rest.group()).replace(" ", "")):
-                yield match.start(), rest.end()
+        rest = IBAN_REST.match(text, match.end())
+        number = match.group() + (rest.group() if rest else "")
+        while number and not iban.is_valid(number, check_country=False):
+            number = number.rpartition(" ")[0]  # words in capitals may follow it
+        if number:
+            yield match.start(), match.start() + len(number)
 
 
 def _cards(text: str) -> Iterator[Span]:
     for match in CARD.finditer(text):
         digits = re.sub("[ -]", "", match.group())
-        if NETWORKS.fullmatch(digits) and luhn(digits):
+        if NETWORKS.fullmatch(digits) and luhn.is_valid(digits):
             yield match.span()
 
 
 def _ssns(text: str) -> Iterator[Span]:
-    """Three groups, none of zeros; areas 666 and 900-999 were never given out."""
-    for match in SSN.finditer(text):
-        area, group, serial = match.group().split("-")
-        if area not in ("000", "666") and area < "900" and group != "00" and serial != "0000":
-            yield match.span()
+    return (match.span() for match in SSN.finditer(text) if ssn.is_valid(match.group()))
 
 
 def _addresses(pattern: re.Pattern[str]) -> Callable[[str], Iterator[Span]]:

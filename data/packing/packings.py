@@ -4,7 +4,7 @@ The stream of a shard set is one end of text and then its tokens, so the context
 one before it in the stream, and the first one has a context too. Three packings:
 
 - chunked: row i is stream[i*R : i*R + R + 1]; documents are cut wherever a row ends, and the
-  tokens after the last whole row are dropped (and counted).
+  tokens after the last whole row are dropped.
 - best_fit: a document that fits in a row is never cut. A longer one is cut in pieces of R targets;
   its last piece opens a row of its own, behind its context. Whole documents fill what is left of
   the rows, best-fit decreasing (Ding et al. 2024, arXiv:2404.10830). What stays empty is end of
@@ -55,8 +55,6 @@ class Rows(Protocol):
     """Identity of what every row holds."""
     rows_per_block: int
     """Rows whose tokens fill one block of the shards, at least 1."""
-    dropped_tokens: int
-    """Tokens that are a target in no row."""
     efficiency: float
     """Share of the rows' places that hold a target; the others are padding."""
 
@@ -108,7 +106,7 @@ class Chunked:
     def __init__(self, shards: ShardSet, row_tokens: int) -> None:
         """Raises DataError when not even one row fits."""
         self.shards, self.row_tokens = shards, row_tokens
-        self.count, self.dropped_tokens = divmod(shards.tokens, row_tokens)
+        self.count = shards.tokens // row_tokens
         if not self.count:
             raise DataError(
                 f"a row of {row_tokens} tokens is longer than {shards.manifest.name}, which has "
@@ -153,8 +151,6 @@ class Chunked:
 
 class Packed:
     """Rows of a plan; see `Rows`. Nothing is scanned: a row costs what its segments cost."""
-
-    dropped_tokens = 0
 
     def __init__(self, shards: ShardSet, packing: str, row_tokens: int, plans: Path) -> None:
         """Raises DataError when the plan on the disk is damaged."""

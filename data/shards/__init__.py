@@ -4,7 +4,7 @@ from data.shards.blocks import BLOCK_BYTES, BadBlock
 from data.shards.manifest import FORMAT_VERSION, Manifest, ShardEntry, write_manifest
 from data.shards.reader import CACHE_BLOCKS
 from data.shards.shard_set import ShardSet
-from data.shards.writer import SHARD_TOKENS, Tokenized, write_shard, write_shards
+from data.shards.writer import SHARD_TOKENS, Tokenized, write_shard
 
 __all__ = [
     "BLOCK_BYTES",
@@ -18,5 +18,4 @@ __all__ = [
     "Tokenized",
     "write_manifest",
     "write_shard",
-    "write_shards",
 ]

@@ -142,11 +142,6 @@ class Blocks:
         self._bad: dict[int, str] = {}
         self._repair = threading.Lock()
 
-    @property
-    def bad(self) -> list[tuple[int, int]]:
-        """Token ranges [start, stop) of the stream that were found to be beyond repair."""
-        return [(int(self.bounds[b]), int(self.bounds[b + 1])) for b in sorted(self._bad.copy())]
-
     def read(self, block: int) -> tuple[NDArray[Any], Opened]:
         """The tokens of a block, compared with its hash, (tokens,), and the file they are from.
 

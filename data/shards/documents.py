@@ -88,10 +88,6 @@ class Documents:
         """File and row of the source that the document came from."""
         return self._fact(document, "place")  # type: ignore[no-any-return]
 
-    def text_bytes(self, document: int) -> int:
-        """UTF-8 bytes of the document's text."""
-        return self._fact(document, "text_bytes")  # type: ignore[no-any-return]
-
     def all_text_bytes(self) -> Ids:
         """(documents,): UTF-8 bytes of the text of each document."""
         tables = (self._facts(shard) for shard in range(len(self.entries)))

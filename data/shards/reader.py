@@ -63,52 +63,34 @@ class Reader(ABC):
     def _keep(self, block: int, tokens: NDArray[Any], opened: Opened) -> NDArray[Any]:
         """Have a block at hand from now on; returns what to copy from."""
 
-    def rows(
-        self,
-        starts: NDArray[np.int64],
-        length: int,
-        out: NDArray[Any],
-        good: NDArray[np.bool_] | None = None,
-    ) -> None:
+    def rows(self, starts: NDArray[np.int64], length: int, out: NDArray[Any]) -> None:
         """Copy `length` tokens of the stream from each of `starts` (B,) into `out` (B, length).
 
         Args:
             starts: inside the stream, with `length` tokens after each.
             length: at least 1.
             out: of a type that holds the ids.
-            good: (B,), set False where a row touches a bad block; None: raise.
 
         Raises:
-            BadBlock: there is one, and `good` is None.
+            BadBlock: a block can't be read as it was written.
         """
         for first in range(0, len(starts), GROUP):
             rows = slice(first, first + GROUP)
-            self._group(starts[rows], length, out[rows], None if good is None else good[rows])
+            self._group(starts[rows], length, out[rows])
 
-    def _group(
-        self,
-        starts: NDArray[np.int64],
-        length: int,
-        out: NDArray[Any],
-        good: NDArray[np.bool_] | None,
-    ) -> None:
+    def _group(self, starts: NDArray[np.int64], length: int, out: NDArray[Any]) -> None:
         firsts, lasts = self._touched(starts, length)
         insides = (starts - self.blocks.bounds[firsts]).tolist()
         blocks = firsts.tolist()
         pieces = []
-        held = zip(self._held(blocks), blocks, lasts.tolist(), insides, strict=True)
-        for row, (tokens, first, last, inside) in enumerate(held):
-            try:
-                if first == last:  # nearly always
-                    found = self.block(first) if tokens is None else tokens
-                    pieces.append(found[inside : inside + length])
-                else:
-                    pieces.append(self._join(first, inside, length))
-            except BadBlock:
-                if good is None:
-                    raise
-                good[row] = False
-                pieces.append(np.zeros(length, dtype=self.blocks.dtype))
+        for tokens, first, last, inside in zip(
+            self._held(blocks), blocks, lasts.tolist(), insides, strict=True
+        ):
+            if first == last:  # nearly always
+                found = self.block(first) if tokens is None else tokens
+                pieces.append(found[inside : inside + length])
+            else:
+                pieces.append(self._join(first, inside, length))
         out[:] = np.concatenate(pieces).reshape(-1, length)
 
     def _touched(

@@ -5,16 +5,14 @@ the folder, `writer.py` writes it, `blocks.py` and `reader.py` read it, `documen
 documents.
 """
 
-import hashlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.files import DamagedData
-from data.shards.blocks import BLOCK_BYTES, REMEDY, Blocks, Refetch, TokenFile
+from data.files import sha256_file
+from data.shards.blocks import REMEDY, Blocks, Refetch, TokenFile
 from data.shards.documents import Documents
 from data.shards.manifest import Manifest, ShardEntry, read_set
 from data.shards.reader import open_reader
@@ -85,11 +83,6 @@ class ShardSet(Documents):
         return self.tokens
 
     @property
-    def quarantined(self) -> list[tuple[int, int]]:
-        """Token ranges [start, stop) that were found to be damaged beyond repair, sorted."""
-        return self._blocks.bad
-
-    @property
     def bytes_read(self) -> int:
         """Bytes of token blocks that were read from files so far."""
         return self._blocks.bytes_read
@@ -104,34 +97,9 @@ class ShardSet(Documents):
         row: NDArray[Any] = self.read_many(np.array([start]), stop - start)[0]
         return row
 
-    @overload
     def read_many(
-        self,
-        starts: Ids,
-        length: int,
-        *,
-        out: NDArray[Any] | None = None,
-        on_bad: Literal["stop"] | None = None,
-    ) -> NDArray[Any]: ...
-
-    @overload
-    def read_many(
-        self,
-        starts: Ids,
-        length: int,
-        *,
-        out: NDArray[Any] | None = None,
-        on_bad: Literal["skip"],
-    ) -> tuple[NDArray[Any], NDArray[np.bool_]]: ...
-
-    def read_many(
-        self,
-        starts: Ids,
-        length: int,
-        *,
-        out: NDArray[Any] | None = None,
-        on_bad: Literal["stop", "skip"] | None = None,
-    ) -> NDArray[Any] | tuple[NDArray[Any], NDArray[np.bool_]]:
+        self, starts: Ids, length: int, *, out: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
         """`length` tokens of the stream from each of `starts` (B,) on.
 
         Args:
@@ -139,8 +107,6 @@ class ShardSet(Documents):
             length: of each row.
             out: (B, length) integers wide enough for the ids; where to put the tokens. int64 here
                 saves a copy to whoever needs int64.
-            on_bad: "skip": return also which rows are good, (B,) bool; the others are filled with
-                end of text. Else a bad block raises.
 
         Returns:
             (B, length): `out`, or a new array of the type of the set.
@@ -161,13 +127,9 @@ class ShardSet(Documents):
                 f"out is {out.dtype} {out.shape}, but ({len(starts)}, {length}) of {self.dtype} or "
                 "a wider integer is needed"
             )
-        good = np.ones(len(starts), dtype=np.bool_) if on_bad == "skip" else None
         if length:
-            self._reader.rows(starts, length, out, good)
-        if good is None:
-            return out
-        out[~good] = self.end_of_text
-        return out, good
+            self._reader.rows(starts, length, out)
+        return out
 
     def prefetch(self, starts: Ids, length: int) -> None:
         """Begin to read what `read_many` will need: a hint, of half the cache at most."""
@@ -178,40 +140,19 @@ class ShardSet(Documents):
         """Ids of a document, end of text last."""
         return self.read(*self.extent(document))
 
-    def verify(self, say: Callable[[int, int], None] | None = None) -> None:
-        """Read all files whole and compare all hashes.
-
-        Args:
-            say: gets the bytes done and the bytes in all, now and then.
-
-        Raises:
-            DamagedData: the first difference; see `problems` for all.
-        """
-        for problem in self._problems(say):
-            raise DamagedData(problem)
-
-    def problems(self, say: Callable[[int, int], None] | None = None) -> list[str]:
-        """As `verify`, but all differences, as messages; [] when the set is what was written."""
-        return list(self._problems(say))
-
-    def _problems(self, say: Callable[[int, int], None] | None) -> Iterator[str]:
-        done, total = 0, sum(entry.size + entry.documents_size for entry in self.entries)
+    def problems(self) -> list[str]:
+        """Read all files whole and compare all hashes: a message for each that differs."""
+        found = []
         files = [("index.arrow", self.manifest.index_sha256)]
         for entry in self.entries:
             files += [(entry.file, entry.sha256), (entry.documents_file, entry.documents_sha256)]
         for name, expected in files:
-            path, found = self.folder / name, hashlib.sha256()
+            path = self.folder / name
             try:
-                with path.open("rb", buffering=0) as file:
-                    while piece := file.read(BLOCK_BYTES):
-                        found.update(piece)
-                        done += len(piece) if name != "index.arrow" else 0
-                        if say:
-                            say(done, total)
+                if sha256_file(path) != expected:
+                    found.append(f"{path} is not what was written (sha256); {REMEDY}")
             except OSError as error:
-                yield f"{path} can't be read ({error.strerror}); {REMEDY}"
-                continue
-            if found.hexdigest() != expected:
-                yield f"{path} is not what was written (sha256); {REMEDY}"
+                found.append(f"{path} can't be read ({error.strerror}); {REMEDY}")
         for shard in range(len(self.entries)):
-            yield from map(str, self._blocks.damaged(shard))
+            found += map(str, self._blocks.damaged(shard))
+        return found

@@ -1,6 +1,6 @@
 """Writing shards: documents in, checked Arrow files and their index entries out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from data.files import DataError, json_sha256, sha256_file
 from data.shards.blocks import HASH_BYTES
-from data.shards.manifest import Manifest, ShardEntry, token_type, write_arrow, write_manifest
+from data.shards.manifest import ShardEntry, token_type, write_arrow
 
 SHARD_TOKENS = 1 << 26  # 128 MiB of uint16; a writer holds one shard in memory
 
@@ -138,40 +138,3 @@ def _about(documents: Sequence[Tokenized]) -> Any:
         "spans": pa.array(spans, pa.list_(span)),
     }
     return pa.record_batch(list(columns.values()), names=list(columns))
-
-
-def write_shards(
-    folder: Path,
-    documents: Iterable[Tokenized],
-    *,
-    max_id: int,
-    end_of_text: int,
-    shard_tokens: int = SHARD_TOKENS,
-    **about: Any,
-) -> Manifest:
-    """Write a whole set in this process; a shard is closed when it holds `shard_tokens`.
-
-    Args:
-        folder: where to write.
-        documents: in the order of the stream; they are never cut.
-        max_id: as for `write_shard`.
-        end_of_text: as for `write_shard`.
-        shard_tokens: of a shard, at least; the last one has fewer.
-        **about: name, records, tokenizer and settings, as for `write_manifest`.
-
-    Raises:
-        DataError: as `write_shard` and `write_manifest`.
-    """
-    limits: dict[str, Any] = {"max_id": max_id, "end_of_text": end_of_text}
-    entries: list[ShardEntry] = []
-    waiting: list[Tokenized] = []
-    size = 0
-    for document in documents:
-        waiting.append(document)
-        size += len(document.ids)
-        if size >= shard_tokens:
-            entries.append(write_shard(folder, len(entries), waiting, **limits))
-            waiting, size = [], 0
-    if waiting:
-        entries.append(write_shard(folder, len(entries), waiting, **limits))
-    return write_manifest(folder, entries, **limits, **about)

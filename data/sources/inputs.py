@@ -31,11 +31,6 @@ class InputUnit:
     stop: int | None = None
     """None: to the end."""
 
-    @classmethod
-    def from_dict(cls, plain: dict[str, Any]) -> "InputUnit":
-        """The unit whose dataclasses.asdict went through JSON."""
-        return cls(tuple(plain["files"]), plain["start"], plain["stop"])
-
 
 @dataclass(frozen=True)
 class InputFile:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from data.contract import kind_of
-from data.files import DamagedData, DataError
+from data.files import DamagedData, DataError, decode_utf8
 from data.sources import inputs
 from data.sources.compressed import is_compressed, open_bytes
 from data.sources.inputs import InputFile, InputUnit, group, name_of, path_of
@@ -46,32 +46,11 @@ def jsonl_units(files: list[InputFile]) -> list[InputUnit]:
 
 
 def decode(raw: bytes, offset: int = 0) -> str:
-    """Bytes as text.
-
-    Args:
-        raw: the bytes.
-        offset: where they begin in their file, for messages.
-
-    Raises:
-        DataError: they are compressed, of another encoding, or no text.
-    """
-    if offset == 0 and raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise DataError("is UTF-16; convert it: iconv -f UTF-16 -t UTF-8 IN > OUT")
+    """Bytes of a file as text, as `decode_utf8`; at its start they must not be compressed."""
     for magic, suffix in ((b"\x1f\x8b", ".gz"), (b"\x28\xb5\x2f\xfd", ".zst")):
         if offset == 0 and raw.startswith(magic):
             raise DataError(f"is compressed, but its name does not say so; add {suffix} to it")
-    if (nul := raw.find(b"\0")) >= 0:
-        raise DataError(
-            f"is a binary file: a NUL byte at offset {offset + nul}; text must be UTF-8 "
-            "(leave this file out, or unpack or convert it)"
-        )
-    try:
-        return raw.decode("utf-8-sig" if offset == 0 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"is not UTF-8: byte 0x{raw[error.start]:02x} at offset {offset + error.start}; "
-            "convert it, for example: iconv -f LATIN1 -t UTF-8 IN > OUT"
-        ) from None
+    return decode_utf8(raw, offset)
 
 
 def read_text(unit: InputUnit, column: str) -> Iterator[Placed]:

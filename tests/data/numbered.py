@@ -4,7 +4,8 @@ import hashlib
 
 import numpy as np
 
-from data.shards import ShardSet, Tokenized, write_shards
+from data.shards import ShardSet, Tokenized
+from tests.data.writing import write_shards
 
 END = 0
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.filters.personal import KINDS, Personal, find_personal, luhn, mod_97, redact, shift
+from data.filters.personal import KINDS, Personal, find_personal, redact, shift
 from data.filters.rules import build_rule
 from data.records import Record
 
@@ -21,7 +21,7 @@ VALID = [
     ("credit_card", "5555-5555-5555-4444"),
     ("credit_card", "2223003122003222"),
     ("credit_card", "30569309025904"),
-    ("ssn", "219-09-9999"),
+    ("ssn", "536-90-4399"),
     ("ipv4", "8.8.8.8"),
     ("ipv6", "2001:4860:4860::8888"),
     ("ipv6", "2606:4700:4700:0:0:0:0:1111"),
@@ -37,7 +37,7 @@ INNOCENT = [
     "DE8937040044053201300",  # a digit short
     "4111 1111 1111 1112",  # fails Luhn
     "1234567812345670",  # passes Luhn, of no network
-    "000-12-3456 666-12-3456 912-34-5678 123-00-4567 123-45-0000",
+    "000-12-3456 219-09-9999 666-12-3456 912-34-5678 123-00-4567 123-45-0000",
     "127.0.0.1 192.168.1.1 10.0.0.1 0.0.0.0 999.8.8.8 1.2.3 1.2.3.4.5",
     "::1 fe80::1 std::vector abc::def 12:34:56",
     "2024-01-02 10:20:30 1,234,567.89 3.14159265 12345678",
@@ -58,25 +58,18 @@ def test_what_only_looks_like_personal_data_is_left(text):
     assert find_personal(text) == []
 
 
-def slow_luhn(digits):
-    total = 0
-    for place, digit in enumerate(digits[::-1]):
-        value = int(digit) * (2 if place % 2 else 1)
-        total += value // 10 + value % 10
-    return total % 10 == 0
+@given(st.text("0123456789", min_size=15, max_size=15))
+def test_of_sixteen_digits_of_a_card_one_last_digit_in_ten_is_right(digits):
+    found = [find_personal(f"4{digits[1:]}{check}", ["credit_card"]) for check in "0123456789"]
+    assert sum(map(bool, found)) == 1
 
 
-@given(st.text("0123456789", min_size=1, max_size=19))
-def test_luhn_is_the_sum_of_digits_of_every_second_one_doubled(digits):
-    assert luhn(digits) == slow_luhn(digits)
-    assert sum(luhn(digits + check) for check in "0123456789") == 1
-
-
-def test_luhn_and_mod_97_accept_the_examples_of_their_standards():
-    assert luhn("79927398713")
-    assert not luhn("79927398710")
-    assert mod_97("GB82WEST12345698765432")
-    assert not mod_97("GB82WEST12345698765423")
+def test_an_iban_ends_where_its_country_says_though_capitals_follow():
+    text = "IBAN DE89 3704 0044 0532 0130 00 BIC COBADEFF and NO9386011117947 AB12"
+    assert [text[f.start : f.stop] for f in find_personal(text, ["iban"])] == [
+        "DE89 3704 0044 0532 0130 00",
+        "NO9386011117947",
+    ]
 
 
 def test_redaction_puts_placeholders_and_counts_kinds():

@@ -190,7 +190,7 @@ def test_a_killed_preparation_leaves_nothing_that_looks_whole(tmp_path, cache, m
     process.stdout.close()
     assert process.wait() == -signal.SIGKILL
     done = prepare(config, TokenizerConfig(vocab_size=500))
-    done.train.verify()
+    assert done.train.problems() == []
     assert not list((cache / "work").iterdir())
     assert len(list((cache / "sets").iterdir())) == 1
     with monkeypatch_cache(tmp_path / "other"):
@@ -236,7 +236,7 @@ def test_a_damaged_cache_is_refused_with_the_remedy(tmp_path, spoil):
     assert str(folder) in str(caught.value)
     assert "delete" in str(caught.value)
     shutil.rmtree(folder)
-    prepare(config, settings).train.verify()
+    assert prepare(config, settings).train.problems() == []
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,7 @@ def test_workers_killed_at_random_moments_change_nothing(corpus, workers, fresh)
         thread.join()
     assert killed
     assert done.fingerprint == undisturbed.fingerprint
-    done.train.verify()
+    assert done.train.problems() == []
 
 
 KILLED_AT = """
@@ -247,11 +247,11 @@ def test_a_full_disk_stops_with_the_remedy_and_leaves_earlier_sets_and_finished_
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
-    earlier.train.verify()
+    assert earlier.train.problems() == []
     again = Counting()
     assert prepare(jsonl(tmp_path / "c.jsonl"), BYTES, run=again).fingerprint == earlier.fingerprint
     assert not again.given
-    prepare(config, BYTES, run=again).train.verify()
+    assert prepare(config, BYTES, run=again).train.problems() == []
 
 
 def test_a_bad_row_in_the_middle_is_named_and_the_set_of_before_stays(corpus, workers, tmp_path):
@@ -264,7 +264,7 @@ def test_a_bad_row_in_the_middle_is_named_and_the_set_of_before_stays(corpus, wo
         with pytest.raises(DataError, match=r"c\.jsonl: row 101: |c\.jsonl:101: ") as caught:
             prepare(config, BYTES, run=run)
         assert "text" in str(caught.value)
-    before.train.verify()
+    assert before.train.problems() == []
     Path(path).unlink()
     assert prepare(config, BYTES).fingerprint == before.fingerprint
 

@@ -47,12 +47,6 @@ def test_the_vocabulary_is_what_was_asked_and_end_of_text_is_one_id(bpe):
     assert plain.decode([*b"ab", 256, *b"c", 256]) == "ab<|endoftext|>c<|endoftext|>"
 
 
-def test_batches_are_single_encodings(bpe):
-    for tokenizer in both(bpe):
-        for text, ids in zip([*TEXTS, NASTY], tokenizer.encode_batch([*TEXTS, NASTY]), strict=True):
-            assert ids.tolist() == tokenizer.encode(text)
-
-
 def test_the_bytes_tokenizer_is_utf8():
     assert bytes(Tokenizer.plain_bytes().encode(NASTY)) == NASTY.encode()
 

@@ -17,8 +17,8 @@ from data.shards import (
     Tokenized,
     write_manifest,
     write_shard,
-    write_shards,
 )
+from tests.data.writing import write_shards
 
 END = 7
 LIMITS = {"max_id": 999, "end_of_text": END}
@@ -125,7 +125,7 @@ print(json.dumps(dataclasses.asdict(entry)))
     worker = run(code, tmp_path / "two", sent)
     entry = ShardEntry(**json.loads(worker.communicate()[0]))
     assert write_manifest(tmp_path / "two", [entry], **LIMITS, **ABOUT) == expected
-    ShardSet.open(tmp_path / "two").verify()
+    assert ShardSet.open(tmp_path / "two").problems() == []
 
 
 def test_writing_a_shard_again_changes_nothing(tmp_path):
@@ -177,7 +177,7 @@ for number in range(10_000):
     assert entry == whole
     write_manifest(folder, [entry], **LIMITS, **ABOUT)
     assert not list(folder.glob(".*"))
-    ShardSet.open(folder).verify()
+    assert ShardSet.open(folder).problems() == []
 
 
 def test_a_full_disk_is_named_and_earlier_shards_stay_valid(tmp_path):
@@ -194,7 +194,7 @@ def test_a_full_disk_is_named_and_earlier_shards_stay_valid(tmp_path):
         assert "it needs 800,2" in str(caught.value)
         assert not list(folder.glob(".*"))
         write_manifest(folder, entries, **LIMITS, **ABOUT)
-        ShardSet.open(folder).verify()
+        assert ShardSet.open(folder).problems() == []
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
@@ -209,4 +209,4 @@ def test_a_file_that_may_not_grow_is_named_and_earlier_shards_stay_valid(tmp_pat
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     write_manifest(tmp_path, [first], **LIMITS, **ABOUT)
-    ShardSet.open(tmp_path).verify()
+    assert ShardSet.open(tmp_path).problems() == []

@@ -12,10 +12,11 @@ import pytest
 from data import DataConfig, Loader, ShardSet, Stream
 from data.feed.ledger import Ledger, check_prefix
 from data.order.state import DataState
-from data.shards import Tokenized, write_shards
+from data.shards import Tokenized
 from orchestrator.stages.language.resuming import initial_state
 from orchestrator.training import checkpoint, distributed
 from orchestrator.training.checkpoint import SavedRole
+from tests.data.writing import write_shards
 from tests.orchestrator import tiny
 from tests.orchestrator.ranks import World
 

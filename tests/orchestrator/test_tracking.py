@@ -26,8 +26,8 @@ from tests.orchestrator.tracked import (
     make_run,
     play,
     points,
-    replay,
     rows,
+    sync,
     wait_until,
 )
 
@@ -102,7 +102,7 @@ def test_a_live_run_is_in_mlflow_whole_and_a_second_replay_changes_nothing(outpu
         s for s in SECRETS if any(s.encode() in b for b in [database.read_bytes(), *stored])
     ] == []
 
-    again = replay(folder)
+    again = sync(folder)
     assert again.returncode == 0, again.stderr
     assert record(database) == seen
     assert points(database, done.mlflow_run_id) == sent
@@ -195,9 +195,9 @@ def test_when_the_driver_is_killed_the_run_is_closed_as_killed_and_the_mirror_le
         mirror = int(driver.stdout.readline())
         wait_until(lambda: rows(outputs / "mlflow.db", COUNT_STEPS)[0][0] > 0)
         assert os.getpriority(os.PRIO_PROCESS, mirror) == 19
-        refused = replay(folder)
-        assert refused.returncode == 1
-        assert "still written to" in refused.stdout
+        refused = sync(folder)
+        assert refused.returncode == 2
+        assert "still written to" in refused.stderr
         driver.kill()
     wait_until(lambda: not Path(f"/proc/{mirror}").exists())
     assert rows(outputs / "mlflow.db", "SELECT status FROM runs") == [("KILLED",)]

@@ -125,9 +125,10 @@ def points(database, run_id):
     return sorted((*row[:4], bool(row[4])) for row in rows(database, query, run_id))
 
 
-def replay(folder, *flags):
+def sync(*folders):
+    """What a user types to send what MLflow lacks."""
     return subprocess.run(
-        [sys.executable, "-m", "orchestrator.record.mlflow", str(folder), *flags],
+        [sys.executable, "-m", "orchestrator", "sync", *map(str, folders)],
         cwd=ROOT,
         capture_output=True,
         text=True,
