@@ -17,9 +17,15 @@ if TYPE_CHECKING:
 FIGURES: dict[str, tuple[str, str, bool, dict[str, str]]] = {
     "loss": (
         "Loss",
-        "cross-entropy (nats per token)",
+        "cross-entropy (nats)",
         True,
         {"train/loss": "train", "validation/loss": "validation"},
+    ),
+    "accuracy": (
+        "Accuracy",
+        "share of examples",
+        True,
+        {"train/accuracy": "train", "validation/accuracy": "validation"},
     ),
     "learning_rate": ("Learning rate", "learning rate", False, {"train/learning_rate": ""}),
     "gradient_norm": (
@@ -44,7 +50,7 @@ Points = tuple[list[int], list[float]]
 
 
 def training_figures(folder: Path) -> "dict[str, Figure]":
-    """Figures of loss, learning rate, gradient norm and throughput against the step.
+    """Figures of loss, accuracy, learning rate, gradient norm and throughput against the step.
 
     Values that are not finite leave a gap and are marked at the top of the axes.
     """
