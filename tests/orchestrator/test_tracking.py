@@ -85,6 +85,8 @@ def test_a_live_run_is_in_mlflow_whole_and_a_second_replay_changes_nothing(outpu
         ("tiny/validation", "f" * 36),
     ]
     assert tags["descent"] == "attempt 1 to step 30, attempt 2"
+    tables = json.loads(tags["mlflow.loggedArtifacts"])
+    assert [table["path"] for table in tables] == ["first.json", "second.json"]
     models = [name for name, *_ in seen["models"]]
     assert set(models) == {f"step_{step:08d}" for step in range(10, 61, 10)}
     assert {row[1] for row in seen["models"]} == {2}  # READY

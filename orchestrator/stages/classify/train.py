@@ -1,6 +1,6 @@
 """Classification on every rank: train, evaluate, save, and show which class was taken for which.
 
-B examples of a micro-batch, n of them that count, F features, C classes.
+B examples of a micro-batch, F features, C classes.
 """
 
 from dataclasses import dataclass, field
@@ -37,10 +37,10 @@ PICTURE = "confusion.png"
 
 
 def classify(config: JobConfig, inputs: PublishedExamples, run: Run) -> Result:
-    """Train, evaluate, save, and draw what was taken for what. Every rank calls it."""
+    """Train, evaluate, save; every rank calls it."""
     training = Training(config, inputs, run)
     outcome = training.fit()
-    training.draw()
+    training.show()
     newest, matrix = training.checkpoints.newest, training.matrix
     return Result(
         steps=outcome.step,
@@ -52,7 +52,7 @@ def classify(config: JobConfig, inputs: PublishedExamples, run: Run) -> Result:
 
 
 def scores_and_labels(trainer: Engine, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Scores (n, C) and labels (n,) of the examples of a batch (B,) that count."""
+    """Scores (n, C) and labels (n,) of the examples of a batch that count."""
     features, labels, counted = (
         torch.from_numpy(array).to(trainer.device)
         for array in (batch.features, batch.labels, batch.counted)
@@ -67,13 +67,15 @@ def label_loss(trainer: Engine, batch: Batch) -> Summed:
 
 @dataclass
 class Training:
-    """The parts of a run: model, examples, checkpoints; and what the loop calls back."""
+    """The parts of a classification run: model, examples, checkpoints; what the loop calls back."""
 
     config: JobConfig
     published: PublishedExamples
     run: Run
     latest: Metrics = field(default_factory=dict)
     """The last value of each metric."""
+    position: int = 0
+    """Examples trained on, counted over all epochs."""
     matrix: confusion.Matrix | None = None
     """(C, C), of the last evaluation."""
 
@@ -86,6 +88,9 @@ class Training:
         self.stage = config.section(ClassifyConfig)
         self.role = config.role("model")
         self.classes = classifier(self.role.model).classes
+        self.examples, self.validation = (
+            open_split(self.published, name, run.cache) for name in ("train", "validation")
+        )
         self.checkpoints = Checkpoints(run, self.stage.checkpoints_kept, config.resume)
         self.engine = engine.build(
             self.role.model,
@@ -97,9 +102,7 @@ class Training:
             accumulation_steps=config.batch.accumulation_steps,
             reader=self.checkpoints.weights(self.role),
         )
-        self.train = open_split(self.published, "train", run.cache)
-        self.validation = open_split(self.published, "validation", run.cache)
-        self.position, start = 0, self.checkpoints.start  # examples trained on, over all epochs
+        start = self.checkpoints.start
         if start is not None:
             self.position = start_position(start, config, self.published)
             self.engine.load_state(checkpoint.open_role(start), start.step)
@@ -107,23 +110,17 @@ class Training:
 
     def fit(self) -> Outcome:
         """Train to the last step, or until a stop."""
-        config, stage, optim = self.config, self.stage, self.role.optim
+        stage, batch, optim = self.stage, self.config.batch, self.role.optim
         assert optim is not None  # the role is trained
         start = self.checkpoints.start
         from_step = start.step if start else 0
         self.run.event("training", device=device_name(self.run.device), from_step=from_step)
+        order = Order(len(self.examples), self.config.seed, self.published.fingerprint)
+        ranks = distributed.rank(), distributed.world_size()
         return fit(
             self.engine,
             label_loss,
-            steps(
-                self.train,
-                Order(len(self.train), config.seed, self.published.fingerprint),
-                self.position,
-                config.batch.step,
-                config.batch.micro,
-                distributed.rank(),
-                distributed.world_size(),
-            ),
+            steps(self.examples, order, self.position, batch.step, batch.micro, *ranks),
             Schedule(
                 stage.steps,
                 stage.evaluate_every,
@@ -131,7 +128,7 @@ class Training:
                 lambda step: learning_rate(optim, step, stage.steps),
             ),
             start_step=from_step,
-            seed=config.seed,
+            seed=self.config.seed,
             unit="examples",
             trained=self.trained,
             log=self.log,
@@ -146,25 +143,27 @@ class Training:
 
     def log(self, step: int, metrics: Metrics) -> None:
         """Record the metrics of an optimizer step, and how many epochs are done."""
-        metrics["train/epochs"] = self.position / len(self.train)
+        metrics["train/epochs"] = self.position / self.published.train
         self.latest |= metrics
         self.run.log(step, metrics)
 
     def evaluate(self, step: int) -> None:
         """Loss, accuracy and confusion over the whole validation split. Every rank calls it."""
-        C = self.classes
-        counts = torch.zeros(C * C, dtype=torch.int64, device=self.engine.device)
+        classes = self.classes
+        counts = torch.zeros(classes * classes, dtype=torch.int64, device=self.engine.device)
 
-        def counting_loss(trainer: Engine, batch: Batch) -> Summed:
+        def counted_loss(trainer: Engine, batch: Batch) -> Summed:
             scores, labels = scores_and_labels(trainer, batch)
-            counts.add_((labels * C + scores.argmax(1)).bincount(minlength=C * C))
+            pairs = labels * classes + scores.argmax(1)
+            counts.add_(pairs.bincount(minlength=classes * classes))
             return classification(scores, labels)
 
-        rank, world_size = distributed.rank(), distributed.world_size()
-        share = evaluation(self.validation, self.config.batch.micro, rank, world_size)
-        metrics = evaluate(self.engine, counting_loss, share).metrics("validation")
+        shares = evaluation(
+            self.validation, self.config.batch.micro, distributed.rank(), distributed.world_size()
+        )
+        metrics = evaluate(self.engine, counted_loss, shares).metrics("validation")
         totals = distributed.sum_over_ranks(counts.tolist(), self.engine.device)
-        self.matrix = np.array(totals, dtype=np.int64).reshape(C, C)
+        self.matrix = np.array(totals, dtype=np.int64).reshape(classes, classes)
         self.latest |= metrics
         self.run.log(step, metrics)
 
@@ -179,8 +178,9 @@ class Training:
             metrics={k: v for k, v in self.latest.items() if k.startswith("validation/")},
         )
 
-    def draw(self) -> None:
+    def show(self) -> None:
         """Put the picture of the last evaluation on record."""
         if self.matrix is not None and distributed.rank() == 0:
             confusion.draw(self.matrix).savefig(self.run.folder / PICTURE, dpi=120)
+        if self.matrix is not None:
             self.run.event("artifact", path=PICTURE)
