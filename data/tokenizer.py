@@ -26,11 +26,13 @@ class TokenizerConfig:
     """How text becomes tokens."""
 
     kind: str = "bpe"
-    """bpe (byte-level, trained on the train split), bytes, or file (a tokenizer.json)."""
+    """bpe (byte pairs, trained on the job's own train split), bytes (a token is a byte), or file
+    (the tokenizer.json of tokenizer.path)."""
     vocab_size: int | None = 4096
-    """Tokens of a bpe, with the 256 bytes and end of text; ignored by bytes and file."""
+    """For kind=bpe: how many different tokens there are, the 256 bytes and end of text included.
+    The other kinds have a size of their own."""
     path: str | None = None
-    """The tokenizer.json of kind=file."""
+    """For kind=file: a tokenizer.json, as the tokenizers library writes it."""
 
     def __post_init__(self) -> None:
         """Check every field; messages name the setting, its value and what would do."""
@@ -187,7 +189,7 @@ class Tokenizer:
 BYTES: dict[str, Any] = {"kind": "bytes", "version": 1}
 
 
-def build(config: TokenizerConfig, texts: Callable[[], Iterator[str]]) -> Tokenizer:
+def load_or_train(config: TokenizerConfig, texts: Callable[[], Iterator[str]]) -> Tokenizer:
     """The tokenizer of the settings; `texts` gives the train documents when it must be trained."""
     if config.kind == "bytes":
         return Tokenizer.plain_bytes()

@@ -119,11 +119,10 @@ class Rule:
         return Verdict(record)
 
 
-def build_rule(kind: type[R], options: Mapping[str, Any], where: str) -> R:
+def rule_of(kind: type[R], options: Mapping[str, Any], where: str) -> R:
     """A filter from its options, each checked.
 
     Args:
-        kind: the filter's class.
         options: as typed, without `name`.
         where: the setting, for messages: data.filters[2].
 

@@ -40,7 +40,7 @@ def inline(
     return results
 
 
-class Progress:
+class UnitProgress:
     """Says how far some units of work have come, every couple of seconds."""
 
     def __init__(self, what: str, units: int, say: Say, done: int = 0) -> None:

@@ -204,7 +204,7 @@ def test_a_gang_of_ray_workers_tells_the_same_and_mlflow_has_the_picture(short, 
         (artifacts,) = store.execute("select artifact_uri from runs").fetchone()
         logged = {key for (key,) in store.execute("select key from metrics")}
     files = {path.name for path in Path(artifacts.removeprefix("file://")).rglob("*")}
-    assert {"confusion.png", "confusion.json"} <= files
+    assert {"confusion.png", "confusion.json", "accuracy.png"} <= files
     assert {"validation/accuracy", "validation/loss", "train/accuracy"} <= logged
 
 

@@ -21,6 +21,7 @@ from orchestrator.record.lines import EVENTS, METRICS, read
 from orchestrator.record.mlflow.checkpoints import Checkpoints
 from orchestrator.record.mlflow.description import Description
 from orchestrator.record.mlflow.mirror import State
+from orchestrator.record.mlflow.origins import Origins
 from orchestrator.record.mlflow.points import CHUNK_BYTES, Datasets, Point, Points
 from orchestrator.record.mlflow.sink import Sink
 from orchestrator.record.mlflow.store import SYSTEM, connect, experiment_id
@@ -46,6 +47,7 @@ class Replay:
         self.run_id = self._open_run(state.experiment_id)
         self.sink = Sink(self.client, self.run_id)
         self.checkpoints = Checkpoints(folder, state, self.sink, self.points)
+        self.origins = Origins(self.sink)
         self.datasets = self._datasets_sent()
         self.described = False
 
@@ -118,6 +120,8 @@ class Replay:
             "started": self._started,
             "dataset": self._dataset,
             "tokenizer": self._tokenizer,
+            "weights": self._weights,
+            "evaluated": self._evaluated,
             "resumed": self._resumed,
             "checkpoint": self._checkpoint,
             "artifact": self._artifact,
@@ -194,6 +198,12 @@ class Replay:
         self.points.descent.refresh()
         if self.points.descent.newest > 1:
             self.sink.tags({"descent": str(self.points.descent)})
+
+    def _weights(self, event: dict[str, Any], offset: int) -> None:
+        self.origins.link(event)
+
+    def _evaluated(self, event: dict[str, Any], offset: int) -> None:
+        self.origins.measured(event, self.datasets)
 
     def _tokenizer(self, event: dict[str, Any], offset: int) -> None:
         self.sink.artifact(str(self.folder / event["path"]), "tokenizer")

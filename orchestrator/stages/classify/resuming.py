@@ -46,7 +46,7 @@ def start_position(start: "Checkpoint", config: JobConfig, published: PublishedE
     before = models.config_to_dict(start.model_config())
     wrong = [
         f"model.{name}={value} must be {before.get(name)}"
-        for name, value in models.config_to_dict(config.model).items()
+        for name, value in models.config_to_dict(config.role("model").model).items()
         if value != before.get(name)
     ]
     if ours["seed"] != theirs["seed"]:
