@@ -8,6 +8,8 @@ from pathlib import Path
 
 import psutil
 
+REAP_S = 2.0  # a process in the middle of a write takes a moment to die
+
 
 def end_processes(processes: list[psutil.Process], grace_s: float = 2.0) -> None:
     """SIGKILL those of the processes that are still here after `grace_s` seconds."""
@@ -17,7 +19,7 @@ def end_processes(processes: list[psutil.Process], grace_s: float = 2.0) -> None
             process.kill()
         except psutil.NoSuchProcess:
             continue
-    psutil.wait_procs(alive, timeout=grace_s)
+    psutil.wait_procs(alive, timeout=REAP_S)
 
 
 def started(pid: int) -> int | None:

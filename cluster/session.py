@@ -130,7 +130,6 @@ class Session:
             self._ready.set()
 
     def _live_private(self) -> None:
-        servers: list[psutil.Process] = []
         guard: subprocess.Popen[bytes] | None = None
         try:
             with ray_folder() as folder, ray_environment(own_token()):
@@ -150,9 +149,9 @@ class Session:
                     self._ready.set()
                     self._leave.wait()
                 finally:
-                    servers = _ray_processes()
+                    servers, grace_s = _ray_processes(), 2.0 if self._ready.is_set() else 0.0
                     ray.shutdown()
-                    end_processes(servers)
+                    end_processes(servers, grace_s)
         finally:
             if guard is not None:
                 guard.communicate()

@@ -29,7 +29,7 @@ class Linear(nn.Linear):
 
     def reset_parameters(self) -> None:
         """Draw the weights anew, e.g. after `to_empty` has brought them from the meta device."""
-        nn.init.normal_(self.weight, std=self.std)
+        _draw_normal(self.weight, self.std)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
@@ -44,7 +44,17 @@ class Embedding(nn.Embedding):
 
     def reset_parameters(self) -> None:
         """Draw the vectors anew."""
-        nn.init.normal_(self.weight, std=self.std)
+        _draw_normal(self.weight, self.std)
+
+
+def _draw_normal(weight: Tensor, std: float) -> None:
+    """Fill with normal(0, std); on the meta device, where there is nothing to fill, do nothing.
+
+    torch draws there through its Python decompositions, which import the whole of its compiler:
+    1 to 3 seconds of the start of every rank.
+    """
+    if not weight.is_meta:
+        nn.init.normal_(weight, std=std)
 
 
 def build_norm(config: GPTConfig) -> nn.Module:

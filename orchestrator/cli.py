@@ -54,6 +54,7 @@ VERBS = {
     "generate": Verb("write text with the model of a run or checkpoint", "generate"),
     "export": Verb("put the weights of a run into a folder for others", "export"),
     "ui": Verb("open the record of all runs in the MLflow UI", "ui"),
+    "sync": Verb("send what MLflow lacks of runs, after an outage or a crash", "sync"),
     "doctor": Verb("look at this machine: what is there, what is missing, what to type", "doctor"),
 }
 

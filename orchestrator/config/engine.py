@@ -13,9 +13,9 @@ class EngineConfig:
 
     name: str = "deepspeed"
     """torch (one process) or deepspeed."""
-    zero_stage: int = 1
+    zero_stage: int | None = None
     """deepspeed: what is sharded over ranks; 0 nothing, 1 optimizer state, 2 and gradients,
-    3 and parameters (Rajbhandari et al. 2020)."""
+    3 and parameters (Rajbhandari et al. 2020). None: 1; and for torch, which shards nothing."""
     offload_optimizer: bool = False
     """deepspeed, stages 1 to 3: optimizer state lives in host memory."""
     offload_parameters: bool = False
@@ -31,13 +31,25 @@ class EngineConfig:
         """Check choices and the offload rules of ZeRO."""
         check_choice("engine.name", self.name, ("torch", "deepspeed"))
         check_choice("engine.precision", self.precision, PRECISIONS)
-        if not 0 <= self.zero_stage <= 3:
+        if self.name == "torch" and self.zero_stage is not None:
+            raise ValueError(
+                f"engine.zero_stage={self.zero_stage} is not for engine.name=torch, which shards "
+                f"nothing; leave it out, or try engine=zero{self.zero_stage}"
+            )
+        if self.name == "deepspeed" and self.zero_stage is None:
+            self.zero_stage = 1
+        if not 0 <= self.sharding_stage <= 3:
             raise ValueError(f"engine.zero_stage={self.zero_stage} must be 0, 1, 2 or 3")
-        if self.offload_parameters and (self.name != "deepspeed" or self.zero_stage != 3):
+        if self.offload_parameters and self.sharding_stage != 3:
             raise ValueError(
                 "engine.offload_parameters=true needs ZeRO 3; try engine=zero3_offload"
             )
-        if self.offload_optimizer and (self.name != "deepspeed" or self.zero_stage == 0):
+        if self.offload_optimizer and self.sharding_stage == 0:
             raise ValueError(
                 "engine.offload_optimizer=true needs ZeRO 1 to 3; try engine=zero2_offload"
             )
+
+    @property
+    def sharding_stage(self) -> int:
+        """The ZeRO stage; 0 where every worker holds everything."""
+        return self.zero_stage or 0

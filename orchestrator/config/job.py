@@ -51,11 +51,6 @@ class JobConfig:
         """Check what concerns more than one section."""
         self._check_roles()
         self.stage.check_job(self)
-        if self.engine.name == "torch" and self.resources.workers > 1:
-            raise ValueError(
-                f"engine=torch runs in one process, but resources.workers="
-                f"{self.resources.workers}; try resources.workers=1 or engine=zero0"
-            )
 
     @property
     def batch(self) -> BatchSizes:
@@ -80,7 +75,13 @@ class JobConfig:
                 raise ValueError(
                     f"roles.{name}: stage={self.stage.name} has no role of that name; it has {has}"
                 )
-            self.role(name)
+        workers = self.resources.workers
+        for role in map(self.role, self.stage.roles):
+            if role.optim is not None and role.engine.name == "torch" and workers > 1:
+                raise ValueError(
+                    f"engine=torch trains in one process, but resources.workers={workers}; "
+                    "try resources.workers=1 or engine=zero0"
+                )
 
     def section(self, kind: type[Section]) -> Section:
         """The stage's section as what a job of that stage holds."""

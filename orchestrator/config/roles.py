@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from models.configs import ModelConfig
 from orchestrator.config.engine import EngineConfig
-from orchestrator.config.optim import OptimConfig
+from orchestrator.config.optim import OWN_SETTINGS, OptimConfig
 
 Section = TypeVar("Section", ModelConfig, EngineConfig, OptimConfig)
 
@@ -35,6 +35,11 @@ class RoleConfig:
     optim: OptimConfig | None
     """None: it is not trained."""
 
+    def __post_init__(self) -> None:
+        """Check that the engine can carry out the optimizer."""
+        if self.optim is not None:
+            self.optim.check_engine(self.engine)
+
 
 def merged(where: str, section: Section, own: Mapping[str, Any]) -> Section:
     """The section with a role's own settings; its checks run again.
@@ -46,4 +51,6 @@ def merged(where: str, section: Section, own: Mapping[str, Any]) -> Section:
     for name in own:
         if name not in known:
             raise ValueError(f"{where}.{name}: there is no such setting; {', '.join(known)}")
+    if isinstance(section, OptimConfig) and own.get("name", section.name) != section.name:
+        own = {**dict.fromkeys(OWN_SETTINGS), **own}  # another optimizer has its own defaults
     return replace(section, **own)

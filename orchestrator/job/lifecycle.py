@@ -8,6 +8,7 @@
 What the job knows of its stage is in its plan; how far it got is in its record.
 """
 
+import contextlib
 import os
 import threading
 import time
@@ -19,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from cluster.gang import Placement, run_gang, run_inline
+from cluster.gang import Files, Placement, run_gang, run_inline
+from data.files import cache_root, write_text_atomic
 from orchestrator.config import JobConfig
 from orchestrator.job import ending, torchrun
 from orchestrator.job.failures import Explanation, explain
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from orchestrator.stages.result import Result
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+SILENT_AFTER_S = 60.0  # a rank that answers nothing for so long is frozen, or its host is gone
 PLACE = ("rank", "host", "ip", "node", "pid", "gpus", "log")  # of a worker, for the record
 
 
@@ -121,7 +124,8 @@ class Job:
                 )
             except Exception:
                 log = self.folder / "logs" / "rank-0.log"  # where a worker of a gang has it, too
-                log.write_text(traceback.format_exc(), encoding="utf-8")
+                with contextlib.suppress(OSError):  # a full disk, which is what is being told
+                    log.write_text(traceback.format_exc(), encoding="utf-8")
                 raise
             return result
         resources = self.config.resources
@@ -138,12 +142,22 @@ class Job:
             placement,
             log_folder=self.folder / "logs",
             env=environment(self.config),
+            files=self._files(),
             on_records=self._take,
             on_started=self._admitted,
+            silent_after_s=SILENT_AFTER_S,
+            say=self.screen.say,
             stop=self.stops.stop,
             kill=self.stops.kill,
         )
         return results[0]
+
+    def _files(self) -> Files:
+        """What the ranks open, for hosts of a cluster that do not see this one's cache."""
+        root = cache_root()
+        assert self.plan.ready is not None  # make_plan makes it
+        paths = tuple(path.relative_to(root) for path in self.plan.ready.files)
+        return Files(root, paths, "ORCHESTRATE_CACHE", "~/.cache/orchestrate")
 
     def _admitted(self, workers: list[dict[str, Any]]) -> None:
         self.startup.enter("import of torch")
@@ -202,7 +216,7 @@ class Job:
         """Put what the stage has made on record."""
         if outcome.samples:
             text = "\n\n---\n\n".join(outcome.samples)
-            (self.folder / "samples.txt").write_text(text, encoding="utf-8")
+            write_text_atomic(self.folder / "samples.txt", text)
             self._journal.event("artifact", path="samples.txt")
         for table in outcome.tables:
             path = self.folder / f"{table.name}.json"

@@ -35,7 +35,7 @@ def memory_of(role: RoleOutline, workers: int) -> Memory:
     holds a copy of its share of the weights, 12. A stage divides by the workers.
     """
     engine = role.config.engine
-    stage = engine.zero_stage if engine.name == "deepspeed" else 0
+    stage = engine.sharding_stage
     half = engine.name == "deepspeed" and engine.precision == "bf16"
     weights = gradients = 2 if half else 4
     optimizer = 12 if half or stage else 8

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import models
 from models.configs import ModelConfig
 from orchestrator.config import JobConfig
 from orchestrator.stages import Outline
+from orchestrator.stages.weights import verified_weights
 
 if TYPE_CHECKING:
     from orchestrator.training.checkpoint import Weights
@@ -46,12 +46,11 @@ def pinned(config: JobConfig, weights: Mapping[str, "Weights"]) -> JobConfig:
 
 
 def _open(role: str, model: ModelConfig) -> "Weights":
-    from orchestrator.training.checkpoint import open_weights
     from orchestrator.training.materialise import on_meta
     from orchestrator.training.state import check_parameters
 
     assert model.weights is not None
-    found = open_weights(Path(model.weights))
+    found = verified_weights(model.weights)
     try:
         shapes = {name: tuple(p.shape) for name, p in on_meta(model).named_parameters()}
         check_parameters(found.reader, shapes)

@@ -1,10 +1,16 @@
 """The table of stages: what a job can do."""
 
+from orchestrator.stages.classify.stage import ClassifyConfig
 from orchestrator.stages.evaluate.stage import EvaluateConfig
 from orchestrator.stages.pretrain.stage import PretrainConfig
 from orchestrator.stages.stage import Stage
 
 STAGES = {
+    "classify": Stage(
+        ClassifyConfig,
+        "orchestrator.stages.classify.driver",
+        "orchestrator.stages.classify.train:classify",
+    ),
     "pretrain": Stage(
         PretrainConfig,
         "orchestrator.stages.pretrain.driver",

@@ -28,3 +28,8 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
     return next(
         (flops for key, flops in PEAK_BF16_FLOPS.items() if re.search(rf"\b{key}\b", name)), None
     )
+
+
+def device_name(device: torch.device) -> str:
+    """The model of a GPU; "cpu" for the others."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -72,7 +72,7 @@ def find_store(outputs: Path, run: Path | None) -> tuple[str, str]:
         if state is None:
             raise ValueError(
                 f"{run} was not sent to MLflow: it has no mlflow.json; "
-                f"send it with: python -m orchestrator.record.mlflow {run}"
+                f"send it with: orchestrate sync {run}"
             )
         uri, page = state.tracking_uri, state.page
     else:

@@ -182,6 +182,17 @@ def test_every_family_has_a_default_config_that_names_it():
         assert {field.name for field in fields(family.config)} > {"family", "weights"}
 
 
+def test_a_model_without_memory_is_built_without_the_compiler_of_torch():
+    code = (
+        "import sys, torch, models\n"
+        "from models.configs import GPTConfig, MLPConfig\n"
+        "with torch.device('meta'):\n"
+        "    models.build(GPTConfig(vocab_size=9)), models.build(MLPConfig())\n"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_configs_and_costs_need_no_torch():
     code = (
         "import sys, models, models.cost\n"

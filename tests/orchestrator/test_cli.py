@@ -68,6 +68,13 @@ def empty_folder(tmp_path, monkeypatch):
             "resources.workers = 4 x 1 = 4; nearest: 28, 32",
         ),
         ("resources=cpu2 engine=torch", "try resources.workers=1 or engine=zero0"),
+        ("engine=torch engine.zero_stage=2", "engine.zero_stage=2 is not for engine.name=torch"),
+        ("optim=sgd optim.beta2=0.9", "optim.beta2=0.9: optim.name=sgd has no such setting"),
+        (
+            "optim=muon engine=zero2",
+            "optim.name=muon needs whole matrices, and engine.zero_stage=2 cuts them over "
+            "workers; try engine=zero0, or engine=torch with one worker",
+        ),
     ],
 )
 def test_a_wrong_request_is_refused_with_one_line_that_says_what_to_type(typed_words, said):
@@ -149,7 +156,7 @@ def test_cfg_shows_the_config_as_in_hydra():
     assert "${" not in resolved.out
     assert "precision: bf16" in resolved.out
     package = typed("plan", "--cfg", "job", "-p", "optim")
-    assert package.out.startswith("# @package optim\nlearning_rate:")
+    assert package.out.startswith("# @package optim\nname: adamw\nlearning_rate:")
     assert (plain.code, resolved.code, package.code) == (0, 0, 0)
 
 

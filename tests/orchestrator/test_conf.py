@@ -28,6 +28,8 @@ NEEDS = {
     "experiment=llama_1b_8gpu": "data.path=x",
     "experiment=llama_8b_64gpu": "data.path=x",
     "engine=torch": "resources=cpu1",
+    "optim=muon": "engine=zero0",
+    "model=mlp": "stage=classify",
     "resources=gpu8": "stage.global_batch_size=64",
     "resources=gpu64": "stage.global_batch_size=64",
 }

@@ -12,9 +12,11 @@ from orchestrator.config import (
     JobConfig,
     OptimConfig,
     ResourcesConfig,
+    RoleConfig,
     nearest_multiples,
     to_dict,
 )
+from orchestrator.config.roles import merged
 from orchestrator.stages import saved
 from orchestrator.stages.pretrain.stage import PretrainConfig
 
@@ -74,12 +76,31 @@ def test_nearest_multiples_are_on_both_sides_and_above_zero():
         (PretrainConfig, {"micro_batch_size": 0}, "stage.micro_batch_size=0"),
         (PretrainConfig, {"sample_tokens": -1}, "stage.sample_tokens=-1 must be at least 0"),
         (OptimConfig, {"schedule": "cosin"}, "did you mean cosine?"),
+        (OptimConfig, {"name": "adamx"}, "optim.name=adamx is not one of adamw, adam, sgd"),
+        (
+            OptimConfig,
+            {"name": "sgd", "beta2": 0.9},
+            "optim.beta2=0.9: optim.name=sgd has no such setting, only optim.learning_rate, "
+            "optim.momentum, optim.nesterov, optim.weight_decay; leave it out",
+        ),
+        (OptimConfig, {"momentum": 0.9}, "optim.momentum=0.9: optim.name=adamw has no such"),
+        (
+            OptimConfig,
+            {"name": "sgd", "nesterov": True, "momentum": 0.0},
+            "optim.nesterov=true looks ahead along the momentum, but optim.momentum=0",
+        ),
         (OptimConfig, {"beta2": 1.0}, "optim.beta2=1.0 must lie in"),
         (OptimConfig, {"learning_rate": 0.0}, "optim.learning_rate=0.0 must be greater than 0"),
         (OptimConfig, {"learning_rate": float("inf")}, "must be greater than 0 and finite"),
         (OptimConfig, {"weight_decay": float("nan")}, "optim.weight_decay=nan must be at least 0"),
         (OptimConfig, {"final_fraction": float("nan")}, "optim.final_fraction=nan must lie in"),
         (EngineConfig, {"zero_stage": 4}, "engine.zero_stage=4 must be 0, 1, 2 or 3"),
+        (
+            EngineConfig,
+            {"name": "torch", "zero_stage": 2},
+            "engine.zero_stage=2 is not for engine.name=torch, which shards nothing; leave it "
+            "out, or try engine=zero2",
+        ),
         (EngineConfig, {"precision": "fp16"}, "engine.precision=fp16 is not one of fp32, bf16"),
         (EngineConfig, {"offload_parameters": True}, "try engine=zero3_offload"),
         (EngineConfig, {"zero_stage": 0, "offload_optimizer": True}, "try engine=zero2_offload"),
@@ -91,3 +112,21 @@ def test_a_wrong_value_is_refused_with_its_setting_and_what_it_must_be(section, 
     with pytest.raises(ValueError) as refused:  # noqa: PT011  # the message is compared below
         section(**values)
     assert said in str(refused.value)
+
+
+def test_what_is_left_open_gets_the_optimizers_own_defaults_also_in_a_role():
+    assert (OptimConfig().beta2, OptimConfig(name="adam").beta2) == (0.95, 0.999)
+    assert OptimConfig(name="lion", beta1=0.5).beta1 == 0.5
+    adamw = OptimConfig(weight_decay=0.7, warmup_steps=3)
+    assert merged("roles.x.optim", adamw, {"beta1": 0.5}).weight_decay == 0.7
+    sgd = merged("roles.x.optim", adamw, {"name": "sgd"})
+    assert sgd == OptimConfig(name="sgd", warmup_steps=3)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_muon_is_refused_where_zero_would_cut_its_matrices(stage):
+    muon = OptimConfig(name="muon")
+    with pytest.raises(ValueError, match="muon needs whole matrices"):
+        RoleConfig(GPTConfig(), EngineConfig(zero_stage=stage), muon)
+    for whole in (EngineConfig(zero_stage=0), EngineConfig(name="torch")):
+        assert RoleConfig(GPTConfig(), whole, muon).optim is muon

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.failure import from_silence
 from cluster.gang import GangRefused, WorkerFailed
 from orchestrator.job.failures import explain
 
@@ -179,29 +180,44 @@ def test_the_log_is_named_where_the_traceback_helps_and_nowhere_else():
     assert "the output of the command" in explain(KeyError("x")).remedy
 
 
-@pytest.mark.parametrize(
-    ("facts", "shown"),
-    [
-        ({"memory_used": 15_900_000_000, "memory_limit": 16_000_000_000}, " (15.9 of 16 GB); "),
-        ({"memory_used": None, "memory_limit": 16_000_000_000}, " (of 16 GB); "),
-        ({}, "out of memory; "),
-    ],
-)
-def test_a_worker_killed_for_memory_is_told_with_what_it_had(facts, shown):
+def test_a_worker_killed_for_memory_is_told_how_the_memory_stood_and_asked_for_more():
     error = WorkerFailed(
         rank=0,
         host="a",
         cause="killed",
         error_type="",
-        message="was killed by SIGKILL, by the kernel, which ran out of memory",
+        message="was killed by SIGKILL, by the kernel: 15.9 of 16 GB",
         signal="SIGKILL",
         out_of_memory=True,
     )
-    vars(error).update(facts)
     explanation = explain(error, step=3)
     assert explanation.failure == "out_of_memory"
-    assert shown in explanation.line()
+    assert (
+        "was killed by SIGKILL after step 3, by the kernel: 15.9 of 16 GB; " in explanation.line()
+    )
     assert "fewer workers" in explanation.remedy
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("was lost with its node 12ab", "was lost with its node 12ab after step 3; "),
+        ("cannot be reached: it is down, or so", "cannot be reached after step 3: it is down, or"),
+    ],
+)
+def test_the_step_stands_behind_what_happened_and_before_why(said, told):
+    error = WorkerFailed(rank=0, host="a", cause="lost", error_type="", message=said)
+    assert told in explain(error, step=3).line()
+
+
+def test_a_silent_worker_is_told_with_how_long_it_was_silent():
+    worker = {"rank": 1, "host": "a", "log": "/runs/r/logs/rank-1.log"}
+    explanation = explain(from_silence(worker, 40, 50), step=3)
+    assert explanation.failure == "silent"
+    assert explanation.retry
+    assert "has not answered for 40 s (its last record came 50 s ago) after step 3: its" in (
+        explanation.line()
+    )
 
 
 def test_a_real_allocation_that_cannot_be_met_is_out_of_memory():

@@ -24,8 +24,8 @@ from tests.orchestrator.tracked import (
     make_run,
     play,
     points,
-    replay,
     rows,
+    sync,
     wait_until,
 )
 
@@ -110,7 +110,7 @@ def test_points_written_while_the_server_is_away_are_sent_when_it_is_back(output
     assert done.url.startswith(f"{server.uri}/#/experiments/")
     assert points(server.database, done.mlflow_run_id) == expected_points(folder)
 
-    late = replay(never)
+    late = sync(never)
     assert late.returncode == 0, late.stdout + late.stderr
     assert points(server.database, State.load(never).run_id) == expected_points(never)
 
@@ -166,7 +166,7 @@ def test_a_send_that_fails_between_two_attempts_loses_no_point(outputs, server):
     settings = yaml.safe_load((folder / "config.yaml").read_text())
     settings["tracking"] = {"uri": proxy.uri}
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
-    done = replay(folder)
+    done = sync(folder)
     proxy.close()
     assert done.returncode == 0, done.stdout + done.stderr
     assert "could not send" in done.stderr

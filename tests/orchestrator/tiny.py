@@ -35,7 +35,7 @@ def job(
     **engine: Any,
 ) -> JobConfig:
     """8 sequences per step, cut as asked."""
-    stage = 0 if engine_name == "torch" else int(engine_name.removeprefix("zero"))
+    stage = None if engine_name == "torch" else int(engine_name.removeprefix("zero"))
     return JobConfig(
         stage=PretrainConfig(
             steps=20, global_batch_size=8, micro_batch_size=8 // world_size // accumulation

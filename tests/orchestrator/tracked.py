@@ -73,6 +73,9 @@ def play(folder, steps=60, pause=0.0, status="done", every=10):
                     book.event("checkpoint", step=step, path=place, **facts)
                 time.sleep(pause)
         book.event("artifact", path="samples.txt", artifact_path="texts")
+        for name in ("first", "second"):
+            (folder / f"{name}.json").write_text('{"columns": ["a"], "data": [[1]]}')
+            book.event("artifact", path=f"{name}.json", table=True)
         book.event("finished", status=status)
     result = {"status": status, "steps": steps, "metrics": {"validation/loss": 2.1}, "attempts": 2}
     (folder / "result.json").write_text(json.dumps(result))
@@ -125,9 +128,10 @@ def points(database, run_id):
     return sorted((*row[:4], bool(row[4])) for row in rows(database, query, run_id))
 
 
-def replay(folder, *flags):
+def sync(*folders):
+    """What a user types to send what MLflow lacks."""
     return subprocess.run(
-        [sys.executable, "-m", "orchestrator.record.mlflow", str(folder), *flags],
+        [sys.executable, "-m", "orchestrator", "sync", *map(str, folders)],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -8,7 +8,7 @@ the job runs, so nothing that happens to MLflow can slow or end training:
 4. it sends what is new in the journal every `flush_seconds`; mlflow.json says how far it got
 5. when the driver is done, or dead, it sends the rest, the artifacts and the final status.
 Each step can be repeated without doubling anything, so the mirror may be killed anywhere, and
-`python -m orchestrator.record.mlflow RUN_FOLDER` may be typed at any time to send what is missing.
+`orchestrate sync RUN_FOLDER` may be typed at any time to send what is missing.
 
 Of a step that a later attempt repeats, what counts is sent; `points.py` says what becomes of what
 was sent before. The journal, which is uploaded too, has everything.

@@ -7,6 +7,7 @@ mlflow, waits for it, or fails because of it.
 import contextlib
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -203,7 +204,7 @@ class Mirror(NoMirror):
                         sys.executable,
                         "-P",
                         "-m",
-                        "orchestrator.record.mlflow",
+                        SENDER,
                         str(self.folder),
                         *flags,
                     ],
@@ -240,7 +241,7 @@ def outcome(folder: Path) -> Done | Pending:
     sent = sum(state.offsets.get(name, 0) for name in sizes)
     if state.done and sent >= sum(sizes.values()):
         return Done(state.run_id, state.url, tuple(state.refused))
-    command = f"{Path(sys.executable).name} -m orchestrator.record.mlflow {folder}"
+    command = f"orchestrate sync {shlex.quote(str(folder))}"
     return Pending(state.run_id, sent, sum(sizes.values()), command)
 
 

@@ -17,12 +17,6 @@ Matrix = NDArray[np.int64]
 MOST_WRITTEN = 30  # classes up to which each field of the picture has its number
 
 
-def count(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> Matrix:
-    """The matrix (C, C) of labels (N,) and what was predicted for them (N,)."""
-    pairs = labels * classes + predicted
-    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
-
-
 def accuracy(matrix: Matrix) -> float:
     """Share of the examples whose class was told."""
     return float(matrix.trace() / matrix.sum())
@@ -35,8 +29,9 @@ def table(matrix: Matrix) -> Table:
     for label in classes:
         seen = int(matrix[label].sum())
         told = f"{matrix[label, label] / seen:.1%}" if seen else "no examples"
-        rows.append((f"class {label}", *(str(n) for n in matrix[label].tolist()), told))
-    return Table("confusion", ("", *(f"as {label}" for label in classes), "right"), tuple(rows))
+        rows.append((str(label), *(str(n) for n in matrix[label].tolist()), told))
+    columns = ("class taken for", *(str(label) for label in classes), "right")
+    return Table("confusion", columns, tuple(rows))
 
 
 def draw(matrix: Matrix) -> "Figure":

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data import Published, TokenizerConfig
@@ -15,6 +14,7 @@ from orchestrator.stages.evaluate.stage import EvaluateConfig
 from orchestrator.stages.language.preparing import describe, make_data
 from orchestrator.stages.language.recording import record_data
 from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say
+from orchestrator.stages.weights import verified_weights
 
 if TYPE_CHECKING:
     from orchestrator.training.checkpoint import Checkpoint, Weights
@@ -68,9 +68,7 @@ def _weights(config: JobConfig) -> "Weights":
     Raises:
         ValueError: it is missing, damaged, holds no model of language, or has no tokenizer.
     """
-    from orchestrator.training.checkpoint import open_weights
-
-    found = open_weights(Path(str(config.checkpoint)), config.section(EvaluateConfig).role)
+    found = verified_weights(str(config.checkpoint), config.section(EvaluateConfig).role)
     if not isinstance(found.model_config, LanguageModelConfig):
         raise ValueError(
             f"checkpoint={config.checkpoint} holds no model of language, and only such a model "

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 
-from data import DataConfig, Prepared, prepare
+from data import DataConfig, Prepared, Tokenizer, prepare
 from data.config import SINGLE
+from data.tokenizer import load_or_train
 from orchestrator.config import JobConfig
 from orchestrator.stages.language.tokenizing import tokenizing
 from orchestrator.stages.stage import Say
+from orchestrator.stages.weights import verified_weights
 
 
 def make_data(config: JobConfig, say: Say, workers: int | None = None) -> Prepared:
@@ -55,11 +57,17 @@ def check_repetition(config: JobConfig, steps: int, repetitions: Mapping[str, fl
             )
 
 
-def check_vocabulary(rows: int | None, vocabulary: int) -> int:
-    """Rows of the model's table of tokens. Raises ValueError if the tokenizer has more tokens."""
-    if rows is not None and rows < vocabulary:
+def check_same_tokenizer(config: JobConfig) -> None:
+    """Raise ValueError unless the job has the tokenizer that `model.weights` were trained with."""
+    if config.model.weights is None or config.resume is not None:
+        return
+    path = verified_weights(config.model.weights).tokenizer
+    if path is None:
+        return
+    wanted, settings = Tokenizer.load(path).fingerprint, config.tokenizer
+    given = None if settings.kind == "bpe" else load_or_train(settings, lambda: iter(()))
+    if given is None or given.fingerprint != wanted:
         raise ValueError(
-            f"model.vocab_size={rows} must be at least the {vocabulary} tokens of the tokenizer; "
-            "try model.vocab_size=null, which takes the tokenizer's"
+            f"model.weights={config.model.weights} know the tokens of their own tokenizer only; "
+            f"add tokenizer=file tokenizer.path={path}"
         )
-    return rows or vocabulary

@@ -1,6 +1,5 @@
 """Whether a job can go on from a checkpoint, by its model, tokenizer and account of its data."""
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import models
@@ -9,8 +8,8 @@ from data.feed.ledger import check_prefix
 from data.feed.stream import Stream
 from data.order.resuming import changes, resume
 from data.order.state import DataState
-from models.configs import language
 from orchestrator.config import JobConfig, TrainingConfig
+from orchestrator.stages.language.roles import language_role
 
 if TYPE_CHECKING:
     from orchestrator.training.checkpoint import Checkpoint
@@ -39,9 +38,13 @@ def resumed_state(
         ValueError: names each setting that keeps the job from continuing `start`, or says that
             the checkpoint's account of its data does not hold.
     """
-    model_config = language(config.model)
-    rows = model_config.vocab_size or prepared.tokenizer.vocab_size
-    model = models.config_to_dict(replace(model_config, vocab_size=rows))
+    if "data" not in start.facts:
+        raise ValueError(
+            f"resume={config.resume} is a checkpoint of another stage than "
+            f"stage={config.stage.name}, without an account of text; give one that was trained "
+            "on text"
+        )
+    model = models.config_to_dict(language_role(config, prepared.tokenizer.vocab_size).model)
     before = models.config_to_dict(start.model_config())
     theirs, ours = start.data, initial_state(config, stream)
     wrong = [

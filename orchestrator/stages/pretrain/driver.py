@@ -1,7 +1,6 @@
 """Pretraining in the process that starts the job: its arithmetic, its data, its record."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -9,18 +8,18 @@ from data import Prepared, ShardSet, Stream, vocab_size
 from data.drift.gate_report import GateReport
 from data.messages import counted
 from models import cost
-from models.configs import language
 from orchestrator.config import JobConfig
 from orchestrator.stages.language.drift import check_drift
 from orchestrator.stages.language.preparing import (
     check_records,
     check_repetition,
-    check_vocabulary,
+    check_same_tokenizer,
     describe,
     make_data,
 )
 from orchestrator.stages.language.recording import record_data
 from orchestrator.stages.language.resuming import initial_state, resumed_state
+from orchestrator.stages.language.roles import language_role
 from orchestrator.stages.pretrain.stage import PretrainConfig
 from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Shown
 
@@ -41,6 +40,7 @@ EVALUATION = (
 def outline(config: JobConfig) -> Outline:
     """The job from its settings alone. Raises ValueError if the vocabulary does not fit."""
     check_records(config)
+    check_same_tokenizer(config)
     return _outline(config, vocab_size(config.tokenizer), f"{describe(config.data)}, not read yet")
 
 
@@ -94,10 +94,7 @@ def _outline(
     drift: Mapping[str, GateReport] | None = None,
 ) -> Outline:
     stage, T, batch = config.section(PretrainConfig), config.data.sequence_length, config.batch
-    role = config.role("model")
-    model = language(role.model)
-    rows = check_vocabulary(model.vocab_size, vocabulary)
-    role = replace(role, model=replace(model, vocab_size=rows))
+    role = language_role(config, vocabulary)
     parameters = cost.parameters(role.model)
     per_step, sequences = batch.step * T, batch.step * stage.steps
     flops = cost.flops_per_token(role.model, T) * sequences * T

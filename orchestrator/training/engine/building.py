@@ -52,7 +52,7 @@ def build(
     if optim is None:
         made.requires_grad_(False).eval()
     engine: Engine
-    if settings.name == "deepspeed" and (optim is not None or settings.zero_stage == 3):
+    if settings.name == "deepspeed" and (optim is not None or settings.sharding_stage == 3):
         engine = ZeroEngine(
             made,
             settings,

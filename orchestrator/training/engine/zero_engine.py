@@ -48,7 +48,7 @@ class ZeroEngine:
         config = zero_config(settings, optim, micro_batch, accumulation_steps)
         with quiet():
             deepspeed.init_distributed(distributed.backend(device))
-            shard = _sharding(deepspeed, config, draw) if settings.zero_stage == 3 else None
+            shard = _sharding(deepspeed, config, draw) if settings.sharding_stage == 3 else None
             materialise(model, device, seed=seed, draw=draw, made=self._cast_and(shard))
             optimizer = None if optim is None else optimizers.build(model, optim)
             self._state_keys = whole.state_keys(model, optimizer)
@@ -57,7 +57,7 @@ class ZeroEngine:
             )
             if settings.compile:
                 self._engine.compile()
-        self._layout = self._find_layout(settings.zero_stage)
+        self._layout = self._find_layout(settings.sharding_stage)
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """What the model returns for these inputs; floating-point ones in its precision."""
@@ -152,10 +152,10 @@ def zero_config(
     settings: EngineConfig, optim: OptimConfig | None, micro_batch: int, accumulation_steps: int
 ) -> dict[str, Any]:
     """DeepSpeed's own config for these settings."""
-    plain = settings.zero_stage == 0 and settings.precision == "fp32"  # clipped by ZeroEngine
+    plain = settings.sharding_stage == 0 and settings.precision == "fp32"  # clipped by ZeroEngine
     limit = None if optim is None or plain else optim.gradient_clip
     zero: dict[str, Any] = {
-        "stage": settings.zero_stage,
+        "stage": settings.sharding_stage,
         "reduce_bucket_size": BUCKET,
         "allgather_bucket_size": BUCKET,
         "sub_group_size": SUB_GROUP,

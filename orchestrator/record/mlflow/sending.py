@@ -1,0 +1,129 @@
+"""Send a run folder to MLflow until all is sent, while its job runs or afterwards."""
+
+import fcntl
+import logging
+import os
+import select
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+from data import cache_root
+from orchestrator.config import TrackingConfig
+from orchestrator.record.mlflow.mirror import (
+    ENVIRONMENT,
+    LOG,
+    Done,
+    Pending,
+    State,
+    new_state,
+    outcome,
+    process_name,
+)
+
+log = logging.getLogger("tracking")
+
+LONGEST_WAIT = 15.0  # seconds between two tries while the job runs and the store is away
+
+
+def send(folder: Path, *, live: bool = False) -> Done | Pending:
+    """Send what MLflow lacks of a run folder.
+
+    Args:
+        folder: a run folder.
+        live: this process is the mirror of the job of its parent, which holds the other end of
+            stdin and closes it, by will or by death, at the end of the job.
+
+    Raises:
+        ValueError: `folder` is no run folder, or its job still runs and is sent by its own mirror.
+    """
+    parent = os.getppid()
+    os.environ.update(ENVIRONMENT)
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_root() / "matplotlib"))  # else in the home
+    folder = folder.resolve()
+    if not (folder / "config.yaml").exists():
+        raise ValueError(
+            f"{folder} is not a run folder: it has no config.yaml; name one like "
+            "outputs/<date>/<time>-<stage>-<id>, or outputs/latest"
+        )
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+    log.setLevel(logging.INFO)
+    (folder / "logs").mkdir(exist_ok=True)
+    with (folder / LOG).open("ab") as lock:
+        state = State.load(folder) or _state_from_config(folder)
+        if not live and _is_running(state, parent):
+            raise ValueError(
+                f"{folder} is still written to, by process {state.driver}; it is sent as it goes, "
+                "wait until it ends"
+            )
+        fcntl.flock(lock, fcntl.LOCK_EX)  # an earlier sender ends first
+        state = State.load(folder) or state
+        state.done = False
+        state.save(folder)
+        follow(folder, state, parent if live else None)
+    return outcome(folder)
+
+
+def _is_running(state: State, parent: int) -> bool:
+    """Whether the driver lives and is not who asks."""
+    pid = int(state.driver.split("/")[1]) if state.driver else parent
+    return pid != parent and process_name(pid) == state.driver
+
+
+def follow(folder: Path, state: State, driver: int | None) -> None:
+    """Send until the driver is gone and all is sent, or `finish_timeout_seconds` after that.
+
+    `driver` is the process id of the driver that holds stdin. None: the job is over already.
+    """
+    from orchestrator.record.mlflow.replay import Replay
+    from orchestrator.record.mlflow.store import SystemMetrics
+
+    monitors, replay = None, None
+    if driver is not None and state.system_metrics:
+        monitors = SystemMetrics(folder)
+    failures, wait = 0, 0.0
+    deadline = None if driver is not None else time.monotonic() + state.finish_timeout_seconds
+    while True:
+        if deadline is not None:
+            time.sleep(min(wait, 1.0))
+        elif _driver_left(driver, wait):
+            deadline = time.monotonic() + state.finish_timeout_seconds
+        over = deadline is not None
+        try:
+            if monitors is not None:
+                monitors.sample()
+            replay = replay or Replay(folder, state)
+            replay.send()
+            if over:
+                replay.finish()
+                return
+            failures, wait = 0, state.flush_seconds
+        except Exception as error:
+            said = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            log.error("could not send, will try again: %s", said, exc_info=driver is not None)
+            failures += 1
+            wait = min(0.5 * 2**failures, LONGEST_WAIT)
+        if deadline is not None and time.monotonic() > deadline:
+            log.error("gave up: %s", outcome(folder))
+            return
+
+
+def _driver_left(driver: int | None, seconds: float) -> bool:
+    """Wait for the end of the driver, at most `seconds`."""
+    end = time.monotonic() + seconds
+    while True:
+        # A forked child of a dead driver may keep its end of the pipe open: look at both.
+        left = max(0.0, end - time.monotonic())
+        closed, _, _ = select.select([sys.stdin], [], [], min(left, 1.0))
+        if closed or os.getppid() != driver:
+            return True
+        if left <= 1.0:
+            return False
+
+
+def _state_from_config(folder: Path) -> State:
+    """The state of a run that was never tracked, from its config."""
+    config = yaml.safe_load((folder / "config.yaml").read_text()) or {}
+    return new_state(folder, TrackingConfig(**config.get("tracking", {})), folder.parents[1])

@@ -1,0 +1,78 @@
+"""The checkpoints of a run, as a stage that trains sees them on its ranks."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config import RoleConfig
+from orchestrator.stages.run import Run
+from orchestrator.training import checkpoint, distributed
+from orchestrator.training.checkpoint import Checkpoint, Retention, SavedRole
+from orchestrator.training.state import StateReader
+
+
+class Checkpoints:
+    """Finds where a run goes on, and publishes its checkpoints. Every rank calls every method."""
+
+    def __init__(self, run: Run, kept: int, resume: str | None) -> None:
+        """Find the newest valid checkpoint of this run, else that of the run to resume, if any.
+
+        Args:
+            run: whose checkpoints these are.
+            kept: how many of the newest stay on the disk.
+            resume: the checkpoint to go on from, which the driver has verified.
+        """
+        self._run, self._root = run, run.folder / "checkpoints"
+        self._retention = Retention(self._root, kept)
+        found, rejected = checkpoint.newest_valid_shared(self._root)
+        for reason in rejected:
+            run.event("checkpoint_rejected", reason=reason)
+        if found is not None:
+            self._retention.trust(found)
+        elif resume is not None:
+            found = checkpoint.read(Path(resume))
+        self.start = found
+        """Where the run goes on. None: at its first step."""
+        self.newest = found
+        """The last checkpoint found or saved."""
+
+    def weights(self, role: RoleConfig) -> StateReader | None:
+        """The weights that a role starts from at the first step of a run; None: random ones."""
+        if self.start is not None or role.model.weights is None:
+            return None
+        return checkpoint.open_weights(Path(role.model.weights), verified=True).reader
+
+    def resumed(self) -> None:
+        """Record that every part of the stage has taken over the state of `start`."""
+        if self.start is not None:
+            self._run.event("resumed", step=self.start.step, path=str(self.start.path))
+
+    def save(
+        self,
+        step: int,
+        roles: Mapping[str, SavedRole],
+        tokenizer: Path | None,
+        facts: Mapping[str, Any],
+        **record: Any,
+    ) -> Checkpoint:
+        """Publish the checkpoint of this step, and delete what need not stay.
+
+        Args:
+            step: optimizer steps done.
+            roles: the models, each with the part of its state that this rank holds.
+            tokenizer: the tokenizer.json that they were trained with, if any.
+            facts: plain entries for the manifest, such as the state of the data.
+            record: more facts for the record of the run.
+        """
+        self.newest = done = checkpoint.save(self._root, step, roles, tokenizer, facts)
+        if distributed.rank() == 0:
+            self._retention.after(done)
+        self._run.event(
+            "checkpoint",
+            step=step,
+            path=str(done.path),
+            bytes=done.bytes,
+            manifest_sha256=done.manifest_sha256,
+            **record,
+        )
+        return done

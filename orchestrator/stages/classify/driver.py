@@ -1,0 +1,91 @@
+"""Classification in the process that starts the job: its arithmetic, its examples, its record."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data.files import cache_root
+from data.messages import counted
+from models import cost
+from models.configs import classifier
+from orchestrator.config import JobConfig
+from orchestrator.record.journal import Journal
+from orchestrator.stages.classify.examples import PublishedExamples, publish_examples
+from orchestrator.stages.classify.resuming import start_position
+from orchestrator.stages.classify.stage import ClassifyConfig
+from orchestrator.stages.classify.tables import Examples, read_examples
+from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Shown
+
+if TYPE_CHECKING:
+    from orchestrator.training.checkpoint import Checkpoint
+
+TRAINING = (Shown("train/loss", "loss {:.3f}"), Shown("train/accuracy", "accuracy {:.1%}"))
+EVALUATION = (
+    Shown("validation/accuracy", "validation accuracy {:.1%}"),
+    Shown("validation/loss", "loss {:.3f}"),
+)
+
+
+def outline(config: JobConfig) -> Outline:
+    """The job from its settings alone."""
+    source = config.section(ClassifyConfig).data or "scikit-learn's digits"
+    return _outline(config, f"{source}, not read yet")
+
+
+def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
+    """Read, check and publish the examples; check that the job can go on from `start`."""
+    stage = config.section(ClassifyConfig)
+    examples = read_examples(stage, classifier(config.role("model").model))
+    published = publish_examples(examples, stage.validation_fraction, config.seed, cache_root())
+    if start is not None:
+        start_position(start, config, published)
+    data = f"{examples.source}: {published.train:,} train and {published.validation:,} "
+    return Ready(
+        _outline(config, f"{data}validation examples", published.train),
+        inputs=published,
+        record=partial(_record, examples=examples, published=published),
+        files=(published.folder(cache_root()),),
+    )
+
+
+def _outline(config: JobConfig, data: str, train: int | None = None) -> Outline:
+    stage, batch, role = config.section(ClassifyConfig), config.batch, config.role("model")
+    parameters = cost.parameters(role.model)
+    examples = batch.step * stage.steps
+    flops = cost.flops_per_sample(role.model) * examples
+    epochs = "" if train is None else f" = {examples / train:.3g} epochs"
+    each = "" if train is None else f" = {stage.evaluate_every * batch.step / train:.2g} epochs"
+    lines = {
+        "model": f"{role.model.family}, {parameters:,} parameters",
+        "data": data,
+        "step": f"{counted(batch.micro, 'example')} x "
+        f"{counted(batch.accumulation_steps, 'micro-step')} x "
+        f"{counted(config.resources.workers, 'worker')} = {counted(batch.step, 'example')}",
+        "job": f"{counted(stage.steps, 'step')} = {examples:,} examples{epochs}; evaluated every "
+        f"{counted(stage.evaluate_every, 'step')}{each}; {flops:.3g} floating-point operations",
+    }
+    return Outline(
+        stage.steps,
+        lines,
+        {"model": RoleOutline(role, parameters, cost.largest_layer(role.model))},
+        TRAINING,
+        EVALUATION,
+        flops=flops,
+    )
+
+
+def _record(
+    journal: Journal, folder: Path, *, examples: Examples, published: PublishedExamples
+) -> None:
+    """An event for each split, which leads from the run to its data."""
+    for split, size in (("train", published.train), ("validation", published.validation)):
+        journal.event(
+            "dataset",
+            name="digits" if examples.path is None else examples.path.stem,
+            source=str(examples.path or "sklearn.datasets.load_digits"),
+            split=split,
+            mixture=False,
+            folder=str(published.folder(cache_root())),
+            fingerprint=published.fingerprint,
+            examples=size,
+        )

@@ -1,0 +1,186 @@
+"""Classification on every rank: train, evaluate, save, and show which class was taken for which.
+
+B examples of a micro-batch, F features, C classes.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.order import Order
+from models.configs import classifier
+from orchestrator.config import JobConfig
+from orchestrator.stages.checkpoints import Checkpoints
+from orchestrator.stages.classify import confusion
+from orchestrator.stages.classify.examples import (
+    Batch,
+    PublishedExamples,
+    evaluation,
+    open_split,
+    steps,
+)
+from orchestrator.stages.classify.resuming import FACTS, facts, start_position
+from orchestrator.stages.classify.stage import ClassifyConfig
+from orchestrator.stages.result import Result
+from orchestrator.stages.run import Run
+from orchestrator.training import checkpoint, distributed, engine
+from orchestrator.training.checkpoint import SavedRole
+from orchestrator.training.engine import Engine
+from orchestrator.training.hardware import device_name
+from orchestrator.training.loop import Metrics, Outcome, Schedule, evaluate, fit
+from orchestrator.training.objectives import Summed, classification
+from orchestrator.training.optim import learning_rate
+
+PICTURE = "confusion.png"
+
+
+def classify(config: JobConfig, inputs: PublishedExamples, run: Run) -> Result:
+    """Train, evaluate, save; every rank calls it."""
+    training = Training(config, inputs, run)
+    outcome = training.fit()
+    training.show()
+    newest, matrix = training.checkpoints.newest, training.matrix
+    return Result(
+        steps=outcome.step,
+        stopped=outcome.stopped,
+        checkpoint=str(newest.path) if newest else None,
+        metrics=training.latest,
+        tables=() if matrix is None else (confusion.table(matrix),),
+    )
+
+
+def scores_and_labels(trainer: Engine, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Scores (n, C) and labels (n,) of the examples of a batch that count."""
+    features, labels, counted = (
+        torch.from_numpy(array).to(trainer.device)
+        for array in (batch.features, batch.labels, batch.counted)
+    )
+    return trainer.forward(features)[counted], labels[counted]
+
+
+def label_loss(trainer: Engine, batch: Batch) -> Summed:
+    """The objective: the negative log-likelihood of each label."""
+    return classification(*scores_and_labels(trainer, batch))
+
+
+@dataclass
+class Training:
+    """The parts of a classification run: model, examples, checkpoints; what the loop calls back."""
+
+    config: JobConfig
+    published: PublishedExamples
+    run: Run
+    latest: Metrics = field(default_factory=dict)
+    """The last value of each metric."""
+    position: int = 0
+    """Examples trained on, counted over all epochs."""
+    matrix: confusion.Matrix | None = None
+    """(C, C), of the last evaluation."""
+
+    def __post_init__(self) -> None:
+        """Make the model, open the examples, and go to where the run goes on.
+
+        Raises ValueError if the checkpoint belongs to another model or to other examples.
+        """
+        config, run = self.config, self.run
+        self.stage = config.section(ClassifyConfig)
+        self.role = config.role("model")
+        self.classes = classifier(self.role.model).classes
+        self.examples, self.validation = (
+            open_split(self.published, name, run.cache) for name in ("train", "validation")
+        )
+        self.checkpoints = Checkpoints(run, self.stage.checkpoints_kept, config.resume)
+        self.engine = engine.build(
+            self.role.model,
+            self.role.engine,
+            self.role.optim,
+            device=run.device,
+            seed=config.seed,
+            micro_batch=config.batch.micro,
+            accumulation_steps=config.batch.accumulation_steps,
+            reader=self.checkpoints.weights(self.role),
+        )
+        start = self.checkpoints.start
+        if start is not None:
+            self.position = start_position(start, config, self.published)
+            self.engine.load_state(checkpoint.open_role(start), start.step)
+        self.checkpoints.resumed()
+
+    def fit(self) -> Outcome:
+        """Train to the last step, or until a stop."""
+        stage, batch, optim = self.stage, self.config.batch, self.role.optim
+        assert optim is not None  # the role is trained
+        start = self.checkpoints.start
+        from_step = start.step if start else 0
+        self.run.event("training", device=device_name(self.run.device), from_step=from_step)
+        order = Order(len(self.examples), self.config.seed, self.published.fingerprint)
+        ranks = distributed.rank(), distributed.world_size()
+        return fit(
+            self.engine,
+            label_loss,
+            steps(self.examples, order, self.position, batch.step, batch.micro, *ranks),
+            Schedule(
+                stage.steps,
+                stage.evaluate_every,
+                stage.checkpoint_every,
+                lambda step: learning_rate(optim, step, stage.steps),
+            ),
+            start_step=from_step,
+            seed=self.config.seed,
+            unit="examples",
+            trained=self.trained,
+            log=self.log,
+            evaluate=self.evaluate,
+            save=self.save,
+            should_stop=self.run.should_stop,
+        )
+
+    def trained(self, batches: list[Batch]) -> None:
+        """Count the examples of a step."""
+        self.position += self.config.batch.step
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        """Record the metrics of an optimizer step, and how many epochs are done."""
+        metrics["train/epochs"] = self.position / self.published.train
+        self.latest |= metrics
+        self.run.log(step, metrics)
+
+    def evaluate(self, step: int) -> None:
+        """Loss, accuracy and confusion over the whole validation split. Every rank calls it."""
+        classes = self.classes
+        counts = torch.zeros(classes * classes, dtype=torch.int64, device=self.engine.device)
+
+        def counted_loss(trainer: Engine, batch: Batch) -> Summed:
+            scores, labels = scores_and_labels(trainer, batch)
+            pairs = labels * classes + scores.argmax(1)
+            counts.add_(pairs.bincount(minlength=classes * classes))
+            return classification(scores, labels)
+
+        shares = evaluation(
+            self.validation, self.config.batch.micro, distributed.rank(), distributed.world_size()
+        )
+        metrics = evaluate(self.engine, counted_loss, shares).metrics("validation")
+        totals = distributed.sum_over_ranks(counts.tolist(), self.engine.device)
+        self.matrix = np.array(totals, dtype=np.int64).reshape(classes, classes)
+        self.latest |= metrics
+        self.run.log(step, metrics)
+
+    def save(self, step: int) -> None:
+        """Publish the checkpoint of this step. Every rank calls it."""
+        self.checkpoints.save(
+            step,
+            {"model": SavedRole(self.engine.state, self.role.model, self.config.optim.name)},
+            None,
+            {FACTS: facts(self.config, self.published, self.position)},
+            data_cursor=self.position,
+            metrics={k: v for k, v in self.latest.items() if k.startswith("validation/")},
+        )
+
+    def show(self) -> None:
+        """Put the picture of the last evaluation on record."""
+        if self.matrix is not None and distributed.rank() == 0:
+            confusion.draw(self.matrix).savefig(self.run.folder / PICTURE, dpi=120)
+        if self.matrix is not None:
+            self.run.event("artifact", path=PICTURE)

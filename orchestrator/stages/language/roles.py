@@ -1,0 +1,23 @@
+"""The models of a stage on text: their size depends on the tokenizer."""
+
+from dataclasses import replace
+
+from models.configs import language
+from orchestrator.config import JobConfig, RoleConfig
+
+
+def language_role(config: JobConfig, vocabulary: int, name: str = "model") -> RoleConfig:
+    """The role with as many rows of tokens as the tokenizer needs, unless the model has more.
+
+    Raises:
+        ValueError: the model has fewer, or is no language model.
+    """
+    role = config.role(name)
+    model = language(role.model)
+    rows = model.vocab_size
+    if rows is not None and rows < vocabulary:
+        raise ValueError(
+            f"model.vocab_size={rows} must be at least the {vocabulary} tokens of the tokenizer; "
+            "try model.vocab_size=null, which takes the tokenizer's"
+        )
+    return replace(role, model=replace(model, vocab_size=rows or vocabulary))

@@ -1,0 +1,20 @@
+"""Saved weights as the process that starts a job looks at them."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orchestrator.training.checkpoint import Weights
+
+
+@lru_cache(maxsize=8)
+def verified_weights(path: str, role: str | None = None) -> "Weights":
+    """The weights in a run folder, checkpoint or exported folder, verified once per process.
+
+    Raises:
+        ValueError: nothing valid is there, or not that role.
+    """
+    from orchestrator.training.checkpoint import open_weights
+
+    return open_weights(Path(path), role)

@@ -1,0 +1,28 @@
+"""`orchestrate sync RUN_FOLDER ...`: send what MLflow lacks of runs, after an outage or a crash.
+
+Nothing is sent twice, so it may be typed at any time. Exit codes: 0 all sent, 1 some is pending.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.record.mlflow import Pending
+from orchestrator.record.mlflow.sending import send
+
+
+def main(argv: Sequence[str]) -> int:
+    """Send each folder; returns the exit code. Raises ValueError for one that can't be sent."""
+    parser = argparse.ArgumentParser(prog="orchestrate sync", description=__doc__)
+    parser.add_argument("folders", type=Path, nargs="+", metavar="RUN_FOLDER")
+    code = 0
+    for folder in parser.parse_args(argv).folders:
+        sent = send(folder)
+        if isinstance(sent, Pending):
+            print(sent)
+            code = 1
+            continue
+        print(f"{folder} is in MLflow: {sent.url or f'orchestrate ui {folder}'}")
+        for problem in sent.refused:
+            print(f"MLflow did not accept {problem}")
+    return code

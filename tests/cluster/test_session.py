@@ -1,0 +1,118 @@
+"""A private Ray that is given up while it starts, and the folders of those whose owner died."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster import folder
+
+ROOT = Path(__file__).parents[2]
+
+IMPATIENT = """
+import glob, json, os, psutil, sys, threading, time
+from pathlib import Path
+from cluster.gang import Placement, run_gang
+from cluster.session import Session
+import ray
+
+def left():
+    folders = glob.glob(f"/tmp/orch-{os.getpid()}-*")
+    return folders + [child.name() for child in psutil.Process().children(recursive=True)]
+
+def seven(payload, channel):
+    return 7
+
+def gang(stop, kill):
+    return run_gang(seven, None, Placement(1, 1), log_folder=Path(sys.argv[1]), stop=stop,
+                    kill=kill, on_records=lambda rank, records: None)
+
+told = []
+for name, moment in (("stop", 0.3), ("kill", 1.2)):
+    events = {"stop": threading.Event(), "kill": threading.Event()}
+    threading.Timer(moment, events[name].set).start()
+    begun = time.monotonic()
+    try:
+        gang(**events)
+        told.append("it ran")
+    except KeyboardInterrupt:
+        told.append(time.monotonic() - begun - moment)
+    told.append(left())
+told.append(gang(threading.Event(), threading.Event()))
+print(json.dumps(told))
+"""
+
+
+def test_ray_is_given_up_at_once_while_it_starts_and_can_be_started_again(tmp_path):
+    arguments = [sys.executable, "-c", IMPATIENT, str(tmp_path)]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    after_stop, left_then, after_kill, left_at_last, results = json.loads(done.stdout)
+    assert after_stop < 4
+    assert after_kill < 4
+    assert left_then == left_at_last == []
+    assert results == [7]
+
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from cluster import folder
+folder.TEMPORARY = Path(sys.argv[1])
+with folder.ray_folder() as own:
+    print(own, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "TEMPORARY", tmp_path)
+    return tmp_path
+
+
+def owner(temporary, *prefix):
+    """A process that owns a folder, and the folder."""
+    process = subprocess.Popen(
+        [*prefix, sys.executable, "-c", OWNER, str(temporary)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return process, Path(process.stdout.readline().strip())
+
+
+def test_the_folder_of_a_killed_owner_is_removed_and_that_of_a_living_one_is_kept(temporary):
+    (dead, left), (living, kept) = owner(temporary), owner(temporary)
+    with dead, living:
+        dead.kill()
+        dead.wait()
+        folder.remove_stale_folders()
+        assert list(temporary.iterdir()) == [kept]
+        assert left != kept
+        living.kill()
+
+
+def test_an_owner_in_another_pid_namespace_keeps_its_folder(temporary):
+    container = ("unshare", "--pid", "--fork", "--kill-child")
+    if subprocess.run([*container, "true"], capture_output=True).returncode:
+        pytest.skip("this machine does not let us make a pid namespace (unshare --pid)")
+    process, kept = owner(temporary, *container)
+    with process:
+        assert kept.name.split("-")[1] in ("1", "2")  # a number that means nothing out here
+        folder.remove_stale_folders()
+        assert kept.exists()
+        process.kill()
+
+
+def test_a_folder_without_a_lock_is_removed_when_it_is_old(temporary):
+    for name in ("orch-1-new", "orch-1-old", "other-1-old"):
+        (temporary / name).mkdir()
+    for name in ("orch-1-old", "other-1-old"):
+        os.utime(temporary / name, (time.time() - 7200,) * 2)
+    folder.remove_stale_folders()
+    assert {path.name for path in temporary.iterdir()} == {"orch-1-new", "other-1-old"}
