@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,7 +108,8 @@ class Job:
             tracked = mirror.finish()
             if result["mlflow_run_id"] != tracked.mlflow_run_id:
                 result["mlflow_run_id"] = tracked.mlflow_run_id
-                runfolder.write_result(self.folder, result)
+                with suppress(OSError):  # on a full disk the first one stays
+                    runfolder.write_result(self.folder, result)
         self.screen.close()
         ended = ending.Ending(self.folder, self.overrides, result, explanation, tracked)
         ending.show(self.screen.console, ended, outcome)
