@@ -37,7 +37,8 @@ NEEDS = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def hydra():
+def hydra(corpus):
+    trained(corpus)  # composes by itself, which Hydra allows one at a time
     register()
     with initialize_config_module("conf", version_base="1.3"):
         yield
