@@ -8,7 +8,7 @@ drift/        sketches of shards and tables, and the gate that compares them
 packing/      documents -> rows of a fixed length
 order/        position -> dataset, epoch, row; and the state that proves what was trained on
 feed/         the three together: batches for each rank, and their account
-ask/          which documents, when; what reading will cost; what guessing achieves
+ask/          which documents, when; what reading will cost; how two datasets differ
 """
 
 from data.config import DataConfig
