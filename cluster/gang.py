@@ -19,14 +19,14 @@ from typing import Any
 
 from cluster.answers import pickled
 from cluster.bundles import Bundles
+from cluster.connection.session import Session, ray_session
 from cluster.failure import WorkerFailed
 from cluster.files import Files, bring
+from cluster.host.network import free_port
 from cluster.inline import run_inline
-from cluster.network import free_port
 from cluster.placement import GangRefused, Placement, refuse_what_never_fits
 from cluster.polls import OnRecords, Silence
 from cluster.run import Run, Watch
-from cluster.session import Session, ray_session
 from cluster.worker import Channel, Record, Target
 from cluster.world import by_host, worlds_of
 

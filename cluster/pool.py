@@ -18,13 +18,13 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from cluster.answers import PoolWorker, pickled
+from cluster.connection.session import Session, ray_session
 from cluster.errands import pinned_to
 from cluster.failure import UNKNOWN, from_death
 from cluster.files import nodes_that_see
 from cluster.placement import Placement, places, refuse_what_never_fits
 from cluster.polls import POLL_S
 from cluster.post_mortem import memory_report
-from cluster.session import Session, ray_session
 from cluster.slot import Slot, end_slots
 
 __all__ = ["FolderNotSeen", "Placement", "Pool", "PoolFailed", "pool", "ray_session", "run_pool"]

@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,7 +108,8 @@ class Job:
             tracked = mirror.finish()
             if result["mlflow_run_id"] != tracked.mlflow_run_id:
                 result["mlflow_run_id"] = tracked.mlflow_run_id
-                runfolder.write_result(self.folder, result)
+                with suppress(OSError):  # on a full disk the first one stays
+                    runfolder.write_result(self.folder, result)
         self.screen.close()
         ended = ending.Ending(self.folder, self.overrides, result, explanation, tracked)
         ending.show(self.screen.console, ended, outcome)
@@ -234,19 +236,22 @@ class Job:
 
         What can't be written any more, on a full disk, makes the job a failed one.
         """
-        for _ in range(2):
+
+        def end() -> tuple[dict[str, Any], Explanation | None]:
             explanation = explain(error, self._journal.standing.step or None) if error else None
             result = self._result(outcome, explanation, time.monotonic() - begun)
             result["mlflow_run_id"] = mlflow_run_id
-            try:
-                runfolder.write_result(self.folder, result)
-                if error is None or not isinstance(error, OSError):
-                    self._journal.event("finished", status=result["status"])
-                    self._journal.sync()
-                break
-            except OSError as full:
-                error, outcome = error or full, outcome
-        return result, explanation
+            runfolder.write_result(self.folder, result)
+            return result, explanation
+
+        ended = end()
+        try:
+            self._journal.event("finished", status=ended[0]["status"])
+            self._journal.sync()
+        except OSError as full:
+            error = error or full
+            ended = end()
+        return ended
 
     def _result(
         self, outcome: "Result | None", explanation: Explanation | None, seconds: float

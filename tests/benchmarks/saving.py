@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 
+from orchestrator.record.checkpoints import finding
 from orchestrator.training import checkpoint
-from orchestrator.training.checkpoint import finding
 from tests.benchmarks.runs import scratch, spread
 from tests.orchestrator.plain import Plain, bytes_read
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 import models
 from models.configs import GPTConfig
+from orchestrator.record.checkpoints import CheckpointError, Retention, finding
 from orchestrator.training import checkpoint, distributed
-from orchestrator.training.checkpoint import CheckpointError, Retention, finding
 from orchestrator.training.checkpoint.tensorfile import CHUNK, TensorWriter
 from orchestrator.training.state import WEIGHT, DifferentState
 from tests.orchestrator.plain import KEYS, Plain, bytes_read, check_equal

@@ -17,7 +17,7 @@ from orchestrator.stages.classify.tables import Examples, read_examples
 from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Shown
 
 if TYPE_CHECKING:
-    from orchestrator.training.checkpoint import Checkpoint
+    from orchestrator.record.checkpoints import Checkpoint
 
 TRAINING = (Shown("train/loss", "loss {:.3f}"), Shown("train/accuracy", "accuracy {:.1%}"))
 EVALUATION = (

@@ -7,7 +7,7 @@ from orchestrator.config import JobConfig
 from orchestrator.stages.classify.examples import PublishedExamples
 
 if TYPE_CHECKING:
-    from orchestrator.training.checkpoint import Checkpoint
+    from orchestrator.record.checkpoints import Checkpoint
 
 FACTS = "examples"  # the entry of a manifest
 

@@ -12,7 +12,7 @@ from orchestrator.config import JobConfig, TrainingConfig
 from orchestrator.stages.language.roles import language_role
 
 if TYPE_CHECKING:
-    from orchestrator.training.checkpoint import Checkpoint
+    from orchestrator.record.checkpoints import Checkpoint
 
 RECOUNTED_ROWS = 1 << 20  # about a second; `orchestrate data verify RUN` recounts any number
 

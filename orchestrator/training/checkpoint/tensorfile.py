@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +22,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from data.files import naming
+from orchestrator.record.checkpoints.manifest import FileRecord
 
 CHUNK = 1 << 20
 """Elements on their way to the disk at once: 4 MiB, which stay in a core's cache meanwhile."""
@@ -31,18 +32,6 @@ ITEM = 4
 
 class TensorFileError(ValueError):
     """A file that is no safetensors file of fp32 tensors."""
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """What the manifest says of a file."""
-
-    bytes: int
-    sha256: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
-        return asdict(self)
 
 
 class HashedFile:

@@ -20,20 +20,21 @@ import numpy as np
 import models
 from data.files import fsync_folder
 from models.configs import ModelConfig
-from orchestrator.training import distributed
-from orchestrator.training.checkpoint import manifest
-from orchestrator.training.checkpoint.manifest import (
+from orchestrator.record.checkpoints import manifest
+from orchestrator.record.checkpoints.manifest import (
     MANIFEST,
     PARTIAL,
     TOKENIZER,
     Checkpoint,
+    FileRecord,
     RoleRecord,
     SavedSlice,
     entry_of,
     file_of,
     folder_name,
 )
-from orchestrator.training.checkpoint.tensorfile import FileRecord, HashedFile, TensorWriter
+from orchestrator.training import distributed
+from orchestrator.training.checkpoint.tensorfile import HashedFile, TensorWriter
 from orchestrator.training.state import WEIGHT, Slice
 
 
