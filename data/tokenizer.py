@@ -153,7 +153,6 @@ class Tokenizer:
     @staticmethod
     def load(path: Path) -> "Tokenizer":
         """Read a tokenizer.json, of `save` or of the tokenizers library."""
-        path = Path(path)
         if not path.is_file():
             raise DataError(f"tokenizer.path={path}: there is no such file")
         try:
@@ -163,7 +162,7 @@ class Tokenizer:
 
     def save(self, path: Path) -> None:
         """Write the canonical JSON, all at once."""
-        write_text_atomic(Path(path), self.json)
+        write_text_atomic(path, self.json)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without end of text."""

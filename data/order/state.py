@@ -209,10 +209,7 @@ class DataState:
             },
             "batches": columns_of(Batches, self.batches),
             "multiset": self.multiset.hex,
-            "skipped": {
-                "sequences": self.skipped.sequences,
-                "multiset": self.skipped.multiset.hex,
-            },
+            "skipped": {"sequences": self.skipped.sequences, "multiset": self.skipped.multiset.hex},
             "exclusions": columns_of(Exclusion, self.exclusions),
         }
 

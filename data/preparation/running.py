@@ -28,9 +28,7 @@ class Runner(Protocol):
 
 
 def inline(
-    function: Callable[[Any], Any],
-    arguments: Sequence[Any],
-    on_result: Callable[[int, Any], None],
+    function: Callable[[Any], Any], arguments: Sequence[Any], on_result: Callable[[int, Any], None]
 ) -> list[Any]:
     """One after the other, in this process."""
     results = []

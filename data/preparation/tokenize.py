@@ -155,11 +155,7 @@ def write(task: WriteTask) -> dict[str, Any]:
             end_of_text=encoder.tokenizer.end_of_text,
             sketch=_sketch(encoder, documents),
         )
-        return {
-            "entry": asdict(entry),
-            "text_bytes": entry.text_bytes,
-            "report": report.to_dict(),
-        }
+        return {"entry": asdict(entry), "text_bytes": entry.text_bytes, "report": report.to_dict()}
 
     return commit(Path(task.folder), work)
 

@@ -112,11 +112,7 @@ class Blocks:
     """
 
     def __init__(
-        self,
-        name: str,
-        files: Sequence[TokenFile],
-        dtype: np.dtype[Any],
-        block_bytes: int,
+        self, name: str, files: Sequence[TokenFile], dtype: np.dtype[Any], block_bytes: int
     ) -> None:
         """`block_bytes` of tokens per hash."""
         import xxhash

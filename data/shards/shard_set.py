@@ -55,10 +55,7 @@ class ShardSet(Documents):
 
     @staticmethod
     def open(
-        folder: Path,
-        *,
-        mapped_bytes: int | None = None,
-        cache_bytes: int | None = None,
+        folder: Path, *, mapped_bytes: int | None = None, cache_bytes: int | None = None
     ) -> "ShardSet":
         """Open a folder after checking manifest, index and file sizes (not the contents: `read`).
 
@@ -70,12 +67,8 @@ class ShardSet(Documents):
         Raises:
             DataError: something is missing, torn or from another version; names file and remedy.
         """
-        manifest, entries = read_set(Path(folder))
-        return ShardSet(Path(folder), manifest, entries, mapped_bytes, cache_bytes)
-
-    def __len__(self) -> int:
-        """Tokens in the stream."""
-        return self.tokens
+        manifest, entries = read_set(folder)
+        return ShardSet(folder, manifest, entries, mapped_bytes, cache_bytes)
 
     @property
     def bytes_read(self) -> int:
@@ -111,10 +104,10 @@ class ShardSet(Documents):
             IndexError: a range is not inside the stream.
         """
         if length < 0 or (
-            len(starts) and not 0 <= starts.min() <= starts.max() <= len(self) - length
+            len(starts) and not 0 <= starts.min() <= starts.max() <= self.tokens - length
         ):
             ranges = f"{starts.min()}..{starts.max()} + {length}" if len(starts) else f"{length}"
-            raise IndexError(f"tokens {ranges} are not inside 0..{len(self)}")
+            raise IndexError(f"tokens {ranges} are not inside 0..{self.tokens}")
         if out is None:
             out = np.empty((len(starts), length), dtype=self.dtype)
         if out.shape != (len(starts), length) or not np.can_cast(self.dtype, out.dtype):

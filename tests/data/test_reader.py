@@ -256,7 +256,7 @@ from data.shards import ShardSet
 opened = ShardSet.open(Path(sys.argv[1]), mapped_bytes=0, cache_bytes=4 << 20)
 rng, process, peaks = np.random.default_rng(0), psutil.Process(), []
 for _ in range(200):
-    opened.read_many(rng.integers(0, len(opened) - 1025, 64), 1025)
+    opened.read_many(rng.integers(0, opened.tokens - 1025, 64), 1025)
     assert opened._reader.held_bytes <= 4 << 20
     peaks.append(process.memory_info().rss)
 print(opened.bytes_read, max(peaks[20:]) - max(peaks[:20]))
