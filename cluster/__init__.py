@@ -9,7 +9,8 @@ What they stand on:
     placement.py  what is asked for, and whether it can ever fit
     nodes.py, inventory.py    the CPUs and GPUs of this machine, and of a cluster
     worker.py     the process of a worker, from inside; answers.py: what goes to it and back
-    bundles.py, run.py, polls.py, world.py    the parts of a gang; inline.py: a gang without Ray
+    bundles.py, gang_run.py, polls.py, world.py    the parts of a gang
+    inline.py     a gang without Ray
     slot.py, replica.py    one worker of a pool, one replica of a service
     files.py      files on hosts that do not share the driver's disk
     failure.py, post_mortem.py, ending.py    who is to blame, of what it died, and that all are gone

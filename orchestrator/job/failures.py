@@ -191,7 +191,9 @@ class Explanation:
         return f"{happened}; {self.remedy}"
 
 
-def explain(error: BaseException, step: int | None = None, log: Path | None = None) -> Explanation:
+def explain_failure(
+    error: BaseException, step: int | None = None, log: Path | None = None
+) -> Explanation:
     """Classify an error and say what to do about it.
 
     Args:

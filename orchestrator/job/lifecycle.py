@@ -25,7 +25,7 @@ from cluster.gang import Files, Placement, run_gang, run_inline
 from data.files import cache_root, write_text_atomic
 from orchestrator.config import JobConfig
 from orchestrator.job import ending, torchrun
-from orchestrator.job.failures import Explanation, explain
+from orchestrator.job.failures import Explanation, explain_failure
 from orchestrator.job.rank import Assignment, environment, work
 from orchestrator.job.screen import Screen
 from orchestrator.job.signals import SIGNALS, Stops
@@ -238,7 +238,9 @@ class Job:
         """
 
         def end() -> tuple[dict[str, Any], Explanation | None]:
-            explanation = explain(error, self._journal.standing.step or None) if error else None
+            explanation = (
+                explain_failure(error, self._journal.standing.step or None) if error else None
+            )
             result = self._result(outcome, explanation, time.monotonic() - begun)
             result["mlflow_run_id"] = mlflow_run_id
             runfolder.write_result(self.folder, result)

@@ -19,7 +19,7 @@ CHECKPOINT_FACTS = (
 )  # fmt: skip
 
 
-class Checkpoints:
+class CheckpointModels:
     """Sends the checkpoints of one run; their files stay where they are."""
 
     def __init__(self, folder: Path, state: State, sink: Sink, points: Points) -> None:

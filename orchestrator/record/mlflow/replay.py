@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from orchestrator.record.lines import EVENTS, METRICS, read
-from orchestrator.record.mlflow.checkpoints import Checkpoints
+from orchestrator.record.mlflow.checkpoints import CheckpointModels
 from orchestrator.record.mlflow.description import Description
 from orchestrator.record.mlflow.mirror import State
 from orchestrator.record.mlflow.origins import Origins
@@ -46,7 +46,7 @@ class Replay:
         state.experiment_id = experiment_id(self.client, state)
         self.run_id = self._open_run(state.experiment_id)
         self.sink = Sink(self.client, self.run_id)
-        self.checkpoints = Checkpoints(folder, state, self.sink, self.points)
+        self.checkpoints = CheckpointModels(folder, state, self.sink, self.points)
         self.origins = Origins(self.sink)
         self.datasets = self._datasets_sent()
         self.described = False
