@@ -72,6 +72,17 @@ def test_verify_reads_all_hashes_and_recounts_the_run(corpus):
     assert "run: 256 tokens in 2 steps, 0 sequences skipped; each exactly as often" in said
 
 
+def test_a_run_that_did_not_train_on_text_has_no_data_to_look_at(tmp_path):
+    quick = ("stage=classify", "resources=inline", "engine=torch", "tracking=none")
+    few = ("stage.steps=2", "optim.warmup_steps=0", "resources.gpus_per_worker=0")
+    assert typed("run", *quick, *few).code == 0
+    for words in (("explain", "1"), ("verify",), ("inspect",)):
+        answer = typed("data", *words)
+        assert answer.code == 2
+        assert "outputs/latest is of stage=classify" in answer.err
+    assert "stage=classify" in typed("data", "prepare", "stage=classify").err
+
+
 def test_verify_names_the_file_that_is_not_what_was_written(tmp_path, monkeypatch, corpus):
     cache = tmp_path / "cache"
     monkeypatch.setenv("ORCHESTRATE_CACHE", str(cache))

@@ -49,14 +49,26 @@ def find(options: argparse.Namespace, overrides: Sequence[str], compose: Compose
     if not named and not overrides and Path(LATEST).exists():
         named = LATEST
     if not named:
-        return Subject(compose(overrides), None)
+        return Subject(_on_text(compose(overrides), "the job"), None)
     folder = Path(named)
     if not (folder / "config.yaml").is_file():
         raise ValueError(
             f"{named} is not a run folder: it has no config.yaml; `ls outputs` shows the runs "
             "there are, and overrides such as data=text data.path=FOLDER name data without a run"
         )
-    return Subject(load(folder / "config.yaml"), folder)
+    return Subject(_on_text(load(folder / "config.yaml"), named), folder)
+
+
+def _on_text(config: "JobConfig", name: str) -> "JobConfig":
+    """The job, which must train on data of the data service. Raises ValueError if it does not."""
+    from orchestrator.config import TrainingConfig
+
+    if isinstance(config.stage, TrainingConfig) and "data" in config.stage.reads:
+        return config
+    raise ValueError(
+        f"{name} is of stage={config.stage.name}, which does not train on text of the data "
+        "service; name a run of stage=pretrain"
+    )
 
 
 def parser() -> argparse.ArgumentParser:
