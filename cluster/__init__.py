@@ -1,1 +1,20 @@
-"""Where work runs: the devices at hand, and gangs of workers placed on them by Ray."""
+"""Where work runs: the devices at hand, and workers placed on them by Ray.
+
+Three kinds of workers, each with a file one reads first:
+    gang.py       share one torch.distributed world; start and fail together, and start again
+    pool.py       a function over many arguments, by workers that may die
+    service.py    replicas of an object with state and methods, replaced one at a time
+
+What they stand on:
+    placement.py  what is asked for, and whether it can ever fit
+    nodes.py, inventory.py    the CPUs and GPUs of this machine, and of a cluster
+    worker.py     the process of a worker, from inside; answers.py: what goes to it and back
+    bundles.py, gang_run.py, polls.py, world.py    the parts of a gang
+    inline.py     a gang without Ray
+    slot.py, replica.py    one worker of a pool, one replica of a service
+    files.py      files on hosts that do not share the driver's disk
+    failure.py, post_mortem.py, ending.py    who is to blame, of what it died, and that all are gone
+    errands.py    small functions carried out on a given node
+    connection/   the connection to Ray
+    host/         memory, processes, ports and environment of one host
+"""

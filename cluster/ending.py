@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from cluster.errands import on_nodes
-from cluster.processes import end_processes, worker_processes
+from cluster.host.processes import end_processes, worker_processes
 from cluster.worker import Record
 
 REMOTE_LIMIT_S = 10.0

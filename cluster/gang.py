@@ -19,14 +19,14 @@ from typing import Any
 
 from cluster.answers import pickled
 from cluster.bundles import Bundles
+from cluster.connection.session import Session, ray_session
 from cluster.failure import WorkerFailed
 from cluster.files import Files, bring
+from cluster.gang_run import GangRun, Watch
+from cluster.host.network import free_port
 from cluster.inline import run_inline
-from cluster.network import free_port
 from cluster.placement import GangRefused, Placement, refuse_what_never_fits
 from cluster.polls import OnRecords, Silence
-from cluster.run import Run, Watch
-from cluster.session import Session, ray_session
 from cluster.worker import Channel, Record, Target
 from cluster.world import by_host, worlds_of
 
@@ -117,7 +117,7 @@ class Gang:
         self._session = session
         self._bundles: Bundles | None = None
         self._order: list[int] = []  # the bundle of each rank
-        self._run: Run | None = None
+        self._run: GangRun | None = None
 
     def __enter__(self) -> Gang:
         """Nothing happens before `start`."""
@@ -182,7 +182,7 @@ class Gang:
         assert self._bundles is not None
         actors = [self._bundles.actors[index] for index in self._order]
         work = pickled((target, payload))
-        self._run = Run(self._bundles.ray, actors, self.workers, work, on_records)
+        self._run = GangRun(self._bundles.ray, actors, self.workers, work, on_records)
         return self._run.finish(self._stop, self._kill, silent_after_s, watch)
 
     def restart(self, grace_s: float = RESTART_GRACE_S) -> list[Record]:

@@ -6,8 +6,8 @@ import os
 import threading
 from typing import Any
 
-from cluster.environment import environment
-from cluster.network import free_port
+from cluster.host.environment import environment
+from cluster.host.network import free_port
 from cluster.polls import OnRecords
 from cluster.worker import Channel, Target
 

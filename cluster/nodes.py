@@ -1,6 +1,6 @@
-"""The CPUs and GPUs that a job can have, on this machine or on a Ray cluster.
+"""The CPUs and GPUs that a job can have on this machine.
 
-The local answer needs neither ray nor torch, so the command line can give it in milliseconds.
+The answer needs neither ray nor torch, so the command line can give it in milliseconds.
 """
 
 from __future__ import annotations
@@ -31,11 +31,6 @@ class Devices:
         """What each node has, by Ray's names."""
         pairs = self.nodes or ((self.gpus, self.cpus),)
         return [{"GPU": float(gpus), "CPU": float(cpus)} for gpus, cpus in pairs]
-
-
-def devices(address: str | None) -> Devices:
-    """Devices of this machine, or of the Ray cluster at `address`."""
-    return local_devices() if address is None else _cluster_devices(address)
 
 
 def local_devices() -> Devices:
@@ -114,18 +109,3 @@ def _torch_is_cpu_build() -> bool:
     text = version.read_text(encoding="utf-8") if version.exists() else ""
     built_for = dict(re.findall(r"^(cuda|hip)\b[^=]*=\s*(\S+)", text, re.MULTILINE))
     return bool(built_for) and set(built_for.values()) == {"None"}
-
-
-def _cluster_devices(address: str) -> Devices:
-    """Totals of the nodes alive in the Ray cluster at `address`; connects and disconnects."""
-    from cluster.session import connected
-
-    with connected(address) as ray:
-        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    nodes = tuple((int(node.get("GPU", 0)), int(node.get("CPU", 0))) for node in alive)
-    return Devices(
-        gpus=sum(gpus for gpus, _ in nodes),
-        cpus=sum(cpus for _, cpus in nodes),
-        where=f"Ray cluster at {address}, {len(nodes)} node(s)",
-        nodes=nodes,
-    )

@@ -66,3 +66,18 @@ def refuse_what_never_fits(
         f"{has} in all and room for {room} such worker(s); {advice}"
         + (f" ({note})" if note else "")
     )
+
+
+def places(nodes: Mapping[str, Mapping[str, float]], placement: Placement) -> list[str]:
+    """The node of each worker that could run at once, spread evenly.
+
+    Args:
+        nodes: the resources of each node, by any name of the node.
+        placement: what each worker gets.
+    """
+    room = {
+        node: min(int(has.get(name, 0) // amount) for name, amount in placement.each.items())
+        for node, has in nodes.items()
+    }
+    rounds = range(max(room.values(), default=0))
+    return [node for turn in rounds for node in nodes if turn < room[node]]

@@ -13,21 +13,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
 from cluster.answers import PoolWorker, pickled
-from cluster.ending import end_workers
+from cluster.connection.session import Session, ray_session
+from cluster.errands import pinned_to
 from cluster.failure import UNKNOWN, from_death
-from cluster.placement import Placement, refuse_what_never_fits
+from cluster.files import nodes_that_see
+from cluster.placement import Placement, places, refuse_what_never_fits
 from cluster.polls import POLL_S
 from cluster.post_mortem import memory_report
-from cluster.session import Session, ray_session
-from cluster.worker import Record
+from cluster.slot import Slot, end_slots
 
-__all__ = ["Placement", "Pool", "PoolFailed", "pool", "ray_session", "run_pool"]
+__all__ = ["FolderNotSeen", "Placement", "Pool", "PoolFailed", "pool", "ray_session", "run_pool"]
 
 QUEUED = 2  # units a worker has at once: it begins the next one without asking the driver
 ATTEMPTS = 3
@@ -41,6 +41,10 @@ class PoolFailed(Exception):
     """A unit ended its worker's process again and again, or its result could not be carried."""
 
 
+class FolderNotSeen(Exception):
+    """No node of the cluster sees the folder of this host in which the workers should write."""
+
+
 @contextmanager
 def pool(
     placement: Placement,
@@ -51,6 +55,7 @@ def pool(
     stop: threading.Event | None = None,
     session: Session | None = None,
     attempts: int = ATTEMPTS,
+    visible: Path | None = None,
 ) -> Iterator[Pool]:
     """A pool whose `run` may be called several times; its workers start at the first call.
 
@@ -64,15 +69,14 @@ def pool(
         stop: set it, and `run` raises KeyboardInterrupt.
         session: a `ray_session` already begun; None starts one at the first call and ends it.
         attempts: workers a unit may end before the pool gives it up.
+        visible: a folder of this host in which the workers write; on a cluster, nodes that do not
+            see it are not used.
     """
     with ExitStack() as sessions:
 
         def wait_for_ray() -> ModuleType:
             own = session or sessions.enter_context(ray_session(placement, log_folder=log_folder))
-            ray = own.wait()
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            refuse_what_never_fits(placement, nodes, f"the Ray cluster of {len(nodes)} node(s)")
-            return ray
+            return own.wait(*([stop] if stop else []))
 
         running = Pool(
             wait_for_ray,
@@ -82,6 +86,7 @@ def pool(
             say,
             stop or threading.Event(),
             attempts,
+            visible,
         )
         try:
             yield running
@@ -102,25 +107,6 @@ def run_pool(
         return running.run(function, arguments, on_result)
 
 
-@dataclass
-class Slot:
-    """A worker as the driver sees it; a successor takes over number and log."""
-
-    number: int
-    log: Path
-    actor: Any
-    described: Any
-    """Call that tells host, node and pid."""
-    begun: Any
-    """Call that tells the size the log had before."""
-    works: bool = False
-    """Whether it has a place and is set up."""
-    units: dict[Any, int] = field(default_factory=dict)
-    """Calls under way, the oldest first, and the index of the unit that each carries out."""
-    memory_kills: int | None = None
-    """In its memory group, by its last answer."""
-
-
 class Pool:
     """The driver's side; `pool` makes and ends it."""
 
@@ -133,13 +119,15 @@ class Pool:
         say: Callable[[str], None],
         stop: threading.Event,
         attempts: int,
+        visible: Path | None,
     ) -> None:
         """Starts nothing yet; `end` must be called in every case."""
         self._wait_for_ray = wait_for_ray
         self.placement, self.log_folder, self.env = placement, log_folder, env
-        self.say, self.stop, self.attempts = say, stop, attempts
+        self.say, self.stop, self.attempts, self.visible = say, stop, attempts, visible
         self.ray: Any = None
         self.slots: list[Slot] = []
+        self._places: list[str] | None = None  # nodes of the workers; None: wherever Ray likes
         self.waiting: deque[int] = deque()  # units that no worker has
         self.deaths: dict[int | None, list[str]] = {}  # of workers, by the unit they were at
         self._begun, self._said = time.monotonic(), False
@@ -159,6 +147,7 @@ class Pool:
 
         Raises:
             GangRefused: the cluster can never hold these workers.
+            FolderNotSeen: no node sees the folder in which they should write.
             PoolFailed: a unit has used up its attempts; names the unit and the deaths.
             KeyboardInterrupt: the pool was stopped.
             Exception: whatever `function` raised, as itself, the traceback in a note. After any
@@ -195,23 +184,47 @@ class Pool:
 
     def end(self) -> None:
         """Kill the workers with all that they started."""
-        self._kill(self.slots)
+        end_slots(self.ray, self.slots)
         self.slots = []
 
     def _start(self, workers: int) -> None:
         """Ask Ray for workers that are not there yet; each begins as soon as it has a place."""
-        self.ray = self.ray or self._wait_for_ray()
+        if self.ray is None:
+            ray = self._wait_for_ray()
+            self._find_places(ray)
+            self.ray = ray
+        if self._places is not None:
+            workers = min(workers, len(self._places))
         for number in range(len(self.slots), workers):
             self.slots.append(self._slot(number))
 
+    def _find_places(self, ray: ModuleType) -> None:
+        """Look where workers may run."""
+        nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+        where = f"the Ray cluster of {len(nodes)} node(s)"
+        if self.visible is None or self.placement.address is None:
+            refuse_what_never_fits(self.placement, list(nodes.values()), where)
+            return
+        seeing = nodes_that_see(ray, list(nodes), self.visible)
+        self._places = places({node: nodes[node] for node in seeing}, self.placement)
+        if not self._places:
+            raise FolderNotSeen(
+                f"of {where}, {len(seeing)} see {self.visible} of this host, and none of them has "
+                f"room for a worker with {self.placement.each}"
+            )
+
     def _slot(self, number: int) -> Slot:
         log = self.log_folder / f"worker-{number}.log"
+        options = {}
+        if self._places is not None:
+            options["scheduling_strategy"] = pinned_to(self._places[number % len(self._places)])
         actor = (
             self.ray.remote(PoolWorker)
             .options(
                 num_cpus=self.placement.cpus_per_worker,
                 num_gpus=self.placement.gpus_per_worker,
                 max_restarts=0,
+                **options,
             )
             .remote()
         )
@@ -237,8 +250,8 @@ class Pool:
 
     def _replace(self, slot: Slot, error: Exception, arguments: Sequence[Any]) -> None:
         """Put a new worker in the place of a dead one, or give up the unit that it was at."""
-        worker = self._describe(slot)
-        facts = UNKNOWN | (worker or {}) | {"rank": slot.number, "log": str(slot.log)}
+        facts = UNKNOWN | (slot.describe(self.ray) or {})
+        facts |= {"rank": slot.number, "log": str(slot.log)}
         failure = from_death(error, facts, memory_report(self.ray, facts, slot.memory_kills))
         blamed = next(iter(slot.units.values()), None)  # None: it died before it had a unit
         name = "its start" if blamed is None else str(arguments[blamed])
@@ -254,21 +267,10 @@ class Pool:
             ) from error
         self.say(f"{death} at {name}; it is replaced, and its work done again")
         self.waiting.extendleft(reversed(slot.units.values()))
-        self._kill([slot])
+        if self._places is not None and failure.cause == "lost":
+            alive = {node["NodeID"] for node in self.ray.nodes() if node["Alive"]}
+            self._places = [node for node in self._places if node in alive]
+            if not self._places:
+                raise PoolFailed(f"{death}, the last node that sees {self.visible}")
+        end_slots(self.ray, [slot])
         self.slots[self.slots.index(slot)] = self._slot(slot.number)
-
-    def _describe(self, slot: Slot) -> Record | None:
-        """Who the worker is, or was; None if it did not live to tell."""
-        worker = self._told(slot.described)
-        return None if worker is None else worker | {"log_begins_at": self._told(slot.begun) or 0}
-
-    def _told(self, call: Any) -> Any:
-        try:
-            return self.ray.get(call, timeout=0)
-        except self.ray.exceptions.RayError:
-            return None
-
-    def _kill(self, slots: Sequence[Slot]) -> None:
-        """End the workers of these slots with all that they started."""
-        workers = [worker for slot in slots if (worker := self._describe(slot)) is not None]
-        end_workers(self.ray, [slot.actor for slot in slots], workers)

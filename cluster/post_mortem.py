@@ -6,7 +6,7 @@ import os
 from types import ModuleType
 
 from cluster.errands import on_node
-from cluster.memory import kill_report
+from cluster.host.memory import kill_report
 from cluster.worker import Record
 
 LIMIT_S = 10.0  # for a node that may be on its way out, too

@@ -11,7 +11,7 @@ from typing import Any
 from cluster.answers import Answer, ReplicaWorker
 from cluster.ending import end_workers
 from cluster.failure import UNKNOWN, WorkerFailed, from_death
-from cluster.network import free_port
+from cluster.host.network import free_port
 from cluster.placement import Placement
 from cluster.polls import POLL_S
 from cluster.post_mortem import memory_report

@@ -25,9 +25,9 @@ from types import ModuleType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 
 from cluster.answers import pickled
+from cluster.connection.session import Session, ray_session
 from cluster.placement import Placement, refuse_what_never_fits
 from cluster.replica import Died, Replica, ServiceFailed, end_replicas
-from cluster.session import Session, ray_session
 
 __all__ = ["Placement", "Service", "ServiceFailed", "ray_session", "service"]
 

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster import network
-from cluster.memory import MemoryGroup, kills_now, memory_group
-from cluster.processes import started
+from cluster.host import network
+from cluster.host.memory import MemoryGroup, kills_now, memory_group
+from cluster.host.processes import started
 
 Record = dict[str, Any]
 

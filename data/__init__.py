@@ -8,7 +8,10 @@ drift/        sketches of shards and tables, and the gate that compares them
 packing/      documents -> rows of a fixed length
 order/        position -> dataset, epoch, row; and the state that proves what was trained on
 feed/         the three together: batches for each rank, and their account
-ask/          which documents, when; what reading will cost; what guessing achieves
+ask/          which documents, when; what reading will cost; how two datasets differ
+
+Beside them: the settings (config), what a record is and must satisfy (records, contract), the
+tokenizer, and what all of them write to disks and say to people (files, messages).
 """
 
 from data.config import DataConfig

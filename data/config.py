@@ -24,17 +24,18 @@ SINGLE = "data"  # name of the one dataset of a job without a mixture
 
 @dataclass
 class ContractConfig:
-    """What every record must satisfy; the first that does not is an error with file and row."""
+    """What every record must satisfy. The first that does not stops the job, with file and row."""
 
     columns: dict[str, str] = field(default_factory=dict)
-    """Columns that must be there, each with its type: string, integer, number, boolean, list or
-    object. Empty: only the columns that are read."""
+    """Columns that every record must have, each with the type of its values: string, integer,
+    number, boolean, list or object. The column of the text is always needed."""
     not_null: list[str] = field(default_factory=list)
-    """Columns that must have a value in every record."""
+    """Columns whose value may not be null in any record."""
     not_empty: bool = False
-    """Whether an empty text is an error; otherwise it is dropped and counted."""
+    """true: an empty text stops the job. false: it is left out and counted."""
     max_characters: int | None = None
-    """Longest text. None: no limit. (Shorter ones can be left out: filters, `length`.)"""
+    """Characters of the longest text allowed; a longer one stops the job. null: no limit. (To
+    leave long or short texts out instead, use the filter `length`.)"""
 
     def __post_init__(self) -> None:
         """Check names of types and ranges."""
@@ -48,26 +49,31 @@ class ContractConfig:
 
 @dataclass
 class SourceConfig:
-    """One dataset: where its records come from and what is done to them before tokenizing."""
+    """One dataset: where its records come from, and what is done to them before tokenizing."""
 
     source: str = "python_docs"
-    """python_docs (inside every Python, no network), text, jsonl, csv, parquet or hf."""
+    """Kind of the files: text, jsonl, csv, parquet (also Arrow), hf (a Hugging Face dataset), or
+    python_docs (the documentation inside every Python; needs no files and no network)."""
     path: str | None = None
-    """File, folder, glob or URL (http, s3, gs, hf, file); for source=hf a dataset name (name or
-    name:subset) or a local folder."""
+    """Where they are: a file, a folder, a glob or a URL (http, s3, gs, hf, file). For source=hf the
+    name of a dataset on the hub (name or name:subset), or a local folder."""
     split: str = "train"
-    """Split to read of an hf dataset; the other sources have only this one."""
+    """Which split of a Hugging Face dataset to read. (How much of it is kept for validation is
+    data.validation_fraction.)"""
     text_column: str = "text"
-    """Column (or JSON field) that holds the text."""
+    """Name of the column, or of the JSON field, that holds the text."""
     records: str = "text"
-    """text, conversations (column messages) or preferences (columns chosen and rejected)."""
+    """What a record is: text, conversations (a column `messages`), or preferences (a pair of
+    answers in columns `chosen` and `rejected`)."""
     streaming: bool = False
-    """hf: read the dataset as it comes, without downloading it whole."""
+    """For source=hf: read the dataset as it arrives, instead of downloading it whole first."""
     contract: ContractConfig = field(default_factory=ContractConfig)
     filters: list[dict[str, Any]] = field(default_factory=list)
-    """What is left out, in this order: [{name: length, min: 20}, ...] (data/filters/)."""
+    """What is left out of the records, in this order: [{name: length, min: 20}, ...]. Names and
+    options: data/filters/."""
     weight: int | None = 1
-    """Share of the rows in a mixture from the start. None: it enters by a phase."""
+    """In a mixture: how many rows come from this dataset, relative to the others' weights. null:
+    none at the start; one of data.phases brings it in."""
 
     def check(self, where: str) -> None:
         """Raise DataError, naming the setting, for a field that can't be.
@@ -103,22 +109,22 @@ class SourceConfig:
 
 @dataclass
 class PhaseConfig:
-    """From which row on which shares hold."""
+    """New weights for a mixture, from some row of the run on."""
 
     start: int
-    """First row of the phase, counted over the whole run."""
+    """Row of the run from which on they hold."""
     weights: dict[str, int]
-    """Share of each dataset; those not named rest."""
+    """Weight of each dataset; from one that is not named, no more rows come."""
 
 
 @dataclass
 class DriftConfig:
-    """Comparison of the data with that of an earlier job, before training starts."""
+    """Comparison of this data with that of an earlier job, before training starts."""
 
     reference: str | None = None
-    """Run folder or shard set whose data this data should be like. None: no comparison."""
+    """Run folder or prepared dataset that this data should be like. null: no comparison."""
     policy: str = "warn"
-    """What to do when it is not: warn (the run records it) or stop."""
+    """What to do where it differs: warn (train all the same; it is on record) or stop."""
 
     def __post_init__(self) -> None:
         """Check the policy."""
@@ -127,31 +133,34 @@ class DriftConfig:
 
 @dataclass
 class DataConfig(SourceConfig):
-    """The dataset of a job, or a mixture of datasets; how it is split, cut, ordered and read."""
+    """The dataset of a job, or its mixture of datasets; how they are split, cut and ordered."""
 
     datasets: dict[str, SourceConfig] = field(default_factory=dict)
-    """A mixture: a dataset under each name. Empty: the one that source and path describe."""
+    """A mixture: name -> dataset. Empty: one dataset, described by source, path and so on above."""
     phases: list[PhaseConfig] = field(default_factory=list)
-    """Later shares of a mixture. A run that is resumed may add phases, never change old ones."""
+    """Changes of the mixture during the run. A resumed run may add phases, but not change those
+    whose rows it has drawn."""
     max_repetition: float | None = None
-    """Most epochs of any dataset in the job; more is refused before it starts. None: no limit."""
+    """How often the job may go through a dataset, in epochs; more is refused before it starts.
+    null: no limit."""
     validation_fraction: float = 0.05
-    """Share of the documents, chosen by their hash, that is kept for validation."""
+    """Share of the documents that is kept for validation; the hash of its text says which."""
     sequence_length: int = 256
-    """Tokens predicted per sequence; a run that is resumed may change it."""
+    """Tokens of a sequence. A resumed run may change it."""
     row_tokens: int | None = None
-    """Tokens that are shuffled as one, a multiple of every sequence length of the run. None: the
-    sequence length."""
+    """Tokens of a row, which is what is shuffled: a multiple of every sequence length that the
+    run will have. null: the sequence length."""
     packing: str = "chunked"
-    """chunked (documents end to end, cut into rows), best_fit (whole documents fill rows), or
-    one_document (a row holds a single document)."""
+    """How documents fill rows: chunked (end to end, cut where a row ends), best_fit (several whole
+    documents in a row), or one_document (one in a row)."""
     isolate_documents: bool = False
-    """Whether attention stays inside each document, and positions count from its start."""
+    """true: tokens attend only to their own document, and positions count from its start."""
     on_bad_block: str = "stop"
-    """When stored tokens are damaged beyond repair: stop, or skip (recorded in the state)."""
+    """What to do when stored tokens are damaged: stop, or skip the rows that hold them (which is
+    recorded in the checkpoint)."""
     drift: DriftConfig = field(default_factory=DriftConfig)
     seed: int = 0
-    """Seed of the sample order."""
+    """Seed of the order of the rows."""
 
     def __post_init__(self) -> None:
         """Check every field; messages name the setting, its value and what would do."""

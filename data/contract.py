@@ -197,7 +197,7 @@ def _convert(name: str, text: Any, kind: str) -> Any:
     )
 
 
-def changes(first: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
+def column_changes(first: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
     """What is different in the columns of a second file: which came, went or changed type."""
     went = [f"column {name} ({first[name]}) went" for name in first if name not in other]
     came = [f"column {name} ({other[name]}) came" for name in other if name not in first]
@@ -212,7 +212,7 @@ def changes(first: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
     return went + came + changed
 
 
-def columns_of(rows: Iterable[Row]) -> dict[str, str]:
+def column_types(rows: Iterable[Row]) -> dict[str, str]:
     """The type of each column that some record has; `mixed` where records differ."""
     kinds: dict[str, str] = {}
     for row in rows:

@@ -70,7 +70,7 @@ def json_sha256(value: Any) -> str:
 
 def sha256_file(path: Path) -> str:
     """Hex sha256 of a file's bytes."""
-    with Path(path).open("rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -87,13 +87,23 @@ def fsync_folder(path: Path) -> None:
     _fsync(path)
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an OSError name the file: one of a call on an open file knows no path."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
 def write_text_atomic(path: Path, text: str) -> None:
     """Write a UTF-8 file so that readers see the old text or the new one, never a part."""
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with temporary.open("xb") as file:
+        with naming(path), temporary.open("xb") as file:
             file.write(text.encode("utf-8"))
             file.flush()
             os.fsync(file.fileno())
@@ -110,7 +120,6 @@ def publish(partial_folder: Path, final_folder: Path) -> None:
     Raises:
         FileExistsError: the final name is taken by something that is not an empty folder.
     """
-    partial_folder, final_folder = Path(partial_folder), Path(final_folder)
     if final_folder.exists() and (not final_folder.is_dir() or any(final_folder.iterdir())):
         raise FileExistsError(f"{final_folder} exists already; published folders never change")
     for folder, _, names in os.walk(partial_folder):
@@ -127,7 +136,6 @@ def lock(path: Path) -> Iterator[None]:
 
     The lock file stays: removing it would let a third process lock a new file of the same name.
     """
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:

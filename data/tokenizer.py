@@ -26,11 +26,13 @@ class TokenizerConfig:
     """How text becomes tokens."""
 
     kind: str = "bpe"
-    """bpe (byte-level, trained on the train split), bytes, or file (a tokenizer.json)."""
+    """bpe (byte pairs, trained on the job's own train split), bytes (a token is a byte), or file
+    (the tokenizer.json of tokenizer.path)."""
     vocab_size: int | None = 4096
-    """Tokens of a bpe, with the 256 bytes and end of text; ignored by bytes and file."""
+    """For kind=bpe: how many different tokens there are, the 256 bytes and end of text included.
+    The other kinds have a size of their own."""
     path: str | None = None
-    """The tokenizer.json of kind=file."""
+    """For kind=file: a tokenizer.json, as the tokenizers library writes it."""
 
     def __post_init__(self) -> None:
         """Check every field; messages name the setting, its value and what would do."""
@@ -151,7 +153,6 @@ class Tokenizer:
     @staticmethod
     def load(path: Path) -> "Tokenizer":
         """Read a tokenizer.json, of `save` or of the tokenizers library."""
-        path = Path(path)
         if not path.is_file():
             raise DataError(f"tokenizer.path={path}: there is no such file")
         try:
@@ -161,7 +162,7 @@ class Tokenizer:
 
     def save(self, path: Path) -> None:
         """Write the canonical JSON, all at once."""
-        write_text_atomic(Path(path), self.json)
+        write_text_atomic(path, self.json)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without end of text."""
@@ -187,7 +188,7 @@ class Tokenizer:
 BYTES: dict[str, Any] = {"kind": "bytes", "version": 1}
 
 
-def build(config: TokenizerConfig, texts: Callable[[], Iterator[str]]) -> Tokenizer:
+def load_or_train(config: TokenizerConfig, texts: Callable[[], Iterator[str]]) -> Tokenizer:
     """The tokenizer of the settings; `texts` gives the train documents when it must be trained."""
     if config.kind == "bytes":
         return Tokenizer.plain_bytes()

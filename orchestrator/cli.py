@@ -50,7 +50,7 @@ class Verb:
 VERBS = {
     "run": Verb("run a job here or on the cluster in RAY_ADDRESS", "run", "config"),
     "plan": Verb("check a job and say what it will do; starts nothing", "plan", "config"),
-    "data": Verb("make, look at, check and trace the data of a job", "data", "either"),
+    "data": Verb("make, look at, check and trace the data of a job", "data.command", "either"),
     "generate": Verb("write text with the model of a run or checkpoint", "generate"),
     "export": Verb("put the weights of a run into a folder for others", "export"),
     "ui": Verb("open the record of all runs in the MLflow UI", "ui"),

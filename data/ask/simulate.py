@@ -47,21 +47,16 @@ def simulate(
     micro_batch: int,
     sequence_length: int,
     cache_bytes: int,
-    start: int = 0,
     steps: int = 100,
 ) -> Fetches:
     """Count the block reads of some steps; workers are spread over hosts in order of rank.
 
     Args:
-        stream: of the job.
         hosts: machines, each with a cache of its own for each dataset.
         workers: ranks over all hosts, a multiple of `hosts`.
         global_batch: sequences per step.
         micro_batch: sequences per group.
-        sequence_length: tokens of a sequence.
         cache_bytes: of tokens that a host keeps of a dataset.
-        start: cursor to begin at.
-        steps: how many steps to count.
     """
     caches: list[list[OrderedDict[int, int]]] = [
         [OrderedDict() for _ in stream.names] for _ in range(hosts)
@@ -69,7 +64,7 @@ def simulate(
     fetched, peak, T = [0] * hosts, 0, sequence_length
     own = [stream.rows[name] for name in stream.names]
     for step in range(steps):
-        first = start + step * global_batch * T
+        first = step * global_batch * T
         groups = first + T * np.arange(global_batch).reshape(micro_batch, -1).T
         for number, group in enumerate(groups):
             host = number % workers // (workers // hosts)

@@ -93,7 +93,7 @@ def _number_checks(a: ColumnSketch, b: ColumnSketch) -> list[Check]:
     before, after = np.array(a.sample), np.array(b.sample)
     assert a.low is not None  # there is a sample
     assert a.high is not None
-    ranges = f"range {shown(a.low)}..{shown(a.high)} -> {shown(b.low)}..{shown(b.high)}"
+    ranges = f"range {_short(a.low)}..{_short(a.high)} -> {_short(b.low)}..{_short(b.high)}"
     known = (a.low, a.high, a.rows - a.missing)
     return [
         Check(
@@ -188,7 +188,7 @@ def _numbers_words(a: Floats, b: Floats, level: float) -> str:
         if distance <= limit:
             how = "swapped" if len(places) == 2 else "re-ordered"
             old, new = (",".join(str(p + 1) for p in own) for own in (sorted(places), places))
-            was, now = (",".join(shown(np.median(part)) for part in side) for side in (a, b))
+            was, now = (",".join(_short(np.median(part)) for part in side) for side in (a, b))
             return f"the numbers are {how}: {old} -> {new} (median {was} -> {now})"
     words = []
     for place, (x, y) in enumerate(zip(a, b, strict=True), start=1):
@@ -243,10 +243,10 @@ def _histograms(a: dict[str, int], b: dict[str, int]) -> tuple[NDArray[Any], NDA
 
 def medians(a: Floats, b: Floats) -> str:
     """The medians, before -> after."""
-    return f"median {shown(np.median(a))} -> {shown(np.median(b))}"
+    return f"median {_short(np.median(a))} -> {_short(np.median(b))}"
 
 
-def shown(number: Any) -> str:
+def _short(number: Any) -> str:
     """A number of a data set, short."""
     if number and not 1e-3 <= abs(number) < 1e15:
         return f"{number:.4g}"

@@ -81,8 +81,6 @@ def gate(
     """Compare the shards of a candidate with those of a reference.
 
     Args:
-        reference: a sketch per shard.
-        candidate: a sketch per shard.
         duplicates: of the reference and of the candidate, where they are known.
         alpha: chance that an unchanged candidate has a finding.
         replicates: simulated pairs; at least 10 / alpha tell the quantile well.

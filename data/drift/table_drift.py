@@ -25,10 +25,7 @@ def gate_tables(
 ) -> GateReport:
     """Compare a candidate table with a reference, each given by the sketches of its parts.
 
-    Args:
-        reference: one or more.
-        candidate: one or more.
-        alpha: chance that an unchanged candidate has a finding.
+    `alpha` is the chance that an unchanged candidate has a finding.
 
     Raises:
         DataError: a side has no rows.

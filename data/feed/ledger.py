@@ -19,7 +19,6 @@ class Ledger:
     def __init__(self, stream: Stream, state: DataState) -> None:
         """`state` is that of the job's start, or of the checkpoint it goes on from."""
         self.state = state
-        self._stream = stream
         self._keys = dataset_keys(stream.fingerprints)
         self._steps, self._trained, self._skipped = 0, Multiset(), Skipped()
 

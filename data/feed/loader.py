@@ -96,8 +96,6 @@ class Loader:
             cursor: tokens consumed before the first step.
             global_batch: sequences per step over all ranks.
             micro_batch: sequences per group.
-            rank: this rank.
-            world_size: number of ranks.
             prefetch: steps a thread reads ahead; 0 reads in the caller's thread. Closing the
                 iterator ends the thread.
 

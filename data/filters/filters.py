@@ -19,7 +19,7 @@ from data.filters.duplicates import NearDuplicates
 from data.filters.personal import Personal
 from data.filters.quality import Length, Repetition, Symbols
 from data.filters.report import FilterCount, Report
-from data.filters.rules import Rule, build_rule
+from data.filters.rules import Rule, rule_of
 from data.messages import check_choice
 from data.records import Record
 
@@ -52,7 +52,7 @@ DUPLICATES = (EXACT, NEAR)  # look at all records, so they come last, in this or
 
 @dataclass(frozen=True)
 class Filters:
-    """The filters of a dataset, in the order of application; `build_filters` makes them."""
+    """The filters of a dataset, in the order of application; `filters_of` makes them."""
 
     local: tuple[tuple[str, Rule], ...]
     """Name and filter of those that look at one record at a time."""
@@ -118,7 +118,7 @@ class Filters:
         return record
 
 
-def build_filters(settings: Sequence[Mapping[str, Any]], where: str = "data.filters") -> Filters:
+def filters_of(settings: Sequence[Mapping[str, Any]], where: str = "data.filters") -> Filters:
     """The filters that a config declares.
 
     Args:
@@ -135,7 +135,7 @@ def build_filters(settings: Sequence[Mapping[str, Any]], where: str = "data.filt
         name = _name(entry, setting)
         options = {key: value for key, value in entry.items() if key != "name"}
         shown = " ".join(f"{key}={_shown(value)}" for key, value in options.items())
-        built.append((name, shown, build_rule(FILTERS[name], options, setting)))
+        built.append((name, shown, rule_of(FILTERS[name], options, setting)))
     _check_order([name for name, _, _ in built], where)
     local = [(name, shown, rule) for name, shown, rule in built if name not in DUPLICATES]
     near = [(shown, rule) for _, shown, rule in built if isinstance(rule, NearDuplicates)]

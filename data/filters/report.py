@@ -103,10 +103,8 @@ class Report:
 
         Args:
             which: the filter's number or name.
-            place: file and row of the record.
             reason: counted by; one of few.
-            texts: its texts, for their bytes.
-            excerpt: part of a text for the examples.
+            texts: for their bytes.
             detail: follows the reason in the examples: of which record it is a copy.
         """
         count = self[which]

@@ -10,15 +10,7 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import (
-    Any,
-    ClassVar,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from data.files import DataError
 from data.messages import did_you_mean
@@ -119,11 +111,10 @@ class Rule:
         return Verdict(record)
 
 
-def build_rule(kind: type[R], options: Mapping[str, Any], where: str) -> R:
+def rule_of(kind: type[R], options: Mapping[str, Any], where: str) -> R:
     """A filter from its options, each checked.
 
     Args:
-        kind: the filter's class.
         options: as typed, without `name`.
         where: the setting, for messages: data.filters[2].
 

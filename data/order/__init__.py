@@ -1,29 +1,5 @@
 """Which sample comes when: permutations of epochs, mixtures, and the state that proves it."""
 
-from data.order.permutation import (
-    ORDER_VERSION,
-    Ids,
-    Order,
-    Permutation,
-    Words,
-    groups,
-    hashes,
-    mix,
-    shuffled,
-    sub_key,
-    words,
-)
+from data.order.permutation import Ids, Order, Words, mix, shuffled, words
 
-__all__ = [
-    "ORDER_VERSION",
-    "Ids",
-    "Order",
-    "Permutation",
-    "Words",
-    "groups",
-    "hashes",
-    "mix",
-    "shuffled",
-    "sub_key",
-    "words",
-]
+__all__ = ["Ids", "Order", "Words", "mix", "shuffled", "words"]

@@ -168,8 +168,6 @@ class Mixture:
 
         Args:
             orders: of each dataset; their keys must differ, else two would be shuffled alike.
-            phases: the schedule.
-            seed: the user's seed.
         """
         check_phases({name: order.samples for name, order in orders.items()}, phases)
         assert len({order.key for order in orders.values()}) == len(orders), "orders of equal keys"

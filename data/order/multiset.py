@@ -87,9 +87,7 @@ def expected_multiset(
     """What a run must have added between two cursors if it lost and repeated nothing.
 
     Args:
-        mixture: of the run.
         keys: (D, 6) of `mixture.names`.
-        row_tokens: tokens of a row.
         start: cursor, in tokens of the stream.
         stop: cursor, at least `start`.
     """

@@ -209,28 +209,17 @@ class DataState:
             },
             "batches": columns_of(Batches, self.batches),
             "multiset": self.multiset.hex,
-            "skipped": {
-                "sequences": self.skipped.sequences,
-                "multiset": self.skipped.multiset.hex,
-            },
+            "skipped": {"sequences": self.skipped.sequences, "multiset": self.skipped.multiset.hex},
             "exclusions": columns_of(Exclusion, self.exclusions),
         }
 
     @staticmethod
     def from_dict(state: object) -> "DataState":
         """The inverse of `to_dict`; DataError unless it is exactly what that gives."""
-        known = {
-            "order_version": int,
-            "seed": int,
-            "row_tokens": int,
-            "packing": str,
-            "cursor": int,
-            "datasets": dict,
-            "phases": dict,
-            "batches": dict,
-            "multiset": str,
-            "skipped": dict,
-            "exclusions": dict,
+        known: dict[str, type] = {
+            **dict.fromkeys(("order_version", "seed", "row_tokens", "cursor"), int),
+            **dict.fromkeys(("packing", "multiset"), str),
+            **dict.fromkeys(("datasets", "phases", "batches", "skipped", "exclusions"), dict),
         }
         own = entries(state, known, "")
         facts = rows_of(DatasetFacts, own["datasets"], "datasets")

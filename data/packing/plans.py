@@ -33,7 +33,7 @@ REMEDY = "delete the folder, and it is planned again"
 
 
 @dataclass(frozen=True)
-class Plan:
+class RowPlan:
     """Rows of at most R targets."""
 
     ends: Ids
@@ -62,7 +62,7 @@ class _Manifest:
     files: dict[str, str]  # sha256 of each
 
 
-def open_plan(shards: ShardSet, packing: str, row_tokens: int, plans: Path) -> tuple[Plan, str]:
+def open_plan(shards: ShardSet, packing: str, row_tokens: int, plans: Path) -> tuple[RowPlan, str]:
     """The plan and its fingerprint, made under `plans` if it is not there yet.
 
     Processes that ask for the same plan at the same time make it once. The numbers stay on the
@@ -94,8 +94,8 @@ def open_plan(shards: ShardSet, packing: str, row_tokens: int, plans: Path) -> t
     return _read(folder, asked)
 
 
-def lay_out(bounds: Ids, packing: str, row_tokens: int, window_tokens: int) -> Plan:
-    """Plan the rows of documents.
+def lay_out(bounds: Ids, packing: str, row_tokens: int, window_tokens: int) -> RowPlan:
+    """RowPlan the rows of documents.
 
     Rows follow one another as their first segments do in the shards: neighbouring rows read
     neighbouring blocks, and the pieces of a document are in rows that follow one another.
@@ -103,7 +103,6 @@ def lay_out(bounds: Ids, packing: str, row_tokens: int, window_tokens: int) -> P
     Args:
         bounds: first token of each document, and the end of the last one, (documents + 1,).
         packing: best_fit or one_document.
-        row_tokens: R.
         window_tokens: for best_fit; only documents whose starts lie in the same window of so many
             tokens share a row.
     """
@@ -130,7 +129,7 @@ def lay_out(bounds: Ids, packing: str, row_tokens: int, window_tokens: int) -> P
     row = np.cumsum(opening == np.arange(len(opening)))[opening] - 1  # of each segment
     order = np.argsort(2 * row + (opening != np.arange(len(opening))), kind="stable")
     ends = np.concatenate([[0], np.cumsum(np.bincount(row))])
-    return Plan(ends, starts[order], sizes[order].astype(np.int32), row[firsts])
+    return RowPlan(ends, starts[order], sizes[order].astype(np.int32), row[firsts])
 
 
 def _best_fit(sizes: Ids, whole: NDArray[np.bool_], R: int) -> Ids:
@@ -163,7 +162,7 @@ def _best_fit(sizes: Ids, whole: NDArray[np.bool_], R: int) -> Ids:
     return np.array(hosts, dtype=np.int64)
 
 
-def _write(folder: Path, plan: Plan, asked: dict[str, Any]) -> None:
+def _write(folder: Path, plan: RowPlan, asked: dict[str, Any]) -> None:
     import pyarrow as pa
 
     folder.mkdir(parents=True)
@@ -190,7 +189,7 @@ def _write(folder: Path, plan: Plan, asked: dict[str, Any]) -> None:
     write_text_atomic(folder / MANIFEST, json.dumps(asdict(manifest), indent=1))
 
 
-def _read(folder: Path, asked: dict[str, Any]) -> tuple[Plan, str]:
+def _read(folder: Path, asked: dict[str, Any]) -> tuple[RowPlan, str]:
     path = folder / MANIFEST
     try:
         manifest = _Manifest(**json.loads(path.read_text(encoding="utf-8")))
@@ -220,7 +219,7 @@ def _read(folder: Path, asked: dict[str, Any]) -> tuple[Plan, str]:
             )
     rows = _column(folder / ROWS)
     segments = rows.values
-    plan = Plan(
+    plan = RowPlan(
         ends=rows.offsets.to_numpy(),
         starts=segments.field("start").to_numpy(),
         lengths=segments.field("length").to_numpy(),

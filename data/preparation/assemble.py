@@ -13,11 +13,11 @@ from data.drift.table_sketches import TableSketch, merged
 from data.files import DataError, json_sha256, publish, write_text_atomic
 from data.filters.report import Report
 from data.preparation.dataset import Fact, fingerprint_of
-from data.preparation.jobs import Job, merged_reports, result_of
 from data.preparation.running import Runner, Say
 from data.preparation.scan import EXACT
 from data.preparation.spill import BIN_BITS, BINS, SPLITS, Histogram, Selection
 from data.preparation.tokenize import HISTOGRAM, MeasureTask, WriteTask, measure
+from data.preparation.work import DatasetWork, merged_reports, result_of
 from data.shards import SHARD_TOKENS, ShardEntry, write_manifest
 from data.shards.manifest import Manifest
 from data.tokenizer import Tokenizer
@@ -26,7 +26,7 @@ PREPARE_VERSION = 2  # raise it when the same text and settings lead to other sh
 SHARD_DOCUMENTS = 1 << 19  # a document costs a writer about 1 kB besides its tokens
 
 
-def plan_shards(job: Job, tokenizer_path: Path) -> list[WriteTask]:
+def plan_shards(dataset: DatasetWork, tokenizer_path: Path) -> list[WriteTask]:
     """Which shards there will be, from what the tokenized units say of their documents.
 
     So that no split is empty, the lowest digest is always in validation and the highest in train:
@@ -35,19 +35,19 @@ def plan_shards(job: Job, tokenizer_path: Path) -> list[WriteTask]:
     Raises:
         DataError: there are fewer than two documents.
     """
-    results = [result_of(part) for part in job.parts]
+    results = [result_of(part) for part in dataset.parts]
     lows = [bytes.fromhex(result["lowest"]) for result in results if result["lowest"]]
     highs = [bytes.fromhex(result["highest"]) for result in results if result["highest"]]
     if not lows:
-        raise DataError(f"{job.source}: there is no text in it ({_left_out(results)})")
+        raise DataError(f"{dataset.source}: there is no text in it ({_left_out(results)})")
     lowest, highest = min(lows), max(highs)
     if lowest == highest:
         raise DataError(
-            f"{job.source}: only one document is in it ({_left_out(results)}); training and "
+            f"{dataset.source}: only one document is in it ({_left_out(results)}); training and "
             "validation need one each; bring more text"
         )
-    histogram: Histogram = sum(np.load(part / HISTOGRAM) for part in job.parts)
-    limit = job.limit
+    histogram: Histogram = sum(np.load(part / HISTOGRAM) for part in dataset.parts)
+    limit = dataset.limit
     for moved in (lowest, highest):
         first, key = int.from_bytes(moved[:8], "big"), int.from_bytes(moved[8:], "big")
         if (moved is lowest and first >= limit) or (moved is highest and first < limit):
@@ -57,13 +57,13 @@ def plan_shards(job: Job, tokenizer_path: Path) -> list[WriteTask]:
             break
     return [
         WriteTask(
-            tuple(map(str, job.parts)),
-            Selection(split, bins, limit, job.limit),
+            tuple(map(str, dataset.parts)),
+            Selection(split, bins, limit, dataset.limit),
             number,
-            str(job.folder / f"write-{split}-{number:05d}"),
-            str(job.set / split),
+            str(dataset.folder / f"write-{split}-{number:05d}"),
+            str(dataset.set / split),
             str(tokenizer_path),
-            tuple(job.config.filters),
+            tuple(dataset.config.filters),
         )
         for split, counts in zip(SPLITS, histogram, strict=True)
         for number, bins in enumerate(ranges(counts))
@@ -99,7 +99,7 @@ def ranges(counts: Histogram) -> list[tuple[int, int]]:
 
 
 def publish_all(
-    jobs: Sequence[Job],
+    datasets: Sequence[DatasetWork],
     shards: Sequence[WriteTask],
     tokenizer: Tokenizer,
     tokenizer_path: Path,
@@ -108,37 +108,44 @@ def publish_all(
     say: Say,
 ) -> dict[str, Path]:
     """Finish the folders of datasets whose shards are written, and give them their names."""
-    manifests = {job.name: [_manifest(job, s, shards, tokenizer) for s in SPLITS] for job in jobs}
+    manifests = {
+        dataset.name: [_manifest(dataset, s, shards, tokenizer) for s in SPLITS]
+        for dataset in datasets
+    }
     tasks = [
-        MeasureTask(str(job.set / "train"), str(job.set / "validation"), str(tokenizer_path))
-        for job in jobs
+        MeasureTask(
+            str(dataset.set / "train"), str(dataset.set / "validation"), str(tokenizer_path)
+        )
+        for dataset in datasets
     ]
     measured = run(measure, tasks, lambda index, result: None)
     folders = {}
-    for job, baselines in zip(jobs, measured, strict=True):
-        validation, train = manifests[job.name]
+    for dataset, baselines in zip(datasets, measured, strict=True):
+        validation, train = manifests[dataset.name]
         fingerprint = fingerprint_of(train, validation)
-        units = [result_of(part) for part in job.parts]
-        written = [result_of(task.folder) for task in shards if Path(task.shards).parent == job.set]
+        units = [result_of(part) for part in dataset.parts]
+        written = [
+            result_of(task.folder) for task in shards if Path(task.shards).parent == dataset.set
+        ]
         report = merged_reports([*units, *written])
         content = {
             "fingerprint": fingerprint,
             "baselines": baselines,
-            "facts": _facts(job, train, validation, report, sum(u["empty"] for u in units)),
+            "facts": _facts(dataset, train, validation, report, sum(u["empty"] for u in units)),
             "report": report.to_dict(),
             "table": _table(units),
         }
-        write_text_atomic(job.set / "prepared.json", json.dumps(content, indent=1))
-        tokenizer.save(job.set / "tokenizer.json")
+        write_text_atomic(dataset.set / "prepared.json", json.dumps(content, indent=1))
+        tokenizer.save(dataset.set / "tokenizer.json")
         # The fingerprint does not tell where documents came from, nor what was left out; the
         # folder does.
         places = [entry["entry"]["documents_sha256"] for entry in written]
-        folders[job.name] = _publish(
-            job, sets / json_sha256([fingerprint, places, report.to_dict(), SKETCHES])[:32]
+        folders[dataset.name] = _publish(
+            dataset, sets / json_sha256([fingerprint, places, report.to_dict(), SKETCHES])[:32]
         )
         for manifest in (train, validation):
             say(
-                f"{job.name} {manifest.name}: {manifest.documents:,} documents, "
+                f"{dataset.name} {manifest.name}: {manifest.documents:,} documents, "
                 f"{manifest.bytes:,} bytes, {manifest.tokens:,} tokens"
             )
     return folders
@@ -150,15 +157,20 @@ def _table(units: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     return merged(parts).to_dict() if parts else None
 
 
-def _manifest(job: Job, split: str, shards: Sequence[WriteTask], tokenizer: Tokenizer) -> Manifest:
-    folder = job.set / split
+def _manifest(
+    dataset: DatasetWork, split: str, shards: Sequence[WriteTask], tokenizer: Tokenizer
+) -> Manifest:
+    folder = dataset.set / split
     own = [result_of(task.folder)["entry"] for task in shards if task.shards == str(folder)]
-    settings = {"validation_fraction": job.validation_fraction, "prepare_version": PREPARE_VERSION}
+    settings = {
+        "validation_fraction": dataset.validation_fraction,
+        "prepare_version": PREPARE_VERSION,
+    }
     return write_manifest(
         folder,
         [ShardEntry(**entry) for entry in own],
         name=split,
-        records=job.config.records,
+        records=dataset.config.records,
         tokenizer=tokenizer.fingerprint,
         max_id=tokenizer.vocab_size - 1,
         end_of_text=tokenizer.end_of_text,
@@ -166,20 +178,20 @@ def _manifest(job: Job, split: str, shards: Sequence[WriteTask], tokenizer: Toke
     )
 
 
-def _publish(job: Job, folder: Path) -> Path:
+def _publish(dataset: DatasetWork, folder: Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.is_dir():  # other settings led to the same documents before
-        shutil.rmtree(job.set)
+        shutil.rmtree(dataset.set)
     else:
-        publish(job.set, folder)
+        publish(dataset.set, folder)
     return folder
 
 
 def _facts(
-    job: Job, train: Manifest, validation: Manifest, report: Report, empty: int
+    dataset: DatasetWork, train: Manifest, validation: Manifest, report: Report, empty: int
 ) -> dict[str, Fact]:
     facts: dict[str, Fact] = {
-        "source": job.config.source,
+        "source": dataset.config.source,
         "documents": train.documents + validation.documents,
         "duplicates_dropped": report[EXACT].dropped,
         "empty_dropped": empty,

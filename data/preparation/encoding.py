@@ -204,8 +204,7 @@ class _Batch:
         stop there.
 
         Args:
-            number: of the document.
-            spans: character ranges.
+            spans: character ranges of the document.
             offsets: of tokens, as `check_bytes` gives them, or a tokenizer (in characters).
         """
         first, last = int(self.ends[number]), int(self.ends[number + 1])
@@ -242,7 +241,7 @@ class _Batch:
         )
 
 
-def text_of(pieces: Any, ids: NDArray[Any]) -> memoryview:
+def bytes_of(pieces: Any, ids: NDArray[Any]) -> memoryview:
     """UTF-8 bytes of token ids, end of text as nothing; `pieces` are an Encoder's."""
     import pyarrow as pa
 

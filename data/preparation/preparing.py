@@ -21,18 +21,17 @@ from typing import Any
 from data.config import DataConfig, SourceConfig
 from data.drift.sketches import VERSION as SKETCHES
 from data.files import DamagedData, DataError, cache_root, json_sha256, lock, write_text_atomic
-from data.filters import build_filters
+from data.filters import filters_of
 from data.preparation.assemble import PREPARE_VERSION
-from data.preparation.build import build, left_out, scan_all
 from data.preparation.dataset import SETS, Dataset, Prepared, open_set
-from data.preparation.jobs import Job
+from data.preparation.making import left_out, make_datasets, scan_all
 from data.preparation.running import Runner, Say, inline
 from data.preparation.scan import read_repeats, sampled_below, training_texts
+from data.preparation.work import DatasetWork
 from data.shards import FORMAT_VERSION
 from data.sources import outside_state, units_of
 from data.sources.inputs import InputUnit
-from data.tokenizer import Tokenizer, TokenizerConfig
-from data.tokenizer import build as build_tokenizer
+from data.tokenizer import Tokenizer, TokenizerConfig, load_or_train
 
 WORK_KEPT_S = 7 * 24 * 3600  # work that nobody went on with for so long is removed
 
@@ -83,7 +82,7 @@ class _Request:
         self.sets = cache_root() / SETS
         self.sources = data.sources()
         self.filters = {
-            name: build_filters(
+            name: filters_of(
                 source.filters, f"data.datasets.{name}.filters" if data.datasets else "data.filters"
             )
             for name, source in self.sources.items()
@@ -130,45 +129,47 @@ class _Request:
             raise DamagedData(f"{path} is damaged; delete it and start again")
         # By key, since two datasets of a mixture may be the same records under two names.
         missing = {self._set_key(n, name): n for n in self.sources if self._set(n, name) is None}
-        jobs = [self._job(n, name) for n in missing.values()]
-        folders = build(jobs, tokenizer, path, self.sets, run, say, self._check_unchanged)
-        for job in jobs:
-            self._know(self._set_key(job.name, name), {"set": folders[job.name].name})
-            shutil.rmtree(job.folder, ignore_errors=True)
+        datasets = [self._work(n, name) for n in missing.values()]
+        folders = make_datasets(
+            datasets, tokenizer, path, self.sets, run, say, self._check_unchanged
+        )
+        for dataset in datasets:
+            self._know(self._set_key(dataset.name, name), {"set": folders[dataset.name].name})
+            shutil.rmtree(dataset.folder, ignore_errors=True)
         for n in self.sources:
             shutil.rmtree(self._scan_folder(n), ignore_errors=True)
 
     def _train(self, say: Say, run: Runner) -> Tokenizer:
         """A tokenizer of the datasets that have a weight at the start."""
-        jobs = [self._job(name) for name in self._weighted()]
-        scan_all(jobs, run, say)
+        datasets = [self._work(name) for name in self._weighted()]
+        scan_all(datasets, run, say)
         no_copies: dict[int, Any] = {}
         chosen = []
-        for job in jobs:
-            near = job.filters.near is not None
-            files = left_out(job) if near else []
-            copies = [read_repeats(f) for f in files] or [no_copies] * len(job.units)
-            chosen.append((job.scans, copies))
+        for dataset in datasets:
+            near = dataset.filters.near is not None
+            files = left_out(dataset) if near else []
+            copies = [read_repeats(f) for f in files] or [no_copies] * len(dataset.units)
+            chosen.append((dataset.scans, copies))
         texts = training_texts(chosen)
         self._check_unchanged()
         if not texts:
             raise DataError(
-                f"{jobs[0].source}: there is no text in its train split to train a tokenizer on; "
-                "bring more text, or set tokenizer.kind=bytes"
+                f"{datasets[0].source}: there is no text in its train split to train a tokenizer "
+                "on; bring more text, or set tokenizer.kind=bytes"
             )
         size = sum(len(text.encode("utf-8")) for text in texts)
         say(
             f"training a tokenizer of {self.settings.vocab_size:,} tokens on {len(texts):,} "
             f"documents, {size:,} bytes"
         )
-        return build_tokenizer(self.settings, lambda: iter(texts))
+        return load_or_train(self.settings, lambda: iter(texts))
 
-    def _job(self, name: str, tokenizer: str | None = None) -> Job:
+    def _work(self, name: str, tokenizer: str | None = None) -> DatasetWork:
         key = self.outside[name] if tokenizer is None else self._set_key(name, tokenizer)
         below = 0
         if self.given is None and name in self._weighted():
             below = sampled_below(sum(len(self._units(n)) for n in self._weighted()))
-        return Job(
+        return DatasetWork(
             name,
             self.sources[name],
             self.filters[name],
@@ -247,7 +248,7 @@ def _given_tokenizer(settings: TokenizerConfig) -> Tokenizer | None:
     """The tokenizer, if it need not be trained."""
     if settings.kind == "bpe":
         return None
-    return build_tokenizer(settings, lambda: iter(()))
+    return load_or_train(settings, lambda: iter(()))
 
 
 def _remove_stale(work: Path) -> None:

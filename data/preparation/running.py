@@ -28,9 +28,7 @@ class Runner(Protocol):
 
 
 def inline(
-    function: Callable[[Any], Any],
-    arguments: Sequence[Any],
-    on_result: Callable[[int, Any], None],
+    function: Callable[[Any], Any], arguments: Sequence[Any], on_result: Callable[[int, Any], None]
 ) -> list[Any]:
     """One after the other, in this process."""
     results = []
@@ -40,7 +38,7 @@ def inline(
     return results
 
 
-class Progress:
+class UnitProgress:
     """Says how far some units of work have come, every couple of seconds."""
 
     def __init__(self, what: str, units: int, say: Say, done: int = 0) -> None:

@@ -218,7 +218,6 @@ def read_documents(
 
     Args:
         files: of the units, in their order.
-        chosen: which documents.
         repeats: counts records that are left out because an equal one stands in the shard.
         decode: text of token ids, for the examples of these.
     """

@@ -7,7 +7,7 @@ from typing import Any
 from data.config import SourceConfig
 from data.drift.table_sketches import sketch_table
 from data.files import DataError
-from data.filters import build_filters
+from data.filters import filters_of
 from data.records import Record
 from data.sources import read_records
 from data.sources.inputs import InputUnit
@@ -26,7 +26,7 @@ class Survivors:
     def __init__(self, config: SourceConfig, unit: InputUnit) -> None:
         """Nothing is read yet."""
         self._config, self._unit = config, unit
-        self.filters = build_filters(config.filters)
+        self.filters = filters_of(config.filters)
         self.report = self.filters.report()
         self.records = self.empty = 0
         self._columns: dict[str, list[object]] = defaultdict(list)

@@ -19,12 +19,12 @@ import numpy as np
 
 from data.config import SourceConfig
 from data.drift.sketches import sketch_documents
-from data.filters import build_filters
+from data.filters import filters_of
 from data.filters.content import language_model
 from data.filters.rules import excerpt
 from data.preparation.baselines import baselines
 from data.preparation.commits import commit
-from data.preparation.encoding import Encoder, batches, text_of
+from data.preparation.encoding import Encoder, batches, bytes_of
 from data.preparation.scan import EXACT, NEAR, read_repeats
 from data.preparation.spill import EQUAL, Selection, SpillWriter, read_documents
 from data.preparation.survivors import Survivors, name_of_unit
@@ -144,7 +144,7 @@ def write(task: WriteTask) -> dict[str, Any]:
     def work(folder: Path) -> dict[str, Any]:
         encoder = encoder_of(task.tokenizer)
         files = [Path(unit) / SPILL for unit in task.units]
-        report = build_filters(task.filters).report()
+        report = filters_of(task.filters).report()
         decode = encoder.tokenizer.decode
         documents = read_documents(files, task.chosen, report[EXACT], decode)
         entry = write_shard(
@@ -155,11 +155,7 @@ def write(task: WriteTask) -> dict[str, Any]:
             end_of_text=encoder.tokenizer.end_of_text,
             sketch=_sketch(encoder, documents),
         )
-        return {
-            "entry": asdict(entry),
-            "text_bytes": entry.text_bytes,
-            "report": report.to_dict(),
-        }
+        return {"entry": asdict(entry), "text_bytes": entry.text_bytes, "report": report.to_dict()}
 
     return commit(Path(task.folder), work)
 
@@ -178,7 +174,7 @@ def _texts(encoder: Encoder, documents: list[Tokenized]) -> list[str]:
     """The texts again, from the tokens."""
     if encoder.pieces is None:
         return [encoder.tokenizer.decode(document.ids[:-1]) for document in documents]
-    return [str(text_of(encoder.pieces, document.ids), "utf-8") for document in documents]
+    return [str(bytes_of(encoder.pieces, document.ids), "utf-8") for document in documents]
 
 
 @dataclass(frozen=True)
@@ -216,7 +212,7 @@ def _text(encoder: Encoder, folder: Path, most: int, step: int = 1 << 20) -> byt
             plain = ids[ids != encoder.tokenizer.end_of_text]
             parts.append(encoder.tokenizer.decode(plain).encode("utf-8"))
         else:
-            parts.append(bytes(text_of(encoder.pieces, ids)))
+            parts.append(bytes(bytes_of(encoder.pieces, ids)))
         size += len(parts[-1])
         start += len(ids)
     return b"".join(parts)[:most]

@@ -1,13 +1,12 @@
 """Blocks of tokens, read from files and compared with the hashes of the index.
 
 The stream of a shard set is cut, shard by shard, into blocks of HASH_BYTES of token values. A
-block that is damaged is read a second time: from the set's origin where it has one, else from the
-disk itself instead of the page cache. What is damaged then too is a `BadBlock`.
+block that is damaged is read a second time, from the disk itself instead of the page cache. What
+is damaged then too is a `BadBlock`.
 """
 
 import os
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.files import DamagedData, DataError
+from data.files import DamagedData
 
 BLOCK_BYTES = 1 << 20
 """The unit of the windowed order and of the cache's size."""
@@ -28,9 +27,6 @@ of 1 MiB have 5.2 times the useful bytes read, of 256 KiB 1.27, of 128 KiB 1.14,
 OPEN_FILES = 128
 """Shard files that a set keeps open."""
 REMEDY = "delete the folder and prepare the data again"
-
-Refetch = Callable[[str], Path]
-"""Gets a file of the set from its origin again: from its name to where it now is."""
 
 
 class BadBlock(DamagedData):
@@ -81,8 +77,8 @@ class Opened:
         os.close(self.descriptor)
 
 
-def _open(path: Path, generation: int) -> Opened:
-    """Open for reads of single blocks; `generation` only tells cached ones apart."""
+def _open(path: Path) -> Opened:
+    """Open for reads of single blocks."""
     opened = Opened(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
     _advise(opened.descriptor, 0, 0, "POSIX_FADV_RANDOM")
     return opened
@@ -116,18 +112,13 @@ class Blocks:
     """
 
     def __init__(
-        self,
-        name: str,
-        files: Sequence[TokenFile],
-        dtype: np.dtype[Any],
-        block_bytes: int,
-        refetch: Refetch | None,
+        self, name: str, files: Sequence[TokenFile], dtype: np.dtype[Any], block_bytes: int
     ) -> None:
-        """`block_bytes` of tokens per hash; `refetch` None: the set has no origin."""
+        """`block_bytes` of tokens per hash."""
         import xxhash
 
         self.name, self.files, self.dtype = name, list(files), dtype
-        self._hash, self._refetch = xxhash.xxh3_64_intdigest, refetch
+        self._hash = xxhash.xxh3_64_intdigest
         self._block_tokens = block_bytes // dtype.itemsize
         self._first_blocks = np.cumsum([0, *(len(file.hashes) for file in files)])
         starts = np.cumsum([0, *(file.tokens for file in files)])
@@ -136,11 +127,7 @@ class Blocks:
         self.bounds: NDArray[np.int64] = np.concatenate([*parts, starts[-1:]])
         self.bytes_read = 0
         self._open = lru_cache(maxsize=OPEN_FILES)(_open)
-        self._paths = [file.path for file in files]
-        self._generations = [0] * len(files)  # how often a file was fetched again
-        self._hopeless: set[int] = set()  # files that fetching again did not mend
         self._bad: dict[int, str] = {}
-        self._repair = threading.Lock()
 
     def read(self, block: int) -> tuple[NDArray[Any], Opened]:
         """The tokens of a block, compared with its hash, (tokens,), and the file they are from.
@@ -151,13 +138,13 @@ class Blocks:
         if (known := self._bad.get(block)) is not None:
             raise self._error(block, known)
         file, _, start, size = self.locate(block)
-        generation = self._generations[file]
         found = self._attempt(block)
         if isinstance(found, str):
-            self._renew(file, generation, start, size)
+            with suppress(OSError):
+                opened = self._open(self.files[file].path)
+                _advise(opened.descriptor, start, size, "POSIX_FADV_DONTNEED")
             found = self._attempt(block)
             if isinstance(found, str):
-                self._hopeless.add(file)
                 self._bad[block] = found
                 raise self._error(block, found)
         return found
@@ -183,7 +170,7 @@ class Blocks:
         """As `read`, or what is wrong with the block."""
         file, number, start, size = self.locate(block)
         try:
-            opened = self._opened(file)
+            opened = self._open(self.files[file].path)
             raw = _pread(opened.descriptor, size, start)
         except OSError as error:
             return f"can't be read ({error.strerror})"
@@ -194,27 +181,9 @@ class Blocks:
             return "is not what was written"
         return np.frombuffer(raw, dtype=self.dtype), opened
 
-    def _opened(self, file: int) -> Opened:
-        """A file as it is read now; after it was fetched again that is another one."""
-        return self._open(self._paths[file], self._generations[file])
-
-    def _renew(self, file: int, generation: int, start: int, size: int) -> None:
-        """Before the second try: fetch the file again, or make the disk read the bytes again."""
-        with self._repair:
-            if self._generations[file] != generation:
-                return  # another thread has just done it
-            if self._refetch is not None and file not in self._hopeless:
-                # Where that fails too, the second try says what is wrong with the old file.
-                with suppress(OSError, DataError):
-                    self._paths[file] = self._refetch(self.files[file].path.name)
-                    self._generations[file] += 1
-                    return
-            with suppress(OSError):
-                _advise(self._opened(file).descriptor, start, size, "POSIX_FADV_DONTNEED")
-
     def _error(self, block: int, fault: str) -> BadBlock:
         file, number, start, size = self.locate(block)
-        path = self._paths[file]
+        path = self.files[file].path
         first, last = int(self.bounds[block]), int(self.bounds[block + 1])
         message = (
             f"{path} {fault} at bytes {start}..{start + size} (block {number}, tokens "

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.files import DamagedData
-from data.shards.blocks import REMEDY, Refetch
+from data.shards.blocks import REMEDY
 from data.shards.manifest import ShardEntry
 
 OFFSETS_KEPT = 64  # shards whose document offsets stay in memory, 8 bytes a document
@@ -31,11 +31,9 @@ class Documents:
     for them; the file of digests and places is small, and its sha256 is compared.
     """
 
-    def __init__(
-        self, folder: Path, entries: Sequence[ShardEntry], refetch: Refetch | None
-    ) -> None:
-        """`refetch` gets a damaged file from the origin of the set, where it has one."""
-        self.folder, self.entries, self._refetch = folder, list(entries), refetch
+    def __init__(self, folder: Path, entries: Sequence[ShardEntry]) -> None:
+        """Nothing is read yet."""
+        self.folder, self.entries = folder, list(entries)
         self._starts = np.cumsum([0, *(entry.tokens for entry in entries)])
         self._firsts = np.cumsum([0, *(entry.rows for entry in entries)])
         self._ends = lru_cache(OFFSETS_KEPT)(self._read_ends)
@@ -175,15 +173,12 @@ class Documents:
     def _trusted(
         self, name: str, start: int, size: int, is_right: Callable[[bytes], bool]
     ) -> bytes:
-        """Bytes of a file, fetched again where they are damaged and the set has an origin."""
+        """Bytes of a file, if they are what was written."""
         path = self.folder / name
-        for fetch in (None, self._refetch):
-            with suppress(OSError):
-                path = fetch(name) if fetch else path
-                with path.open("rb") as file:
-                    file.seek(start)
-                    if is_right(raw := file.read(size)):
-                        return raw
+        with suppress(OSError), path.open("rb") as file:
+            file.seek(start)
+            if is_right(raw := file.read(size)):
+                return raw
         raise DamagedData(
             f"{path} is missing or not what was written at bytes {start}..{start + size}; {REMEDY}"
         )

@@ -115,15 +115,7 @@ def write_manifest(
 ) -> Manifest:
     """Make a set of shards 0, 1, ... that `write_shard` wrote into a folder: index, then manifest.
 
-    Args:
-        folder: of the set.
-        entries: what `write_shard` returned, in order.
-        name: of the split.
-        records: what a document is.
-        tokenizer: fingerprint of the tokenizer.
-        max_id: as for `write_shard`.
-        end_of_text: as for `write_shard`.
-        settings: JSON, anything else the content depends on; it goes into the fingerprint.
+    `entries` are what `write_shard` returned, in order; the other arguments are fields of Manifest.
 
     Raises:
         DataError: there are no shards, one is missing or of another size or width.

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.files import sha256_file
-from data.shards.blocks import REMEDY, Blocks, Refetch, TokenFile
+from data.shards.blocks import REMEDY, Blocks, TokenFile
 from data.shards.documents import Documents
 from data.shards.manifest import Manifest, ShardEntry, read_set
 from data.shards.reader import open_reader
@@ -39,48 +39,36 @@ class ShardSet(Documents):
         folder: Path,
         manifest: Manifest,
         entries: list[ShardEntry],
-        refetch: Refetch | None,
         mapped_bytes: int | None,
         cache_bytes: int | None,
     ) -> None:
         """Use `open`, which checks that the parts belong together."""
-        super().__init__(folder, entries, refetch)
+        super().__init__(folder, entries)
         self.manifest, self.dtype = manifest, np.dtype(manifest.dtype)
         self.tokens, self.documents = manifest.tokens, manifest.documents
         self.fingerprint, self.end_of_text = manifest.fingerprint, manifest.end_of_text
         files = [
             TokenFile(folder / e.file, e.size, e.values_at, e.tokens, e.hashes()) for e in entries
         ]
-        self._blocks = Blocks(manifest.name, files, self.dtype, manifest.block_bytes, refetch)
+        self._blocks = Blocks(manifest.name, files, self.dtype, manifest.block_bytes)
         self._reader = open_reader(self._blocks, mapped_bytes, cache_bytes)
 
     @staticmethod
     def open(
-        folder: Path,
-        *,
-        refetch: Refetch | None = None,
-        mapped_bytes: int | None = None,
-        cache_bytes: int | None = None,
+        folder: Path, *, mapped_bytes: int | None = None, cache_bytes: int | None = None
     ) -> "ShardSet":
         """Open a folder after checking manifest, index and file sizes (not the contents: `read`).
 
         Args:
             folder: of the set.
-            refetch: for a set that came from elsewhere: gets a file again by its name and returns
-                where it is now. It is called once for a file with damaged tokens, in the thread
-                that met them.
             mapped_bytes: see `open_reader`.
             cache_bytes: see `open_reader`.
 
         Raises:
             DataError: something is missing, torn or from another version; names file and remedy.
         """
-        manifest, entries = read_set(Path(folder))
-        return ShardSet(Path(folder), manifest, entries, refetch, mapped_bytes, cache_bytes)
-
-    def __len__(self) -> int:
-        """Tokens in the stream."""
-        return self.tokens
+        manifest, entries = read_set(folder)
+        return ShardSet(folder, manifest, entries, mapped_bytes, cache_bytes)
 
     @property
     def bytes_read(self) -> int:
@@ -116,10 +104,10 @@ class ShardSet(Documents):
             IndexError: a range is not inside the stream.
         """
         if length < 0 or (
-            len(starts) and not 0 <= starts.min() <= starts.max() <= len(self) - length
+            len(starts) and not 0 <= starts.min() <= starts.max() <= self.tokens - length
         ):
             ranges = f"{starts.min()}..{starts.max()} + {length}" if len(starts) else f"{length}"
-            raise IndexError(f"tokens {ranges} are not inside 0..{len(self)}")
+            raise IndexError(f"tokens {ranges} are not inside 0..{self.tokens}")
         if out is None:
             out = np.empty((len(starts), length), dtype=self.dtype)
         if out.shape != (len(starts), length) or not np.can_cast(self.dtype, out.dtype):

@@ -11,7 +11,7 @@ from data.files import DataError
 from data.messages import did_you_mean
 from data.sources.compressed import COMPRESSED
 from data.sources.remote import fetch, listing
-from data.sources.urls import is_pattern, is_url, local_path, redact
+from data.sources.urls import hide_secrets, is_pattern, is_url, local_path
 
 UNIT_BYTES = 64 * 2**20  # about so much input is one unit of work
 
@@ -46,7 +46,7 @@ class InputFile:
 
 def name_of(file: str) -> str:
     """What messages call a file: its path, or its URL without secrets."""
-    return redact(file) if is_url(file) else file
+    return hide_secrets(file) if is_url(file) else file
 
 
 def path_of(file: str) -> Path:

@@ -92,7 +92,7 @@ def schema_changes(config: SourceConfig) -> list[str]:
     return [
         f"{name}: {', '.join(changed)}, compared with {names[0]}"
         for name in names[1:]
-        if (changed := contract.changes(schemas[names[0]], schemas[name]))
+        if (changed := contract.column_changes(schemas[names[0]], schemas[name]))
     ]
 
 
@@ -182,7 +182,7 @@ def _schema(config: SourceConfig, file: str) -> dict[str, str]:
             parsed.append(_parsed(row))
         except DataError as error:
             raise DataError(f"{place}: {error}") from None
-    return contract.columns_of(parsed)
+    return contract.column_types(parsed)
 
 
 def _compared(config: SourceConfig, unit: InputUnit) -> str:
@@ -191,7 +191,7 @@ def _compared(config: SourceConfig, unit: InputUnit) -> str:
         return ""
     first, file = files_of(config)[0].name, unit.files[0]
     with suppress(DataError):  # the first error is the one to tell of
-        changed = contract.changes(_schema(config, first), _schema(config, file))
+        changed = contract.column_changes(_schema(config, first), _schema(config, file))
         if changed and file != first:
             return f"; compared with {name_of(first)}: {', '.join(changed)}"
     return ""

@@ -25,11 +25,11 @@ from data.sources.urls import (
     cause_of,
     failure,
     first_line,
+    hide_secrets,
     is_own_disk,
     is_pattern,
     local_path,
     may_pass,
-    redact,
 )
 
 ATTEMPTS = 3
@@ -130,7 +130,7 @@ def _fetch(url: str, folder: Path) -> Path:
     fsync_folder(folder)
     stat = final.stat()
     about = {
-        "url": redact(url),
+        "url": hide_secrets(url),
         "name": final.name,
         "identity": remote.identity,
         "size": stat.st_size,
@@ -156,8 +156,9 @@ def _download(
     size = announced.size if remote.size is None else remote.size
     if size is None:
         raise DataError(
-            f"data.path={redact(remote.url)}: the server announces no length, so a download that "
-            "was cut can't be told from a whole one; fetch the file yourself and set data.path=FILE"
+            f"data.path={hide_secrets(remote.url)}: the server announces no length, so a download "
+            "that was cut can't be told from a whole one; fetch the file yourself and set "
+            "data.path=FILE"
         )
     if partial.stat().st_size != size:
         raise _cut(partial, size, "")
@@ -217,13 +218,13 @@ def _open(url: str) -> tuple[Any, str]:
         package = PACKAGES.get(protocol)
         remedy = f"pip install {package}" if package else first_line(error)
         raise DataError(
-            f"data.path={redact(url)}: reading {protocol}:// needs a package that is not "
+            f"data.path={hide_secrets(url)}: reading {protocol}:// needs a package that is not "
             f"installed: {remedy}"
         ) from None
     except ValueError as error:
         raise DataError(
-            f"data.path={redact(url)}: {first_line(error)}; known are http(s)://, s3://, gs://, "
-            "hf:// and file://"
+            f"data.path={hide_secrets(url)}: {first_line(error)}; known are http(s)://, s3://, "
+            "gs://, hf:// and file://"
         ) from None
     return files, path
 

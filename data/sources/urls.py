@@ -19,7 +19,7 @@ def is_pattern(url: str) -> bool:
     return re.search(r"\*" if http else r"[*?\[]", url) is not None
 
 
-def redact(url: str) -> str:
+def hide_secrets(url: str) -> str:
     """The URL without what may be a secret: user and password, and all after a question mark."""
     return re.sub(r"//[^/@\s]*@", "//", re.sub(r"\?[^\s'\"<>]*", "?...", url))
 
@@ -51,8 +51,8 @@ def may_pass(error: BaseException) -> bool:
 def failure(url: str, error: BaseException, attempts: int) -> DataError:
     """The error that a user sees: what was asked, what happened, what to do."""
     status = getattr(error, "status", None)
-    asked = f"data.path={redact(url)}"
-    reason = redact(first_line(error).replace(url, redact(url)))
+    asked = f"data.path={hide_secrets(url)}"
+    reason = hide_secrets(first_line(error).replace(url, hide_secrets(url)))
     if is_own_disk(error):
         return DataError(
             f"the cache {cache_root()} can't be written ({reason}); make room, or set "

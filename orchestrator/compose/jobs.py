@@ -51,7 +51,7 @@ def compose(arguments: Sequence[str]) -> list[tuple[JobConfig, list[str]]]:
         except (OmegaConfBaseException, ValueError) as error:
             many = HydraConfig.get().mode is RunMode.MULTIRUN
             where = f"in the job {' '.join(overrides)}: " if many else ""
-            refused.append(where + refusal.explain(error))
+            refused.append(where + refusal.reworded(error))
 
     register()
     # Overrides first, so that flags may stand between them. The experiment is in the defaults
@@ -65,7 +65,7 @@ def compose(arguments: Sequence[str]) -> list[tuple[JobConfig, list[str]]]:
         with _hydra_in_a_box([sys.argv[0], *ordered]):
             app()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise ValueError(refusal.explain(error)) from error
+        raise ValueError(refusal.reworded(error)) from error
     if refused:
         raise ValueError(refused[0])
     return jobs

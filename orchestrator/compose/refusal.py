@@ -35,7 +35,7 @@ SHAPES = {
 SCHEMA = "_defaults"  # end of the names of the dataclasses among the choices of a group
 
 
-def explain(error: Exception) -> str:
+def reworded(error: Exception) -> str:
     """What to tell the user about an error of Hydra, of OmegaConf or of our own checks."""
     if missing := getattr(error, "missing_cfg_file", None):
         return _unknown_choice(str(missing), list(getattr(error, "options", None) or []))

@@ -34,6 +34,7 @@ FAILURES = {
     "time_out": Failure(True, "what was slow or away may answer next time"),
     "collective": Failure(True, "a new gang has new connections"),
     "lost_node": Failure(True, "other nodes are there, or the node comes back"),
+    "silent": Failure(True, "another process or host may answer"),
     "killed": Failure(True, "whoever sent the signal may not send it again"),
     "start": Failure(True, "the next start may find the host less busy"),
     "unknown": Failure(True, "nobody knows that it would fail again"),
@@ -152,6 +153,7 @@ RULES = (
 RULES_OF_CAUSES = {
     "start": Rule("start", "the worker never began: read {log} and logs/ray.log"),
     "lost": Rule("lost_node", f"on the other nodes {GO_ON}"),
+    "silent": Rule("silent", f"see what that host is busy with, then {GO_ON}"),
     "killed": Rule("killed", f"find who sent the signal, then {GO_ON}"),
 }
 CRASHED = Rule("killed", "native code crashed: the stacks of all threads are in {log}")
@@ -189,7 +191,9 @@ class Explanation:
         return f"{happened}; {self.remedy}"
 
 
-def explain(error: BaseException, step: int | None = None, log: Path | None = None) -> Explanation:
+def explain_failure(
+    error: BaseException, step: int | None = None, log: Path | None = None
+) -> Explanation:
     """Classify an error and say what to do about it.
 
     Args:
@@ -204,9 +208,10 @@ def explain(error: BaseException, step: int | None = None, log: Path | None = No
     rank, host = getattr(error, "rank", None), getattr(error, "host", None)
     rule = _rule(error, cause, kind, said)
     at = f" after step {step}" if step is not None else ""
-    if cause in ("killed", "lost"):
-        what, comma, why = said.partition(",")
-        message = f"{what}{at}{comma}{why}{_memory(error)}"
+    if cause in ("killed", "lost", "silent"):
+        what = re.match(r"[^,:]*", said)
+        assert what is not None  # it may be empty
+        message = f"{what[0]}{at}{said[what.end() :]}"
     elif rank is not None:
         message = f"failed{at}: {_short(kind, said)}"
     else:
@@ -230,15 +235,6 @@ def _rule(error: BaseException, cause: str | None, kind: str, said: str) -> Rule
         if rule.pattern and re.search(rule.pattern, f"{kind}: {said}", re.IGNORECASE):
             return rule
     return UNKNOWN
-
-
-def _memory(error: BaseException) -> str:
-    """What the host's memory killer counted, where it is known; bytes in the error."""
-    used, limit = getattr(error, "memory_used", None), getattr(error, "memory_limit", None)
-    if limit is None:
-        return ""
-    amount = f"{used / 1e9:.3g} of " if used is not None else "of "
-    return f" ({amount}{limit / 1e9:.3g} GB)"
 
 
 def _shown(log: Path) -> str:

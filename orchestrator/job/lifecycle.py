@@ -8,21 +8,24 @@
 What the job knows of its stage is in its plan; how far it got is in its record.
 """
 
+import contextlib
 import os
 import threading
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from cluster.gang import Placement, run_gang, run_inline
+from cluster.gang import Files, Placement, run_gang, run_inline
+from data.files import cache_root, write_text_atomic
 from orchestrator.config import JobConfig
 from orchestrator.job import ending, torchrun
-from orchestrator.job.failures import Explanation, explain
+from orchestrator.job.failures import Explanation, explain_failure
 from orchestrator.job.rank import Assignment, environment, work
 from orchestrator.job.screen import Screen
 from orchestrator.job.signals import SIGNALS, Stops
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from orchestrator.stages.result import Result
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+SILENT_AFTER_S = 60.0  # a rank that answers nothing for so long is frozen, or its host is gone
 PLACE = ("rank", "host", "ip", "node", "pid", "gpus", "log")  # of a worker, for the record
 
 
@@ -104,7 +108,8 @@ class Job:
             tracked = mirror.finish()
             if result["mlflow_run_id"] != tracked.mlflow_run_id:
                 result["mlflow_run_id"] = tracked.mlflow_run_id
-                runfolder.write_result(self.folder, result)
+                with suppress(OSError):  # on a full disk the first one stays
+                    runfolder.write_result(self.folder, result)
         self.screen.close()
         ended = ending.Ending(self.folder, self.overrides, result, explanation, tracked)
         ending.show(self.screen.console, ended, outcome)
@@ -121,7 +126,8 @@ class Job:
                 )
             except Exception:
                 log = self.folder / "logs" / "rank-0.log"  # where a worker of a gang has it, too
-                log.write_text(traceback.format_exc(), encoding="utf-8")
+                with contextlib.suppress(OSError):  # a full disk, which is what is being told
+                    log.write_text(traceback.format_exc(), encoding="utf-8")
                 raise
             return result
         resources = self.config.resources
@@ -138,12 +144,22 @@ class Job:
             placement,
             log_folder=self.folder / "logs",
             env=environment(self.config),
+            files=self._files(),
             on_records=self._take,
             on_started=self._admitted,
+            silent_after_s=SILENT_AFTER_S,
+            say=self.screen.say,
             stop=self.stops.stop,
             kill=self.stops.kill,
         )
         return results[0]
+
+    def _files(self) -> Files:
+        """What the ranks open, for hosts of a cluster that do not see this one's cache."""
+        root = cache_root()
+        assert self.plan.ready is not None  # make_plan makes it
+        paths = tuple(path.relative_to(root) for path in self.plan.ready.files)
+        return Files(root, paths, "ORCHESTRATE_CACHE", "~/.cache/orchestrate")
 
     def _admitted(self, workers: list[dict[str, Any]]) -> None:
         self.startup.enter("import of torch")
@@ -202,7 +218,7 @@ class Job:
         """Put what the stage has made on record."""
         if outcome.samples:
             text = "\n\n---\n\n".join(outcome.samples)
-            (self.folder / "samples.txt").write_text(text, encoding="utf-8")
+            write_text_atomic(self.folder / "samples.txt", text)
             self._journal.event("artifact", path="samples.txt")
         for table in outcome.tables:
             path = self.folder / f"{table.name}.json"
@@ -220,19 +236,24 @@ class Job:
 
         What can't be written any more, on a full disk, makes the job a failed one.
         """
-        for _ in range(2):
-            explanation = explain(error, self._journal.standing.step or None) if error else None
+
+        def end() -> tuple[dict[str, Any], Explanation | None]:
+            explanation = (
+                explain_failure(error, self._journal.standing.step or None) if error else None
+            )
             result = self._result(outcome, explanation, time.monotonic() - begun)
             result["mlflow_run_id"] = mlflow_run_id
-            try:
-                runfolder.write_result(self.folder, result)
-                if error is None or not isinstance(error, OSError):
-                    self._journal.event("finished", status=result["status"])
-                    self._journal.sync()
-                break
-            except OSError as full:
-                error, outcome = error or full, outcome
-        return result, explanation
+            runfolder.write_result(self.folder, result)
+            return result, explanation
+
+        ended = end()
+        try:
+            self._journal.event("finished", status=ended[0]["status"])
+            self._journal.sync()
+        except OSError as full:
+            error = error or full
+            ended = end()
+        return ended
 
     def _result(
         self, outcome: "Result | None", explanation: Explanation | None, seconds: float

@@ -9,7 +9,8 @@ import re
 import socket
 from functools import cache
 
-from cluster.nodes import Devices, devices
+from cluster.inventory import devices
+from cluster.nodes import Devices
 from cluster.placement import GangRefused, Placement, refuse_what_never_fits
 from orchestrator.config import ResourcesConfig
 

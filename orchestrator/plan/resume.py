@@ -1,15 +1,12 @@
 """The checkpoint that a job goes on from, found and verified before anything starts."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from orchestrator.config import JobConfig, TrainingConfig
-
-if TYPE_CHECKING:
-    from orchestrator.training.checkpoint import Checkpoint
+from orchestrator.record.checkpoints import Checkpoint, find
 
 
-def find_start(config: JobConfig) -> "Checkpoint | None":
+def find_start(config: JobConfig) -> Checkpoint | None:
     """The verified checkpoint to resume, if any. Raises ValueError if it is of no use."""
     if config.resume is None:
         return None
@@ -18,9 +15,7 @@ def find_start(config: JobConfig) -> "Checkpoint | None":
             f"resume={config.resume} does not exist; try resume=outputs/latest, or a run folder "
             f"in {config.outputs}"
         )
-    from orchestrator.training import checkpoint
-
-    start, steps = checkpoint.find(Path(config.resume)), config.section(TrainingConfig).steps
+    start, steps = find(Path(config.resume)), config.section(TrainingConfig).steps
     if start.step >= steps:
         raise ValueError(
             f"stage.steps={steps} must be more than the {start.step} steps that "
@@ -30,7 +25,7 @@ def find_start(config: JobConfig) -> "Checkpoint | None":
     return start
 
 
-def _check_optimizers(config: JobConfig, start: "Checkpoint") -> None:
+def _check_optimizers(config: JobConfig, start: Checkpoint) -> None:
     """Raise ValueError if a role was trained by another optimizer, whose state this one has not."""
     for name in config.stage.roles:
         if name in start.roles and (optim := config.role(name).optim) is not None:

@@ -3,6 +3,9 @@
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,29 +16,32 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# file name -> (title, y label, noisy, {metric: legend}); a figure without any data is left out
-FIGURES: dict[str, tuple[str, str, bool, dict[str, str]]] = {
-    "loss": (
-        "Loss",
-        "cross-entropy (nats per token)",
-        True,
-        {"train/loss": "train", "validation/loss": "validation"},
+
+@dataclass(frozen=True)
+class Kind:
+    """A figure: the metrics whose names match a pattern, one curve each."""
+
+    title: str
+    label: str
+    """Of the y axis."""
+    metrics: str
+    """Pattern of names, as in `fnmatch`."""
+    noisy: bool = False
+    """Whether a long curve is drawn under its running mean."""
+
+
+# By file name; a figure without any data is left out. Units are the stage's own.
+FIGURES = {
+    "loss": Kind("Loss", "loss", "*/loss", noisy=True),
+    "accuracy": Kind("Accuracy", "fraction right", "*/accuracy", noisy=True),
+    "learning_rate": Kind("Learning rate", "learning rate", "*/learning_rate"),
+    "gradient_norm": Kind(
+        "Gradient norm before clipping", "global L2 norm", "*/gradient_norm", noisy=True
     ),
-    "learning_rate": ("Learning rate", "learning rate", False, {"train/learning_rate": ""}),
-    "gradient_norm": (
-        "Gradient norm before clipping",
-        "global L2 norm",
-        True,
-        {"train/gradient_norm": ""},
-    ),
-    "throughput": (
-        "Throughput",
-        "tokens per second, all ranks",
-        True,
-        {"train/tokens_per_second": ""},
-    ),
+    "throughput": Kind("Throughput", "per second, all ranks", "*_per_second", noisy=True),
 }
-COLORS = ("#2a78d6", "#eb6834")
+# A palette that also people who see few colours can tell apart (Okabe and Ito), after our own two.
+COLORS = ("#2a78d6", "#eb6834", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5cc2", "#6b6a64")
 INK, MUTED, GRID, WRONG = "#1a1a19", "#6b6a64", "#e4e3dd", "#c3372f"
 SMOOTH_FROM = 50  # points; fewer show their own shape
 LOG_FROM = 30  # largest by smallest value from which the y axis is logarithmic
@@ -44,16 +50,16 @@ Points = tuple[list[int], list[float]]
 
 
 def training_figures(folder: Path) -> "dict[str, Figure]":
-    """Figures of loss, learning rate, gradient norm and throughput against the step.
+    """Figures of what FIGURES names, against the step.
 
     Values that are not finite leave a gap and are marked at the top of the axes.
     """
     series = read_series(folder)
     figures = {}
-    for name, (title, label, noisy, metrics) in FIGURES.items():
-        curves = {legend: series[key] for key, legend in metrics.items() if key in series}
+    for name, kind in FIGURES.items():
+        curves = {key: series[key] for key in series if fnmatchcase(key, kind.metrics)}
         if curves:
-            figures[name] = _draw(title, label, noisy, curves)
+            figures[name] = _draw(kind, curves)
     return figures
 
 
@@ -73,16 +79,16 @@ def read_series(folder: Path) -> dict[str, Points]:
     return {key: (sorted(v), [v[step] for step in sorted(v)]) for key, v in values.items()}
 
 
-def _draw(title: str, label: str, noisy: bool, curves: dict[str, Points]) -> "Figure":
+def _draw(kind: Kind, curves: dict[str, Points]) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained", facecolor="white")
     axes = figure.subplots()
-    for color, (legend, (steps, values)) in zip(COLORS, curves.items(), strict=False):
-        _curve(axes, steps, values, color, legend, noisy)
-    axes.set_title(title, loc="left", color=INK, fontsize=12, fontweight="bold")
+    for color, (legend, (steps, values)) in zip(cycle(COLORS), curves.items(), strict=False):
+        _curve(axes, steps, values, color, legend, kind.noisy)
+    axes.set_title(kind.title, loc="left", color=INK, fontsize=12, fontweight="bold")
     axes.set_xlabel("optimizer step", color=MUTED)
-    axes.set_ylabel(label, color=MUTED)
+    axes.set_ylabel(kind.label, color=MUTED)
     finite = [v for _, values in curves.values() for v in values if math.isfinite(v)]
     if finite and min(finite) > 0 and max(finite) > LOG_FROM * min(finite):
         axes.set_yscale("log")

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data.files import naming
+
 # The two files of a run's journal.
 METRICS = "metrics.jsonl"
 EVENTS = "events.jsonl"
@@ -44,19 +46,18 @@ class LineFile:
         line = (json.dumps(strict(record), allow_nan=False) + "\n").encode()
         start = os.fstat(self._descriptor).st_size
         try:
-            written = 0
-            while written < len(line):
-                written += os.write(self._descriptor, line[written:])
-        except OSError as error:
+            with naming(self.path):
+                written = 0
+                while written < len(line):
+                    written += os.write(self._descriptor, line[written:])
+        except OSError:
             os.ftruncate(self._descriptor, start)
-            raise self._named(error) from None
+            raise
 
     def sync(self) -> None:
         """Return when all lines are on the disk."""
-        try:
+        with naming(self.path):
             os.fsync(self._descriptor)
-        except OSError as error:
-            raise self._named(error) from None
 
     def close(self) -> None:
         """Sync and close, also if the sync fails; a second call does nothing."""
@@ -67,10 +68,6 @@ class LineFile:
             self.sync()
         finally:
             os.close(self._descriptor)
-
-    def _named(self, error: OSError) -> OSError:
-        """The same error with the path that a call on a descriptor does not know."""
-        return OSError(error.errno, error.strerror, str(self.path))
 
 
 def _after_newline(descriptor: int, end: int) -> int:

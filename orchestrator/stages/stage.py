@@ -14,9 +14,9 @@ from orchestrator.config import JobConfig, RoleConfig, StageConfig
 from orchestrator.record.journal import Journal
 
 if TYPE_CHECKING:
+    from orchestrator.record.checkpoints import Checkpoint
     from orchestrator.stages.result import Result
     from orchestrator.stages.run import Run
-    from orchestrator.training.checkpoint import Checkpoint
 
 Say = Callable[[str], None]
 

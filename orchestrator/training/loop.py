@@ -95,9 +95,21 @@ class Totals:
         )
 
     def over_ranks(self) -> "Totals":
-        """The sums over all ranks. Every rank calls it."""
+        """The sums over all ranks, of which some may have had nothing. Every rank calls it."""
         first, *others = distributed.gather_objects(self)
         return sum(others, start=first)
+
+    def of_step(self, device: torch.device) -> "Totals":
+        """The sums over ranks that all had a micro-batch, in one reduction. Every rank calls it."""
+        numbers = [self.weight, self.loss, *self.means.values(), *self.counts.values()]
+        weight, loss, *others = distributed.sum_over_ranks(numbers, device)
+        means, counts = others[: len(self.means)], others[len(self.means) :]
+        return Totals(
+            weight,
+            loss,
+            dict(zip(self.means, means, strict=True)),
+            dict(zip(self.counts, counts, strict=True)),
+        )
 
     def metrics(self, prefix: str) -> Metrics:
         """Mean loss, means and counts, by names such as `prefix/loss`."""
@@ -156,7 +168,7 @@ def fit(
                 "repair the data, or use a larger stage.global_batch_size"
             )
         parts = [_backward(engine, objective, batch, weight, seed) for batch in micro_batches]
-        totals = Totals.of(parts, own_weight).over_ranks()
+        totals = Totals.of(parts, own_weight).of_step(engine.device)
         if not math.isfinite(totals.loss):
             raise _non_finite(step, micro_batches, parts)
         rate = schedule.learning_rate(step)

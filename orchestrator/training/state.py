@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-WEIGHT = "weight"
+from orchestrator.record.checkpoints.manifest import WEIGHT as WEIGHT
 
 
 @dataclass(frozen=True)

@@ -123,23 +123,18 @@ class Ours(Contender):
         import data.shards.writer  # noqa: F401
 
     def write(self, folder: Path, count: int, file_bytes: int = FILE_BYTES) -> None:
-        from data.shards import ShardEntry, Tokenized, write_manifest, write_shard
+        from data.shards import Tokenized
+        from tests.data.writing import write_shards
 
-        limits = {"max_id": MAX_ID, "end_of_text": END_OF_TEXT}
-        entries: list[ShardEntry] = []
-        waiting: list[Tokenized] = []
-        for number, chunk in enumerate(windows(count, T)):
-            for ids in np.array_split(chunk, -(-len(chunk) // 16)):
-                place, size = f"made:{number}", 4 * ids.size
-                waiting.append(Tokenized(ids.ravel(), bytes(16), place, size))
-                if sum(len(own.ids) for own in waiting) >= file_bytes // 2:
-                    entries.append(write_shard(folder, len(entries), waiting, **limits))
-                    waiting = []
-        if waiting:
-            entries.append(write_shard(folder, len(entries), waiting, **limits))
-        write_manifest(
-            folder, entries, name="train", records="text", tokenizer="none",
-            settings={"seed": SEED}, **limits,
+        documents = (
+            Tokenized(ids.ravel(), bytes(16), f"made:{number}", 4 * ids.size)
+            for number, chunk in enumerate(windows(count, T))
+            for ids in np.array_split(chunk, -(-len(chunk) // 16))
+        )
+        write_shards(
+            folder, documents, max_id=MAX_ID, end_of_text=END_OF_TEXT, name="train",
+            records="text", tokenizer="none", settings={"seed": SEED},
+            shard_tokens=file_bytes // 2,
         )  # fmt: skip
 
     def loader(self, folder: Path) -> Any:

@@ -1,11 +1,11 @@
 """What saving and loading cost, next to the least they could.
 
-    python tests/benchmarks/saving.py [--megabytes 600] [--rounds 7]
+    [TMPDIR=...] python tests/benchmarks/saving.py [--megabytes 600] [--rounds 7]
 
-In turns, into the same folder: a save by one rank, its retention included, and a plain write and
-fsync of the same bytes into as many files. The ratio of the two is what the training loop waits
-beyond the disk. Then the bytes read: by a save; and by verifying and loading on 1, 2 and 4 ranks
-(their parts one after another), over the size of the checkpoint.
+In turns, into one temporary folder: a save by one rank with its retention, and a plain write and
+fsync of the same bytes into as many files. Their ratio is what the training loop waits beyond the
+disk; it needs an idle core for the hashing. Then the bytes read: by a save; and by verifying and
+loading on 1, 2 and 4 ranks (one after another), over the size of the checkpoint.
 """
 
 import argparse
@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 
+from orchestrator.record.checkpoints import finding
 from orchestrator.training import checkpoint
-from orchestrator.training.checkpoint import finding
 from tests.benchmarks.runs import scratch, spread
 from tests.orchestrator.plain import Plain, bytes_read
 
@@ -29,14 +29,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--megabytes", type=int, default=600)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--folder", type=Path, help="on the disk to be measured; kept empty")
     options = parser.parse_args()
     width = 2048
     layers = max(1, options.megabytes * 1_000_000 // (12 * width * width))
     model = torch.nn.Sequential(*[torch.nn.Linear(width, width, bias=False) for _ in range(layers)])
     plain = Plain(model=model)
     with scratch() as temporary:
-        root = (options.folder or temporary) / "checkpoints"
+        root = temporary / "checkpoints"
         retention = checkpoint.Retention(root, 2)
         saves, writes, ratios, read = [], [], [], []
         for step in range(1, options.rounds + 2):

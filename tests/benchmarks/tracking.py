@@ -3,7 +3,7 @@
     python tests/benchmarks/tracking.py
 
 Times the whole path of a step's metrics in one thread: the worker's record, the journal's line on
-the disk, the progress display. In a gang the last two are the driver's work, beside the training.
+the disk, the screen. In a gang the last two are the driver's work, beside the training.
 The mirror to MLflow is a process of its own at the lowest priority; it is not in this figure.
 """
 
@@ -17,8 +17,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import torch
 from rich.console import Console
 
-from orchestrator.job.screen import Progress
+from orchestrator.job.screen import Screen
 from orchestrator.record.journal import Journal
+from orchestrator.stages import Outline
+from orchestrator.stages.pretrain.driver import EVALUATION, TRAINING
 from orchestrator.stages.run import Run
 from tests.benchmarks.runs import scratch
 from tests.benchmarks.throughput import BATCH, T, bare
@@ -28,14 +30,14 @@ STEPS = 3000
 
 def main() -> None:
     """Print microseconds per step, and the part of a step."""
-    with scratch() as folder, Journal(folder) as journal, (folder / "screen").open("w") as screen:
-        progress = Progress(STEPS, Console(file=screen))
+    with scratch() as folder, Journal(folder) as journal, (folder / "screen").open("w") as file:
+        screen = Screen(Outline(STEPS, {}, {}, TRAINING, EVALUATION), Console(file=file))
 
         def take(record: dict) -> None:
             journal.metrics(record["step"], record["metrics"], record["time_ms"])
-            progress.metrics(record["step"], record["metrics"])
+            screen.metrics(journal.standing, record["metrics"])
 
-        run = Run(folder, torch.device("cpu"), take, lambda: False)
+        run = Run(folder, torch.device("cpu"), take, lambda: False, folder)
         names = ("loss", "learning_rate", "gradient_norm", "tokens_per_second", "tokens")
         costs = []
         for step in range(1, STEPS + 1):

@@ -3,8 +3,8 @@
 import psutil
 import pytest
 
+from cluster.connection.session import ray_session
 from cluster.placement import Placement
-from cluster.session import ray_session
 
 TWO = Placement(workers=2, cpus_per_worker=1)
 

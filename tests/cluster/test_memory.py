@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.memory import kill_report, kills_now, memory_group
+from cluster.host.memory import kill_report, kills_now, memory_group
 
 ROOT = Path(__file__).parents[2]
 HOST = {"proc/vmstat": "pgfault 12\noom_kill 7\n"}

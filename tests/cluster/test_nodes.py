@@ -13,7 +13,7 @@ from cluster.world import by_host, worlds_of
 
 def test_the_command_line_pays_for_neither_ray_nor_torch():
     code = (
-        "import sys, cluster.gang, cluster.nodes as n; n.devices(None);"
+        "import sys, cluster.gang, cluster.inventory as i; i.devices(None);"
         "assert not {'ray', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

@@ -154,6 +154,25 @@ def test_a_stopped_process_is_named_soon_after_the_limit_and_replaced(gang, vict
     assert gone(before[victim]["pid"])
 
 
+def work_for(seconds, channel):
+    begun = time.monotonic()
+    while time.monotonic() - begun < seconds:
+        channel.send({"round": 0})
+        time.sleep(0.05)
+    return "done"
+
+
+def test_a_driver_that_did_not_listen_for_a_while_takes_nobody_for_silent(gang):
+    busy = []
+
+    def be_busy_once(rank, records):
+        if not busy:
+            busy.append(time.sleep(3.5))
+
+    limit_s = 2.5
+    assert gang.run(work_for, 5, be_busy_once, silent_after_s=limit_s) == ["done", "done"]
+
+
 def test_leaving_does_not_wait_for_a_stopped_process(session, tmp_path, gone):
     with Gang(TWO, log_folder=tmp_path, stop=threading.Event(), session=session) as gang:
         pid = gang.start()[1]["pid"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import folder
+from cluster.connection import folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,7 +17,7 @@ IMPATIENT = """
 import glob, json, os, psutil, sys, threading, time
 from pathlib import Path
 from cluster.gang import Placement, run_gang
-from cluster.session import Session
+from cluster.connection.session import Session
 import ray
 
 def left():
@@ -61,7 +61,7 @@ def test_ray_is_given_up_at_once_while_it_starts_and_can_be_started_again(tmp_pa
 OWNER = """
 import sys, time
 from pathlib import Path
-from cluster import folder
+from cluster.connection import folder
 folder.TEMPORARY = Path(sys.argv[1])
 with folder.ray_folder() as own:
     print(own, flush=True)

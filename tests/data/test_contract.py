@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.config import ContractConfig
-from data.contract import Contract, changes, check_utf8
+from data.contract import Contract, check_utf8, column_changes
 from data.files import DataError
 
 VALUES = {
@@ -89,8 +89,8 @@ def test_a_text_passes_exactly_if_a_utf8_file_can_hold_it(text):
 
 def test_changes_name_what_came_went_and_is_of_another_type():
     first = {"a": "string", "b": "integer", "c": "null"}
-    assert changes(first, first) == []
-    assert changes(first, {"b": "string", "c": "list", "d": "number"}) == [
+    assert column_changes(first, first) == []
+    assert column_changes(first, {"b": "string", "c": "list", "d": "number"}) == [
         "column a (string) went",
         "column d (number) came",
         "column b was integer and is string",

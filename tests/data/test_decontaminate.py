@@ -6,14 +6,14 @@ from hypothesis import strategies as st
 
 from data.files import DataError
 from data.filters.decontaminate import Decontaminate
-from data.filters.rules import build_rule
+from data.filters.rules import rule_of
 from data.filters.words import hash_ngrams, hash_words, normal_words
 
 SENTENCE = "The quick brown fox jumps over the lazy dog while seven wizards watch in silence."
 
 
 def rule(path, **options):
-    return build_rule(Decontaminate, {"paths": [str(path)], **options}, "data.filters[0]")
+    return rule_of(Decontaminate, {"paths": [str(path)], **options}, "data.filters[0]")
 
 
 @pytest.fixture
@@ -102,4 +102,4 @@ def test_evaluation_sets_that_cannot_be_used_are_errors(tmp_path, name, content,
 
 def test_paths_must_be_given():
     with pytest.raises(DataError, match="names no file"):
-        build_rule(Decontaminate, {}, "data.filters[0]")
+        rule_of(Decontaminate, {}, "data.filters[0]")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.filters.duplicates import NearDuplicates, compared_text, near_duplicates, signatures
-from data.filters.rules import build_rule
+from data.filters.rules import rule_of
 from data.filters.words import normal_words
 from data.records import Record
 
@@ -84,7 +84,7 @@ def small_signatures(rows):
     return np.array(rows, dtype=np.uint32).reshape(-1, 16)
 
 
-SMALL = build_rule(NearDuplicates, {"permutations": 16, "threshold": 0.7}, "x")
+SMALL = rule_of(NearDuplicates, {"permutations": 16, "threshold": 0.7}, "x")
 drawn_rows = st.lists(
     st.tuples(st.integers(0, 3), st.lists(st.integers(0, 15), max_size=6), st.integers(0, 99)),
     max_size=14,

@@ -9,9 +9,9 @@ from data.files import DataError
 from data.preparation.encoding import (
     Encoder,
     batches,
+    bytes_of,
     digest_of,
     record_digest,
-    text_of,
     token_bytes,
 )
 from data.records import Record
@@ -67,7 +67,7 @@ def test_any_text_comes_back_and_end_of_text_in_a_text_is_text(bpe, texts):
     for tokenizer in (bpe, Tokenizer.plain_bytes()):
         encoder = Encoder(tokenizer)
         encoded = encoder.encode([Record((text,), "a:1") for text in [*texts, NASTY]])
-        assert bytes(text_of(encoder.pieces, encoded.ids)).decode() == "".join([*texts, NASTY])
+        assert bytes(bytes_of(encoder.pieces, encoded.ids)).decode() == "".join([*texts, NASTY])
         assert (encoded.ids == tokenizer.end_of_text).sum() == len(texts) + 1
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.files import DataError
-from data.filters import FILTERS, build_filters
+from data.filters import FILTERS, filters_of
 from data.filters.content import SCORERS, language_model, spread
 from data.filters.report import Report
 from data.records import Record
@@ -21,7 +21,7 @@ def records(*texts, **columns):
 
 
 def kept(settings, given_records):
-    filters = build_filters(settings)
+    filters = filters_of(settings)
     report = filters.report()
     return [row for row, _ in filters.apply(given_records, report)], report
 
@@ -83,12 +83,12 @@ def kept(settings, given_records):
 )
 def test_settings_that_cannot_be_used_are_errors_that_name_the_entry(settings, message):
     with pytest.raises(DataError, match=re.escape(message)):
-        build_filters(settings)
+        filters_of(settings)
 
 
 def test_messages_name_the_setting_that_the_filters_come_from():
     with pytest.raises(DataError, match=r"data\.datasets\.web\.filters\[0\]\.min='x'"):
-        build_filters([{"name": "length", "min": "x"}], "data.datasets.web.filters")
+        filters_of([{"name": "length", "min": "x"}], "data.datasets.web.filters")
 
 
 @pytest.mark.parametrize("name", FILTERS)
@@ -146,7 +146,7 @@ def vowels():
 
 @given(st.lists(texts.map(" ".join), max_size=12), st.lists(st.integers(0, 12), max_size=3))
 def test_no_record_is_lost_between_filters_and_cuts_do_not_matter(vowels, drawn, cuts):
-    filters = build_filters(FAST)
+    filters = filters_of(FAST)
     all_records = records(*drawn)
     whole = filters.report()
     result = list(filters.apply(all_records, whole))
@@ -214,28 +214,28 @@ def test_a_word_list_is_read_from_a_file_and_is_part_of_the_recipe(tmp_path):
     file.write_text("bad\n\nworse\n", encoding="utf-8")
     settings = [{"name": "words", "file": str(file)}]
     assert kept(settings, records("worse", "fine"))[0] == [1]
-    before = build_filters(settings).recipe()
-    assert before == build_filters(settings).recipe()
+    before = filters_of(settings).recipe()
+    assert before == filters_of(settings).recipe()
     file.write_text("bad\n", encoding="utf-8")
-    assert build_filters(settings).recipe() != before
+    assert filters_of(settings).recipe() != before
     file.write_text("\n", encoding="utf-8")
     with pytest.raises(DataError, match="is empty"):
-        build_filters(settings)
+        filters_of(settings)
 
 
 def test_every_option_is_part_of_the_recipe():
     recipes = [
-        build_filters([{"name": "length", "min": 1, **more}]).recipe()
+        filters_of([{"name": "length", "min": 1, **more}]).recipe()
         for more in ({}, {"max": 2}, {"min_words": 1})
     ]
-    recipes.append(build_filters([{"name": "near_duplicates"}]).recipe())
-    recipes.append(build_filters([{"name": "near_duplicates", "threshold": 0.7}]).recipe())
+    recipes.append(filters_of([{"name": "near_duplicates"}]).recipe())
+    recipes.append(filters_of([{"name": "near_duplicates", "threshold": 0.7}]).recipe())
     assert len({str(recipe) for recipe in recipes}) == len(recipes)
 
 
 def test_a_score_column_is_compared_and_named_to_the_reader():
     settings = [{"name": "score", "column": "toxicity", "min": 0.1, "max": 0.5}]
-    assert build_filters(settings).columns == ("toxicity",)
+    assert filters_of(settings).columns == ("toxicity",)
     rows = [Record(("t",), f"a:{n}", (), {"toxicity": v}) for n, v in enumerate((0.1, 0.5, 0, 1))]
     left, report = kept(settings, rows)
     assert left == [0, 1]
@@ -271,7 +271,7 @@ def test_a_column_that_is_no_score_is_an_error(columns, message):
 def test_filters_can_be_sent_to_another_process(tmp_path):
     file = tmp_path / "e.txt"
     file.write_text("a text to keep out", encoding="utf-8")
-    filters = build_filters([{"name": "decontaminate", "paths": [str(file)]}, {"name": "personal"}])
+    filters = filters_of([{"name": "decontaminate", "paths": [str(file)]}, {"name": "personal"}])
     rows = records("A text to keep out!", "fine")
     assert [row for row, _ in filters.apply(rows, filters.report())] == [1]
     sent = pickle.loads(pickle.dumps(filters))

@@ -236,10 +236,10 @@ def test_evaluation_predicts_every_token_once_in_equal_turns(
 
 
 def test_a_corpus_beyond_the_cache_is_read_in_blocks_and_still_once_each(tmp_path, monkeypatch):
-    monkeypatch.setattr("data.stream.BLOCK_BYTES", 64)
-    monkeypatch.setattr("data.packing.BLOCK_BYTES", 64)
-    monkeypatch.setattr("data.stream.CACHE_BLOCKS", 32)
-    monkeypatch.setattr("data.stream.LANES", 4)
+    monkeypatch.setattr("data.feed.stream.BLOCK_BYTES", 64)
+    monkeypatch.setattr("data.packing.packings.BLOCK_BYTES", 64)
+    monkeypatch.setattr("data.feed.stream.CACHE_BLOCKS", 32)
+    monkeypatch.setattr("data.feed.stream.LANES", 4)
     loader = loader_of(shard_set(tmp_path / "set", 5000))
     order = loader.source.mixture.orders["data"]
     assert (order.block, order.lanes) == (3, 4)

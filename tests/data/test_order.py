@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import order
-from data.order import Order, Permutation, shuffled
+from data.order import Order, shuffled
+from data.order.permutation import Permutation
 
 MASK = 2**64 - 1
 
@@ -87,7 +87,7 @@ def test_the_order_is_its_definition_and_a_bijection_with_an_inverse_on_a_grid(N
 def test_any_order_is_a_bijection_with_an_inverse(N, b, C, w, epoch, feistel):
     with pytest.MonkeyPatch.context() as patch:
         if feistel:
-            patch.setattr(order, "FULL_SORT", 0)
+            patch.setattr("data.order.permutation.FULL_SORT", 0)
         made = Order(N, 3, "f", block=b, lanes=C, window=w)
         ids = made(np.arange(epoch * N, (epoch + 1) * N))
         assert (np.sort(ids) == np.arange(N)).all()
@@ -126,7 +126,7 @@ def test_permutations_of_both_kinds_are_bijections_with_an_inverse(size):
 
 
 def test_the_feistel_network_is_a_bijection_on_small_domains_too(monkeypatch):
-    monkeypatch.setattr(order, "FULL_SORT", 0)
+    monkeypatch.setattr("data.order.permutation.FULL_SORT", 0)
     for size in range(1, 130):
         permutation = Permutation(b"key", size)
         y = permutation(np.arange(size))

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.filters.personal import KINDS, Personal, find_personal, redact, shift
-from data.filters.rules import build_rule
+from data.filters.rules import rule_of
 from data.records import Record
 
 # Numbers that standards and payment networks publish as examples.
@@ -82,13 +82,13 @@ def test_redaction_puts_placeholders_and_counts_kinds():
 
 
 def test_only_the_kinds_that_were_asked_for_are_redacted():
-    rule = build_rule(Personal, {"kinds": ["phone"]}, "x")
+    rule = rule_of(Personal, {"kinds": ["phone"]}, "x")
     text = "a@b.de +49 30 123456"
     assert rule.judge(Record((text,), "p")).record.texts == ("a@b.de <PHONE>",)
 
 
 def test_drop_leaves_the_record_out_and_does_not_show_the_data():
-    rule = build_rule(Personal, {"action": "drop"}, "x")
+    rule = rule_of(Personal, {"action": "drop"}, "x")
     verdict = rule.judge(Record(("fine", "a@b.de 8.8.8.8"), "p"))
     assert verdict.reason == "email and ipv4"
     assert verdict.excerpt == "<EMAIL> <IPV4>"

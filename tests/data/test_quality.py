@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from data.files import DataError
 from data.filters.quality import Length, Repetition, Symbols, duplicates, repeated_ngrams
-from data.filters.rules import build_rule
+from data.filters.rules import rule_of
 
 
 def slow_repeated_ngrams(words):
@@ -74,7 +74,7 @@ def test_repetition_names_the_first_rule_that_a_text_breaks(text, reason):
 
 def test_a_limit_of_one_switches_a_rule_of_repetition_off():
     options = {field.name: 1 for field in fields(Repetition)}
-    assert build_rule(Repetition, options, "x").find("again and " * 100) is None
+    assert rule_of(Repetition, options, "x").find("again and " * 100) is None
 
 
 def test_duplicate_ngrams_are_dropped_at_the_share_of_the_paper():
@@ -83,7 +83,7 @@ def test_duplicate_ngrams_are_dropped_at_the_share_of_the_paper():
     for times, kept in ((2, True), (3, True), (4, False)):
         rest = [f"other{n:02}" for n in range(100 - 5 * times)]
         text = " ".join(f"{' '.join(rest[k::times])} {phrase}" for k in range(times))
-        limits = build_rule(Repetition, {f"top_{n}_grams": 1 for n in (2, 3, 4)}, "x")
+        limits = rule_of(Repetition, {f"top_{n}_grams": 1 for n in (2, 3, 4)}, "x")
         found = limits.find(text)
         assert (found is None) == kept, times
         if found:
@@ -130,12 +130,12 @@ def test_symbols_names_the_first_rule_that_a_text_breaks(text, reason):
     ],
 )
 def test_length_keeps_what_reaches_its_limits(options, text, reason):
-    found = build_rule(Length, options, "x").find(text)
+    found = rule_of(Length, options, "x").find(text)
     assert (found.reason if found else None) == reason
 
 
 def test_lower_limits_above_upper_ones_are_refused():
     with pytest.raises(DataError, match=r"here\.min=5 must be at most max=2"):
-        build_rule(Length, {"min": 5, "max": 2}, "here")
+        rule_of(Length, {"min": 5, "max": 2}, "here")
     with pytest.raises(DataError, match=r"here\.min_mean_word=5\.0 must be at most max"):
-        build_rule(Symbols, {"min_mean_word": 5, "max_mean_word": 2}, "here")
+        rule_of(Symbols, {"min_mean_word": 5, "max_mean_word": 2}, "here")

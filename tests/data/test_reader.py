@@ -1,5 +1,5 @@
+import os
 import pickle
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -141,40 +141,22 @@ def test_rows_that_touch_a_bad_block_are_refused_and_no_others(written, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_damaged_file_is_fetched_from_the_origin_once(written, tmp_path, way):
+def test_a_block_that_is_damaged_once_is_read_again_from_the_disk(written, way, monkeypatch):
     folder, stream = written
-    shutil.copytree(folder, tmp_path / "origin")
-    for token in (3, 200, 999):
-        flip(folder, 1, token)
-    asked = []
+    path = folder / "shard-00001.arrow"
+    whole = path.read_bytes()
+    flip(folder, 1, 3)
+    advised = []
 
-    def refetch(name):
-        asked.append(name)
-        return shutil.copy(tmp_path / "origin" / name, folder / f"new-{name}")
+    def repaired(descriptor, start, size, advice):
+        if advice == os.POSIX_FADV_DONTNEED:  # the disk has what the page cache has not
+            advised.append((start, size))
+            path.write_bytes(whole)
 
-    opened = ShardSet.open(folder, refetch=refetch, **WAYS[way])
-    with ThreadPoolExecutor(8) as pool:
-        for found in pool.map(lambda _: opened.read(0, 6000), range(8)):
-            np.testing.assert_array_equal(found, stream)
-    assert asked == ["shard-00001.arrow"]
-
-
-def test_an_origin_that_is_damaged_too_or_gone_is_asked_once(written):
-    folder, _ = written
-    path = flip(folder, 1, 0)
-    flip(folder, 1, 500)
-    for answer in (path, folder / "gone"):
-        asked = []
-
-        def refetch(name, asked=asked, answer=answer):
-            asked.append(name)
-            return answer.resolve(strict=True)
-
-        opened = ShardSet.open(folder, refetch=refetch)
-        for start in (1000, 1400):
-            with pytest.raises(BadBlock):
-                opened.read(start, start + 10)
-        assert asked == [path.name]
+    monkeypatch.setattr(os, "posix_fadvise", repaired)
+    opened = ShardSet.open(folder, **WAYS[way])
+    np.testing.assert_array_equal(opened.read(0, 6000), stream)
+    assert advised == [(opened.entries[1].values_at, HASHED)]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -274,7 +256,7 @@ from data.shards import ShardSet
 opened = ShardSet.open(Path(sys.argv[1]), mapped_bytes=0, cache_bytes=4 << 20)
 rng, process, peaks = np.random.default_rng(0), psutil.Process(), []
 for _ in range(200):
-    opened.read_many(rng.integers(0, len(opened) - 1025, 64), 1025)
+    opened.read_many(rng.integers(0, opened.tokens - 1025, 64), 1025)
     assert opened._reader.held_bytes <= 4 << 20
     peaks.append(process.memory_info().rss)
 print(opened.bytes_read, max(peaks[20:]) - max(peaks[:20]))

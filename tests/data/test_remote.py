@@ -15,7 +15,7 @@ from data.config import DataConfig
 from data.files import DataError
 from data.sources import outside_state, remote, units_of
 from data.sources.remote import fetch, listing
-from data.sources.urls import redact
+from data.sources.urls import hide_secrets
 from tests.data.sites import S3Site, Site
 from tests.data.texts import documents
 
@@ -191,7 +191,7 @@ def test_no_message_holds_a_password_or_a_query(site):
     ],
 )
 def test_redaction(url, clean):
-    assert redact(url) == clean
+    assert hide_secrets(url) == clean
 
 
 def ask(url, cache, barrier, answers):

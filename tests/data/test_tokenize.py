@@ -176,7 +176,7 @@ def test_workers_killed_at_random_moments_change_nothing(corpus, workers, fresh)
     def kill_now_and_then():
         while len(killed) < 4 and not over.wait(rng.uniform(0.2, 0.8)):
             for process in psutil.Process().children(recursive=True):
-                if "ServiceWorker" in " ".join(process.cmdline()):
+                if "PoolWorker" in " ".join(process.cmdline()):
                     process.send_signal(signal.SIGKILL)
                     killed.append(process.pid)
                     break

@@ -262,7 +262,7 @@ importlib.import_module("data.{module}").{function} = killed
 
 @pytest.mark.parametrize(
     ("module", "function"),
-    [("preparation.assemble", "publish"), ("preparation", "write_text_atomic")],
+    [("preparation.assemble", "publish"), ("preparation.preparing", "write_text_atomic")],
 )
 def test_who_is_killed_while_publishing_leaves_nothing_half_and_can_be_started_again(
     module, function, cache, corpus

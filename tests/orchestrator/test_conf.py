@@ -12,6 +12,7 @@ import models
 from models import cost
 from orchestrator.compose.schema import register
 from orchestrator.plan.planning import rough_plan
+from tests.orchestrator.typed import trained
 
 CONF = Path(__file__).parents[2] / "conf"
 CHOICES = sorted(
@@ -36,7 +37,8 @@ NEEDS = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def hydra():
+def hydra(corpus):
+    trained(corpus)  # composes by itself, which Hydra allows one at a time
     register()
     with initialize_config_module("conf", version_base="1.3"):
         yield
@@ -47,12 +49,14 @@ def job(*overrides):
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_every_choice_composes_and_has_a_plan(choice, tmp_path, monkeypatch):
+def test_every_choice_composes_and_has_a_plan(choice, tmp_path, monkeypatch, corpus):
     monkeypatch.chdir(tmp_path)
     overrides = [choice, *filter(None, [NEEDS.get(choice)])]
     if choice == "tokenizer=file":
         _write_tokenizer(tmp_path / "tokenizer.json")
         overrides.append("tokenizer.path=tokenizer.json")
+    if choice == "stage=evaluate":
+        overrides += [f"checkpoint={trained(corpus)}", "data.sequence_length=32"]
     plan = rough_plan(job(*overrides))
     assert plan.parameters > 0
     assert all(line.strip() for line in plan.lines())

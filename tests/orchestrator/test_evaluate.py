@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from orchestrator.record import lines
 from orchestrator.stages.evaluate.measure import Score, score_documents, together
 from orchestrator.training import checkpoint, distributed, engine
 from tests.orchestrator import tiny
-from tests.orchestrator.typed import refused, trained, typed
+from tests.orchestrator.typed import on, refused, trained, typed
 
 EVALUATE = (
     *("stage=evaluate", "data=text", "data.sequence_length=32", "resources=inline"),
@@ -80,6 +81,31 @@ def test_a_mixture_is_scored_by_dataset_and_all_together(corpus, tmp_path):
     assert min(a, b) < both < max(a, b)
     for words in ("a ", "b ", "all "):
         assert words in answer.out
+
+
+def test_the_scores_stand_on_the_checkpoints_own_model_in_mlflow(corpus, tmp_path):
+    tracked = ("tracking=mlflow", "tracking.system_metrics=false")
+    words = [word for word in on(corpus) if word != "tracking=none"]
+    assert typed("run", *words, *tracked, "stage.steps=2", "outputs=outputs").code == 0
+    trained_run = Path("outputs/latest").resolve()
+    _, result = evaluated(f"checkpoint={trained_run}", f"data.path={corpus}", *tracked)
+    with sqlite3.connect("outputs/mlflow.db") as store:
+        models = store.execute("select model_id, name from logged_models").fetchall()
+        rows = store.execute(
+            "select model_id, metric_name, metric_value, dataset_name from logged_model_metrics "
+            "where run_id = ?",
+            [result["mlflow_run_id"]],
+        ).fetchall()
+        inputs = store.execute(
+            "select destination_id from inputs where source_id = ? and source_type = 'RUN_INPUT'",
+            [result["mlflow_run_id"]],
+        ).fetchall()
+    assert len(models) == 1
+    assert {row[0] for row in rows} == {models[0][0]}
+    scores = {name: value for _, name, value, _ in rows}
+    assert scores == pytest.approx(result["metrics"])
+    assert {row[3] for row in rows} == {"text/validation"}
+    assert inputs == [(models[0][0],)]
 
 
 @pytest.mark.parametrize(

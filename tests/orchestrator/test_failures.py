@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from cluster.failure import from_silence
 from cluster.gang import GangRefused, WorkerFailed
-from orchestrator.job.failures import explain
+from orchestrator.job.failures import explain_failure
 
 
 def raised(kind, message, rank=1):
@@ -132,7 +133,7 @@ RETRIED = {"storage", "hardware", "collective", "time_out", "unknown"}
     [(failure, *said) for failure, all_said in SAID.items() for said in all_said],
 )
 def test_an_exception_is_classified_by_its_type_or_its_words(failure, kind, message):
-    explanation = explain(raised(kind, message))
+    explanation = explain_failure(raised(kind, message))
     assert explanation.failure == failure
     assert explanation.retry is (failure in RETRIED)
     assert explanation.line().startswith(f"rank 1 on host node-a failed: {kind}")
@@ -142,8 +143,11 @@ def test_an_exception_is_classified_by_its_type_or_its_words(failure, kind, mess
 @pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EROFS, errno.ENOSPC])
 def test_an_error_of_the_system_is_known_whether_it_names_a_file_or_not(code):
     want = "disk_full" if code == errno.ENOSPC else "storage"
-    assert explain(OSError(code, os.strerror(code))).failure == want
-    assert explain(OSError(code, os.strerror(code), "/mnt/step_00000005/model")).failure == want
+    assert explain_failure(OSError(code, os.strerror(code))).failure == want
+    assert (
+        explain_failure(OSError(code, os.strerror(code), "/mnt/step_00000005/model")).failure
+        == want
+    )
 
 
 def test_what_torch_itself_says_of_shapes_types_and_devices_is_the_users_to_mend():
@@ -161,54 +165,69 @@ def test_what_torch_itself_says_of_shapes_types_and_devices_is_the_users_to_mend
     for name, operation in wrong.items():
         with pytest.raises((RuntimeError, IndexError)) as caught:
             operation()
-        assert explain(caught.value).failure == "user_error", (name, caught.value)
+        assert explain_failure(caught.value).failure == "user_error", (name, caught.value)
 
 
 def test_the_log_is_named_where_the_traceback_helps_and_nowhere_else():
     def failed(kind, message="x"):
         error = raised(kind, message)
         error.log = Path("/runs/r/logs/rank-1.log")
-        return explain(error).remedy
+        return explain_failure(error).remedy
 
     assert "read the traceback in logs/rank-1.log" in failed("TypeError")
     assert "logs/rank-1.log" in failed("Odd")
     for kind in ("BadBlock", "NonFiniteLoss", "OutOfMemoryError", "GangRefused", "TimeoutError"):
         assert "log" not in failed(kind), kind
-    own = explain(KeyError("x"), log=Path("/runs/r/logs/driver.log")).remedy
+    own = explain_failure(KeyError("x"), log=Path("/runs/r/logs/driver.log")).remedy
     assert "logs/driver.log" in own
-    assert "the output of the command" in explain(KeyError("x")).remedy
+    assert "the output of the command" in explain_failure(KeyError("x")).remedy
 
 
-@pytest.mark.parametrize(
-    ("facts", "shown"),
-    [
-        ({"memory_used": 15_900_000_000, "memory_limit": 16_000_000_000}, " (15.9 of 16 GB); "),
-        ({"memory_used": None, "memory_limit": 16_000_000_000}, " (of 16 GB); "),
-        ({}, "out of memory; "),
-    ],
-)
-def test_a_worker_killed_for_memory_is_told_with_what_it_had(facts, shown):
+def test_a_worker_killed_for_memory_is_told_how_the_memory_stood_and_asked_for_more():
     error = WorkerFailed(
         rank=0,
         host="a",
         cause="killed",
         error_type="",
-        message="was killed by SIGKILL, by the kernel, which ran out of memory",
+        message="was killed by SIGKILL, by the kernel: 15.9 of 16 GB",
         signal="SIGKILL",
         out_of_memory=True,
     )
-    vars(error).update(facts)
-    explanation = explain(error, step=3)
+    explanation = explain_failure(error, step=3)
     assert explanation.failure == "out_of_memory"
-    assert shown in explanation.line()
+    assert (
+        "was killed by SIGKILL after step 3, by the kernel: 15.9 of 16 GB; " in explanation.line()
+    )
     assert "fewer workers" in explanation.remedy
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("was lost with its node 12ab", "was lost with its node 12ab after step 3; "),
+        ("cannot be reached: it is down, or so", "cannot be reached after step 3: it is down, or"),
+    ],
+)
+def test_the_step_stands_behind_what_happened_and_before_why(said, told):
+    error = WorkerFailed(rank=0, host="a", cause="lost", error_type="", message=said)
+    assert told in explain_failure(error, step=3).line()
+
+
+def test_a_silent_worker_is_told_with_how_long_it_was_silent():
+    worker = {"rank": 1, "host": "a", "log": "/runs/r/logs/rank-1.log"}
+    explanation = explain_failure(from_silence(worker, 40, 50), step=3)
+    assert explanation.failure == "silent"
+    assert explanation.retry
+    assert "has not answered for 40 s (its last record came 50 s ago) after step 3: its" in (
+        explanation.line()
+    )
 
 
 def test_a_real_allocation_that_cannot_be_met_is_out_of_memory():
     torch = pytest.importorskip("torch")
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60)
-    assert explain(caught.value).failure == "out_of_memory"
+    assert explain_failure(caught.value).failure == "out_of_memory"
 
 
 def test_a_killed_rank_is_explained_with_its_signal_and_step():
@@ -220,7 +239,7 @@ def test_a_killed_rank_is_explained_with_its_signal_and_step():
         message="was killed by SIGKILL, it seems: it left no exception",
         signal="SIGKILL",
     )
-    explanation = explain(error, step=12)
+    explanation = explain_failure(error, step=12)
     assert explanation.failure == "killed"
     assert explanation.line().startswith(
         "rank 1 on host node-a was killed by SIGKILL after step 12, it seems: it left no "
@@ -239,19 +258,19 @@ def test_a_killed_rank_is_explained_with_its_signal_and_step():
 )
 def test_a_death_is_classified_by_its_cause(failure, facts):
     error = WorkerFailed(rank=0, host="a", error_type="", message="is gone", **facts)
-    assert explain(error).failure == failure
+    assert explain_failure(error).failure == failure
 
 
 def test_errors_of_the_driver_itself_are_classified_too():
-    assert explain(KeyboardInterrupt()).failure == "interrupted"
-    assert explain(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))).failure == "disk_full"
-    refused = explain(GangRefused("resources.workers=3 does not fit"))
+    assert explain_failure(KeyboardInterrupt()).failure == "interrupted"
+    assert explain_failure(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))).failure == "disk_full"
+    refused = explain_failure(GangRefused("resources.workers=3 does not fit"))
     assert (refused.failure, refused.rank) == ("user_error", None)
     assert refused.line().startswith("GangRefused: resources.workers=3 does not fit; ")
 
 
 def test_a_long_message_of_many_lines_becomes_one_line():
-    line = explain(raised("RuntimeError", "first " * 100 + "\nsecond\nthird")).line()
+    line = explain_failure(raised("RuntimeError", "first " * 100 + "\nsecond\nthird")).line()
     assert "\n" not in line
     assert "second" not in line
 

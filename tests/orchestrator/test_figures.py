@@ -30,8 +30,8 @@ def test_a_journal_gives_four_figures_with_units_that_can_be_saved(tmp_path, ste
         assert (tmp_path / f"{name}.png").read_bytes().startswith(PNG)
         (axes,) = figure.axes
         assert axes.get_xlabel() == "optimizer step"
-    assert figures["loss"].axes[0].get_ylabel() == "cross-entropy (nats per token)"
-    assert figures["throughput"].axes[0].get_ylabel() == "tokens per second, all ranks"
+    assert figures["loss"].axes[0].get_ylabel() == "loss"
+    assert figures["throughput"].axes[0].get_ylabel() == "per second, all ranks"
 
 
 def test_the_curves_are_the_points_of_the_journal_and_nan_is_marked(tmp_path):
@@ -39,9 +39,9 @@ def test_the_curves_are_the_points_of_the_journal_and_nan_is_marked(tmp_path):
     curves = {line.get_label(): line for line in axes.get_lines()}
     steps = np.arange(1, 41)
     want = np.where(steps == 9, np.nan, 2 + 3 / steps)
-    np.testing.assert_array_equal(curves["train"].get_xdata(), steps)
-    np.testing.assert_array_equal(curves["train"].get_ydata(), want)
-    np.testing.assert_array_equal(curves["validation"].get_xdata(), [10, 20, 30, 40])
+    np.testing.assert_array_equal(curves["train/loss"].get_xdata(), steps)
+    np.testing.assert_array_equal(curves["train/loss"].get_ydata(), want)
+    np.testing.assert_array_equal(curves["validation/loss"].get_xdata(), [10, 20, 30, 40])
     assert "not finite" in [text.get_text() for text in axes.get_legend().get_texts()]
 
 
@@ -49,6 +49,17 @@ def test_a_wide_range_is_drawn_on_a_logarithmic_axis(tmp_path):
     figures = training_figures(write_journal(tmp_path, 300))
     assert figures["gradient_norm"].axes[0].get_yscale() == "log"
     assert figures["loss"].axes[0].get_yscale() == "linear"
+
+
+def test_what_any_stage_measures_is_drawn_one_curve_per_metric(tmp_path):
+    names = ["train/accuracy", *(f"validation/set_{i}/accuracy" for i in range(9))]
+    with Journal(tmp_path) as book:
+        for step in (1, 2):
+            book.metrics(step, dict.fromkeys(names, 0.1 * step) | {"train/examples_per_second": 9})
+    figures = training_figures(tmp_path)
+    assert list(figures) == ["accuracy", "throughput"]
+    lines = figures["accuracy"].axes[0].get_lines()
+    assert [line.get_label() for line in lines] == names
 
 
 def test_a_journal_without_metrics_gives_no_figures(tmp_path):

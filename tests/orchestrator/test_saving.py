@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 import models
 from models.configs import GPTConfig
+from orchestrator.record.checkpoints import CheckpointError, Retention, finding
 from orchestrator.training import checkpoint, distributed
-from orchestrator.training.checkpoint import CheckpointError, Retention, finding
 from orchestrator.training.checkpoint.tensorfile import CHUNK, TensorWriter
 from orchestrator.training.state import WEIGHT, DifferentState
 from tests.orchestrator.plain import KEYS, Plain, bytes_read, check_equal
@@ -220,7 +220,9 @@ def test_a_rank_that_cannot_write_ends_the_save_on_all_and_leaves_the_one_before
     first, second = two.run(save_on_a_disk_that_fills_up_on_one_rank, tmp_path)
     assert first[0] == "SaveFailed"
     assert "rank 1 could not save step 3: OSError: [Errno 27] File too large" in first[1]
-    assert second == ("OSError", "[Errno 27] File too large")
+    assert second[0] == "OSError"
+    assert "[Errno 27] File too large" in second[1]
+    assert "step_00000003.partial" in second[1]
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
     assert checkpoint.find(tmp_path / "step_00000001").step == 1
 
@@ -341,10 +343,10 @@ def resident(what):
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(what))
 
 
-def test_a_save_holds_no_more_than_a_chunk_or_two_beyond_the_state(tmp_path):
-    """Of a tensor 8 times as large as a chunk, in a file of its own."""
-    plain = Plain(model=torch.nn.Linear(8 * CHUNK, 1, bias=False))
+def test_a_save_holds_no_more_than_a_few_chunks_beyond_the_state(tmp_path):
+    """Of a tensor of 64 MiB."""
+    plain = Plain(model=torch.nn.Linear(16 * CHUNK, 1, bias=False))
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     before = resident("VmRSS")
     saved(tmp_path, 1, plain)
-    assert resident("VmHWM") - before < 2 * 4 * CHUNK
+    assert resident("VmHWM") - before < 4 * 4 * CHUNK

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.network import free_port
+from cluster.host.network import free_port
 from orchestrator.config import JobConfig
 from orchestrator.job import torchrun
 from orchestrator.job.rank import Assignment

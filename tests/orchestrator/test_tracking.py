@@ -16,7 +16,7 @@ from orchestrator.record.journal import Journal
 from orchestrator.record.lines import read
 from orchestrator.record.mlflow import Done, NoMirror, State, start_mirror
 from orchestrator.record.mlflow.description import Description
-from orchestrator.record.mlflow.mirror import ENVIRONMENT
+from orchestrator.record.mlflow.mirror import ENVIRONMENT, new_state
 from tests.orchestrator.tracked import (
     COUNT_STEPS,
     ROOT,
@@ -85,6 +85,8 @@ def test_a_live_run_is_in_mlflow_whole_and_a_second_replay_changes_nothing(outpu
         ("tiny/validation", "f" * 36),
     ]
     assert tags["descent"] == "attempt 1 to step 30, attempt 2"
+    tables = json.loads(tags["mlflow.loggedArtifacts"])
+    assert [table["path"] for table in tables] == ["first.json", "second.json"]
     models = [name for name, *_ in seen["models"]]
     assert set(models) == {f"step_{step:08d}" for step in range(10, 61, 10)}
     assert {row[1] for row in seen["models"]} == {2}  # READY
@@ -275,3 +277,12 @@ def test_the_description_says_what_the_job_is_and_where(outputs):
     note = Description(folder).note("failed", {"tokenizer": "abc"})
     assert "- error: out of memory\n- validation/loss: 2.1\n- steps: 60\n" in note
     assert "- tokenizer: `abc`" in note
+
+
+def test_how_far_an_older_version_had_sent_a_run_is_still_known(tmp_path):
+    state = new_state(tmp_path, TrackingConfig(), tmp_path)
+    state.offsets["metrics.jsonl"] = 7
+    state.save(tmp_path)
+    path = tmp_path / "mlflow.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"attempts": {}, "datasets": {}}))
+    assert State.load(tmp_path) == state

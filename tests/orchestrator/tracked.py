@@ -73,6 +73,9 @@ def play(folder, steps=60, pause=0.0, status="done", every=10):
                     book.event("checkpoint", step=step, path=place, **facts)
                 time.sleep(pause)
         book.event("artifact", path="samples.txt", artifact_path="texts")
+        for name in ("first", "second"):
+            (folder / f"{name}.json").write_text('{"columns": ["a"], "data": [[1]]}')
+            book.event("artifact", path=f"{name}.json", table=True)
         book.event("finished", status=status)
     result = {"status": status, "steps": steps, "metrics": {"validation/loss": 2.1}, "attempts": 2}
     (folder / "result.json").write_text(json.dumps(result))

@@ -55,12 +55,13 @@ class Points:
             for key, value in line["metrics"].items()
         ]
 
-    def first_time(self, key: str, value: float, step: int) -> int | None:
-        """When a metric first had this value at this step. None: the journal does not have it."""
+    def first_times(self, step: int) -> dict[tuple[str, str], int]:
+        """(metric, value as text) -> when the metric first had this value at this step."""
+        times: dict[tuple[str, str], int] = {}
         for line in at_step(self.path, step):
-            if repr(line["metrics"].get(key)) == repr(value):
-                return int(line["time_ms"])
-        return None
+            for key, value in line["metrics"].items():
+                times.setdefault((key, repr(value)), line["time_ms"])
+        return times
 
     def _find_left_out(self) -> dict[tuple[str, int, str], int]:
         found: dict[tuple[str, int, str], int] = {}

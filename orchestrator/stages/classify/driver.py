@@ -17,7 +17,7 @@ from orchestrator.stages.classify.tables import Examples, read_examples
 from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Shown
 
 if TYPE_CHECKING:
-    from orchestrator.training.checkpoint import Checkpoint
+    from orchestrator.record.checkpoints import Checkpoint
 
 TRAINING = (Shown("train/loss", "loss {:.3f}"), Shown("train/accuracy", "accuracy {:.1%}"))
 EVALUATION = (
@@ -35,7 +35,7 @@ def outline(config: JobConfig) -> Outline:
 def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
     """Read, check and publish the examples; check that the job can go on from `start`."""
     stage = config.section(ClassifyConfig)
-    examples = read_examples(stage, classifier(config.model))
+    examples = read_examples(stage, classifier(config.role("model").model))
     published = publish_examples(examples, stage.validation_fraction, config.seed, cache_root())
     if start is not None:
         start_position(start, config, published)

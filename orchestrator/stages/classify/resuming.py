@@ -7,7 +7,7 @@ from orchestrator.config import JobConfig
 from orchestrator.stages.classify.examples import PublishedExamples
 
 if TYPE_CHECKING:
-    from orchestrator.training.checkpoint import Checkpoint
+    from orchestrator.record.checkpoints import Checkpoint
 
 FACTS = "examples"  # the entry of a manifest
 
@@ -46,7 +46,7 @@ def start_position(start: "Checkpoint", config: JobConfig, published: PublishedE
     before = models.config_to_dict(start.model_config())
     wrong = [
         f"model.{name}={value} must be {before.get(name)}"
-        for name, value in models.config_to_dict(config.model).items()
+        for name, value in models.config_to_dict(config.role("model").model).items()
         if value != before.get(name)
     ]
     if ours["seed"] != theirs["seed"]:

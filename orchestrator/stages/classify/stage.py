@@ -55,4 +55,4 @@ class ClassifyConfig(TrainingConfig):
     def check_job(self, job: JobConfig) -> None:
         """Check that the model is one that gives scores of classes, too."""
         super().check_job(job)
-        classifier(job.model)
+        classifier(job.role("model").model)

@@ -4,20 +4,19 @@ B examples of a micro-batch, F features, C classes.
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from data.order import Order
-from models.configs import ClassifierConfig, classifier
+from models.configs import classifier
 from orchestrator.config import JobConfig
+from orchestrator.stages.checkpoints import Checkpoints
 from orchestrator.stages.classify import confusion
 from orchestrator.stages.classify.examples import (
     Batch,
     PublishedExamples,
-    Split,
     evaluation,
     open_split,
     steps,
@@ -27,9 +26,10 @@ from orchestrator.stages.classify.stage import ClassifyConfig
 from orchestrator.stages.result import Result
 from orchestrator.stages.run import Run
 from orchestrator.training import checkpoint, distributed, engine
-from orchestrator.training.checkpoint import Checkpoint, Retention, SavedRole
+from orchestrator.training.checkpoint import SavedRole
 from orchestrator.training.engine import Engine
-from orchestrator.training.loop import Metrics, Schedule, evaluate, fit
+from orchestrator.training.hardware import device_name
+from orchestrator.training.loop import Metrics, Outcome, Schedule, evaluate, fit
 from orchestrator.training.objectives import Summed, classification
 from orchestrator.training.optim import learning_rate
 
@@ -38,57 +38,14 @@ PICTURE = "confusion.png"
 
 def classify(config: JobConfig, inputs: PublishedExamples, run: Run) -> Result:
     """Train, evaluate, save; every rank calls it."""
-    stage = config.section(ClassifyConfig)
-    train, validation = (open_split(inputs, name, run.cache) for name in ("train", "validation"))
-    role = config.role("model")
-    weights = role.model.weights
-    trainer = engine.build(
-        role.model,
-        role.engine,
-        role.optim,
-        device=run.device,
-        seed=config.seed,
-        micro_batch=config.batch.micro,
-        accumulation_steps=config.batch.accumulation_steps,
-        reader=checkpoint.open_weights(Path(weights), verified=True).reader if weights else None,
-    )
-    training = Training(config, run, inputs, validation, classifier(role.model), trainer)
-    start = training.restore()
-    run.event("training", device=str(run.device), from_step=start.step if start else 0)
-    feed = steps(
-        train,
-        Order(len(train), config.seed, inputs.fingerprint),
-        training.position,
-        stage.global_batch_size,
-        config.batch.micro,
-        distributed.rank(),
-        distributed.world_size(),
-    )
-    outcome = fit(
-        trainer,
-        label_loss,
-        feed,
-        Schedule(
-            stage.steps,
-            stage.evaluate_every,
-            stage.checkpoint_every,
-            lambda step: learning_rate(config.optim, step, stage.steps),
-        ),
-        start_step=start.step if start else 0,
-        seed=config.seed,
-        unit="examples",
-        trained=training.trained,
-        log=training.log,
-        evaluate=training.evaluate,
-        save=training.save,
-        should_stop=run.should_stop,
-    )
+    training = Training(config, inputs, run)
+    outcome = training.fit()
     training.show()
-    matrix = training.matrix
+    newest, matrix = training.checkpoints.newest, training.matrix
     return Result(
         steps=outcome.step,
         stopped=outcome.stopped,
-        checkpoint=str(training.newest.path) if training.newest else None,
+        checkpoint=str(newest.path) if newest else None,
         metrics=training.latest,
         tables=() if matrix is None else (confusion.table(matrix),),
     )
@@ -110,28 +67,75 @@ def label_loss(trainer: Engine, batch: Batch) -> Summed:
 
 @dataclass
 class Training:
-    """What the loop calls back: log, evaluate, save; and where it starts."""
+    """The parts of a classification run: model, examples, checkpoints; what the loop calls back."""
 
     config: JobConfig
-    run: Run
     published: PublishedExamples
-    validation: Split
-    model_config: ClassifierConfig
-    engine: Engine
+    run: Run
     latest: Metrics = field(default_factory=dict)
     """The last value of each metric."""
-    newest: Checkpoint | None = None
-    """The last checkpoint saved or restored."""
     position: int = 0
     """Examples trained on, counted over all epochs."""
     matrix: confusion.Matrix | None = None
     """(C, C), of the last evaluation."""
 
     def __post_init__(self) -> None:
-        """Nothing is kept yet."""
-        self._root = self.run.folder / "checkpoints"
-        kept = self.config.section(ClassifyConfig).checkpoints_kept
-        self._retention = Retention(self._root, kept)
+        """Make the model, open the examples, and go to where the run goes on.
+
+        Raises ValueError if the checkpoint belongs to another model or to other examples.
+        """
+        config, run = self.config, self.run
+        self.stage = config.section(ClassifyConfig)
+        self.role = config.role("model")
+        self.classes = classifier(self.role.model).classes
+        self.examples, self.validation = (
+            open_split(self.published, name, run.cache) for name in ("train", "validation")
+        )
+        self.checkpoints = Checkpoints(run, self.stage.checkpoints_kept, config.resume)
+        self.engine = engine.build(
+            self.role.model,
+            self.role.engine,
+            self.role.optim,
+            device=run.device,
+            seed=config.seed,
+            micro_batch=config.batch.micro,
+            accumulation_steps=config.batch.accumulation_steps,
+            reader=self.checkpoints.weights(self.role),
+        )
+        start = self.checkpoints.start
+        if start is not None:
+            self.position = start_position(start, config, self.published)
+            self.engine.load_state(checkpoint.open_role(start), start.step)
+        self.checkpoints.resumed()
+
+    def fit(self) -> Outcome:
+        """Train to the last step, or until a stop."""
+        stage, batch, optim = self.stage, self.config.batch, self.role.optim
+        assert optim is not None  # the role is trained
+        start = self.checkpoints.start
+        from_step = start.step if start else 0
+        self.run.event("training", device=device_name(self.run.device), from_step=from_step)
+        order = Order(len(self.examples), self.config.seed, self.published.fingerprint)
+        ranks = distributed.rank(), distributed.world_size()
+        return fit(
+            self.engine,
+            label_loss,
+            steps(self.examples, order, self.position, batch.step, batch.micro, *ranks),
+            Schedule(
+                stage.steps,
+                stage.evaluate_every,
+                stage.checkpoint_every,
+                lambda step: learning_rate(optim, step, stage.steps),
+            ),
+            start_step=from_step,
+            seed=self.config.seed,
+            unit="examples",
+            trained=self.trained,
+            log=self.log,
+            evaluate=self.evaluate,
+            save=self.save,
+            should_stop=self.run.should_stop,
+        )
 
     def trained(self, batches: list[Batch]) -> None:
         """Count the examples of a step."""
@@ -145,7 +149,7 @@ class Training:
 
     def evaluate(self, step: int) -> None:
         """Loss, accuracy and confusion over the whole validation split. Every rank calls it."""
-        classes = self.model_config.classes
+        classes = self.classes
         counts = torch.zeros(classes * classes, dtype=torch.int64, device=self.engine.device)
 
         def counted_loss(trainer: Engine, batch: Batch) -> Summed:
@@ -165,44 +169,14 @@ class Training:
 
     def save(self, step: int) -> None:
         """Publish the checkpoint of this step. Every rank calls it."""
-        self.newest = done = checkpoint.save(
-            self._root,
+        self.checkpoints.save(
             step,
-            {"model": SavedRole(self.engine.state, self.model_config, "adamw")},
+            {"model": SavedRole(self.engine.state, self.role.model, self.config.optim.name)},
             None,
             {FACTS: facts(self.config, self.published, self.position)},
-        )
-        if distributed.rank() == 0:
-            self._retention.after(done)
-        self.run.event(
-            "checkpoint",
-            step=step,
-            path=str(done.path),
-            bytes=done.bytes,
-            manifest_sha256=done.manifest_sha256,
             data_cursor=self.position,
             metrics={k: v for k, v in self.latest.items() if k.startswith("validation/")},
         )
-
-    def restore(self) -> Checkpoint | None:
-        """Load the newest valid checkpoint of this run, else of the run to resume, if any.
-
-        Raises ValueError if it belongs to another model or to other examples.
-        """
-        start, rejected = checkpoint.newest_valid_shared(self._root)
-        for reason in rejected:
-            self.run.event("checkpoint_rejected", reason=reason)
-        if start is not None:
-            self._retention.trust(start)
-        elif self.config.resume is not None:
-            start = checkpoint.read(Path(self.config.resume))  # the driver has verified it
-        else:
-            return None
-        self.position = start_position(start, self.config, self.published)
-        self.engine.load_state(checkpoint.open_role(start), start.step)
-        self.run.event("resumed", step=start.step, path=str(start.path))
-        self.newest = start
-        return start
 
     def show(self) -> None:
         """Put the picture of the last evaluation on record."""

@@ -17,7 +17,8 @@ from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say
 from orchestrator.stages.weights import verified_weights
 
 if TYPE_CHECKING:
-    from orchestrator.training.checkpoint import Checkpoint, Weights
+    from orchestrator.record.checkpoints import Checkpoint
+    from orchestrator.training.checkpoint import Weights
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from data import DataConfig, Prepared, Tokenizer, prepare
 from data.config import SINGLE
-from data.tokenizer import build as build_tokenizer
+from data.tokenizer import load_or_train
 from orchestrator.config import JobConfig
 from orchestrator.stages.language.tokenizing import tokenizing
 from orchestrator.stages.stage import Say
@@ -65,7 +65,7 @@ def check_same_tokenizer(config: JobConfig) -> None:
     if path is None:
         return
     wanted, settings = Tokenizer.load(path).fingerprint, config.tokenizer
-    given = None if settings.kind == "bpe" else build_tokenizer(settings, lambda: iter(()))
+    given = None if settings.kind == "bpe" else load_or_train(settings, lambda: iter(()))
     if given is None or given.fingerprint != wanted:
         raise ValueError(
             f"model.weights={config.model.weights} know the tokens of their own tokenizer only; "

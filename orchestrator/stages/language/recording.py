@@ -7,6 +7,7 @@ from pathlib import Path
 from data import Prepared
 from data.config import SINGLE
 from data.drift import GateReport
+from data.files import write_text_atomic
 from data.filters.report import Report
 from orchestrator.config import JobConfig
 from orchestrator.record.journal import Journal
@@ -56,7 +57,7 @@ def record_data(
 
 
 def _write(journal: Journal, folder: Path, name: str, text: str, *, table: bool = False) -> None:
-    (folder / FOLDER / name).write_text(text, encoding="utf-8")
+    write_text_atomic(folder / FOLDER / name, text)
     journal.event("artifact", path=f"{FOLDER}/{name}", artifact_path=FOLDER, table=table)
 
 

@@ -12,7 +12,7 @@ from orchestrator.config import JobConfig, TrainingConfig
 from orchestrator.stages.language.roles import language_role
 
 if TYPE_CHECKING:
-    from orchestrator.training.checkpoint import Checkpoint
+    from orchestrator.record.checkpoints import Checkpoint
 
 RECOUNTED_ROWS = 1 << 20  # about a second; `orchestrate data verify RUN` recounts any number
 
@@ -38,6 +38,12 @@ def resumed_state(
         ValueError: names each setting that keeps the job from continuing `start`, or says that
             the checkpoint's account of its data does not hold.
     """
+    if "data" not in start.facts:
+        raise ValueError(
+            f"resume={config.resume} is a checkpoint of another stage than "
+            f"stage={config.stage.name}, without an account of text; give one that was trained "
+            "on text"
+        )
     model = models.config_to_dict(language_role(config, prepared.tokenizer.vocab_size).model)
     before = models.config_to_dict(start.model_config())
     theirs, ours = start.data, initial_state(config, stream)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.nodes import local_devices
-from cluster.pool import Placement, Pool, pool
+from cluster.pool import FolderNotSeen, Placement, Pool, pool
 from data.files import cache_root
 from data.preparation.running import Runner, Say, inline
 from orchestrator.config import ResourcesConfig
@@ -23,7 +23,7 @@ def tokenizing(
 
     Args:
         resources: where; with launcher=inline it is this process unless `workers` are asked for.
-            A cluster's hosts must share the cache (ORCHESTRATE_CACHE).
+            Only hosts of a cluster that see the cache of this one (ORCHESTRATE_CACHE) take part.
         say: gets a line for each worker that died and was replaced.
         workers: processes. None: one per core of this machine, and none for less than FEW units.
 
@@ -52,8 +52,14 @@ def tokenizing(
                 placement = Placement(count, 1, 0, resources.address)
                 # A core each: rayon's threads would fight for them.
                 env = {"ORCHESTRATE_CACHE": str(cache_root()), "RAYON_NUM_THREADS": "1"}
-                of_ray = pool(placement, log_folder=Path(logs), env=env, say=say)
+                of_ray = pool(
+                    placement, log_folder=Path(logs), env=env, say=say, visible=cache_root()
+                )
                 started = stack.enter_context(of_ray)
-            return started.run(function, arguments, on_result)
+            try:
+                return started.run(function, arguments, on_result)
+            except FolderNotSeen as error:
+                say(f"{error}; the work is done in this process")
+                return inline(function, arguments, on_result)
 
         yield run

@@ -24,7 +24,7 @@ from orchestrator.stages.pretrain.stage import PretrainConfig
 from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Shown
 
 if TYPE_CHECKING:
-    from orchestrator.training.checkpoint import Checkpoint
+    from orchestrator.record.checkpoints import Checkpoint
 
 TRAINING = (
     Shown("train/loss", "loss {:.3f}"),

@@ -7,32 +7,30 @@ stage adds (such as its position in the data), and size and sha256 of every file
 on the engine, ZeRO stage or world size that wrote it, and reading needs neither Ray nor DeepSpeed
 nor pickle. A folder without a manifest, or with a file that does not match it, is not a checkpoint.
 
-manifest    what a checkpoint is           finding    the newest valid one
-writing     `save`, on every rank          retention  which ones stay
-reading     a role, by ranges              exporting  weights alone, for others
+writing     `save`, on every rank          reading    a role, by ranges
+sharing     verified by all ranks          exporting  weights alone, for others
 tensorfile  safetensors files, streamed
+
+The manifest, finding the newest valid one, and which ones stay: record/checkpoints.
 """
 
-from orchestrator.training.checkpoint.exporting import Weights, export, open_weights
-from orchestrator.training.checkpoint.finding import (
-    find,
-    newest_valid,
-    newest_valid_shared,
-    published,
-    verify,
-    verify_shared,
-)
-from orchestrator.training.checkpoint.manifest import (
+from orchestrator.record.checkpoints import (
     MANIFEST,
     TOKENIZER,
     Checkpoint,
     CheckpointError,
+    Retention,
     digest,
+    find,
     folder_name,
+    newest_valid,
+    published,
     read,
+    verify,
 )
+from orchestrator.training.checkpoint.exporting import Weights, export, open_weights
 from orchestrator.training.checkpoint.reading import build_gpt, load_gpt, load_model, open_role
-from orchestrator.training.checkpoint.retention import Retention
+from orchestrator.training.checkpoint.sharing import newest_valid_shared, verify_shared
 from orchestrator.training.checkpoint.writing import NonFiniteState, SavedRole, SaveFailed, save
 
 __all__ = [

@@ -14,8 +14,8 @@ import models
 from data.files import fsync_folder, sha256_file
 from data.messages import size
 from models.configs import ModelConfig
-from orchestrator.training.checkpoint.finding import find
-from orchestrator.training.checkpoint.manifest import (
+from orchestrator.record.checkpoints.finding import find
+from orchestrator.record.checkpoints.manifest import (
     PARTIAL,
     TOKENIZER,
     Checkpoint,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import models
 from models.configs import GPTConfig, ModelConfig
 from models.gpt import GPT
-from orchestrator.training.checkpoint.manifest import (
+from orchestrator.record.checkpoints.manifest import (
     Checkpoint,
     CheckpointError,
     SavedTensor,

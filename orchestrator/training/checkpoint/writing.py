@@ -7,7 +7,7 @@
 Nothing is read: the sizes and hashes in the manifest are those of the bytes as they were written.
 """
 
-import math
+import functools
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -15,25 +15,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import numpy as np
 
 import models
 from data.files import fsync_folder
 from models.configs import ModelConfig
-from orchestrator.training import distributed
-from orchestrator.training.checkpoint import manifest
-from orchestrator.training.checkpoint.manifest import (
+from orchestrator.record.checkpoints import manifest
+from orchestrator.record.checkpoints.manifest import (
     MANIFEST,
     PARTIAL,
     TOKENIZER,
     Checkpoint,
+    FileRecord,
     RoleRecord,
     SavedSlice,
     entry_of,
     file_of,
     folder_name,
 )
-from orchestrator.training.checkpoint.tensorfile import FileRecord, HashedFile, TensorWriter
+from orchestrator.training import distributed
+from orchestrator.training.checkpoint.tensorfile import HashedFile, TensorWriter
 from orchestrator.training.state import WEIGHT, Slice
 
 
@@ -144,23 +145,29 @@ def _write_slices(
         for key in (WEIGHT, *keys):
             file = file_of(role, key, distributed.rank())
             entries.setdefault(file, {})[entry_of(name, key, start, stop)] = (stop - start,)
-    writers = {file: TensorWriter(partial / file, shapes) for file, shapes in entries.items()}
     with ExitStack() as stack:
-        for writer in writers.values():
-            stack.enter_context(writer)
+        writers = {
+            file: stack.enter_context(TensorWriter(partial / file, shapes))
+            for file, shapes in entries.items()
+        }
         for (name, _, keys, start, stop), found in zip(planned, saved.state(), strict=True):
             if (found.name, found.start, found.length) != (name, start, stop - start):
                 raise RuntimeError(f"{role}: {found.name} was to be saved, {name} was expected")
             for key in (WEIGHT, *keys):
-                _check_finite(role, name, key, found.tensors[key])
-                writers[file_of(role, key, distributed.rank())].write_tensor(found.tensors[key])
+                writer = writers[file_of(role, key, distributed.rank())]
+                writer.write_tensor(
+                    found.tensors[key], functools.partial(_check_finite, role, name, key)
+                )
     return {file: writer.record for file, writer in writers.items()}
 
 
-def _check_finite(role: str, name: str, key: str, tensor: Tensor) -> None:
+def _check_finite(role: str, name: str, key: str, data: memoryview) -> None:
     """Raise NonFiniteState for NaN or infinity."""
+    values = np.frombuffer(data, dtype=np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = values.sum()
     # A sum is quick and needs no memory; it may overflow, hence the second look.
-    if not math.isfinite(float(tensor.sum())) and not bool(tensor.isfinite().all()):
+    if not np.isfinite(total) and not np.isfinite(values).all():
         raise NonFiniteState(
             f"non-finite {key} of {name} in the role {role}: not saved; "
             "the newest checkpoint is from before"

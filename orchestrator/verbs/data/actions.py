@@ -9,9 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from data.ask import simulate as simulation
-from data.ask.explain import Piece, Sighting
-from data.ask.explain import explain as pieces_of
-from data.ask.explain import when as sightings
+from data.ask.documents import Piece, Sighting, pieces_of, sightings_of
 from data.feed.ledger import check_prefix
 from data.feed.stream import Stream
 from data.messages import counted, did_you_mean, size
@@ -187,7 +185,7 @@ def _sightings(
     """Those of each stretch of the run that had sequences of one length."""
     ends = [batch.cursor for batch in state.batches[1:]] + [stop]
     for batch, end in zip(state.batches, ends, strict=True):
-        yield from sightings(stream, name, document, batch.sequence_length, batch.cursor, end)
+        yield from sightings_of(stream, name, document, batch.sequence_length, batch.cursor, end)
 
 
 def simulate(subject: Subject, options: argparse.Namespace) -> int:

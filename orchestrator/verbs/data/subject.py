@@ -39,11 +39,11 @@ class Subject:
     @cached_property
     def saved(self) -> DataState | None:
         """The state in the newest valid checkpoint of the run, if there is one."""
-        from orchestrator.training import checkpoint
+        from orchestrator.record import checkpoints
 
         if self.folder is None:
             return None
-        newest, _ = checkpoint.newest_valid(self.folder / "checkpoints")
+        newest, _ = checkpoints.newest_valid(self.folder / "checkpoints")
         return newest.data if newest is not None else None
 
     @cached_property

@@ -57,7 +57,7 @@ class Sighting:
     tokens: int
 
 
-def explain(
+def pieces_of(
     stream: Stream, tokenizer: Tokenizer, cursor: int, length: int, count: int = 1
 ) -> list[list[Piece]]:
     """The documents in `count` sequences of `length` tokens from a cursor on."""
@@ -95,7 +95,7 @@ def explain(
     return found
 
 
-def when(
+def sightings_of(
     stream: Stream, name: str, document: int, length: int, start: int, stop: int
 ) -> Iterator[Sighting]:
     """Each sequence of `length` tokens between two cursors that has targets of the document.

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data.ask.explain import explain, when
+from data.ask.documents import pieces_of, sightings_of
 from data.config import DataConfig, SourceConfig
 from data.feed.stream import Stream
 from data.order.mixture import MIXTURE_BLOCK
@@ -38,7 +38,7 @@ def stream(request, tmp_path_factory):
 def test_the_pieces_of_a_sequence_are_its_targets(stream):
     count = STOP // T
     tokens, mask, _ = stream.read(stream.samples(T * np.arange(count), T), T)
-    found = explain(stream, Spelled(), 0, T, count)
+    found = pieces_of(stream, Spelled(), 0, T, count)
     for row, valid, pieces in zip(tokens, mask, found, strict=True):
         said = [int(word) for piece in pieces for word in piece.text.split()]
         assert said == row[1:][valid].tolist()
@@ -52,7 +52,7 @@ def test_the_pieces_of_a_sequence_are_its_targets(stream):
 def test_when_finds_every_sighting_and_no_other(stream):
     seen = {}
     for cursor, pieces in zip(
-        range(0, STOP, T), explain(stream, Spelled(), 0, T, STOP // T), strict=True
+        range(0, STOP, T), pieces_of(stream, Spelled(), 0, T, STOP // T), strict=True
     ):
         for piece in pieces:
             place = (cursor, piece.epoch, piece.row, piece.offset, piece.tokens)
@@ -61,7 +61,7 @@ def test_when_finds_every_sighting_and_no_other(stream):
         for document in range(own.shards.documents):
             found = [
                 (s.cursor, s.epoch, s.row, s.offset, s.tokens)
-                for s in when(stream, name, document, T, 0, STOP)
+                for s in sightings_of(stream, name, document, T, 0, STOP)
             ]
             assert sorted(found) == sorted(seen.get((name, document), []))
 
@@ -69,7 +69,7 @@ def test_when_finds_every_sighting_and_no_other(stream):
 def test_end_of_text_is_a_token_of_its_document(stream):
     own = stream.rows["a"]
     block = MIXTURE_BLOCK * R
-    sightings = [s for s in when(stream, "a", 1, T, 0, block) if s.epoch == 0]
+    sightings = [s for s in sightings_of(stream, "a", 1, T, 0, block) if s.epoch == 0]
     tokens = sum(s.tokens for s in sightings)
     assert tokens == len(own.shards.document(1))
     assert own.shards.document(1)[-1] == END

@@ -26,7 +26,7 @@ LAST_RECORDS_S = 0.5
 Watch = Callable[[Mapping[int, Silence]], None]
 
 
-class Run:
+class GangRun:
     """The driver's side of one attempt at the work."""
 
     def __init__(

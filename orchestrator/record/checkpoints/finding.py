@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from data.files import sha256_file
-from orchestrator.training import distributed
-from orchestrator.training.checkpoint.manifest import (
+from orchestrator.record.checkpoints.manifest import (
     MANIFEST,
     PARTIAL,
     Checkpoint,
@@ -69,21 +68,6 @@ def verify(path: Path) -> Checkpoint:
     return checkpoint
 
 
-def verify_shared(path: Path) -> Checkpoint:
-    """As `verify`, each file by one of the ranks. Every rank calls it, and learns the same."""
-    problem, checkpoint = None, None
-    try:
-        checkpoint = read(path)
-        check_sizes(checkpoint)
-        check_hashes(checkpoint, distributed.rank(), distributed.world_size())
-    except CheckpointError as error:
-        problem = str(error)
-    problems = [said for said in distributed.gather_objects(problem) if said is not None]
-    if problems or checkpoint is None:
-        raise CheckpointError(problems[0])
-    return checkpoint
-
-
 def published(root: Path) -> list[Path]:
     """Folders of checkpoints under `root`, oldest first."""
     return sorted(path for path in root.glob("step_*") if path.suffix != PARTIAL)
@@ -91,12 +75,7 @@ def published(root: Path) -> list[Path]:
 
 def newest_valid(root: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint whose files all verify, and why newer ones were passed over."""
-    return _newest(published(root), verify)
-
-
-def newest_valid_shared(root: Path) -> tuple[Checkpoint | None, list[str]]:
-    """As `newest_valid`, the work shared by all ranks. Every rank calls it."""
-    return _newest(distributed.broadcast_object(published(root)), verify_shared)
+    return newest_of(published(root), verify)
 
 
 def find(path: Path) -> Checkpoint:
@@ -112,9 +91,10 @@ def find(path: Path) -> Checkpoint:
     return newest
 
 
-def _newest(
+def newest_of(
     paths: Sequence[Path], check: Callable[[Path], Checkpoint]
 ) -> tuple[Checkpoint | None, list[str]]:
+    """The last of the folders that passes the check, and why later ones did not."""
     rejected: list[str] = []
     for path in reversed(paths):
         try:

@@ -3,8 +3,8 @@
 import shutil
 from pathlib import Path
 
-from orchestrator.training.checkpoint.finding import check_sizes, published
-from orchestrator.training.checkpoint.manifest import MANIFEST, Checkpoint, CheckpointError, read
+from orchestrator.record.checkpoints.finding import check_sizes, published
+from orchestrator.record.checkpoints.manifest import MANIFEST, Checkpoint, CheckpointError, read
 
 
 class Retention:

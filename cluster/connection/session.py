@@ -20,11 +20,11 @@ from typing import Any
 
 import psutil
 
-from cluster.authentication import own_token, ray_environment, token_of_user
-from cluster.folder import ray_folder
+from cluster.connection.authentication import own_token, ray_environment, token_of_user
+from cluster.connection.folder import ray_folder
+from cluster.host.processes import end_processes
 from cluster.nodes import local_devices
 from cluster.placement import Placement, refuse_what_never_fits
-from cluster.processes import end_processes
 
 OBJECT_STORE_BYTES = 100 * 2**20  # Ray's least is about 75 MB; enough for results and records
 LOOK_S = 0.1

@@ -15,10 +15,10 @@ from typing import Any
 from data.messages import clock
 from data.preparation.assemble import plan_shards, publish_all
 from data.preparation.commits import commit, committed
-from data.preparation.jobs import Job, result_of
-from data.preparation.running import Progress, Runner, Say
+from data.preparation.running import Runner, Say, UnitProgress
 from data.preparation.scan import ScanTask, repeated, scan, write_repeats
 from data.preparation.tokenize import TokenizeTask, tokenize, write
+from data.preparation.work import DatasetWork, result_of
 from data.sources import schema_changes
 from data.tokenizer import Tokenizer
 
@@ -28,37 +28,37 @@ def carry_out(
 ) -> list[dict[str, Any]]:
     """The results of tasks with a folder; those that are done already are not given out."""
     missing = [task for task in tasks if committed(Path(task.folder)) is None]
-    run(function, missing, Progress(what, len(tasks), say, len(tasks) - len(missing)))
+    run(function, missing, UnitProgress(what, len(tasks), say, len(tasks) - len(missing)))
     return [result_of(task.folder) for task in tasks]
 
 
-def scan_all(jobs: Sequence[Job], run: Runner, say: Say) -> None:
+def scan_all(datasets: Sequence[DatasetWork], run: Runner, say: Say) -> None:
     """Scan the units of several datasets."""
     tasks = [
-        ScanTask(job.config, unit, str(folder), job.limit, job.below)
-        for job in jobs
-        for unit, folder in zip(job.units, job.scans, strict=True)
+        ScanTask(dataset.config, unit, str(folder), dataset.limit, dataset.below)
+        for dataset in datasets
+        for unit, folder in zip(dataset.units, dataset.scans, strict=True)
     ]
     carry_out("scanning", scan, tasks, run, say)
 
 
-def left_out(job: Job) -> list[Path]:
+def left_out(dataset: DatasetWork) -> list[Path]:
     """Files of the rows of each unit that are copies; the units have been scanned."""
-    near = job.filters.near
+    near = dataset.filters.near
     assert near is not None
-    folder = job.scan_folder / f"left-out-{job.below:x}"
+    folder = dataset.scan_folder / f"left-out-{dataset.below:x}"
 
     def work(partial: Path) -> dict[str, Any]:
-        for number, repeats in enumerate(repeated(job.scans, near)):
+        for number, repeats in enumerate(repeated(dataset.scans, near)):
             write_repeats(partial / f"{number:05d}.json", repeats)
         return {}
 
     commit(folder, work)
-    return [folder / f"{number:05d}.json" for number in range(len(job.units))]
+    return [folder / f"{number:05d}.json" for number in range(len(dataset.units))]
 
 
-def build(
-    jobs: Sequence[Job],
+def make_datasets(
+    datasets: Sequence[DatasetWork],
     tokenizer: Tokenizer,
     tokenizer_path: Path,
     sets: Path,
@@ -69,12 +69,8 @@ def build(
     """Make and publish datasets; returns their folders by name.
 
     Args:
-        jobs: the datasets.
-        tokenizer: of all of them.
-        tokenizer_path: where it stands.
+        tokenizer: of all datasets; it stands at `tokenizer_path`.
         sets: where to publish.
-        run: carries out the units.
-        say: gets lines on the progress.
         check: called when all is read, before anything is published; it may raise.
 
     Raises:
@@ -82,30 +78,30 @@ def build(
             stays as it is.
     """
     begun = time.monotonic()
-    for job in jobs:
-        for line in schema_changes(job.config):
-            say(f"{job.name}: {line}")
-    compared = [job for job in jobs if job.filters.near is not None]
+    for dataset in datasets:
+        for line in schema_changes(dataset.config):
+            say(f"{dataset.name}: {line}")
+    compared = [dataset for dataset in datasets if dataset.filters.near is not None]
     if compared:
         scan_all(compared, run, say)
-    copies = {job.name: left_out(job) for job in compared}
+    copies = {dataset.name: left_out(dataset) for dataset in compared}
     tasks = [
         TokenizeTask(
-            job.config,
+            dataset.config,
             unit,
             str(folder),
             str(tokenizer_path),
-            job.limit,
-            str(copies[job.name][number]) if job.name in copies else None,
+            dataset.limit,
+            str(copies[dataset.name][number]) if dataset.name in copies else None,
         )
-        for job in jobs
-        for number, (unit, folder) in enumerate(zip(job.units, job.parts, strict=True))
+        for dataset in datasets
+        for number, (unit, folder) in enumerate(zip(dataset.units, dataset.parts, strict=True))
     ]
     carry_out("tokenizing", tokenize, tasks, run, say)
-    shards = [task for job in jobs for task in plan_shards(job, tokenizer_path)]
+    shards = [task for dataset in datasets for task in plan_shards(dataset, tokenizer_path)]
     written = carry_out("writing shards", write, shards, run, say)
     check()
-    folders = publish_all(jobs, shards, tokenizer, tokenizer_path, sets, run, say)
+    folders = publish_all(datasets, shards, tokenizer, tokenizer_path, sets, run, say)
     seconds = time.monotonic() - begun
     tokens = sum(result["entry"]["tokens"] for result in written)
     say(f"prepared in {clock(seconds)}: {tokens / seconds:,.0f} tokens/s")

@@ -14,7 +14,7 @@ from data.sources.inputs import InputUnit
 
 
 @dataclass
-class Job:
+class DatasetWork:
     """A dataset to be made."""
 
     name: str

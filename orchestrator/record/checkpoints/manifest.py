@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 import models
 from data.order.state import DataState
 from models.configs import ModelConfig
-from orchestrator.training.checkpoint.tensorfile import FileRecord
-from orchestrator.training.state import WEIGHT
 
 FORMAT = 3
 WHOLE_TENSORS = 2
@@ -24,8 +22,23 @@ TOKENIZER = "tokenizer.json"
 PARTIAL = ".partial"
 
 
+WEIGHT = "weight"  # the key of a parameter itself, beside those of its optimizer
+
+
 class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged, or of another kind than asked for."""
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What the manifest says of a file."""
+
+    bytes: int
+    sha256: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return asdict(self)
 
 
 class SavedSlice(NamedTuple):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cluster.environment import environment
+from cluster.host.environment import environment
 
 AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
 

@@ -1,0 +1,59 @@
+"""Models of MLflow that a run works on and did not make: where its weights come from."""
+
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.record.mlflow.points import Datasets, Point
+from orchestrator.record.mlflow.sink import Sink, key
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel
+
+
+class Origins:
+    """Ties a run to the models of the checkpoints that it started from or measured.
+
+    A checkpoint is known by the hash of its manifest, so it is found wherever its folder has gone.
+    One that this store has never seen leaves its hash in the tags of the run.
+    """
+
+    def __init__(self, sink: Sink) -> None:
+        """Nothing is tied yet."""
+        self._sink = sink
+
+    def link(self, event: dict[str, Any]) -> None:
+        """Make the model of an event `weights` an input of the run."""
+        from mlflow.entities import LoggedModelInput
+
+        self._sink.tags({f"weights.{event['role']}": str(event["manifest_sha256"])})
+        model = self._find(event)
+        if model is not None:
+            inputs = [LoggedModelInput(model.model_id)]
+            self._sink.client.log_inputs(self._sink.run_id, models=inputs)
+
+    def measured(self, event: dict[str, Any], datasets: Datasets) -> None:
+        """Tie the metrics of an event `evaluated` to the model and to the datasets."""
+        from mlflow.entities import Metric
+
+        model = self._find(event)
+        if model is None:
+            return
+        metrics = []
+        for metric, value in event["metrics"].items():
+            name, digest = datasets.of(metric)
+            point = Point(key(metric), value, event["time_ms"], int(event["step"]))
+            metrics.append(
+                Metric(
+                    *point,
+                    model_id=model.model_id,
+                    dataset_name=name,
+                    dataset_digest=digest,
+                )
+            )
+        self._sink.metrics(metrics)
+
+    def _find(self, event: dict[str, Any]) -> "LoggedModel | None":
+        client, found = self._sink.client, str(event["manifest_sha256"])
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        wanted = f"params.manifest_sha256 = '{found}'"
+        models = client.search_logged_models(experiments, wanted, max_results=1)
+        return models[0] if models else None

@@ -1,0 +1,288 @@
+"""stage=classify as a user types it, on scikit-learn's digits and on tables."""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics
+
+from data.files import cache_root
+from models.configs import MLPConfig
+from orchestrator.config import EngineConfig, JobConfig, OptimConfig, ResourcesConfig
+from orchestrator.record.lines import read
+from orchestrator.stages.classify.driver import prepare
+from orchestrator.stages.classify.examples import PublishedExamples, open_split
+from orchestrator.stages.classify.stage import ClassifyConfig
+from orchestrator.stages.run import Run
+from orchestrator.training import checkpoint
+from tests.orchestrator.typed import refused, typed
+
+ROOT = Path(__file__).parents[2]
+PLAIN = (
+    *("resources=inline", "resources.cpus_per_worker=1", "resources.gpus_per_worker=0"),
+    *("engine=torch", "engine.precision=fp32", "tracking=none"),
+)
+SHORT = (
+    *("model.dropout=0.2", "stage.steps=12", "stage.evaluate_every=6", "optim.warmup_steps=2"),
+    *("engine.precision=fp32", "stage.checkpoint_every=7"),
+)
+
+
+def newest():
+    return Path("outputs/latest").resolve()
+
+
+def result(run):
+    return json.loads((run / "result.json").read_text())
+
+
+def metric(run, name="train/loss"):
+    lines, _ = read(run / "metrics.jsonl")
+    return {line["step"]: line["metrics"][name] for line in lines if name in line["metrics"]}
+
+
+def events(run, kind):
+    lines, _ = read(run / "events.jsonl")
+    return [line for line in lines if line["event"] == kind]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A run on the digits with the defaults of the stage, but for plain PyTorch in one process."""
+    outputs = tmp_path_factory.mktemp("digits")
+    answer = typed("run", "stage=classify", *PLAIN, f"outputs={outputs}")
+    assert answer.code == 0, answer
+    return (outputs / "latest").resolve(), answer.out
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """A short run with dropout, which others must repeat."""
+    outputs = tmp_path_factory.mktemp("short")
+    answer = typed("run", "stage=classify", *PLAIN, *SHORT, f"outputs={outputs}")
+    assert answer.code == 0, answer
+    return (outputs / "latest").resolve()
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """Writes a table of two classes that a line tells apart; gives the settings to learn it."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "tables"
+    folder.mkdir()
+
+    def write(change=lambda row: row, header="x,y,kind"):
+        draw = np.random.default_rng(0)
+        rows = [[x, y, int(x + y > 0)] for x, y in draw.normal(size=(200, 2)).round(4).tolist()]
+        lines = [",".join(map(str, change(row))) for row in rows]
+        (folder / "table.csv").write_text("\n".join([header, *lines]) + "\n")
+        return (
+            *("run", "stage=classify", f"stage.data={folder / 'table.csv'}", "stage.label=kind"),
+            *("model.inputs=2", "model.classes=2", "model.hidden=[8]", *PLAIN),
+        )
+
+    return write
+
+
+def test_the_digits_are_learned_and_the_run_leaves_what_it_promises(digits):
+    run, screen = digits
+    found = result(run)
+    assert (found["status"], found["stage"], found["steps"]) == ("done", "classify", 450)
+    assert found["tokens"] is None
+    accuracies = metric(run, "validation/accuracy")
+    assert list(accuracies) == list(range(45, 451, 45))
+    assert found["metrics"]["validation/accuracy"] == accuracies[450] > 0.95
+    assert found["metrics"]["train/epochs"] == pytest.approx(450 * 32 / 1448)
+    for name in ("train/loss", "train/accuracy"):
+        assert len(metric(run, name)) == 450
+    assert "class taken for" in screen
+    assert "validation accuracy" in screen
+    assert (run / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    assert [event["path"] for event in events(run, "artifact")] == [
+        "confusion.png",
+        "confusion.json",
+    ]
+    sizes = {event["split"]: event["examples"] for event in events(run, "dataset")}
+    assert sizes == {"train": 1448, "validation": 349}
+
+
+def test_what_is_reported_is_what_scikit_learn_says_of_the_saved_model(digits):
+    run, _ = digits
+    saved = checkpoint.find(run)
+    inputs = PublishedExamples(saved.facts["examples"]["fingerprint"], 0, 0, None)
+    validation = open_split(inputs, "validation", cache_root())
+    model = checkpoint.load_model(saved).eval()
+    with torch.no_grad():
+        shares = model(torch.tensor(validation.features)).double().softmax(1).numpy()
+    predicted, labels = shares.argmax(1), validation.labels
+    reported = result(run)["metrics"]
+    assert reported["validation/accuracy"] == metrics.accuracy_score(labels, predicted)
+    assert reported["validation/loss"] == pytest.approx(metrics.log_loss(labels, shares), rel=1e-4)
+    shown = json.loads((run / "confusion.json").read_text())["data"]
+    matrix = [[int(number) for number in row[1:-1]] for row in shown]
+    assert np.array_equal(matrix, metrics.confusion_matrix(labels, predicted))
+
+
+def test_a_checkpoint_tells_how_to_standardise_other_examples(digits):
+    from sklearn.datasets import load_digits
+
+    saved = checkpoint.find(digits[0])
+    facts, raw = saved.facts["examples"], load_digits()
+    features = (raw.data - facts["mean"]) / facts["std"]
+    with torch.no_grad():
+        scores = checkpoint.load_model(saved).eval()(torch.tensor(features, dtype=torch.float32))
+    assert facts["features"] == raw.feature_names
+    assert metrics.accuracy_score(raw.target, scores.argmax(1)) > 0.98
+
+
+def test_a_resumed_run_tells_the_very_losses_of_one_that_was_never_stopped(
+    short, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    resume = f"resume={short / 'checkpoints' / 'step_00000007'}"
+    answer = typed("run", "stage=classify", *PLAIN, *SHORT, resume)
+    assert answer.code == 0, answer
+    before = {step: loss for step, loss in metric(short).items() if step > 7}
+    assert metric(newest()) == before
+    assert metric(newest(), "validation/loss")[12] == metric(short, "validation/loss")[12]
+
+
+def train_on_this_rank(stage, inputs, folder, cache):
+    """The job of `short` on one of several ranks, under a ZeRO stage; returns what it logged."""
+    from orchestrator.stages.classify.train import classify
+    from orchestrator.training import distributed
+
+    records = []
+    job = JobConfig(
+        stage=ClassifyConfig(steps=12, evaluate_every=6, checkpoint_every=7, micro_batch_size=8),
+        model=MLPConfig(dropout=0.2),
+        optim=OptimConfig(warmup_steps=2),
+        engine=EngineConfig(zero_stage=stage, precision="fp32"),
+        resources=ResourcesConfig(workers=distributed.world_size()),
+    )
+    run = Run(folder, torch.device("cpu"), records.append, lambda: False, cache)
+    done = classify(job, inputs, run)
+    steps = {r["step"]: r["metrics"] for r in records if "metrics" in r and "event" not in r}
+    return steps, done.metrics
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_two_ranks_under_any_zero_stage_tell_the_losses_of_one_process(two, short, tmp_path, stage):
+    inputs = prepare(JobConfig(stage=ClassifyConfig(), model=MLPConfig()), None, print).inputs
+    (steps, first), (_, second) = two.run(train_on_this_rank, stage, inputs, tmp_path, cache_root())
+    losses = {step: values["train/loss"] for step, values in steps.items() if step % 6}
+    alone = {step: loss for step, loss in metric(short).items() if step % 6}
+    assert losses == pytest.approx(alone, rel=1e-4)
+    names = {name for name in first if name.startswith("validation/")}
+    assert names == {"validation/loss", "validation/accuracy"}
+    for name in names:
+        assert first[name] == second[name] == pytest.approx(metric(short, name)[12], rel=1e-4)
+    assert checkpoint.find(tmp_path).facts["examples"]["position"] == 12 * 32
+
+
+def test_a_gang_of_ray_workers_tells_the_same_and_mlflow_has_the_picture(short, tmp_path):
+    command = [sys.executable, "-m", "orchestrator", "run", "stage=classify", *SHORT]
+    done = subprocess.run(
+        [*command, "resources=cpu2", "engine=zero2"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=150,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = (tmp_path / "outputs" / "latest").resolve()
+    assert metric(run) == pytest.approx(metric(short), rel=1e-4)
+    with sqlite3.connect(tmp_path / "outputs" / "mlflow.db") as store:
+        (artifacts,) = store.execute("select artifact_uri from runs").fetchone()
+        logged = {key for (key,) in store.execute("select key from metrics")}
+    files = {path.name for path in Path(artifacts.removeprefix("file://")).rglob("*")}
+    assert {"confusion.png", "confusion.json", "accuracy.png"} <= files
+    assert {"validation/accuracy", "validation/loss", "train/accuracy"} <= logged
+
+
+def test_torchrun_tells_the_same(short, tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    ranks = [*torchrun, "--nproc-per-node", "2", "-m", "orchestrator", "run", "stage=classify"]
+    done = subprocess.run(
+        [*ranks, *SHORT, "resources=inline", "engine=zero3", "tracking=none"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=150,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = (tmp_path / "outputs" / "latest").resolve()
+    assert metric(run) == pytest.approx(metric(short), rel=1e-4)
+
+
+def test_a_table_is_learned(table):
+    request = table()
+    answer = typed(*request, "stage.steps=60", "optim.warmup_steps=5", "optim.learning_rate=0.03")
+    assert answer.code == 0, answer
+    assert result(newest())["metrics"]["validation/accuracy"] > 0.9
+    (first, _) = events(newest(), "dataset")
+    assert (first["name"], Path(first["source"]).name) == ("table", "table.csv")
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "message"),
+    [
+        (None, ["stage.label=null"], "add stage.label=COLUMN, one of x, y, kind"),
+        (None, ["stage.label=knd"], "has no column knd; did you mean kind?"),
+        (None, ["model.inputs=3"], "has 2 features; try model.inputs=2"),
+        (None, ["stage.features=[x]"], "has 1 feature; try model.inputs=1"),
+        (None, ["model.classes=1"], "labels up to 1, but model.classes=1"),
+        (lambda row: [*row[:2], -row[2]], [], "column kind must hold whole numbers from 0"),
+        (lambda row: [*row[:2], row[2] / 2], [], "column kind must hold whole numbers from 0"),
+        (lambda row: [*row[:2], 1], [], "all 200 examples have the label 1"),
+        (lambda row: [row[0] if row[2] else "", *row[1:]], [], "column x: a feature is missing"),
+        (lambda row: [*row[:2], row[2] or ""], [], "column kind: a label is missing"),
+        (lambda row: ["red", *row[1:]], [], "column x is of type string"),
+        (None, ["stage.data=gone.csv"], "stage.data=gone.csv is no file"),
+        (None, ["model=gpt_tiny"], "model.family=gpt gives no scores of classes"),
+        (None, ["stage.validation_fraction=0"], "stage.validation_fraction=0.0 must lie between"),
+    ],
+)
+def test_what_cannot_be_learned_is_refused_before_anything_starts(table, change, settings, message):
+    request = table(*filter(None, [change]))
+    if "model=gpt_tiny" in settings:  # without the settings of the perceptron
+        request = tuple(word for word in request if not word.startswith("model."))
+    assert message in refused(*request, *settings)
+
+
+def test_another_model_seed_or_stage_cannot_go_on_from_a_checkpoint(
+    short, tmp_path, monkeypatch, corpus
+):
+    monkeypatch.chdir(tmp_path)
+    again = ("run", "stage=classify", *PLAIN, f"resume={short}", *SHORT, "stage.steps=20")
+    assert "model.hidden=[9] must be [64]" in refused(*again, "model.hidden=[9]")
+    assert "seed=1 must be 0" in refused(*again, "seed=1")
+    assert "the same examples" in refused(*again, "stage.validation_fraction=0.3")
+    text = ("data=text", f"data.path={corpus}", "tokenizer=bytes", f"resume={short}")
+    assert "checkpoint of another stage" in refused("run", *PLAIN, *text)
+
+
+def test_text_is_no_work_for_a_model_without_tokens(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "model.family=mlp is no language model" in refused("run", "model=mlp", *PLAIN)
+
+
+def test_training_starts_from_the_weights_of_another_run(digits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run, _ = digits
+    tuned = (f"model.weights={run}", "stage.steps=2", "optim.warmup_steps=1")
+    answer = typed("run", "stage=classify", *PLAIN, *tuned, "stage.evaluate_every=1")
+    assert answer.code == 0, answer
+    assert metric(newest(), "validation/accuracy")[1] > 0.9
+    said = refused("run", "stage=classify", *PLAIN, *tuned, "model.hidden=[9]")
+    assert "layers.0.weight is of shape (64, 64) there and of shape (9, 64) in the model" in said

@@ -1,0 +1,60 @@
+"""A disk that fills up at any write of a run leaves a result, and one line says what to do."""
+
+import json
+import subprocess
+
+import pytest
+
+from orchestrator.record import runfolder
+from tests.orchestrator.typed import on, typed
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A real disk of 4 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting needs the superuser")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def leave(disk, free):
+    """Fill the disk but for `free` bytes."""
+    left = bytes(4096) * (free // 4096)
+    (disk / "left").write_bytes(left)
+    with (disk / "filler").open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            pass
+    (disk / "left").unlink()
+
+
+@pytest.mark.parametrize("free", [0, 1, 2, 3, 5, 8, 15, 30, 60])
+def test_a_run_on_a_disk_that_is_full_at_any_point_has_a_result_and_a_remedy(
+    free, disk, corpus, monkeypatch
+):
+    """`free` pages of 4 kB are left once there is a run folder."""
+    create = runfolder.create
+
+    def create_and_fill(*arguments):
+        folder = create(*arguments)
+        leave(disk, free * 4096)
+        return folder
+
+    monkeypatch.setattr(runfolder, "create", create_and_fill)
+    answer = typed(
+        "run", *on(corpus), "stage.steps=4", "stage.checkpoint_every=1", f"outputs={disk}"
+    )
+    result = json.loads((disk / "latest" / "result.json").read_text())
+    assert (answer.code, result["status"]) == (1, "failed")
+    assert result["error"]["class"] == "disk_full"
+    assert "Traceback" not in answer.out + answer.err
+    (line,) = [line for line in answer.out.splitlines() if line.startswith("error: ")]
+    assert "No space left on device" in line
+    assert str(disk) in line
+    assert "free some space there" in line
