@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from orchestrator.config.checks import check_choice
 
 PRECISIONS = ("fp32", "bf16")
+SUB_GROUP = 100_000_000
+"""ZeRO 3: elements of the parts in which a rank makes and updates its fp32 weights; temporary
+memory is that of one part."""
 
 
 @dataclass

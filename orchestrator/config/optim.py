@@ -160,6 +160,11 @@ class OptimConfig:
         unused = "momentum_buffer" if self.momentum == 0 and self.name != "muon" else None
         return tuple(key for key in keys if key != unused)
 
+    @property
+    def kept_at_most(self) -> int:
+        """Numbers that are kept for each number of the model; muon keeps fewer of its matrices."""
+        return len(OPTIMIZERS["adamw"].state if self.name == "muon" else self.state)
+
     def check_engine(self, engine: EngineConfig) -> None:
         """Raise ValueError if the engine would cut what the optimizer needs whole."""
         stage = engine.sharding_stage

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import time
 from dataclasses import dataclass
@@ -16,8 +14,6 @@ from orchestrator.config import JobConfig
 
 if TYPE_CHECKING:
     from orchestrator.stages.result import Result
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 @dataclass(frozen=True)
@@ -35,36 +31,25 @@ def work(assignment: Assignment, channel: Channel) -> Result:
     """Carry out the job's stage as one rank; runs in a gang, under torchrun, or in this process."""
     config, folder = assignment.config, assignment.folder
     begun = time.perf_counter()
-    _keep_freed_memory()
     import torch
 
     from orchestrator.stages import STAGES
     from orchestrator.stages.run import Run
     from orchestrator.training import distributed
+    from orchestrator.training.hostmemory import keep_freed_memory
 
     if not (folder / "config.yaml").is_file():
         raise RuntimeError(
             f"the run folder {folder} is not on the host {os.uname().nodename}; let outputs=FOLDER "
             "name a folder that all hosts share"
         )
+    keep_freed_memory()
     torch.set_num_threads(config.resources.cpus_per_worker)
     device = distributed.device_of(config.resources.device)
     with distributed.process_group(device):
         run = Run(folder, device, channel.send, channel.should_stop, cache_root())
         run.event("imported", seconds=round(time.perf_counter() - begun, 3))
         return STAGES[config.stage.name].carry_out(config, assignment.inputs, run)
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc reuse large blocks instead of giving them back to the kernel.
-
-    Logits and activations are allocated anew in every step; by default glibc maps and unmaps each
-    one, and the page faults took 10 to 25% of a step on a CPU (measured: bf16, fp32, 1 thread).
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
-        libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def environment(config: JobConfig) -> dict[str, str]:

@@ -1,7 +1,8 @@
-"""Bytes of the training state on one worker, in closed form."""
+"""Bytes of a model on one worker, in closed form: while it starts, and between steps."""
 
 from dataclasses import dataclass
 
+from orchestrator.config.engine import SUB_GROUP
 from orchestrator.stages.stage import RoleOutline
 
 
@@ -12,37 +13,78 @@ class Memory:
     weights: float = 0.0
     gradients: float = 0.0
     optimizer: float = 0.0
+    start: float = 0.0
+    """The most that is held at once while the model is made."""
 
     @property
     def total(self) -> float:
-        """All three."""
+        """Weights, gradients and optimizer."""
         return self.weights + self.gradients + self.optimizer
 
     def __add__(self, other: "Memory") -> "Memory":
-        """Both in one process."""
+        """Both in one process, the other made after this one, whose optimizer is not full yet."""
         return Memory(
             self.weights + other.weights,
             self.gradients + other.gradients,
             self.optimizer + other.optimizer,
+            max(self.start, self.total + other.start),
         )
 
 
 def memory_of(role: RoleOutline, workers: int) -> Memory:
     """State of one worker: Rajbhandari et al. 2020, figure 1.
 
-    bf16 under DeepSpeed: 2 bytes of weight and 2 of gradient per parameter, and 12 for the fp32
-    weight and AdamW's two moments. Without: 4, 4 and 8, and under ZeRO 1 to 3, where the optimizer
-    holds a copy of its share of the weights, 12. A stage divides by the workers.
+    bf16 under DeepSpeed: 2 bytes of weight and 2 of gradient per parameter, and 4 for the fp32
+    weight and for each number that the optimizer keeps (AdamW: 2). Without: 4, 4 and 4 for each
+    number kept, and under ZeRO 1 to 3, where the optimizer holds a copy of its share of the
+    weights, 4 more. A stage divides by the workers.
     """
-    engine = role.config.engine
-    stage = engine.sharding_stage
-    half = engine.name == "deepspeed" and engine.precision == "bf16"
-    weights = gradients = 2 if half else 4
-    optimizer = 12 if half or stage else 8
-    if role.config.optim is None:
-        gradients = optimizer = 0
+    engine, optim = role.config.engine, role.config.optim
+    stage, half = engine.sharding_stage, engine.precision == "bf16"
+    if optim is None:
+        weight, cut = 2 if half else 4, workers if stage == 3 else 1
+        held = weight * role.parameters / cut
+        making = _making(role.largest_layer, weight, cut) if half or stage == 3 else 0.0
+        return Memory(weights=held, start=held + making)
+    half = half and engine.name == "deepspeed"  # plain PyTorch trains fp32 weights under autocast
+    weight = 2 if half else 4
+    kept = 4 * optim.kept_at_most + (4 if half or stage else 0)
     return Memory(
-        weights * role.parameters / (workers if stage >= 3 else 1),
-        gradients * role.parameters / (workers if stage >= 2 else 1),
-        optimizer * role.parameters / (workers if stage >= 1 else 1),
+        weight * role.parameters / (workers if stage >= 3 else 1),
+        weight * role.parameters / (workers if stage >= 2 else 1),
+        kept * role.parameters / (workers if stage >= 1 else 1),
+        _start(role, weight, workers),
     )
+
+
+def _start(role: RoleOutline, weight: int, workers: int) -> float:
+    """The most bytes while a trained model is made: of the phases one after another, the largest.
+
+    Measured by tests/benchmarks/starting.py.
+    """
+    stage, whole, layer = role.config.engine.sharding_stage, role.parameters, role.largest_layer
+    share = whole / workers
+    if stage == 3:
+        part = min(share, SUB_GROUP)
+        return max(
+            weight * share + _making(layer, weight, workers),
+            2 * weight * share,  # DeepSpeed copies the shards into a block of its own
+            (weight + 4) * share + 4 * part,  # fp32 weights, made in parts
+            (weight + 4 + weight) * share + 2 * weight * layer,  # with gradients; a layer gathered
+        )
+    if stage:
+        return max(
+            2 * weight * whole,  # DeepSpeed copies all weights into one block
+            weight * whole + (weight + 4 + 4) * share,  # fp32 weights, gradients
+        )
+    if weight == 2:
+        return (2 + 4 + 4 + 4 * 2) * whole  # DeepSpeed takes a step with gradients of zero
+    return 4 * whole
+
+
+def _making(layer: int, weight: int, cut: int) -> float:
+    """Bytes that a layer takes beside all weights while it is made, if it is the last one.
+
+    bf16 weights are a copy of those drawn in fp32; in fp32, a shard is a copy of a part.
+    """
+    return (4 + weight - weight / cut) * layer if weight == 2 else weight * layer

@@ -130,6 +130,7 @@ class Plan:
         return (
             f"{size(memory.total)} per worker: weights {size(memory.weights)}, gradients "
             f"{size(memory.gradients)}, optimizer {size(memory.optimizer)}{where}; "
+            f"at most {size(memory.start)} while it starts; "
             "activations and buffers come on top"
         )
 

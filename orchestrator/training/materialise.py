@@ -76,7 +76,7 @@ def _empty(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def _reset(module: nn.Module) -> None:
-    reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
+    reset = getattr(module, "reset_parameters", None)
     if reset is None:
         raise TypeError(
             f"{type(module).__name__} has parameters or buffers of its own and no method "

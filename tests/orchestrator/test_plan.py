@@ -102,6 +102,28 @@ def test_memory_of_the_state_is_that_of_the_zero_paper(engine, per_parameter):
     assert plan.memory.total == pytest.approx(per_parameter * plan.parameters)
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "kept"),
+    [("adam", 2), ("sgd", 1), ("adagrad", 1), ("rmsprop", 1), ("lion", 1), ("muon", 2)],
+)
+def test_memory_counts_what_the_optimizer_keeps(optimizer, kept):
+    optim = OptimConfig(name=optimizer, warmup_steps=1)
+    plan = rough_plan(replace(job(), engine=EngineConfig(zero_stage=0), optim=optim))
+    assert plan.memory.optimizer == pytest.approx(4 * kept * plan.parameters)
+
+
+def test_starting_takes_at_least_the_weights_and_under_zero_3_a_share_and_one_layer():
+    for stage in range(4):
+        for precision in ("fp32", "bf16"):
+            engine = EngineConfig(zero_stage=stage, precision=precision)
+            plan = rough_plan(replace(job(), engine=engine))
+            assert plan.memory.start >= plan.memory.weights
+    role = rough_plan(job()).outline.roles["model"]
+    frozen = replace(role.config, optim=None, engine=EngineConfig(zero_stage=3))
+    large = replace(role, config=frozen, parameters=8 * 10**9, largest_layer=5 * 10**8)
+    assert memory_of(large, 8).start == pytest.approx(4 * (10**9 + 5 * 10**8))
+
+
 def test_the_papers_example_of_7_5_billion_parameters_on_64_gpus():
     # Figure 1: 120 GB, 31.4 GB, 16.6 GB and 1.9 GB.
     for stage, gigabytes in enumerate((120, 31.4, 16.6, 1.9)):

@@ -7,6 +7,7 @@ from orchestrator.training.engine import whole
 from orchestrator.training.engine.protocol import Engine
 from orchestrator.training.engine.torch_engine import TorchEngine
 from orchestrator.training.engine.zero_engine import ZeroEngine
+from orchestrator.training.hostmemory import giving_back_freed_memory
 from orchestrator.training.materialise import Make, on_meta
 from orchestrator.training.state import StateReader, check_parameters
 
@@ -52,19 +53,22 @@ def build(
     if optim is None:
         made.requires_grad_(False).eval()
     engine: Engine
-    if settings.name == "deepspeed" and (optim is not None or settings.sharding_stage == 3):
-        engine = ZeroEngine(
-            made,
-            settings,
-            optim,
-            device=device,
-            seed=seed,
-            draw=reader is None,
-            micro_batch=micro_batch,
-            accumulation_steps=accumulation_steps,
-        )
-    else:
-        engine = TorchEngine(made, settings, optim, device=device, seed=seed, draw=reader is None)
+    with giving_back_freed_memory():
+        if settings.name == "deepspeed" and (optim is not None or settings.sharding_stage == 3):
+            engine = ZeroEngine(
+                made,
+                settings,
+                optim,
+                device=device,
+                seed=seed,
+                draw=reader is None,
+                micro_batch=micro_batch,
+                accumulation_steps=accumulation_steps,
+            )
+        else:
+            engine = TorchEngine(
+                made, settings, optim, device=device, seed=seed, draw=reader is None
+            )
     if reader is not None:
         engine.load_state(reader, 0, optimizer=False)
     return engine

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.config import EngineConfig, OptimConfig
+from orchestrator.config.engine import SUB_GROUP
 from orchestrator.training import distributed
 from orchestrator.training import optim as optimizers
 from orchestrator.training.engine import layouts, whole
 from orchestrator.training.engine.importing import import_deepspeed, quiet
+from orchestrator.training.engine.sharding import Sharding
 from orchestrator.training.engine.torch_engine import clip
 from orchestrator.training.materialise import materialise
 from orchestrator.training.state import Slice, StateReader, check_optimizer, check_parameters
@@ -19,9 +21,6 @@ from orchestrator.training.state import Slice, StateReader, check_optimizer, che
 BUCKET = 50_000_000
 """Elements of the buffers in which gradients are reduced and weights gathered: 200 MB in fp32.
 DeepSpeed's own 500 million would be most of the memory of a model of a billion parameters."""
-SUB_GROUP = 100_000_000
-"""ZeRO 3: elements of the parts in which a rank makes and updates its fp32 weights; temporary
-memory is that of one part."""
 
 
 class ZeroEngine:
@@ -48,8 +47,12 @@ class ZeroEngine:
         config = zero_config(settings, optim, micro_batch, accumulation_steps)
         with quiet():
             deepspeed.init_distributed(distributed.backend(device))
-            shard = _sharding(deepspeed, config, draw) if settings.sharding_stage == 3 else None
-            materialise(model, device, seed=seed, draw=draw, made=self._cast_and(shard))
+            if settings.sharding_stage == 3:
+                shard = Sharding(deepspeed, config, model, draw)
+                materialise(model, device, seed=seed, draw=draw, made=self._cast_and(shard))
+                del shard  # its memory is free as soon as DeepSpeed has copied it
+            else:
+                materialise(model, device, seed=seed, draw=draw, made=self._cast_parameter)
             optimizer = None if optim is None else optimizers.build(model, optim)
             self._state_keys = whole.state_keys(model, optimizer)
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
@@ -115,13 +118,13 @@ class ZeroEngine:
             return value.to(self._dtype)
         return value
 
-    def _cast_and(self, shard: Callable[[Any], None] | None) -> Callable[[nn.Parameter], None]:
-        """What happens to each new parameter before the next module is made."""
+    def _cast_parameter(self, parameter: nn.Parameter) -> None:
+        parameter.data = parameter.data.to(self._dtype)
 
+    def _cast_and(self, shard: Sharding) -> Callable[[nn.Parameter], None]:
         def made(parameter: nn.Parameter) -> None:
-            parameter.data = parameter.data.to(self._dtype)
-            if shard is not None:
-                shard(parameter)
+            self._cast_parameter(parameter)
+            shard(parameter)
 
         return made
 
@@ -129,23 +132,6 @@ class ZeroEngine:
         if self._optim is None:
             raise RuntimeError("this engine was built without an optimizer: its model is frozen")
         return self._optim
-
-
-def _sharding(deepspeed: Any, config: dict[str, Any], drawn: bool) -> Callable[[Any], None]:
-    """Turns a whole parameter into ZeRO 3's, of which a rank keeps its shard alone.
-
-    Values that were drawn are rank 0's on all ranks: other processors may round otherwise.
-    """
-    init = deepspeed.zero.Init(config_dict_or_path=config)
-
-    def shard(parameter: Any) -> None:
-        if drawn:
-            init._zero_init_param(parameter)
-        else:
-            init._convert_to_deepspeed_param(parameter)
-            parameter.partition()
-
-    return shard
 
 
 def zero_config(

@@ -1,0 +1,73 @@
+"""Roles at work: several models in one process, each under its own engine and ZeRO stage."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from orchestrator.config import RoleConfig
+from orchestrator.training import checkpoint, engine
+from orchestrator.training.checkpoint import SavedRole
+from orchestrator.training.engine import Engine
+from orchestrator.training.state import StateReader
+
+
+@dataclass(frozen=True)
+class Role:
+    """A model with a purpose, and what carries it out on this rank."""
+
+    name: str
+    config: RoleConfig
+    engine: Engine
+
+    @property
+    def saved(self) -> SavedRole:
+        """What a checkpoint keeps of it."""
+        optim = self.config.optim
+        return SavedRole(
+            self.engine.state, self.config.model, None if optim is None else optim.name
+        )
+
+
+def build_role(
+    name: str,
+    config: RoleConfig,
+    *,
+    device: torch.device,
+    seed: int,
+    micro_batch: int = 1,
+    accumulation_steps: int = 1,
+    resumed: tuple[StateReader, int] | None = None,
+) -> Role:
+    """Make a role's model and engine. Every rank calls it, for the same roles in one order.
+
+    Args:
+        name: what it is for: policy, critic, reference, ...
+        config: with everything filled in that the model is built from. Its weights come from
+            `config.model.weights`, which the process that started the job has verified.
+        device: where this rank computes.
+        seed: of initial weights that come from nowhere else.
+        micro_batch: samples of one forward pass on one rank.
+        accumulation_steps: micro-batches of one optimizer step on one rank.
+        resumed: its state in the checkpoint that the run goes on from, and the steps done then;
+            it takes the place of `config.model.weights`.
+
+    Raises:
+        DifferentState: the saved state is that of another model or optimizer.
+    """
+    reader = None if resumed is None else resumed[0]
+    if resumed is None and config.model.weights is not None:
+        reader = checkpoint.open_weights(Path(config.model.weights), verified=True).reader
+    built = engine.build(
+        config.model,
+        config.engine,
+        config.optim,
+        device=device,
+        seed=seed,
+        micro_batch=micro_batch,
+        accumulation_steps=accumulation_steps,
+        reader=reader if resumed is None else None,
+    )
+    if resumed is not None:
+        built.load_state(*resumed)
+    return Role(name, config, built)

@@ -1,0 +1,130 @@
+"""Memory that starting a model takes per process, against what `plan` says.
+
+Each process imports torch and DeepSpeed and runs a tiny model, notes its resident memory, builds
+the engine, and notes the most it has had meanwhile (VmHWM) and what it holds after two steps. What
+the imports take is reported apart.
+
+    python tests/benchmarks/starting.py [--million 110] [--stages 3] [--processes 1 2 4]
+
+It ends with what `plan` says of an 8B model, which no small machine can start.
+"""
+
+import argparse
+import gc
+import sys
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import yaml
+
+from models.configs import GPTConfig
+from models.cost import largest_layer, parameters
+from orchestrator.config import EngineConfig, OptimConfig, RoleConfig
+from orchestrator.plan.memory import memory_of
+from orchestrator.stages.stage import RoleOutline
+from tests.orchestrator.ranks import World
+
+ROOT = Path(__file__).parents[2]
+MB = 1e6
+MODEL = GPTConfig(
+    vocab_size=16_000,
+    max_positions=128,
+    width=768,
+    heads=12,
+    norm="rmsnorm",
+    positions="rotary",
+    activation="swiglu",
+    bias=False,
+    tied_embedding=False,
+)
+
+
+def resident(key: str) -> float:
+    """A figure of /proc/self/status in bytes: VmRSS now, VmHWM at most since `forget`."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return float(line.split()[1]) * 1024
+    raise KeyError(key)
+
+
+def forget() -> None:
+    """Let VmHWM begin anew."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def start(role: RoleConfig) -> tuple[float, float, float]:
+    """Bytes of a process before, and its growth: most while starting, and after two steps."""
+    import torch
+
+    from orchestrator.training import engine
+
+    def build(model: GPTConfig) -> engine.Engine:
+        return engine.build(model, role.engine, role.optim, device=torch.device("cpu"))
+
+    def step(trainer: engine.Engine) -> None:
+        loss = trainer.forward(torch.arange(64)[None]).float().logsumexp(-1).mean()
+        if role.optim is not None:
+            trainer.backward(loss)
+            trainer.step(1e-3)
+
+    step(build(replace(MODEL, width=24, layers=1)))  # libraries load what they need at first use
+    gc.collect()
+    before = resident("VmRSS")
+    forget()
+    trainer = build(role.model)
+    peak = resident("VmHWM") - before
+    for _ in range(2):
+        step(trainer)
+    return before, peak, resident("VmRSS") - before
+
+
+def main() -> None:
+    """Print a line for each number of processes, ZeRO stage, precision and kind of role."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--million", type=float, default=110, help="parameters, about")
+    parser.add_argument("--stages", type=int, nargs="+", default=[3])
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
+    options = parser.parse_args()
+    model = MODEL
+    while parameters(model) < options.million * 1e6:
+        model = replace(model, layers=model.layers + 1)
+    print(f"{parameters(model):,} parameters, {largest_layer(model):,} in the largest layer")
+    print("megabytes per process: starting, planned, ratio; after two steps, planned")
+    cases = product(options.processes, options.stages, options.precisions, (OptimConfig(), None))
+    for ranks, stage, precision, optim in cases:
+        role = RoleConfig(model, EngineConfig(zero_stage=stage, precision=precision), optim)
+        plan = memory_of(RoleOutline(role, parameters(model), largest_layer(model)), ranks)
+        world = World(ranks)
+        try:
+            figures = world.run(start, role)
+        finally:
+            world.stop()
+        before, peak, after = (max(column) / MB for column in zip(*figures, strict=True))
+        print(
+            f"{ranks} processes, ZeRO {stage}, {precision}, {'trained' if optim else 'frozen':7} "
+            f"{peak:6.0f} {plan.start / MB:6.0f} {peak / (plan.start / MB):5.2f}; "
+            f"{after:6.0f} {plan.total / MB:6.0f}; with imports {before:.0f} before",
+            flush=True,
+        )
+    big = llama_8b()
+    print(f"llama_8b, {parameters(big):,} parameters, ZeRO 3, bf16, AdamW: gigabytes per worker")
+    for workers in (8, 16, 64):
+        role = RoleConfig(big, EngineConfig(zero_stage=3, precision="bf16"), OptimConfig())
+        plan = memory_of(RoleOutline(role, parameters(big), largest_layer(big)), workers)
+        most, training = plan.start / 1e9, plan.total / 1e9
+        print(f"{workers:3} workers: starting {most:.1f}, training {training:.1f}")
+
+
+def llama_8b() -> GPTConfig:
+    """The model of conf/model/llama_8b.yaml with Llama 3's vocabulary."""
+    settings = yaml.safe_load((ROOT / "conf" / "model" / "llama_8b.yaml").read_text())
+    del settings["defaults"]
+    return GPTConfig(**{"vocab_size": 128_256, **settings})
+
+
+if __name__ == "__main__":
+    main()
