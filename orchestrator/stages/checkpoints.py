@@ -1,13 +1,13 @@
 """The checkpoints of a run, as a stage that trains sees them on its ranks."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import RoleConfig
 from orchestrator.stages.run import Run
 from orchestrator.training import checkpoint, distributed
-from orchestrator.training.checkpoint import Checkpoint, Retention, SavedRole
+from orchestrator.training.checkpoint import Checkpoint, Retention
+from orchestrator.training.roles import Role
 from orchestrator.training.state import StateReader
 
 
@@ -36,11 +36,14 @@ class Checkpoints:
         self.newest = found
         """The last checkpoint found or saved."""
 
-    def weights(self, role: RoleConfig) -> StateReader | None:
-        """The weights that a role starts from at the first step of a run; None: random ones."""
-        if self.start is not None or role.model.weights is None:
+    def saved_role(self, name: str) -> tuple[StateReader, int] | None:
+        """The state of a role where the run goes on, and the steps done; None: at its first step.
+
+        What `build_role` takes as `resumed`.
+        """
+        if self.start is None:
             return None
-        return checkpoint.open_weights(Path(role.model.weights), verified=True).reader
+        return checkpoint.open_role(self.start, name), self.start.step
 
     def resumed(self) -> None:
         """Record that every part of the stage has taken over the state of `start`."""
@@ -50,7 +53,7 @@ class Checkpoints:
     def save(
         self,
         step: int,
-        roles: Mapping[str, SavedRole],
+        roles: Iterable[Role],
         tokenizer: Path | None,
         facts: Mapping[str, Any],
         **record: Any,
@@ -64,7 +67,9 @@ class Checkpoints:
             facts: plain entries for the manifest, such as the state of the data.
             record: more facts for the record of the run.
         """
-        self.newest = done = checkpoint.save(self._root, step, roles, tokenizer, facts)
+        self.newest = done = checkpoint.save(
+            self._root, step, {role.name: role.saved for role in roles}, tokenizer, facts
+        )
         if distributed.rank() == 0:
             self._retention.after(done)
         self._run.event(

@@ -25,13 +25,13 @@ from orchestrator.stages.classify.resuming import FACTS, facts, start_position
 from orchestrator.stages.classify.stage import ClassifyConfig
 from orchestrator.stages.result import Result
 from orchestrator.stages.run import Run
-from orchestrator.training import checkpoint, distributed, engine
-from orchestrator.training.checkpoint import SavedRole
+from orchestrator.training import distributed
 from orchestrator.training.engine import Engine
 from orchestrator.training.hardware import device_name
 from orchestrator.training.loop import Metrics, Outcome, Schedule, evaluate, fit
 from orchestrator.training.objectives import Summed, classification
 from orchestrator.training.optim import learning_rate
+from orchestrator.training.roles import build_role
 
 PICTURE = "confusion.png"
 
@@ -86,31 +86,28 @@ class Training:
         """
         config, run = self.config, self.run
         self.stage = config.section(ClassifyConfig)
-        self.role = config.role("model")
-        self.classes = classifier(self.role.model).classes
+        role = config.role("model")
+        self.classes = classifier(role.model).classes
         self.examples, self.validation = (
             open_split(self.published, name, run.cache) for name in ("train", "validation")
         )
         self.checkpoints = Checkpoints(run, self.stage.checkpoints_kept, config.resume)
-        self.engine = engine.build(
-            self.role.model,
-            self.role.engine,
-            self.role.optim,
+        if self.checkpoints.start is not None:
+            self.position = start_position(self.checkpoints.start, config, self.published)
+        self.model = build_role(
+            "model",
+            role,
             device=run.device,
             seed=config.seed,
             micro_batch=config.batch.micro,
             accumulation_steps=config.batch.accumulation_steps,
-            reader=self.checkpoints.weights(self.role),
+            resumed=self.checkpoints.saved_role("model"),
         )
-        start = self.checkpoints.start
-        if start is not None:
-            self.position = start_position(start, config, self.published)
-            self.engine.load_state(checkpoint.open_role(start), start.step)
         self.checkpoints.resumed()
 
     def fit(self) -> Outcome:
         """Train to the last step, or until a stop."""
-        stage, batch, optim = self.stage, self.config.batch, self.role.optim
+        stage, batch, optim = self.stage, self.config.batch, self.model.config.optim
         assert optim is not None  # the role is trained
         start = self.checkpoints.start
         from_step = start.step if start else 0
@@ -118,7 +115,7 @@ class Training:
         order = Order(len(self.examples), self.config.seed, self.published.fingerprint)
         ranks = distributed.rank(), distributed.world_size()
         return fit(
-            self.engine,
+            self.model.engine,
             label_loss,
             steps(self.examples, order, self.position, batch.step, batch.micro, *ranks),
             Schedule(
@@ -150,7 +147,7 @@ class Training:
     def evaluate(self, step: int) -> None:
         """Loss, accuracy and confusion over the whole validation split. Every rank calls it."""
         classes = self.classes
-        counts = torch.zeros(classes * classes, dtype=torch.int64, device=self.engine.device)
+        counts = torch.zeros(classes * classes, dtype=torch.int64, device=self.run.device)
 
         def counted_loss(trainer: Engine, batch: Batch) -> Summed:
             scores, labels = scores_and_labels(trainer, batch)
@@ -161,8 +158,8 @@ class Training:
         shares = evaluation(
             self.validation, self.config.batch.micro, distributed.rank(), distributed.world_size()
         )
-        metrics = evaluate(self.engine, counted_loss, shares).metrics("validation")
-        totals = distributed.sum_over_ranks(counts.tolist(), self.engine.device)
+        metrics = evaluate(self.model.engine, counted_loss, shares).metrics("validation")
+        totals = distributed.sum_over_ranks(counts.tolist(), self.run.device)
         self.matrix = np.array(totals, dtype=np.int64).reshape(classes, classes)
         self.latest |= metrics
         self.run.log(step, metrics)
@@ -171,7 +168,7 @@ class Training:
         """Publish the checkpoint of this step. Every rank calls it."""
         self.checkpoints.save(
             step,
-            {"model": SavedRole(self.engine.state, self.role.model, self.config.optim.name)},
+            [self.model],
             None,
             {FACTS: facts(self.config, self.published, self.position)},
             data_cursor=self.position,

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,9 @@ from orchestrator.stages.evaluate.stage import EvaluateConfig
 from orchestrator.stages.language.scoring import bits_per_byte, perplexity
 from orchestrator.stages.result import Result, Table
 from orchestrator.stages.run import Run
-from orchestrator.training import distributed, engine
-from orchestrator.training.checkpoint import open_weights
+from orchestrator.training import distributed
 from orchestrator.training.engine import Engine
+from orchestrator.training.roles import build_role
 
 Floats = NDArray[np.float64]
 RESAMPLED_AT_ONCE = 1 << 24  # numbers in memory while intervals are worked out
@@ -76,12 +75,10 @@ def evaluate(config: JobConfig, inputs: Inputs, run: Run) -> Result:
     """Score the checkpoint's model on each dataset and on all of them. Every rank calls it."""
     stage = config.section(EvaluateConfig)
     prepared = open_published(inputs.published, run.cache)
-    role = inputs.role
-    reader = open_weights(Path(str(role.model.weights)), verified=True).reader
-    model = engine.build(role.model, role.engine, None, device=run.device, reader=reader)
+    model = build_role("model", inputs.role, device=run.device, seed=config.seed)
     run.event("training", device=str(run.device), from_step=0)
     scores = {
-        name: score_documents(model, getattr(own, stage.split), config)
+        name: score_documents(model.engine, getattr(own, stage.split), config)
         for name, own in prepared.datasets.items()
     }
     if len(scores) > 1:

@@ -16,11 +16,11 @@ from orchestrator.stages.language.scoring import bits_per_byte, comparison, perp
 from orchestrator.stages.pretrain.stage import PretrainConfig
 from orchestrator.stages.result import Result
 from orchestrator.stages.run import Run
-from orchestrator.training import checkpoint, distributed, engine
-from orchestrator.training.checkpoint import SavedRole
+from orchestrator.training import distributed
 from orchestrator.training.hardware import device_name, peak_flops
 from orchestrator.training.loop import Metrics, Outcome, Schedule, evaluate, fit
 from orchestrator.training.optim import learning_rate
+from orchestrator.training.roles import build_role
 
 
 def pretrain(config: JobConfig, inputs: Published, run: Run) -> Result:
@@ -60,32 +60,30 @@ class Training:
         """
         config, run = self.config, self.run
         self.stage = config.section(PretrainConfig)
-        self.role = language_role(config, self.prepared.tokenizer.vocab_size)
+        role = language_role(config, self.prepared.tokenizer.vocab_size)
         self.checkpoints = Checkpoints(run, self.stage.checkpoints_kept, config.resume)
-        self.engine = engine.build(
-            self.role.model,
-            self.role.engine,
-            self.role.optim,
-            device=run.device,
-            seed=config.seed,
-            micro_batch=config.batch.micro,
-            accumulation_steps=config.batch.accumulation_steps,
-            reader=self.checkpoints.weights(self.role),
-        )
         self.stream = Stream.open(self.prepared.train_sets, config.data)
         state, start = initial_state(config, self.stream), self.checkpoints.start
         if start is not None:
             state = resumed_state(start, config, self.prepared, self.stream)
             self.stream.exclude(state.exclusions)
-            self.engine.load_state(checkpoint.open_role(start), start.step)
         self.ledger = Ledger(self.stream, state)
+        self.model = build_role(
+            "model",
+            role,
+            device=run.device,
+            seed=config.seed,
+            micro_batch=config.batch.micro,
+            accumulation_steps=config.batch.accumulation_steps,
+            resumed=self.checkpoints.saved_role("model"),
+        )
         self.checkpoints.resumed()
-        self._peak = peak_flops(run.device, self.role.engine.precision)
-        self._flops = flops_per_token(self.role.model, config.data.sequence_length)
+        self._peak = peak_flops(run.device, role.engine.precision)
+        self._flops = flops_per_token(role.model, config.data.sequence_length)
 
     def fit(self) -> Outcome:
         """Train to the last step, or until a stop."""
-        config, stage, optim = self.config, self.stage, self.role.optim
+        config, stage, optim = self.config, self.stage, self.model.config.optim
         assert optim is not None  # the role is trained
         start = self.checkpoints.start
         from_step = start.step if start else 0
@@ -100,7 +98,7 @@ class Training:
         )
         with closing(steps) as batches:
             return fit(
-                self.engine,
+                self.model.engine,
                 next_token,
                 batches,
                 Schedule(
@@ -140,7 +138,7 @@ class Training:
                 self.config.batch.micro,
                 isolate_documents=self.config.data.isolate_documents,
             )
-            own = evaluate(self.engine, next_token, rows)
+            own = evaluate(self.model.engine, next_token, rows)
             own_nats, own_tokens = own.loss, int(own.weight)
             own_size = validation.manifest.bytes
             if len(self.prepared.validation_sets) > 1:
@@ -165,7 +163,7 @@ class Training:
             self.run.event("data_skipped", **asdict(left_out))
         self.checkpoints.save(
             step,
-            {"model": SavedRole(self.engine.state, self.role.model, self.config.optim.name)},
+            [self.model],
             self.prepared.tokenizer_path,
             {
                 "tokenizer_fingerprint": self.prepared.tokenizer.fingerprint,
