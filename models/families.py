@@ -16,7 +16,10 @@ from models.formulas.mlp import mlp_cost
 if TYPE_CHECKING:
     from torch import nn
 
-NOT_ARCHITECTURE = ("weights",)  # settings that say where a model comes from, not what it is
+NOT_ARCHITECTURE = (
+    "weights",
+    "weights_role",
+)  # settings that say where a model comes from, not what it is
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,17 @@ class ModelConfig:
     weights: str | None = None
     """Run folder, checkpoint or exported folder whose weights training starts from, without its
     optimizer or position. None: random."""
+    weights_role: str | None = None
+    """Which model of a checkpoint that holds several. None: the only one."""
 
     def __post_init__(self) -> None:
         """Check what all families share."""
         if self.weights == "":
             raise ValueError("model.weights='' must name a folder; null starts from random weights")
+        if self.weights_role is not None and self.weights is None:
+            raise ValueError(
+                f"model.weights_role={self.weights_role} is of a checkpoint; add model.weights=RUN"
+            )
 
 
 @dataclass

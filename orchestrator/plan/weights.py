@@ -50,7 +50,7 @@ def _open(role: str, model: ModelConfig) -> "Weights":
     from orchestrator.training.state import check_parameters
 
     assert model.weights is not None
-    found = verified_weights(model.weights)
+    found = verified_weights(model.weights, model.weights_role)
     try:
         shapes = {name: tuple(p.shape) for name, p in on_meta(model).named_parameters()}
         check_parameters(found.reader, shapes)

@@ -57,7 +57,9 @@ def build_role(
     """
     reader = None if resumed is None else resumed[0]
     if resumed is None and config.model.weights is not None:
-        reader = checkpoint.open_weights(Path(config.model.weights), verified=True).reader
+        reader = checkpoint.open_weights(
+            Path(config.model.weights), config.model.weights_role, verified=True
+        ).reader
     built = engine.build(
         config.model,
         config.engine,

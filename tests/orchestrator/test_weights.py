@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from orchestrator.config import EngineConfig, OptimConfig
 from orchestrator.record import lines
-from orchestrator.training import checkpoint
+from orchestrator.training import checkpoint, engine
+from orchestrator.training.checkpoint import SavedRole
 from tests.orchestrator.typed import on, refused, trained, typed
 
 STILL = (
@@ -62,6 +65,37 @@ def test_a_run_begins_with_the_weights_of_another_at_step_0(corpus, tmp_path, or
 def test_weights_of_another_model_are_refused_by_the_first_difference(corpus, overrides, said):
     answer = refused("run", *on(corpus), f"model.weights={trained(corpus)}", *overrides)
     assert said in answer
+
+
+def test_one_model_of_a_checkpoint_with_several_is_taken_by_its_role(corpus, tmp_path):
+    single = checkpoint.find(trained(corpus))
+    roles = {}
+    for name, seed in (("policy", 1), ("critic", 2)):
+        model, device = single.model_config(), torch.device("cpu")
+        built = engine.build(
+            model, EngineConfig(name="torch"), OptimConfig(), device=device, seed=seed
+        )
+        roles[name] = SavedRole(built.state, model, None)
+    both = checkpoint.save(tmp_path / "checkpoints", 3, roles, single.tokenizer, {})
+    said = refused("run", *on(corpus), f"model.weights={both.path}")
+    assert "policy" in said
+    assert "critic" in said
+    losses = []
+    for role in ("policy", "critic"):
+        words = (f"model.weights={both.path}", f"model.weights_role={role}")
+        assert typed("run", *on(corpus), *STILL, *words).code == 0
+        losses.append(json.loads(Path("outputs/latest/result.json").read_text())["metrics"])
+    ours = typed(
+        *("run", "stage=evaluate", f"checkpoint={both.path}", "stage.role=critic", "tracking=none"),
+        *("data=text", f"data.path={corpus}", "data.sequence_length=32", "resources=inline"),
+        *("resources.gpus_per_worker=0", "engine=torch", "engine.precision=fp32"),
+    )
+    assert ours.code == 0, ours
+    scored = json.loads(Path("outputs/latest/result.json").read_text())["metrics"][
+        "validation/loss"
+    ]
+    assert losses[1]["validation/loss"] == pytest.approx(scored, rel=1e-6)
+    assert losses[0]["validation/loss"] != pytest.approx(scored, rel=1e-6)
 
 
 def test_weights_that_are_not_there_are_refused(corpus):

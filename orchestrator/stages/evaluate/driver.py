@@ -91,7 +91,11 @@ def _weights(config: JobConfig) -> "Weights":
 
 def _role(config: JobConfig, weights: "Weights") -> RoleConfig:
     assert weights.model_config is not None  # `_weights` checks it
-    model = replace(language(weights.model_config), weights=str(weights.path.resolve()))
+    model = replace(
+        language(weights.model_config),
+        weights=str(weights.path.resolve()),
+        weights_role=weights.role,
+    )
     return replace(config.role("model"), model=model)
 
 

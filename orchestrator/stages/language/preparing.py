@@ -61,7 +61,7 @@ def check_same_tokenizer(config: JobConfig) -> None:
     """Raise ValueError unless the job has the tokenizer that `model.weights` were trained with."""
     if config.model.weights is None or config.resume is not None:
         return
-    path = verified_weights(config.model.weights).tokenizer
+    path = verified_weights(config.model.weights, config.model.weights_role).tokenizer
     if path is None:
         return
     wanted, settings = Tokenizer.load(path).fingerprint, config.tokenizer
