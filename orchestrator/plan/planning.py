@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from orchestrator.training.checkpoint import Weights
 
 STATE_BYTES = 4  # of a number in a checkpoint; fp32 on disk
-ADAM_STATES = 3  # weight and two moments
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,11 @@ class Plan:
     @property
     def checkpoint_bytes(self) -> int:
         """Size of one checkpoint: the models that are trained, with their optimizer state."""
-        trained = (role for role in self.outline.roles.values() if role.config.optim is not None)
-        return sum(role.parameters * ADAM_STATES * STATE_BYTES for role in trained)
+        return sum(
+            role.parameters * STATE_BYTES * (1 + role.config.optim.kept_at_most)
+            for role in self.outline.roles.values()
+            if role.config.optim is not None
+        )
 
     @property
     def checkpoints_kept(self) -> int:
