@@ -4,7 +4,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from models import config_from_dict
-from orchestrator.config import SECTIONS, JobConfig, check_choice
+from models.families import NOT_ARCHITECTURE
+from orchestrator.config import SECTIONS, JobConfig, RoleSettings, check_choice
 from orchestrator.stages import STAGES
 
 
@@ -34,6 +35,8 @@ def load(path: Path) -> JobConfig:
     except OmegaConfBaseException as error:
         raise ValueError(f"{path}: {str(error).splitlines()[0]}") from None
     architecture = dict(plain["model"])
-    weights = architecture.pop("weights", None)  # where training began, not what the model is
-    plain["model"] = replace(config_from_dict(architecture), weights=weights)
+    origin = {n: architecture.pop(n) for n in NOT_ARCHITECTURE if n in architecture}
+    plain["model"] = replace(config_from_dict(architecture), **origin)
+    roles = plain.get("roles", {}).items()
+    plain["roles"] = {name: RoleSettings(**own) for name, own in roles}
     return JobConfig(**plain)
