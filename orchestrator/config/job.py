@@ -1,10 +1,4 @@
-"""What a job is: JobConfig and its sections, with types, units and every check.
-
-YAML files under conf/ hold only what a choice changes; the defaults and the meaning of each
-setting are here. `__post_init__` is the one home of the checks of a section, and
-`JobConfig.__post_init__` of those across sections. A wrong value is a ValueError that names the
-setting, its value, what it must satisfy, and what to type instead. Nothing here imports torch.
-"""
+"""JobConfig: the sections of a job together, its roles, and the checks across sections."""
 
 from __future__ import annotations
 
