@@ -82,12 +82,15 @@ RULES = (
     Rule(
         "bad_data",
         "`orchestrate data verify` names all that is damaged",
-        types=("DataError", "BadBlock", "Damaged", "ColumnError", "NothingToTrainOn"),
+        types=("DataError", "BadBlock", "DamagedData", "ColumnError", "NothingToTrainOn"),
     ),
     Rule(
         "bad_data",
         "name another checkpoint or run folder, e.g. with resume=",
-        types=("CheckpointError", "JournalError", "SafetensorError", "TensorFileError"),
+        types=(
+            *("CheckpointError", "DifferentState", "JournalError"),
+            *("SafetensorError", "TensorFileError"),
+        ),
     ),
     Rule(
         "storage",

@@ -8,6 +8,9 @@ import pytest
 
 from cluster.failure import from_silence
 from cluster.gang import GangRefused, WorkerFailed
+from data.contract import ColumnError
+from data.files import DamagedData, DataError
+from data.shards.blocks import BadBlock  # noqa: F401  # a kind of DamagedData
 from orchestrator.job.failures import explain_failure
 
 
@@ -100,6 +103,7 @@ SAID = {
         ("DataError", "a.jsonl:1000000: not a JSON object"),
         ("NothingToTrainOn", "no sequence of step 3 can be read"),
         ("CheckpointError", "step_00000002/model.safetensors is damaged"),
+        ("DifferentState", "the saved weights are of another model: norm.weight is absent there"),
         ("TensorFileError", "weights-0.safetensors ends at byte 100, inside a tensor"),
         ("SafetensorError", "Error while deserializing header: incomplete metadata"),
     ],
@@ -138,6 +142,13 @@ def test_an_exception_is_classified_by_its_type_or_its_words(failure, kind, mess
     assert explanation.retry is (failure in RETRIED)
     assert explanation.line().startswith(f"rank 1 on host node-a failed: {kind}")
     assert explanation.remedy in explanation.line()
+
+
+def test_whatever_is_wrong_with_data_is_known_by_the_name_of_its_error():
+    assert {DamagedData, ColumnError} <= set(DataError.__subclasses__())
+    for kind in (DataError, *DataError.__subclasses__(), *DamagedData.__subclasses__()):
+        explanation = explain_failure(raised(kind.__name__, "shard-00000.arrow: block 3"))
+        assert (explanation.failure, explanation.retry) == ("bad_data", False), kind
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EROFS, errno.ENOSPC])
