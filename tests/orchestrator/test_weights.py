@@ -98,6 +98,28 @@ def test_one_model_of_a_checkpoint_with_several_is_taken_by_its_role(corpus, tmp
     assert losses[0]["validation/loss"] != pytest.approx(scored, rel=1e-6)
 
 
+def test_every_job_of_a_sweep_begins_where_the_first_one_does(corpus):
+    """`outputs/latest` is the run of before the sweep, also for the second job."""
+    assert typed("run", *on(corpus), "stage.steps=3").code == 0
+    first = Path("outputs/latest").resolve()
+    small = (*on(corpus), "stage.checkpoint_every=3", "seed=1")
+    words = ("model.weights=outputs/latest", "-m", "optim.learning_rate=1e-3,1e-2")
+    assert typed("run", *small, "stage.steps=3", *words).code == 0
+    words = ("resume=outputs/latest", "-m", "stage.steps=5,7")
+    assert typed("run", *on(corpus), *words).code == 0
+    begun = {
+        kind: [
+            event["path"]
+            for file in sorted(Path("outputs").glob("*/*/events.jsonl"))
+            for event in lines.read(file)[0]
+            if event["event"] == kind
+        ]
+        for kind in ("weights", "resumed")
+    }
+    assert begun["weights"] == [str(first / "checkpoints" / "step_00000003")] * 2
+    assert len(set(begun["resumed"])) == 1 < len(begun["resumed"])
+
+
 def test_weights_that_are_not_there_are_refused(corpus):
     assert "nowhere does not exist" in refused("run", *on(corpus), "model.weights=nowhere")
 
