@@ -27,12 +27,13 @@ def is_follower() -> bool:
 
 
 @contextmanager
-def leading() -> Iterator[Callable[[Assignment], None]]:
+def leading(inline: bool) -> Iterator[Callable[[Assignment], None]]:
     """Rank 0, from its start until its part is done; yields how to hand out the assignment.
 
-    An error before that sets the others free. Without other ranks there is nobody to tell.
+    An error before that sets the others free. Without other ranks there is nobody to tell: in a
+    world of one, or where Ray starts them, whatever WORLD_SIZE a cluster has put there.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not inline or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield lambda assignment: None
         return
     store, told = _store(), False

@@ -14,7 +14,7 @@ from cluster.host.network import free_port
 from orchestrator.config import JobConfig
 from orchestrator.job import torchrun
 from orchestrator.job.rank import Assignment
-from tests.orchestrator.typed import on
+from tests.orchestrator.typed import on, refused
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +31,7 @@ def test_a_rank_waits_longer_than_any_single_look(two_ranks, monkeypatch):
     monkeypatch.setattr(torchrun, "LOOK", timedelta(milliseconds=50))
     heard = []
     assignment = Assignment(JobConfig(), Path("run"), inputs=7)
-    with torchrun.leading() as hand_out:
+    with torchrun.leading(inline=True) as hand_out:
         store = torchrun._store()
         other = threading.Thread(target=lambda: heard.append(torchrun.wait_for_word(store)))
         other.start()
@@ -44,10 +44,18 @@ def test_a_rank_waits_longer_than_any_single_look(two_ranks, monkeypatch):
 
 def test_what_rank_0_refuses_sets_the_others_free(two_ranks):
     store = torchrun._store()
-    leading = torchrun.leading()
+    leading = torchrun.leading(inline=True)
     leading.__enter__()
     assert not leading.__exit__(ValueError, ValueError("no such data"), None)
     assert torchrun.wait_for_word(store) == torchrun.REFUSED
+
+
+def test_a_job_of_ray_does_not_look_for_ranks_that_its_surroundings_promise(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    said = refused("run", *on(Path("nowhere")), "resources.launcher=ray")
+    assert said.startswith("data.path=nowhere")
 
 
 def test_a_refused_job_ends_on_every_rank_with_one_message(tmp_path):
