@@ -1,6 +1,7 @@
 """`model.weights`: from the weights of another run, without its optimizer or position."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -62,8 +63,11 @@ def test_a_run_begins_with_the_weights_of_another_at_step_0(corpus, tmp_path, or
         (("tokenizer=bpe", "tokenizer.vocab_size=300"), "add tokenizer=file tokenizer.path="),
     ],
 )
-def test_weights_of_another_model_are_refused_by_the_first_difference(corpus, overrides, said):
-    answer = refused("run", *on(corpus), f"model.weights={trained(corpus)}", *overrides)
+@pytest.mark.parametrize("setting", ["model.weights", "roles.model.model.weights"])
+def test_weights_of_another_model_are_refused_by_the_first_difference(
+    corpus, overrides, said, setting
+):
+    answer = refused("run", *on(corpus), f"{setting}={trained(corpus)}", *overrides)
     assert said in answer
 
 
@@ -118,6 +122,18 @@ def test_every_job_of_a_sweep_begins_where_the_first_one_does(corpus):
     }
     assert begun["weights"] == [str(first / "checkpoints" / "step_00000003")] * 2
     assert len(set(begun["resumed"])) == 1 < len(begun["resumed"])
+
+
+def test_a_run_goes_on_without_the_weights_that_it_began_with(corpus, tmp_path):
+    begun_with = exported(corpus, tmp_path / "exported")
+    words = (*on(corpus), f"model.weights={begun_with}", "optim.warmup_steps=0")
+    assert typed("run", *words, "stage.steps=1").code == 0
+    shutil.rmtree(begun_with)
+    answer = typed("run", *words, "stage.steps=2", "resume=outputs/latest")
+    assert answer.code == 0, answer
+    events, _ = lines.read(Path("outputs/latest/events.jsonl"))
+    assert [e["step"] for e in events if e["event"] == "resumed"] == [1]
+    assert not [e for e in events if e["event"] == "weights"]
 
 
 def test_weights_that_are_not_there_are_refused(corpus):
