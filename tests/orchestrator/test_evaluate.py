@@ -44,6 +44,7 @@ def test_a_checkpoint_scores_what_its_own_run_said_of_it(corpus):
     assert low < own["validation/bits_per_byte"] < high
     assert (result["status"], result["steps"], result["tokens"]) == ("done", 0, None)
     assert "95%" in answer.out
+    assert "step 0" not in answer.out
     events, _ = lines.read(Path("outputs/latest/events.jsonl"))
     told = next(event for event in events if event["event"] == "evaluated")
     assert told["manifest_sha256"] == checkpoint.find(run).manifest_sha256
@@ -56,7 +57,11 @@ def test_other_data_is_read_with_the_checkpoints_own_tokenizer(corpus, tmp_path)
         (tmp_path / "other" / f"{number}.txt").write_text(
             f"Document {number} of something else. " * 3
         )
-    _, result = evaluated(f"checkpoint={trained(corpus)}", "data.path=other", "stage.split=train")
+    answer, result = evaluated(
+        *(f"checkpoint={trained(corpus)}", "data.path=other", "stage.split=train"),
+        "stage.confidence=0.999",
+    )
+    assert "99.9%" in answer.out
     assert set(result["metrics"]) == {
         f"train/{name}"
         for name in (
