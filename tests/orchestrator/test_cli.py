@@ -41,6 +41,8 @@ def empty_folder(tmp_path, monkeypatch):
         ("roles.model.engine.zero_stage=two", "roles.model.engine.zero_stage=two must be"),
         ("roles.model.optim.learning_rate=fast", "roles.model.optim.learning_rate=fast must be"),
         ("checkpoint=x", "stage=pretrain does not read it"),
+        ("seed=99999999999999999999", "seed=99999999999999999999 must lie in 0..2^63-1; try seed="),
+        ("seed=-1", "seed=-1 must lie in 0..2^63-1"),
         ("stage.steps=abc", f"stage.steps=abc must be a whole number; try stage.steps={STEPS}"),
         ("stage.steps=1.5", "stage.steps=1.5 must be a whole number"),
         ("stage.steps=", "stage.steps= must be a whole number"),
