@@ -138,6 +138,8 @@ def test_a_run_goes_on_without_the_weights_that_it_began_with(corpus, tmp_path):
 
 def test_weights_that_are_not_there_are_refused(corpus):
     assert "nowhere does not exist" in refused("run", *on(corpus), "model.weights=nowhere")
+    words = (f"model.weights={trained(corpus)}", "model.weights_role=critic")
+    assert "critic" in refused("run", *on(corpus), *words)
 
 
 def test_another_optimizer_is_refused_with_the_way_to_go_on(corpus):
