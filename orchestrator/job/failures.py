@@ -80,6 +80,11 @@ RULES = (
         r"|non-finite)|non-finite (loss|gradient|\w+ of)",
     ),
     Rule(
+        "user_error",
+        "let every host see that folder, then start again",
+        pattern=r"folder that all hosts (see|share)",
+    ),
+    Rule(
         "bad_data",
         "`orchestrate data verify` names all that is damaged",
         types=("DataError", "BadBlock", "DamagedData", "ColumnError", "NothingToTrainOn"),

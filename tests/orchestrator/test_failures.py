@@ -11,7 +11,10 @@ from cluster.gang import GangRefused, WorkerFailed
 from data.contract import ColumnError
 from data.files import DamagedData, DataError
 from data.shards.blocks import BadBlock  # noqa: F401  # a kind of DamagedData
+from orchestrator.config import JobConfig
 from orchestrator.job.failures import explain_failure
+from orchestrator.job.rank import Assignment, work
+from orchestrator.stages.classify.examples import PublishedExamples, Standard, open_split
 
 
 def raised(kind, message, rank=1):
@@ -142,6 +145,20 @@ def test_an_exception_is_classified_by_its_type_or_its_words(failure, kind, mess
     assert explanation.retry is (failure in RETRIED)
     assert explanation.line().startswith(f"rank 1 on host node-a failed: {kind}")
     assert explanation.remedy in explanation.line()
+
+
+def test_what_a_host_does_not_see_is_no_damage_and_needs_no_traceback(tmp_path):
+    examples = PublishedExamples("0" * 64, 1, 1, Standard((), (), ()))
+    channel = None  # nothing is sent before the folder is looked for
+    for asked in (
+        lambda: open_split(examples, "train", tmp_path),
+        lambda: work(Assignment(JobConfig(), tmp_path, None), channel),
+    ):
+        with pytest.raises((ValueError, RuntimeError), match=str(tmp_path)) as caught:
+            asked()
+        explanation = explain_failure(raised(type(caught.value).__name__, str(caught.value)))
+        assert (explanation.failure, explanation.retry) == ("user_error", False)
+        assert explanation.remedy == "let every host see that folder, then start again"
 
 
 def test_whatever_is_wrong_with_data_is_known_by_the_name_of_its_error():
