@@ -2,8 +2,11 @@
 
 import json
 import math
+import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,7 @@ from orchestrator.training import checkpoint, distributed, engine
 from tests.orchestrator import tiny
 from tests.orchestrator.typed import on, refused, trained, typed
 
+ROOT = Path(__file__).parents[2]
 EVALUATE = (
     *("stage=evaluate", "data=text", "data.sequence_length=32", "resources=inline"),
     *("resources.gpus_per_worker=0", "engine=torch", "engine.precision=fp32", "tracking=none"),
@@ -49,6 +53,28 @@ def test_a_checkpoint_scores_what_its_own_run_said_of_it(corpus):
     told = next(event for event in events if event["event"] == "evaluated")
     assert told["manifest_sha256"] == checkpoint.find(run).manifest_sha256
     assert told["step"] == 2
+
+
+def test_a_gang_of_ray_workers_in_shards_scores_the_same(corpus, tmp_path):
+    run = trained(corpus)
+    words = [word for word in EVALUATE if word not in ("resources=inline", "engine=torch")]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "orchestrator", "run", *words, f"checkpoint={run}"),
+            *(f"data.path={corpus}", "resources=cpu2", "engine=zero3"),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=150,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "outputs" / "latest" / "result.json").read_text())
+    own = json.loads((run / "result.json").read_text())["metrics"]
+    for name in ("validation/loss", "validation/perplexity", "validation/bits_per_byte"):
+        assert found["metrics"][name] == pytest.approx(own[name], rel=1e-5)
 
 
 def test_other_data_is_read_with_the_checkpoints_own_tokenizer(corpus, tmp_path):
