@@ -86,8 +86,16 @@ class JobConfig:
 
 
 def to_dict(config: JobConfig) -> dict[str, Any]:
-    """The config as plain data, for config.yaml."""
-    return asdict(config)
+    """What the job reads of its config, as plain data for config.yaml.
+
+    The defaults of a section that its stage never looks at would say of a run what is not so.
+    """
+    plain = asdict(config)
+    return {n: value for n, value in plain.items() if n not in BY_STAGE or n in config.stage.reads}
+
+
+BY_STAGE = ("model", "data", "tokenizer", "optim", "engine", "resume", "checkpoint", "roles")
+"""Sections and settings that some stages read and others do not."""
 
 
 SECTIONS: dict[str, type[Any]] = {

@@ -49,12 +49,11 @@ def execute(config: JobConfig, overrides: Sequence[str], asked: float) -> int:
 
     `asked` is when the user asked for it, by `time.monotonic`.
     """
-    inline = config.resources.launcher == "inline"
-    if inline and torchrun.is_follower():
+    if torchrun.is_follower(config):
         return _follow(config)
     outline = STAGES[config.stage.name].driver.outline(config)
     startup = Startup(asked)
-    with Screen(outline, Console()) as screen, torchrun.leading(inline) as hand_out:
+    with Screen(outline, Console()) as screen, torchrun.leading(config) as hand_out:
         startup.enter("data")
         screen.phase("preparing the data")
         plan = make_plan(config, screen.say)

@@ -90,8 +90,7 @@ class Plan:
         shown = dict(self.outline.lines)
         if self.weights:
             shown["weights"] = "\n".join(
-                f"{name} from {weights.path}, step {weights.step}"
-                for name, weights in self.weights.items()
+                f"{name} from {own.path}, step {own.step}" for name, own in self.weights.items()
             )
         shown["workers"] = self._workers()
         if self.outline.roles:
@@ -112,8 +111,9 @@ class Plan:
         cores = counted(resources.cpus_per_worker, "core")
         line = f"{resources.workers} x {kind} with {cores}"
         for role in self.outline.roles.values():
-            engine = role.config.engine
-            zero = engine.name == "deepspeed"
+            engine, trained = role.config.engine, role.config.optim is not None
+            # A frozen model is whole on every worker but under ZeRO 3.
+            zero = engine.name == "deepspeed" and (trained or engine.zero_stage == 3)
             line += f", {f'DeepSpeed ZeRO {engine.zero_stage}' if zero else 'PyTorch'}"
             line += f", {engine.precision}"
         here = self.devices

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from data import DataConfig, TokenizerConfig, prepare
 from orchestrator.record import lines
@@ -47,6 +48,9 @@ def test_a_checkpoint_scores_what_its_own_run_said_of_it(corpus):
     low, high = (result["metrics"][f"validation/bits_per_byte_{end}"] for end in ("low", "high"))
     assert low < own["validation/bits_per_byte"] < high
     assert (result["status"], result["steps"], result["tokens"]) == ("done", 0, None)
+    kept = yaml.safe_load(Path("outputs/latest/config.yaml").read_text())
+    assert "checkpoint" in kept
+    assert not {"model", "optim", "tokenizer", "resume"} & kept.keys(), "it has read none of them"
     assert "95%" in answer.out
     assert "step 0" not in answer.out
     events, _ = lines.read(Path("outputs/latest/events.jsonl"))
