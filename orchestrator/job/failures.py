@@ -27,6 +27,7 @@ FAILURES = {
     "out_of_memory": Failure(False, "the same step takes the same memory again"),
     "disk_full": Failure(False, "someone has to make room"),
     "non_finite_loss": Failure(False, "training is exact: the same step diverges again"),
+    "not_shared": Failure(False, "the same hosts see the same folders"),
     "bad_data": Failure(False, "the same bytes are read again"),
     "user_error": Failure(False, "the same code with the same config fails again"),
     "hardware": Failure(True, "another device, or the same after a reset, may do it"),
@@ -80,9 +81,9 @@ RULES = (
         r"|non-finite)|non-finite (loss|gradient|\w+ of)",
     ),
     Rule(
-        "user_error",
+        "not_shared",
         "let every host see that folder, then start again",
-        pattern=r"folder that all hosts (see|share)",
+        types=("FilesNotBrought", "NotOnThisHost"),
     ),
     Rule(
         "bad_data",

@@ -9,7 +9,7 @@ import pytest
 from cluster.failure import from_silence
 from cluster.gang import GangRefused, WorkerFailed
 from data.contract import ColumnError
-from data.files import DamagedData, DataError
+from data.files import DamagedData, DataError, NotOnThisHost
 from data.shards.blocks import BadBlock  # noqa: F401  # a kind of DamagedData
 from orchestrator.config import JobConfig
 from orchestrator.job.failures import explain_failure
@@ -157,7 +157,7 @@ def test_what_a_host_does_not_see_is_no_damage_and_needs_no_traceback(tmp_path):
         with pytest.raises((ValueError, RuntimeError), match=str(tmp_path)) as caught:
             asked()
         explanation = explain_failure(raised(type(caught.value).__name__, str(caught.value)))
-        assert (explanation.failure, explanation.retry) == ("user_error", False)
+        assert (explanation.failure, explanation.retry) == ("not_shared", False)
         assert explanation.remedy == "let every host see that folder, then start again"
 
 
@@ -165,7 +165,8 @@ def test_whatever_is_wrong_with_data_is_known_by_the_name_of_its_error():
     assert {DamagedData, ColumnError} <= set(DataError.__subclasses__())
     for kind in (DataError, *DataError.__subclasses__(), *DamagedData.__subclasses__()):
         explanation = explain_failure(raised(kind.__name__, "shard-00000.arrow: block 3"))
-        assert (explanation.failure, explanation.retry) == ("bad_data", False), kind
+        known = "not_shared" if kind is NotOnThisHost else "bad_data"
+        assert (explanation.failure, explanation.retry) == (known, False), kind
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EROFS, errno.ENOSPC])

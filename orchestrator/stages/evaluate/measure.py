@@ -106,7 +106,7 @@ def evaluate(config: JobConfig, inputs: Inputs, run: Run) -> Result:
     run.event("evaluated", **inputs.checkpoint, split=stage.split, metrics=metrics)
     interval = f"{100 * stage.confidence:g}%"
     columns = ("dataset", "documents", "tokens", "loss", "perplexity", "bits/byte", interval)
-    return Result(steps=0, metrics=metrics, tables=(Table("evaluation", columns, tuple(rows)),))
+    return Result(tables=(Table("evaluation", columns, tuple(rows)),))
 
 
 def score_documents(engine: Engine, shards: ShardSet, config: JobConfig) -> Score:
