@@ -80,14 +80,22 @@ RULES = (
         r"|non-finite)|non-finite (loss|gradient|\w+ of)",
     ),
     Rule(
+        "user_error",
+        "let every host see that folder, then start again",
+        pattern=r"folder that all hosts (see|share)",
+    ),
+    Rule(
         "bad_data",
         "`orchestrate data verify` names all that is damaged",
-        types=("DataError", "BadBlock", "Damaged", "ColumnError", "NothingToTrainOn"),
+        types=("DataError", "BadBlock", "DamagedData", "ColumnError", "NothingToTrainOn"),
     ),
     Rule(
         "bad_data",
         "name another checkpoint or run folder, e.g. with resume=",
-        types=("CheckpointError", "JournalError", "SafetensorError", "TensorFileError"),
+        types=(
+            *("CheckpointError", "DifferentState", "JournalError"),
+            *("SafetensorError", "TensorFileError"),
+        ),
     ),
     Rule(
         "storage",

@@ -8,8 +8,8 @@
 What the job knows of its stage is in its plan; how far it got is in its record.
 """
 
-import contextlib
 import os
+import signal
 import threading
 import time
 import traceback
@@ -126,7 +126,7 @@ class Job:
                 )
             except Exception:
                 log = self.folder / "logs" / "rank-0.log"  # where a worker of a gang has it, too
-                with contextlib.suppress(OSError):  # a full disk, which is what is being told
+                with suppress(OSError):  # a full disk, which is what is being told
                     log.write_text(traceback.format_exc(), encoding="utf-8")
                 raise
             return result
@@ -292,8 +292,6 @@ class Job:
 
 def _follow(config: JobConfig) -> int:
     """Be one rank of a torchrun job; rank 0 alone writes the record."""
-    import signal
-
     stop = threading.Event()
     for number in SIGNALS:
         signal.signal(number, lambda *_: stop.set())

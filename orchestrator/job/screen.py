@@ -71,6 +71,8 @@ class Screen:
 
     def metrics(self, standing: Standing, values: Mapping[str, float]) -> None:
         """Take in new metrics of a step, and how far the job is with them."""
+        if not self._outline.steps:  # its metrics come at its end, in a table
+            return
         now = time.monotonic()
         self._standing = standing
         for shown in self._outline.training:

@@ -169,7 +169,8 @@ def make_plan(config: JobConfig, say: Callable[[str], None]) -> Plan:
     start = find_start(config)
     if start is not None:  # `outputs/latest` will soon mean the new run
         config = replace(config, resume=str(start.path.resolve()))
-    weights = find_weights(rough.outline)
+    # A run that goes on has its own weights; those that it began with may be gone.
+    weights = find_weights(rough.outline) if start is None else {}
     config = pinned(config, weights)
     free = check_outputs(Path(config.outputs))
     check_disk(rough, free)
