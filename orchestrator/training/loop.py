@@ -231,9 +231,9 @@ def _randomness(seed: int, batch: MicroBatch, device: torch.device) -> Iterator[
     """
     digest = hashlib.blake2b(f"dropout {seed}".encode(), digest_size=8).digest()
     run = np.frombuffer(digest, dtype=np.int64)  # (1,)
-    seeds = torch.from_numpy(run + batch.sample_ids).to(device)  # (B,); sums wrap around
-    torch.manual_seed(int(seeds[0]))
-    with keyed(seeds):
+    seeds = run + batch.sample_ids  # (B,); sums wrap around
+    torch.manual_seed(int(seeds[0]))  # on the CPU: reading one back would wait for the GPU
+    with keyed(torch.from_numpy(seeds).to(device)):
         yield
 
 

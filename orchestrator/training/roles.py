@@ -55,7 +55,7 @@ def build_role(
     Raises:
         DifferentState: the saved state is that of another model or optimizer.
     """
-    reader = None if resumed is None else resumed[0]
+    reader = None
     if resumed is None and config.model.weights is not None:
         reader = checkpoint.open_weights(
             Path(config.model.weights), config.model.weights_role, verified=True
@@ -68,7 +68,7 @@ def build_role(
         seed=seed,
         micro_batch=micro_batch,
         accumulation_steps=accumulation_steps,
-        reader=reader if resumed is None else None,
+        reader=reader,
     )
     if resumed is not None:
         built.load_state(*resumed)
