@@ -11,10 +11,10 @@ import numpy as np
 from data.drift.sketches import VERSION as SKETCHES
 from data.drift.table_sketches import TableSketch, merged
 from data.files import DataError, json_sha256, publish, write_text_atomic
+from data.filters.filters import EXACT
 from data.filters.report import Report
 from data.preparation.dataset import Fact, fingerprint_of
 from data.preparation.running import Runner, Say
-from data.preparation.scan import EXACT
 from data.preparation.spill import BIN_BITS, BINS, SPLITS, Histogram, Selection
 from data.preparation.tokenize import HISTOGRAM, MeasureTask, WriteTask, measure
 from data.preparation.work import DatasetWork, merged_reports, result_of
