@@ -180,10 +180,12 @@ def _manifest(
 
 def _publish(dataset: DatasetWork, folder: Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if folder.is_dir():  # other settings led to the same documents before
-        shutil.rmtree(dataset.set)
-    else:
+    try:
         publish(dataset.set, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        shutil.rmtree(dataset.set)  # other settings led to the same documents, before or just now
     return folder
 
 
