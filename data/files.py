@@ -19,6 +19,10 @@ class DataError(ValueError):
     """Data that can't be used as asked; the message names the file or setting and the remedy."""
 
 
+class NotOnThisHost(DataError):
+    """What the driver has prepared is not there on the host of a rank, which only opens it."""
+
+
 class DamagedData(DataError):
     """Stored data that is no longer what was written: no setting is wrong, a disk or a copy is."""
 

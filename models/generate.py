@@ -11,6 +11,8 @@ from torch import Tensor
 from models.gpt import GPT
 from models.layers import KVCache
 
+TINY = torch.finfo(torch.float32).tiny  # a number below it becomes 0 where fp32 is divided by it
+
 
 def generate(
     model: GPT,
@@ -122,7 +124,9 @@ def _draw(
     """Choose one token per row of logits (B, V): (B,)."""
     if temperature == 0:
         return logits.argmax(-1)
-    logits = _filter_logits(logits / temperature, top_k, top_p)
+    # At most 0, so that a small temperature leads to -inf and never to inf, which becomes nan.
+    below = logits - logits.max(-1, keepdim=True).values
+    logits = _filter_logits(below / max(temperature, TINY), top_k, top_p)
     return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
 
 

@@ -24,10 +24,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 INTERRUPTED = 130
 
@@ -125,9 +121,10 @@ def run_with_config(verb: Verb, arguments: Sequence[str]) -> int:
     if len(jobs) > 1:
         from orchestrator.plan.planning import make_plan
 
-        for config, overrides in jobs:
+        for number, (config, overrides) in enumerate(jobs):
             try:
-                make_plan(config, print)
+                # Its config names what `outputs/latest` means now, not after the first job.
+                jobs[number] = make_plan(config, print).config, overrides
             except ValueError as error:
                 raise ValueError(f"in the job {' '.join(overrides)}: {error}") from error
     code, asked = 0, time.monotonic() - age_of_process()

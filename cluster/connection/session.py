@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import signal
 import subprocess
 import sys
 import threading
@@ -116,6 +117,8 @@ class Session:
         self._thread.join()
 
     def _live(self) -> None:
+        # Inherited by Ray's processes: a lost terminal tells the driver, which ends them.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         try:
             import ray  # noqa: F401  # first, since it sets up the loggers that are redirected next
 

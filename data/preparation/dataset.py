@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from data.files import DamagedData, DataError, cache_root, json_sha256
+from data.files import DamagedData, DataError, NotOnThisHost, cache_root, json_sha256
 from data.filters.report import Report
 from data.shards import Manifest, ShardSet
 from data.shards.blocks import REMEDY
@@ -200,7 +200,7 @@ def open_published(published: Published, root: Path | None = None) -> Prepared:
         root: of the cache that holds the sets, or copies of them; None: `cache_root()`.
 
     Raises:
-        DataError: a set is not there; names the dataset and the folder.
+        NotOnThisHost: a set is not there; names the dataset and the folder.
         DamagedData: a set is damaged, or is not the one that the driver prepared.
     """
     datasets: dict[str, Dataset] = {}
@@ -208,7 +208,7 @@ def open_published(published: Published, root: Path | None = None) -> Prepared:
     for own in published.sets:
         folder = (root or cache_root()) / SETS / own.folder
         if not folder.is_dir():
-            raise DataError(
+            raise NotOnThisHost(
                 f"dataset {own.name}: {folder} is not there on {os.uname().nodename}; workers only "
                 "open what the driver has prepared: copy that folder here, or set "
                 "ORCHESTRATE_CACHE=DIR to a folder that all hosts see"

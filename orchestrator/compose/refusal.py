@@ -20,7 +20,7 @@ from omegaconf.errors import (
 )
 
 from models import MODELS
-from orchestrator.config import SECTIONS, JobConfig, StageConfig
+from orchestrator.config import BY_STAGE, SECTIONS, JobConfig, StageConfig
 from orchestrator.stages import STAGES
 
 KINDS = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
@@ -92,10 +92,9 @@ def check_known(composed: DictConfig, path: str = "") -> None:
 
 def check_read(stage: StageConfig, names: Iterable[str]) -> None:
     """Raise ValueError for a setting or group that was typed and that the stage does not read."""
-    parts = {*SECTIONS, "model", "resume", "checkpoint", "roles"} - {"resources", "tracking"}
     for name in names:
         part = name.lstrip("+~").split(".")[0].split("@")[0]
-        if part in parts and part not in stage.reads:
+        if part in BY_STAGE and part not in stage.reads:
             raise ValueError(
                 f"{name}: stage={stage.name} does not read it, only {', '.join(stage.reads)}; "
                 "leave it out"

@@ -8,7 +8,7 @@ setting, its value, what it must satisfy, and what to type instead. Nothing here
 
 from orchestrator.config.checks import check_at_least, check_choice, nearest_multiples
 from orchestrator.config.engine import EngineConfig
-from orchestrator.config.job import SECTIONS, JobConfig, to_dict
+from orchestrator.config.job import BY_STAGE, SECTIONS, JobConfig, to_dict
 from orchestrator.config.optim import OptimConfig
 from orchestrator.config.resources import ResourcesConfig
 from orchestrator.config.roles import RoleConfig, RoleSettings
@@ -16,6 +16,7 @@ from orchestrator.config.stage import BatchSizes, StageConfig, TrainingConfig
 from orchestrator.config.tracking import TrackingConfig
 
 __all__ = [
+    "BY_STAGE",
     "SECTIONS",
     "BatchSizes",
     "EngineConfig",

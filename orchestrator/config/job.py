@@ -1,10 +1,4 @@
-"""What a job is: JobConfig and its sections, with types, units and every check.
-
-YAML files under conf/ hold only what a choice changes; the defaults and the meaning of each
-setting are here. `__post_init__` is the one home of the checks of a section, and
-`JobConfig.__post_init__` of those across sections. A wrong value is a ValueError that names the
-setting, its value, what it must satisfy, and what to type instead. Nothing here imports torch.
-"""
+"""JobConfig: the sections of a job together, its roles, and the checks across sections."""
 
 from __future__ import annotations
 
@@ -37,7 +31,7 @@ class JobConfig:
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     seed: int = 0
-    """Of initial weights, dropout and sample order."""
+    """Of initial weights, dropout and sample order; 0 to 2^63 - 1."""
     outputs: str = "outputs"
     """Folder that holds the run folders."""
     resume: str | None = None
@@ -48,7 +42,9 @@ class JobConfig:
     """What single models of a stage with several have of their own, by role."""
 
     def __post_init__(self) -> None:
-        """Check what concerns more than one section."""
+        """Check the seed, and what concerns more than one section."""
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed={self.seed} must lie in 0..2^63-1; try seed=0")
         self._check_roles()
         self.stage.check_job(self)
 
@@ -90,8 +86,16 @@ class JobConfig:
 
 
 def to_dict(config: JobConfig) -> dict[str, Any]:
-    """The config as plain data, for config.yaml."""
-    return asdict(config)
+    """What the job reads of its config, as plain data for config.yaml.
+
+    The defaults of a section that its stage never looks at would say of a run what is not so.
+    """
+    plain = asdict(config)
+    return {n: value for n, value in plain.items() if n not in BY_STAGE or n in config.stage.reads}
+
+
+BY_STAGE = ("model", "data", "tokenizer", "optim", "engine", "resume", "checkpoint", "roles")
+"""Sections and settings that some stages read and others do not."""
 
 
 SECTIONS: dict[str, type[Any]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from models.configs import ModelConfig
 from orchestrator.config.engine import EngineConfig
@@ -45,12 +45,30 @@ def merged(where: str, section: Section, own: Mapping[str, Any]) -> Section:
     """The section with a role's own settings; its checks run again.
 
     Raises:
-        ValueError: the section has no such setting; names it as the user typed it.
+        ValueError: the section has no such setting, or one of another type; names it as the user
+            typed it.
     """
+    if not own:
+        return section
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    typed = OmegaConf.structured(type(section))
     known = [f.name for f in fields(section)]
-    for name in own:
+    for name, value in own.items():
         if name not in known:
             raise ValueError(f"{where}.{name}: there is no such setting; {', '.join(known)}")
+        try:
+            typed[name] = value
+        except OmegaConfBaseException:
+            kind = get_type_hints(type(section))[name]
+            raise ValueError(
+                f"{where}.{name}={value} must be of type {getattr(kind, '__name__', kind)}, such "
+                f"as the job's own {getattr(section, name)}"
+            ) from None
+    plain = OmegaConf.to_container(typed)
+    assert isinstance(plain, dict)  # a section, with a value for each setting
+    own = {name: plain[name] for name in own}
     if isinstance(section, OptimConfig) and own.get("name", section.name) != section.name:
         own = {**dict.fromkeys(OWN_SETTINGS), **own}  # another optimizer has its own defaults
     return replace(section, **own)

@@ -75,11 +75,15 @@ class TrainingConfig(StageConfig):
     def check_job(self, job: JobConfig) -> None:
         """Check that the global batch divides into micro-batches, and the warm-up ends in time."""
         self._check_batch(job.resources.workers)
-        if job.optim.warmup_steps >= self.steps:
-            raise ValueError(
-                f"optim.warmup_steps={job.optim.warmup_steps} must be less than "
-                f"stage.steps={self.steps}; try optim.warmup_steps={self.steps // 10}"
-            )
+        for name in self.roles:
+            optim = job.role(name).optim
+            if optim is not None and optim.warmup_steps >= self.steps:
+                own = name in job.roles and "warmup_steps" in job.roles[name].optim
+                setting = f"{f'roles.{name}.' if own else ''}optim.warmup_steps"
+                raise ValueError(
+                    f"{setting}={optim.warmup_steps} must be less than "
+                    f"stage.steps={self.steps}; try {setting}={self.steps // 10}"
+                )
 
     def batch(self, workers: int) -> BatchSizes:
         """How a step is cut for so many workers."""

@@ -27,6 +27,7 @@ FAILURES = {
     "out_of_memory": Failure(False, "the same step takes the same memory again"),
     "disk_full": Failure(False, "someone has to make room"),
     "non_finite_loss": Failure(False, "training is exact: the same step diverges again"),
+    "not_shared": Failure(False, "the same hosts see the same folders"),
     "bad_data": Failure(False, "the same bytes are read again"),
     "user_error": Failure(False, "the same code with the same config fails again"),
     "hardware": Failure(True, "another device, or the same after a reset, may do it"),
@@ -80,14 +81,22 @@ RULES = (
         r"|non-finite)|non-finite (loss|gradient|\w+ of)",
     ),
     Rule(
+        "not_shared",
+        "let every host see that folder, then start again",
+        types=("FilesNotBrought", "NotOnThisHost"),
+    ),
+    Rule(
         "bad_data",
         "`orchestrate data verify` names all that is damaged",
-        types=("DataError", "BadBlock", "Damaged", "ColumnError", "NothingToTrainOn"),
+        types=("DataError", "BadBlock", "DamagedData", "ColumnError", "NothingToTrainOn"),
     ),
     Rule(
         "bad_data",
         "name another checkpoint or run folder, e.g. with resume=",
-        types=("CheckpointError", "JournalError", "SafetensorError", "TensorFileError"),
+        types=(
+            *("CheckpointError", "DifferentState", "JournalError"),
+            *("SafetensorError", "TensorFileError"),
+        ),
     ),
     Rule(
         "storage",

@@ -8,8 +8,8 @@
 What the job knows of its stage is in its plan; how far it got is in its record.
 """
 
-import contextlib
 import os
+import signal
 import threading
 import time
 import traceback
@@ -19,16 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from cluster.gang import Files, Placement, run_gang, run_inline
 from data.files import cache_root, write_text_atomic
 from orchestrator.config import JobConfig
 from orchestrator.job import ending, torchrun
 from orchestrator.job.failures import Explanation, explain_failure
 from orchestrator.job.rank import Assignment, environment, work
-from orchestrator.job.screen import Screen
-from orchestrator.job.signals import SIGNALS, Stops
+from orchestrator.job.screen import Screen, Terminal
+from orchestrator.job.signals import Stops, heeded
 from orchestrator.job.startup import Startup
 from orchestrator.plan.planning import Plan, make_plan
 from orchestrator.record import runfolder
@@ -49,11 +47,11 @@ def execute(config: JobConfig, overrides: Sequence[str], asked: float) -> int:
 
     `asked` is when the user asked for it, by `time.monotonic`.
     """
-    if config.resources.launcher == "inline" and torchrun.is_follower():
+    if torchrun.is_follower(config):
         return _follow(config)
     outline = STAGES[config.stage.name].driver.outline(config)
     startup = Startup(asked)
-    with Screen(outline, Console()) as screen, torchrun.leading() as hand_out:
+    with Screen(outline, Terminal()) as screen, torchrun.leading(config) as hand_out:
         startup.enter("data")
         screen.phase("preparing the data")
         plan = make_plan(config, screen.say)
@@ -113,6 +111,8 @@ class Job:
         self.screen.close()
         ended = ending.Ending(self.folder, self.overrides, result, explanation, tracked)
         ending.show(self.screen.console, ended, outcome)
+        if explanation is not None and explanation.failure == "not_shared":
+            return REFUSED
         return {"done": DONE, "interrupted": INTERRUPTED}.get(result["status"], FAILED)
 
     def _work(self) -> "Result":
@@ -126,7 +126,7 @@ class Job:
                 )
             except Exception:
                 log = self.folder / "logs" / "rank-0.log"  # where a worker of a gang has it, too
-                with contextlib.suppress(OSError):  # a full disk, which is what is being told
+                with suppress(OSError):  # a full disk, which is what is being told
                     log.write_text(traceback.format_exc(), encoding="utf-8")
                 raise
             return result
@@ -258,7 +258,7 @@ class Job:
     def _result(
         self, outcome: "Result | None", explanation: Explanation | None, seconds: float
     ) -> dict[str, Any]:
-        """What result.json says; the truth also for a job that failed."""
+        """What result.json says, by the record: the truth also for a job that failed."""
         standing, status = self._journal.standing, "done"
         if explanation is not None:
             status = "interrupted" if explanation.failure == "interrupted" else "failed"
@@ -269,16 +269,14 @@ class Job:
             "stage": self.config.stage.name,
             "status": status,
             "attempts": 1,
-            "steps": outcome.steps if outcome else standing.step,
-            "tokens": outcome.tokens if outcome else None,
+            "steps": standing.step,
+            "tokens": standing.tokens or None,
             "wall_s": round(seconds, 3),
             "tokens_per_second": outcome.tokens_per_second if outcome else None,
-            "metrics": outcome.metrics if outcome else standing.metrics,
-            "checkpoint": outcome.checkpoint if outcome else standing.checkpoint,
+            "metrics": standing.metrics,
+            "checkpoint": standing.checkpoint or self.config.resume,
             "mlflow_run_id": None,
         }
-        if outcome is None and result["checkpoint"] is None:
-            result["checkpoint"] = self.config.resume
         if explanation is not None:
             result["error"] = {
                 "class": explanation.failure,
@@ -292,10 +290,8 @@ class Job:
 
 def _follow(config: JobConfig) -> int:
     """Be one rank of a torchrun job; rank 0 alone writes the record."""
-    import signal
-
     stop = threading.Event()
-    for number in SIGNALS:
+    for number in heeded():
         signal.signal(number, lambda *_: stop.set())
     stopped = torchrun.follow(config, stop)
     return REFUSED if stopped is None else INTERRUPTED if stopped else DONE

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.gang import Channel
-from data.files import cache_root
+from data.files import NotOnThisHost, cache_root
 from orchestrator.config import JobConfig
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def work(assignment: Assignment, channel: Channel) -> Result:
     from orchestrator.training.hostmemory import keep_freed_memory
 
     if not (folder / "config.yaml").is_file():
-        raise RuntimeError(
+        raise NotOnThisHost(
             f"the run folder {folder} is not on the host {os.uname().nodename}; let outputs=FOLDER "
             "name a folder that all hosts share"
         )

@@ -3,6 +3,7 @@
 It shows what the stage's outline names and keeps nothing that anybody else needs.
 """
 
+import os
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -19,6 +20,24 @@ from orchestrator.stages import Outline
 
 PLAIN_SECONDS = 10.0  # between two plain lines without an evaluation
 SMOOTHING = 0.9  # of the shown throughput, per step
+
+
+class Terminal(Console):
+    """Standard output, whose reader may go away while a job goes on: then nothing is shown."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print, if somebody is still there."""
+        try:
+            super().print(*objects, **options)
+        except OSError:  # the terminal is gone
+            self.on_broken_pipe()
+
+    def on_broken_pipe(self) -> None:
+        """Go on without a reader; rich would end the program."""
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)  # else the interpreter fails at its end, when it flushes
+        os.close(nowhere)
 
 
 class Screen:
@@ -71,6 +90,8 @@ class Screen:
 
     def metrics(self, standing: Standing, values: Mapping[str, float]) -> None:
         """Take in new metrics of a step, and how far the job is with them."""
+        if not self._outline.steps:  # its metrics come at its end, in a table
+            return
         now = time.monotonic()
         self._standing = standing
         for shown in self._outline.training:

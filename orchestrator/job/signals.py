@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: once to stop with a checkpoint, twice to stop now."""
+"""Ctrl-C, SIGTERM and a lost terminal: once to stop with a checkpoint; Ctrl-C twice: stop now."""
 
 import signal
 import threading
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Stops:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+        before = {number: signal.signal(number, self._on_signal) for number in heeded()}
         try:
             yield
         finally:
@@ -47,3 +47,9 @@ class Stops:
         elif not self.stop.is_set():
             self.stop.set()
             self.say("stopping after this step with a checkpoint; Ctrl-C stops now")
+
+
+def heeded() -> list[signal.Signals]:
+    """The signals that mean something here: `nohup` has others started without SIGHUP."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in SIGNALS if not (ignored and number == signal.SIGHUP)]

@@ -21,18 +21,21 @@ REFUSED = b"refused"
 LOOK = timedelta(seconds=30)  # at a time; the waiting itself has no end
 
 
-def is_follower() -> bool:
+def is_follower(config: JobConfig) -> bool:
     """Whether torchrun has started this process as another rank than 0."""
-    return os.environ.get("RANK", "0") != "0"
+    return config.resources.launcher == "inline" and os.environ.get("RANK", "0") != "0"
 
 
 @contextmanager
-def leading() -> Iterator[Callable[[Assignment], None]]:
+def leading(config: JobConfig) -> Iterator[Callable[[Assignment], None]]:
     """Rank 0, from its start until its part is done; yields how to hand out the assignment.
 
-    An error before that sets the others free. Without other ranks there is nobody to tell.
+    An error before that sets the others free. Without other ranks there is nobody to tell: for a
+    job of another launcher, whatever variables torchrun has left, and for one process alone.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    started_by_torchrun = {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if config.resources.launcher != "inline" or alone or not started_by_torchrun:
         yield lambda assignment: None
         return
     store, told = _store(), False
@@ -92,7 +95,7 @@ def _store() -> Any:
     return TCPStore(
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
-        is_master=not kept and not is_follower(),
+        is_master=not kept and os.environ["RANK"] == "0",
         wait_for_workers=False,
         multi_tenant=True,
     )

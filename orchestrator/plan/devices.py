@@ -1,8 +1,4 @@
-"""What `auto` means in a config, and whether a job fits the machine or cluster it will run on.
-
-`auto` is filled in when the config is composed, so a run folder's config.yaml holds plain numbers:
-every GPU there is, one worker each; without GPUs up to two CPU workers.
-"""
+"""What there is on this machine or on a cluster, and whether a job fits it."""
 
 import os
 import re
@@ -15,9 +11,6 @@ from cluster.placement import GangRefused, Placement, refuse_what_never_fits
 from orchestrator.config import ResourcesConfig
 
 CONNECT_SECONDS = 5
-MOST_CPU_WORKERS = 2
-LEAST_BATCH = 12  # sequences per step that `auto` rounds up to a multiple of the workers
-MOST_THREADS = 8  # of one worker; small models get slower with more
 
 
 @cache

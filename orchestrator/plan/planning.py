@@ -88,8 +88,10 @@ class Plan:
     def lines(self) -> list[str]:
         """The plan as short lines of text."""
         shown = dict(self.outline.lines)
-        for name, weights in self.weights.items():
-            shown["weights"] = f"{name} from {weights.path}, step {weights.step}"
+        if self.weights:
+            shown["weights"] = "\n".join(
+                f"{name} from {own.path}, step {own.step}" for name, own in self.weights.items()
+            )
         shown["workers"] = self._workers()
         if self.outline.roles:
             shown["memory"] = self._memory()
@@ -109,8 +111,9 @@ class Plan:
         cores = counted(resources.cpus_per_worker, "core")
         line = f"{resources.workers} x {kind} with {cores}"
         for role in self.outline.roles.values():
-            engine = role.config.engine
-            zero = engine.name == "deepspeed"
+            engine, trained = role.config.engine, role.config.optim is not None
+            # A frozen model is whole on every worker but under ZeRO 3.
+            zero = engine.name == "deepspeed" and (trained or engine.zero_stage == 3)
             line += f", {f'DeepSpeed ZeRO {engine.zero_stage}' if zero else 'PyTorch'}"
             line += f", {engine.precision}"
         here = self.devices
@@ -119,12 +122,13 @@ class Plan:
         return f"{line}; {here.where} has {counted(here.gpus, 'GPU')}, {counted(here.cpus, 'core')}"
 
     def _memory(self) -> str:
-        memory, engine = self.memory, self.config.engine
+        memory = self.memory
+        engines = [role.config.engine for role in self.outline.roles.values()]
         host = [
             name
             for name, offloaded in (
-                ("optimizer", engine.offload_optimizer),
-                ("weights", engine.offload_parameters),
+                ("optimizer", any(engine.offload_optimizer for engine in engines)),
+                ("weights", any(engine.offload_parameters for engine in engines)),
             )
             if offloaded
         ]
@@ -165,7 +169,8 @@ def make_plan(config: JobConfig, say: Callable[[str], None]) -> Plan:
     start = find_start(config)
     if start is not None:  # `outputs/latest` will soon mean the new run
         config = replace(config, resume=str(start.path.resolve()))
-    weights = find_weights(rough.outline)
+    # A run that goes on has its own weights; those that it began with may be gone.
+    weights = find_weights(rough.outline) if start is None else {}
     config = pinned(config, weights)
     free = check_outputs(Path(config.outputs))
     check_disk(rough, free)

@@ -30,12 +30,9 @@ def find_weights(outline: Outline) -> Mapping[str, "Weights"]:
 
 
 def pinned(config: JobConfig, weights: Mapping[str, "Weights"]) -> JobConfig:
-    """The job with each role's weights by their own folder.
-
-    `outputs/latest` will soon mean the new run, and a run folder gets newer checkpoints.
-    """
+    """The job with each role's weights by their own folder; a run folder gets newer ones."""
     for name, found in weights.items():
-        path = str(found.path.resolve())
+        path = str(found.path)
         own = config.roles.get(name)
         if own is not None and "weights" in own.model:
             own = replace(own, model={**own.model, "weights": path})

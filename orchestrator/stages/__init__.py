@@ -1,9 +1,13 @@
 """What a job can do: one folder per stage, and the table of them.
 
-stage.py    what a stage declares to the job around it, and what the two exchange
-run.py      the job as a rank sees it, and what a rank gives back
-saved.py    the config of a run, read back
-language/   what the stages share that work on text of the data service
+table.py        STAGES, the table of them
+stage.py        what a stage declares to the job around it, and what the two exchange
+run.py          the job as a rank sees it
+result.py       what a rank gives back at its end
+checkpoints.py  the checkpoints of a run, as its ranks find and save them
+weights.py      saved weights, as the process that starts a job looks at them
+saved.py        the config of a run, read back
+language/       what the stages share that work on text of the data service
 
 A stage's folder has stage.py, its settings; driver.py, its part in the process that starts the
 job; and what every rank calls, in a file of its own.

@@ -1,6 +1,6 @@
 """What a stage gives back at its end; read by the driver, so nothing here imports torch."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -17,16 +17,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Result:
-    """What a stage reports at its end; rank 0's becomes part of result.json."""
+    """What a stage reports at its end; rank 0's counts.
 
-    steps: int
+    Steps, tokens, metrics and checkpoints are not in it: the record has them.
+    """
+
     stopped: bool = False
     """Whether it left early because it was asked to."""
-    checkpoint: str | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    """The last value of each metric."""
-    tokens: int | None = None
-    """Trained on. None: the stage does not count in tokens."""
     tokens_per_second: float | None = None
     """Over optimizer steps alone: without start-up, evaluations and checkpoints."""
     samples: tuple[str, ...] = ()

@@ -21,8 +21,8 @@ def load(path: Path) -> JobConfig:
 
     plain = yaml.safe_load(path.read_text(encoding="utf-8"))
     known = {field.name for field in fields(JobConfig)}
-    if not isinstance(plain, dict) or not {"stage", "model"} <= plain.keys():
-        raise ValueError(f"{path} is not the config of a run: it has no stage and model")
+    if not isinstance(plain, dict) or "stage" not in plain:
+        raise ValueError(f"{path} is not the config of a run: it has no stage")
     if unknown := plain.keys() - known:
         raise ValueError(f"{path}: unknown settings {', '.join(sorted(unknown))}")
     check_choice("stage.name", plain["stage"]["name"], STAGES)
@@ -34,9 +34,10 @@ def load(path: Path) -> JobConfig:
                 plain[name] = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise ValueError(f"{path}: {str(error).splitlines()[0]}") from None
-    architecture = dict(plain["model"])
-    origin = {n: architecture.pop(n) for n in NOT_ARCHITECTURE if n in architecture}
-    plain["model"] = replace(config_from_dict(architecture), **origin)
+    if "model" in plain:
+        architecture = dict(plain["model"])
+        origin = {n: architecture.pop(n) for n in NOT_ARCHITECTURE if n in architecture}
+        plain["model"] = replace(config_from_dict(architecture), **origin)
     roles = plain.get("roles", {}).items()
     plain["roles"] = {name: RoleSettings(**own) for name, own in roles}
     return JobConfig(**plain)

@@ -12,9 +12,13 @@ if TYPE_CHECKING:
 def verified_weights(path: str, role: str | None = None) -> "Weights":
     """The weights in a run folder, checkpoint or exported folder, verified once per process.
 
+    They are named by their own folder: `outputs/latest` will soon mean another run.
+
     Raises:
         ValueError: nothing valid is there, or not that role.
     """
     from orchestrator.training.checkpoint import open_weights
 
-    return open_weights(Path(path), role)
+    found = open_weights(Path(path), role)
+    tokenizer = None if found.tokenizer is None else found.tokenizer.resolve()
+    return found._replace(path=found.path.resolve(), tokenizer=tokenizer)

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/startup.py [--rounds 3]
 
-Each round runs once with an empty cache (the corpus is read and tokenized) and once with a full
-one. The disk is warm after the first round.
+Each round runs once with an empty cache (the corpus is read and tokenized), once with a full one,
+and once more to go on from that run. The disk is warm after the first round.
 """
 
 import argparse
@@ -34,8 +34,13 @@ def main() -> None:
             seconds.setdefault("orchestrate --help", []).append(time.perf_counter() - begun)
             with tempfile.TemporaryDirectory() as cache:
                 os.environ["ORCHESTRATE_CACHE"] = cache
-                for state in ("empty cache", "full cache"):
-                    settings = ["stage.steps=2", "optim.warmup_steps=1", "stage.sample_tokens=0"]
+                few = ["stage.steps=2", "optim.warmup_steps=1", "stage.sample_tokens=0"]
+                again = [*few, "stage.steps=4", f"resume={outputs / 'latest'}"]
+                for state, settings in (
+                    ("empty cache", few),
+                    ("full cache", few),
+                    ("full cache, resumed", again),
+                ):
                     first = event_of(run_job(outputs, *settings), "first_step")
                     seconds.setdefault(f"{state}: first step", []).append(first["seconds"])
                     for part, took in first["parts"].items():

@@ -104,6 +104,14 @@ def test_top_k_of_one_is_greedy():
     assert torch.equal(generate(model, prompt, 8, top_p=1e-6), greedy)
 
 
+@pytest.mark.parametrize("temperature", [1e-12, 1e-40, 1e-300])
+def test_a_temperature_near_zero_is_greedy(temperature):
+    model = model_for()
+    prompt = torch.randint(31, (2, 3))
+    greedy = generate(model, prompt, 8, temperature=0)
+    assert torch.equal(generate(model, prompt, 8, temperature=temperature), greedy)
+
+
 def brute_force(logits, top_k, top_p):
     """Which tokens may be drawn, from the definitions."""
     order = sorted(range(len(logits)), key=lambda i: -logits[i])

@@ -37,7 +37,7 @@ def test_a_config_comes_back_from_its_yaml_as_it_was(tmp_path):
 
 
 def test_a_config_file_with_an_unknown_setting_is_refused(tmp_path):
-    plain = to_dict(JobConfig()) | {"colour": "red"}
+    plain = to_dict(JobConfig(stage=PretrainConfig(), model=GPTConfig())) | {"colour": "red"}
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(plain))
     with pytest.raises(ValueError, match="colour"):

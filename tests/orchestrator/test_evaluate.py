@@ -2,13 +2,17 @@
 
 import json
 import math
+import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from data import DataConfig, TokenizerConfig, prepare
 from orchestrator.record import lines
@@ -17,6 +21,7 @@ from orchestrator.training import checkpoint, distributed, engine
 from tests.orchestrator import tiny
 from tests.orchestrator.typed import on, refused, trained, typed
 
+ROOT = Path(__file__).parents[2]
 EVALUATE = (
     *("stage=evaluate", "data=text", "data.sequence_length=32", "resources=inline"),
     *("resources.gpus_per_worker=0", "engine=torch", "engine.precision=fp32", "tracking=none"),
@@ -43,11 +48,37 @@ def test_a_checkpoint_scores_what_its_own_run_said_of_it(corpus):
     low, high = (result["metrics"][f"validation/bits_per_byte_{end}"] for end in ("low", "high"))
     assert low < own["validation/bits_per_byte"] < high
     assert (result["status"], result["steps"], result["tokens"]) == ("done", 0, None)
+    kept = yaml.safe_load(Path("outputs/latest/config.yaml").read_text())
+    assert "checkpoint" in kept
+    assert not {"model", "optim", "tokenizer", "resume"} & kept.keys(), "it has read none of them"
     assert "95%" in answer.out
+    assert "step 0" not in answer.out
     events, _ = lines.read(Path("outputs/latest/events.jsonl"))
     told = next(event for event in events if event["event"] == "evaluated")
     assert told["manifest_sha256"] == checkpoint.find(run).manifest_sha256
     assert told["step"] == 2
+
+
+def test_a_gang_of_ray_workers_in_shards_scores_the_same(corpus, tmp_path):
+    run = trained(corpus)
+    words = [word for word in EVALUATE if word not in ("resources=inline", "engine=torch")]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "orchestrator", "run", *words, f"checkpoint={run}"),
+            *(f"data.path={corpus}", "resources=cpu2", "engine=zero3"),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=150,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "outputs" / "latest" / "result.json").read_text())
+    own = json.loads((run / "result.json").read_text())["metrics"]
+    for name in ("validation/loss", "validation/perplexity", "validation/bits_per_byte"):
+        assert found["metrics"][name] == pytest.approx(own[name], rel=1e-5)
 
 
 def test_other_data_is_read_with_the_checkpoints_own_tokenizer(corpus, tmp_path):
@@ -56,7 +87,11 @@ def test_other_data_is_read_with_the_checkpoints_own_tokenizer(corpus, tmp_path)
         (tmp_path / "other" / f"{number}.txt").write_text(
             f"Document {number} of something else. " * 3
         )
-    _, result = evaluated(f"checkpoint={trained(corpus)}", "data.path=other", "stage.split=train")
+    answer, result = evaluated(
+        *(f"checkpoint={trained(corpus)}", "data.path=other", "stage.split=train"),
+        "stage.confidence=0.999",
+    )
+    assert "99.9%" in answer.out
     assert set(result["metrics"]) == {
         f"train/{name}"
         for name in (

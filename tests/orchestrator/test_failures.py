@@ -8,7 +8,13 @@ import pytest
 
 from cluster.failure import from_silence
 from cluster.gang import GangRefused, WorkerFailed
+from data.contract import ColumnError
+from data.files import DamagedData, DataError, NotOnThisHost
+from data.shards.blocks import BadBlock  # noqa: F401  # a kind of DamagedData
+from orchestrator.config import JobConfig
 from orchestrator.job.failures import explain_failure
+from orchestrator.job.rank import Assignment, work
+from orchestrator.stages.classify.examples import PublishedExamples, Standard, open_split
 
 
 def raised(kind, message, rank=1):
@@ -100,6 +106,7 @@ SAID = {
         ("DataError", "a.jsonl:1000000: not a JSON object"),
         ("NothingToTrainOn", "no sequence of step 3 can be read"),
         ("CheckpointError", "step_00000002/model.safetensors is damaged"),
+        ("DifferentState", "the saved weights are of another model: norm.weight is absent there"),
         ("TensorFileError", "weights-0.safetensors ends at byte 100, inside a tensor"),
         ("SafetensorError", "Error while deserializing header: incomplete metadata"),
     ],
@@ -138,6 +145,28 @@ def test_an_exception_is_classified_by_its_type_or_its_words(failure, kind, mess
     assert explanation.retry is (failure in RETRIED)
     assert explanation.line().startswith(f"rank 1 on host node-a failed: {kind}")
     assert explanation.remedy in explanation.line()
+
+
+def test_what_a_host_does_not_see_is_no_damage_and_needs_no_traceback(tmp_path):
+    examples = PublishedExamples("0" * 64, 1, 1, Standard((), (), ()))
+    channel = None  # nothing is sent before the folder is looked for
+    for asked in (
+        lambda: open_split(examples, "train", tmp_path),
+        lambda: work(Assignment(JobConfig(), tmp_path, None), channel),
+    ):
+        with pytest.raises((ValueError, RuntimeError), match=str(tmp_path)) as caught:
+            asked()
+        explanation = explain_failure(raised(type(caught.value).__name__, str(caught.value)))
+        assert (explanation.failure, explanation.retry) == ("not_shared", False)
+        assert explanation.remedy == "let every host see that folder, then start again"
+
+
+def test_whatever_is_wrong_with_data_is_known_by_the_name_of_its_error():
+    assert {DamagedData, ColumnError} <= set(DataError.__subclasses__())
+    for kind in (DataError, *DataError.__subclasses__(), *DamagedData.__subclasses__()):
+        explanation = explain_failure(raised(kind.__name__, "shard-00000.arrow: block 3"))
+        known = "not_shared" if kind is NotOnThisHost else "bad_data"
+        assert (explanation.failure, explanation.retry) == (known, False), kind
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EROFS, errno.ENOSPC])

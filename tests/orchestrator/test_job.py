@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 import yaml
 
 from orchestrator.record.lines import read
-from tests.orchestrator.commands import NOISE, RUN, STEPS, TINY, Job, no_left_overs
+from tests.orchestrator.commands import NOISE, ROOT, RUN, STEPS, TINY, Job, no_left_overs
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +244,36 @@ def test_a_prompt_that_leaves_no_room_is_refused_before_training(tmp_path, corpu
     assert "stage.prompts" in job.screen
     assert "data.sequence_length=32" in job.screen
     assert "step 1/" not in job.screen
+
+
+def test_a_job_goes_on_without_anybody_who_reads_its_output(tmp_path, corpus):
+    words = (*RUN, *TINY, f"data.path={corpus}", "resources=inline", "engine=torch")
+    with subprocess.Popen(
+        [*words, "tracking=none", "stage.evaluate_every=1"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline()
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (process.returncode, said) == (0, "")
+    result = json.loads((tmp_path / "outputs" / "latest" / "result.json").read_text())
+    assert (result["status"], result["steps"]) == ("done", STEPS)
+
+
+def test_a_lost_terminal_saves_a_checkpoint_as_ctrl_c_does(tmp_path, corpus):
+    long = ("stage.steps=3000", "optim.schedule=constant", "tracking=none")
+    job = Job(tmp_path, corpus, "resources=cpu2", *long)
+    job.until(lambda: job.steps_done() > 3)
+    os.killpg(job.process.pid, signal.SIGHUP)
+    assert job.wait() == 130, job.screen
+    result = job.result
+    assert result["status"] == "interrupted"
+    assert Path(result["checkpoint"]).name == f"step_{result['steps']:08d}"
+    assert no_left_overs(job), job.left_overs()
 
 
 def test_ctrl_c_while_the_data_is_prepared_ends_quietly(tmp_path, corpus):

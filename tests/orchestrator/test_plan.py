@@ -136,6 +136,14 @@ def test_the_papers_example_of_7_5_billion_parameters_on_64_gpus():
         assert memory_of(role, 64).total / 1e9 == pytest.approx(gigabytes, abs=0.05)
 
 
+def test_the_weights_of_every_role_have_a_line(corpus):
+    weights = checkpoint.open_weights(trained(corpus))
+    plan = replace(rough_plan(job()), weights={"policy": weights, "critic": weights})
+    shown = "\n".join(plan.lines())
+    for role in plan.weights:
+        assert f"{role} from {weights.path}, step 2" in shown
+
+
 def test_too_little_disk_is_refused_with_the_sizes():
     plan = rough_plan(job(steps=9, checkpoint_every=1, checkpoints_kept=2))
     check_disk(plan, 3 * plan.checkpoint_bytes)

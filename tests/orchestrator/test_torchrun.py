@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from cluster.host.network import free_port
-from orchestrator.config import JobConfig
+from orchestrator.config import JobConfig, ResourcesConfig
 from orchestrator.job import torchrun
 from orchestrator.job.rank import Assignment
 from tests.orchestrator.typed import on
 
 ROOT = Path(__file__).parents[2]
+INLINE = JobConfig(resources=ResourcesConfig(launcher="inline"))
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def test_a_rank_waits_longer_than_any_single_look(two_ranks, monkeypatch):
     monkeypatch.setattr(torchrun, "LOOK", timedelta(milliseconds=50))
     heard = []
     assignment = Assignment(JobConfig(), Path("run"), inputs=7)
-    with torchrun.leading() as hand_out:
+    with torchrun.leading(INLINE) as hand_out:
         store = torchrun._store()
         other = threading.Thread(target=lambda: heard.append(torchrun.wait_for_word(store)))
         other.start()
@@ -44,10 +45,23 @@ def test_a_rank_waits_longer_than_any_single_look(two_ranks, monkeypatch):
 
 def test_what_rank_0_refuses_sets_the_others_free(two_ranks):
     store = torchrun._store()
-    leading = torchrun.leading()
+    leading = torchrun.leading(INLINE)
     leading.__enter__()
     assert not leading.__exit__(ValueError, ValueError("no such data"), None)
     assert torchrun.wait_for_word(store) == torchrun.REFUSED
+
+
+@pytest.mark.parametrize(
+    ("launcher", "left_over"),
+    [("ray", ("RANK", "WORLD_SIZE", "MASTER_ADDR")), ("inline", ("WORLD_SIZE",))],
+)
+def test_variables_that_torchrun_left_behind_start_no_store(launcher, left_over, monkeypatch):
+    values = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    for name in left_over:
+        monkeypatch.setenv(name, values[name])
+    config = JobConfig(resources=ResourcesConfig(launcher=launcher))
+    with torchrun.leading(config) as hand_out:
+        hand_out(Assignment(config, Path("run"), None))
 
 
 def test_a_refused_job_ends_on_every_rank_with_one_message(tmp_path):

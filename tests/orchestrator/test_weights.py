@@ -1,6 +1,7 @@
 """`model.weights`: from the weights of another run, without its optimizer or position."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -62,8 +63,11 @@ def test_a_run_begins_with_the_weights_of_another_at_step_0(corpus, tmp_path, or
         (("tokenizer=bpe", "tokenizer.vocab_size=300"), "add tokenizer=file tokenizer.path="),
     ],
 )
-def test_weights_of_another_model_are_refused_by_the_first_difference(corpus, overrides, said):
-    answer = refused("run", *on(corpus), f"model.weights={trained(corpus)}", *overrides)
+@pytest.mark.parametrize("setting", ["model.weights", "roles.model.model.weights"])
+def test_weights_of_another_model_are_refused_by_the_first_difference(
+    corpus, overrides, said, setting
+):
+    answer = refused("run", *on(corpus), f"{setting}={trained(corpus)}", *overrides)
     assert said in answer
 
 
@@ -98,8 +102,44 @@ def test_one_model_of_a_checkpoint_with_several_is_taken_by_its_role(corpus, tmp
     assert losses[0]["validation/loss"] != pytest.approx(scored, rel=1e-6)
 
 
+def test_every_job_of_a_sweep_begins_where_the_first_one_does(corpus):
+    """`outputs/latest` is the run of before the sweep, also for the second job."""
+    assert typed("run", *on(corpus), "stage.steps=3").code == 0
+    first = Path("outputs/latest").resolve()
+    small = (*on(corpus), "stage.checkpoint_every=3", "seed=1")
+    words = ("model.weights=outputs/latest", "-m", "optim.learning_rate=1e-3,1e-2")
+    assert typed("run", *small, "stage.steps=3", *words).code == 0
+    words = ("resume=outputs/latest", "-m", "stage.steps=5,7")
+    assert typed("run", *on(corpus), *words).code == 0
+    begun = {
+        kind: [
+            event["path"]
+            for file in sorted(Path("outputs").glob("*/*/events.jsonl"))
+            for event in lines.read(file)[0]
+            if event["event"] == kind
+        ]
+        for kind in ("weights", "resumed")
+    }
+    assert begun["weights"] == [str(first / "checkpoints" / "step_00000003")] * 2
+    assert len(set(begun["resumed"])) == 1 < len(begun["resumed"])
+
+
+def test_a_run_goes_on_without_the_weights_that_it_began_with(corpus, tmp_path):
+    begun_with = exported(corpus, tmp_path / "exported")
+    words = (*on(corpus), f"model.weights={begun_with}", "optim.warmup_steps=0")
+    assert typed("run", *words, "stage.steps=1").code == 0
+    shutil.rmtree(begun_with)
+    answer = typed("run", *words, "stage.steps=2", "resume=outputs/latest")
+    assert answer.code == 0, answer
+    events, _ = lines.read(Path("outputs/latest/events.jsonl"))
+    assert [e["step"] for e in events if e["event"] == "resumed"] == [1]
+    assert not [e for e in events if e["event"] == "weights"]
+
+
 def test_weights_that_are_not_there_are_refused(corpus):
     assert "nowhere does not exist" in refused("run", *on(corpus), "model.weights=nowhere")
+    words = (f"model.weights={trained(corpus)}", "model.weights_role=critic")
+    assert "critic" in refused("run", *on(corpus), *words)
 
 
 def test_another_optimizer_is_refused_with_the_way_to_go_on(corpus):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data.files import DataError, publish
+from data.files import NotOnThisHost, publish
 from data.order import Ids, Order, Words, mix, words
 from orchestrator.stages.classify.tables import Examples, Labels
 
@@ -129,11 +129,11 @@ def open_split(published: PublishedExamples, split: str, cache: Path) -> Split:
     """A split, `train` or `validation`, mapped into memory; every rank calls it.
 
     Raises:
-        DataError: the folder is not on this host.
+        NotOnThisHost: the folder is not there.
     """
     folder = published.folder(cache)
     if not folder.is_dir():
-        raise DataError(
+        raise NotOnThisHost(
             f"{folder} is not there on {os.uname().nodename}; workers only open what the driver "
             "has prepared: copy that folder here, or set ORCHESTRATE_CACHE=DIR to a folder that "
             "all hosts see"

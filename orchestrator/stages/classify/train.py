@@ -41,12 +41,9 @@ def classify(config: JobConfig, inputs: PublishedExamples, run: Run) -> Result:
     training = Training(config, inputs, run)
     outcome = training.fit()
     training.show()
-    newest, matrix = training.checkpoints.newest, training.matrix
+    matrix = training.matrix
     return Result(
-        steps=outcome.step,
         stopped=outcome.stopped,
-        checkpoint=str(newest.path) if newest else None,
-        metrics=training.latest,
         tables=() if matrix is None else (confusion.table(matrix),),
     )
 

@@ -50,7 +50,7 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
     found = f"{describe(config.data)}: {documents:,} {split} documents, {tokens:,} tokens"
     published = prepared.published()
     named = {
-        "path": str(weights.path.resolve()),
+        "path": str(weights.path),
         "role": weights.role,
         "step": weights.step,
         "manifest_sha256": weights.manifest_sha256,
@@ -93,7 +93,7 @@ def _role(config: JobConfig, weights: "Weights") -> RoleConfig:
     assert weights.model_config is not None  # `_weights` checks it
     model = replace(
         language(weights.model_config),
-        weights=str(weights.path.resolve()),
+        weights=str(weights.path),
         weights_role=weights.role,
     )
     return replace(config.role("model"), model=model)

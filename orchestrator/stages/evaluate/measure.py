@@ -104,9 +104,9 @@ def evaluate(config: JobConfig, inputs: Inputs, run: Run) -> Result:
         )
     run.log(0, metrics)
     run.event("evaluated", **inputs.checkpoint, split=stage.split, metrics=metrics)
-    interval = f"{stage.confidence:.0%}"
+    interval = f"{100 * stage.confidence:g}%"
     columns = ("dataset", "documents", "tokens", "loss", "perplexity", "bits/byte", interval)
-    return Result(steps=0, metrics=metrics, tables=(Table("evaluation", columns, tuple(rows)),))
+    return Result(tables=(Table("evaluation", columns, tuple(rows)),))
 
 
 def score_documents(engine: Engine, shards: ShardSet, config: JobConfig) -> Score:

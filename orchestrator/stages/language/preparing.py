@@ -59,15 +59,16 @@ def check_repetition(config: JobConfig, steps: int, repetitions: Mapping[str, fl
 
 def check_same_tokenizer(config: JobConfig) -> None:
     """Raise ValueError unless the job has the tokenizer that `model.weights` were trained with."""
-    if config.model.weights is None or config.resume is not None:
+    model = config.role("model").model
+    if model.weights is None or config.resume is not None:
         return
-    path = verified_weights(config.model.weights, config.model.weights_role).tokenizer
+    path = verified_weights(model.weights, model.weights_role).tokenizer
     if path is None:
         return
     wanted, settings = Tokenizer.load(path).fingerprint, config.tokenizer
     given = None if settings.kind == "bpe" else load_or_train(settings, lambda: iter(()))
     if given is None or given.fingerprint != wanted:
         raise ValueError(
-            f"model.weights={config.model.weights} know the tokens of their own tokenizer only; "
+            f"model.weights={model.weights} know the tokens of their own tokenizer only; "
             f"add tokenizer=file tokenizer.path={path}"
         )

@@ -36,7 +36,8 @@ class PretrainConfig(TrainingConfig):
     def check_job(self, job: JobConfig) -> None:
         """Check that a sequence fits the model, too."""
         super().check_job(job)
-        T, longest = job.data.sequence_length, language(job.model).max_positions
+        model = language(job.role("model").model)
+        T, longest = job.data.sequence_length, model.max_positions
         if longest < T:
             raise ValueError(
                 f"data.sequence_length={T} is longer than model.max_positions={longest}; "

@@ -28,14 +28,9 @@ def pretrain(config: JobConfig, inputs: Published, run: Run) -> Result:
     training = Training(config, open_published(inputs, run.cache), run)
     outcome = training.fit()
     texts = training.sample() if distributed.rank() == 0 and not outcome.stopped else []
-    newest, latest = training.checkpoints.newest, training.latest
-    ours = latest.get("validation/bits_per_byte")
+    ours = training.latest.get("validation/bits_per_byte")
     return Result(
-        steps=outcome.step,
         stopped=outcome.stopped,
-        checkpoint=str(newest.path) if newest else None,
-        metrics=latest,
-        tokens=int(outcome.weight),
         tokens_per_second=outcome.weight / max(outcome.training_seconds, 1e-9),
         samples=tuple(texts),
         tables=() if ours is None else (comparison(ours, training.prepared.baselines),),
