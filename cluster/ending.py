@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -10,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from cluster.errands import on_nodes
-from cluster.host.processes import end_processes, worker_processes
+from cluster.host.processes import end_processes, process_space, worker_processes
 from cluster.worker import Record
 
 REMOTE_LIMIT_S = 10.0
@@ -29,9 +28,10 @@ def end_workers(ray: ModuleType, actors: Iterable[Any], workers: Sequence[Record
         workers: descriptions of those that began (`Worker.describe`).
     """
     here, elsewhere = [], defaultdict(list)
+    own_space = process_space()
     for worker in workers:
         process = (worker["pid"], worker["started"])
-        if worker["host"] == os.uname().nodename:
+        if worker["space"] == own_space:
             here += worker_processes(*process)
         else:
             elsewhere[worker["node"]].append(process)

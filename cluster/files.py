@@ -16,6 +16,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -201,7 +202,8 @@ def publish(path: Path, token: str, wanted: Listing) -> None:
         return
     partial.mkdir(exist_ok=True)  # an empty folder
     if path.exists() and not _has(path, wanted):
-        path.rename(_partial(path, token + "-old"))
+        with suppress(FileNotFoundError):  # the other job has moved it away itself
+            path.rename(_partial(path, token + "-old"))
     try:
         partial.rename(path)
     except OSError:

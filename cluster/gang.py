@@ -204,7 +204,8 @@ class Gang:
 
         Raises:
             WorkerFailed: a worker did not start; this may be called again.
-            KeyboardInterrupt: `kill` was set.
+            FilesNotBrought: a host that is new in the gang cannot have the files.
+            KeyboardInterrupt: `kill` or `stop` was set.
         """
         assert self._bundles is not None
         bundles, kept = self._bundles, set(range(self.placement.workers))

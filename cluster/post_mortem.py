@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from types import ModuleType
 
 from cluster.errands import on_node
 from cluster.host.memory import kill_report
+from cluster.host.processes import process_space
 from cluster.worker import Record
 
 LIMIT_S = 10.0  # for a node that may be on its way out, too
@@ -24,7 +24,7 @@ def memory_report(ray: ModuleType, worker: Record, kills_before: int | None) -> 
     if group is None:
         return None
     arguments = (group, group.kills if kills_before is None else kills_before)
-    if worker["host"] == os.uname().nodename:
+    if worker["space"] == process_space():
         return kill_report(*arguments)
     try:
         return on_node(ray, worker["node"], kill_report, *arguments, limit_s=LIMIT_S)

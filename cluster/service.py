@@ -160,12 +160,16 @@ class Service(Generic[T]):
         of a host share. Whoever replaces a dead replica gets the last ones of each method, too,
         so a broadcast is how a replica's state is set. Raises as `call_any`.
         """
-        before = dict(self._broadcasts)
-        self._broadcasts[method.__name__] = reference = self._ray.put(arrays)
+        name, reference = method.__name__, self._ray.put(arrays)
+        before = self._broadcasts.get(name)
+        self._broadcasts[name] = reference
         try:
-            self._all(lambda member: self._call(member, method.__name__, (reference,), {}))
+            self._all(lambda member: self._call(member, name, (reference,), {}))
         except Exception:
-            self._broadcasts = before
+            if before is None:
+                del self._broadcasts[name]
+            else:
+                self._broadcasts[name] = before
             raise
 
     def end(self) -> None:
@@ -207,7 +211,8 @@ class Service(Generic[T]):
         """Make a replica anew, with the state that the others have been given."""
         try:
             member.build(self._work)
-            for method, reference in self._broadcasts.items():
+            # A copy: another thread may broadcast meanwhile, and calls this replica after us.
+            for method, reference in list(self._broadcasts.items()):
                 member.call(method, (reference,), {})
         except BaseException:
             member.end()

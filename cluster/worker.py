@@ -17,14 +17,16 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Set
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cluster.host import network
+from cluster.host.environment import environment
 from cluster.host.memory import MemoryGroup, kills_now, memory_group
-from cluster.host.processes import started
+from cluster.host.processes import process_space, started
 
 Record = dict[str, Any]
 
@@ -102,7 +104,7 @@ class Worker:
         if os.getpgrp() != os.getpid():
             os.setpgid(0, 0)  # so that whatever it starts can be found when it is dead
         self._memory: MemoryGroup | None = memory_group()
-        self._given: Set[str] = set()  # names of environment variables that `start` has set
+        self._world = ExitStack()  # environment variables that `start` has set
         self._ip = network.host_ip()
         self._gloo_interface = network.gloo_interface(self._ip)
         # Ray's own handler would end the process only when the target has returned, and no Python
@@ -117,8 +119,9 @@ class Worker:
     def describe(self) -> Record:
         """Where this worker is, and what the driver must know to end it or to tell how it ended.
 
-        host, ip and node; pid and when it started (ticks since boot); the GPUs that Ray assigned;
-        the interface that gloo must be told of, or None; the memory group, or None.
+        host, ip and node; pid, when it started (ticks since boot) and the space of the pid; the
+        GPUs that Ray assigned; the interface that gloo must be told of, or None; the memory group,
+        or None.
         """
         import ray
 
@@ -129,6 +132,7 @@ class Worker:
             "node": context.get_node_id(),
             "pid": os.getpid(),
             "started": started(os.getpid()),
+            "space": process_space(),
             "gpus": context.get_accelerator_ids().get("GPU", []),
             "gloo_interface": self._gloo_interface,
             "memory": self._memory,
@@ -138,7 +142,7 @@ class Worker:
         """An errand on this worker's host."""
         return function(*arguments)
 
-    def start(self, rank: int, log: Path, environment: dict[str, str]) -> int:
+    def start(self, rank: int, log: Path, variables: dict[str, str]) -> int:
         """Become `rank`: output goes to `log`, and torch, not imported yet, will see its world.
 
         Returns the size that the log had before, in bytes.
@@ -152,11 +156,9 @@ class Worker:
         sys.stdout = open(1, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
         faulthandler.enable(file=sys.stderr)
-        for name in self._given - environment.keys():
-            os.environ.pop(name, None)  # of an earlier world
-        os.environ.update(environment)
-        self._given = environment.keys()
-        self._rank, self._world_size = rank, int(environment["WORLD_SIZE"])
+        self._world.close()  # what an earlier world has set is as it was before
+        self._world.enter_context(environment(variables))
+        self._rank, self._world_size = rank, int(variables["WORLD_SIZE"])
         self._attempt = Attempt()
         return size
 

@@ -112,7 +112,7 @@ class PhaseConfig:
     """New weights for a mixture, from some row of the run on."""
 
     start: int
-    """Row of the run from which on they hold."""
+    """Row of the run from which on they hold, a multiple of 4096."""
     weights: dict[str, int]
     """Weight of each dataset; from one that is not named, no more rows come."""
 
@@ -196,10 +196,14 @@ class DataConfig(SourceConfig):
             raise DataError("data.phases needs a mixture: data.datasets={NAME: {...}, ...}")
         if not self.datasets:
             return
-        if self.source != "python_docs" or self.path is not None or self.filters:
+        default = SourceConfig()
+        names = [own.name for own in fields(SourceConfig)]
+        unread = [name for name in names if getattr(self, name) != getattr(default, name)]
+        if unread:
             raise DataError(
-                "data.datasets is a mixture, so source, path and filters stand in each of its "
-                f"datasets; drop data.source={self.source}, data.path and data.filters"
+                "data.datasets is a mixture, so nothing would read "
+                f"{', '.join(f'data.{name}' for name in unread)}; write that for each dataset "
+                f"(data.datasets.NAME.{unread[0]}=...) and leave it out here (data=mixture does)"
             )
         kinds = {dataset.records for dataset in self.datasets.values()}
         if len(kinds) > 1:

@@ -34,6 +34,16 @@ def started(pid: int) -> int | None:
         return None
 
 
+def process_space() -> str:
+    """Names the set in which a pid of this process is unique: a kernel's boot and a pid namespace.
+
+    The name of the host would not do: containers with --network=host all have that of their host,
+    and so may machines that were made from one image.
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+
+
 def worker_processes(pid: int, begun: int) -> list[psutil.Process]:
     """A worker of this host and all that it started, also if the worker itself is dead by now.
 

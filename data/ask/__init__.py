@@ -1,1 +1,1 @@
-"""Questions about the data of a job: which document when, what reading costs, baselines."""
+"""Questions about data: which document when, what reading costs, how two datasets differ."""

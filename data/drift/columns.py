@@ -67,7 +67,7 @@ def why_not_compared(a: ColumnSketch, b: ColumnSketch) -> str | None:
     if a.kind == "other":
         return f"values of type {a.type} are not compared"
     if a.kind == "time" or (unit_of_time(a) and unit_of_time(b)):
-        return f"times of another period are no drift: {period(a)} -> {period(b)}"
+        return f"times are not compared: another period is no drift ({period(a)} -> {period(b)})"
     if a.kind == "number" and a.rising and b.rising:
         return "a counter is not compared (each value is above the one before)"
     return None
@@ -200,9 +200,9 @@ def _numbers_words(a: Floats, b: Floats, level: float) -> str:
 
 
 def category_words(before: dict[str, int], after: dict[str, int]) -> str:
-    """Categories that are new, gone, or have other shares."""
+    """Categories that are new, gone, or have other shares: of these the ones that moved most."""
     a, b = ({n: c / sum(own.values()) for n, c in own.items()} for own in (before, after))
-    parts = []
+    parts, largest = [], 0.0
     for title, names, side in (
         ("new", b.keys() - a.keys(), b),
         ("vanished", a.keys() - b.keys(), a),
@@ -210,9 +210,12 @@ def category_words(before: dict[str, int], after: dict[str, int]) -> str:
         most = sorted(names, key=lambda name: (-side[name], name))
         listed = ", ".join(f'"{name}" {side[name]:.1%}' for name in most[:SHOWN])
         parts += [f"{title} categories: {listed}"] if most else []
+        largest = max([largest, *(side[name] for name in most)])
     moved = sorted(a.keys() & b.keys(), key=lambda name: (-abs(a[name] - b[name]), name))[:SHOWN]
-    listed = ", ".join(f'"{name}" {a[name]:.1%} -> {b[name]:.1%}' for name in moved)
-    return "; ".join(parts) or f"other shares of the categories: {listed}"
+    if moved and abs(a[moved[0]] - b[moved[0]]) > largest:  # else it is what came or went
+        listed = ", ".join(f'"{name}" {a[name]:.1%} -> {b[name]:.1%}' for name in moved)
+        parts.insert(0, f"other shares of the categories: {listed}")
+    return "; ".join(parts)
 
 
 def _shape(text: str) -> str:

@@ -201,11 +201,11 @@ def _lengths(name: str, unit: str, reference: Side, candidate: Side) -> str:
     bins = [np.sum([sketch.counts[name].sum(0) for sketch in side], axis=0) for side in sides]
     middle = [_quantile(own, 0.5) for own in bins]
     tails = [f"{_quantile(own, 0.1):,.0f}..{_quantile(own, 0.9):,.0f}" for own in bins]
-    how = "shorter" if middle[1] < middle[0] else "longer"
+    how = "documents are shorter" if middle[1] < middle[0] else "documents are longer"
     if max(middle) < 1.1 * min(middle):
-        how = "of more different lengths, or of less"
+        how = "lengths are spread differently around the same middle"
     return (
-        f"documents are {how}: median {middle[0]:,.0f} -> {middle[1]:,.0f} {unit}, "
+        f"{how}: median {middle[0]:,.0f} -> {middle[1]:,.0f} {unit}, "
         f"10 % to 90 % {tails[0]} -> {tails[1]}"
     )
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from data.messages import counted
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -51,10 +53,11 @@ class GateReport:
 
     def lines(self) -> list[str]:
         """For a terminal."""
+        checked = counted(len(self.checked), "statistic")
         if self.passed:
-            head = f"drift: none in {len(self.checked)} statistics ({self.alpha:.1%} false alarms)"
+            head = f"drift: none in {checked} ({self.alpha:.1%} false alarms)"
         else:
-            head = f"drift: {len(self.findings)} findings in {len(self.checked)} statistics"
+            head = f"drift: {counted(len(self.findings), 'finding')} in {checked}"
         found = []
         for f in self.findings:
             found.append(f"  {f.words} [{f.statistic} {f.value:.3f}, limit {f.threshold:.3f}]")
@@ -63,7 +66,7 @@ class GateReport:
 
     def markdown(self) -> str:
         """For the record: the findings, then all statistics."""
-        state = "passed" if self.passed else f"{len(self.findings)} findings"
+        state = "passed" if self.passed else counted(len(self.findings), "finding")
         parts = [f"# Drift: {state}", ""]
         for f in self.findings:
             parts += [f"- **{_cell(f.words)}**", *(f"  - `{_cell(e)}`" for e in f.examples)]

@@ -95,7 +95,7 @@ def open_plan(shards: ShardSet, packing: str, row_tokens: int, plans: Path) -> t
 
 
 def lay_out(bounds: Ids, packing: str, row_tokens: int, window_tokens: int) -> RowPlan:
-    """RowPlan the rows of documents.
+    """Decide which documents stand in which row.
 
     Rows follow one another as their first segments do in the shards: neighbouring rows read
     neighbouring blocks, and the pieces of a document are in rows that follow one another.

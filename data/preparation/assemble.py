@@ -11,10 +11,10 @@ import numpy as np
 from data.drift.sketches import VERSION as SKETCHES
 from data.drift.table_sketches import TableSketch, merged
 from data.files import DataError, json_sha256, publish, write_text_atomic
+from data.filters.filters import EXACT
 from data.filters.report import Report
 from data.preparation.dataset import Fact, fingerprint_of
 from data.preparation.running import Runner, Say
-from data.preparation.scan import EXACT
 from data.preparation.spill import BIN_BITS, BINS, SPLITS, Histogram, Selection
 from data.preparation.tokenize import HISTOGRAM, MeasureTask, WriteTask, measure
 from data.preparation.work import DatasetWork, merged_reports, result_of
@@ -180,10 +180,12 @@ def _manifest(
 
 def _publish(dataset: DatasetWork, folder: Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if folder.is_dir():  # other settings led to the same documents before
-        shutil.rmtree(dataset.set)
-    else:
+    try:
         publish(dataset.set, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        shutil.rmtree(dataset.set)  # other settings led to the same documents, before or just now
     return folder
 
 

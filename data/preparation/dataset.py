@@ -13,7 +13,6 @@ from data.shards import Manifest, ShardSet
 from data.shards.blocks import REMEDY
 from data.tokenizer import Tokenizer
 
-SPLITS = ("train", "validation")
 SETS = Path("data/sets")  # under the cache root
 Fact = int | str | float
 
@@ -175,7 +174,7 @@ def open_set(folder: Path, name: str, weight: int | None) -> tuple[Tokenizer, Da
     try:
         result: Mapping[str, Any] = json.loads((folder / "prepared.json").read_text("utf-8"))
         tokenizer = Tokenizer.load(folder / "tokenizer.json")
-        train, validation = (ShardSet.open(folder / split) for split in SPLITS)
+        train, validation = (ShardSet.open(folder / split) for split in ("train", "validation"))
         if result["fingerprint"] != fingerprint_of(train, validation):
             raise DamagedData(f"{folder / 'prepared.json'} belongs to other shards")
         for split in (train, validation):

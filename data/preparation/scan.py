@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from data.config import SourceConfig
 from data.filters.duplicates import NearDuplicates, compared_text, near_duplicates, signatures
+from data.filters.filters import EXACT, NEAR
 from data.preparation.commits import commit
 from data.preparation.encoding import batches, digest_of, record_digest
 from data.preparation.survivors import Survivors, name_of_unit
@@ -32,7 +33,6 @@ SIGNATURES = "signatures.npy"
 TRAIN_BYTES = 1 << 28
 """A tokenizer is trained on at most so much text; 256 MiB take some minutes."""
 WHOLE = 1 << 64
-EXACT, NEAR = "exact_duplicates", "near_duplicates"
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,12 @@ from data.config import SourceConfig
 from data.drift.sketches import sketch_documents
 from data.filters import filters_of
 from data.filters.content import language_model
+from data.filters.filters import EXACT, NEAR
 from data.filters.rules import excerpt
 from data.preparation.baselines import baselines
 from data.preparation.commits import commit
 from data.preparation.encoding import Encoder, batches, bytes_of
-from data.preparation.scan import EXACT, NEAR, read_repeats
+from data.preparation.scan import read_repeats
 from data.preparation.spill import EQUAL, Selection, SpillWriter, read_documents
 from data.preparation.survivors import Survivors, name_of_unit
 from data.records import Record

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,24 @@ def test_two_jobs_that_copy_the_same_set_do_not_disturb_each_other(roots):
     for publish_now in [*first, *second]:
         publish_now()
     assert contents(own) == contents(root)
+
+
+def test_jobs_that_replace_a_set_at_the_same_moment_do_not_disturb_each_other(roots):
+    root, own = roots
+    (root / "set").mkdir()
+    (root / "set" / "0.bin").write_bytes(b"whole")
+    wanted = files.listing(root / "set")
+    for number in range(100):
+        place = own / str(number)
+        place.mkdir(parents=True)
+        (place / "half").write_text("a part")
+        tokens = [f"{number}-{job}" for job in range(3)]
+        for token in tokens:
+            write_chunk(files._partial(place, token), "0.bin", 0, b"whole")
+        with ThreadPoolExecutor(3) as jobs:
+            for done in [jobs.submit(publish, place, token, wanted) for token in tokens]:
+                done.result()
+        assert contents(place) == {"0.bin": b"whole"}
 
 
 def test_an_incomplete_set_is_replaced_and_what_a_killed_driver_left_is_removed(roots):

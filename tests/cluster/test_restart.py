@@ -2,13 +2,17 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from cluster.gang import Gang, Placement, WorkerFailed
 
+ROOT = Path(__file__).parents[2]
 TWO = Placement(workers=2, cpus_per_worker=1)
 
 
@@ -115,6 +119,30 @@ def fail_both(payload, channel):
     time.sleep(0.1 * channel.rank)
     channel.send({"last": "words"})
     raise RuntimeError(f"rank {channel.rank}")
+
+
+TWO_WORLDS = """
+import os, sys
+from pathlib import Path
+from cluster.worker import Worker
+
+names, log = ("GLOO_SOCKET_IFNAME", "LOCAL_RANK"), Path(sys.argv[1])
+worker, seen = Worker(), []
+for world in ({"GLOO_SOCKET_IFNAME": "lo", "LOCAL_RANK": "1"}, {}):
+    worker.start(0, log, {"WORLD_SIZE": "2", **world})
+    seen.append([os.environ.get(name) for name in names])
+print(seen)
+"""
+
+
+def test_what_only_the_world_before_has_set_is_as_the_user_has_set_it(tmp_path):
+    """As the interface of gloo, when the successor of a worker is on another host."""
+    log = tmp_path / "rank-0.log"
+    mine = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"}
+    mine["GLOO_SOCKET_IFNAME"] = "chosen"
+    command = [sys.executable, "-c", TWO_WORLDS, str(log)]
+    subprocess.run(command, cwd=ROOT, env=mine, check=True)
+    assert log.read_text() == "[['lo', '1'], ['chosen', None]]\n"
 
 
 def test_records_of_every_rank_that_failed_arrive(gang):

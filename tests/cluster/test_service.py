@@ -5,6 +5,7 @@ import signal
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +25,14 @@ class Scale:
 
     def load(self, arrays):
         self.weights = arrays["weights"]
+
+    def load_slowly(self, arrays):
+        Path(arrays["begun"]).touch()
+        time.sleep(0.5)
+        self.load(arrays)
+
+    def load_bias(self, bias):
+        self.bias = bias
 
     def apply(self, inputs, repeat=1):
         self.calls += 1
@@ -114,6 +123,24 @@ def test_one_killed_in_the_middle_of_a_call_is_replaced_and_has_the_weights(scal
     assert "was killed by SIGKILL" in scales.said[0]
     assert "at slow; it is replaced" in scales.said[0]
     assert gone(before[1]["child"])
+
+
+def test_one_that_is_built_again_while_another_thread_broadcasts_has_all_of_the_state(
+    scales, tmp_path
+):
+    begun = tmp_path / "begun"
+    scales.broadcast(Scale.load_slowly, {"weights": np.float64(3.0), "begun": str(begun)})
+    os.kill(scales.replicas[1].slow(0)[1], signal.SIGKILL)
+    begun.unlink()
+    found = []
+    caller = threading.Thread(target=lambda: found.append(scales.replicas[1].apply(5.0)))
+    caller.start()
+    while not begun.exists():  # its replica gets the weights again
+        time.sleep(0.01)
+    scales.broadcast(Scale.load_bias, np.float64(2.0))
+    caller.join()
+    assert found == [16.0]  # by the weights and the bias of before
+    assert scales.call_all(Scale.apply, 5.0) == [17.0, 17.0]
 
 
 def test_one_that_died_while_nobody_called_it_does_not_fail_the_next_call(scales):

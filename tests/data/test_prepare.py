@@ -6,12 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 from data import DataConfig, DataError, TokenizerConfig, prepare
+from data.config import SourceConfig
+from data.filters import filters_of
+from data.preparation.assemble import _publish
+from data.preparation.work import DatasetWork
 
 BYTES = TokenizerConfig(kind="bytes")
 PREPARE = """
@@ -267,3 +272,29 @@ def test_importing_the_package_loads_nothing_heavy():
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {"torch", "ray", "mlflow", "hydra", "datasets", "pyarrow", "tokenizers", "transformers"}
     assert not heavy & set(said.stdout.split())
+
+
+def test_two_settings_that_lead_to_one_dataset_at_the_same_moment_publish_it_once(tmp_path):
+    for number in range(50):
+        target = tmp_path / "sets" / str(number)
+        works = [
+            DatasetWork(
+                "a",
+                SourceConfig(),
+                filters_of([]),
+                0.1,
+                tmp_path / f"{number}-{job}",
+                tmp_path,
+                0,
+                [],
+            )
+            for job in range(3)
+        ]
+        for work in works:
+            work.set.mkdir(parents=True)
+            (work.set / "prepared.json").write_text("{}")
+        with ThreadPoolExecutor(3) as jobs:
+            done = [jobs.submit(_publish, work, target) for work in works]
+            assert [one.result() for one in done] == [target] * 3
+        assert (target / "prepared.json").read_text() == "{}"
+        assert not any(work.set.exists() for work in works)

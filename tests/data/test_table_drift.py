@@ -117,6 +117,23 @@ def test_a_new_category_is_found_and_named():
     assert 'new categories: "tram" 11.1%' in finding.words
 
 
+def test_a_rare_new_category_does_not_hide_that_the_shares_of_the_others_have_changed():
+    old = BASE["vehicle"].to_pylist()
+    values = ["tram" if i % 500 == 0 else "bus" if i % 2 else v for i, v in enumerate(old)]
+    after = sketch_table(replaced("vehicle", pa.array(values)))
+    (finding,) = gate_tables([REFERENCE], [after]).findings
+    was, now = (own.columns["vehicle"].categories for own in (REFERENCE, after))
+    bus = [f"{own['bus'] / sum(own.values()):.1%}" for own in (was, now)]
+    assert f'other shares of the categories: "bus" {bus[0]} -> {bus[1]}, ' in finding.words
+    assert finding.words.endswith('; new categories: "tram" 0.2%')
+
+
+def test_one_finding_is_counted_as_one():
+    report = gate_tables([REFERENCE], [sketch_table(BASE.drop_columns(["load"]))])
+    assert report.lines()[0].startswith("drift: 1 finding in ")
+    assert report.markdown().startswith("# Drift: 1 finding\n")
+
+
 def test_few_values_far_outside_the_range_are_found_and_named():
     values = [-999.0 if i % 60 == 0 else v for i, v in enumerate(BASE["load"].to_pylist())]
     (finding,) = gate_tables(
@@ -175,10 +192,9 @@ def test_times_of_a_later_period_and_a_longer_counter_are_no_drift():
     report = gate_tables([table(400, 0)], [table(400, 5000), table(900, 9000)])
     assert report.passed, report.lines()
     assert "id: a counter is not compared (each value is above the one before)" in report.notes
-    assert "epoch: times of another period are no drift: 2023-11-14..2023-11-15 -> " in str(
-        report.notes
-    )
-    assert any(note.startswith("stamp: times of another period") for note in report.notes)
+    untimed = "times are not compared: another period is no drift"
+    assert f"epoch: {untimed} (2023-11-14..2023-11-15 -> " in str(report.notes)
+    assert any(note.startswith(f"stamp: {untimed}") for note in report.notes)
 
 
 def test_columns_removed_and_added_are_found_and_named():

@@ -327,6 +327,15 @@ def a_mixture(corpus, **weights):
             ),
             "names c, but data.datasets has a, b",
         ),
+        (
+            lambda corpus: (*a_mixture(corpus, a=1, b=1), "data.text_column=body"),
+            "nothing would read data.text_column; write that for each dataset "
+            "(data.datasets.NAME.text_column=...)",
+        ),
+        (
+            lambda corpus: (*a_mixture(corpus, a=1, b=1), "data.contract.not_empty=true"),
+            "nothing would read data.contract; write that for each dataset",
+        ),
         (lambda corpus: ("data=mixture", *SMALL), "data=mixture needs datasets; try 'data.da"),
         (
             lambda corpus: ("data=mixture", "data.datasets=[a]", *SMALL),

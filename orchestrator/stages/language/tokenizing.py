@@ -1,5 +1,6 @@
 """Who carries out the units of work that make a job's data: this process, or workers of Ray."""
 
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -7,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.nodes import local_devices
-from cluster.pool import FolderNotSeen, Placement, Pool, pool
-from data.files import cache_root
+from cluster.pool import FolderNotSeen, Placement, Pool, PoolFailed, pool
+from data.files import DataError, cache_root
 from data.preparation.running import Runner, Say, inline
 from orchestrator.config import ResourcesConfig
 
@@ -29,6 +30,7 @@ def tokenizing(
 
     Raises:
         ValueError: workers is less than 1.
+        DataError: a unit ended several workers, by memory or otherwise; names it and their log.
     """
     if workers is not None and workers < 1:
         raise ValueError(f"--workers={workers} must be at least 1")
@@ -48,18 +50,42 @@ def tokenizing(
                 return inline(function, arguments, on_result)
             if started is None:
                 say(f"starting {min(count, len(arguments))} tokenization workers")
-                logs = stack.enter_context(tempfile.TemporaryDirectory(prefix="orchestrate-"))
+                logs = stack.enter_context(_log_folder())
                 placement = Placement(count, 1, 0, resources.address)
                 # A core each: rayon's threads would fight for them.
                 env = {"ORCHESTRATE_CACHE": str(cache_root()), "RAYON_NUM_THREADS": "1"}
-                of_ray = pool(
-                    placement, log_folder=Path(logs), env=env, say=say, visible=cache_root()
-                )
+                of_ray = pool(placement, log_folder=logs, env=env, say=say, visible=cache_root())
                 started = stack.enter_context(of_ray)
             try:
                 return started.run(function, arguments, on_result)
             except FolderNotSeen as error:
                 say(f"{error}; the work is done in this process")
                 return inline(function, arguments, on_result)
+            except PoolFailed as error:
+                raise LostWorkers(
+                    f"the data can't be prepared: {error}; if memory ran out, `orchestrate data "
+                    "prepare --workers 1` needs the least of it, and goes on where this has stopped"
+                ) from error
 
         yield run
+
+
+class LostWorkers(DataError):
+    """A unit of work ended the worker of each attempt."""
+
+
+@contextmanager
+def _log_folder() -> Iterator[Path]:
+    """In the cache, which every host at work sees; it stays if an error names a file in it."""
+    parent = cache_root() / "logs"
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="tokenizing-", dir=parent))
+    named = False
+    try:
+        yield folder
+    except LostWorkers:
+        named = True
+        raise
+    finally:
+        if not named:
+            shutil.rmtree(folder, ignore_errors=True)
