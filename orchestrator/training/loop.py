@@ -36,7 +36,7 @@ class NothingToTrainOn(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Trained:
     """How a call of `fit` ended."""
 
     step: int
@@ -131,7 +131,7 @@ def fit(
     evaluate: Callable[[int], None],
     save: Callable[[int], None],
     should_stop: Callable[[], bool],
-) -> Outcome:
+) -> Trained:
     """Train from `start_step` to the end of the schedule or until a stop. Every rank calls it.
 
     Args:
@@ -193,7 +193,7 @@ def fit(
             saved_step = step
     if saved_step != step:
         save(step)
-    return Outcome(step, trained_weight, training_seconds, stopped=step < schedule.steps)
+    return Trained(step, trained_weight, training_seconds, stopped=step < schedule.steps)
 
 
 @torch.no_grad()
