@@ -169,7 +169,9 @@ def train_on_this_rank(stage, inputs, folder, cache):
     run = Run(folder, torch.device("cpu"), records.append, lambda: False, cache)
     done = classify(job, inputs, run)
     steps = {r["step"]: r["metrics"] for r in records if "metrics" in r and "event" not in r}
-    return steps, done.metrics
+    latest = {name: value for metrics in steps.values() for name, value in metrics.items()}
+    assert not done.stopped
+    return steps, latest
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
