@@ -12,9 +12,10 @@ from cluster.worker import Outcome, Record
 
 # What a healthy rank sees when a peer has gone: gloo, NCCL and torch's store, in that order.
 ECHO = re.compile(
-    r"connection (was )?(reset|closed|refused)|broken pipe|socket (closed|timeout)"
-    r"|gloo.*timed out|timed out waiting|nccl (communicator was aborted|error)"
-    r"|remote process exited|peer closed|wait timeout|watchdog caught collective",
+    r"connection (was )?(reset|closed|refused)|broken pipe|socket.* (closed|timeout|timed out)"
+    r"|gloo.*(timed out|timeout)|timed out waiting|remote process exited|peer closed|pair closure"
+    r"|wait timeout|watchdog caught collective|process group .*(aborted|terminat)"
+    r"|nccl (error|communicator was aborted|operation .* failed)|nccl(System|Remote|Internal)Error",
     re.IGNORECASE,
 )
 CRASH = re.compile(r"^Fatal Python error: (.*)$", re.MULTILINE)  # written by faulthandler

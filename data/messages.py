@@ -6,9 +6,12 @@ from collections.abc import Collection, Iterable
 from data.files import DataError
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that looks most like this one; None when none is near."""
-    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)), None)
+def nearest(word: str, known: Iterable[str], least: float = 0.5) -> str | None:
+    """The known word that looks most like this one; None when none is near.
+
+    `least` is how much of the two must agree, from 0 to 1 (difflib's ratio).
+    """
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=least)), None)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from models.configs import GPTConfig, LanguageModelConfig, MLPConfig, ModelConfig
+from models.configs.checks import did_you_mean
 from models.formulas.cost import Cost
 from models.formulas.gpt import gpt_cost
 from models.formulas.mlp import mlp_cost
@@ -93,6 +93,5 @@ def config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
 
 def _unknown(what: str, name: str, known: list[str]) -> str:
     """Say that `name` is unknown, and which known name is near it."""
-    near = get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = did_you_mean(name, known)
     return f"unknown {what}: {name!r} is not one of {', '.join(known)}{hint}"

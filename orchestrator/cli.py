@@ -16,7 +16,6 @@ Exit codes: 0 done, 1 failed, 2 refused, 130 interrupted.
 """
 
 import contextlib
-import difflib
 import importlib
 import io
 import os
@@ -168,11 +167,12 @@ def complete(arguments: Sequence[str]) -> int:
 
 
 def _no_verb(name: str) -> str:
-    near = difflib.get_close_matches(name, VERBS, n=1)
+    from data.messages import did_you_mean
+
     if "=" in name:
         return f"{name}: a verb comes first; try orchestrate run {name}"
-    hint = f"did you mean {near[0]}?" if near else f"verbs: {', '.join(VERBS)}"
-    return f"{name} is not a verb; {hint}"
+    hint = did_you_mean(name, VERBS) or f"; verbs: {', '.join(VERBS)}"
+    return f"{name} is not a verb{hint}"
 
 
 def _function(verb: Verb) -> Callable[..., int]:

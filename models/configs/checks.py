@@ -1,6 +1,7 @@
 """Checks of single values; each raises ValueError with the setting, its value and what would do."""
 
 import math
+from collections.abc import Collection
 from difflib import get_close_matches
 
 
@@ -10,11 +11,19 @@ def check_size(name: str, value: object) -> None:
         raise ValueError(f"model.{name}={value!r} must be a whole number of at least 1")
 
 
+def did_you_mean(word: str, known: Collection[str]) -> str:
+    """Return the end of a message: the known word that looks most like this one, if any does.
+
+    Its like for settings of data is in data/messages.py: neither package knows the other.
+    """
+    near = get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise unless `value` is one of `choices`, with the one it looks like."""
     if value not in choices:
-        near = get_close_matches(str(value), choices, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(str(value), choices)
         raise ValueError(f"model.{name}={value!r} must be one of {', '.join(choices)}{hint}")
 
 

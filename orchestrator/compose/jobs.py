@@ -83,15 +83,16 @@ def _whole(word: str) -> str:
     """A setting of one dataset of a mixture, or of one role, as one of all of them.
 
     data.datasets.a.weight=2 becomes data.datasets={a: {weight: 2}}, since the name is new to
-    Hydra, which merges the whole with what there is. Several values, for a sweep, stay.
+    Hydra, which merges the whole with what there is. Several values, for a sweep, stay several.
     """
-    found = re.match(r"^\+*(data\.datasets|roles)\.([\w.]+)=(\{.*|[^,]*)$", word)
+    found = re.match(r"^\+*(data\.datasets|roles)\.([\w.]+)=([^(]*)$", word)
     if found is None:
         return word
-    value = found[3]
+    one = found[3].startswith(("{", "[", '"', "'"))
+    values = [found[3]] if one else found[3].split(",")
     for part in reversed(found[2].split(".")):
-        value = f"{{{part}: {value}}}"
-    return f"{found[1]}={value}"
+        values = [f"{{{part}: {value}}}" for value in values]
+    return f"{found[1]}={','.join(values)}"
 
 
 @contextlib.contextmanager

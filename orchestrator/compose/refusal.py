@@ -3,7 +3,6 @@
 Hydra and OmegaConf say what they could not do in their own terms; here it is said in the user's.
 """
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -19,6 +18,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from data.messages import nearest
 from models import MODELS
 from orchestrator.config import BY_STAGE, SECTIONS, JobConfig, StageConfig
 from orchestrator.stages import STAGES
@@ -57,8 +57,9 @@ def unknown_setting(name: str) -> str:
     known, (section, _, leaf) = list(settings()), name.rpartition(".")
     same = [other for other in known if other.endswith(f".{leaf}")]
     in_section = [other for other in known if section and other.startswith(f"{section}.")]
-    near = same[:3] or difflib.get_close_matches(name, in_section or known, n=1, cutoff=0.7)
-    hint = f"did you mean {' or '.join(near)}?" if near else "`orchestrate run --help` lists them"
+    near = nearest(name, in_section or known, least=0.7)
+    meant = same[:3] or ([near] if near else [])
+    hint = f"did you mean {' or '.join(meant)}?" if meant else "`orchestrate run --help` lists them"
     return f"{name}: there is no such setting; {hint}"
 
 
@@ -121,8 +122,8 @@ def _unknown_choice(missing: str, options: list[str]) -> str:
     if not slash:
         return f"config {missing}: there is no such file among the configs"
     choices = [option for option in options if not option.endswith(SCHEMA)]
-    near = difflib.get_close_matches(choice, choices, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    near = nearest(choice, choices)
+    hint = f"did you mean {near}? " if near else ""
     return f"{group}={choice}: there is no such choice; {hint}choices: {', '.join(choices)}"
 
 

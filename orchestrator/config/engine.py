@@ -24,7 +24,9 @@ class EngineConfig:
     offload_parameters: bool = False
     """deepspeed, stage 3: parameters live in host memory between uses."""
     precision: str = "fp32"
-    """fp32, or bf16 for matrix products with fp32 master weights."""
+    """fp32, or bf16 for matrix products with fp32 master weights. Under DeepSpeed gradients are
+    added up in bf16, too: over hundreds of micro-batches a step they lose some tenths of a
+    percent, which engine=torch, adding in fp32, does not."""
     activation_checkpointing: bool = False
     """Keep only the input of each block and compute the rest again in the backward pass."""
     compile: bool = False

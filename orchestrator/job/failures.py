@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.failure import ECHO
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -125,10 +127,7 @@ RULES = (
         "collective",
         "a peer was lost or stuck and none said why: look at every rank's log, and at the network",
         types=("DistBackendError", "DistNetworkError", "DistStoreError"),
-        pattern=r"connection (was )?(reset|closed|refused)|socket.* (closed|timeout|timed out)"
-        r"|gloo.*(timed out|timeout)|timed out waiting \d*|wait timeout|watchdog caught collective"
-        r"|nccl (error|communicator was aborted|operation .* failed)|nccl(System|Remote|Internal)"
-        r"Error|broken pipe|pair closure|process group .*(aborted|terminat)",
+        pattern=ECHO.pattern,
     ),
     Rule(
         "time_out",

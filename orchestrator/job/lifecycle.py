@@ -269,7 +269,7 @@ class Job:
             "stage": self.config.stage.name,
             "status": status,
             "attempts": 1,
-            "steps": standing.step,
+            "steps": standing.step if self.plan.outline.steps else 0,
             "tokens": standing.tokens or None,
             "wall_s": round(seconds, 3),
             "tokens_per_second": outcome.tokens_per_second if outcome else None,

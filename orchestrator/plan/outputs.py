@@ -3,12 +3,8 @@
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from data.messages import size
-
-if TYPE_CHECKING:
-    from orchestrator.plan.planning import Plan
 
 
 class DiskTooSmall(ValueError):
@@ -32,15 +28,22 @@ def check_outputs(folder: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def check_disk(plan: "Plan", free: int) -> None:
-    """Raise DiskTooSmall unless the checkpoints fit into `free` bytes."""
-    needed, each, most = plan.disk_bytes, plan.checkpoint_bytes, plan.most_checkpoints
+def check_disk(outputs: str, *, each: int, most: int, kept: int, free: int) -> None:
+    """Raise DiskTooSmall unless the checkpoints fit where run folders go.
+
+    Args:
+        outputs: that folder.
+        each: bytes of one checkpoint.
+        most: how many of them are on the disk at once.
+        kept: how many stay.
+        free: bytes of the disk.
+    """
+    needed = most * each
     if needed <= free:
         return
-    kept = plan.checkpoints_kept
     fewer = "stage.checkpoints_kept=1 or " if kept > 1 else ""
     raise DiskTooSmall(
-        f"outputs={plan.config.outputs} needs {size(needed)} for checkpoints, {size(free)} are "
+        f"outputs={outputs} needs {size(needed)} for checkpoints, {size(free)} are "
         f"free: {size(each)} each, at most {most} at once with stage.checkpoints_kept={kept}; "
         f"try {fewer}outputs=FOLDER on another disk"
     )

@@ -78,6 +78,16 @@ class Plan:
         """What all checkpoints take at once."""
         return self.most_checkpoints * self.checkpoint_bytes
 
+    def check_disk(self, free: int) -> None:
+        """Raise DiskTooSmall unless the checkpoints fit into so many bytes."""
+        check_disk(
+            self.config.outputs,
+            each=self.checkpoint_bytes,
+            most=self.most_checkpoints,
+            kept=self.checkpoints_kept,
+            free=free,
+        )
+
     @property
     def memory(self) -> Memory:
         """State of one worker, all models together."""
@@ -173,7 +183,7 @@ def make_plan(config: JobConfig, say: Callable[[str], None]) -> Plan:
     weights = find_weights(rough.outline) if start is None else {}
     config = pinned(config, weights)
     free = check_outputs(Path(config.outputs))
-    check_disk(rough, free)
+    rough.check_disk(free)
     devices = check_fits(config.resources)
     ready = STAGES[config.stage.name].driver.prepare(config, start, say)
     return Plan(config, ready.outline, ready, free, devices, weights)

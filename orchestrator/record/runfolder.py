@@ -138,6 +138,7 @@ def _git(source: Path, *arguments: str) -> str | None:
             ["git", "-C", str(source), *arguments],
             capture_output=True,
             text=True,
+            errors="replace",  # a diff is in the encoding of the files
             timeout=20,
             check=True,
         )

@@ -50,7 +50,10 @@ def backend(device: torch.device) -> str:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the job's torch.distributed group for the time of the block. Every rank calls it."""
+    """Join the job's torch.distributed group for the time of the block. Every rank calls it.
+
+    After an error on a GPU the process is of no further use, and should end: its group stays.
+    """
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group(
@@ -58,9 +61,13 @@ def process_group(device: torch.device) -> Iterator[None]:
     )
     try:
         yield
-    finally:
-        # After an error peers may be gone: destroy, unlike a barrier, waits for nobody.
-        dist.destroy_process_group()
+    except BaseException:
+        # On gloo, destroy waits for nobody. On nccl it waits for the peers of this host, which wait
+        # for this rank in a collective: the error would be told when that times out, or never.
+        if device.type == "cpu" or world_size() == 1:
+            dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
 
 
 def sum_over_ranks(values: Sequence[float], device: torch.device) -> list[float]:
@@ -107,9 +114,3 @@ def gather_on_rank_0(value: T) -> list[T] | None:
     values: list[Any] | None = [None] * world_size() if rank() == 0 else None
     dist.gather_object(value, values)
     return values
-
-
-def barrier() -> None:
-    """Wait until every rank is here."""
-    if world_size() > 1:
-        dist.barrier()

@@ -36,7 +36,7 @@ class NothingToTrainOn(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Trained:
     """How a call of `fit` ended."""
 
     step: int
@@ -131,7 +131,7 @@ def fit(
     evaluate: Callable[[int], None],
     save: Callable[[int], None],
     should_stop: Callable[[], bool],
-) -> Outcome:
+) -> Trained:
     """Train from `start_step` to the end of the schedule or until a stop. Every rank calls it.
 
     Args:
@@ -193,7 +193,7 @@ def fit(
             saved_step = step
     if saved_step != step:
         save(step)
-    return Outcome(step, trained_weight, training_seconds, stopped=step < schedule.steps)
+    return Trained(step, trained_weight, training_seconds, stopped=step < schedule.steps)
 
 
 @torch.no_grad()
@@ -231,9 +231,9 @@ def _randomness(seed: int, batch: MicroBatch, device: torch.device) -> Iterator[
     """
     digest = hashlib.blake2b(f"dropout {seed}".encode(), digest_size=8).digest()
     run = np.frombuffer(digest, dtype=np.int64)  # (1,)
-    seeds = torch.from_numpy(run + batch.sample_ids).to(device)  # (B,); sums wrap around
-    torch.manual_seed(int(seeds[0]))
-    with keyed(seeds):
+    seeds = run + batch.sample_ids  # (B,); sums wrap around
+    torch.manual_seed(int(seeds[0]))  # on the CPU: reading one back would wait for the GPU
+    with keyed(torch.from_numpy(seeds).to(device)):
         yield
 
 

@@ -55,8 +55,8 @@ def build_role(
     Raises:
         DifferentState: the saved state is that of another model or optimizer.
     """
-    reader = None if resumed is None else resumed[0]
-    if resumed is None and config.model.weights is not None:
+    reader, resumed_step = resumed or (None, None)
+    if reader is None and config.model.weights is not None:
         reader = checkpoint.open_weights(
             Path(config.model.weights), config.model.weights_role, verified=True
         ).reader
@@ -68,8 +68,7 @@ def build_role(
         seed=seed,
         micro_batch=micro_batch,
         accumulation_steps=accumulation_steps,
-        reader=reader if resumed is None else None,
+        reader=reader,
+        resumed_step=resumed_step,
     )
-    if resumed is not None:
-        built.load_state(*resumed)
     return Role(name, config, built)

@@ -28,7 +28,7 @@ class Slice:
     """Place of the first element in the flattened parameter."""
     tensors: dict[str, Tensor]
     """WEIGHT, and what the optimizer keeps by its own names (exp_avg, momentum_buffer, ...); each
-    (length,) and fp32, on whatever device it was found."""
+    (length,), on whatever device it was found; fp32 where it is to be saved."""
 
     @property
     def length(self) -> int:

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import models
-from data.files import sha256_file
+from data.files import json_sha256, sha256_file
 from orchestrator.training import checkpoint, distributed
 from orchestrator.training.checkpoint import SavedRole
 from tests.orchestrator import tiny
@@ -139,7 +139,7 @@ def test_a_lost_moment_or_step_count_would_show_in_those_losses(one, runs, saved
     if lost == "step":
         manifest["step"] = 1
     del manifest["digest"]
-    manifest["digest"] = checkpoint.digest(manifest)
+    manifest["digest"] = json_sha256(manifest)
     (spoiled / "manifest.json").write_text(json.dumps(manifest))
     chosen = {name: tiny.job(name) for name in ("torch", "zero1", "zero3")}
     _, losses = runs

@@ -126,6 +126,14 @@ def test_a_sweep_plans_each_job_and_leaves_no_file(corpus):
     assert list(Path.cwd().iterdir()) == []
 
 
+def test_what_a_role_has_of_its_own_may_be_a_list_or_swept():
+    words = ("plan", "stage=classify", "resources=cpu1", "engine=torch", "tracking=none")
+    answer = typed(*words, "-m", "roles.model.model.dropout=0.1,0.2")
+    assert (answer.code, answer.out.count("mlp, 4,810 parameters")) == (0, 2), answer
+    answer = typed(*words, "roles.model.model.hidden=[32,16]")
+    assert "mlp, 2,778 parameters" in answer.out, answer
+
+
 def test_a_sweep_is_refused_as_a_whole_before_its_first_job_starts(corpus):
     small = on(corpus)
     said = refused("run", *small, "-m", "stage.steps=2,abc")

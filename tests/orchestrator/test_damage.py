@@ -63,7 +63,7 @@ DAMAGE = {
     "a manifest of a later format": (
         "manifest.json",
         lambda f: f.write_text('{"format": 4, "step": 6}'),
-        "has format 4, expected 3 or 2",
+        "has format 4, and this version reads 2 and 3; use the version that wrote it",
     ),
 }
 

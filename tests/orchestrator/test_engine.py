@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import models
+from orchestrator.training.engine import build
 from orchestrator.training.optim import learning_rate
 from tests.orchestrator import tiny
 
@@ -108,6 +110,24 @@ def test_bf16_of_every_stage_stays_close_to_fp32(two, expected):
         assert losses == pytest.approx(expected[1.0][0], rel=0.03), name
         assert norms == pytest.approx(expected[1.0][1], rel=0.3), name
         assert losses != pytest.approx(expected[1.0][0], rel=1e-6), name
+
+
+def frozen_scores(names):
+    """What a frozen linear model in bf16 says of features in fp32, under each engine."""
+    scores = {}
+    for name in names:
+        settings = tiny.job(name, precision="bf16").engine
+        frozen = build(lambda: nn.Linear(8, 3), settings, None, device=torch.device("cpu"), seed=1)
+        scores[name] = frozen.forward(torch.arange(16.0).view(2, 8)).tolist()
+    return scores
+
+
+def test_a_frozen_model_in_bf16_takes_features_in_fp32(one):
+    torch.manual_seed(1)
+    features = torch.arange(16, dtype=torch.bfloat16).view(2, 8)
+    expected = nn.Linear(8, 3).bfloat16()(features).tolist()
+    for name, scores in one.run(frozen_scores, ("torch", "zero0", "zero3"))[0].items():
+        assert scores == expected, name
 
 
 def test_offloaded_optimizer_state_gives_the_same_losses(two, expected):

@@ -131,6 +131,10 @@ def test_the_scores_stand_on_the_checkpoints_own_model_in_mlflow(corpus, tmp_pat
             "where run_id = ?",
             [result["mlflow_run_id"]],
         ).fetchall()
+        points = store.execute(
+            "select key, count(*) from metrics where run_uuid = ? group by key",
+            [result["mlflow_run_id"]],
+        ).fetchall()
         inputs = store.execute(
             "select destination_id from inputs where source_id = ? and source_type = 'RUN_INPUT'",
             [result["mlflow_run_id"]],
@@ -141,6 +145,7 @@ def test_the_scores_stand_on_the_checkpoints_own_model_in_mlflow(corpus, tmp_pat
     assert scores == pytest.approx(result["metrics"])
     assert {row[3] for row in rows} == {"text/validation"}
     assert inputs == [(models[0][0],)]
+    assert {count for _, count in points} == {1}, "the run has each score once"
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,16 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(run, mon
     assert "1 kB are free there" in refused("export", str(run), "out")
 
 
+def test_a_disk_needs_room_for_the_role_that_is_exported_alone(tmp_path, monkeypatch):
+    roles = {"policy": Plain(width=96).role(), "critic": Plain(width=8).role()}
+    found = checkpoint.save(tmp_path, 1, roles, None, {})
+    usage = shutil.disk_usage(".")._replace(free=2000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    assert typed("export", str(found.path), str(tmp_path / "out"), "--role", "critic").code == 0
+    said = refused("export", str(found.path), str(tmp_path / "big"), "--role", "policy")
+    assert "big needs 79.9 kB, 2 kB are free there" in said
+
+
 def test_a_disk_that_fills_up_is_one_sentence_and_leaves_nothing(run):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))

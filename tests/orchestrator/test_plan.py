@@ -14,7 +14,7 @@ from orchestrator.config import (
     ResourcesConfig,
 )
 from orchestrator.plan.memory import memory_of
-from orchestrator.plan.outputs import DiskTooSmall, check_disk
+from orchestrator.plan.outputs import DiskTooSmall
 from orchestrator.plan.planning import rough_plan
 from orchestrator.stages import saved
 from orchestrator.stages.pretrain.stage import PretrainConfig
@@ -146,9 +146,9 @@ def test_the_weights_of_every_role_have_a_line(corpus):
 
 def test_too_little_disk_is_refused_with_the_sizes():
     plan = rough_plan(job(steps=9, checkpoint_every=1, checkpoints_kept=2))
-    check_disk(plan, 3 * plan.checkpoint_bytes)
+    plan.check_disk(3 * plan.checkpoint_bytes)
     with pytest.raises(DiskTooSmall, match=r"try stage\.checkpoints_kept=1"):
-        check_disk(plan, 3 * plan.checkpoint_bytes - 1)
+        plan.check_disk(3 * plan.checkpoint_bytes - 1)
 
 
 @pytest.fixture

@@ -49,6 +49,21 @@ def test_the_commit_and_a_hash_of_what_differs_from_it_are_recorded(tmp_path):
     assert code["commit"] == (head.stdout.strip() if head.returncode == 0 else None)
 
 
+def test_a_change_in_a_file_of_another_encoding_is_recorded_too(tmp_path, monkeypatch):
+    source = tmp_path / "source"
+    text = source / "words.txt"
+    source.mkdir()
+    text.write_bytes(b"a\n")
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "words"]):
+        who = ["-c", "user.name=a", "-c", "user.email=a@localhost"]
+        subprocess.run(["git", "-C", source, *who, *words], check=True)
+    text.write_bytes("für\n".encode("latin-1"))
+    monkeypatch.setattr(runfolder, "__file__", str(source / "orchestrator/record/runfolder.py"))
+    folder = runfolder.create(JobConfig(outputs=str(tmp_path / "outputs")), [])
+    code = json.loads((folder / "code.json").read_text())
+    assert (code["dirty"], len(code["diff_sha256"])) == (True, 64)
+
+
 def test_latest_moves_on_also_when_the_outputs_folder_was_moved(tmp_path):
     """The link is relative, so a copied outputs folder points into itself."""
     runfolder.create(JobConfig(outputs=str(tmp_path / "a")), [])

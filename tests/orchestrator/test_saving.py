@@ -1,7 +1,9 @@
 """What is written and read: exact, in order, once, and never when it must not be."""
 
+import errno
 import hashlib
 import json
+import os
 import resource
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import models
 from models.configs import GPTConfig
 from orchestrator.record.checkpoints import CheckpointError, Retention, finding
 from orchestrator.training import checkpoint, distributed
-from orchestrator.training.checkpoint.tensorfile import CHUNK, TensorWriter
+from orchestrator.training.checkpoint.tensorfile import CHUNK, HashedFile, TensorWriter
 from orchestrator.training.state import WEIGHT, DifferentState
 from tests.orchestrator.plain import KEYS, Plain, bytes_read, check_equal
 
@@ -225,6 +227,21 @@ def test_a_rank_that_cannot_write_ends_the_save_on_all_and_leaves_the_one_before
     assert "step_00000003.partial" in second[1]
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
     assert checkpoint.find(tmp_path / "step_00000001").step == 1
+
+
+def test_a_disk_that_fails_while_it_flushes_is_told_with_the_file(tmp_path, monkeypatch):
+    def fail(descriptor):
+        raise OSError(errno.EIO, "Input/output error")
+
+    def write_until_told():
+        with HashedFile(tmp_path / "file") as file:
+            while True:  # the thread that flushes may not have begun yet
+                file.write(b"x")
+
+    monkeypatch.setattr(os, "fdatasync", fail)
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        write_until_told()
+    assert caught.value.filename == str(tmp_path / "file")
 
 
 def test_state_that_no_rank_or_two_ranks_hold_is_not_published(tmp_path):

@@ -17,6 +17,7 @@ from orchestrator.record.lines import read
 from orchestrator.record.mlflow import Done, NoMirror, State, start_mirror
 from orchestrator.record.mlflow.description import Description
 from orchestrator.record.mlflow.mirror import ENVIRONMENT, new_state
+from orchestrator.record.mlflow.sending import LONGEST_WAIT, pause
 from tests.orchestrator.tracked import (
     COUNT_STEPS,
     ROOT,
@@ -231,6 +232,20 @@ def test_a_killed_mirror_is_replaced_at_the_end_and_a_resumed_job_goes_on_in_the
         *(("train/tokens_per_second", step) for step in range(16, 21)),
         ("validation/loss", 20),
     }, "the loss of steps 16 to 20 is as it was, so it has one point per step"
+
+
+@pytest.mark.parametrize("left", ["", '{"tracking_uri": "sqli'])
+def test_a_state_that_a_power_cut_has_taken_is_begun_again(tmp_path, left):
+    config = TrackingConfig()
+    new_state(tmp_path, config, tmp_path).save(tmp_path)
+    assert State.load(tmp_path) == new_state(tmp_path, config, tmp_path)
+    (tmp_path / "mlflow.json").write_text(left)
+    assert State.load(tmp_path) is None
+
+
+def test_the_pause_between_two_tries_is_short_however_often_the_store_was_away():
+    assert [pause(failures) for failures in (1, 2, 3)] == [1, 2, 4]
+    assert pause(100_000) == LONGEST_WAIT
 
 
 def test_disabled_tracking_starts_nothing(outputs):

@@ -11,7 +11,6 @@ from orchestrator.record.checkpoints.manifest import (
     TOKENIZER,
     Checkpoint,
     CheckpointError,
-    digest,
     folder_name,
     read,
 )
@@ -23,7 +22,6 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "Retention",
-    "digest",
     "find",
     "folder_name",
     "newest_valid",

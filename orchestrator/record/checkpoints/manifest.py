@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import models
+from data.files import json_sha256
 from data.order.state import DataState
 from models.configs import ModelConfig
 
@@ -202,7 +203,7 @@ def to_text(
         "files": {name: file.to_dict() for name, file in files.items()},
         "facts": dict(facts),
     }
-    return json.dumps({**manifest, "digest": digest(manifest)})
+    return json.dumps({**manifest, "digest": json_sha256(manifest)})
 
 
 def parse(path: Path, text: bytes) -> Checkpoint:
@@ -214,8 +215,11 @@ def parse(path: Path, text: bytes) -> Checkpoint:
         raise CheckpointError(f"{file} is damaged ({error}); use an older checkpoint") from None
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found not in (FORMAT, WHOLE_TENSORS):
-        raise CheckpointError(f"{file} has format {found}, expected {FORMAT} or {WHOLE_TENSORS}")
-    if manifest.pop("digest", None) != digest(manifest):
+        raise CheckpointError(
+            f"{file} has format {found}, and this version reads {WHOLE_TENSORS} and {FORMAT}; use "
+            "the version that wrote it"
+        )
+    if manifest.pop("digest", None) != json_sha256(manifest):
         raise CheckpointError(
             f"{file} is damaged: it differs from its own digest; use an older checkpoint"
         )
@@ -239,8 +243,3 @@ def read(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path} is not a checkpoint: it has no {MANIFEST}") from None
     except OSError as error:
         raise CheckpointError(f"{file} can't be read: {error.strerror}") from None
-
-
-def digest(facts: Mapping[str, Any]) -> str:
-    """sha256 of plain data, independent of the order of its keys."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -1,6 +1,7 @@
 """Which checkpoints of a run stay on the disk."""
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.record.checkpoints.finding import check_sizes, published
@@ -47,6 +48,8 @@ class Retention:
 
 
 def _delete(path: Path) -> None:
-    # The manifest goes first, so that a half-deleted folder is not taken for a checkpoint.
-    (path / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(path)
+    # The manifest goes first, so that a half-deleted folder is not taken for a checkpoint. What a
+    # file system keeps for now is tried again after the next save; training goes on.
+    with suppress(OSError):
+        (path / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(path)

@@ -69,11 +69,14 @@ class State:
 
     @staticmethod
     def load(folder: Path) -> "State | None":
-        """The state of a run folder. None: it was never tracked."""
-        path = folder / STATE
-        if not path.exists():
+        """The state of a run folder. None: it was never tracked, or a power cut took the file.
+
+        What it said is then found again: sending a run folder anew doubles nothing.
+        """
+        try:
+            written = json.loads((folder / STATE).read_text())
+        except (FileNotFoundError, ValueError):
             return None
-        written = json.loads(path.read_text())
         return State(**{f.name: written[f.name] for f in fields(State) if f.name in written})
 
     def save(self, folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.record.mlflow.points import Datasets, Point
+from orchestrator.record.mlflow.points import Datasets, Point, Points
 from orchestrator.record.mlflow.sink import Sink, key
 
 if TYPE_CHECKING:
@@ -16,9 +16,9 @@ class Origins:
     One that this store has never seen leaves its hash in the tags of the run.
     """
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, points: Points) -> None:
         """Nothing is tied yet."""
-        self._sink = sink
+        self._sink, self._points = sink, points
 
     def link(self, event: dict[str, Any]) -> None:
         """Make the model of an event `weights` an input of the run."""
@@ -37,10 +37,12 @@ class Origins:
         model = self._find(event)
         if model is None:
             return
-        metrics = []
+        step, metrics = int(event["step"]), []
+        times = self._points.first_times(step)  # with which the run has these points already
         for metric, value in event["metrics"].items():
             name, digest = datasets.of(metric)
-            point = Point(key(metric), value, event["time_ms"], int(event["step"]))
+            time_ms = times.get((metric, repr(value)), event["time_ms"])
+            point = Point(key(metric), value, time_ms, step)
             metrics.append(
                 Metric(
                     *point,

@@ -47,7 +47,7 @@ class Replay:
         self.run_id = self._open_run(state.experiment_id)
         self.sink = Sink(self.client, self.run_id)
         self.checkpoints = CheckpointModels(folder, state, self.sink, self.points)
-        self.origins = Origins(self.sink)
+        self.origins = Origins(self.sink, self.points)
         self.datasets = self._datasets_sent()
         self.described = False
 

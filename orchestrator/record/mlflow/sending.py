@@ -104,10 +104,18 @@ def follow(folder: Path, state: State, driver: int | None) -> None:
             said = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             log.error("could not send, will try again: %s", said, exc_info=driver is not None)
             failures += 1
-            wait = min(0.5 * 2**failures, LONGEST_WAIT)
+            wait = pause(failures)
         if deadline is not None and time.monotonic() > deadline:
             log.error("gave up: %s", outcome(folder))
             return
+
+
+def pause(failures: int) -> float:
+    """Seconds until the next try: 1 after the first failure in a row, then twice as long each time.
+
+    A store may be away for days, so the power is bounded, too: 2.0**1024 is no float.
+    """
+    return min(0.5 * 2.0 ** min(failures, 10), LONGEST_WAIT)
 
 
 def _driver_left(driver: int | None, seconds: float) -> bool:

@@ -28,7 +28,7 @@ from orchestrator.stages.run import Run
 from orchestrator.training import distributed
 from orchestrator.training.engine import Engine
 from orchestrator.training.hardware import device_name
-from orchestrator.training.loop import Metrics, Outcome, Schedule, evaluate, fit
+from orchestrator.training.loop import Metrics, Schedule, Trained, evaluate, fit
 from orchestrator.training.objectives import Summed, classification
 from orchestrator.training.optim import learning_rate
 from orchestrator.training.roles import build_role
@@ -102,7 +102,7 @@ class Training:
         )
         self.checkpoints.resumed()
 
-    def fit(self) -> Outcome:
+    def fit(self) -> Trained:
         """Train to the last step, or until a stop."""
         stage, batch, optim = self.stage, self.config.batch, self.model.config.optim
         assert optim is not None  # the role is trained

@@ -102,7 +102,7 @@ def evaluate(config: JobConfig, inputs: Inputs, run: Run) -> Result:
                 f"{low:.3f} to {high:.3f}",
             )
         )
-    run.log(0, metrics)
+    run.log(inputs.checkpoint["step"], metrics)
     run.event("evaluated", **inputs.checkpoint, split=stage.split, metrics=metrics)
     interval = f"{100 * stage.confidence:g}%"
     columns = ("dataset", "documents", "tokens", "loss", "perplexity", "bits/byte", interval)

@@ -18,7 +18,7 @@ from orchestrator.stages.result import Result
 from orchestrator.stages.run import Run
 from orchestrator.training import distributed
 from orchestrator.training.hardware import device_name, peak_flops
-from orchestrator.training.loop import Metrics, Outcome, Schedule, evaluate, fit
+from orchestrator.training.loop import Metrics, Schedule, Trained, evaluate, fit
 from orchestrator.training.optim import learning_rate
 from orchestrator.training.roles import build_role
 
@@ -76,7 +76,7 @@ class Training:
         self._peak = peak_flops(run.device, role.engine.precision)
         self._flops = flops_per_token(role.model, config.data.sequence_length)
 
-    def fit(self) -> Outcome:
+    def fit(self) -> Trained:
         """Train to the last step, or until a stop."""
         config, stage, optim = self.config, self.stage, self.model.config.optim
         assert optim is not None  # the role is trained

@@ -6,6 +6,7 @@ tokenizer. Anything that reads safetensors can use it.
 """
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from orchestrator.record.checkpoints.manifest import (
     read,
 )
 from orchestrator.training.checkpoint.reading import WholeTensors, open_role, read_whole
-from orchestrator.training.checkpoint.tensorfile import HashedFile, TensorWriter
+from orchestrator.training.checkpoint.tensorfile import ITEM, HashedFile, TensorWriter
 from orchestrator.training.state import StateReader
 
 MODEL = "model.json"
@@ -58,7 +59,7 @@ def export(checkpoint: Checkpoint, folder: Path, role: str | None = None) -> Pat
     if folder.exists():
         raise CheckpointError(f"{folder} exists already; name a new folder, or remove this one")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    needed = sum(file.bytes for path, file in checkpoint.files.items() if "weights-" in path)
+    needed = sum(ITEM * math.prod(reader.shape(tensor)) for tensor in reader.names())
     if (free := shutil.disk_usage(folder.parent).free) < needed:
         raise CheckpointError(
             f"{folder} needs {size(needed)}, {size(free)} are free there; "
@@ -129,7 +130,7 @@ def _open_exported(folder: Path, role: str | None, verified: bool) -> Weights:
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / MODEL} is damaged ({error}); export it again") from None
     if role not in (None, has):
-        raise CheckpointError(f"{folder} has the role {has}, not {role}")
+        raise CheckpointError(f"{folder} has the role {has}, not {role}; name that")
     for name, file in ({} if verified else files).items():
         if not (folder / name).is_file() or sha256_file(folder / name) != file["sha256"]:
             raise CheckpointError(f"{folder / name} is missing or damaged; export it again")

@@ -65,10 +65,10 @@ class HashedFile:
         with naming(self._path):
             while left:
                 left = left[self._file.write(left) :]
+            if self._flushing.done():
+                self._flushing.result()
+                self._flushing = self._threads.submit(os.fdatasync, self._file.fileno())
         self._bytes += len(data)
-        if self._flushing.done():
-            self._flushing.result()
-            self._flushing = self._threads.submit(os.fdatasync, self._file.fileno())
 
     def _hash(self, data: memoryview, check: Callable[[memoryview], None] | None) -> None:
         if check is not None:

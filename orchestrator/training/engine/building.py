@@ -22,6 +22,7 @@ def build(
     micro_batch: int = 1,
     accumulation_steps: int = 1,
     reader: StateReader | None = None,
+    resumed_step: int | None = None,
 ) -> Engine:
     """An engine around a new model. Every rank calls it, with the same arguments.
 
@@ -34,7 +35,9 @@ def build(
         seed: of the initial weights; they depend on it alone, whatever the engine.
         micro_batch: samples of one forward pass on one rank.
         accumulation_steps: micro-batches of one optimizer step on one rank.
-        reader: saved weights to start from, in place of random ones.
+        reader: saved state to start from, in place of random weights.
+        resumed_step: optimizer steps after which the reader's state was saved; the optimizer goes
+            on from its own. None: only the weights are taken.
 
     Raises:
         DifferentState: the reader holds the weights of another model.
@@ -70,5 +73,5 @@ def build(
                 made, settings, optim, device=device, seed=seed, draw=reader is None
             )
     if reader is not None:
-        engine.load_state(reader, 0, optimizer=False)
+        engine.load_state(reader, resumed_step or 0, optimizer=resumed_step is not None)
     return engine

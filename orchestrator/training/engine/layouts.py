@@ -26,7 +26,10 @@ class Layout(Protocol):
         """Make the optimizer's state as after `step` steps, to be filled."""
 
     def load(self, reader: StateReader) -> None:
-        """Fill weights and the optimizer state that there is; then all ranks' model weights."""
+        """Fill the fp32 weights and what `create_state` has made, then the model's own weights.
+
+        Every rank calls it: a rank's model may hold weights that other ranks have read.
+        """
 
 
 class WholeLayout:

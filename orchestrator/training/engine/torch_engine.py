@@ -44,7 +44,9 @@ class TorchEngine:
         self._state_keys = whole.state_keys(model, self._optimizer)
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
-        """What the model returns for these inputs."""
+        """What the model returns for these inputs; floating-point ones in its precision."""
+        inputs = tuple(cast(value, self._dtype) for value in inputs)
+        named = {name: cast(value, self._dtype) for name, value in named.items()}
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
             return self._forward(*inputs, **named)
 
@@ -93,6 +95,13 @@ class TorchEngine:
         if self._optim is None or self._optimizer is None:
             raise RuntimeError("this engine was built without an optimizer: its model is frozen")
         return self._optim, self._optimizer
+
+
+def cast(value: Any, dtype: torch.dtype) -> Any:
+    """A floating-point tensor in this precision; anything else as it is."""
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return value.to(dtype)
+    return value
 
 
 def clip(model: nn.Module, limit: float | None) -> float:

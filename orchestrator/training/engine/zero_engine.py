@@ -14,7 +14,7 @@ from orchestrator.training import optim as optimizers
 from orchestrator.training.engine import layouts, whole
 from orchestrator.training.engine.importing import import_deepspeed, quiet
 from orchestrator.training.engine.sharding import Sharding
-from orchestrator.training.engine.torch_engine import clip
+from orchestrator.training.engine.torch_engine import cast, clip
 from orchestrator.training.materialise import materialise
 from orchestrator.training.state import Slice, StateReader, check_optimizer, check_parameters
 
@@ -64,8 +64,9 @@ class ZeroEngine:
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """What the model returns for these inputs; floating-point ones in its precision."""
-        inputs = tuple(self._cast(value) for value in inputs)
-        return self._engine(*inputs, **{name: self._cast(v) for name, v in named.items()})
+        inputs = tuple(cast(value, self._dtype) for value in inputs)
+        named = {name: cast(value, self._dtype) for name, value in named.items()}
+        return self._engine(*inputs, **named)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient; DeepSpeed averages over ranks, so the sum needs the factor W."""
@@ -112,11 +113,6 @@ class ZeroEngine:
         if stage == 0:
             return layouts.WholeLayout(self.model, self._optimizer)
         return layouts.FlatLayout(self.model, self._optimizer)
-
-    def _cast(self, value: Any) -> Any:
-        if isinstance(value, Tensor) and value.is_floating_point():
-            return value.to(self._dtype)
-        return value
 
     def _cast_parameter(self, parameter: nn.Parameter) -> None:
         parameter.data = parameter.data.to(self._dtype)
