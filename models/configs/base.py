@@ -1,6 +1,7 @@
 """What every family of models has, and what families of one kind share."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from models.configs.checks import check_size
 
@@ -12,6 +13,9 @@ class ModelConfig:
     Raises:
         ValueError: from the constructor, for a value that no model can have.
     """
+
+    shapeless: ClassVar[tuple[str, ...]] = ()
+    """Settings that change what given weights compute and that no tensor's shape tells."""
 
     family: str = ""
     """Name of the architecture in models.MODELS."""

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from models.configs.base import LanguageModelConfig
 from models.configs.checks import (
@@ -24,6 +25,10 @@ class GPTConfig(LanguageModelConfig):
     Raises:
         ValueError: from the constructor, for a value or a combination that cannot work.
     """
+
+    shapeless: ClassVar[tuple[str, ...]] = (
+        *("heads", "norm", "positions", "activation", "rotary_base", "norm_eps"),
+    )
 
     family: str = "gpt"
     layers: int = 4

@@ -1,6 +1,7 @@
 """A multilayer perceptron, as its sizes and choices."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from models.configs.base import ClassifierConfig
 from models.configs.checks import check_choice, check_probability, check_size
@@ -16,6 +17,8 @@ class MLPConfig(ClassifierConfig):
     Raises:
         ValueError: from the constructor, for a value that cannot work.
     """
+
+    shapeless: ClassVar[tuple[str, ...]] = ("activation",)
 
     family: str = "mlp"
     hidden: list[int] = field(default_factory=lambda: [64])

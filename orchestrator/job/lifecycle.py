@@ -47,6 +47,7 @@ def execute(config: JobConfig, overrides: Sequence[str], asked: float) -> int:
 
     `asked` is when the user asked for it, by `time.monotonic`.
     """
+    torchrun.check_launcher(config)
     if torchrun.is_follower(config):
         return _follow(config)
     outline = STAGES[config.stage.name].driver.outline(config)

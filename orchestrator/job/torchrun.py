@@ -26,6 +26,17 @@ def is_follower(config: JobConfig) -> bool:
     return config.resources.launcher == "inline" and os.environ.get("RANK", "0") != "0"
 
 
+def check_launcher(config: JobConfig) -> None:
+    """Raise ValueError if torchrun has started several processes, each of which would be a job."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if config.resources.launcher != "inline" and several and "TORCHELASTIC_RUN_ID" in os.environ:
+        raise ValueError(
+            f"resources.launcher={config.resources.launcher} would start a job in each of the "
+            f"{os.environ['WORLD_SIZE']} processes of torchrun; add resources=inline, or leave "
+            "torchrun out"
+        )
+
+
 @contextmanager
 def leading(config: JobConfig) -> Iterator[Callable[[Assignment], None]]:
     """Rank 0, from its start until its part is done; yields how to hand out the assignment.

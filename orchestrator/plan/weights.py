@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import models
 from models.configs import ModelConfig
 from orchestrator.config import JobConfig
 from orchestrator.stages import Outline
@@ -58,12 +57,10 @@ def _open(role: str, model: ModelConfig) -> "Weights":
 
 
 def _check_settings(model: ModelConfig, saved: ModelConfig | None) -> None:
-    """Compare what shows in no shape, such as the number of heads."""
+    """Compare what the weights would compute otherwise, such as the number of heads."""
     if saved is None:
         return
-    theirs = models.config_to_dict(saved)
-    for name, value in models.config_to_dict(model).items():
-        if value != theirs.get(name) and name != "dropout":
-            raise ValueError(
-                f"model.{name}={value} must be {theirs.get(name)}, as the weights were trained"
-            )
+    for name in ("family", *model.shapeless):
+        ours, theirs = getattr(model, name), getattr(saved, name, None)
+        if ours != theirs:
+            raise ValueError(f"model.{name}={ours} must be {theirs}, as the weights were trained")

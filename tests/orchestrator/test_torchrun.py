@@ -64,6 +64,15 @@ def test_variables_that_torchrun_left_behind_start_no_store(launcher, left_over,
         hand_out(Assignment(config, Path("run"), None))
 
 
+def test_torchrun_with_a_job_of_ray_in_each_process_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    torchrun.check_launcher(JobConfig(resources=ResourcesConfig(launcher="ray")))  # left over
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    torchrun.check_launcher(INLINE)
+    with pytest.raises(ValueError, match="2 processes of torchrun; add resources=inline"):
+        torchrun.check_launcher(JobConfig(resources=ResourcesConfig(launcher="ray")))
+
+
 def test_a_refused_job_ends_on_every_rank_with_one_message(tmp_path):
     words = [word for word in on(Path("nowhere")) if not word.startswith("engine=")]
     done = subprocess.run(

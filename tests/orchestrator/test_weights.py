@@ -136,6 +136,17 @@ def test_a_run_goes_on_without_the_weights_that_it_began_with(corpus, tmp_path):
     assert not [e for e in events if e["event"] == "weights"]
 
 
+def test_settings_that_change_nothing_that_the_weights_compute_may_differ(corpus):
+    words = (
+        "model.dropout=0.2",
+        "model.init_std=0.5",
+        "model.kv_heads=2",
+        "model.max_positions=64",
+    )
+    answer = typed("plan", *on(corpus), f"model.weights={trained(corpus)}", *words)
+    assert answer.code == 0, answer
+
+
 def test_weights_that_are_not_there_are_refused(corpus):
     assert "nowhere does not exist" in refused("run", *on(corpus), "model.weights=nowhere")
     words = (f"model.weights={trained(corpus)}", "model.weights_role=critic")
