@@ -6,15 +6,19 @@ the imports take is reported apart.
 
     python tests/benchmarks/starting.py [--million 110] [--stages 3] [--processes 1 2 4]
 
-It ends with what `plan` says of an 8B model, which no small machine can start.
+Every model starts with random weights and with those of a checkpoint. It ends with what `plan` says
+of an 8B model, which no small machine can start.
 """
 
 import argparse
 import gc
 import sys
+import tempfile
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -55,14 +59,27 @@ def forget() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def start(role: RoleConfig) -> tuple[float, float, float]:
+def save(model: GPTConfig, root: Path) -> Path:
+    """A checkpoint of the model, on one rank."""
+    import torch
+
+    from orchestrator.training import checkpoint, engine
+
+    built = engine.build(model, EngineConfig(name="torch"), None, device=torch.device("cpu"))
+    saved = {"model": checkpoint.SavedRole(built.state, model, None)}
+    return checkpoint.save(root, 1, saved, None, {}).path
+
+
+def start(role: RoleConfig, weights: Path | None) -> tuple[float, float, float]:
     """Bytes of a process before, and its growth: most while starting, and after two steps."""
     import torch
 
-    from orchestrator.training import engine
+    from orchestrator.training import checkpoint, engine
 
-    def build(model: GPTConfig) -> engine.Engine:
-        return engine.build(model, role.engine, role.optim, device=torch.device("cpu"))
+    def build(model: GPTConfig, weights: Path | None = None) -> engine.Engine:
+        reader = checkpoint.open_weights(weights, verified=True).reader if weights else None
+        device = torch.device("cpu")
+        return engine.build(model, role.engine, role.optim, device=device, reader=reader)
 
     def step(trainer: engine.Engine) -> None:
         loss = trainer.forward(torch.arange(64)[None]).float().logsumexp(-1).mean()
@@ -74,7 +91,7 @@ def start(role: RoleConfig) -> tuple[float, float, float]:
     gc.collect()
     before = resident("VmRSS")
     forget()
-    trainer = build(role.model)
+    trainer = build(role.model, weights)
     peak = resident("VmHWM") - before
     for _ in range(2):
         step(trainer)
@@ -94,22 +111,18 @@ def main() -> None:
         model = replace(model, layers=model.layers + 1)
     print(f"{parameters(model):,} parameters, {largest_layer(model):,} in the largest layer")
     print("megabytes per process: starting, planned, ratio; after two steps, planned")
-    cases = product(options.processes, options.stages, options.precisions, (OptimConfig(), None))
-    for ranks, stage, precision, optim in cases:
-        role = RoleConfig(model, EngineConfig(zero_stage=stage, precision=precision), optim)
-        plan = memory_of(RoleOutline(role, parameters(model), largest_layer(model)), ranks)
-        world = World(ranks)
-        try:
-            figures = world.run(start, role)
-        finally:
-            world.stop()
-        before, peak, after = (max(column) / MB for column in zip(*figures, strict=True))
-        print(
-            f"{ranks} processes, ZeRO {stage}, {precision}, {'trained' if optim else 'frozen':7} "
-            f"{peak:6.0f} {plan.start / MB:6.0f} {peak / (plan.start / MB):5.2f}; "
-            f"{after:6.0f} {plan.total / MB:6.0f}; with imports {before:.0f} before",
-            flush=True,
-        )
+    cases = product(
+        options.processes,
+        options.stages,
+        options.precisions,
+        (OptimConfig(), None),
+        ("random", "checkpoint"),
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        alone = World(1)
+        saved = alone.run(save, model, Path(scratch))[0]
+        alone.stop()
+        measure(model, cases, saved)
     big = llama_8b()
     print(f"llama_8b, {parameters(big):,} parameters, ZeRO 3, bf16, AdamW: gigabytes per worker")
     for workers in (8, 16, 64):
@@ -117,6 +130,26 @@ def main() -> None:
         plan = memory_of(RoleOutline(role, parameters(big), largest_layer(big)), workers)
         most, training = plan.start / 1e9, plan.total / 1e9
         print(f"{workers:3} workers: starting {most:.1f}, training {training:.1f}")
+
+
+def measure(model: GPTConfig, cases: Iterable[tuple[Any, ...]], saved: Path) -> None:
+    """A line for each case: processes, ZeRO stage, precision, optimizer, origin of the weights."""
+    for ranks, stage, precision, optim, origin in cases:
+        role = RoleConfig(model, EngineConfig(zero_stage=stage, precision=precision), optim)
+        plan = memory_of(RoleOutline(role, parameters(model), largest_layer(model)), ranks)
+        world = World(ranks)
+        try:
+            figures = world.run(start, role, saved if origin == "checkpoint" else None)
+        finally:
+            world.stop()
+        before, peak, after = (max(column) / MB for column in zip(*figures, strict=True))
+        print(
+            f"{ranks} processes, ZeRO {stage}, {precision}, {'trained' if optim else 'frozen':7} "
+            f"{origin:10} "
+            f"{peak:6.0f} {plan.start / MB:6.0f} {peak / (plan.start / MB):5.2f}; "
+            f"{after:6.0f} {plan.total / MB:6.0f}; with imports {before:.0f} before",
+            flush=True,
+        )
 
 
 def llama_8b() -> GPTConfig:
