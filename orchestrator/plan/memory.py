@@ -45,6 +45,8 @@ def memory_of(role: RoleOutline, workers: int) -> Memory:
         weight, cut = 2 if half else 4, workers if stage == 3 else 1
         held = weight * role.parameters / cut
         making = _making(role.largest_layer, weight, cut) if half or stage == 3 else 0.0
+        if stage == 3 and role.config.model.weights is not None:
+            making = 4 * role.largest_layer / cut  # only a shard at a time, as it is stored
         return Memory(weights=held, start=held + making)
     half = half and engine.name == "deepspeed"  # plain PyTorch trains fp32 weights under autocast
     weight = 2 if half else 4

@@ -135,7 +135,12 @@ def main() -> None:
 def measure(model: GPTConfig, cases: Iterable[tuple[Any, ...]], saved: Path) -> None:
     """A line for each case: processes, ZeRO stage, precision, optimizer, origin of the weights."""
     for ranks, stage, precision, optim, origin in cases:
-        role = RoleConfig(model, EngineConfig(zero_stage=stage, precision=precision), optim)
+        weights = str(saved) if origin == "checkpoint" else None
+        role = RoleConfig(
+            replace(model, weights=weights),
+            EngineConfig(zero_stage=stage, precision=precision),
+            optim,
+        )
         plan = memory_of(RoleOutline(role, parameters(model), largest_layer(model)), ranks)
         world = World(ranks)
         try:
