@@ -1,6 +1,8 @@
 """Ranks of torchrun wait for rank 0, however long it takes, and are set free when it refuses."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,9 +14,9 @@ import pytest
 
 from cluster.host.network import free_port
 from orchestrator.config import JobConfig, ResourcesConfig
-from orchestrator.job import torchrun
+from orchestrator.job import lifecycle, torchrun
 from orchestrator.job.rank import Assignment
-from tests.orchestrator.typed import on
+from tests.orchestrator.typed import on, typed
 
 ROOT = Path(__file__).parents[2]
 INLINE = JobConfig(resources=ResourcesConfig(launcher="inline"))
@@ -90,3 +92,26 @@ def test_a_refused_job_ends_on_every_rank_with_one_message(tmp_path):
     assert done.returncode != 0
     assert done.stderr.count("error: data.path=nowhere") == 1, done.stderr
     assert not (tmp_path / "outputs").exists()
+
+
+def test_data_that_a_rank_does_not_find_on_its_host_ends_with_2_and_the_folder(
+    tmp_path, monkeypatch, corpus
+):
+    """The cache of the driver is cleared between its preparation and the rank's start."""
+    cache = tmp_path / "cache"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ORCHESTRATE_CACHE", str(cache))
+    create = lifecycle.runfolder.create
+
+    def clear(*arguments):
+        shutil.rmtree(cache / "data" / "sets")
+        return create(*arguments)
+
+    monkeypatch.setattr(lifecycle.runfolder, "create", clear)
+    answer = typed("run", *on(corpus), "stage.steps=2")
+    assert answer.code == 2, answer
+    assert f"{cache}/data/sets/" in answer.out
+    assert "is not there" in answer.out
+    assert "let every host see that folder" in answer.out
+    result = json.loads(Path("outputs/latest/result.json").read_text())
+    assert (result["status"], result["error"]["class"]) == ("failed", "not_shared")
