@@ -57,8 +57,9 @@ class TrainingConfig(StageConfig):
     """Samples per optimizer step, over all ranks."""
     micro_batch_size: int | None = None
     """Samples in one forward pass on one rank. None: a rank's whole share of a step."""
-    evaluate_every: int = 100
-    """Steps between evaluations on the validation split; also after the last step."""
+    evaluate_every: int | None = 100
+    """Steps between evaluations on the validation split; also after the last step. None: once an
+    epoch where the stage counts in epochs, else after the last step alone."""
     checkpoint_every: int = 100
     """Steps between checkpoints; also after the last step, and when interrupted."""
     checkpoints_kept: int = 2
@@ -66,11 +67,12 @@ class TrainingConfig(StageConfig):
 
     def __post_init__(self) -> None:
         """Check that counts are positive."""
-        for name in ("steps", "global_batch_size", "evaluate_every", "checkpoint_every"):
+        for name in ("steps", "global_batch_size", "checkpoint_every"):
             check_at_least(f"stage.{name}", getattr(self, name), 1)
         check_at_least("stage.checkpoints_kept", self.checkpoints_kept, 1)
-        if self.micro_batch_size is not None:
-            check_at_least("stage.micro_batch_size", self.micro_batch_size, 1)
+        for name in ("micro_batch_size", "evaluate_every"):
+            if getattr(self, name) is not None:
+                check_at_least(f"stage.{name}", getattr(self, name), 1)
 
     def check_job(self, job: JobConfig) -> None:
         """Check that the global batch divides into micro-batches, and the warm-up ends in time."""

@@ -54,7 +54,7 @@ class Schedule:
     """When things are due, in optimizer steps, and the learning rate of each step."""
 
     steps: int
-    evaluate_every: int
+    evaluate_at: Callable[[int], bool]
     checkpoint_every: int
     learning_rate: Callable[[int], float]
 
@@ -115,6 +115,16 @@ class Totals:
         """Mean loss, means and counts, by names such as `prefix/loss`."""
         means = {name: x / self.weight for name, x in {"loss": self.loss, **self.means}.items()}
         return {f"{prefix}/{name}": x for name, x in {**means, **self.counts}.items()}
+
+
+def every(steps: int | None) -> Callable[[int], bool]:
+    """Due at each multiple of so many steps; None: never."""
+    return lambda step: steps is not None and step % steps == 0
+
+
+def once_an_epoch(samples: int, batch: int) -> Callable[[int], bool]:
+    """Due at the step that completes an epoch of so many samples, `batch` of them in a step."""
+    return lambda step: step * batch // samples > (step - 1) * batch // samples
 
 
 def fit(
@@ -186,7 +196,7 @@ def fit(
             f"train/{unit}": weight,
         }
         log(step, metrics)
-        if step % schedule.evaluate_every == 0 or step == schedule.steps:
+        if schedule.evaluate_at(step) or step == schedule.steps:
             evaluate(step)
         if step % schedule.checkpoint_every == 0 or step == schedule.steps:
             save(step)

@@ -11,7 +11,7 @@ from data import DataConfig, TokenizerConfig, evaluation_rows, prepare
 from orchestrator.stages.language.objective import next_token
 from orchestrator.training import distributed
 from orchestrator.training.engine import build
-from orchestrator.training.loop import NonFiniteLoss, NothingToTrainOn, evaluate
+from orchestrator.training.loop import NonFiniteLoss, NothingToTrainOn, evaluate, every
 from orchestrator.training.objectives import classification
 from orchestrator.training.state import WEIGHT
 from tests.orchestrator import tiny
@@ -175,7 +175,7 @@ def due():
         config,
         tiny.build(config),
         7,
-        schedule={"evaluate_every": 2, "checkpoint_every": 3},
+        schedule={"evaluate_at": every(2), "checkpoint_every": 3},
         save=lambda step: called.append(("save", step)),
         evaluate=lambda step: called.append(("evaluate", step)),
         log=lambda step, values: metrics.append(values),

@@ -19,7 +19,7 @@ from orchestrator.config import (
 from orchestrator.stages.language.objective import next_token
 from orchestrator.stages.pretrain.stage import PretrainConfig
 from orchestrator.training import distributed, engine
-from orchestrator.training.loop import Schedule, Trained, fit
+from orchestrator.training.loop import Schedule, Trained, every, fit
 from orchestrator.training.optim import learning_rate
 
 VOCAB, T = 61, 16
@@ -108,7 +108,9 @@ def run(
     config: JobConfig, trainer: engine.Engine, steps: int, *, start: int = 0, **hooks: Any
 ) -> Trained:
     """`fit` with what a test does not care about filled in."""
-    schedule = Schedule(steps, 10**6, 10**6, lambda step: learning_rate(config.optim, step, 20))
+    schedule = Schedule(
+        steps, every(None), 10**6, lambda step: learning_rate(config.optim, step, 20)
+    )
     nothing = {
         "trained": lambda batches: None,
         "log": lambda step, metrics: None,

@@ -54,15 +54,16 @@ def _outline(config: JobConfig, data: str, train: int | None = None) -> Outline:
     examples = batch.step * stage.steps
     flops = cost.flops_per_sample(role.model) * examples
     epochs = "" if train is None else f" = {examples / train:.3g} epochs"
-    each = "" if train is None else f" = {stage.evaluate_every * batch.step / train:.2g} epochs"
+    often = stage.evaluate_every
+    evaluated = "once an epoch" if often is None else f"every {counted(often, 'step')}"
     lines = {
         "model": f"{role.model.family}, {parameters:,} parameters",
         "data": data,
         "step": f"{counted(batch.micro, 'example')} x "
         f"{counted(batch.accumulation_steps, 'micro-step')} x "
         f"{counted(config.resources.workers, 'worker')} = {counted(batch.step, 'example')}",
-        "job": f"{counted(stage.steps, 'step')} = {examples:,} examples{epochs}; evaluated every "
-        f"{counted(stage.evaluate_every, 'step')}{each}; {flops:.3g} floating-point operations",
+        "job": f"{counted(stage.steps, 'step')} = {examples:,} examples{epochs}; evaluated "
+        f"{evaluated}; {flops:.3g} floating-point operations",
     }
     return Outline(
         stage.steps,

@@ -28,7 +28,7 @@ class ClassifyConfig(TrainingConfig):
     """Part of the examples that is never trained on, chosen by a hash of what is in each row."""
     steps: int = 450
     global_batch_size: int = 32
-    evaluate_every: int = 45
+    evaluate_every: int | None = None
     checkpoint_every: int = 225
 
     def __post_init__(self) -> None:

@@ -28,7 +28,15 @@ from orchestrator.stages.run import Run
 from orchestrator.training import distributed
 from orchestrator.training.engine import Engine
 from orchestrator.training.hardware import device_name
-from orchestrator.training.loop import Metrics, Schedule, Trained, evaluate, fit
+from orchestrator.training.loop import (
+    Metrics,
+    Schedule,
+    Trained,
+    evaluate,
+    every,
+    fit,
+    once_an_epoch,
+)
 from orchestrator.training.objectives import Summed, classification
 from orchestrator.training.optim import learning_rate
 from orchestrator.training.roles import build_role
@@ -106,7 +114,8 @@ class Training:
         """Train to the last step, or until a stop."""
         stage, batch, optim = self.stage, self.config.batch, self.model.config.optim
         assert optim is not None  # the role is trained
-        start = self.checkpoints.start
+        start, often = self.checkpoints.start, stage.evaluate_every
+        epochs = once_an_epoch(len(self.examples), batch.step)
         from_step = start.step if start else 0
         self.run.event("training", device=device_name(self.run.device), from_step=from_step)
         order = Order(len(self.examples), self.config.seed, self.published.fingerprint)
@@ -117,7 +126,7 @@ class Training:
             steps(self.examples, order, self.position, batch.step, batch.micro, *ranks),
             Schedule(
                 stage.steps,
-                stage.evaluate_every,
+                epochs if often is None else every(often),
                 stage.checkpoint_every,
                 lambda step: learning_rate(optim, step, stage.steps),
             ),

@@ -21,7 +21,7 @@ class PretrainConfig(TrainingConfig):
 
     name: str = "pretrain"
     steps: int = 420
-    evaluate_every: int = 105
+    evaluate_every: int | None = 105
     checkpoint_every: int = 210
     prompts: list[str] = field(default_factory=lambda: ["The", "Return the", "If the"])
     """Texts that the final weights continue, as a look at what was learned."""

@@ -18,7 +18,7 @@ from orchestrator.stages.result import Result
 from orchestrator.stages.run import Run
 from orchestrator.training import distributed
 from orchestrator.training.hardware import device_name, peak_flops
-from orchestrator.training.loop import Metrics, Schedule, Trained, evaluate, fit
+from orchestrator.training.loop import Metrics, Schedule, Trained, evaluate, every, fit
 from orchestrator.training.optim import learning_rate
 from orchestrator.training.roles import build_role
 
@@ -98,7 +98,7 @@ class Training:
                 batches,
                 Schedule(
                     stage.steps,
-                    stage.evaluate_every,
+                    every(stage.evaluate_every),
                     stage.checkpoint_every,
                     lambda step: learning_rate(optim, step, stage.steps),
                 ),
