@@ -147,6 +147,21 @@ def test_settings_that_change_nothing_that_the_weights_compute_may_differ(corpus
     assert answer.code == 0, answer
 
 
+def test_a_tokenizer_that_comes_out_the_same_is_the_same_and_another_is_refused(corpus, tmp_path):
+    learned = [word for word in on(corpus) if word != "tokenizer=bytes"]
+    learned.append("tokenizer.vocab_size=300")
+    assert typed("run", *learned, "stage.steps=2").code == 0
+    run = Path("outputs/latest").resolve()
+    assert typed("plan", *learned, f"model.weights={run}").code == 0
+    (tmp_path / "other").mkdir()
+    for number in range(40):
+        (tmp_path / "other" / f"{number}.txt").write_text(f"Another text, {number}. " * 9)
+    elsewhere = [word for word in learned if not word.startswith("data.path=")]
+    answer = typed("plan", *elsewhere, "data.path=other", f"model.weights={run}")
+    assert answer.code == 2
+    assert "add tokenizer=file tokenizer.path=" in answer.err
+
+
 def test_weights_that_are_not_there_are_refused(corpus):
     assert "nowhere does not exist" in refused("run", *on(corpus), "model.weights=nowhere")
     words = (f"model.weights={trained(corpus)}", "model.weights_role=critic")

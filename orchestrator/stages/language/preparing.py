@@ -57,17 +57,26 @@ def check_repetition(config: JobConfig, steps: int, repetitions: Mapping[str, fl
             )
 
 
-def check_same_tokenizer(config: JobConfig) -> None:
-    """Raise ValueError unless the job has the tokenizer that `model.weights` were trained with."""
+def check_same_tokenizer(config: JobConfig, prepared: Prepared | None = None) -> None:
+    """Raise ValueError unless the job has the tokenizer that `model.weights` were trained with.
+
+    One that the job trains is known when the data is prepared; before, its size must be right.
+    """
     model = config.role("model").model
     if model.weights is None or config.resume is not None:
         return
     path = verified_weights(model.weights, model.weights_role).tokenizer
     if path is None:
         return
-    wanted, settings = Tokenizer.load(path).fingerprint, config.tokenizer
-    given = None if settings.kind == "bpe" else load_or_train(settings, lambda: iter(()))
-    if given is None or given.fingerprint != wanted:
+    wanted, settings = Tokenizer.load(path), config.tokenizer
+    if prepared is not None:
+        same = prepared.tokenizer.fingerprint == wanted.fingerprint
+    elif settings.kind == "bpe":
+        same = settings.vocab_size == wanted.vocab_size
+    else:
+        given = load_or_train(settings, lambda: iter(()))
+        same = given.fingerprint == wanted.fingerprint
+    if not same:
         raise ValueError(
             f"model.weights={model.weights} know the tokens of their own tokenizer only; "
             f"add tokenizer=file tokenizer.path={path}"

@@ -48,6 +48,7 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
     """Make the data; check that the job can learn from it and go on from `start`."""
     stage = config.section(PretrainConfig)
     prepared = make_data(config, say)
+    check_same_tokenizer(config, prepared)
     stream = Stream.open(prepared.train_sets, config.data)
     state = initial_state(config, stream)
     if start is not None:
