@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator.config import JobConfig, RoleConfig
 from orchestrator.stages.run import Run
 from orchestrator.training import checkpoint, distributed
 from orchestrator.training.checkpoint import Checkpoint, Retention
-from orchestrator.training.roles import Role
-from orchestrator.training.state import StateReader
+from orchestrator.training.roles import Role, build_role
 
 
 class Checkpoints:
@@ -36,14 +36,25 @@ class Checkpoints:
         self.newest = found
         """The last checkpoint found or saved."""
 
-    def saved_role(self, name: str) -> tuple[StateReader, int] | None:
-        """The state of a role where the run goes on, and the steps done; None: at its first step.
+    @property
+    def from_step(self) -> int:
+        """Optimizer steps done where the run goes on."""
+        return self.start.step if self.start is not None else 0
 
-        What `build_role` takes as `resumed`.
-        """
-        if self.start is None:
-            return None
-        return checkpoint.open_role(self.start, name), self.start.step
+    def build(self, name: str, role: RoleConfig, config: JobConfig) -> Role:
+        """A role with its state where the run goes on, or as it is at the first step."""
+        saved = None
+        if self.start is not None:
+            saved = checkpoint.open_role(self.start, name), self.start.step
+        return build_role(
+            name,
+            role,
+            device=self._run.device,
+            seed=config.seed,
+            micro_batch=config.batch.micro,
+            accumulation_steps=config.batch.accumulation_steps,
+            resumed=saved,
+        )
 
     def resumed(self) -> None:
         """Record that every part of the stage has taken over the state of `start`."""

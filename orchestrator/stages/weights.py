@@ -1,24 +1,31 @@
 """Saved weights as the process that starts a job looks at them."""
 
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from orchestrator.training.checkpoint import Weights
 
+_verified: "dict[tuple[Path, str | None], Weights]" = {}
 
-@lru_cache(maxsize=8)
+
 def verified_weights(path: str, role: str | None = None) -> "Weights":
     """The weights in a run folder, checkpoint or exported folder, verified once per process.
 
-    They are named by their own folder: `outputs/latest` will soon mean another run.
+    A run folder and the checkpoint that was found in it are one: no byte is hashed again when the
+    job has been told the checkpoint's own name. They are named by their own folder:
+    `outputs/latest` will soon mean another run.
 
     Raises:
         ValueError: nothing valid is there, or not that role.
     """
     from orchestrator.training.checkpoint import open_weights
 
-    found = open_weights(Path(path), role)
-    tokenizer = None if found.tokenizer is None else found.tokenizer.resolve()
-    return found._replace(path=found.path.resolve(), tokenizer=tokenizer)
+    asked = Path(path).resolve(), role
+    if asked not in _verified:
+        found = open_weights(Path(path), role)
+        tokenizer = None if found.tokenizer is None else found.tokenizer.resolve()
+        found = found._replace(path=found.path.resolve(), tokenizer=tokenizer)
+        for name in (role, found.role):
+            _verified[asked[0], name] = _verified[found.path, name] = found
+    return _verified[asked]

@@ -39,7 +39,6 @@ from orchestrator.training.loop import (
 )
 from orchestrator.training.objectives import Summed, classification
 from orchestrator.training.optim import learning_rate
-from orchestrator.training.roles import build_role
 
 PICTURE = "confusion.png"
 
@@ -99,24 +98,16 @@ class Training:
         self.checkpoints = Checkpoints(run, self.stage.checkpoints_kept, config.resume)
         if self.checkpoints.start is not None:
             self.position = start_position(self.checkpoints.start, config, self.published)
-        self.model = build_role(
-            "model",
-            role,
-            device=run.device,
-            seed=config.seed,
-            micro_batch=config.batch.micro,
-            accumulation_steps=config.batch.accumulation_steps,
-            resumed=self.checkpoints.saved_role("model"),
-        )
+        self.model = self.checkpoints.build("model", role, config)
         self.checkpoints.resumed()
 
     def fit(self) -> Trained:
         """Train to the last step, or until a stop."""
         stage, batch, optim = self.stage, self.config.batch, self.model.config.optim
         assert optim is not None  # the role is trained
-        start, often = self.checkpoints.start, stage.evaluate_every
+        often = stage.evaluate_every
         epochs = once_an_epoch(len(self.examples), batch.step)
-        from_step = start.step if start else 0
+        from_step = self.checkpoints.from_step
         self.run.event("training", device=device_name(self.run.device), from_step=from_step)
         order = Order(len(self.examples), self.config.seed, self.published.fingerprint)
         ranks = distributed.rank(), distributed.world_size()

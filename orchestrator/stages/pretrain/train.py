@@ -20,7 +20,6 @@ from orchestrator.training import distributed
 from orchestrator.training.hardware import device_name, peak_flops
 from orchestrator.training.loop import Metrics, Schedule, Trained, evaluate, every, fit
 from orchestrator.training.optim import learning_rate
-from orchestrator.training.roles import build_role
 
 
 def pretrain(config: JobConfig, inputs: Published, run: Run) -> Result:
@@ -63,15 +62,7 @@ class Training:
             state = resumed_state(start, config, self.prepared, self.stream)
             self.stream.exclude(state.exclusions)
         self.ledger = Ledger(self.stream, state)
-        self.model = build_role(
-            "model",
-            role,
-            device=run.device,
-            seed=config.seed,
-            micro_batch=config.batch.micro,
-            accumulation_steps=config.batch.accumulation_steps,
-            resumed=self.checkpoints.saved_role("model"),
-        )
+        self.model = self.checkpoints.build("model", role, config)
         self.checkpoints.resumed()
         self._peak = peak_flops(run.device, role.engine.precision)
         self._flops = flops_per_token(role.model, config.data.sequence_length)
@@ -80,8 +71,7 @@ class Training:
         """Train to the last step, or until a stop."""
         config, stage, optim = self.config, self.stage, self.model.config.optim
         assert optim is not None  # the role is trained
-        start = self.checkpoints.start
-        from_step = start.step if start else 0
+        from_step = self.checkpoints.from_step
         self.run.event("training", device=device_name(self.run.device), from_step=from_step)
         length, isolate = config.data.sequence_length, config.data.isolate_documents
         steps = Loader(self.stream, length, isolate_documents=isolate).stream(
