@@ -206,20 +206,29 @@ def fit(
     return Trained(step, trained_weight, training_seconds, stopped=step < schedule.steps)
 
 
-@torch.no_grad()
+@contextmanager
+def evaluating(engine: Engine) -> Iterator[None]:
+    """The model without dropout and without gradients, while the block runs."""
+    training = engine.model.training
+    engine.model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        engine.model.train(training)
+
+
 def evaluate(engine: Engine, objective: Objective[Batch], batches: Iterable[Batch]) -> Totals:
     """The objective over all micro-batches of all ranks, without dropout. Every rank calls it.
 
     Ranks may have different numbers of micro-batches; under ZeRO 3, whose forward pass is one of
     all ranks together, they must have the same number.
     """
-    training = engine.model.training
-    engine.model.eval()
     weight, parts = 0.0, []
-    for batch in batches:
-        parts.append(objective(engine, batch))
-        weight += batch.weight
-    engine.model.train(training)
+    with evaluating(engine):
+        for batch in batches:
+            parts.append(objective(engine, batch))
+            weight += batch.weight
     return Totals.of(parts, weight).over_ranks()
 
 

@@ -1,7 +1,5 @@
 """What every rank of an evaluation does: nats of every document, and intervals over documents."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +17,7 @@ from orchestrator.stages.result import Result, Table
 from orchestrator.stages.run import Run
 from orchestrator.training import distributed
 from orchestrator.training.engine import Engine
+from orchestrator.training.loop import evaluating
 from orchestrator.training.roles import build_role
 
 Floats = NDArray[np.float64]
@@ -152,15 +151,3 @@ def together(scores: list[Score]) -> Score:
         np.concatenate([own.tokens for own in scores]),
         np.concatenate([own.bytes for own in scores]),
     )
-
-
-@contextmanager
-def evaluating(engine: Engine) -> Iterator[None]:
-    """The model without dropout and without gradients, while the block runs."""
-    training = engine.model.training
-    engine.model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        engine.model.train(training)
