@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import os
 import secrets
@@ -16,7 +17,6 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +28,7 @@ from cluster.polls import POLL_S
 
 CHUNK_BYTES = 32 * 2**20
 CHUNKS_UNDER_WAY = 2  # so the driver's object store holds at most 64 MiB of them
+LOCK = ".publish.lock"  # in each folder that holds copies; it stays
 STALE_S = 24 * 3600.0  # a copy whose driver was killed is removed after that
 
 
@@ -193,7 +194,7 @@ def write_chunk(partial: Path, name: str, offset: int, chunk: bytes) -> None:
 
 def publish(path: Path, token: str, wanted: Listing) -> None:
     """On a host: give the copy its name, all at once; another job may have been faster."""
-    partial = _partial(path, token)
+    partial, old = _partial(path, token), _partial(path, token + "-old")
     partial.parent.mkdir(parents=True, exist_ok=True)
     for entry in wanted:
         os.utime(partial / entry.name, ns=(entry.mtime_ns, entry.mtime_ns))
@@ -201,16 +202,16 @@ def publish(path: Path, token: str, wanted: Listing) -> None:
         partial.replace(path)
         return
     partial.mkdir(exist_ok=True)  # an empty folder
-    if path.exists() and not _has(path, wanted):
-        with suppress(FileNotFoundError):  # the other job has moved it away itself
-            path.rename(_partial(path, token + "-old"))
-    try:
-        partial.rename(path)
-    except OSError:
+    # Two jobs that look at the same moment must not both replace: the second would take away the
+    # copy that the first has begun to read.
+    with (path.parent / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         if not _has(path, wanted):
-            raise
+            if path.exists():
+                path.rename(old)
+            partial.rename(path)
     _remove(partial)
-    _remove(_partial(path, token + "-old"))
+    _remove(old)
 
 
 def _has(path: Path, wanted: Listing) -> bool:

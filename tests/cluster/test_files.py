@@ -33,7 +33,7 @@ def contents(root):
     return {
         str(path.relative_to(root)): path.read_bytes()
         for path in sorted(root.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != files.LOCK
     }
 
 
@@ -97,9 +97,14 @@ def test_jobs_that_replace_a_set_at_the_same_moment_do_not_disturb_each_other(ro
         tokens = [f"{number}-{job}" for job in range(3)]
         for token in tokens:
             write_chunk(files._partial(place, token), "0.bin", 0, b"whole")
+
+        def publish_and_look(token, place=place):
+            publish(place, token, wanted)
+            return place.stat().st_ino
+
         with ThreadPoolExecutor(3) as jobs:
-            for done in [jobs.submit(publish, place, token, wanted) for token in tokens]:
-                done.result()
+            seen = set(jobs.map(publish_and_look, tokens))
+        assert len(seen) == 1  # no job took away what another had begun to read
         assert contents(place) == {"0.bin": b"whole"}
 
 
@@ -150,7 +155,8 @@ logs, alone = Path(sys.argv[4]), Path(sys.argv[5])
 
 def read(payload, channel):
     root = Path(os.environ["TEST_CACHE"]) / "sets"
-    files = {str(p.relative_to(root)): len(p.read_bytes()) for p in root.rglob("*") if p.is_file()}
+    found = [p for p in root.rglob("*") if p.is_file() and not p.name.startswith(".")]
+    files = {str(p.relative_to(root)): len(p.read_bytes()) for p in found}
     return str(root.parent), files, (root.parent / "tokenizer.json").read_text()
 
 def gang(paths, say):
