@@ -67,6 +67,32 @@ def read_utf8(file: Path) -> str:
         raise DataError(f"{file} {error}") from None
 
 
+def parse_json(text: str | bytes) -> Any:
+    """A JSON value, whoever wrote it.
+
+    Raises:
+        DataError: it is no JSON, too deep or too long a number for Python; begins with "is ...".
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise DataError("is JSON nested too deeply to be read") from None
+    except ValueError as error:
+        if "integer string conversion" in str(error):
+            raise DataError("is JSON with a number of thousands of digits") from None
+        raise DataError(f"is no JSON: {error}") from None
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file, whoever wrote it. Raises DataError, with the file, for what can't be read."""
+    try:
+        return parse_json(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror}") from None
+    except DataError as error:
+        raise DataError(f"{path} {error}") from None
+
+
 def json_sha256(value: Any) -> str:
     """Hex sha256 of a JSON value, the same whatever the order of the keys in its objects."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
@@ -102,12 +128,16 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
-def write_text_atomic(path: Path, text: str) -> None:
-    """Write a UTF-8 file so that readers see the old text or the new one, never a part."""
+def write_text_atomic(path: Path, text: str, mode: int = 0o666) -> None:
+    """Write a UTF-8 file so that readers see the old text or the new one, never a part.
+
+    `mode` says who may read and write it, less what the umask takes away.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with naming(path), temporary.open("xb") as file:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with naming(path), os.fdopen(os.open(temporary, flags, mode), "wb") as file:
             file.write(text.encode("utf-8"))
             file.flush()
             os.fsync(file.fileno())

@@ -102,8 +102,10 @@ def usage() -> str:
 
 
 def refuse(message: str) -> None:
-    """Say what is wrong with the request and exit with 2."""
-    print(f"error: {message}", file=sys.stderr)
+    """Say what is wrong with the request, without secrets, and exit with 2."""
+    from orchestrator.record.redaction import Redactor
+
+    print(f"error: {Redactor({}).known(message)}", file=sys.stderr)
     sys.exit(2)
 
 

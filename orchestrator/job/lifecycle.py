@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.gang import Files, Placement, run_gang, run_inline
 from data.files import cache_root, write_text_atomic
-from orchestrator.config import JobConfig
+from orchestrator.config import JobConfig, to_dict
 from orchestrator.job import ending, torchrun
 from orchestrator.job.failures import Explanation, explain_failure
 from orchestrator.job.rank import Assignment, environment, work
@@ -32,6 +32,7 @@ from orchestrator.plan.planning import Plan, make_plan
 from orchestrator.record import runfolder
 from orchestrator.record.journal import Journal
 from orchestrator.record.mlflow import NoMirror, start_mirror
+from orchestrator.record.redaction import Redactor
 from orchestrator.stages import STAGES
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def execute(config: JobConfig, overrides: Sequence[str], asked: float) -> int:
         return _follow(config)
     outline = STAGES[config.stage.name].driver.outline(config)
     startup = Startup(asked)
-    with Screen(outline, Terminal()) as screen, torchrun.leading(config) as hand_out:
+    redactor = Redactor(to_dict(config))
+    with Screen(outline, Terminal(redactor)) as screen, torchrun.leading(config) as hand_out:
         startup.enter("data")
         screen.phase("preparing the data")
         plan = make_plan(config, screen.say)
@@ -63,7 +65,7 @@ def execute(config: JobConfig, overrides: Sequence[str], asked: float) -> int:
         assert plan.ready is not None  # make_plan makes it
         assignment = Assignment(plan.config, folder, plan.ready.inputs)
         hand_out(assignment)
-        return Job(plan, overrides, assignment, screen, startup).run()
+        return Job(plan, overrides, assignment, screen, startup, redactor).run()
 
 
 @dataclass
@@ -75,6 +77,7 @@ class Job:
     assignment: Assignment
     screen: Screen
     startup: Startup
+    redactor: Redactor
 
     def __post_init__(self) -> None:
         """Nothing is open yet."""
@@ -90,7 +93,7 @@ class Job:
         outcome: Result | None = None
         error: BaseException | None = None
         with self.stops.heard():
-            with Journal(self.folder) as journal:
+            with Journal(self.folder, redactor=self.redactor) as journal:
                 self._journal = journal
                 try:
                     self._record_start()
@@ -128,7 +131,7 @@ class Job:
             except Exception:
                 log = self.folder / "logs" / "rank-0.log"  # where a worker of a gang has it, too
                 with suppress(OSError):  # a full disk, which is what is being told
-                    log.write_text(traceback.format_exc(), encoding="utf-8")
+                    log.write_text(self.redactor.text(traceback.format_exc()), encoding="utf-8")
                 raise
             return result
         resources = self.config.resources
@@ -283,7 +286,7 @@ class Job:
                 "class": explanation.failure,
                 "rank": explanation.rank,
                 "host": explanation.host,
-                "message": explanation.message,
+                "message": self.redactor.text(explanation.message),
                 "remedy": explanation.remedy,
             }
         return result

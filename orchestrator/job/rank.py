@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.gang import Channel
 from data.files import NotOnThisHost, cache_root
-from orchestrator.config import JobConfig
+from orchestrator.config import JobConfig, to_dict
+from orchestrator.record.redaction import RedactingStream, Redactor
 
 if TYPE_CHECKING:
     from orchestrator.stages.result import Result
@@ -43,6 +45,10 @@ def work(assignment: Assignment, channel: Channel) -> Result:
             f"the run folder {folder} is not on the host {os.uname().nodename}; let outputs=FOLDER "
             "name a folder that all hosts share"
         )
+    if config.resources.launcher == "ray":  # this process writes to a log that others may read
+        redactor = Redactor(to_dict(config))
+        sys.stdout = RedactingStream(sys.stdout, redactor)
+        sys.stderr = RedactingStream(sys.stderr, redactor)
     keep_freed_memory()
     torch.set_num_threads(config.resources.cpus_per_worker)
     device = distributed.device_of(config.resources.device)

@@ -42,7 +42,7 @@ RESERVE_BYTES = 1 << 16
 def create(config: JobConfig, overrides: Sequence[str], devices: Devices | None = None) -> Path:
     """Make `outputs/<date>/<time>-<stage>-<id>/` with config, overrides and code; returns it.
 
-    Secrets stay in config.yaml, which only its owner may read, and are hidden everywhere else.
+    Secrets stay in config.yaml, which then only its owner may read, and are hidden everywhere else.
     """
     outputs = Path(config.outputs).absolute()
     date, clock = time.strftime("%Y-%m-%d"), time.strftime("%H-%M-%S")
@@ -51,9 +51,10 @@ def create(config: JobConfig, overrides: Sequence[str], devices: Devices | None 
     (folder / "logs").mkdir()
     plain = to_dict(config)
     redactor = Redactor(plain)
-    settings = folder / "config.yaml"
-    settings.touch(mode=0o600)
-    settings.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
+    settings = yaml.safe_dump(plain, sort_keys=False)
+    private = redactor.settings(plain) != plain
+    write_text_atomic(folder / "config.yaml", settings, mode=0o600 if private else 0o666)
+    redactor.keep(folder, settings)
     shown = [redactor.text(override) for override in overrides]
     write_text_atomic(folder / "overrides.yaml", yaml.safe_dump(shown))
     write_text_atomic(folder / "code.json", json.dumps(_code(redactor, devices), indent=1))

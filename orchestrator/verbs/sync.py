@@ -6,6 +6,7 @@ Nothing is sent twice, so it may be typed at any time. Exit codes: 0 all sent, 1
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 
 from orchestrator.record.mlflow import Pending
 from orchestrator.record.mlflow.sending import send
@@ -22,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
             print(sent)
             code = 1
             continue
-        print(f"{folder} is in MLflow: {sent.url or f'orchestrate ui {folder}'}")
+        print(f"{folder} is in MLflow: {sent.url or f'orchestrate ui {quote(str(folder))}'}")
         for problem in sent.refused:
             print(f"MLflow did not accept {problem}")
     return code

@@ -9,6 +9,7 @@ A store that is a server already only has its link printed.
 import argparse
 import contextlib
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -21,8 +22,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
+from data.addresses import public
 from orchestrator.record.mlflow.mirror import ENVIRONMENT, TRAINING_VIEW, State
-from orchestrator.record.redaction import public_url
+from orchestrator.record.mlflow.sqlite import sqlite_path, sqlite_url
 
 PORT = 5000
 START_SECONDS = 120.0
@@ -37,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     if uri.startswith("http"):
-        print(f"{public_url(uri)}{page}")
+        print(f"{public(uri)}{page}")
         return 0
     try:
         port = choose_port(options.host, options.port)
@@ -72,21 +74,18 @@ def find_store(outputs: Path, run: Path | None) -> tuple[str, str]:
         if state is None:
             raise ValueError(
                 f"{run} was not sent to MLflow: it has no mlflow.json; "
-                f"send it with: orchestrate sync {run}"
+                f"send it with: orchestrate sync {shlex.quote(str(run))}"
             )
         uri, page = state.tracking_uri, state.page
     else:
-        uri, page = (
-            f"sqlite:///{outputs.resolve() / 'mlflow.db'}",
-            f"/#/experiments?{TRAINING_VIEW}",
+        uri = sqlite_url(outputs.resolve() / "mlflow.db")
+        page = f"/#/experiments?{TRAINING_VIEW}"
+    database = sqlite_path(uri)
+    if database is not None and not database.exists():
+        raise ValueError(
+            f"{database} does not exist: no run was sent to it yet; start one with "
+            "`orchestrate run`, or name another folder with --outputs"
         )
-    if uri.startswith("sqlite:///"):
-        database = Path(uri.removeprefix("sqlite:///"))
-        if not database.exists():
-            raise ValueError(
-                f"{database} does not exist: no run was sent to it yet; start one with "
-                "`orchestrate run`, or name another folder with --outputs"
-            )
     return uri, page
 
 
@@ -112,13 +111,15 @@ def choose_port(host: str, port: int | None) -> int:
 @contextlib.contextmanager
 def serve(uri: str, host: str, port: int, output: IO[bytes]) -> Iterator["subprocess.Popen[bytes]"]:
     """Run `mlflow server` on a store; on leaving, it and all it started are gone."""
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    command = [sys.executable, "-m", "mlflow", "server"]
     command += ["--host", host, "--port", str(port), "--workers", "1"]
-    if uri.startswith("sqlite:///"):
-        artifacts = Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts"
+    if database := sqlite_path(uri):
+        artifacts = database.parent / "mlartifacts"
         command += ["--default-artifact-root", artifacts.as_uri(), "--no-serve-artifacts"]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "UVICORN_LOG_LEVEL": "warning"}
-    environment = {**os.environ, **ENVIRONMENT, **quiet}
+    # The address may have a password, and everybody can read the arguments of a process.
+    store = {"MLFLOW_BACKEND_STORE_URI": uri}
+    environment = {**os.environ, **ENVIRONMENT, **quiet, **store}
     # A session of its own: Ctrl-C reaches us alone, and the group can be ended as one.
     server = subprocess.Popen(
         command, env=environment, stdout=output, stderr=output, start_new_session=True

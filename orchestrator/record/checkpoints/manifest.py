@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import models
-from data.files import json_sha256
+from data.files import DataError, json_sha256, parse_json
 from data.order.state import DataState
 from models.configs import ModelConfig
 
@@ -210,27 +210,37 @@ def parse(path: Path, text: bytes) -> Checkpoint:
     """The checkpoint in the folder `path` whose manifest.json this is. Raises CheckpointError."""
     file = path / MANIFEST
     try:
-        manifest = json.loads(text)
-    except ValueError as error:
-        raise CheckpointError(f"{file} is damaged ({error}); use an older checkpoint") from None
+        manifest = parse_json(text)
+    except DataError as error:
+        raise CheckpointError(f"{file} is damaged: it {error}; use an older checkpoint") from None
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found not in (FORMAT, WHOLE_TENSORS):
         raise CheckpointError(
             f"{file} has format {found}, and this version reads {WHOLE_TENSORS} and {FORMAT}; use "
             "the version that wrote it"
         )
-    if manifest.pop("digest", None) != json_sha256(manifest):
+    try:
+        if manifest.pop("digest", None) != json_sha256(manifest):
+            raise CheckpointError(
+                f"{file} is damaged: it differs from its own digest; use an older checkpoint"
+            )
+        return _checkpoint(path, manifest, hashlib.sha256(text).hexdigest())
+    except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise CheckpointError(
-            f"{file} is damaged: it differs from its own digest; use an older checkpoint"
-        )
-    if found == FORMAT:
+            f"{file} was not written by a run: {type(error).__name__}: {error}; use another "
+            "checkpoint"
+        ) from None
+
+
+def _checkpoint(path: Path, manifest: Mapping[str, Any], sha256: str) -> Checkpoint:
+    """The checkpoint of a manifest that agrees with its digest."""
+    if manifest["format"] == FORMAT:
         roles = {name: RoleRecord.from_dict(role) for name, role in manifest["roles"].items()}
         facts = manifest["facts"]
     else:
         roles = {"model": RoleRecord(manifest["model"], "adamw", None)}
         facts = {key: value for key, value in manifest.items() if key not in OWN_ENTRIES}
     files = {name: FileRecord(**record) for name, record in manifest["files"].items()}
-    sha256 = hashlib.sha256(text).hexdigest()
     return Checkpoint(path, int(manifest["step"]), roles, files, facts, sha256)
 
 

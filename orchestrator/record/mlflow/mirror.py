@@ -15,9 +15,12 @@ import time
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
+from data.addresses import hide, public
+from data.files import DataError, read_json
 from orchestrator.config import TrackingConfig
 from orchestrator.record import lines
-from orchestrator.record.redaction import public_url
+from orchestrator.record.mlflow.sqlite import absolute, sqlite_path, sqlite_url
+from orchestrator.record.redaction import KEPT
 
 STATE = "mlflow.json"
 SENDER = "orchestrator.record.mlflow"
@@ -74,16 +77,18 @@ class State:
         What it said is then found again: sending a run folder anew doubles nothing.
         """
         try:
-            written = json.loads((folder / STATE).read_text())
-        except (FileNotFoundError, ValueError):
+            written = read_json(folder / STATE)
+            return State(**{f.name: written[f.name] for f in fields(State) if f.name in written})
+        except (DataError, TypeError):
             return None
-        return State(**{f.name: written[f.name] for f in fields(State) if f.name in written})
 
     def save(self, folder: Path) -> None:
-        """Replace mlflow.json; only its owner may read it, an address can hold a password."""
+        """Replace mlflow.json; only its owner may read one with a secret, as in the address."""
+        private = hide(self.tracking_uri) != self.tracking_uri or (folder / KEPT).exists()
         partial = folder / f"{STATE}.partial"
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
+        partial.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with os.fdopen(os.open(partial, flags, 0o600 if private else 0o644), "w") as file:
             json.dump(asdict(self), file, indent=1)
         partial.replace(folder / STATE)
 
@@ -107,16 +112,14 @@ class State:
         """Page of the run on the server. None: the store is a database."""
         if not self.tracking_uri.startswith("http"):
             return None
-        return public_url(self.tracking_uri) + self.page
+        return public(self.tracking_uri) + self.page
 
 
 def new_state(folder: Path, config: TrackingConfig, outputs: Path) -> State:
     """Settings of `config`, addresses made absolute, nothing sent."""
-    uri = config.uri or f"sqlite:///{outputs.resolve() / 'mlflow.db'}"
+    uri = absolute(config.uri) if config.uri else sqlite_url(outputs.resolve() / "mlflow.db")
     artifact_root: str | None = (outputs.resolve() / "mlartifacts").as_uri()
-    if uri.startswith("sqlite:///"):
-        database = Path(uri.removeprefix("sqlite:///")).resolve()
-        uri = f"sqlite:///{database}"
+    if database := sqlite_path(uri):
         artifact_root = (database.parent / "mlartifacts").as_uri()
     elif uri.startswith("http") or uri.startswith("databricks"):
         artifact_root = None

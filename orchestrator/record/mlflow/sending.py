@@ -8,8 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import yaml
-
 from data import cache_root
 from orchestrator.config import TrackingConfig
 from orchestrator.record.mlflow.mirror import (
@@ -22,6 +20,8 @@ from orchestrator.record.mlflow.mirror import (
     outcome,
     process_name,
 )
+from orchestrator.record.reading import CONFIG, read_settings
+from orchestrator.record.redaction import RedactingFormatter, Redactor
 
 log = logging.getLogger("tracking")
 
@@ -43,12 +43,15 @@ def send(folder: Path, *, live: bool = False) -> Done | Pending:
     os.environ.update(ENVIRONMENT)
     os.environ.setdefault("MPLCONFIGDIR", str(cache_root() / "matplotlib"))  # else in the home
     folder = folder.resolve()
-    if not (folder / "config.yaml").exists():
+    if not (folder / CONFIG).exists():
         raise ValueError(
             f"{folder} is not a run folder: it has no config.yaml; name one like "
             "outputs/<date>/<time>-<stage>-<id>, or outputs/latest"
         )
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+    redactor = Redactor.of_run(folder, read_settings(folder / CONFIG))
+    handler = logging.StreamHandler()
+    handler.setFormatter(RedactingFormatter("%(asctime)s %(message)s", redactor))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     log.setLevel(logging.INFO)
     (folder / "logs").mkdir(exist_ok=True)
     with (folder / LOG).open("ab") as lock:
@@ -133,5 +136,9 @@ def _driver_left(driver: int | None, seconds: float) -> bool:
 
 def _state_from_config(folder: Path) -> State:
     """The state of a run that was never tracked, from its config."""
-    config = yaml.safe_load((folder / "config.yaml").read_text()) or {}
-    return new_state(folder, TrackingConfig(**config.get("tracking", {})), folder.parents[1])
+    tracking = read_settings(folder / CONFIG).get("tracking", {})
+    try:
+        config = TrackingConfig(**tracking)
+    except TypeError as error:
+        raise ValueError(f"{folder / CONFIG}: tracking={tracking}: {error}") from None
+    return new_state(folder, config, folder.parents[1])

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from orchestrator.record.clock import Clock
 from orchestrator.record.lines import LineFile, last_line
 from orchestrator.record.mlflow.mirror import State
+from orchestrator.record.mlflow.sqlite import sqlite_path, sqlite_url
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,8 +31,7 @@ def connect(state: State) -> "MlflowClient":
     """
     from mlflow import MlflowClient
 
-    if state.tracking_uri.startswith("sqlite:///"):
-        database = Path(state.tracking_uri.removeprefix("sqlite:///"))
+    if database := sqlite_path(state.tracking_uri):
         database.parent.mkdir(parents=True, exist_ok=True)
         with locked(database.with_name(f"{database.name}.lock")):
             if not database.exists():
@@ -40,7 +40,7 @@ def connect(state: State) -> "MlflowClient":
                 partial = database.with_name(f"{database.name}.partial")
                 partial.unlink(missing_ok=True)
                 store: Any = SqlAlchemyStore  # untyped, as are the monitors below
-                store(f"sqlite:///{partial}", state.artifact_root).engine.dispose()
+                store(sqlite_url(partial), state.artifact_root).engine.dispose()
                 partial.rename(database)
     return MlflowClient(state.tracking_uri)
 

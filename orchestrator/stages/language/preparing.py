@@ -28,9 +28,7 @@ def make_data(config: JobConfig, say: Say, workers: int | None = None) -> Prepar
 
 def describe(data: DataConfig) -> str:
     """Which data it is, in a few words."""
-    return " + ".join(
-        f"{own.source} {own.path}" if own.path else own.source for own in data.sources().values()
-    )
+    return " + ".join(own.described for own in data.sources().values())
 
 
 def check_records(config: JobConfig) -> None:

@@ -1,6 +1,7 @@
 """What a run keeps of its data: which it was, what was left out of it, whether it has drifted."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from orchestrator.config import JobConfig
 from orchestrator.record.journal import Journal
 
 FOLDER = "data"  # in the run folder, and among the artifacts
+TOKENIZER = "tokenizer.json"
 
 
 def record_data(
@@ -46,9 +48,10 @@ def record_data(
         _write(journal, folder, f"{name}-drift.md", report.markdown())
         found = [finding.words for finding in report.findings]
         journal.event("drift", dataset=name, passed=report.passed, findings=found)
+    shutil.copyfile(prepared.tokenizer_path, folder / FOLDER / TOKENIZER)  # the record has its own
     journal.event(
         "tokenizer",
-        path=str(prepared.tokenizer_path),
+        path=f"{FOLDER}/{TOKENIZER}",
         kind=config.tokenizer.kind,
         fingerprint=prepared.tokenizer.fingerprint,
         vocab_size=prepared.tokenizer.vocab_size,
