@@ -180,9 +180,18 @@ def lock(path: Path) -> Iterator[None]:
 
 
 def cache_root() -> Path:
-    """$ORCHESTRATE_CACHE, else $XDG_CACHE_HOME/orchestrate, else ~/.cache/orchestrate."""
+    """$ORCHESTRATE_CACHE, else $XDG_CACHE_HOME/orchestrate, else ~/.cache/orchestrate.
+
+    Raises:
+        DataError: none of them is known, as for a bare user id in a container.
+    """
     if own := os.environ.get("ORCHESTRATE_CACHE"):
         return Path(own).expanduser().absolute()
     if shared := os.environ.get("XDG_CACHE_HOME"):
         return Path(shared).expanduser().absolute() / "orchestrate"
-    return Path.home() / ".cache" / "orchestrate"
+    try:
+        return Path.home() / ".cache" / "orchestrate"
+    except RuntimeError:
+        raise DataError(
+            f"user {os.getuid()} has no home folder for the cache; set ORCHESTRATE_CACHE=DIR"
+        ) from None

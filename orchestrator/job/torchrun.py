@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Any
 
 from cluster.gang import run_inline
+from cluster.host.launched import world_of_torchrun
 from orchestrator.config import JobConfig
 from orchestrator.job.rank import Assignment, environment, work
 
@@ -23,17 +24,24 @@ LOOK = timedelta(seconds=30)  # at a time; the waiting itself has no end
 
 def is_follower(config: JobConfig) -> bool:
     """Whether torchrun has started this process as another rank than 0."""
-    return config.resources.launcher == "inline" and os.environ.get("RANK", "0") != "0"
+    if config.resources.launcher != "inline":
+        return False
+    world = world_of_torchrun()
+    return world is not None and world.rank != 0
 
 
 def check_launcher(config: JobConfig) -> None:
     """Raise ValueError if torchrun has started several processes, each of which would be a job."""
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if config.resources.launcher != "inline" and several and "TORCHELASTIC_RUN_ID" in os.environ:
+    if config.resources.launcher == "inline" or "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    try:
+        world = world_of_torchrun()
+    except ValueError:  # left over in parts, which a gang does not mind
+        return
+    if world is not None and world.size > 1:
         raise ValueError(
             f"resources.launcher={config.resources.launcher} would start a job in each of the "
-            f"{os.environ['WORLD_SIZE']} processes of torchrun; add resources=inline, or leave "
-            "torchrun out"
+            f"{world.size} processes of torchrun; add resources=inline, or leave torchrun out"
         )
 
 
@@ -44,9 +52,8 @@ def leading(config: JobConfig) -> Iterator[Callable[[Assignment], None]]:
     An error before that sets the others free. Without other ranks there is nobody to tell: for a
     job of another launcher, whatever variables torchrun has left, and for one process alone.
     """
-    started_by_torchrun = {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    if config.resources.launcher != "inline" or alone or not started_by_torchrun:
+    world = world_of_torchrun() if config.resources.launcher == "inline" else None
+    if world is None or world.size == 1:
         yield lambda assignment: None
         return
     store, told = _store(), False

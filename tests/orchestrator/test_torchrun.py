@@ -53,26 +53,21 @@ def test_what_rank_0_refuses_sets_the_others_free(two_ranks):
     assert torchrun.wait_for_word(store) == torchrun.REFUSED
 
 
-@pytest.mark.parametrize(
-    ("launcher", "left_over"),
-    [("ray", ("RANK", "WORLD_SIZE", "MASTER_ADDR")), ("inline", ("WORLD_SIZE",))],
-)
-def test_variables_that_torchrun_left_behind_start_no_store(launcher, left_over, monkeypatch):
-    values = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    for name in left_over:
-        monkeypatch.setenv(name, values[name])
-    config = JobConfig(resources=ResourcesConfig(launcher=launcher))
+def test_variables_that_torchrun_left_behind_start_no_store(monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    config = JobConfig(resources=ResourcesConfig(launcher="ray"))
     with torchrun.leading(config) as hand_out:
         hand_out(Assignment(config, Path("run"), None))
 
 
-def test_torchrun_with_a_job_of_ray_in_each_process_is_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    torchrun.check_launcher(JobConfig(resources=ResourcesConfig(launcher="ray")))  # left over
+def test_torchrun_with_a_job_of_ray_in_each_process_is_refused(two_ranks, monkeypatch):
+    gang = JobConfig(resources=ResourcesConfig(launcher="ray"))
+    torchrun.check_launcher(gang)  # left over
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     torchrun.check_launcher(INLINE)
     with pytest.raises(ValueError, match="2 processes of torchrun; add resources=inline"):
-        torchrun.check_launcher(JobConfig(resources=ResourcesConfig(launcher="ray")))
+        torchrun.check_launcher(gang)
 
 
 def test_a_refused_job_ends_on_every_rank_with_one_message(tmp_path):

@@ -11,6 +11,7 @@ they are created; params, tags, inputs and artifacts are the same when written t
 import getpass
 import json
 import logging
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -86,7 +87,7 @@ class Replay:
             run = self.client.create_run(
                 experiment,
                 start_time=self.description.first_time(),
-                tags={RUN_TAG: key, "mlflow.user": getpass.getuser()},
+                tags={RUN_TAG: key, "mlflow.user": _user()},
                 run_name=self.description.redactor.known(state.name),
             )
         if state.run_id != run.info.run_id:  # a store that has nothing of it yet
@@ -249,6 +250,14 @@ class Replay:
                 figure.savefig(folder / f"{name}.png", dpi=150)
         except Exception:
             log.exception("no figures")
+
+
+def _user() -> str:
+    """Who sends it; a bare user id in a container has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def _all_points(lines: list[dict[str, Any]]) -> list[Point]:

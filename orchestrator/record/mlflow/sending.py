@@ -42,6 +42,8 @@ def send(folder: Path, *, live: bool = False) -> Done | Pending:
     parent = os.getppid()
     os.environ.update(ENVIRONMENT)
     os.environ.setdefault("MPLCONFIGDIR", str(cache_root() / "matplotlib"))  # else in the home
+    if os.path.expanduser("~") == "~":  # noqa: PTH111 - a bare user id, but MLflow wants a home
+        os.environ["HOME"] = str(cache_root())
     folder = folder.resolve()
     if not (folder / CONFIG).exists():
         raise ValueError(

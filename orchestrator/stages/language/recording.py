@@ -1,7 +1,6 @@
 """What a run keeps of its data: which it was, what was left out of it, whether it has drifted."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -48,7 +47,7 @@ def record_data(
         _write(journal, folder, f"{name}-drift.md", report.markdown())
         found = [finding.words for finding in report.findings]
         journal.event("drift", dataset=name, passed=report.passed, findings=found)
-    shutil.copyfile(prepared.tokenizer_path, folder / FOLDER / TOKENIZER)  # the record has its own
+    prepared.tokenizer.save(folder / FOLDER / TOKENIZER)  # the record leads nowhere else
     journal.event(
         "tokenizer",
         path=f"{FOLDER}/{TOKENIZER}",
