@@ -21,10 +21,13 @@ import io
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-INTERRUPTED = 130
+FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+OURS = ("orchestrator", "data", "models", "cluster")
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,13 @@ def main() -> None:
         refuse(_no_verb(name))
     verb = VERBS[name]
     try:
+        _check_encoding(rest)
         code = _call(verb, rest)
     except ValueError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
+        if not _is_ours(error):
+            refuse(_unforeseen(error), FAILED)
         refuse(str(error))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -101,12 +107,12 @@ def usage() -> str:
     return "\n".join(lines)
 
 
-def refuse(message: str) -> None:
-    """Say what is wrong with the request, without secrets, and exit with 2."""
+def refuse(message: str, code: int = REFUSED) -> None:
+    """Say what is wrong with the request, without secrets, and exit with 2, or another code."""
     from orchestrator.record.redaction import Redactor
 
     print(f"error: {Redactor({}).known(message)}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)
 
 
 def run_with_config(verb: Verb, arguments: Sequence[str]) -> int:
@@ -180,3 +186,35 @@ def _no_verb(name: str) -> str:
 def _function(verb: Verb) -> Callable[..., int]:
     function: Callable[..., int] = importlib.import_module(f"orchestrator.verbs.{verb.module}").main
     return function
+
+
+def _is_ours(error: ValueError) -> bool:
+    """Whether the message was written for the user, and did not come out of a library."""
+    if type(error) is not ValueError:
+        return type(error).__module__.partition(".")[0] in OURS
+    raised = error.__traceback__
+    while raised is not None and raised.tb_next is not None:
+        raised = raised.tb_next
+    module = raised.tb_frame.f_globals.get("__name__", "") if raised else ""
+    return module.partition(".")[0] in OURS
+
+
+def _unforeseen(error: Exception) -> str:
+    """What a library has said, and where: the user has not asked for anything wrong."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    said = " ".join(str(error).split()) or "no message"
+    return (
+        f"{type(error).__name__}: {said} ({Path(place.filename).name}, line {place.lineno}); "
+        "HYDRA_FULL_ERROR=1 in the environment shows the traceback"
+    )
+
+
+def _check_encoding(arguments: Sequence[str]) -> None:
+    """Raise ValueError for bytes that are no text: no config and no record can hold them."""
+    for word in arguments:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"{os.fsencode(word)!r} is no UTF-8; rename the file, or type the text in UTF-8"
+            ) from None

@@ -28,7 +28,7 @@ class TrackingConfig:
 
     def __post_init__(self) -> None:
         """Check the address and that times are positive."""
-        if self.uri is not None:
+        if self.uri:
             check_uri("tracking.uri", self.uri)
         if not self.experiment:
             raise ValueError("tracking.experiment must not be empty; try tracking.experiment=gpt")

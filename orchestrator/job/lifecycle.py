@@ -10,6 +10,7 @@ What the job knows of its stage is in its plan; how far it got is in its record.
 
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.gang import Files, Placement, run_gang, run_inline
-from data.files import cache_root, write_text_atomic
+from data.files import cache_root, read_json, write_text_atomic
 from orchestrator.config import JobConfig, to_dict
 from orchestrator.job import ending, torchrun
 from orchestrator.job.failures import Explanation, explain_failure
@@ -65,7 +66,10 @@ def execute(config: JobConfig, overrides: Sequence[str], asked: float) -> int:
         assert plan.ready is not None  # make_plan makes it
         assignment = Assignment(plan.config, folder, plan.ready.inputs)
         hand_out(assignment)
-        return Job(plan, overrides, assignment, screen, startup, redactor).run()
+        try:
+            return Job(plan, overrides, assignment, screen, startup, redactor).run()
+        except Exception as error:  # whatever it is, the job was started: nothing was refused
+            return _end_badly(assignment, redactor, error)
 
 
 @dataclass
@@ -290,6 +294,27 @@ class Job:
                 "remedy": explanation.remedy,
             }
         return result
+
+
+def _end_badly(assignment: Assignment, redactor: Redactor, error: Exception) -> int:
+    """Say in a sentence what happened to the record of a job; returns its exit code.
+
+    A job that has ended is what its result.json says, also if that could not be shown.
+    """
+    folder, log = assignment.folder, assignment.folder / "logs" / "driver.log"
+    with suppress(OSError):
+        log.write_text(redactor.text(traceback.format_exc()), encoding="utf-8")
+    explained = explain_failure(error, log=log)
+    print(f"error: {redactor.text(explained.line())}", file=sys.stderr)
+    if (folder / runfolder.RESULT).exists():
+        status = str(read_json(folder / runfolder.RESULT)["status"])
+        return {"done": DONE, "interrupted": INTERRUPTED}.get(status, FAILED)
+    told = {"class": explained.failure, "rank": None, "host": None}
+    told |= {"message": redactor.text(explained.message), "remedy": explained.remedy}
+    facts = {"run_id": folder.name, "stage": assignment.config.stage.name, "status": "failed"}
+    with suppress(OSError):
+        runfolder.write_result(folder, {**facts, "error": told})
+    return FAILED
 
 
 def _follow(config: JobConfig) -> int:
