@@ -53,7 +53,7 @@ def summed_loss(hidden: Tensor, head: Tensor, targets: Tensor, loss_mask: Tensor
 
 
 class _SummedLoss(torch.autograd.Function):
-    """Sum over n of mask[n] x (logsumexp(z[n]) - z[n, target]), with z = rows @ head^T.
+    """Minus the sum over n of mask[n] x logsoftmax(z[n])[target[n]], with z = rows @ head^T.
 
     Its gradient by z[n] is mask[n] x (softmax(z[n]) - onehot(target[n])).
     """
@@ -64,24 +64,26 @@ class _SummedLoss(torch.autograd.Function):
         to_rows, to_head = ctx.needs_input_grad[:2]
         total = torch.zeros((), device=rows.device)
         rows_gradient = torch.empty_like(rows) if to_rows else None
-        head_gradient = torch.zeros_like(head, dtype=torch.float32) if to_head else None
+        head_gradient: Tensor | None = None
         with torch.autocast(rows.device.type, enabled=False):
             weights = head.to(rows.dtype)
             for chunk in _chunks(len(rows), len(head)):
-                logits = (rows[chunk] @ weights.T).float()  # (n, V)
                 wanted, counted = targets[chunk, None], mask[chunk, None]  # (n, 1)
-                sums = logits.logsumexp(1, keepdim=True)  # (n, 1)
-                losses = sums - logits.gather(1, wanted)
-                total += torch.where(counted, losses, 0.0).sum()
+                logprobs = (rows[chunk] @ weights.T).float().log_softmax(1)  # (n, V)
+                total -= torch.where(counted, logprobs.gather(1, wanted), 0.0).sum()
                 if not (to_rows or to_head):
                     continue
-                by_logits = logits.sub_(sums).exp_()  # in the memory of the logits
+                by_logits = logprobs.exp_()  # in their memory
                 by_logits.scatter_add_(1, wanted, by_logits.new_full((), -1.0).expand_as(wanted))
-                by_logits = by_logits.masked_fill_(~counted, 0.0).to(rows.dtype)
+                by_logits = by_logits.to(rows.dtype)
+                # The mask is applied where there are D numbers of a token, not V.
                 if rows_gradient is not None:
-                    torch.mm(by_logits, weights, out=rows_gradient[chunk])
-                if head_gradient is not None:
-                    head_gradient += by_logits.T @ rows[chunk]
+                    rows_gradient[chunk] = torch.where(counted, by_logits @ weights, 0.0)
+                if to_head:
+                    part = by_logits.T @ torch.where(counted, rows[chunk], 0.0)
+                    head_gradient = (
+                        part.float() if head_gradient is None else head_gradient.add_(part)
+                    )
         ctx.gradients = rows_gradient, head_gradient, head.dtype
         return total
 
