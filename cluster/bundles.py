@@ -9,6 +9,7 @@ from typing import Any
 
 from cluster.ending import end_workers
 from cluster.failure import WorkerFailed
+from cluster.head import head_answers
 from cluster.placement import Placement
 from cluster.polls import POLL_S
 from cluster.worker import Record, Worker
@@ -126,7 +127,8 @@ class Bundles:
         """Kill all actors, and give the room back."""
         self.clear(list(self.actors))
         if self._group is not None:
-            self.ray.util.remove_placement_group(self._group)
+            if head_answers(self.ray):
+                self.ray.util.remove_placement_group(self._group)
             self._group = None
 
     def _failure(self, index: int, kind: str, message: str) -> WorkerFailed:

@@ -8,7 +8,6 @@ them down if this process is killed.
 from __future__ import annotations
 
 import ctypes
-import logging
 import signal
 import subprocess
 import sys
@@ -23,6 +22,13 @@ import psutil
 
 from cluster.connection.authentication import own_token, ray_environment, token_of_user
 from cluster.connection.folder import ray_folder
+from cluster.connection.starting import (
+    handlers_kept,
+    on_loopback,
+    ray_log,
+    without_dashboard_dependencies,
+)
+from cluster.head import HeadWatch
 from cluster.host.processes import end_processes
 from cluster.nodes import local_devices
 from cluster.placement import Placement, refuse_what_never_fits
@@ -85,6 +91,7 @@ class Session:
         self._ready, self._leave = threading.Event(), threading.Event()
         self._lock, self._starting = threading.Lock(), False
         self._error: BaseException | None = None
+        self._head: HeadWatch | None = None
         self._thread = threading.Thread(target=self._live, daemon=True, name="ray-session")
         self._thread.start()
 
@@ -102,7 +109,17 @@ class Session:
         import ray
 
         module: ModuleType = ray
+        self._head = self._head or HeadWatch(module, private=self.address is None)
         return module
+
+    def check(self) -> None:
+        """To be called often by whoever waits for something of Ray.
+
+        Raises:
+            WorkerFailed: the head process of Ray is gone, and what is waited for will not come.
+        """
+        if self._head is not None:
+            self._head.check()
 
     def close(self) -> None:
         """Shut a private Ray down and remove its files, or disconnect from the cluster.
@@ -122,7 +139,7 @@ class Session:
         try:
             import ray  # noqa: F401  # first, since it sets up the loggers that are redirected next
 
-            with _ray_log(self._log):
+            with ray_log(self._log):
                 if self.address is None:
                     self._live_private()
                 else:
@@ -139,13 +156,19 @@ class Session:
                 import ray
 
                 try:
-                    with _without_dashboard_dependencies(), self._abandonable():
+                    with (
+                        without_dashboard_dependencies(),
+                        on_loopback(),
+                        handlers_kept(),
+                        self._abandonable(),
+                    ):
                         ray.init(
                             address="local",  # whatever RAY_ADDRESS says
                             num_cpus=self._cpus,
                             num_gpus=self._gpus,
                             object_store_memory=self._object_store_bytes,
-                            _temp_dir=str(folder),
+                            # Ray lets everybody write there; nobody else gets into our folder.
+                            _temp_dir=str(folder / "r"),
                             **_job_settings(),
                         )
                     guard = _start_guard(folder, _ray_processes())
@@ -164,7 +187,7 @@ class Session:
             import ray
 
             try:
-                with self._abandonable():
+                with handlers_kept(), self._abandonable():
                     ray.init(address=address, **_job_settings())
                 self._ready.set()
                 self._leave.wait()
@@ -240,47 +263,3 @@ def _ray_processes() -> list[psutil.Process]:
         except psutil.NoSuchProcess:
             continue
     return found
-
-
-@contextmanager
-def _without_dashboard_dependencies() -> Iterator[None]:
-    """Start Ray as if its web dashboard were not installed.
-
-    Even with include_dashboard=False, ray[default] starts an agent with an HTTP server and
-    metrics, which nobody here asks. Whether this also starts faster is unclear: 3.0 and 4.4 s
-    against 4.8 to 6.9 s on an idle machine, no difference in five pairs on a busy one.
-    """
-    name = "ray.dashboard.optional_deps"
-    before = sys.modules.get(name)
-    sys.modules[name] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        if before is None:
-            del sys.modules[name]
-        else:
-            sys.modules[name] = before
-
-
-@contextmanager
-def _ray_log(path: Path | None) -> Iterator[None]:
-    """Send what Ray's Python logs in this process to a file, not to the screen."""
-    logger = logging.getLogger("ray")
-    handler: logging.Handler = logging.NullHandler()
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(path, delay=True)
-    before = (list(logger.handlers), logger.propagate, logger.level)
-    # The raylet's messages ("A worker died ...") are printed whatever log_to_driver says.
-    from ray._private import worker as driver
-
-    show = driver.print_to_stdstream
-    driver.print_to_stdstream = lambda data, ignore_prefix: logger.info("\n".join(data["lines"]))
-    logger.handlers, logger.propagate = [handler], False
-    try:
-        yield
-    finally:
-        logger.handlers, logger.propagate = before[0], before[1]
-        logger.setLevel(before[2])
-        driver.print_to_stdstream = show
-        handler.close()
