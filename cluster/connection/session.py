@@ -8,6 +8,7 @@ them down if this process is killed.
 from __future__ import annotations
 
 import ctypes
+import logging
 import signal
 import subprocess
 import sys
@@ -67,6 +68,10 @@ def ray_session(
         yield session
     finally:
         session.close()
+
+
+class RayNotStarted(Exception):
+    """A private Ray did not come up, nor did the next one."""
 
 
 class Abandoned(BaseException):
@@ -156,21 +161,7 @@ class Session:
                 import ray
 
                 try:
-                    with (
-                        without_dashboard_dependencies(),
-                        on_loopback(),
-                        handlers_kept(),
-                        self._abandonable(),
-                    ):
-                        ray.init(
-                            address="local",  # whatever RAY_ADDRESS says
-                            num_cpus=self._cpus,
-                            num_gpus=self._gpus,
-                            object_store_memory=self._object_store_bytes,
-                            # Ray lets everybody write there; nobody else gets into our folder.
-                            _temp_dir=str(folder / "r"),
-                            **_job_settings(),
-                        )
+                    self._start_private(folder)
                     guard = _start_guard(folder, _ray_processes())
                     self._ready.set()
                     self._leave.wait()
@@ -181,6 +172,37 @@ class Session:
         finally:
             if guard is not None:
                 guard.communicate()
+
+    def _start_private(self, folder: Path) -> None:
+        """Start Ray's processes, once more if that fails: on a busy host it waits too briefly."""
+        import ray
+
+        for attempt in (1, 2):
+            try:
+                with (
+                    without_dashboard_dependencies(),
+                    on_loopback(),
+                    handlers_kept(),
+                    self._abandonable(),
+                ):
+                    ray.init(
+                        address="local",  # whatever RAY_ADDRESS says
+                        num_cpus=self._cpus,
+                        num_gpus=self._gpus,
+                        object_store_memory=self._object_store_bytes,
+                        # Ray lets everybody write there; nobody else gets into our folder.
+                        _temp_dir=str(folder / str(attempt)),
+                        **_job_settings(),
+                    )
+            except Exception as error:
+                if attempt == 2:
+                    raise RayNotStarted(f"Ray did not start, twice: {error}") from error
+                logging.getLogger("ray").warning("Ray did not start, it is tried again: %s", error)
+                servers = _ray_processes()
+                ray.shutdown()
+                end_processes(servers, grace_s=0)
+            else:
+                return
 
     def _live_connected(self, address: str) -> None:
         with ray_environment(token_of_user()):

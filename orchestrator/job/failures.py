@@ -54,6 +54,8 @@ class Rule:
     """What to do; `{log}` is where the traceback stands, `{go_on}` says how to go on."""
     types: tuple[str, ...] = ()
     pattern: str | None = None
+    own_words: bool = False
+    """Whether such an error may end with what to do, behind a semicolon; then that is said."""
 
 
 GO_ON = "{go_on}"
@@ -69,6 +71,7 @@ RULES = (
         "give it more memory, or prepare with fewer --workers",
         pattern=r"^PoolFailed: .*out of memory",
     ),
+    Rule("start", "see logs/ray.log, and whether the host is overloaded", types=("RayNotStarted",)),
     Rule("killed", "find out who killed them, then start again", types=("PoolFailed",)),
     Rule(
         "out_of_memory",
@@ -99,6 +102,7 @@ RULES = (
         "bad_data",
         "`orchestrate data verify` names all that is damaged",
         types=("DataError", "BadBlock", "DamagedData", "ColumnError", "NothingToTrainOn"),
+        own_words=True,
     ),
     Rule(
         "bad_data",
@@ -228,6 +232,9 @@ def explain_failure(
     cause = getattr(error, "cause", None)
     rank, host = getattr(error, "rank", None), getattr(error, "host", None)
     rule = _rule(error, cause, kind, said)
+    advice = ""
+    if rule.own_words and "; " in said:
+        said, advice = said.rsplit("; ", 1)
     at = f" after step {step}" if step is not None else ""
     if cause in ("killed", "lost", "silent"):
         what = re.match(r"[^,:]*", said)
@@ -238,7 +245,7 @@ def explain_failure(
     else:
         message = _short(kind, said) + at
     place = getattr(error, "log", None) or log
-    remedy = rule.remedy.replace("{go_on}", RESUME if resumable else START_AGAIN)
+    remedy = (advice or rule.remedy).replace("{go_on}", RESUME if resumable else START_AGAIN)
     shown = _shown(place) if place else "what the command prints with HYDRA_FULL_ERROR=1"
     remedy = remedy.replace("{log}", shown)
     return Explanation(rule.failure, rank, host, message, remedy)

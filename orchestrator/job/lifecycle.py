@@ -30,6 +30,7 @@ from orchestrator.job.signals import Stops
 from orchestrator.job.startup import Startup
 from orchestrator.plan.planning import Plan, make_plan
 from orchestrator.record import runfolder
+from orchestrator.record.checkpoints.finding import newest_of, published, read_complete
 from orchestrator.record.checkpoints.retention import remove_partial
 from orchestrator.record.journal import Journal
 from orchestrator.record.mlflow import NoMirror, start_mirror
@@ -99,7 +100,7 @@ class Job:
                     self._record_outcome(outcome)
                 except (Exception, KeyboardInterrupt) as caught:
                     error = caught
-                    remove_partial(self.folder / "checkpoints")  # the ranks are gone
+                    self._look_at_checkpoints()
                 self.stops.over = True
                 result, explanation = self._close(outcome, error, begun, mirror.run_id)
             if self.config.tracking.enabled:
@@ -211,6 +212,18 @@ class Job:
         shown = ", ".join(f"{name} {seconds}" for name, seconds in parts.items())
         self.screen.say(f"first step after {total:.1f} s: {shown}")
 
+    def _look_at_checkpoints(self) -> None:
+        """The ranks are gone: record what one published and did not live to say; clear up."""
+        root, known = self.folder / "checkpoints", self._journal.standing.checkpoint_step
+        remove_partial(root)
+        newest, _ = newest_of(published(root), read_complete)
+        if newest is not None and (known is None or known < newest.step):
+            facts = {"bytes": newest.bytes, "manifest_sha256": newest.manifest_sha256}
+            with suppress(OSError):  # the disk may be full
+                self._event(
+                    {"event": "checkpoint", "step": newest.step, "path": str(newest.path), **facts}
+                )
+
     def _record_start(self) -> None:
         """Put the start, and what the job reads, on record."""
         self._journal.event(
@@ -274,6 +287,7 @@ class Job:
     ) -> dict[str, Any]:
         """What result.json says, by the record: the truth also for a job that failed."""
         standing, status = self._journal.standing, "done"
+        trains = self.plan.outline.steps > 0
         if explanation is not None:
             status = "interrupted" if explanation.failure == "interrupted" else "failed"
         elif outcome is not None and outcome.stopped:
@@ -283,7 +297,7 @@ class Job:
             "stage": self.config.stage.name,
             "status": status,
             "attempts": 1,
-            "steps": standing.step if self.plan.outline.steps else 0,
+            "steps": max(standing.step, standing.checkpoint_step or 0) if trains else 0,
             "tokens": standing.tokens or None,
             "wall_s": round(seconds, 3),
             "tokens_per_second": outcome.tokens_per_second if outcome else None,

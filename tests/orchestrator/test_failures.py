@@ -116,6 +116,10 @@ SAID = {
         ("SaveFailed", "rank 1 could not save step 3: NonFiniteState: non-finite exp_avg of x"),
         ("RuntimeError", "gradient norm is inf"),
     ],
+    "start": [
+        ("RayNotStarted", "Ray did not start, twice: Can't find a `node_ip_address.json` file"),
+        ("RayNotStarted", "Ray did not start, twice: The current node timed out during startup"),
+    ],
     "user_error": [
         ("ModuleNotFoundError", "No module named 'flash_attn'"),
         ("TypeError", "unsupported operand type(s)"),
@@ -132,7 +136,7 @@ SAID = {
         ("KernelPanicked", ""),
     ],
 }
-RETRIED = {"storage", "hardware", "collective", "time_out", "unknown"}
+RETRIED = {"storage", "hardware", "collective", "time_out", "start", "unknown"}
 
 
 @pytest.mark.parametrize(
@@ -168,6 +172,14 @@ def test_whatever_is_wrong_with_data_is_known_by_the_name_of_its_error():
         explanation = explain_failure(raised(kind.__name__, "shard-00000.arrow: block 3"))
         known = "not_shared" if kind is NotOnThisHost else "bad_data"
         assert (explanation.failure, explanation.retry) == (known, False), kind
+
+
+def test_damaged_data_is_told_with_its_file_and_its_own_remedy_alone():
+    path = "/a/" + 20 * "long/" + "shard-00000.arrow"
+    said = f"{path} is missing, the index says 9 bytes; delete {path} and start again"
+    explanation = explain_failure(raised("DamagedData", said))
+    assert explanation.line() == f"rank 1 on host node-a failed: DamagedData: {said}"
+    assert explanation.remedy == f"delete {path} and start again"
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EROFS, errno.ENOSPC])

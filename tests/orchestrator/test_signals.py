@@ -16,7 +16,9 @@ from orchestrator.job import lifecycle
 from orchestrator.job.codes import DONE, FAILED, INTERRUPTED, STOPPED
 from orchestrator.job.signals import Stops, handled
 from orchestrator.record.checkpoints.retention import remove_partial
+from orchestrator.record.lines import read
 from orchestrator.record.mlflow import NoMirror
+from orchestrator.stages.run import Run
 from tests.orchestrator.typed import on, typed
 
 ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -148,6 +150,25 @@ def test_a_job_that_fails_leaves_no_half_written_checkpoint(corpus, monkeypatch)
     answer = typed("run", *on(corpus), "stage.steps=4")
     assert answer.code == FAILED, answer
     assert list(Path("outputs/latest/checkpoints").iterdir()) == []
+
+
+def test_a_checkpoint_whose_rank_did_not_live_to_tell_of_it_is_in_the_result(corpus, monkeypatch):
+    told = Run.event
+
+    def die(self, kind, **facts):
+        if kind == "checkpoint" and facts["step"] == 4:
+            raise MemoryError
+        told(self, kind, **facts)
+
+    monkeypatch.setattr(Run, "event", die)
+    answer = typed("run", *on(corpus), "stage.steps=6", "stage.checkpoint_every=2")
+    assert answer.code == FAILED, answer
+    assert Path(result()["checkpoint"]).name == "step_00000004"
+    events, _ = read(Path("outputs/latest/events.jsonl"))
+    saved = [event for event in events if event["event"] == "checkpoint"]
+    assert [event["step"] for event in saved] == [2, 4]
+    assert saved[0].keys() & {"path", "bytes", "manifest_sha256"} <= saved[1].keys()
+    assert "resume=outputs/" in answer.out
 
 
 def test_a_checkpoint_that_was_making_room_for_another_is_put_back(tmp_path):
