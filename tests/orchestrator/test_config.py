@@ -27,7 +27,7 @@ def test_a_config_comes_back_from_its_yaml_as_it_was(tmp_path):
         stage=PretrainConfig(steps=7, prompts=["a: b"]),
         model=GPTConfig(width=36, heads=3, vocab_size=300, weights="x", weights_role="a"),
         roles={"model": RoleSettings(engine={"zero_stage": 2})},
-        tokenizer=TokenizerConfig(kind="bytes", vocab_size=None),
+        tokenizer=TokenizerConfig(kind="bytes"),
         optim=OptimConfig(warmup_steps=1, gradient_clip=None),
         resume="there",
     )
