@@ -35,6 +35,7 @@ from orchestrator.record.checkpoints.retention import remove_partial
 from orchestrator.record.journal import Journal
 from orchestrator.record.mlflow import NoMirror, start_mirror
 from orchestrator.stages import STAGES
+from orchestrator.stages.result import SEPARATOR
 
 if TYPE_CHECKING:
     from orchestrator.stages.result import Result
@@ -242,9 +243,10 @@ class Job:
 
     def _record_outcome(self, outcome: "Result") -> None:
         """Put what the stage has made on record."""
+        if outcome.reason is not None:
+            self._journal.event("ended_early", reason=outcome.reason)
         if outcome.samples:
-            text = "\n\n---\n\n".join(outcome.samples)
-            write_text_atomic(self.folder / "samples.txt", text)
+            write_text_atomic(self.folder / "samples.txt", SEPARATOR.join(outcome.samples))
             self._journal.event("artifact", path="samples.txt")
         for table in outcome.tables:
             path = self.folder / f"{table.name}.json"
@@ -296,12 +298,15 @@ class Job:
             "run_id": self.folder.name,
             "stage": self.config.stage.name,
             "status": status,
+            "reason": outcome.reason if outcome else None,
             "attempts": 1,
             "steps": max(standing.step, standing.checkpoint_step or 0) if trains else 0,
             "tokens": standing.tokens or None,
             "wall_s": round(seconds, 3),
             "tokens_per_second": outcome.tokens_per_second if outcome else None,
             "metrics": standing.metrics,
+            "baselines": standing.baselines,
+            "best": standing.best,
             "checkpoint": standing.checkpoint or self.config.resume,
             "mlflow_run_id": None,
         }

@@ -48,7 +48,8 @@ def quick(tmp_path_factory, corpus, bare_path):
     extensions = str(folder / "extensions")
     command = [str(Path(sys.executable).with_name("orchestrate")), "run"]
     environment = {"PATH": bare_path, "TORCH_EXTENSIONS_DIR": extensions}
-    job = Job(folder, corpus, "resources=cpu2", command=command, **environment)
+    asked = ("resources=cpu2", "stage.sample_at_evaluations=true")
+    job = Job(folder, corpus, *asked, command=command, **environment)
     job.code = job.wait()
     return job
 
@@ -108,6 +109,17 @@ def test_the_quick_start_is_a_finished_run_in_mlflow(quick):
     for step, loss in quick.metric().items():
         assert metrics["train/loss", step] == pytest.approx(loss, rel=1e-12)
     assert metrics["validation/loss", STEPS] == quick.metric("validation/loss")[STEPS]
+
+
+def test_the_texts_of_every_evaluation_are_on_record_and_in_mlflow(quick):
+    texts = {event["step"]: event["texts"] for event in quick.events("sampled")}
+    assert list(texts) == [6, 12]
+    assert [len(own) for own in texts.values()] == [3, 3]
+    names = [f"step_{step:08d}.txt" for step in texts]
+    for name, own in zip(names, texts.values(), strict=True):
+        assert (quick.run / "samples" / name).read_text() == "\n\n---\n\n".join(own)
+    sent = {path.name for path in (quick.folder / "outputs").glob("mlartifacts/**/samples/*")}
+    assert sent == set(names), sorted((quick.folder / "outputs").iterdir())
 
 
 def test_the_quick_start_needs_no_compiler_and_leaves_nothing_behind(quick):
