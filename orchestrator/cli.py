@@ -6,13 +6,14 @@
    `data` has arguments and, where it needs one, a config.
 3. The composed config becomes a JobConfig, whose construction checks it; under --multirun all
    jobs are checked before the first starts.
-4. The verb is called with each job. What it refuses (ValueError) ends with exit code 2.
+4. The verb is called with each job. What it refuses (ValueError) ends with exit code 2, any other
+   error with 1; each in one line, or with its traceback if HYDRA_FULL_ERROR=1.
 
 Precedence, lowest first: defaults of the dataclasses, the YAML of each chosen group, the
 experiment, the command line. `orchestrate run experiment=gpt2_124m_8gpu stage.steps=10` takes
 everything from the experiment except the steps.
 
-Exit codes: 0 done, 1 failed, 2 refused, 130 interrupted.
+Exit codes: orchestrator/job/codes.py.
 """
 
 import contextlib
@@ -21,12 +22,12 @@ import io
 import os
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+from orchestrator.job.codes import FAILED, INTERRUPTED, REFUSED, STOPPED
+from orchestrator.job.signals import handled, interrupt
+
 OURS = ("orchestrator", "data", "models", "cluster")
 
 
@@ -71,15 +72,18 @@ def main() -> None:
     verb = VERBS[name]
     try:
         _check_encoding(rest)
-        code = _call(verb, rest)
-    except ValueError as error:
+        with handled(interrupt):  # SIGTERM and a lost terminal end a verb as Ctrl-C does
+            code = _call(verb, rest)
+    except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        if not _is_ours(error):
-            refuse(_unforeseen(error), FAILED)
-        refuse(str(error))
+        if isinstance(error, ValueError) and _is_ours(error):
+            refuse(str(error))
+        from orchestrator.job.failures import explain_failure
+
+        refuse(explain_failure(error, resumable=False).line(), FAILED)
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        sys.exit(STOPPED if name == "run" else INTERRUPTED)
     sys.exit(code)
 
 
@@ -140,7 +144,7 @@ def run_with_config(verb: Verb, arguments: Sequence[str]) -> int:
             print(f"\njob {' '.join(overrides)}", flush=True)
         code = max(code, _function(verb)(config, overrides, asked))
         asked = time.monotonic()
-        if code == INTERRUPTED:
+        if code in (STOPPED, INTERRUPTED):
             break
     return code
 
@@ -197,16 +201,6 @@ def _is_ours(error: ValueError) -> bool:
         raised = raised.tb_next
     module = raised.tb_frame.f_globals.get("__name__", "") if raised else ""
     return module.partition(".")[0] in OURS
-
-
-def _unforeseen(error: Exception) -> str:
-    """What a library has said, and where: the user has not asked for anything wrong."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    said = " ".join(str(error).split()) or "no message"
-    return (
-        f"{type(error).__name__}: {said} ({Path(place.filename).name}, line {place.lineno}); "
-        "HYDRA_FULL_ERROR=1 in the environment shows the traceback"
-    )
 
 
 def _check_encoding(arguments: Sequence[str]) -> None:

@@ -18,8 +18,8 @@ def check_outputs(folder: Path) -> int:
     latest = folder / LATEST
     if latest.exists() and not latest.is_symlink():
         raise ValueError(
-            f"outputs={folder}: {latest} is no link to the newest run, as after a copy that followed "
-            "links; remove or rename it"
+            f"outputs={folder}: {latest} is no link to the newest run, maybe since links were "
+            "followed in copying; remove or rename it"
         )
     try:
         str(folder.absolute()).encode()

@@ -243,7 +243,7 @@ def test_an_outputs_folder_that_no_link_or_record_can_name_is_refused():
     assert r"caf\xe9/outputs', which is no UTF-8" in refused("run")
 
 
-def test_what_a_library_raises_is_no_refusal_and_says_where():
+def test_what_a_library_raises_is_no_refusal():
     answer = typed("sync", "a\0b")
     assert answer.code == 1
     assert answer.err.startswith("error: ValueError: ")
