@@ -1,7 +1,7 @@
 """The command line: `orchestrate VERB [overrides] [Hydra flags]`.
 
 1. The verb is taken off the arguments and looked up in VERBS.
-2. A verb that takes a config goes through `hydra.main`, so that overrides, `--cfg job`, `--help`,
+2. A verb that takes a config has it composed by Hydra, so that overrides, `--cfg job`, `--help`,
    `--multirun` and `-cd` are as in any Hydra app; the others parse their own arguments, and
    `data` has arguments and, where it needs one, a config.
 3. The composed config becomes a JobConfig, whose construction checks it; under --multirun all
@@ -17,11 +17,10 @@ Exit codes: 0 done, 1 failed, 2 refused, 130 interrupted.
 
 import contextlib
 import importlib
-import io
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 INTERRUPTED = 130
@@ -102,8 +101,10 @@ def usage() -> str:
 
 
 def refuse(message: str) -> None:
-    """Say what is wrong with the request and exit with 2."""
-    print(f"error: {message}", file=sys.stderr)
+    """Say what is wrong with the request, however long a name in it is, and exit with 2."""
+    from data.messages import shortened
+
+    print(f"error: {shortened(message)}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -139,8 +140,7 @@ def run_with_config(verb: Verb, arguments: Sequence[str]) -> int:
 
 def complete(arguments: Sequence[str]) -> int:
     """Shell completion: `-sc install=SHELL` prints what to eval, `-sc query` answers."""
-    from orchestrator.compose import completion, compose
-    from orchestrator.compose.refusal import SCHEMA
+    from orchestrator.compose import completion
 
     request, _, shell = (arguments[0] if arguments else "").partition("=")
     if request == "install" and shell in completion.SHELLS:
@@ -151,18 +151,17 @@ def complete(arguments: Sequence[str]) -> int:
     line, point = os.environ.get("COMP_LINE", ""), os.environ.get("COMP_POINT")
     words = completion.split(line, int(point) if point else None)
     verb = VERBS.get(words[1]) if len(words) > 1 else None
+    found: Iterable[str] = ()
     if len(words) == 2:
-        print(completion.matching(words[1], VERBS))
-    elif verb is not None and verb.takes != "arguments" and words[-1].startswith("-"):
-        print(completion.matching(words[-1], completion.FLAGS))
-    elif verb is not None and verb.takes != "arguments":
-        found = io.StringIO()
-        overrides = [word for word in words[2:-1] if not word.startswith("-")]
-        os.environ["COMP_LINE"] = " ".join([words[0], *overrides, words[-1]])
-        with contextlib.redirect_stdout(found):
-            compose(["-sc", "query=bash"])
-        names = [name for name in found.getvalue().split() if not name.endswith(SCHEMA)]
-        print(completion.matching(words[-1], names))
+        found = [*VERBS, "--help", "--version"]
+    elif verb is not None:
+        with contextlib.suppress(Exception):  # of what is half typed; a shell shows nothing then
+            if verb.takes != "arguments":
+                found = completion.of_overrides(words[2:])
+            if verb.takes != "config":
+                parser = importlib.import_module(f"orchestrator.verbs.{verb.module}").parser()
+                found = [*completion.of_arguments(parser, words[2:]), *found]
+    print(completion.matching(words[-1], found))
     return 0
 
 

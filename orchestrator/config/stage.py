@@ -35,6 +35,7 @@ class StageConfig:
     """Roles that are not trained."""
 
     name: str = ""
+    """Which stage it is; stage=NAME chooses one, with its settings."""
 
     def check_job(self, job: JobConfig) -> None:
         """Raise ValueError for what does not fit the other sections of the job."""
