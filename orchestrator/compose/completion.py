@@ -50,7 +50,8 @@ def of_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[
     if words[-1].startswith("-"):
         return _flags(parser)
     for action in parser._actions:
-        if len(words) > 1 and words[-2] in action.option_strings and action.choices:
+        named = len(words) > 1 and words[-2] in action.option_strings
+        if action.choices and (named or not action.option_strings):
             return [str(choice) for choice in action.choices]
     return runs()
 

@@ -80,8 +80,8 @@ class Composer:
         except OSError:  # no file has such a name
             return []
 
-    def composed(self, groups: Sequence[str]) -> DictConfig:
-        """The config of these choices.
+    def composed(self, groups: Sequence[str]) -> tuple[DictConfig, dict[str, object]]:
+        """The config of these choices, and the choice of every group.
 
         Raises:
             ValueError: a file of the user's own says something to Hydra.
@@ -90,9 +90,10 @@ class Composer:
         config = self._compose(self._primary, groups)
         if self._own and _hydras(config) != _hydras(self._compose(PRIMARY, [])):
             raise ValueError(_to_hydra("a file of --config-dir"))
+        chosen = dict(config.hydra.runtime.choices)
         with open_dict(config):
             del config["hydra"]
-        return config
+        return config, chosen
 
     def show_info(self, info: str, groups: Sequence[str]) -> None:
         """Print which files the config is made of."""

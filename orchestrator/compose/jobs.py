@@ -4,11 +4,11 @@ import itertools
 import shlex
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from orchestrator.compose.schema import GROUPS
 from orchestrator.compose.word import Spelled, Word
-from orchestrator.config import JobConfig
+from orchestrator.config import SECTIONS, JobConfig
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -72,6 +72,20 @@ def _each(asked: Namespace, composer: "Composer") -> Iterator[list[Word]]:
         yield list(words)
 
 
+def defaults(stage: str) -> dict[str, Any]:
+    """The config of a job that says no more than its stage; `${...}` where a machine decides."""
+    from omegaconf import OmegaConf
+
+    from orchestrator.compose.composer import Composer
+    from orchestrator.compose.setting import values_of
+
+    with Composer() as composer:
+        config = composed(composer, [f"stage={stage}"])
+        sections = ("stage", "model", *SECTIONS)
+        plain = cast(dict[str, Any], OmegaConf.to_container(config))
+        return {**plain, **{name: values_of(config[name]) for name in sections}}
+
+
 def composed(composer: "Composer", overrides: Sequence[str]) -> "DictConfig":
     """The config of overrides of one job, unchecked.
 
@@ -80,18 +94,20 @@ def composed(composer: "Composer", overrides: Sequence[str]) -> "DictConfig":
     """
     from orchestrator.compose import grammar
 
-    return _composed(composer, [grammar.read(word, composer.loader)[0] for word in overrides])
+    return _composed(composer, [grammar.read(word, composer.loader)[0] for word in overrides])[0]
 
 
-def _composed(composer: "Composer", words: Sequence[Word]) -> "DictConfig":
+def _composed(
+    composer: "Composer", words: Sequence[Word]
+) -> tuple["DictConfig", dict[str, object]]:
     from orchestrator.compose import setting
 
     chosen = [word for word in words if _chooses(composer, word)]
-    config = composer.composed([_choice(word) for word in chosen])
+    config, choices = composer.composed([_choice(word) for word in chosen])
     for word in words:
         if word not in chosen:
             setting.put(config, word)
-    return config
+    return config, choices
 
 
 def _chooses(composer: "Composer", word: Word) -> bool:
@@ -116,8 +132,8 @@ def _job(composer: "Composer", words: Sequence[Word]) -> JobConfig:
 
     from orchestrator.compose import refusal
 
-    config = _composed(composer, words)
-    refusal.check_mixture(config, words)
+    config, choices = _composed(composer, words)
+    refusal.check_mixture(config, choices)
     job = cast(JobConfig, OmegaConf.to_object(config))
     refusal.check_read(job.stage, (word.name for word in words))
     return job
@@ -129,7 +145,7 @@ def _show(asked: Namespace, composer: "Composer", words: Sequence[Word]) -> None
 
     from orchestrator.compose import manual
 
-    config = _composed(composer, words)
+    config, _ = _composed(composer, words)
     if asked.info:
         chosen = [_choice(word) for word in words if _chooses(composer, word)]
         composer.show_info(asked.info, chosen)

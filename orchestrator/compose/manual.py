@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from models import MODELS
 from orchestrator.compose import flags, schema
-from orchestrator.compose.setting import not_none
+from orchestrator.compose.setting import not_none, values_of
 from orchestrator.config import BY_STAGE, SECTIONS, JobConfig
 from orchestrator.stages import STAGES
 
@@ -57,7 +57,7 @@ def text(composed: DictConfig) -> str:
         if name not in BY_STAGE or name in stage.reads:
             node = composed[name]
             kind: Any = OmegaConf.get_type(node)
-            lines += [*_heading(f"{name}: ", kind), *_section(kind, f"{name}.", _values(node))]
+            lines += [*_heading(f"{name}: ", kind), *_section(kind, f"{name}.", values_of(node))]
     alone = {f.name for f in fields(JobConfig)}.difference(sections)
     lines += ["the job as a whole", ""]
     lines += _section(JobConfig, "", OmegaConf.to_container(composed), only=alone)
@@ -138,15 +138,6 @@ def _section(
             meaning = re.sub(rf"\b{python}\b", typed, meaning)
         yield from textwrap.wrap(meaning, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
     yield ""
-
-
-def _values(node: DictConfig) -> Any:
-    """The values of a section as its checks leave them, if nothing of it is still open."""
-    plain = OmegaConf.to_container(node)
-    if "${" in str(plain) or "???" in str(plain):
-        return plain
-    checked: Any = OmegaConf.to_object(node)
-    return asdict(checked)
 
 
 def _default(field: Any) -> Any:

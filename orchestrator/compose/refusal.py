@@ -5,11 +5,11 @@ Hydra and OmegaConf say what they could not do in their own terms; here it is sa
 
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -93,10 +93,9 @@ def check_read(stage: StageConfig, names: Iterable[str]) -> None:
             )
 
 
-def check_mixture(composed: DictConfig, words: Iterable[Word]) -> None:
+def check_mixture(composed: DictConfig, chosen: Mapping[str, object]) -> None:
     """Raise ValueError for data=mixture without a dataset, which would be the default data."""
-    emptied = any(word.name == "data.datasets" and word.value == {} for word in words)
-    if emptied or OmegaConf.is_missing(composed.data, "datasets"):
+    if chosen.get("data") == "mixture" and not composed.data.datasets:
         raise ValueError(f"data=mixture needs datasets; try {SHAPES['data.datasets']}")
 
 

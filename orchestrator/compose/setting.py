@@ -1,8 +1,8 @@
 """Settings by their types: what a value is for each, and how it comes into a composed config."""
 
 import types
-from dataclasses import fields, is_dataclass
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from dataclasses import asdict, fields, is_dataclass
+from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -29,6 +29,15 @@ def put(composed: DictConfig, word: Word) -> None:
     for part in reversed(parts[whole:]):
         value = {part: value}
     OmegaConf.update(composed, ".".join(parts[:whole]), value, merge=True, force_add=True)
+
+
+def values_of(section: DictConfig) -> dict[str, Any]:
+    """The values of a section as its checks leave them, if nothing of it is still open."""
+    plain: Any = OmegaConf.to_container(section)
+    if "${" in str(plain) or "???" in str(plain):
+        return cast(dict[str, Any], plain)
+    checked: Any = OmegaConf.to_object(section)
+    return asdict(checked)
 
 
 def _inside(kind: Any, part: str, composed: DictConfig, name: str) -> Any:
