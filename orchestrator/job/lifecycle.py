@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.gang import Files, Placement, run_gang, run_inline
 from cluster.host.output import output_to
-from data.files import cache_root, write_text_atomic
+from data.files import cache_root, in_use, write_text_atomic
 from orchestrator.config import JobConfig
 from orchestrator.job import ending, torchrun
 from orchestrator.job.codes import DONE, FAILED, INTERRUPTED, REFUSED, STOPPED
@@ -90,7 +90,8 @@ class Job:
         mirror: NoMirror = NoMirror()
         outcome: Result | None = None
         error: BaseException | None = None
-        with self.stops.heard():
+        assert self.plan.ready is not None  # make_plan makes it
+        with self.stops.heard(), in_use(self.plan.ready.files):
             with Journal(self.folder) as journal:
                 self._journal = journal
                 try:
