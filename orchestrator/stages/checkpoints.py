@@ -1,6 +1,7 @@
 """The checkpoints of a run, as a stage that trains sees them on its ranks."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,10 @@ from orchestrator.config import JobConfig, RoleConfig
 from orchestrator.stages.run import Run
 from orchestrator.training import checkpoint, distributed
 from orchestrator.training.checkpoint import Checkpoint, Retention
+from orchestrator.training.loop import Spent
 from orchestrator.training.roles import Role, build_role
+
+SPENT = "spent"  # the entry of a manifest; one that was written before there was any lacks it
 
 
 class Checkpoints:
@@ -35,6 +39,9 @@ class Checkpoints:
         """Where the run goes on. None: at its first step."""
         self.newest = found
         """The last checkpoint found or saved."""
+        before = {} if found is None else found.facts.get(SPENT, {})
+        self.spent = Spent(**before)
+        """What training has taken so far; the loop adds to it."""
 
     @property
     def from_step(self) -> int:
@@ -78,9 +85,9 @@ class Checkpoints:
             facts: plain entries for the manifest, such as the state of the data.
             record: more facts for the record of the run.
         """
-        self.newest = done = checkpoint.save(
-            self._root, step, {role.name: role.saved for role in roles}, tokenizer, facts
-        )
+        states = {role.name: role.saved for role in roles}
+        facts = {**facts, SPENT: asdict(self.spent)}
+        self.newest = done = checkpoint.save(self._root, step, states, tokenizer, facts)
         if distributed.rank() == 0:
             self._retention.after(done)
         self._run.event(

@@ -93,6 +93,8 @@ class Training:
                     lambda step: learning_rate(optim, step, stage.steps),
                 ),
                 start_step=from_step,
+                spent=self.checkpoints.spent,
+                flops_per_step=self._flops * config.batch.step * length,
                 seed=config.seed,
                 unit="tokens",
                 trained=self.ledger.add,
