@@ -14,13 +14,13 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.gang import Files, Placement, run_gang, run_inline
 from cluster.host.output import output_to
-from data.files import cache_root, read_json, write_text_atomic
+from data.files import cache_root, in_use, read_json, write_text_atomic
 from orchestrator.config import JobConfig, to_dict
 from orchestrator.job import ending, torchrun
 from orchestrator.job.codes import DONE, FAILED, INTERRUPTED, REFUSED, STOPPED
@@ -94,30 +94,31 @@ class Job:
     def run(self) -> int:
         """Run to the end and leave a truthful result.json in every case."""
         begun = time.monotonic()
-        mirror: NoMirror = NoMirror()
+        self._mirror = NoMirror()
         outcome: Result | None = None
         error: BaseException | None = None
-        with self.stops.heard():
+        assert self.plan.ready is not None  # make_plan makes it
+        with self.stops.heard(), in_use(self.plan.ready.files):
             with Journal(self.folder, redactor=self.redactor) as journal:
                 self._journal = journal
                 try:
                     self._record_start()
                     outputs = Path(self.config.outputs).absolute()
-                    mirror = start_mirror(self.folder, self.config.tracking, outputs)
+                    self._mirror = start_mirror(self.folder, self.config.tracking, outputs)
                     outcome = self._work()
                     self._record_outcome(outcome)
                 except (Exception, KeyboardInterrupt) as caught:
                     error = caught
                     self._look_at_checkpoints()
                 self.stops.over = True
-                result, explanation = self._close(outcome, error, begun, mirror.run_id)
+                result, explanation = self._close(outcome, error, begun, self._mirror.run_id)
             if self.config.tracking.enabled:
                 self.screen.phase("sending the rest of the record to MLflow")
             try:
                 with self.stops.sending():
-                    tracked = mirror.finish()
+                    tracked = self._mirror.finish()
             except KeyboardInterrupt:
-                tracked = mirror.finish(0)
+                tracked = self._mirror.finish(0)
             if result["mlflow_run_id"] != tracked.mlflow_run_id:
                 result["mlflow_run_id"] = tracked.mlflow_run_id
                 with suppress(OSError):  # on a full disk the first one stays
@@ -198,6 +199,8 @@ class Job:
                     self._first_step()
             else:
                 self._event(record)
+        if trouble := self._mirror.news():
+            self.screen.say(trouble)
 
     def _event(self, record: dict[str, Any]) -> None:
         kind = record["event"]
@@ -233,8 +236,17 @@ class Job:
 
     def _record_start(self) -> None:
         """Put the start, and what the job reads, on record."""
+        outline = self.plan.outline
         self._journal.event(
-            "started", stage=self.config.stage.name, host=os.uname().nodename, pid=os.getpid()
+            "started",
+            stage=self.config.stage.name,
+            host=os.uname().nodename,
+            pid=os.getpid(),
+            score=outline.score and asdict(outline.score),
+            roles={
+                name: {"family": role.config.model.family, "parameters": role.parameters}
+                for name, role in outline.roles.items()
+            },
         )
         for role, weights in self.plan.weights.items():
             self._journal.event(
@@ -283,7 +295,8 @@ class Job:
 
         ended = end()
         try:
-            self._journal.event("finished", status=ended[0]["status"])
+            error_facts = {name: ended[0][name] for name in ("error",) if name in ended[0]}
+            self._journal.event("finished", status=ended[0]["status"], **error_facts)
             self._journal.sync()
         except OSError as full:
             error = error or full

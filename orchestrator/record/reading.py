@@ -25,24 +25,29 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings in a YAML file of a run folder.
+    """The settings in a YAML file of a run folder. Raises DataError, as `read_yaml`."""
+    settings = read_yaml(path)
+    if not isinstance(settings, dict):
+        raise DataError(f"{path} is not of a run: it holds no settings")
+    return settings
+
+
+def read_yaml(path: Path) -> Any:
+    """The value in a YAML file of a run folder.
 
     Raises:
-        DataError: they can't be read; names the file.
+        DataError: it can't be read; names the file.
     """
     text = read_utf8(path)
     try:
         if len(text) > MOST_CHARACTERS:
             raise ValueError(f"it has more than {MOST_CHARACTERS:,} characters")
-        settings = yaml.load(text, _Loader)
-        if not isinstance(settings, dict):
-            raise ValueError("it holds no settings")
+        return yaml.load(text, _Loader)
     except RecursionError:
-        raise DataError(f"{path} is not the config of a run: it is nested too deeply") from None
+        raise DataError(f"{path} is not of a run: it is nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:
         said = " ".join(str(error).split())
-        raise DataError(f"{path} is not the config of a run: {said}") from None
-    return settings
+        raise DataError(f"{path} is not of a run: {said}") from None
 
 
 def lies_in(folder: Path, path: Path) -> bool:

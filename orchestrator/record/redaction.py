@@ -42,7 +42,7 @@ HARMLESS_BEFORE = {
     *("text", "prompt", "response", "chosen", "rejected", "label", "input", "output", "sort"),
 }
 ASSIGNMENT = re.compile(
-    r"""(?<![\w.])([A-Za-z_][\w.\-]{0,100})(["']?\s*[=:]\s*["']?)([^\s"',;&{}\[\]]+)"""
+    r"""(?<![\w.])([A-Za-z_][\w.\-]{0,100})(["']?\s*[=:]\s*["']?)([^\s"',;&{}\[\]`]+)"""
 )
 NUMBER = re.compile(r"[-+]?[\d._]+([eE][-+]?\d+)?|true|false|null|none", re.IGNORECASE)
 

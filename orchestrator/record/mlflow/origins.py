@@ -54,8 +54,13 @@ class Origins:
         self._sink.metrics(metrics)
 
     def _find(self, event: dict[str, Any]) -> "LoggedModel | None":
-        client, found = self._sink.client, str(event["manifest_sha256"])
-        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        wanted = f"params.manifest_sha256 = '{found}'"
-        models = client.search_logged_models(experiments, wanted, max_results=1)
-        return models[0] if models else None
+        client = self._sink.client
+        wanted, page = f"params.manifest_sha256 = '{event['manifest_sha256']}'", None
+        while True:
+            experiments = client.search_experiments(page_token=page)
+            ids = [experiment.experiment_id for experiment in experiments]
+            if ids and (models := client.search_logged_models(ids, wanted, max_results=1)):
+                return models[0]
+            page = experiments.token
+            if not page:
+                return None

@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import quote
 
 from orchestrator.record.lines import EVENTS, METRICS, read
+from orchestrator.record.mlflow import view
 from orchestrator.record.mlflow.checkpoints import CheckpointModels
 from orchestrator.record.mlflow.description import Description
 from orchestrator.record.mlflow.mirror import State
@@ -31,6 +32,7 @@ from orchestrator.record.reading import lies_in
 log = logging.getLogger("tracking")
 
 RUN_TAG = "orchestrate.run"
+FIGURES = "figures"  # in the run folder, and among the artifacts
 RUN_STATUS = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
 
@@ -65,10 +67,14 @@ class Replay:
         self._describe()
         status = self.state.status or self.description.result.get("status") or "killed"
         self.sink.tags(self.description.final_tags(status, self.state.lineage))
+        self._draw()
         with tempfile.TemporaryDirectory() as scratch:
             self.description.copy_records(Path(scratch))
-            self._draw(Path(scratch) / "figures")
             self.client.log_artifacts(self.run_id, scratch)
+        if (self.folder / FIGURES).exists():
+            self.client.log_artifacts(self.run_id, str(self.folder / FIGURES), FIGURES)
+        self.points.descent.refresh()
+        self.checkpoints.forget_gone()
         ended = self.description.last_time()
         self.client.set_terminated(self.run_id, RUN_STATUS.get(status, "KILLED"), ended)
         self.state.done = True
@@ -88,7 +94,7 @@ class Replay:
                 experiment,
                 start_time=self.description.first_time(),
                 tags={RUN_TAG: key, "mlflow.user": _user()},
-                run_name=self.description.redactor.known(state.name),
+                run_name=self.description.redactor.known(state.name or self.description.name),
             )
         if state.run_id != run.info.run_id:  # a store that has nothing of it yet
             state.run_id = run.info.run_id
@@ -100,6 +106,7 @@ class Replay:
         """Params and tags: what was asked for, and where it comes from."""
         self.sink.params(self.description.params())
         self.sink.tags(self.description.tags())
+        self.state.view = view.put(self.client, self.state, self.description)
         self.described = True
 
     def _send_metrics(self, name: str) -> None:
@@ -172,12 +179,17 @@ class Replay:
         fingerprint = str(event["fingerprint"])
         source = self.description.redactor.text(str(event.get("source", "")))
         remote = source.startswith("http")
-        sizes = {name: event[name] for name in ("documents", "bytes", "tokens") if name in event}
+        sizes = {
+            name: event[name]
+            for name in ("documents", "examples", "bytes", "tokens")
+            if name in event
+        }
         dataset = Dataset(
             name=name,
             digest=digest,
             source_type="http" if remote else "local",
             source=json.dumps({"url" if remote else "uri": source}),
+            schema=_schema(event.get("columns", {})),
             profile=json.dumps(sizes),
         )
         tags = [InputTag("mlflow.data.context", split), InputTag("fingerprint", fingerprint)]
@@ -235,19 +247,19 @@ class Replay:
         self.sink.tags({f"drift.{event['dataset']}": found or "passed"})
 
     def _checkpoint(self, event: dict[str, Any], offset: int) -> None:
-        """A checkpoint is a model, unless a later attempt went on from an earlier one."""
+        """A checkpoint is a model, as long as somebody can go on from it."""
         self.points.descent.refresh()
-        if self.points.descent.holds(event.get("attempt", 1), event["step"]):
+        if self.checkpoints.is_current(event):
             self.checkpoints.send(event, offset, self.datasets)
 
-    def _draw(self, folder: Path) -> None:
-        """Save the figures of the run; one that fails must not hold up the record."""
+    def _draw(self) -> None:
+        """Save the figures in the run folder; one that fails must not hold up the record."""
         from orchestrator.record.figures import training_figures
 
-        folder.mkdir()
         try:
             for name, figure in training_figures(self.folder).items():
-                figure.savefig(folder / f"{name}.png", dpi=150)
+                (self.folder / FIGURES).mkdir(exist_ok=True)
+                figure.savefig(self.folder / FIGURES / f"{name}.png", dpi=150)
         except Exception:
             log.exception("no figures")
 
@@ -258,6 +270,12 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return str(os.getuid())
+
+
+def _schema(columns: dict[str, str]) -> str | None:
+    """Columns with their types as MLflow writes those of a table. None: none are known."""
+    spec = [{"name": name, "type": kind, "required": True} for name, kind in columns.items()]
+    return json.dumps({"mlflow_colspec": spec}) if spec else None
 
 
 def _all_points(lines: list[dict[str, Any]]) -> list[Point]:

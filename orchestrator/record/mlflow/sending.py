@@ -6,6 +6,7 @@ import os
 import select
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from data import cache_root
@@ -20,6 +21,7 @@ from orchestrator.record.mlflow.mirror import (
     outcome,
     process_name,
 )
+from orchestrator.record.mlflow.server import trouble
 from orchestrator.record.reading import CONFIG, read_settings
 from orchestrator.record.redaction import RedactingFormatter, Redactor
 
@@ -65,7 +67,7 @@ def send(folder: Path, *, live: bool = False) -> Done | Pending:
             )
         fcntl.flock(lock, fcntl.LOCK_EX)  # an earlier sender ends first
         state = State.load(folder) or state
-        state.done = False
+        state.done, state.trouble = False, None
         state.save(folder)
         follow(folder, state, parent if live else None)
     return outcome(folder)
@@ -105,14 +107,25 @@ def follow(folder: Path, state: State, driver: int | None) -> None:
                 replay.finish()
                 return
             failures, wait = 0, state.flush_seconds
+            _remember(folder, state, None)
         except Exception as error:
-            said = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            log.error("could not send, will try again: %s", said, exc_info=driver is not None)
+            said = trouble(state, error)
+            if said != state.trouble:
+                log.error("could not send, will try again: %s", said, exc_info=driver is not None)
+            _remember(folder, state, said)
             failures += 1
             wait = pause(failures)
         if deadline is not None and time.monotonic() > deadline:
             log.error("gave up: %s", outcome(folder))
             return
+
+
+def _remember(folder: Path, state: State, said: str | None) -> None:
+    """Keep for the driver what is wrong; on a full disk it stays in the log."""
+    if state.trouble != said:
+        state.trouble = said
+        with suppress(OSError):
+            state.save(folder)
 
 
 def pause(failures: int) -> float:
@@ -143,4 +156,4 @@ def _state_from_config(folder: Path) -> State:
         config = TrackingConfig(**tracking)
     except TypeError as error:
         raise ValueError(f"{folder / CONFIG}: tracking={tracking}: {error}") from None
-    return new_state(folder, config, folder.parents[1])
+    return new_state(config, folder.parents[1])
