@@ -60,8 +60,9 @@ def compose(arguments: Sequence[str]) -> list[tuple[JobConfig, list[str]]]:
     # Names of datasets and columns are the user's own, which Hydra takes only after ++.
     words = [re.sub(rf"^\+*(?=({'|'.join(OPEN)})[.=])", "++", _whole(word)) for word in words]
     ordered = sorted(words, key=lambda word: word.startswith("-") or "=" not in word)
-    app = hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")(collect)
     try:
+        primary = _primary_config(words)
+        app = hydra.main(version_base="1.3", config_path="pkg://conf", config_name=primary)(collect)
         with _hydra_in_a_box([sys.argv[0], *ordered]):
             app()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
@@ -69,6 +70,16 @@ def compose(arguments: Sequence[str]) -> list[tuple[JobConfig, list[str]]]:
     if refused:
         raise ValueError(refused[0])
     return jobs
+
+
+def _primary_config(words: Sequence[str]) -> str:
+    """The name of what everything typed goes on top of: conf/config.yaml, or a run's own config."""
+    resumed = [word for word in words if word.lstrip("+").startswith("resume=")]
+    if not resumed:
+        return "config"
+    from orchestrator.compose.resuming import primary_config
+
+    return primary_config(resumed[-1], words)
 
 
 def compose_one(overrides: Sequence[str]) -> JobConfig:

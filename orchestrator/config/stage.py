@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from orchestrator.config.changes import Change
 from orchestrator.config.checks import check_at_least, nearest_multiples
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ class StageConfig:
     """Names of its models; the first is the one that `model`, `engine` and `optim` describe."""
     frozen: ClassVar[tuple[str, ...]] = ()
     """Roles that are not trained."""
+    changes: ClassVar[Mapping[str, Change]] = {"name": Change.FIXED}
+    """Of a stage that can go on from a checkpoint: the kind of each of its settings."""
 
     name: str = ""
 
@@ -48,8 +52,19 @@ class StageConfig:
 class TrainingConfig(StageConfig):
     """What every stage has that trains in optimizer steps."""
 
-    reads: ClassVar[tuple[str, ...]] = ("model", "optim", "engine", "resume", "roles")
+    reads: ClassVar[tuple[str, ...]] = (
+        *("model", "optim", "engine", "resume", "allow_changes", "roles"),
+    )
     roles: ClassVar[tuple[str, ...]] = ("model",)
+    changes: ClassVar[Mapping[str, Change]] = {
+        **StageConfig.changes,
+        "steps": Change.FREE,
+        "global_batch_size": Change.ACCOUNTED,
+        "micro_batch_size": Change.FREE,
+        "evaluate_every": Change.FREE,
+        "checkpoint_every": Change.FREE,
+        "checkpoints_kept": Change.FREE,
+    }
 
     steps: int = 100
     """Optimizer steps of the whole run."""

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.gang import Files, Placement, run_gang, run_inline
 from data.files import cache_root, write_text_atomic
+from data.messages import short
 from orchestrator.config import JobConfig
 from orchestrator.job import ending, torchrun
 from orchestrator.job.failures import Explanation, explain_failure
@@ -30,6 +31,8 @@ from orchestrator.job.signals import Stops, heeded
 from orchestrator.job.startup import Startup
 from orchestrator.plan.planning import Plan, make_plan
 from orchestrator.record import runfolder
+from orchestrator.record.checkpoints import FOLDER as CHECKPOINTS
+from orchestrator.record.checkpoints import remove_partials
 from orchestrator.record.journal import Journal
 from orchestrator.record.mlflow import NoMirror, start_mirror
 from orchestrator.stages import STAGES
@@ -54,12 +57,14 @@ def execute(config: JobConfig, overrides: Sequence[str], asked: float) -> int:
     startup = Startup(asked)
     with Screen(outline, Terminal()) as screen, torchrun.leading(config) as hand_out:
         startup.enter("data")
+        for left in runfolder.remove_partials(Path(config.outputs)):
+            screen.say(f"removed what an ended run had left half-written: {short(left)}")
         screen.phase("preparing the data")
         plan = make_plan(config, screen.say)
         for line in plan.lines():
             screen.say(line)
         folder = runfolder.create(plan.config, overrides, plan.devices)
-        screen.say(f"run folder {ending.short(folder)}")
+        screen.say(f"run folder {short(folder)}")
         assert plan.ready is not None  # make_plan makes it
         assignment = Assignment(plan.config, folder, plan.ready.inputs)
         hand_out(assignment)
@@ -101,6 +106,9 @@ class Job:
                 except (Exception, KeyboardInterrupt) as caught:
                     error = caught
                 self.stops.over = True
+                remove_partials(self.folder / CHECKPOINTS)
+                with suppress(OSError):  # on a full disk result.json names the one before
+                    journal.take_unreported()
                 result, explanation = self._close(outcome, error, begun, mirror.run_id)
             if self.config.tracking.enabled:
                 self.screen.phase("sending the rest of the record to MLflow")
@@ -187,6 +195,8 @@ class Job:
         elif kind == "training":
             self.startup.enter("first step")
         self._journal.event(kind, **facts)
+        if kind == "resumed":
+            facts["path"] = short((self.folder / facts["path"]).resolve())
         self.screen.event(kind, facts)
         if kind == "checkpoint":
             self._journal.sync()
@@ -204,11 +214,13 @@ class Job:
         self._journal.event(
             "started", stage=self.config.stage.name, host=os.uname().nodename, pid=os.getpid()
         )
+        for reason in self.plan.passed_over:
+            self._journal.event("checkpoint_rejected", reason=reason)
         for role, weights in self.plan.weights.items():
             self._journal.event(
                 "weights",
                 role=role,
-                path=str(weights.path),
+                path=runfolder.placed(weights.path, self.folder),
                 step=weights.step,
                 manifest_sha256=weights.manifest_sha256,
             )
@@ -225,6 +237,10 @@ class Job:
             path = self.folder / f"{table.name}.json"
             runfolder.write_table(path, table.columns, table.rows)
             self._journal.event("artifact", path=path.name, table=True)
+
+    def _resumed_from(self) -> str | None:
+        start = self.plan.start
+        return runfolder.placed(start.checkpoint.path, self.folder) if start else None
 
     def _close(
         self,
@@ -275,7 +291,7 @@ class Job:
             "wall_s": round(seconds, 3),
             "tokens_per_second": outcome.tokens_per_second if outcome else None,
             "metrics": standing.metrics,
-            "checkpoint": standing.checkpoint or self.config.resume,
+            "checkpoint": standing.checkpoint or self._resumed_from(),
             "mlflow_run_id": None,
         }
         if explanation is not None:

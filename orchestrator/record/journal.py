@@ -11,21 +11,38 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from orchestrator.record.checkpoints import FOLDER, sound
 from orchestrator.record.clock import Clock
-from orchestrator.record.lines import EVENTS, METRICS, LineFile
+from orchestrator.record.lines import EVENTS, METRICS, LineFile, is_claimed, read
 from orchestrator.record.standing import Standing
+
+
+def goes_on(folder: Path, *, unknown: bool = False) -> bool:
+    """Whether a process writes the journal of a run; `unknown` where there is no way to know."""
+    return is_claimed(folder / EVENTS, unknown=unknown)
 
 
 class Journal:
     """Appends metrics and events to a run folder; `attempt` may be raised when a job is retried."""
 
     def __init__(self, folder: Path, attempt: int = 1) -> None:
-        """Open both files in `folder`; the torn last line of a killed writer is cut off."""
+        """Open both files in `folder`; the torn last line of a killed writer is cut off.
+
+        Raises:
+            ValueError: another process writes this journal.
+        """
         self.attempt = attempt
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._metrics = LineFile(folder / METRICS)
         self._events = LineFile(folder / EVENTS)
+        try:
+            self._events.claim()
+        except BlockingIOError:
+            self.close()
+            raise ValueError(
+                f"{folder} is the run of another process, which still writes to it"
+            ) from None
         self.standing = Standing.read(folder)
         """How far the run has got, after every line; it is another object in another attempt."""
         last_ms = self.standing.last_ms or 0
@@ -40,6 +57,15 @@ class Journal:
     def event(self, kind: str, /, **facts: Any) -> None:
         """Record that something happened, e.g. `event("checkpoint", step=100, path=...)`."""
         self._append(self._events, {"event": kind, **facts}, None)
+
+    def take_unreported(self) -> None:
+        """Record the checkpoints that were published by a rank that died before it said so."""
+        events, _ = read(self._folder / EVENTS)
+        known = {str(event["path"]) for event in events if event["event"] == "checkpoint"}
+        for found in sound(self._folder / FOLDER):
+            path = str(found.path.relative_to(self._folder))
+            if path not in known:
+                self.event("checkpoint", path=path, **found.record)
 
     def sync(self) -> None:
         """Return when all lines are on the disk."""

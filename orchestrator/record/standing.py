@@ -28,7 +28,8 @@ class Standing:
     metrics: dict[str, float] = field(default_factory=dict)
     """The last value of each metric."""
     checkpoint: str | None = None
-    """The newest checkpoint known to be whole: one that was published, else the one resumed."""
+    """The newest checkpoint known to be whole: one that was published, else the one resumed; a
+    path from the run folder on."""
     checkpoint_step: int | None = None
     status: str | None = None
     """How the run ended. None: it goes on, or its driver died before it could say."""
@@ -88,6 +89,7 @@ class Standing:
             self.metrics |= line["metrics"]
         elif kind in ("checkpoint", "resumed"):
             self.checkpoint, self.checkpoint_step = str(line["path"]), int(line["step"])
+            self.step = max(self.step, int(line["step"]))
 
 
 def _works(line: Mapping[str, Any]) -> bool:

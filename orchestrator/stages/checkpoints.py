@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import JobConfig, RoleConfig
+from orchestrator.record.checkpoints import FOLDER
+from orchestrator.record.runfolder import placed
 from orchestrator.stages.run import Run
 from orchestrator.training import checkpoint, distributed
 from orchestrator.training.checkpoint import Checkpoint, Retention
@@ -22,7 +24,7 @@ class Checkpoints:
             kept: how many of the newest stay on the disk.
             resume: the checkpoint to go on from, which the driver has verified.
         """
-        self._run, self._root = run, run.folder / "checkpoints"
+        self._run, self._root = run, run.folder / FOLDER
         self._retention = Retention(self._root, kept)
         found, rejected = checkpoint.newest_valid_shared(self._root)
         for reason in rejected:
@@ -59,7 +61,8 @@ class Checkpoints:
     def resumed(self) -> None:
         """Record that every part of the stage has taken over the state of `start`."""
         if self.start is not None:
-            self._run.event("resumed", step=self.start.step, path=str(self.start.path))
+            path = placed(self.start.path, self._run.folder)
+            self._run.event("resumed", path=path, **self.start.record)
 
     def save(
         self,
@@ -84,11 +87,6 @@ class Checkpoints:
         if distributed.rank() == 0:
             self._retention.after(done)
         self._run.event(
-            "checkpoint",
-            step=step,
-            path=str(done.path),
-            bytes=done.bytes,
-            manifest_sha256=done.manifest_sha256,
-            **record,
+            "checkpoint", path=placed(done.path, self._run.folder), **done.record, **record
         )
         return done

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from orchestrator.record.mlflow.mirror import ENVIRONMENT, TRAINING_VIEW, State
+from orchestrator.record.mlflow.store import settle
 from orchestrator.record.redaction import public_url
 
 PORT = 5000
@@ -87,6 +88,7 @@ def find_store(outputs: Path, run: Path | None) -> tuple[str, str]:
                 f"{database} does not exist: no run was sent to it yet; start one with "
                 "`orchestrate run`, or name another folder with --outputs"
             )
+        settle(database)
     return uri, page
 
 

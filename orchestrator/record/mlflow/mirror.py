@@ -14,12 +14,14 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from urllib.parse import quote
 
 from orchestrator.config import TrackingConfig
 from orchestrator.record import lines
-from orchestrator.record.redaction import public_url
+from orchestrator.record.redaction import public_url, redact_url
 
 STATE = "mlflow.json"
+BACK = "../../"  # from a run folder to the outputs folder
 SENDER = "orchestrator.record.mlflow"
 LOG = "logs/tracking.log"  # output of the mirror; its lock, too
 TRAINING_VIEW = "workflowType=machine_learning"  # else the UI shows what agents need
@@ -77,14 +79,22 @@ class State:
             written = json.loads((folder / STATE).read_text())
         except (FileNotFoundError, ValueError):
             return None
-        return State(**{f.name: written[f.name] for f in fields(State) if f.name in written})
+        known = {f.name: written[f.name] for f in fields(State) if f.name in written}
+        return _with_addresses(State(**known), BACK, str(folder.resolve().parents[1]) + "/")
 
     def save(self, folder: Path) -> None:
-        """Replace mlflow.json; only its owner may read it, an address can hold a password."""
+        """Replace mlflow.json; only its owner may read an address that holds a password.
+
+        Addresses inside the outputs folder are kept from the run folder on: outputs are moved.
+        """
+        kept = _with_addresses(self, str(folder.resolve().parents[1]) + "/", BACK)
+        secret = redact_url(self.tracking_uri) != self.tracking_uri
         partial = folder / f"{STATE}.partial"
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        partial.unlink(missing_ok=True)
+        mode = 0o600 if secret else 0o644
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "w") as file:
-            json.dump(asdict(self), file, indent=1)
+            json.dump(asdict(kept), file, indent=1)
         partial.replace(folder / STATE)
 
     def resumed(self, previous: "State | None") -> "State":
@@ -108,6 +118,20 @@ class State:
         if not self.tracking_uri.startswith("http"):
             return None
         return public_url(self.tracking_uri) + self.page
+
+
+def _with_addresses(state: State, old: str, new: str) -> State:
+    """The state with the beginning of the paths in its addresses exchanged."""
+
+    def moved(address: str | None) -> str | None:
+        for scheme, spelled in (("sqlite:///", str), ("file://", quote)):
+            if address is not None and address.startswith(scheme + spelled(old)):
+                return scheme + spelled(new) + address.removeprefix(scheme + spelled(old))
+        return address
+
+    uri = moved(state.tracking_uri)
+    assert uri is not None
+    return replace(state, tracking_uri=uri, artifact_root=moved(state.artifact_root))
 
 
 def new_state(folder: Path, config: TrackingConfig, outputs: Path) -> State:

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.record.mlflow.history import find_run
 from orchestrator.record.mlflow.points import Datasets, Point, Points
 from orchestrator.record.mlflow.sink import Sink, key
 
@@ -22,9 +23,20 @@ class Origins:
 
     def link(self, event: dict[str, Any]) -> None:
         """Make the model of an event `weights` an input of the run."""
+        self._sink.tags({f"weights.{event['role']}": str(event["manifest_sha256"])})
+        self._input(event)
+
+    def resumed(self, event: dict[str, Any], key: str) -> None:
+        """Make the run of this key the parent of the run, and its checkpoint an input."""
+        self._sink.tags({"resumed.manifest_sha256": str(event["manifest_sha256"])})
+        parent = find_run(self._sink.client, self._experiments(), key)
+        if parent is not None:
+            self._sink.tags({"mlflow.parentRunId": parent.info.run_id})
+        self._input(event)
+
+    def _input(self, event: dict[str, Any]) -> None:
         from mlflow.entities import LoggedModelInput
 
-        self._sink.tags({f"weights.{event['role']}": str(event["manifest_sha256"])})
         model = self._find(event)
         if model is not None:
             inputs = [LoggedModelInput(model.model_id)]
@@ -54,8 +66,9 @@ class Origins:
         self._sink.metrics(metrics)
 
     def _find(self, event: dict[str, Any]) -> "LoggedModel | None":
-        client, found = self._sink.client, str(event["manifest_sha256"])
-        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        wanted = f"params.manifest_sha256 = '{found}'"
-        models = client.search_logged_models(experiments, wanted, max_results=1)
+        wanted = f"params.manifest_sha256 = '{event['manifest_sha256']}'"
+        models = self._sink.client.search_logged_models(self._experiments(), wanted, max_results=1)
         return models[0] if models else None
+
+    def _experiments(self) -> list[str]:
+        return [own.experiment_id for own in self._sink.client.search_experiments()]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from models.configs import classifier
+from orchestrator.config.changes import Change
 from orchestrator.config.stage import TrainingConfig
 
 if TYPE_CHECKING:
@@ -15,6 +17,11 @@ if TYPE_CHECKING:
 @dataclass
 class ClassifyConfig(TrainingConfig):
     """Training of a classifier on rows of numbers, each with a label."""
+
+    changes: ClassVar[Mapping[str, Change]] = {
+        **TrainingConfig.changes,
+        **dict.fromkeys(("data", "label", "features", "validation_fraction"), Change.ACCOUNTED),
+    }
 
     name: str = "classify"
     data: str | None = None

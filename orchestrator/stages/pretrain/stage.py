@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from models.configs import language
+from orchestrator.config.changes import Change
 from orchestrator.config.checks import check_at_least
 from orchestrator.config.stage import TrainingConfig
 
@@ -18,6 +20,11 @@ class PretrainConfig(TrainingConfig):
     """Next-token training of a model, from random weights or from those of `model.weights`."""
 
     reads: ClassVar[tuple[str, ...]] = (*TrainingConfig.reads, "data", "tokenizer")
+    changes: ClassVar[Mapping[str, Change]] = {
+        **TrainingConfig.changes,
+        "prompts": Change.FREE,
+        "sample_tokens": Change.FREE,
+    }
 
     name: str = "pretrain"
     steps: int = 420
