@@ -34,6 +34,14 @@ def short(path: Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
+def shortened(text: str, most: int = 1500) -> str:
+    """The text in at most so many characters: its beginning, and its end, where the remedy is."""
+    if len(text) <= most:
+        return text
+    left_out = f" [... {len(text) - most:,} more characters ...] "
+    return text[: most * 2 // 3 - len(left_out)] + left_out + text[-(most // 3) :]
+
+
 def size(count: float) -> str:
     """Bytes for a reader: 12.3 MB."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -6,42 +6,26 @@ Hydra's own order, as it would on top of the defaults.
 """
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from data.messages import short
-from orchestrator.compose.refusal import SCHEMA
-from orchestrator.compose.schema import conf_folder
+from orchestrator.compose.schema import SCHEMA, conf_folder
 from orchestrator.plan.resume import AUTO, run_folder
 from orchestrator.stages import saved
 
-USUAL = "config"
 CHOICE = "resumed" + SCHEMA  # not shown among the choices of a group
 
 
-def primary_config(word: str, words: Sequence[str]) -> str:
-    """The name of the primary config for a job with the word `resume=RUN`, which is stored.
+def primary_config(resume: str) -> str | None:
+    """The name of the primary config for a job with `resume=RUN`, which is stored; None: the usual.
 
     Raises:
-        ValueError: it names several runs, or one whose config can't be read.
+        ValueError: there is no such run, or its config can't be read.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    override = OverridesParser.create().parse_override(word)
-    if override.is_sweep_override():
-        raise ValueError(
-            f"{word} names several runs, and a job goes on from one; start a job for each"
-        )
-    path = override.value()
-    if path in (None, AUTO):
-        return USUAL
-    if any(other.startswith(("-cn", "--config-name")) for other in words):
-        raise ValueError(
-            f"{word} takes the config of that run; leave --config-name out, and type the settings "
-            "that are to change"
-        )
-    _store(run_folder(str(path)))
+    if resume == AUTO:
+        return None
+    _store(run_folder(resume))
     return CHOICE
 
 

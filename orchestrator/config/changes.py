@@ -37,7 +37,8 @@ _KINDS: dict[Change, Mapping[str, str]] = {
     },
     Change.ACCOUNTED: {
         "data": "source path split text_column records streaming weight datasets phases "
-        "sequence_length row_tokens",
+        "sequence_length row_tokens document_characters",
+        "data.validation": "path split take",
         "data.contract": "columns not_null not_empty max_characters",
         "tokenizer": "kind vocab_size path",
     },

@@ -11,9 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from orchestrator.record.checkpoints import FOLDER, sound
 from orchestrator.record.clock import Clock
-from orchestrator.record.lines import EVENTS, METRICS, LineFile, is_claimed, read
+from orchestrator.record.lines import EVENTS, METRICS, LineFile, is_claimed
 from orchestrator.record.standing import Standing
 
 
@@ -57,15 +56,6 @@ class Journal:
     def event(self, kind: str, /, **facts: Any) -> None:
         """Record that something happened, e.g. `event("checkpoint", step=100, path=...)`."""
         self._append(self._events, {"event": kind, **facts}, None)
-
-    def take_unreported(self) -> None:
-        """Record the checkpoints that were published by a rank that died before it said so."""
-        events, _ = read(self._folder / EVENTS)
-        known = {str(event["path"]) for event in events if event["event"] == "checkpoint"}
-        for found in sound(self._folder / FOLDER):
-            path = str(found.path.relative_to(self._folder))
-            if path not in known:
-                self.event("checkpoint", path=path, **found.record)
 
     def sync(self) -> None:
         """Return when all lines are on the disk."""

@@ -6,7 +6,6 @@ import os
 import platform
 import secrets
 import shlex
-import shutil
 import socket
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from cluster.nodes import Devices
 from data.files import fsync_folder, write_text_atomic
 from orchestrator.config import JobConfig, to_dict
 from orchestrator.record.checkpoints.manifest import FOLDER, PARTIAL
+from orchestrator.record.checkpoints.retention import remove_partial
 from orchestrator.record.journal import goes_on
 from orchestrator.record.lines import strict
 from orchestrator.record.redaction import Redactor
@@ -76,16 +76,13 @@ def placed(path: Path, folder: Path) -> str:
     return os.path.relpath(path, folder) if inside else str(path)
 
 
-def remove_partials(outputs: Path) -> list[Path]:
-    """Remove the half-written checkpoints of runs that are over; returns what was removed."""
-    left = [
-        partial
-        for partial in outputs.glob(f"*/*/{FOLDER}/*{PARTIAL}")
-        if not goes_on(partial.parents[1], unknown=True)
-    ]
-    for partial in left:
-        shutil.rmtree(partial, ignore_errors=True)
-    return left
+def remove_leftovers(outputs: Path) -> list[Path]:
+    """Remove the half-written checkpoints of runs that are over; returns their run folders."""
+    left = {partial.parents[1] for partial in outputs.glob(f"*/*/{FOLDER}/*{PARTIAL}")}
+    ended = sorted(run for run in left if not goes_on(run, unknown=True))
+    for run in ended:
+        remove_partial(run / FOLDER)
+    return ended
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
@@ -136,9 +133,22 @@ def write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def _point_latest(outputs: Path, folder: Path) -> None:
+    """Let `latest` mean this run.
+
+    A folder of that name, which copying makes of the link, stays: no job dies for a convenience,
+    and nothing of a user's is removed.
+    """
     link = outputs / f".{LATEST}-{folder.name}"
     link.symlink_to(folder.relative_to(outputs))
-    link.replace(outputs / LATEST)
+    try:
+        link.replace(outputs / LATEST)
+    except OSError:
+        link.unlink()
+        print(
+            f"note: {outputs / LATEST} is a folder, not the link to the newest run; move it away, "
+            "or name runs by their folders",
+            file=sys.stderr,
+        )
 
 
 def _code(redactor: Redactor, devices: Devices | None) -> dict[str, Any]:
@@ -154,16 +164,22 @@ def _code(redactor: Redactor, devices: Devices | None) -> dict[str, Any]:
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "devices": f"{devices.gpus} GPUs, {devices.cpus} cores" if devices else None,
-        "command": redactor.text(shlex.join(["orchestrate", *_arguments()])),
+        "command": redactor.text(shlex.join(command())),
     }
 
 
-def _arguments() -> list[str]:
-    """What the user typed after `orchestrate`; sys.argv itself has lost the verb by now."""
-    typed = sys.orig_argv
-    program = "-m" if "-m" in typed else sys.argv[0]
-    first = typed.index(program) + (2 if program == "-m" else 1) if program in typed else len(typed)
-    return typed[first:]
+def command() -> list[str]:
+    """What the user typed: this process's own words, or under torchrun the words of torchrun."""
+    own = ["orchestrate", *sys.argv[1:]]
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return own
+    try:
+        parent = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+    except OSError:  # not Linux
+        return own
+    words = [os.fsdecode(word) for word in parent]
+    script = words[1] if len(words) > 1 else ""  # python /bin/torchrun ..., python -m torch...
+    return [Path(script).name, *words[2:]] if "/" in script else ["python", *words[1:]]
 
 
 def _git(source: Path, *arguments: str) -> str | None:

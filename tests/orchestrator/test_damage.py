@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.record import lines
-from orchestrator.record.journal import Journal
 from orchestrator.training import checkpoint
 from orchestrator.training.checkpoint import CheckpointError
 from tests.orchestrator.plain import Plain
@@ -138,20 +136,6 @@ def test_a_checkpoint_that_another_job_reads_from_outlives_its_successors(root):
         checkpoint.verify(root / names[0])
         if len(names) == 2:
             os.close(held)
-
-
-def test_what_a_rank_published_before_it_died_is_on_record(root):
-    """It has told of step 4 and not of step 5; step 6 is damaged."""
-    (root / checkpoint.folder_name(6) / "tokenizer.json").write_bytes(b"")
-    with Journal(root.parent) as journal:
-        journal.metrics(4, {"train/loss": 1.0})
-        journal.event("checkpoint", step=4, path="checkpoints/step_00000004")
-        journal.take_unreported()
-        journal.take_unreported()
-        standing = journal.standing
-    assert standing.checkpoint == "checkpoints/step_00000005"
-    events, _ = lines.read(root.parent / "events.jsonl")
-    assert [event["path"][-1] for event in events] == ["4", "5"]
 
 
 def test_retention_never_deletes_the_last_valid_checkpoint(root):

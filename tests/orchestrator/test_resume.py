@@ -114,8 +114,11 @@ def test_mathematics_change_only_by_name(run):
             ("resume={run}", "stage.steps=3", "allow_changes=[optim.beta]"),
             "did you mean",
         ),
-        (("-m", "resume={run},b"), "names several runs"),
-        (("resume={run}", "-cn", "mine"), "leave --config-name out"),
+        (("-m", "resume={run},b"), "resume=b does not exist"),
+        (
+            ("resume={run}", "-cn", "mine"),
+            "--config-name=mine: a job that is",
+        ),
         (("resume={run}/checkpoints/step_00000001",), "does not exist; try resume=outputs/latest"),
         (("resume={run}/../../..",), "is not in a run folder: there is no config.yaml"),
         (("resume={run}",), "stage.steps=2 must be more than the 2 steps"),

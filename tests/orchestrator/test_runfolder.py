@@ -78,9 +78,9 @@ def test_what_ended_runs_left_half_written_goes_and_what_a_living_one_writes_sta
         left.append(tmp_path / "2026-01-01" / name / "checkpoints" / "step_00000005.partial")
         (left[-1] / "model").mkdir(parents=True)
     with Journal(left[1].parents[1]):
-        assert runfolder.remove_partials(tmp_path) == left[:1]
+        assert runfolder.remove_leftovers(tmp_path) == [left[0].parents[1]]
         assert [path.exists() for path in left] == [False, True]
-    assert runfolder.remove_partials(tmp_path) == left[1:]
+    assert runfolder.remove_leftovers(tmp_path) == [left[1].parents[1]]
 
 
 def test_the_record_of_a_run_holds_paths_that_move_with_its_outputs(tmp_path):

@@ -9,7 +9,6 @@ from orchestrator.record.checkpoints.finding import (
     find,
     newest_valid,
     published,
-    sound,
     told,
     verify,
 )
@@ -23,7 +22,7 @@ from orchestrator.record.checkpoints.manifest import (
     folder_name,
     read,
 )
-from orchestrator.record.checkpoints.retention import Retention, hold, remove_partials
+from orchestrator.record.checkpoints.retention import Retention, hold, remove_partial
 
 __all__ = [
     "FOLDER",
@@ -39,8 +38,7 @@ __all__ = [
     "newest_valid",
     "published",
     "read",
-    "remove_partials",
-    "sound",
+    "remove_partial",
     "told",
     "verify",
 ]

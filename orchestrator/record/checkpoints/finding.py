@@ -1,7 +1,6 @@
 """Finding the checkpoint to go on from: the newest that its files, hashed anew, bear out."""
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,26 +64,21 @@ def _files_of(checkpoint: Checkpoint, share: int, shares: int) -> list[str]:
 
 def verify(path: Path) -> Checkpoint:
     """The checkpoint in this folder, all of its files verified. Raises CheckpointError."""
+    checkpoint = read_complete(path)
+    check_content(checkpoint)
+    return checkpoint
+
+
+def read_complete(path: Path) -> Checkpoint:
+    """The checkpoint in this folder, all of its files there. Raises CheckpointError."""
     checkpoint = read(path)
     check_sizes(checkpoint)
-    check_content(checkpoint)
     return checkpoint
 
 
 def published(root: Path) -> list[Path]:
     """Folders of checkpoints under `root`, oldest first."""
     return sorted(path for path in root.glob("step_*") if path.suffix != PARTIAL)
-
-
-def sound(root: Path) -> list[Checkpoint]:
-    """The checkpoints whose manifest and sizes are right, oldest first; reads no content."""
-    found = []
-    for path in published(root):
-        with suppress(CheckpointError):
-            checkpoint = read(path)
-            check_sizes(checkpoint)
-            found.append(checkpoint)
-    return found
 
 
 def newest_valid(root: Path) -> tuple[Checkpoint | None, list[str]]:

@@ -22,6 +22,10 @@ class ClassifyConfig(TrainingConfig):
         **TrainingConfig.changes,
         **dict.fromkeys(("data", "label", "features", "validation_fraction"), Change.ACCOUNTED),
     }
+    measures: ClassVar[Mapping[str, str]] = {
+        **TrainingConfig.measures,
+        "validation/accuracy": "higher",
+    }
 
     name: str = "classify"
     data: str | None = None
@@ -36,7 +40,7 @@ class ClassifyConfig(TrainingConfig):
     steps: int = 450
     global_batch_size: int = 32
     evaluate_every: int | None = None
-    checkpoint_every: int = 225
+    checkpoint_every: int | None = 225
 
     def __post_init__(self) -> None:
         """Check what belongs together."""
