@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +91,7 @@ class Job:
     def run(self) -> int:
         """Run to the end and leave a truthful result.json in every case."""
         begun = time.monotonic()
-        mirror: NoMirror = NoMirror()
+        self._mirror = NoMirror()
         outcome: Result | None = None
         error: BaseException | None = None
         assert self.plan.ready is not None  # make_plan makes it
@@ -101,21 +101,21 @@ class Job:
                 try:
                     self._record_start()
                     outputs = Path(self.config.outputs).absolute()
-                    mirror = start_mirror(self.folder, self.config.tracking, outputs)
+                    self._mirror = start_mirror(self.folder, self.config.tracking, outputs)
                     outcome = self._work()
                     self._record_outcome(outcome)
                 except (Exception, KeyboardInterrupt) as caught:
                     error = caught
                     self._look_at_checkpoints()
                 self.stops.over = True
-                result, explanation = self._close(outcome, error, begun, mirror.run_id)
+                result, explanation = self._close(outcome, error, begun, self._mirror.run_id)
             if self.config.tracking.enabled:
                 self.screen.phase("sending the rest of the record to MLflow")
             try:
                 with self.stops.sending():
-                    tracked = mirror.finish()
+                    tracked = self._mirror.finish()
             except KeyboardInterrupt:
-                tracked = mirror.finish(0)
+                tracked = self._mirror.finish(0)
             if result["mlflow_run_id"] != tracked.mlflow_run_id:
                 result["mlflow_run_id"] = tracked.mlflow_run_id
                 with suppress(OSError):  # on a full disk the first one stays
@@ -197,6 +197,8 @@ class Job:
                     self._first_step()
             else:
                 self._event(record)
+        if trouble := self._mirror.news():
+            self.screen.say(trouble)
 
     def _event(self, record: dict[str, Any]) -> None:
         kind = record["event"]
@@ -232,8 +234,17 @@ class Job:
 
     def _record_start(self) -> None:
         """Put the start, and what the job reads, on record."""
+        outline = self.plan.outline
         self._journal.event(
-            "started", stage=self.config.stage.name, host=os.uname().nodename, pid=os.getpid()
+            "started",
+            stage=self.config.stage.name,
+            host=os.uname().nodename,
+            pid=os.getpid(),
+            score=outline.score and asdict(outline.score),
+            roles={
+                name: {"family": role.config.model.family, "parameters": role.parameters}
+                for name, role in outline.roles.items()
+            },
         )
         for reason in self.plan.passed_over:
             self._journal.event("checkpoint_rejected", reason=reason)
@@ -288,7 +299,8 @@ class Job:
 
         ended = end()
         try:
-            self._journal.event("finished", status=ended[0]["status"])
+            error_facts = {name: ended[0][name] for name in ("error",) if name in ended[0]}
+            self._journal.event("finished", status=ended[0]["status"], **error_facts)
             self._journal.sync()
         except OSError as full:
             error = error or full

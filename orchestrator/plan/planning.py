@@ -16,6 +16,7 @@ from orchestrator.plan.memory import Memory, memory_of
 from orchestrator.plan.outputs import check_disk, check_outputs
 from orchestrator.plan.resume import Start, find_start
 from orchestrator.plan.weights import find_weights, pinned
+from orchestrator.record.mlflow import check_store, new_state, place
 from orchestrator.stages import STAGES, Outline, Ready
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ class Plan:
             shown["checkpoints"] = self._checkpoints()
         if early := self._early_end():
             shown["early end"] = early
+        shown["record"] = place(self.config.tracking, Path(self.config.outputs))
         if self.devices is not None and self.devices.note:
             shown["note"] = self.devices.note
         return [
@@ -214,6 +216,8 @@ def make_plan(config: JobConfig, say: Callable[[str], None]) -> Plan:
     config = pinned(config, weights)
     free = check_outputs(Path(config.outputs))
     rough.check_disk(free)
+    if config.tracking.enabled:
+        check_store(new_state(config.tracking, Path(config.outputs)))
     devices = check_fits(config.resources)
     checkpoint = None if start is None else start.checkpoint
     ready = STAGES[config.stage.name].driver.prepare(config, checkpoint, say)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from orchestrator.record.runfolder import placed
 from orchestrator.stages.run import Run
 from orchestrator.training import checkpoint, distributed
 from orchestrator.training.checkpoint import Checkpoint, Retention
-from orchestrator.training.loop import Metrics, Trained
+from orchestrator.training.loop import Metrics, Spent, Trained
 from orchestrator.training.roles import Role, build_role
 from orchestrator.training.selection import Selection
 
 SELECTION = "selection"  # the entry of a manifest
+
+SPENT = "spent"  # the entry of a manifest; one that was written before there was any lacks it
 
 
 class Checkpoints:
@@ -44,6 +47,9 @@ class Checkpoints:
         """The last checkpoint found or saved."""
         self.selection = self._selection(config)
         """Compares evaluations. None: nothing asks for it."""
+        before = {} if found is None else found.facts.get(SPENT, {})
+        self.spent = Spent(**before)
+        """What training has taken so far; the loop adds to it."""
 
     @property
     def from_step(self) -> int:
@@ -92,6 +98,7 @@ class Checkpoints:
             record: more facts for the record of the run.
         """
         path = self._root / checkpoint.folder_name(step)
+        facts = {**facts, SPENT: asdict(self.spent)}
         chosen, best = self.selection, False
         if chosen is not None:
             best = self._stage.keep_best and chosen.best_step == step

@@ -60,7 +60,7 @@ def test_a_resumed_run_is_the_child_of_the_one_before_with_the_whole_curve_also_
     go_on(second, path=before.format(first.name, 10), step=10, steps=16, sha256="d" * 64)
     go_on(third, path=before.format(second.name, 14), step=14, steps=18, sha256="e" * 64)
     for folder in (first, second, third):
-        new_state(folder, TrackingConfig(system_metrics=False), outputs).save(folder)
+        new_state(TrackingConfig(system_metrics=False), outputs).save(folder)
     code = SEND_MOVE_AND_OPEN.format(environment=ENVIRONMENT)
     subprocess.run(
         [sys.executable, "-c", code, outputs, moved, first, second, third],
@@ -84,7 +84,7 @@ def test_where_a_run_is_sent_moves_with_it_and_is_secret_only_with_a_password(tm
     outputs, moved = tmp_path / "out puts", tmp_path / "100% moved"
     folder = outputs / "2026-01-01" / "run"
     folder.mkdir(parents=True)
-    new_state(folder, TrackingConfig(), outputs).save(folder)
+    new_state(TrackingConfig(), outputs).save(folder)
     assert str(tmp_path) not in (folder / "mlflow.json").read_text()
     assert stat.S_IMODE((folder / "mlflow.json").stat().st_mode) == 0o644
     outputs.rename(moved)
@@ -92,6 +92,6 @@ def test_where_a_run_is_sent_moves_with_it_and_is_secret_only_with_a_password(tm
     assert state.tracking_uri == f"sqlite:///{moved / 'mlflow.db'}"
     assert state.artifact_root == (moved / "mlartifacts").as_uri()
     server = TrackingConfig(uri="https://bob:pa55word@host")
-    new_state(moved, server, moved).save(moved)
+    new_state(server, moved).save(moved)
     assert json.loads((moved / "mlflow.json").read_text())["tracking_uri"] == server.uri
     assert stat.S_IMODE((moved / "mlflow.json").stat().st_mode) == 0o600

@@ -61,8 +61,9 @@ def test_the_quick_start_ends_well_and_leaves_what_it_promises(quick):
     assert (result["status"], result["steps"], result["stage"]) == ("done", STEPS, "pretrain")
     assert result["tokens"] == STEPS * 8 * 32
     assert "error" not in result
-    names = "config overrides code metrics events result samples mlflow"
-    assert {path.stem for path in quick.run.iterdir()} >= {*names.split(), "logs", "checkpoints"}
+    names = "config overrides code metrics events result samples mlflow figures logs checkpoints"
+    assert {path.stem for path in quick.run.iterdir()} >= {*names.split()}
+    assert "record      MLflow experiment default at outputs/mlflow.db" in quick.screen
     logs = {path.name for path in (quick.run / "logs").iterdir()}
     assert logs >= {"rank-0.log", "rank-1.log"}
     assert quick.run.name == result["run_id"]
@@ -127,6 +128,13 @@ def test_the_quick_start_needs_no_compiler_and_leaves_nothing_behind(quick):
     assert not (quick.folder / "extensions").exists()
     written = {path for path in quick.home.rglob("*") if path.is_file()}
     assert set(written) == set()
+    packages = {"cluster", "data", "models", "orchestrator"}
+    assert {path.name for path in quick.folder.iterdir()} == {
+        "home",
+        "outputs",
+        "screen.txt",
+        *packages,
+    }
     assert no_left_overs(quick), quick.left_overs()
 
 
@@ -137,6 +145,7 @@ def test_one_process_of_plain_pytorch_tells_the_same_losses(quick, tmp_path, cor
     assert job.metric("validation/loss") == pytest.approx(quick.metric("validation/loss"), rel=1e-4)
     assert [line for line in job.screen.splitlines() if any(n in line for n in NOISE)] == []
     assert "MLflow" not in job.screen
+    assert {path.name for path in tmp_path.iterdir()} == {"home", "outputs", "screen.txt"}
 
 
 def test_torchrun_tells_the_same_losses_and_leaves_one_run_folder(quick, tmp_path, corpus):
@@ -212,6 +221,7 @@ def test_a_killed_worker_ends_the_job_with_one_line_and_resume_ends_as_if_it_had
     result = job.result
     assert result["status"] == "failed"
     assert (result["error"]["class"], result["error"]["rank"]) == ("killed", 1)
+    assert job.events("finished")[-1]["error"] == result["error"]
     kept = sorted(path.name for path in (job.run / "checkpoints").iterdir())
     assert kept[-1] == Path(result["checkpoint"]).name, "the newest, and nothing half-written"
     line = next(line for line in job.screen.splitlines() if line.startswith("error:"))

@@ -1,5 +1,6 @@
 """Models of MLflow that a run works on and did not make: where its weights come from."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.record.mlflow.history import find_run
@@ -29,8 +30,8 @@ class Origins:
     def resumed(self, event: dict[str, Any], key: str) -> None:
         """Make the run of this key the parent of the run, and its checkpoint an input."""
         self._sink.tags({"resumed.manifest_sha256": str(event["manifest_sha256"])})
-        parent = find_run(self._sink.client, self._experiments(), key)
-        if parent is not None:
+        found = (find_run(self._sink.client, ids, key) for ids in self._experiments())
+        for parent in filter(None, found):
             self._sink.tags({"mlflow.parentRunId": parent.info.run_id})
         self._input(event)
 
@@ -67,8 +68,18 @@ class Origins:
 
     def _find(self, event: dict[str, Any]) -> "LoggedModel | None":
         wanted = f"params.manifest_sha256 = '{event['manifest_sha256']}'"
-        models = self._sink.client.search_logged_models(self._experiments(), wanted, max_results=1)
-        return models[0] if models else None
+        for ids in self._experiments():
+            if found := self._sink.client.search_logged_models(ids, wanted, max_results=1):
+                return found[0]
+        return None
 
-    def _experiments(self) -> list[str]:
-        return [own.experiment_id for own in self._sink.client.search_experiments()]
+    def _experiments(self) -> Iterator[list[str]]:
+        """The ids of all experiments, a page at a time."""
+        page = None
+        while True:
+            experiments = self._sink.client.search_experiments(page_token=page)
+            if experiments:
+                yield [experiment.experiment_id for experiment in experiments]
+            page = experiments.token
+            if not page:
+                return

@@ -25,6 +25,7 @@ ADDRESSES = (
 )
 SYSTEM = "system.jsonl"  # written by the mirror, sent like metrics.jsonl
 SYSTEM_SECONDS = 10.0
+FIRST_EXPERIMENT = "0"  # that MLflow makes with each new store
 EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development"
 }  # else the UI expects agents
@@ -43,12 +44,18 @@ def connect(state: State) -> "MlflowClient":
         database.parent.mkdir(parents=True, exist_ok=True)
         with locked(database.with_name(f"{database.name}.lock")):
             if not database.exists():
+                from mlflow.entities import ExperimentTag
                 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
                 partial = database.with_name(f"{database.name}.partial")
                 partial.unlink(missing_ok=True)
-                store: Any = SqlAlchemyStore  # untyped, as are the monitors below
-                store(f"sqlite:///{partial}", state.artifact_root).engine.dispose()
+                kind: Any = SqlAlchemyStore  # untyped, as are the monitors below
+                store = kind(f"sqlite:///{partial}", state.artifact_root)
+                # The one that MLflow makes would stand empty beside the first of ours.
+                store.rename_experiment(FIRST_EXPERIMENT, state.experiment)
+                for name, value in EXPERIMENT_TAGS.items():
+                    store.set_experiment_tag(FIRST_EXPERIMENT, ExperimentTag(name, value))
+                store.engine.dispose()
                 partial.rename(database)
             settle(database)
     return MlflowClient(state.tracking_uri)
