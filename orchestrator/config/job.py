@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from data.config import DataConfig
+from data.files import expand_home
 from data.tokenizer import TokenizerConfig
 from models.configs import ModelConfig
 from orchestrator.config.engine import EngineConfig
@@ -45,6 +46,7 @@ class JobConfig:
         """Check the seed, and what concerns more than one section."""
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed={self.seed} must lie in 0..2^63-1; try seed=0")
+        self._expand_home()
         self._check_roles()
         self.stage.check_job(self)
 
@@ -63,6 +65,16 @@ class JobConfig:
             merged(f"{where}.engine", self.engine, own.engine),
             None if name in self.stage.frozen else optim,
         )
+
+    def _expand_home(self) -> None:
+        """Fill in `~` where a setting is a path: it stands for itself nowhere else."""
+        for name in ("outputs", "resume", "checkpoint"):
+            setattr(self, name, expand_home(name, getattr(self, name)))
+        self.model.weights = expand_home("model.weights", self.model.weights)
+        for name, role in self.roles.items():
+            if "weights" in role.model:
+                where = f"roles.{name}.model.weights"
+                role.model["weights"] = expand_home(where, role.model["weights"])
 
     def _check_roles(self) -> None:
         for name in self.roles:

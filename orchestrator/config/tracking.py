@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from data.files import expand_home
+
+SQLITE = "sqlite:///"
+
 
 @dataclass
 class TrackingConfig:
@@ -25,6 +29,8 @@ class TrackingConfig:
 
     def __post_init__(self) -> None:
         """Check the address and that times are positive."""
+        if self.uri is not None and self.uri.startswith(SQLITE):
+            self.uri = f"{SQLITE}{expand_home('tracking.uri', self.uri.removeprefix(SQLITE))}"
         if self.uri is not None and urlsplit(self.uri).scheme in ("", "file"):
             raise ValueError(
                 f"tracking.uri={self.uri} must be a database or a server, MLflow no longer writes "

@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Any
 
 from cluster.gang import run_inline
+from cluster.inline import given_world_size
 from orchestrator.config import JobConfig
 from orchestrator.job.rank import Assignment, environment, work
 
@@ -23,12 +24,13 @@ LOOK = timedelta(seconds=30)  # at a time; the waiting itself has no end
 
 def is_follower(config: JobConfig) -> bool:
     """Whether torchrun has started this process as another rank than 0."""
-    return config.resources.launcher == "inline" and os.environ.get("RANK", "0") != "0"
+    inline = config.resources.launcher == "inline"
+    return inline and given_world_size() is not None and os.environ["RANK"] != "0"
 
 
 def check_launcher(config: JobConfig) -> None:
     """Raise ValueError if torchrun has started several processes, each of which would be a job."""
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    several = (given_world_size() or 1) > 1
     if config.resources.launcher != "inline" and several and "TORCHELASTIC_RUN_ID" in os.environ:
         raise ValueError(
             f"resources.launcher={config.resources.launcher} would start a job in each of the "
@@ -44,9 +46,7 @@ def leading(config: JobConfig) -> Iterator[Callable[[Assignment], None]]:
     An error before that sets the others free. Without other ranks there is nobody to tell: for a
     job of another launcher, whatever variables torchrun has left, and for one process alone.
     """
-    started_by_torchrun = {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    if config.resources.launcher != "inline" or alone or not started_by_torchrun:
+    if config.resources.launcher != "inline" or (given_world_size() or 1) == 1:
         yield lambda assignment: None
         return
     store, told = _store(), False

@@ -2,6 +2,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,11 @@ def test_an_unknown_verb_is_refused_with_the_nearest():
     assert "did you mean run?" in refused("rnu")
     assert "verbs: run, plan" in refused("qqqq")
     assert "try orchestrate run model=gpt_10m" in refused("model=gpt_10m")
+
+
+def test_the_version_is_that_of_the_package():
+    answer = typed("--version")
+    assert (answer.code, answer.out) == (0, f"orchestrate {metadata.version('orchestrate')}\n")
 
 
 def test_a_user_who_asks_for_it_gets_the_traceback(monkeypatch):
