@@ -6,13 +6,14 @@
    `data` has arguments and, where it needs one, a config.
 3. The composed config becomes a JobConfig, whose construction checks it; under --multirun all
    jobs are checked before the first starts.
-4. The verb is called with each job. What it refuses (ValueError) ends with exit code 2.
+4. The verb is called with each job. What it refuses (ValueError) ends with exit code 2, any other
+   error with 1; each in one line, or with its traceback if HYDRA_FULL_ERROR=1.
 
 Precedence, lowest first: defaults of the dataclasses, the YAML of each chosen group, the
 experiment, the command line. `orchestrate run experiment=gpt2_124m_8gpu stage.steps=10` takes
 everything from the experiment except the steps.
 
-Exit codes: 0 done, 1 failed, 2 refused, 130 interrupted.
+Exit codes: orchestrator/job/codes.py.
 """
 
 import contextlib
@@ -23,7 +24,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-INTERRUPTED = 130
+from orchestrator.job.codes import FAILED, INTERRUPTED, STOPPED
+from orchestrator.job.signals import handled, interrupt
 
 
 @dataclass(frozen=True)
@@ -73,13 +75,21 @@ def main() -> None:
         refuse(_no_verb(name))
     verb = VERBS[name]
     try:
-        code = _call(verb, rest)
+        with handled(interrupt):  # SIGTERM and a lost terminal end a verb as Ctrl-C does
+            code = _call(verb, rest)
     except ValueError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         refuse(str(error))
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        from orchestrator.job.failures import explain_failure
+
+        print(f"error: {explain_failure(error, resumable=False).line()}", file=sys.stderr)
+        sys.exit(FAILED)
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        sys.exit(STOPPED if name == "run" else INTERRUPTED)
     sys.exit(code)
 
 

@@ -42,7 +42,7 @@ How to:
   orchestrate run resume=outputs/latest stage.steps=1200   go on from a checkpoint
 
 Exit codes: 0 done, 1 the job failed, 2 the request was wrong and nothing was started,
-130 interrupted with a checkpoint saved."""
+3 interrupted before there was a checkpoint, 130 interrupted with one to go on from."""
 
 
 def text(composed: DictConfig) -> str:

@@ -46,6 +46,11 @@ def show(console: Console, ended: Ending, outcome: "Result | None") -> None:
             console.print(grid(table))
     steps = f": {result['steps']} steps" if result["steps"] else ""
     say(f"{result['status']}{steps} in {result['wall_s']:.0f} s")
+    if result["reason"] is not None:
+        say(f"ended early: {result['reason']}")
+    if best := result["best"]:
+        kept = short(Path(best["checkpoint"]))
+        say(f"best:        {best['metric']} {best['value']:.4g} after step {best['step']}: {kept}")
     if ended.explanation is not None and result["status"] == "failed":
         say(f"error: {ended.explanation.line()}")
     newest = Path(result["checkpoint"]) if result["checkpoint"] else None

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from data.messages import clock
 from orchestrator.config import JobConfig
+from orchestrator.job.codes import DONE, FAILED, REFUSED
 from orchestrator.record.runs import Run, runs
 
-DONE, FAILED, REFUSED = 0, 1, 2
 LOOKED_AT = 50  # newest runs among which that of a job is looked for; others may start runs, too
 Jobs = list[tuple[JobConfig, list[str]]]
 

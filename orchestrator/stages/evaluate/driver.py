@@ -42,7 +42,7 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
     """Make the data with the checkpoint's tokenizer; `start` is None, nothing is resumed."""
     weights, split = _weights(config), config.section(EvaluateConfig).split
     assert weights.tokenizer is not None  # `_weights` checks it
-    given = TokenizerConfig(kind="file", vocab_size=None, path=str(weights.tokenizer))
+    given = TokenizerConfig(kind="file", path=str(weights.tokenizer))
     config = replace(config, tokenizer=given)
     prepared = make_data(config, say)
     sets = [getattr(own, split) for own in prepared.datasets.values()]

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from data import DataConfig, Prepared, Tokenizer, prepare
-from data.config import SINGLE
-from data.tokenizer import load_or_train
+from data.config import SINGLE, SourceConfig
+from data.tokenizer import load_or_train, vocab_size
 from orchestrator.config import JobConfig
 from orchestrator.stages.language.tokenizing import tokenizing
 from orchestrator.stages.stage import Say
@@ -23,14 +23,26 @@ def make_data(config: JobConfig, say: Say, workers: int | None = None) -> Prepar
         DataError: the text can't be used as asked.
     """
     with tokenizing(config.resources, say, workers) as run:
-        return prepare(config.data, config.tokenizer, say, run)
+        prepared = prepare(config.data, config.tokenizer, say, run)
+    if config.tokenizer.kind == "bpe":
+        asked, found = vocab_size(config.tokenizer), prepared.tokenizer.vocab_size
+        if found < asked:
+            say(f"tokenizer.vocab_size={asked}: this text fills {found} tokens, and has no more")
+    return prepared
 
 
 def describe(data: DataConfig) -> str:
     """Which data it is, in a few words."""
-    return " + ".join(
-        f"{own.source} {own.path}" if own.path else own.source for own in data.sources().values()
-    )
+    return " + ".join(map(_described, data.sources().values()))
+
+
+def _described(source: SourceConfig) -> str:
+    name = f"{source.source} {source.path}" if source.path else source.source
+    own = source.validation
+    if own.take == "tail":
+        return f"{name}, its tail for validation"
+    given = own.path or own.split
+    return f"{name}, {given} for validation" if given else name
 
 
 def check_records(config: JobConfig) -> None:
