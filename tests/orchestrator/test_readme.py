@@ -3,6 +3,7 @@
 import importlib
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ def test_every_table_of_the_readme_renders_whole():
     assert cells == 3 * (rows - rules)
     empty = [
         before.map
-        for before, cell in zip(tokens, tokens[1:], strict=False)
+        for before, cell in pairwise(tokens)
         if before.type == "td_open" and not cell.content
     ]
     assert empty == [], "a row with a | too few or too many loses cells"
