@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from data.config import DataConfig
+from data.files import expand_home
 from data.tokenizer import TokenizerConfig
 from models.configs import ModelConfig
 from orchestrator.config.engine import EngineConfig
@@ -55,6 +56,7 @@ class JobConfig:
                 f"allow_changes={self.allow_changes} is for a run that is resumed; add resume=RUN, "
                 "or leave it out"
             )
+        self._expand_home()
         self._check_roles()
         self.stage.check_job(self)
 
@@ -73,6 +75,16 @@ class JobConfig:
             merged(f"{where}.engine", self.engine, own.engine),
             None if name in self.stage.frozen else optim,
         )
+
+    def _expand_home(self) -> None:
+        """Fill in `~` where a setting is a path: it stands for itself nowhere else."""
+        for name in ("outputs", "resume", "checkpoint"):
+            setattr(self, name, expand_home(name, getattr(self, name)))
+        self.model.weights = expand_home("model.weights", self.model.weights)
+        for name, role in self.roles.items():
+            if "weights" in role.model:
+                where = f"roles.{name}.model.weights"
+                role.model["weights"] = expand_home(where, role.model["weights"])
 
     def _check_roles(self) -> None:
         for name in self.roles:
