@@ -47,6 +47,7 @@ def compose(arguments: Sequence[str]) -> list[tuple[JobConfig, list[str]]]:
             refusal.check_switches(composed, ((o.key_or_group, o.value()) for o in parsed))
             job = cast(JobConfig, OmegaConf.to_object(composed))
             refusal.check_read(job.stage, (own.key_or_group for own in parsed))
+            refusal.check_effect(job, ((own.key_or_group, own.value()) for own in parsed))
             jobs.append((job, overrides))
         except (OmegaConfBaseException, ValueError) as error:
             many = HydraConfig.get().mode is RunMode.MULTIRUN
@@ -59,6 +60,7 @@ def compose(arguments: Sequence[str]) -> list[tuple[JobConfig, list[str]]]:
     words = [re.sub(r"^\+experiment=", "experiment=", word) for word in arguments]
     # Names of datasets and columns are the user's own, which Hydra takes only after ++.
     words = [re.sub(rf"^\+*(?=({'|'.join(OPEN)})[.=])", "++", _whole(word)) for word in words]
+    refusal.check_words(words)
     ordered = sorted(words, key=lambda word: word.startswith("-") or "=" not in word)
     app = hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")(collect)
     try:

@@ -32,6 +32,8 @@ SHAPES = {
     "data.phases": "'data.phases=[{start: 4096, weights: {NAME: 1}}]'",
     "data.datasets": "'data.datasets={NAME: {source: text, path: FOLDER}}'",
 }
+HYDRAS_OWN = ("hydra.mode", "hydra.sweeper.", "hydra.verbose")
+"""Settings of Hydra that do something here."""
 SCHEMA = "_defaults"  # end of the names of the dataclasses among the choices of a group
 
 
@@ -79,6 +81,20 @@ def settings() -> dict[str, Any]:
     return found
 
 
+def check_words(words: Iterable[str]) -> None:
+    """Raise ValueError for an override that Hydra takes and that changes nothing here, or harms."""
+    for word in words:
+        name, _, value = word.lstrip("+").partition("=")
+        if name.startswith("~"):
+            name = name[1:]
+            raise ValueError(f"~{name}: settings can't be removed; try {name}=VALUE")
+        if name.startswith("hydra.") and not name.startswith(HYDRAS_OWN):
+            raise ValueError(
+                f"{name}={value} has no effect: a job writes into one folder under outputs; try "
+                "outputs=FOLDER"
+            )
+
+
 def check_known(composed: DictConfig, path: str = "") -> None:
     """Raise ValueError for a setting that `+` has added beyond the schema."""
     schema = OmegaConf.get_type(composed)
@@ -100,6 +116,25 @@ def check_read(stage: StageConfig, names: Iterable[str]) -> None:
                 f"{name}: stage={stage.name} does not read it, only {', '.join(stage.reads)}; "
                 "leave it out"
             )
+
+
+def check_effect(job: JobConfig, typed: Iterable[tuple[str, Any]]) -> None:
+    """Raise ValueError for a setting that was typed and changes nothing in this job."""
+    unread = job.unread()
+    for name, value in _leaves(typed):
+        for setting, why in unread.items():
+            if name == setting or name.startswith(f"{setting}."):
+                raise ValueError(f"{name}={value} has no effect: {why}; leave it out")
+
+
+def _leaves(typed: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Names and values of overrides, those inside of a value too: a={b: 1} is a.b=1."""
+    for name, value in typed:
+        name = str(name).lstrip("+~")
+        if isinstance(value, Mapping):
+            yield from _leaves((f"{name}.{key}", own) for key, own in value.items())
+        else:
+            yield name, value
 
 
 def check_mixture(composed: DictConfig, choices: Mapping[str, Any]) -> None:
