@@ -37,6 +37,7 @@ class StageConfig:
     """Roles that are not trained."""
 
     name: str = ""
+    """Which stage it is; stage=NAME chooses one, with its settings."""
 
     def check_job(self, job: JobConfig) -> None:
         """Raise ValueError for what does not fit the other sections of the job."""

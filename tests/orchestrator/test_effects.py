@@ -302,8 +302,6 @@ def test_what_is_asked_of_tracking_goes_to_whoever_sends_the_record(watched, tmp
             "nothing is",
         ),
         ("stage=evaluate checkpoint=x engine.zero_stage=2", "but under engine=zero3"),
-        ("hydra.run.dir=x", "hydra.run.dir=x has no effect"),
-        ("~seed", "settings can't be removed; try seed=VALUE"),
     ],
 )
 def test_what_would_change_nothing_is_refused_with_what_to_type(words, said):

@@ -25,23 +25,21 @@ def weights_of(trainer):
     return {own.name: own.tensors[WEIGHT].clone() for own in trainer.state()}
 
 
-def spoil_logits(trainer, factor):
+def spoil_loss(trainer, factor):
     forward = trainer.forward
     trainer.forward = lambda *inputs, **named: forward(*inputs, **named) * factor
 
 
 class NanGradient(torch.autograd.Function):
-    """The identity, with a gradient of NaN in one place."""
+    """The identity, with a gradient of NaN."""
 
     @staticmethod
-    def forward(ctx, logits):
-        return logits.clone()
+    def forward(ctx, loss):
+        return loss.clone()
 
     @staticmethod
     def backward(ctx, gradient):
-        gradient = gradient.clone()
-        gradient[0, 0, 0] = float("nan")
-        return gradient
+        return torch.full_like(gradient, float("nan"))
 
 
 def nan_in_the_gradient(names, precision):
@@ -91,7 +89,7 @@ def nan_in_a_row(names, poisoned):
                     before |= weights_of(trainer)
                     if distributed.rank() == 1:
                         batches = [replace(b, sample_ids=b.sample_ids + 100) for b in batches]
-                        spoil_logits(trainer, float(poisoned))
+                        spoil_loss(trainer, float(poisoned))
                 yield batches
 
         logged = []

@@ -5,7 +5,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.record.checkpoints.finding import check_sizes, published
-from orchestrator.record.checkpoints.manifest import MANIFEST, Checkpoint, CheckpointError, read
+from orchestrator.record.checkpoints.manifest import (
+    MANIFEST,
+    PARTIAL,
+    REPLACED,
+    Checkpoint,
+    CheckpointError,
+    read,
+)
 
 
 class Retention:
@@ -47,6 +54,16 @@ class Retention:
                 return False
             self._sound.add(path)
         return True
+
+
+def remove_partial(root: Path) -> None:
+    """Remove what writers that are gone have left half written in a run's `root`."""
+    for folder in root.glob(f"*{REPLACED}"):
+        final = folder.with_name(folder.name.removesuffix(REPLACED))
+        if not final.exists():  # they were gone between two renames
+            folder.rename(final)
+    for folder in root.glob(f"*{PARTIAL}"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _delete(path: Path) -> None:
