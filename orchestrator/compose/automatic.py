@@ -6,7 +6,7 @@ Every GPU there is, one worker each; without GPUs up to two CPU workers.
 import math
 from pathlib import Path
 
-from cluster.host.launched import world_of_torchrun
+from cluster.inline import given_world_size
 from orchestrator.plan.devices import available, ranks_here
 
 MOST_CPU_WORKERS = 2
@@ -27,8 +27,7 @@ def automatic(setting: str, of: int | str | None = None) -> int | str:
     if setting == "global_batch_size":
         return math.ceil(LEAST_BATCH / int(of or 1)) * int(of or 1)
     if setting == "inline_workers":
-        world = world_of_torchrun()
-        return world.size if world else 1
+        return given_world_size() or 1
     here = available(str(of) if of else None)
     workers = here.gpus or max(1, min(MOST_CPU_WORKERS, here.cpus))
     if setting == "workers":

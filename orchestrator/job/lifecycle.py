@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.gang import Files, Placement, run_gang, run_inline
 from cluster.host.output import output_to
 from data.files import cache_root, in_use, read_json, write_text_atomic
+from data.messages import short
 from orchestrator.config import JobConfig, to_dict
 from orchestrator.job import ending, torchrun
 from orchestrator.job.codes import DONE, FAILED, INTERRUPTED, REFUSED, STOPPED
@@ -31,8 +32,9 @@ from orchestrator.job.signals import Stops
 from orchestrator.job.startup import Startup
 from orchestrator.plan.planning import Plan, make_plan
 from orchestrator.record import runfolder
+from orchestrator.record.checkpoints import FOLDER as CHECKPOINTS
+from orchestrator.record.checkpoints import remove_partial
 from orchestrator.record.checkpoints.finding import newest_of, published, read_complete
-from orchestrator.record.checkpoints.retention import remove_partial
 from orchestrator.record.journal import Journal
 from orchestrator.record.mlflow import NoMirror, start_mirror
 from orchestrator.record.redaction import Redactor
@@ -59,12 +61,14 @@ def execute(config: JobConfig, overrides: Sequence[str], asked: float) -> int:
     redactor = Redactor(to_dict(config))
     with Screen(outline, Terminal(redactor)) as screen, torchrun.leading(config) as hand_out:
         startup.enter("data")
+        for run in runfolder.remove_leftovers(Path(config.outputs)):
+            screen.say(f"removed a checkpoint that {short(run)} had left half-written")
         screen.phase("preparing the data")
         plan = make_plan(config, screen.say)
         for line in plan.lines():
             screen.say(line)
         folder = runfolder.create(plan.config, overrides, plan.devices)
-        screen.say(f"run folder {ending.short(folder)}")
+        screen.say(f"run folder {short(folder)}")
         assert plan.ready is not None  # make_plan makes it
         assignment = Assignment(plan.config, folder, plan.ready.inputs)
         hand_out(assignment)
@@ -210,6 +214,8 @@ class Job:
         elif kind == "training":
             self.startup.enter("first step")
         self._journal.event(kind, **facts)
+        if kind == "resumed":
+            facts["path"] = short((self.folder / facts["path"]).resolve())
         self.screen.event(kind, facts)
         if kind == "checkpoint":
             self._journal.sync()
@@ -224,15 +230,13 @@ class Job:
 
     def _look_at_checkpoints(self) -> None:
         """The ranks are gone: record what one published and did not live to say; clear up."""
-        root, known = self.folder / "checkpoints", self._journal.standing.checkpoint_step
+        root, known = self.folder / CHECKPOINTS, self._journal.standing.checkpoint_step
         remove_partial(root)
         newest, _ = newest_of(published(root), read_complete)
         if newest is not None and (known is None or known < newest.step):
-            facts = {"bytes": newest.bytes, "manifest_sha256": newest.manifest_sha256}
+            path = runfolder.placed(newest.path, self.folder)
             with suppress(OSError):  # the disk may be full
-                self._event(
-                    {"event": "checkpoint", "step": newest.step, "path": str(newest.path), **facts}
-                )
+                self._event({"event": "checkpoint", "path": path, **newest.record})
 
     def _record_start(self) -> None:
         """Put the start, and what the job reads, on record."""
@@ -248,11 +252,13 @@ class Job:
                 for name, role in outline.roles.items()
             },
         )
+        for reason in self.plan.passed_over:
+            self._journal.event("checkpoint_rejected", reason=reason)
         for role, weights in self.plan.weights.items():
             self._journal.event(
                 "weights",
                 role=role,
-                path=str(weights.path),
+                path=runfolder.placed(weights.path, self.folder),
                 step=weights.step,
                 manifest_sha256=weights.manifest_sha256,
             )
@@ -270,6 +276,10 @@ class Job:
             path = self.folder / f"{table.name}.json"
             runfolder.write_table(path, table.columns, table.rows)
             self._journal.event("artifact", path=path.name, table=True)
+
+    def _resumed_from(self) -> str | None:
+        start = self.plan.start
+        return runfolder.placed(start.checkpoint.path, self.folder) if start else None
 
     def _close(
         self,
@@ -326,7 +336,7 @@ class Job:
             "metrics": standing.metrics,
             "baselines": standing.baselines,
             "best": standing.best,
-            "checkpoint": standing.checkpoint or self.config.resume,
+            "checkpoint": standing.checkpoint or self._resumed_from(),
             "mlflow_run_id": None,
         }
         if explanation is not None:

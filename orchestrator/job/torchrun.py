@@ -15,8 +15,8 @@ from datetime import timedelta
 from typing import Any
 
 from cluster.gang import run_inline
-from cluster.host.launched import world_of_torchrun
 from cluster.host.output import output_to
+from cluster.inline import given_world_size
 from orchestrator.config import JobConfig
 from orchestrator.job.codes import DONE, FAILED, INTERRUPTED, REFUSED
 from orchestrator.job.rank import Assignment, environment, work
@@ -28,30 +28,23 @@ LOOK = timedelta(seconds=30)  # at a time; the waiting itself has no end
 
 def is_follower(config: JobConfig) -> bool:
     """Whether torchrun has started this process as another rank than 0."""
-    if config.resources.launcher != "inline":
-        return False
-    world = world_of_torchrun()
-    return world is not None and world.rank != 0
+    inline = config.resources.launcher == "inline"
+    return inline and given_world_size() is not None and os.environ["RANK"] != "0"
 
 
 def has_followers(config: JobConfig) -> bool:
     """Whether this process is rank 0 of several that torchrun has started."""
-    world = world_of_torchrun() if config.resources.launcher == "inline" else None
-    return world is not None and world.rank == 0 and world.size > 1
+    return config.resources.launcher == "inline" and (given_world_size() or 1) > 1
 
 
 def check_launcher(config: JobConfig) -> None:
     """Raise ValueError if torchrun has started several processes, each of which would be a job."""
-    if config.resources.launcher == "inline" or "TORCHELASTIC_RUN_ID" not in os.environ:
-        return
-    try:
-        world = world_of_torchrun()
-    except ValueError:  # left over in parts, which a gang does not mind
-        return
-    if world is not None and world.size > 1:
+    several = (given_world_size() or 1) > 1
+    if config.resources.launcher != "inline" and several and "TORCHELASTIC_RUN_ID" in os.environ:
         raise ValueError(
             f"resources.launcher={config.resources.launcher} would start a job in each of the "
-            f"{world.size} processes of torchrun; add resources=inline, or leave torchrun out"
+            f"{os.environ['WORLD_SIZE']} processes of torchrun; add resources=inline, or leave "
+            "torchrun out"
         )
 
 

@@ -1,10 +1,11 @@
 """What there is on this machine or on a cluster, and whether a job fits it."""
 
+import os
 import re
 import socket
 from functools import cache
 
-from cluster.host.launched import world_of_torchrun
+from cluster.inline import given_world_size
 from cluster.inventory import devices
 from cluster.nodes import Devices
 from cluster.placement import GangRefused, Placement, refuse_what_never_fits
@@ -46,8 +47,7 @@ def check_fits(resources: ResourcesConfig) -> Devices:
         except GangRefused as error:
             raise GangRefused(f"{error}; resources=auto takes what is there") from None
         return here
-    world = world_of_torchrun()
-    world_size = world.size if world else 1
+    world_size = given_world_size() or 1
     if resources.workers != world_size:
         raise GangRefused(
             f"resources.workers={resources.workers} must be {world_size} with "
@@ -66,5 +66,4 @@ def check_fits(resources: ResourcesConfig) -> Devices:
 
 def ranks_here() -> int:
     """Processes of torchrun on this host, this one among them; 1 without torchrun."""
-    world = world_of_torchrun()
-    return world.local_size if world else 1
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if given_world_size() else 1

@@ -12,11 +12,16 @@ from types import TracebackType
 from typing import Any
 
 from orchestrator.record.clock import Clock
-from orchestrator.record.lines import EVENTS, METRICS, LineFile
+from orchestrator.record.lines import EVENTS, METRICS, LineFile, is_claimed
 from orchestrator.record.redaction import Redactor
 from orchestrator.record.standing import Standing
 
 PATHS = ("path", "folder")  # facts of events that somebody opens later
+
+
+def goes_on(folder: Path, *, unknown: bool = False) -> bool:
+    """Whether a process writes the journal of a run; `unknown` where there is no way to know."""
+    return is_claimed(folder / EVENTS, unknown=unknown)
 
 
 class Journal:
@@ -26,6 +31,9 @@ class Journal:
         """Open both files in `folder`; the torn last line of a killed writer is cut off.
 
         What `redactor` knows for a secret is hidden in events, but for paths, which are opened.
+
+        Raises:
+            ValueError: another process writes this journal.
         """
         self.attempt = attempt
         self._redactor = redactor or Redactor({})
@@ -33,6 +41,13 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         self._metrics = LineFile(folder / METRICS)
         self._events = LineFile(folder / EVENTS)
+        try:
+            self._events.claim()
+        except BlockingIOError:
+            self.close()
+            raise ValueError(
+                f"{folder} is the run of another process, which still writes to it"
+            ) from None
         self.standing = Standing.read(folder)
         """How far the run has got, after every line; it is another object in another attempt."""
         last_ms = self.standing.last_ms or 0

@@ -20,6 +20,9 @@ import yaml
 from cluster.nodes import Devices
 from data.files import fsync_folder, write_text_atomic
 from orchestrator.config import JobConfig, to_dict
+from orchestrator.record.checkpoints.manifest import FOLDER, PARTIAL
+from orchestrator.record.checkpoints.retention import remove_partial
+from orchestrator.record.journal import goes_on
 from orchestrator.record.lines import strict
 from orchestrator.record.redaction import Redactor
 
@@ -63,6 +66,25 @@ def create(config: JobConfig, overrides: Sequence[str], devices: Devices | None 
     return folder
 
 
+def placed(path: Path, folder: Path) -> str:
+    """A path as the record of a run has it: from the run folder on, if it is in its outputs.
+
+    So the record holds where these are moved to; `folder / placed(path, folder)` is the path.
+    """
+    path, folder = path.resolve(), folder.resolve()
+    inside = path.is_relative_to(folder.parents[1])
+    return os.path.relpath(path, folder) if inside else str(path)
+
+
+def remove_leftovers(outputs: Path) -> list[Path]:
+    """Remove the half-written checkpoints of runs that are over; returns their run folders."""
+    left = {partial.parents[1] for partial in outputs.glob(f"*/*/{FOLDER}/*{PARTIAL}")}
+    ended = sorted(run for run in left if not goes_on(run, unknown=True))
+    for run in ended:
+        remove_partial(run / FOLDER)
+    return ended
+
+
 def write_result(folder: Path, result: dict[str, Any]) -> None:
     """Write result.json, whole or not at all; NaN and infinity are strings as in the journal.
 
@@ -87,6 +109,15 @@ def write_result(folder: Path, result: dict[str, Any]) -> None:
             write_text_atomic(path, text)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def status(folder: Path) -> str | None:
+    """How a run ended, by its result.json. None: it goes on, or never could say."""
+    try:
+        result = json.loads((folder / RESULT).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return str(result.get("status")) if isinstance(result, dict) else None
 
 
 def _reserve(folder: Path) -> None:

@@ -26,7 +26,8 @@ class Standing:
     metrics: dict[str, float] = field(default_factory=dict)
     """The last value of each metric."""
     checkpoint: str | None = None
-    """The newest checkpoint known to be whole: one that was published, else the one resumed."""
+    """The newest checkpoint known to be whole: one that was published, else the one resumed; a
+    path from the run folder on."""
     checkpoint_step: int | None = None
     best: dict[str, Any] | None = None
     """The best evaluation whose checkpoint is kept: metric, value, step, checkpoint."""
@@ -94,11 +95,13 @@ class Standing:
             self.metrics |= line["metrics"]
         elif kind in ("checkpoint", "resumed"):
             self.checkpoint, self.checkpoint_step = str(line["path"]), int(line["step"])
+            self.step = max(self.step, int(line["step"]))
         elif kind == "best":
             facts = {name: line[name] for name in ("metric", "value", "step")}
             self.best = {**facts, "checkpoint": str(line["path"])}
         elif kind == "baselines":
-            self.baselines = {"validation/bits_per_byte": dict(line["bits_per_byte"])}
+            measured = {name: value for name, value in line.items() if isinstance(value, Mapping)}
+            self.baselines = {f"validation/{name}": dict(own) for name, own in measured.items()}
 
 
 def _works(line: Mapping[str, Any]) -> bool:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import JobConfig, RoleConfig, TrainingConfig
+from orchestrator.record.checkpoints import FOLDER
+from orchestrator.record.runfolder import placed
 from orchestrator.stages.run import Run
 from orchestrator.training import checkpoint, distributed
 from orchestrator.training.checkpoint import Checkpoint, Retention
@@ -29,7 +31,7 @@ class Checkpoints:
             run: whose checkpoints these are.
             config: of the job; `resume` is a checkpoint that the driver has verified.
         """
-        self._run, self._root = run, run.folder / "checkpoints"
+        self._run, self._root = run, run.folder / FOLDER
         self._stage, resume = config.section(TrainingConfig), config.resume
         self._retention = Retention(self._root, self._stage.checkpoints_kept)
         found, rejected = checkpoint.newest_valid_shared(self._root)
@@ -72,7 +74,8 @@ class Checkpoints:
     def resumed(self) -> None:
         """Record that every part of the stage has taken over the state of `start`."""
         if self.start is not None:
-            self._run.event("resumed", step=self.start.step, path=str(self.start.path))
+            path = placed(self.start.path, self._run.folder)
+            self._run.event("resumed", path=path, **self.start.record)
             self._tell_best()
 
     def save(
@@ -108,11 +111,9 @@ class Checkpoints:
             self._retention.after(done)
         self._run.event(
             "checkpoint",
-            step=step,
-            path=str(done.path),
-            bytes=done.bytes,
-            manifest_sha256=done.manifest_sha256,
+            path=placed(done.path, self._run.folder),
             metrics={k: v for k, v in measured.items() if k.startswith("validation/")},
+            **done.record,
             **record,
         )
         if best:
@@ -128,7 +129,11 @@ class Checkpoints:
         path, own = self._retention.best, self.selection
         if path is not None and own is not None:
             self._run.event(
-                "best", step=own.best_step, metric=own.metric, value=own.best, path=str(path)
+                "best",
+                step=own.best_step,
+                metric=own.metric,
+                value=own.best,
+                path=placed(path, self._run.folder),
             )
 
     def _selection(self, config: JobConfig) -> Selection | None:

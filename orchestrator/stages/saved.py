@@ -1,15 +1,20 @@
-"""The config of a run, read back from its folder."""
+"""The config of a run, read back from its folder: data, whoever wrote it.
+
+Nothing in it is resolved: `${oc.env:HOME}` is nine characters and a name, so a run folder from
+somebody else learns nothing of this process.
+"""
 
 import re
-from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-from models import config_from_dict
-from models.families import NOT_ARCHITECTURE
-from orchestrator.config import SECTIONS, JobConfig, RoleSettings, check_choice
+from models import MODELS
+from orchestrator.config import SECTIONS, JobConfig, check_choice
 from orchestrator.record.reading import read_settings
 from orchestrator.stages import STAGES
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 def load(path: Path) -> JobConfig:
@@ -18,51 +23,69 @@ def load(path: Path) -> JobConfig:
     Its values are taken as they stand there: what looks like an interpolation is none.
 
     Raises:
-        ValueError: a key is unknown, or the file is not one that a run has written.
+        ValueError: a setting is unknown or wrong, or the file is not one that a run has written.
     """
+    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    plain = read_settings(path)
-    known = {field.name for field in fields(JobConfig)}
-    if "stage" not in plain:
-        raise ValueError(f"{path} is not the config of a run: it has no stage")
-    if unknown := plain.keys() - known:
-        raise ValueError(f"{path}: unknown settings {', '.join(sorted(map(str, unknown)))}")
+    typed = read(path)
     try:
-        return _config(plain)
+        return cast(JobConfig, OmegaConf.to_object(typed))
     except (OmegaConfBaseException, ValueError) as error:
         raise ValueError(f"{path}: {str(error).splitlines()[0]}") from None
-    except (TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is not the config of a run: a section is of another shape "
-            f"({type(error).__name__}: {error})"
-        ) from None
 
 
-def _config(plain: dict[str, Any]) -> JobConfig:
-    from omegaconf import OmegaConf
+def read(path: Path) -> "DictConfig":
+    """The same as a config that others can be merged into; it holds values alone.
 
-    check_choice("stage.name", plain["stage"]["name"], STAGES)
-    nodes = {**SECTIONS, "stage": STAGES[plain["stage"]["name"]].section}
-    for name, node in nodes.items():
-        if name in plain:
-            merged = OmegaConf.merge(OmegaConf.structured(node), _literal(plain[name]))
-            plain[name] = OmegaConf.to_object(merged)
-    if "model" in plain:
-        architecture = dict(plain["model"])
-        origin = {n: architecture.pop(n) for n in NOT_ARCHITECTURE if n in architecture}
-        plain["model"] = replace(config_from_dict(architecture), **origin)
-    roles = plain.get("roles", {}).items()
-    plain["roles"] = {name: RoleSettings(**own) for name, own in roles}
-    return JobConfig(**plain)
+    Raises:
+        ValueError: a setting is unknown or of a wrong type, or the file is none that a run wrote.
+    """
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    plain = _plain(path)
+    stage, model = (_name(plain, section, of) for section, of in (("stage", "name"), _FAMILY))
+    if stage is None:
+        raise ValueError(f"{path} is not the config of a run: it has no stage.name")
+    check_choice("stage.name", stage, STAGES)
+    try:
+        typed = OmegaConf.structured(JobConfig)
+        for name, node in {**SECTIONS, "stage": STAGES[stage].section}.items():
+            typed[name] = OmegaConf.structured(node)
+        if model is not None:
+            check_choice("model.family", model, MODELS)
+            typed.model = OmegaConf.structured(MODELS[model].config)
+        merged = OmegaConf.merge(typed, plain)
+    except (OmegaConfBaseException, ValueError) as error:
+        raise ValueError(f"{path}: {str(error).splitlines()[0]}") from None
+    return cast(DictConfig, merged)
+
+
+_FAMILY = ("model", "family")
+
+
+def _name(plain: dict[str, Any], section: str, setting: str) -> str | None:
+    """The setting of a section that says which schema the section has."""
+    own = plain.get(section)
+    name = own.get(setting) if isinstance(own, dict) else None
+    return None if name is None else str(name)
+
+
+def _plain(path: Path) -> dict[str, Any]:
+    """The file as plain values, each text spelled so that OmegaConf takes it for itself."""
+    return {str(name): _literal(value) for name, value in read_settings(path).items()}
 
 
 def _literal(value: Any) -> Any:
-    """The value with its interpolations escaped, which could read this process's environment."""
+    """A value in which no text is an interpolation.
+
+    Each run of backslashes before `${` is doubled and one more escapes the `${`.
+    """
     if isinstance(value, dict):
         return {key: _literal(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_literal(item) for item in value]
     if isinstance(value, str):
-        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+        return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value)
     return value

@@ -28,6 +28,7 @@ from data.addresses import public
 from orchestrator.job.signals import handled, interrupt
 from orchestrator.record.mlflow.mirror import ENVIRONMENT, STATE, TRAINING_MODE, State
 from orchestrator.record.mlflow.sqlite import sqlite_path, sqlite_url
+from orchestrator.record.mlflow.store import settle
 
 PORT = 5000
 START_SECONDS = 120.0
@@ -97,6 +98,8 @@ def find_store(outputs: Path, run: Path | None) -> tuple[str, str]:
             f"{database} does not exist: no run was sent to it yet; start one with "
             "`orchestrate run`, or name another folder with --outputs"
         )
+    if database is not None:
+        settle(database)
     return uri, page
 
 

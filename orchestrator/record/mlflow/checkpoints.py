@@ -93,7 +93,7 @@ class CheckpointModels:
             tags={EVENT_TAG: str(offset), EXTERNAL_TAG: "true", **self.state.lineage},
             params={
                 "step": str(event["step"]),
-                "path": str(path),
+                "path": str(path.resolve().relative_to(self.folder.resolve().parents[1])),
                 **{k: str(event[k]) for k in CHECKPOINT_FACTS if k in event},
             },
             model_type="checkpoint",

@@ -14,15 +14,17 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from urllib.parse import quote
 
 from data.addresses import hide, public
 from data.files import DataError, read_json
 from orchestrator.config import TrackingConfig
 from orchestrator.record import lines
-from orchestrator.record.mlflow.sqlite import absolute, sqlite_path, sqlite_url
+from orchestrator.record.mlflow.sqlite import absolute, moved, sqlite_path, sqlite_url
 from orchestrator.record.redaction import KEPT
 
 STATE = "mlflow.json"
+BACK = "../../"  # from a run folder to the outputs folder
 SENDER = "orchestrator.record.mlflow"
 LOG = "logs/tracking.log"  # output of the mirror; its lock, too
 TRAINING_MODE = "workflowType=machine_learning"  # else the UI shows what agents need
@@ -83,18 +85,23 @@ class State:
         """
         try:
             written = read_json(folder / STATE)
-            return State(**{f.name: written[f.name] for f in fields(State) if f.name in written})
+            state = State(**{f.name: written[f.name] for f in fields(State) if f.name in written})
         except (DataError, TypeError):
             return None
+        return _with_addresses(state, BACK, str(folder.resolve().parents[1]) + "/")
 
     def save(self, folder: Path) -> None:
-        """Replace mlflow.json; only its owner may read one with a secret, as in the address."""
+        """Replace mlflow.json; only its owner may read one with a secret, as in the address.
+
+        Addresses inside the outputs folder are kept from the run folder on: outputs are moved.
+        """
+        kept = _with_addresses(self, str(folder.resolve().parents[1]) + "/", BACK)
         private = hide(self.tracking_uri) != self.tracking_uri or (folder / KEPT).exists()
         partial = folder / f"{STATE}.partial"
         partial.unlink(missing_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         with os.fdopen(os.open(partial, flags, 0o600 if private else 0o644), "w") as file:
-            json.dump(asdict(self), file, indent=1)
+            json.dump(asdict(kept), file, indent=1)
         partial.replace(folder / STATE)
 
     def resumed(self, previous: "State | None") -> "State":
@@ -124,6 +131,15 @@ class State:
         if not self.tracking_uri.startswith("http"):
             return None
         return public(self.tracking_uri) + self.page
+
+
+def _with_addresses(state: State, old: str, new: str) -> State:
+    """The state with the beginning of the paths in its addresses exchanged."""
+
+    root, before = state.artifact_root, f"file://{quote(old)}"
+    if root is not None and root.startswith(before):
+        root = f"file://{quote(new)}{root.removeprefix(before)}"
+    return replace(state, tracking_uri=moved(state.tracking_uri, old, new), artifact_root=root)
 
 
 def new_state(config: TrackingConfig, outputs: Path) -> State:

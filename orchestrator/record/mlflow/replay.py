@@ -16,12 +16,18 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from orchestrator.record.lines import EVENTS, METRICS, read
 from orchestrator.record.mlflow import view
 from orchestrator.record.mlflow.checkpoints import CheckpointModels
 from orchestrator.record.mlflow.description import Description
+from orchestrator.record.mlflow.history import (
+    RUN_TAG,
+    find_run,
+    key_of,
+    parent_of,
+    points_before,
+)
 from orchestrator.record.mlflow.mirror import State
 from orchestrator.record.mlflow.origins import Origins
 from orchestrator.record.mlflow.points import CHUNK_BYTES, Datasets, Point, Points
@@ -31,7 +37,6 @@ from orchestrator.record.reading import lies_in
 
 log = logging.getLogger("tracking")
 
-RUN_TAG = "orchestrate.run"
 FIGURES = "figures"  # in the run folder, and among the artifacts
 RUN_STATUS = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
@@ -83,10 +88,9 @@ class Replay:
     def _open_run(self, experiment: str) -> str:
         """The run of this folder: found by its tag, or new; RUNNING, as it is being sent."""
         state = self.state
-        key = quote("/".join(self.folder.parts[-2:]))
-        found = self.client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{key}'", max_results=1)
-        if found:
-            run = found[0]
+        key = key_of(self.folder)
+        run = find_run(self.client, [experiment], key)
+        if run is not None:
             if run.info.status != "RUNNING":
                 self.client.update_run(run.info.run_id, status="RUNNING")
         else:
@@ -207,10 +211,21 @@ class Replay:
         return datasets
 
     def _resumed(self, event: dict[str, Any], offset: int) -> None:
-        """Say which attempts the curves are made of, once there are several."""
+        """Say which attempts the curves are made of, once there are several; and which run before.
+
+        The curves of a run that goes on from another begin with those of that one.
+        """
         self.points.descent.refresh()
         if self.points.descent.newest > 1:
             self.sink.tags({"descent": str(self.points.descent)})
+        parent = parent_of(self.folder, event)
+        if parent is None:
+            return
+        for points in points_before(self.folder, event):
+            for batch in self.sink.points(points):
+                self._accept(f"metrics of {parent.name}", self.sink.metrics, batch)
+        self.sink.tags({"resumed.run": key_of(parent), "resumed.step": str(event["step"])})
+        self.origins.resumed(event, key_of(parent))
 
     def _weights(self, event: dict[str, Any], offset: int) -> None:
         self.origins.link(event)

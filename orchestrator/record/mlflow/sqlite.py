@@ -29,3 +29,11 @@ def absolute(url: str) -> str:
     """The URL of a store with the path of a SQLite database made absolute."""
     found, path = _URL.fullmatch(url), sqlite_path(url)
     return url if found is None or path is None else sqlite_url(path.resolve(), found[2] or "")
+
+
+def moved(url: str, old: str, new: str) -> str:
+    """The URL with the beginning of its path exchanged; one that begins otherwise as it is."""
+    found, path = _URL.fullmatch(url), sqlite_path(url)
+    if found is None or path is None or not str(path).startswith(old):
+        return url
+    return sqlite_url(Path(new + str(path).removeprefix(old)), found[2] or "")

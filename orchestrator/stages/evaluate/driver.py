@@ -104,6 +104,7 @@ def _outline(config: JobConfig, weights: "Weights", data: str) -> Outline:
     parameters = cost.parameters(role.model)
     lines = {
         "model": f"{role.model.family}, {parameters:,} parameters",
+        "weights": "\n".join(weights.lines("model")),
         "data": data,
         "batch": f"{counted(config.batch.micro, 'sequence')} x {counted(workers, 'worker')} of "
         f"{counted(config.data.sequence_length, 'token')}",
