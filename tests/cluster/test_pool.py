@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cluster import pulse
 from cluster.pool import Placement, PoolFailed, pool, run_pool
 
 TWO = Placement(workers=2, cpus_per_worker=1)
@@ -113,6 +114,28 @@ def test_workers_killed_at_random_moments_are_replaced_and_no_unit_is_lost(sprea
     # A killed worker has at most two units: only these can be begun twice.
     assert 40 <= len(notes(folder, "begun")) <= 40 + 2 * len(killed)
     assert all(gone(n["pid"]) for n in notes(folder))
+
+
+def freeze_once(task):
+    folder, number = task
+    if number == 1 and not notes(folder, "frozen"):
+        note(folder, "frozen")
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return number
+
+
+def test_a_worker_that_is_frozen_is_replaced_and_its_units_are_done_again(
+    spread, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(pulse, "SILENT_AFTER_S", 2.0)
+    (folder := tmp_path / "units").mkdir()
+    said = []
+    tasks = [(str(folder), number) for number in range(4)]
+    assert spread(freeze_once, tasks, say=said.append) == [0, 1, 2, 3]
+    assert len(said) == 1
+    assert "has not answered for" in said[0]
+    assert "it is replaced, and its work done again" in said[0]
+    assert gone(notes(folder, "frozen")[0]["pid"])
 
 
 class Unit:
