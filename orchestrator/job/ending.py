@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table as Grid
 
-from orchestrator.config import JobConfig
+from data.messages import short
 from orchestrator.job.failures import Explanation
+from orchestrator.plan.planning import Plan
+from orchestrator.record import runfolder
 from orchestrator.record.mlflow import Done, Pending
 from orchestrator.record.standing import Standing
 
@@ -33,12 +35,10 @@ class Ending:
 
 def result_of(
     folder: Path,
-    config: JobConfig,
+    plan: Plan,
     standing: Standing,
     outcome: "Result | None",
     explanation: Explanation | None,
-    *,
-    trains: bool,
 ) -> dict[str, Any]:
     """What result.json says, by the record: the truth also for a job that failed.
 
@@ -46,26 +46,30 @@ def result_of(
 
     Args:
         folder: of the run.
-        config: of the job.
+        plan: of the job.
         standing: how far the run has got.
         outcome: rank 0's result, if it came so far.
         explanation: of what ended it, if anything did.
-        trains: whether the stage counts in optimizer steps.
     """
     status = "interrupted" if outcome is not None and outcome.stopped else "done"
     if explanation is not None:
         status = "interrupted" if explanation.failure == "interrupted" else "failed"
+    steps = max(standing.step, standing.checkpoint_step or 0)
+    start = runfolder.placed(plan.start.checkpoint.path, folder) if plan.start else None
     result: dict[str, Any] = {
         "run_id": folder.name,
-        "stage": config.stage.name,
+        "stage": plan.config.stage.name,
         "status": status,
+        "reason": outcome.reason if outcome else None,
         "attempts": 1,
-        "steps": max(standing.step, standing.checkpoint_step or 0) if trains else 0,
+        "steps": steps if plan.outline.steps else 0,
         "tokens": standing.tokens or None,
         "wall_s": None,
         "tokens_per_second": outcome.tokens_per_second if outcome else None,
         "metrics": standing.metrics,
-        "checkpoint": standing.checkpoint or config.resume,
+        "baselines": standing.baselines,
+        "best": standing.best,
+        "checkpoint": standing.checkpoint or start,
         "mlflow_run_id": None,
     }
     if explanation is not None:
@@ -96,14 +100,21 @@ def show(console: Console, ended: Ending, outcome: "Result | None") -> None:
             console.print(grid(table))
     steps = f": {result['steps']} steps" if result["steps"] else ""
     say(f"{result['status']}{steps} in {result['wall_s']:.0f} s")
+    if result["reason"] is not None:
+        say(f"ended early: {result['reason']}")
+    if best := result["best"]:
+        kept = short((folder / best["checkpoint"]).resolve())
+        say(f"best:        {best['metric']} {best['value']:.4g} after step {best['step']}: {kept}")
     if ended.explanation is not None and result["status"] == "failed":
         say(f"error: {ended.explanation.line()}")
-    newest = Path(result["checkpoint"]) if result["checkpoint"] else None
-    start = "" if newest is None else short(folder if newest.is_relative_to(folder) else newest)
+    newest = (folder / result["checkpoint"]).resolve() if result["checkpoint"] else None
+    own = newest is not None and newest.is_relative_to(folder.resolve())
+    start = "" if newest is None else short(folder if own else newest)
     for label, command in outcome.next if outcome is not None else ():
         say(f"{label + ':':13}{command.replace('{run}', shlex.quote(start or short(folder)))}")
     if start and result["status"] != "done":
-        again = [word for word in ended.overrides if not word.startswith("resume=")]
+        typed = () if own else ended.overrides  # its own folder has its config, too
+        again = [word for word in typed if not word.startswith("resume=")]
         say(f"go on:       {shlex.join(['orchestrate', 'run', *again, f'resume={start}'])}")
     say(f"run folder:  {short(folder)}")
     if isinstance(tracked, Pending):
@@ -119,9 +130,3 @@ def grid(table: "Table") -> Grid:
     for number, row in enumerate(table.rows):
         shown.add_row(*row, style="bold" if number == table.bold else None)
     return shown
-
-
-def short(path: Path) -> str:
-    """The path as a user would type it here."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)

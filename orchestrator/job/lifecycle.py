@@ -13,13 +13,14 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.gang import Files, Placement, run_gang, run_inline
 from cluster.host.output import output_to
-from data.files import cache_root, write_text_atomic
+from data.files import cache_root, in_use, write_text_atomic
+from data.messages import short
 from orchestrator.config import JobConfig
 from orchestrator.job import ending, torchrun
 from orchestrator.job.codes import DONE, FAILED, INTERRUPTED, REFUSED, STOPPED
@@ -30,11 +31,13 @@ from orchestrator.job.signals import Stops
 from orchestrator.job.startup import Startup
 from orchestrator.plan.planning import Plan, make_plan
 from orchestrator.record import runfolder
+from orchestrator.record.checkpoints import FOLDER as CHECKPOINTS
+from orchestrator.record.checkpoints import remove_partial
 from orchestrator.record.checkpoints.finding import newest_of, published, read_complete
-from orchestrator.record.checkpoints.retention import remove_partial
 from orchestrator.record.journal import Journal
 from orchestrator.record.mlflow import NoMirror, start_mirror
 from orchestrator.stages import STAGES
+from orchestrator.stages.result import SEPARATOR
 
 if TYPE_CHECKING:
     from orchestrator.stages.result import Result
@@ -55,12 +58,14 @@ def execute(config: JobConfig, overrides: Sequence[str], asked: float) -> int:
     startup = Startup(asked)
     with Screen(outline, Terminal()) as screen, torchrun.leading(config) as hand_out:
         startup.enter("data")
+        for run in runfolder.remove_leftovers(Path(config.outputs)):
+            screen.say(f"removed a checkpoint that {short(run)} had left half-written")
         screen.phase("preparing the data")
         plan = make_plan(config, screen.say)
         for line in plan.lines():
             screen.say(line)
         folder = runfolder.create(plan.config, overrides, plan.devices)
-        screen.say(f"run folder {ending.short(folder)}")
+        screen.say(f"run folder {short(folder)}")
         assert plan.ready is not None  # make_plan makes it
         assignment = Assignment(plan.config, folder, plan.ready.inputs)
         hand_out(assignment)
@@ -86,16 +91,17 @@ class Job:
     def run(self) -> int:
         """Run to the end and leave a truthful result.json in every case."""
         begun = time.monotonic()
-        mirror: NoMirror = NoMirror()
+        self._mirror = NoMirror()
         outcome: Result | None = None
         error: BaseException | None = None
-        with self.stops.heard():
+        assert self.plan.ready is not None  # make_plan makes it
+        with self.stops.heard(), in_use(self.plan.ready.files):
             with Journal(self.folder) as journal:
                 self._journal = journal
                 try:
                     self._record_start()
                     outputs = Path(self.config.outputs).absolute()
-                    mirror = start_mirror(self.folder, self.config.tracking, outputs)
+                    self._mirror = start_mirror(self.folder, self.config.tracking, outputs)
                     outcome = self._work()
                     self._record_outcome(outcome)
                 except (Exception, KeyboardInterrupt) as caught:
@@ -103,14 +109,14 @@ class Job:
                 self.stops.over = True
                 if error is not None:
                     self._look_at_checkpoints()
-                result, explanation = self._close(outcome, error, begun, mirror.run_id)
+                result, explanation = self._close(outcome, error, begun, self._mirror.run_id)
             if self.config.tracking.enabled:
                 self.screen.phase("sending the rest of the record to MLflow")
             try:
                 with self.stops.sending():
-                    tracked = mirror.finish()
+                    tracked = self._mirror.finish()
             except KeyboardInterrupt:
-                tracked = mirror.finish(0)
+                tracked = self._mirror.finish(0)
             if result["mlflow_run_id"] != tracked.mlflow_run_id:
                 result["mlflow_run_id"] = tracked.mlflow_run_id
                 with suppress(OSError):  # on a full disk the first one stays
@@ -194,6 +200,8 @@ class Job:
                     self._first_step()
             else:
                 self._event(record)
+        if trouble := self._mirror.news():
+            self.screen.say(trouble)
 
     def _event(self, record: dict[str, Any]) -> None:
         kind = record["event"]
@@ -203,6 +211,8 @@ class Job:
         elif kind == "training":
             self.startup.enter("first step")
         self._journal.event(kind, **facts)
+        if kind == "resumed":
+            facts["path"] = short((self.folder / facts["path"]).resolve())
         self.screen.event(kind, facts)
         if kind == "checkpoint":
             self._journal.sync()
@@ -216,26 +226,35 @@ class Job:
 
     def _look_at_checkpoints(self) -> None:
         """The ranks are gone: record what one published and did not live to say; clear up."""
-        root, known = self.folder / "checkpoints", self._journal.standing.checkpoint_step
+        root, known = self.folder / CHECKPOINTS, self._journal.standing.checkpoint_step
         remove_partial(root)
         newest, _ = newest_of(published(root), read_complete)
         if newest is not None and (known is None or known < newest.step):
-            facts = {"bytes": newest.bytes, "manifest_sha256": newest.manifest_sha256}
+            path = runfolder.placed(newest.path, self.folder)
             with suppress(OSError):  # the disk may be full
-                self._event(
-                    {"event": "checkpoint", "step": newest.step, "path": str(newest.path), **facts}
-                )
+                self._event({"event": "checkpoint", "path": path, **newest.record})
 
     def _record_start(self) -> None:
         """Put the start, and what the job reads, on record."""
+        outline = self.plan.outline
         self._journal.event(
-            "started", stage=self.config.stage.name, host=os.uname().nodename, pid=os.getpid()
+            "started",
+            stage=self.config.stage.name,
+            host=os.uname().nodename,
+            pid=os.getpid(),
+            score=outline.score and asdict(outline.score),
+            roles={
+                name: {"family": role.config.model.family, "parameters": role.parameters}
+                for name, role in outline.roles.items()
+            },
         )
+        for reason in self.plan.passed_over:
+            self._journal.event("checkpoint_rejected", reason=reason)
         for role, weights in self.plan.weights.items():
             self._journal.event(
                 "weights",
                 role=role,
-                path=str(weights.path),
+                path=runfolder.placed(weights.path, self.folder),
                 step=weights.step,
                 manifest_sha256=weights.manifest_sha256,
             )
@@ -244,9 +263,10 @@ class Job:
 
     def _record_outcome(self, outcome: "Result") -> None:
         """Put what the stage has made on record."""
+        if outcome.reason is not None:
+            self._journal.event("ended_early", reason=outcome.reason)
         if outcome.samples:
-            text = "\n\n---\n\n".join(outcome.samples)
-            write_text_atomic(self.folder / "samples.txt", text)
+            write_text_atomic(self.folder / "samples.txt", SEPARATOR.join(outcome.samples))
             self._journal.event("artifact", path="samples.txt")
         for table in outcome.tables:
             path = self.folder / f"{table.name}.json"
@@ -268,12 +288,9 @@ class Job:
         def end() -> tuple[dict[str, Any], Explanation | None]:
             explanation, standing = None, self._journal.standing
             if error is not None:
-                resumable = bool(standing.checkpoint or self.config.resume)
+                resumable = bool(standing.checkpoint or self.plan.start)
                 explanation = explain_failure(error, standing.step or None, resumable=resumable)
-            trains = self.plan.outline.steps > 0
-            result = ending.result_of(
-                self.folder, self.config, standing, outcome, explanation, trains=trains
-            )
+            result = ending.result_of(self.folder, self.plan, standing, outcome, explanation)
             result["wall_s"] = round(time.monotonic() - begun, 3)
             result["mlflow_run_id"] = mlflow_run_id
             runfolder.write_result(self.folder, result)
@@ -281,7 +298,8 @@ class Job:
 
         ended = end()
         try:
-            self._journal.event("finished", status=ended[0]["status"])
+            error_facts = {name: ended[0][name] for name in ("error",) if name in ended[0]}
+            self._journal.event("finished", status=ended[0]["status"], **error_facts)
             self._journal.sync()
         except OSError as full:
             error = error or full

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from models.configs import classifier
+from orchestrator.config.changes import Change
 from orchestrator.config.stage import TrainingConfig
 
 if TYPE_CHECKING:
@@ -15,6 +17,15 @@ if TYPE_CHECKING:
 @dataclass
 class ClassifyConfig(TrainingConfig):
     """Training of a classifier on rows of numbers, each with a label."""
+
+    changes: ClassVar[Mapping[str, Change]] = {
+        **TrainingConfig.changes,
+        **dict.fromkeys(("data", "label", "features", "validation_fraction"), Change.ACCOUNTED),
+    }
+    measures: ClassVar[Mapping[str, str]] = {
+        **TrainingConfig.measures,
+        "validation/accuracy": "higher",
+    }
 
     name: str = "classify"
     data: str | None = None
@@ -29,7 +40,7 @@ class ClassifyConfig(TrainingConfig):
     steps: int = 450
     global_batch_size: int = 32
     evaluate_every: int | None = None
-    checkpoint_every: int = 225
+    checkpoint_every: int | None = 225
 
     def __post_init__(self) -> None:
         """Check what belongs together."""
