@@ -149,6 +149,7 @@ def _job(composer: "Composer", words: Sequence[Word]) -> JobConfig:
     refusal.check_mixture(config, choices)
     job = cast(JobConfig, OmegaConf.to_object(config))
     refusal.check_read(job.stage, (word.name for word in words))
+    refusal.check_effect(job, ((word.name, word.value) for word in words))
     return job
 
 

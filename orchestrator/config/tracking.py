@@ -5,7 +5,10 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from data.files import expand_home
+
 SERVERS, DATABASES = ("http", "https"), ("sqlite", "postgresql", "mysql", "mssql")
+SQLITE = "sqlite:///"
 DEFAULT_EXPERIMENT = "default"
 LONGEST_NAME = 500  # characters, MLflow's own bound
 
@@ -38,6 +41,9 @@ class TrackingConfig:
     def __post_init__(self) -> None:
         """Check address, name and times; where nothing is sent, those of the environment aren't."""
         if self.uri is not None:
+            if self.uri.startswith(SQLITE):
+                file = expand_home("tracking.uri", self.uri.removeprefix(SQLITE))
+                self.uri = f"{SQLITE}{file}"
             _check_address("tracking.uri", self.uri)
         elif self.enabled and self.address is not None:
             _check_address("MLFLOW_TRACKING_URI", self.address)
@@ -54,6 +60,12 @@ class TrackingConfig:
                 raise ValueError(
                     f"tracking.{setting}={getattr(self, setting)} must be greater than 0; try 5"
                 )
+
+    def unread(self) -> dict[str, str]:
+        """Settings that change nothing as the others are, and what they are for."""
+        if not self.enabled:
+            return {"system_metrics": "they are sent while the job runs; try tracking=mlflow"}
+        return {}
 
     @property
     def address(self) -> str | None:

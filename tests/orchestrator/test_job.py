@@ -40,7 +40,8 @@ def bare_path(tmp_path_factory):
 def quick(tmp_path_factory, corpus, bare_path):
     """The shortened quick start: two Ray workers, MLflow, no compiler on the machine.
 
-    It is typed in a folder of somebody who has packages of the same names as ours.
+    It is typed in a folder of somebody who has packages of the same names as ours, in a shell
+    that mpirun and torchrun have left variables in.
     """
     folder = tmp_path_factory.mktemp("quick")
     for name in ("cluster", "data", "models", "orchestrator"):
@@ -48,7 +49,9 @@ def quick(tmp_path_factory, corpus, bare_path):
         (folder / name / "__init__.py").write_text("raise RuntimeError('not ours')")
     extensions = str(folder / "extensions")
     command = [str(Path(sys.executable).with_name("orchestrate")), "run"]
+    left_over = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE")
     environment = {"PATH": bare_path, "TORCH_EXTENSIONS_DIR": extensions}
+    environment |= dict.fromkeys((*left_over, "WORLD_SIZE"), "3")
     asked = ("resources=cpu2", "stage.sample_at_evaluations=true")
     job = Job(folder, corpus, *asked, command=command, **environment)
     job.code = job.wait()

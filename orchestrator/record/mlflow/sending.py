@@ -100,6 +100,7 @@ def follow(folder: Path, state: State, driver: int | None) -> None:
             replay.send()
             if over:
                 replay.finish()
+                _remember(folder, state, None)
                 return
             failures, wait = 0, state.flush_seconds
             _remember(folder, state, None)

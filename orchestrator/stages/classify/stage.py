@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from data.files import expand_home
 from models.configs import classifier
 from orchestrator.config.changes import Change
 from orchestrator.config.stage import TrainingConfig
@@ -45,6 +46,7 @@ class ClassifyConfig(TrainingConfig):
     def __post_init__(self) -> None:
         """Check what belongs together."""
         super().__post_init__()
+        self.data = expand_home("stage.data", self.data)
         if not 0 < self.validation_fraction < 1:
             raise ValueError(
                 f"stage.validation_fraction={self.validation_fraction} must lie between 0 and 1; "

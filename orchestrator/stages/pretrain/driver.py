@@ -150,6 +150,7 @@ def _epochs(repetitions: Mapping[str, float]) -> str:
 def _drift_lines(drift: Mapping[str, GateReport]) -> list[str]:
     lines = []
     for name, report in drift.items():
-        lines.append(f"{name}: {report.lines()[0].removeprefix('drift: ')}")
+        found = report.lines()[0].removeprefix("drift: ") if report.checked else report.notes[0]
+        lines.append(f"{name}: {found}")
         lines += [finding.words for finding in report.findings]
     return lines

@@ -66,6 +66,12 @@ class PretrainConfig(TrainingConfig):
         own = {f"validation/{name}/bits_per_byte": "lower" for name in names}
         return {**self.measures, **own}
 
+    def unread(self, job: JobConfig) -> dict[str, str]:
+        """Prompts, where nothing is written."""
+        if self.sample_tokens:
+            return {}
+        return {"stage.prompts": "stage.sample_tokens=0 writes nothing after them"}
+
     def check_job(self, job: JobConfig) -> None:
         """Check that a sequence fits the model, too."""
         super().check_job(job)
