@@ -100,8 +100,8 @@ class Standing:
             facts = {name: line[name] for name in ("metric", "value", "step")}
             self.best = {**facts, "checkpoint": str(line["path"])}
         elif kind == "baselines":
-            measured = {name: value for name, value in line.items() if isinstance(value, Mapping)}
-            self.baselines = {f"validation/{name}": dict(own) for name, own in measured.items()}
+            found = {name: own for name, own in line.items() if isinstance(own, Mapping)}
+            self.baselines = {f"validation/{name}": dict(own) for name, own in found.items()}
 
 
 def _works(line: Mapping[str, Any]) -> bool:
