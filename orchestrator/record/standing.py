@@ -100,7 +100,11 @@ class Standing:
             facts = {name: line[name] for name in ("metric", "value", "step")}
             self.best = {**facts, "checkpoint": str(line["path"])}
         elif kind == "baselines":
-            self.baselines = {"validation/bits_per_byte": dict(line["bits_per_byte"])}
+            self.baselines = {
+                f"validation/{measured}": dict(values)
+                for measured, values in line.items()
+                if isinstance(values, Mapping)
+            }
 
 
 def _works(line: Mapping[str, Any]) -> bool:
