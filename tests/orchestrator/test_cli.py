@@ -177,7 +177,7 @@ def test_help_shows_groups_flags_exit_codes_and_every_setting_with_value_type_an
         at = [i for i, line in enumerate(lines) if line.startswith(f"  {name}=")]
         assert at, f"{name} is not in the manual"
         assert all(lines[i + 1].startswith("      ") for i in at), f"{name} has no meaning"
-    assert max(map(len, lines)) < 90
+    assert [line for line in lines if len(line) > 90] == []
 
 
 def test_every_choice_has_a_comment_that_help_can_show():
