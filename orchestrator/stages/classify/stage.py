@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from data.files import expand_home
 from models.configs import classifier
+from orchestrator.config.changes import Change
 from orchestrator.config.stage import TrainingConfig
 
 if TYPE_CHECKING:
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 class ClassifyConfig(TrainingConfig):
     """Training of a classifier on rows of numbers, each with a label."""
 
+    changes: ClassVar[Mapping[str, Change]] = {
+        **TrainingConfig.changes,
+        **dict.fromkeys(("data", "label", "features", "validation_fraction"), Change.ACCOUNTED),
+    }
     measures: ClassVar[Mapping[str, str]] = {
         **TrainingConfig.measures,
         "validation/accuracy": "higher",
