@@ -228,6 +228,15 @@ def test_an_experiment_is_taken_with_and_without_a_plus(plus):
     assert "steps: 60" in answer.out
 
 
+def test_a_reader_that_has_seen_enough_ends_a_verb_without_a_word():
+    command = [sys.executable, "-m", "orchestrator", "run", "--help"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, cwd=Path(__file__).parents[2]) as verb:
+        verb.stdout.close()  # before it says anything
+        assert verb.stderr.read() == b""
+    assert verb.returncode == 1
+
+
 def test_the_command_line_imports_nothing_heavy_and_no_plugin(corpus, tmp_path):
     code = (
         "import sys; from orchestrator import cli\n"
