@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from data.files import DataError
+from data.files import DataError, expand_home
 from data.messages import check_choice
 
 FORMATS: dict[str, tuple[str, ...]] = {
@@ -213,6 +213,7 @@ class DriftConfig:
 
     def __post_init__(self) -> None:
         """Check the policy."""
+        self.reference = expand_home("data.drift.reference", self.reference)
         check_choice("data.drift.policy", self.policy, ("warn", "stop"))
 
 

@@ -14,8 +14,9 @@ from orchestrator.config import JobConfig, TrainingConfig
 from orchestrator.plan.devices import check_fits
 from orchestrator.plan.memory import Memory, memory_of
 from orchestrator.plan.outputs import check_disk, check_outputs
-from orchestrator.plan.resume import find_start
+from orchestrator.plan.resume import Start, find_start
 from orchestrator.plan.weights import find_weights, pinned
+from orchestrator.record.mlflow import check_store, new_state, place
 from orchestrator.stages import STAGES, Outline, Ready
 
 if TYPE_CHECKING:
@@ -38,6 +39,14 @@ class Plan:
     """What the machine or cluster has."""
     weights: Mapping[str, "Weights"] = field(default_factory=dict)
     """Where roles start from, if not from random weights."""
+    start: Start | None = None
+    """Where the job goes on. None: at step 0."""
+
+    @property
+    def passed_over(self) -> list[str]:
+        """Why newer checkpoints than those that the job takes were not taken."""
+        resumed = self.start.checkpoint.passed_over if self.start is not None else ()
+        return [*resumed, *(reason for own in self.weights.values() for reason in own.passed_over)]
 
     @property
     def parameters(self) -> int:
@@ -99,9 +108,11 @@ class Plan:
     def lines(self) -> list[str]:
         """The plan as short lines of text."""
         shown = dict(self.outline.lines)
+        if self.start is not None:
+            shown |= self.start.lines(self.outline.steps)
         if self.weights:
             shown["weights"] = "\n".join(
-                f"{name} from {own.path}, step {own.step}" for name, own in self.weights.items()
+                line for role, own in self.weights.items() for line in own.lines(role)
             )
         shown["workers"] = self._workers()
         if self.outline.roles:
@@ -110,6 +121,7 @@ class Plan:
             shown["checkpoints"] = self._checkpoints()
         if early := self._early_end():
             shown["early end"] = early
+        shown["record"] = place(self.config.tracking, Path(self.config.outputs))
         if self.devices is not None and self.devices.note:
             shown["note"] = self.devices.note
         return [
@@ -195,12 +207,18 @@ def make_plan(config: JobConfig, say: Callable[[str], None]) -> Plan:
     rough = rough_plan(config)
     start = find_start(config)
     if start is not None:  # `outputs/latest` will soon mean the new run
-        config = replace(config, resume=str(start.path.resolve()))
+        config = replace(config, resume=str(start.checkpoint.path.resolve()))
+    elif config.resume is not None:
+        say(f"resume={config.resume}: no run of this job is left unfinished; it begins at step 0")
+        config = replace(config, resume=None, allow_changes=[])
     # A run that goes on has its own weights; those that it began with may be gone.
     weights = find_weights(rough.outline) if start is None else {}
     config = pinned(config, weights)
     free = check_outputs(Path(config.outputs))
     rough.check_disk(free)
+    if config.tracking.enabled:
+        check_store(new_state(config.tracking, Path(config.outputs)))
     devices = check_fits(config.resources)
-    ready = STAGES[config.stage.name].driver.prepare(config, start, say)
-    return Plan(config, ready.outline, ready, free, devices, weights)
+    checkpoint = None if start is None else start.checkpoint
+    ready = STAGES[config.stage.name].driver.prepare(config, checkpoint, say)
+    return Plan(config, ready.outline, ready, free, devices, weights, start)

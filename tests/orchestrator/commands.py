@@ -29,7 +29,7 @@ NOISE = ("Warning", "WARNING", "INFO", "Traceback", "deprecated", "DeepSpeed ops
 class Job:
     """One command in a folder of its own, in a process group as under a terminal."""
 
-    def __init__(self, folder, corpus, *overrides, command=RUN, **environment):
+    def __init__(self, folder, corpus, *overrides, command=RUN, own=TINY, **environment):
         self.folder = folder
         self.home = folder / "home"
         self.home.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ class Job:
         unwanted = ("XDG_CACHE_HOME", "MPLCONFIGDIR", "RAY_AUTH_MODE", "MLFLOW_DISABLE_TELEMETRY")
         inherited = {k: v for k, v in os.environ.items() if k not in unwanted}
         self.process = subprocess.Popen(
-            [*command, *TINY, f"data.path={corpus}", *overrides],
+            [*command, *own, *([f"data.path={corpus}"] if own else ()), *overrides],
             cwd=folder,
             env=inherited | environment,
             stdin=subprocess.DEVNULL,

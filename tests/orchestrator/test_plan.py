@@ -263,6 +263,7 @@ class TestResume:
         assert said.startswith("resume=/nonexistent does not exist; try resume=outputs/latest")
 
     def test_a_folder_without_a_checkpoint(self, tmp_path, corpus):
+        shutil.copy(trained(corpus) / "config.yaml", tmp_path)
         said = refused("run", *on(corpus), f"resume={tmp_path}")
         assert "holds no valid checkpoint" in said
 
@@ -284,10 +285,11 @@ class TestResume:
         [
             ("model.width=64", "model.width=64 must be 32"),
             ("model.norm=layernorm", "model.norm=layernorm must be rmsnorm"),
-            ("data.seed=5", "data.seed=5, but the run began with 0"),
-            ("data.packing=best_fit", "data.packing=best_fit, but the run began with chunked"),
+            ("data.seed=5", "data.seed=5 must be 0"),
+            ("data.packing=best_fit", "data.packing=best_fit must be chunked"),
             ("data.sequence_length=16", "data.row_tokens=16, but the run began with 32"),
-            ("data.validation_fraction=0.3", "dataset data has other content"),
+            ("data.validation_fraction=0.3", "data.validation_fraction=0.3 must be 0.05"),
+            ("data.isolate_documents=true", "allow_changes=[data.isolate_documents]"),
         ],
     )
     def test_another_setting_is_named_with_its_value_then(self, corpus, other, said):
