@@ -101,7 +101,8 @@ class Standing:
             facts = {name: line[name] for name in ("metric", "value", "step")}
             self.best = {**facts, "checkpoint": str(line["path"])}
         elif kind == "baselines":
-            self.baselines = {"validation/bits_per_byte": dict(line["bits_per_byte"])}
+            measured = {name: own for name, own in line.items() if isinstance(own, Mapping)}
+            self.baselines = {f"validation/{name}": dict(own) for name, own in measured.items()}
 
 
 def _works(line: Mapping[str, Any]) -> bool:
