@@ -96,7 +96,7 @@ def tokenize(task: TokenizeTask) -> dict[str, Any]:
         return {
             "text_bytes": text_bytes,
             "tokens": tokens,
-            "empty": survivors.empty,
+            "cut": survivors.cut,
             "lowest": spill.lowest.hex() if spill.lowest else None,
             "highest": spill.highest.hex() if spill.highest else None,
             "report": report.to_dict(),

@@ -40,6 +40,9 @@ def record_data(
                 tokens=shards.tokens,
             )
         _write(journal, folder, f"{name}-filters.md", dataset.report.markdown())
+        if dataset.passed_over:
+            lines = [f"{path}: {reason}\n" for path, reason in dataset.passed_over]
+            _write(journal, folder, f"{name}-files-not-read.txt", "".join(lines))
     table = json.dumps(_table({n: d.report for n, d in prepared.datasets.items()}), indent=1)
     _write(journal, folder, "filters.json", table, table=True)
     for name, report in drift.items():
