@@ -114,6 +114,10 @@ def _check_no_pattern(folder: Path, path: str) -> None:
 def _check_name(path: str) -> None:
     """Refuse what can't be a name on the hub, before the network is asked for it."""
     local = Path(path).expanduser()
+    try:
+        is_folder = local.is_dir()
+    except OSError as error:  # a name too long, a folder that may not be looked into
+        raise DataError(f"data.path={cut(path, 200)} can't be read: {error.strerror}") from None
     if local.is_file():
         name = local.name.lower().removesuffix(".gz").removesuffix(".zst")
         own = next((s for s, ends in FORMATS.items() if ends and name.endswith(ends)), "text")
@@ -122,7 +126,7 @@ def _check_name(path: str) -> None:
             f"folder; set data.source={own}"
         )
     name = path.partition(":")[0]
-    if not local.is_dir() and not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name, re.ASCII):
+    if not is_folder and not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name, re.ASCII):
         raise DataError(
             f"data.path={cut(path, 200)}: there is no such folder here, and a dataset of the hub "
             "is called OWNER/NAME, or OWNER/NAME:SUBSET"

@@ -34,7 +34,7 @@ from data.sources.urls import is_url
 SCHEMA_ROWS = 100  # of a file without a schema that tell which columns it has
 # Characters of a text that are tokenized at once; a longer one is cut into several documents. The
 # tokens of so many take some 200 MB.
-LONGEST_DOCUMENT = 2**22
+LONGEST_DOCUMENT = 2**20
 
 
 def units_of(config: SourceConfig, columns: Sequence[str] = ()) -> list[InputUnit]:

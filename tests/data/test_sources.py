@@ -349,6 +349,30 @@ def test_hf_reads_a_saved_dataset_and_names_splits_and_columns(tmp_path, monkeyp
     assert "is each file in it whole" in refused(**settings)
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("sub/a.jsonl.gz", r"is a file, and data\.source=hf reads .*; set data\.source=jsonl$"),
+        ("sub/a.py", r"is a file, .*; set data\.source=text$"),
+        ("[2024] run", r"\[ in the name of a folder is a pattern to Hugging Face datasets; rename"),
+        ("./wiki", "no such folder here, and a dataset of the hub is called OWNER/NAME"),
+        ("a/b/c", "no such folder here, and a dataset of the hub is called OWNER/NAME"),
+        ("x" * 10**5 + "/b/c", r"x\.\.\. can't be read: File name too long"),
+    ],
+)
+def test_what_is_no_name_on_the_hub_is_said_without_asking_it(tmp_path, monkeypatch, path, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("data.sources.hub._revision", pytest.fail)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.jsonl.gz").touch()
+    (tmp_path / "sub" / "a.py").touch()
+    (tmp_path / "[2024] run").mkdir()
+    (tmp_path / "[2024] run" / "a.jsonl").touch()
+    with pytest.raises(DataError, match=said) as caught:
+        units_of(DataConfig(source="hf", path=path))
+    assert len(str(caught.value)) < 500
+
+
 def test_a_hub_name_without_a_network_says_what_works(tmp_path):
     code = (
         "from data.config import DataConfig, DataError\n"
