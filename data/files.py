@@ -10,8 +10,8 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +189,56 @@ def lock(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)  # frees the lock
+
+
+def expand_home(setting: str, path: str | None) -> str | None:
+    """The path of a setting with `~` filled in; a folder that is called so is ./~.
+
+    Raises:
+        DataError: nobody knows the home folder.
+    """
+    if path is None or not path.startswith("~"):
+        return path
+    expanded = os.path.expanduser(path)  # noqa: PTH111 - pathlib's raises, and drops a last slash
+    if expanded.startswith("~"):
+        raise DataError(
+            f"{setting}={path}: the home folder of {path.partition('/')[0]} is not known here; "
+            f"write the whole path, or ./{path} for a folder of that name"
+        )
+    return expanded
+
+
+@contextmanager
+def in_use(folders: Iterable[Path]) -> Iterator[None]:
+    """Mark folders of the cache as used now, and as being read until the caller ends or dies.
+
+    Where the file system has no locks, or may not be written, that is left out.
+    """
+    held = []
+    try:
+        for folder in folders:
+            with suppress(OSError):
+                held.append(os.open(folder, os.O_RDONLY | os.O_CLOEXEC))
+                fcntl.flock(held[-1], fcntl.LOCK_SH | fcntl.LOCK_NB)
+                os.utime(folder)
+        yield
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+
+
+def is_in_use(folder: Path) -> bool:
+    """Whether a living process on this machine reads a folder under `in_use`."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no locks here
+        return False
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def cache_root() -> Path:

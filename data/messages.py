@@ -1,10 +1,11 @@
-"""Words that messages have in common: values and names cut short, near matches, sizes, times."""
+"""What messages have in common: names and values cut short, near matches, paths, sizes, times."""
 
 import difflib
 import re
 import shlex
 from collections.abc import Collection, Iterable
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from data.files import DataError
@@ -81,6 +82,20 @@ def check_choice(setting: str, value: str, choices: Collection[str]) -> None:
     if value not in choices:
         hint = did_you_mean(str(value), choices)
         raise DataError(f"{setting}={cut(str(value))} is not one of {', '.join(choices)}{hint}")
+
+
+def short(path: Path) -> str:
+    """The path as a user would type it here."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def shortened(text: str, most: int = 1500) -> str:
+    """The text in at most so many characters: its beginning, and its end, where the remedy is."""
+    if len(text) <= most:
+        return text
+    left_out = f" [... {len(text) - most:,} more characters ...] "
+    return text[: most * 2 // 3 - len(left_out)] + left_out + text[-(most // 3) :]
 
 
 def size(count: float) -> str:

@@ -5,7 +5,15 @@ from data.sources.reading import (
     passed_over,
     read_records,
     schema_changes,
+    tail_of,
     units_of,
 )
 
-__all__ = ["outside_state", "passed_over", "read_records", "schema_changes", "units_of"]
+__all__ = [
+    "outside_state",
+    "passed_over",
+    "read_records",
+    "schema_changes",
+    "tail_of",
+    "units_of",
+]

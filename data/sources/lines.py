@@ -18,10 +18,8 @@ from data.sources.compressed import open_bytes
 from data.sources.inputs import InputFile, InputUnit, group, name_of, path_of
 from data.sources.recognise import HEAD, is_compressed, misfit, packing
 
-PIECE = 8192  # characters; longer text files are cut, so that one file can fill both splits
-LONGEST_LINE = (
-    2**25
-)  # bytes of a record; a longer one is another kind of file (JSON grows 25 times)
+LONGEST_LINE = 2**25
+"""Bytes of a record; longer ones are refused. As JSON, a record may take 25 times its bytes."""
 CHUNK = 2**20  # bytes of a text file that are read at once
 BOM = b"\xef\xbb\xbf"
 Placed = tuple[str, Any]  # (place, row): file and row for messages, and what stands there
@@ -56,35 +54,66 @@ def decode(raw: bytes, offset: int = 0) -> str:
     return decode_utf8(raw, offset)
 
 
-def read_text(unit: InputUnit, column: str) -> Iterator[Placed]:
-    """Text files; a file up to PIECE characters is one document, a longer one is cut.
+def read_text(unit: InputUnit, column: str, longest: int | None) -> Iterator[Placed]:
+    """Text files; one of up to `longest` characters is one document, a longer one is cut.
 
-    A place is the line in which the piece begins.
+    A place is the line in which the document begins.
     """
     for file in unit.files:
         name = name_of(file)
-        line = 1
-        for piece in pieces(_characters(path_of(file), name)):
-            yield f"{name}:{line}", {column: piece}
-            line += piece.count("\n")
+        with open_bytes(path_of(file), name) as opened:
+            line = 1 + _line_ends(opened, unit.start)
+            parts = _characters(opened, unit, path_of(file), name)
+            for piece in pieces(parts, min(longest or LONGEST_LINE, LONGEST_LINE)):
+                yield f"{name}:{line}", {column: piece}
+                line += piece.count("\n")
 
 
-def _characters(path: Path, name: str) -> Iterator[str]:
-    """The text of a file in parts of about CHUNK bytes."""
-    offset, rest = 0, b""
-    with open_bytes(path, name) as opened:
-        while raw := opened.read(CHUNK):
-            try:
-                if not offset and not rest and (said := misfit(raw[:HEAD], path, "text")):
-                    raise DataError(said)
-                raw = rest + raw
-                whole = len(raw) - _begun(raw)
-                yield decode(raw[:whole], offset)
-            except DataError as error:
-                raise DataError(f"{name} {error}") from None
-            offset, rest = offset + whole, raw[whole:]
-        if rest:
-            raise DataError(f"{name} ends in the middle of a character, at offset {offset}")
+def _line_ends(opened: BinaryIO, stop: int) -> int:
+    """How many line ends stand before a byte, to which the file is read."""
+    found = 0
+    while stop > 0 and (raw := opened.read(min(stop, CHUNK))):
+        found += raw.count(b"\n")
+        stop -= len(raw)
+    return found
+
+
+def _characters(opened: BinaryIO, unit: InputUnit, path: Path, name: str) -> Iterator[str]:
+    """The text of a unit's part of a file, which stands at its start, in parts of about CHUNK."""
+    offset, rest = unit.start, b""
+    for number, raw in enumerate(_bytes(opened, unit)):
+        try:
+            if not number and not unit.start and (said := misfit(raw[:HEAD], path, "text")):
+                raise DataError(said)
+            if not number and unit.start:
+                offset += _continued(raw)
+                raw = raw[_continued(raw) :]
+            raw = rest + raw
+            whole = len(raw) - _begun(raw)
+            yield decode(raw[:whole], offset)
+        except DataError as error:
+            raise DataError(f"{name} {error}") from None
+        offset, rest = offset + whole, raw[whole:]
+    if rest:
+        raise DataError(f"{name} ends in the middle of a character, at offset {offset}")
+
+
+def _bytes(opened: BinaryIO, unit: InputUnit) -> Iterator[bytes]:
+    """The bytes of the unit, and those that finish a character that begins in it."""
+    at = unit.start
+    while unit.stop is None or at < unit.stop:
+        raw = opened.read(CHUNK if unit.stop is None else min(CHUNK, unit.stop - at))
+        if not raw:
+            return
+        at += len(raw)
+        yield raw
+    after = opened.read(3)
+    yield after[: _continued(after)]
+
+
+def _continued(raw: bytes) -> int:
+    """How many bytes at the start go on with a character of UTF-8 that begins before."""
+    return next((n for n, byte in enumerate(raw) if byte & 0xC0 != 0x80), len(raw))
 
 
 def _begun(raw: bytes) -> int:
@@ -99,7 +128,7 @@ def _begun(raw: bytes) -> int:
     return 0
 
 
-def pieces(parts: Iterable[str], most: int = PIECE) -> Iterator[str]:
+def pieces(parts: Iterable[str], longest: int) -> Iterator[str]:
     """Cut a text, which comes in parts, in pieces of at most so many characters that join to it.
 
     Cuts at the last blank line of the piece, else the last line end, else the last space, else
@@ -109,8 +138,8 @@ def pieces(parts: Iterable[str], most: int = PIECE) -> Iterator[str]:
     for part in parts:
         text += part
         start = 0
-        while len(text) - start > most:
-            end = start + most
+        while len(text) - start > longest:
+            end = start + longest
             for mark in ("\n\n", "\n", " "):
                 if (cut := text.rfind(mark, start + 1, end)) > start:
                     end = cut + len(mark)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from data.config import DataConfig
+from data.files import expand_home
 from data.tokenizer import TokenizerConfig
 from models.configs import ModelConfig
 from orchestrator.config.engine import EngineConfig
@@ -35,7 +36,12 @@ class JobConfig:
     outputs: str = "outputs"
     """Folder that holds the run folders."""
     resume: str | None = None
-    """Run folder or checkpoint to continue from, with optimizer and position. None: from step 0."""
+    """Run folder or checkpoint to continue from, with its config, optimizer and position; what is
+    typed besides goes on top. auto: the newest run of this very job that is not done, if any.
+    None: from step 0."""
+    allow_changes: list[str] = field(default_factory=list)
+    """Settings, such as optim.learning_rate, that may differ from those of the run to resume
+    though steps compute something else with them."""
     checkpoint: str | None = None
     """Run folder, checkpoint or exported folder that a stage without training works on."""
     roles: dict[str, RoleSettings] = field(default_factory=dict)
@@ -45,6 +51,12 @@ class JobConfig:
         """Check the seed, and what concerns more than one section."""
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed={self.seed} must lie in 0..2^63-1; try seed=0")
+        if self.allow_changes and self.resume is None:
+            raise ValueError(
+                f"allow_changes={self.allow_changes} is for a run that is resumed; add resume=RUN, "
+                "or leave it out"
+            )
+        self._expand_home()
         self._check_roles()
         self.stage.check_job(self)
 
@@ -63,6 +75,16 @@ class JobConfig:
             merged(f"{where}.engine", self.engine, own.engine),
             None if name in self.stage.frozen else optim,
         )
+
+    def _expand_home(self) -> None:
+        """Fill in `~` where a setting is a path: it stands for itself nowhere else."""
+        for name in ("outputs", "resume", "checkpoint"):
+            setattr(self, name, expand_home(name, getattr(self, name)))
+        self.model.weights = expand_home("model.weights", self.model.weights)
+        for name, role in self.roles.items():
+            if "weights" in role.model:
+                where = f"roles.{name}.model.weights"
+                role.model["weights"] = expand_home(where, role.model["weights"])
 
     def _check_roles(self) -> None:
         for name in self.roles:
@@ -94,7 +116,10 @@ def to_dict(config: JobConfig) -> dict[str, Any]:
     return {n: value for n, value in plain.items() if n not in BY_STAGE or n in config.stage.reads}
 
 
-BY_STAGE = ("model", "data", "tokenizer", "optim", "engine", "resume", "checkpoint", "roles")
+BY_STAGE = (
+    *("model", "data", "tokenizer", "optim", "engine", "roles"),
+    *("resume", "allow_changes", "checkpoint"),
+)
 """Sections and settings that some stages read and others do not."""
 
 

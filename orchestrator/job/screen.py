@@ -4,6 +4,7 @@ It shows what the stage's outline names and keeps nothing that anybody else need
 """
 
 import os
+import textwrap
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -119,6 +120,8 @@ class Screen:
             self.say(f"resumed after step {facts['step']} from {facts['path']}")
         elif kind == "checkpoint_rejected":
             self.say(f"passed over: {facts['reason']}")
+        elif kind == "sampled":
+            self.say("| " + textwrap.shorten(facts["texts"][0], 76, placeholder=" ..."))
 
     def _text(self, *, live: bool = False) -> str:
         """The state of the job in one line; the live one fits a terminal of 80 columns."""

@@ -14,8 +14,9 @@ from orchestrator.config import JobConfig, TrainingConfig
 from orchestrator.plan.devices import check_fits
 from orchestrator.plan.memory import Memory, memory_of
 from orchestrator.plan.outputs import check_disk, check_outputs
-from orchestrator.plan.resume import find_start
+from orchestrator.plan.resume import Start, find_start
 from orchestrator.plan.weights import find_weights, pinned
+from orchestrator.record.mlflow import check_store, new_state, place
 from orchestrator.stages import STAGES, Outline, Ready
 
 if TYPE_CHECKING:
@@ -38,6 +39,14 @@ class Plan:
     """What the machine or cluster has."""
     weights: Mapping[str, "Weights"] = field(default_factory=dict)
     """Where roles start from, if not from random weights."""
+    start: Start | None = None
+    """Where the job goes on. None: at step 0."""
+
+    @property
+    def passed_over(self) -> list[str]:
+        """Why newer checkpoints than those that the job takes were not taken."""
+        resumed = self.start.checkpoint.passed_over if self.start is not None else ()
+        return [*resumed, *(reason for own in self.weights.values() for reason in own.passed_over)]
 
     @property
     def parameters(self) -> int:
@@ -71,7 +80,8 @@ class Plan:
         stage = self.config.stage
         if not isinstance(stage, TrainingConfig):
             return 0
-        return min(-(-stage.steps // stage.checkpoint_every), stage.checkpoints_kept + 1)
+        most = stage.checkpoints_kept + 1 + stage.keep_best
+        return most if stage.saves is None else min(stage.saves, most)
 
     @property
     def disk_bytes(self) -> int:
@@ -98,15 +108,20 @@ class Plan:
     def lines(self) -> list[str]:
         """The plan as short lines of text."""
         shown = dict(self.outline.lines)
+        if self.start is not None:
+            shown |= self.start.lines(self.outline.steps)
         if self.weights:
             shown["weights"] = "\n".join(
-                f"{name} from {own.path}, step {own.step}" for name, own in self.weights.items()
+                line for role, own in self.weights.items() for line in own.lines(role)
             )
         shown["workers"] = self._workers()
         if self.outline.roles:
             shown["memory"] = self._memory()
         if self.most_checkpoints:
             shown["checkpoints"] = self._checkpoints()
+        if early := self._early_end():
+            shown["early end"] = early
+        shown["record"] = place(self.config.tracking, Path(self.config.outputs))
         if self.devices is not None and self.devices.note:
             shown["note"] = self.devices.note
         return [
@@ -151,11 +166,25 @@ class Plan:
         )
 
     def _checkpoints(self) -> str:
-        interval = counted(self.config.section(TrainingConfig).checkpoint_every, "step")
-        each = f"{size(self.checkpoint_bytes)} each, every {interval}"
+        stage = self.config.section(TrainingConfig)
+        often, minutes = stage.checkpoint_every, stage.checkpoint_every_minutes
+        when = [
+            *([] if often is None else [f"every {counted(often, 'step')}"]),
+            *([] if minutes is None else [f"every {minutes:g} minutes"]),
+            *([f"at the best {stage.compared_by}, which stays"] if stage.keep_best else []),
+        ]
+        each = f"{size(self.checkpoint_bytes)} each, {' and '.join(when) or 'at the end'}"
         at_once = f"at most {self.most_checkpoints} at once = {size(self.disk_bytes)}"
         free = "" if self.free_bytes is None else f"; {size(self.free_bytes)} free"
         return f"{each}, {at_once}{free}"
+
+    def _early_end(self) -> str | None:
+        stage = self.config.stage
+        if not isinstance(stage, TrainingConfig) or stage.patience is None:
+            return None
+        by = f" of more than {stage.min_delta:g}" if stage.min_delta else ""
+        evaluations = counted(stage.patience, "evaluation")
+        return f"after {evaluations} without progress{by} in {stage.compared_by}"
 
 
 def rough_plan(config: JobConfig) -> Plan:
@@ -178,12 +207,18 @@ def make_plan(config: JobConfig, say: Callable[[str], None]) -> Plan:
     rough = rough_plan(config)
     start = find_start(config)
     if start is not None:  # `outputs/latest` will soon mean the new run
-        config = replace(config, resume=str(start.path.resolve()))
+        config = replace(config, resume=str(start.checkpoint.path.resolve()))
+    elif config.resume is not None:
+        say(f"resume={config.resume}: no run of this job is left unfinished; it begins at step 0")
+        config = replace(config, resume=None, allow_changes=[])
     # A run that goes on has its own weights; those that it began with may be gone.
     weights = find_weights(rough.outline) if start is None else {}
     config = pinned(config, weights)
     free = check_outputs(Path(config.outputs))
     rough.check_disk(free)
+    if config.tracking.enabled:
+        check_store(new_state(config.tracking, Path(config.outputs)))
     devices = check_fits(config.resources)
-    ready = STAGES[config.stage.name].driver.prepare(config, start, say)
-    return Plan(config, ready.outline, ready, free, devices, weights)
+    checkpoint = None if start is None else start.checkpoint
+    ready = STAGES[config.stage.name].driver.prepare(config, checkpoint, say)
+    return Plan(config, ready.outline, ready, free, devices, weights, start)

@@ -20,6 +20,9 @@ import yaml
 from cluster.nodes import Devices
 from data.files import fsync_folder, write_text_atomic
 from orchestrator.config import JobConfig, to_dict
+from orchestrator.record.checkpoints.manifest import FOLDER, PARTIAL
+from orchestrator.record.checkpoints.retention import remove_partial
+from orchestrator.record.journal import goes_on
 from orchestrator.record.lines import strict
 from orchestrator.record.redaction import Redactor
 
@@ -42,7 +45,7 @@ RESERVE_BYTES = 1 << 16
 def create(config: JobConfig, overrides: Sequence[str], devices: Devices | None = None) -> Path:
     """Make `outputs/<date>/<time>-<stage>-<id>/` with config, overrides and code; returns it.
 
-    Secrets stay in config.yaml, which only its owner may read, and are hidden everywhere else.
+    Secrets stay in config.yaml, which then only its owner may read, and are hidden everywhere else.
     """
     outputs = Path(config.outputs).absolute()
     date, clock = time.strftime("%Y-%m-%d"), time.strftime("%H-%M-%S")
@@ -51,15 +54,35 @@ def create(config: JobConfig, overrides: Sequence[str], devices: Devices | None 
     (folder / "logs").mkdir()
     plain = to_dict(config)
     redactor = Redactor(plain)
+    text = yaml.safe_dump(plain, sort_keys=False)
     settings = folder / "config.yaml"
-    settings.touch(mode=0o600)
-    settings.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
+    settings.touch(mode=0o644 if redactor.text(text) == text else 0o600)
+    settings.write_text(text, encoding="utf-8")
     shown = [redactor.text(override) for override in overrides]
     write_text_atomic(folder / "overrides.yaml", yaml.safe_dump(shown))
     write_text_atomic(folder / "code.json", json.dumps(_code(redactor, devices), indent=1))
     _reserve(folder)
     _point_latest(outputs, folder)
     return folder
+
+
+def placed(path: Path, folder: Path) -> str:
+    """A path as the record of a run has it: from the run folder on, if it is in its outputs.
+
+    So the record holds where these are moved to; `folder / placed(path, folder)` is the path.
+    """
+    path, folder = path.resolve(), folder.resolve()
+    inside = path.is_relative_to(folder.parents[1])
+    return os.path.relpath(path, folder) if inside else str(path)
+
+
+def remove_leftovers(outputs: Path) -> list[Path]:
+    """Remove the half-written checkpoints of runs that are over; returns their run folders."""
+    left = {partial.parents[1] for partial in outputs.glob(f"*/*/{FOLDER}/*{PARTIAL}")}
+    ended = sorted(run for run in left if not goes_on(run, unknown=True))
+    for run in ended:
+        remove_partial(run / FOLDER)
+    return ended
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
@@ -88,6 +111,15 @@ def write_result(folder: Path, result: dict[str, Any]) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
+def status(folder: Path) -> str | None:
+    """How a run ended, by its result.json. None: it goes on, or never could say."""
+    try:
+        result = json.loads((folder / RESULT).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return str(result.get("status")) if isinstance(result, dict) else None
+
+
 def _reserve(folder: Path) -> None:
     """Take disk space for result.json while there is some."""
     with (folder / RESERVE).open("xb") as file:
@@ -101,9 +133,22 @@ def write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def _point_latest(outputs: Path, folder: Path) -> None:
+    """Let `latest` mean this run.
+
+    A folder of that name, which copying makes of the link, stays: no job dies for a convenience,
+    and nothing of a user's is removed.
+    """
     link = outputs / f".{LATEST}-{folder.name}"
     link.symlink_to(folder.relative_to(outputs))
-    link.replace(outputs / LATEST)
+    try:
+        link.replace(outputs / LATEST)
+    except OSError:
+        link.unlink()
+        print(
+            f"note: {outputs / LATEST} is a folder, not the link to the newest run; move it away, "
+            "or name runs by their folders",
+            file=sys.stderr,
+        )
 
 
 def _code(redactor: Redactor, devices: Devices | None) -> dict[str, Any]:
@@ -119,16 +164,22 @@ def _code(redactor: Redactor, devices: Devices | None) -> dict[str, Any]:
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "devices": f"{devices.gpus} GPUs, {devices.cpus} cores" if devices else None,
-        "command": redactor.text(shlex.join(["orchestrate", *_arguments()])),
+        "command": redactor.text(shlex.join(command())),
     }
 
 
-def _arguments() -> list[str]:
-    """What the user typed after `orchestrate`; sys.argv itself has lost the verb by now."""
-    typed = sys.orig_argv
-    program = "-m" if "-m" in typed else sys.argv[0]
-    first = typed.index(program) + (2 if program == "-m" else 1) if program in typed else len(typed)
-    return typed[first:]
+def command() -> list[str]:
+    """What the user typed: this process's own words, or under torchrun the words of torchrun."""
+    own = ["orchestrate", *sys.argv[1:]]
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return own
+    try:
+        parent = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+    except OSError:  # not Linux
+        return own
+    words = [os.fsdecode(word) for word in parent]
+    script = words[1] if len(words) > 1 else ""  # python /bin/torchrun ..., python -m torch...
+    return [Path(script).name, *words[2:]] if "/" in script else ["python", *words[1:]]
 
 
 def _git(source: Path, *arguments: str) -> str | None:

@@ -45,6 +45,15 @@ class Shown:
 
 
 @dataclass(frozen=True)
+class Score:
+    """The metric that tells which of two runs is the better one."""
+
+    metric: str
+    """Its name in the record."""
+    lower_is_better: bool = True
+
+
+@dataclass(frozen=True)
 class Outline:
     """What a job will do, from its settings alone or with what its inputs add."""
 
@@ -61,6 +70,8 @@ class Outline:
     """Tokens predicted in a step, over all ranks. None: the stage does not count in tokens."""
     flops: float | None = None
     """Floating-point operations of the whole job, forward and backward (models/cost.py)."""
+    score: Score | None = None
+    """What runs are ranked by. None: nothing is measured that would rank them."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Nothing is sent twice, so it may be typed at any time. Exit codes: 0 all sent, 1
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.record.mlflow import Pending
@@ -13,16 +14,21 @@ from orchestrator.record.mlflow.sending import send
 
 def main(argv: Sequence[str]) -> int:
     """Send each folder; returns the exit code. Raises ValueError for one that can't be sent."""
-    parser = argparse.ArgumentParser(prog="orchestrate sync", description=__doc__)
-    parser.add_argument("folders", type=Path, nargs="+", metavar="RUN_FOLDER")
     code = 0
-    for folder in parser.parse_args(argv).folders:
+    for folder in parser().parse_args(argv).folders:
         sent = send(folder)
         if isinstance(sent, Pending):
-            print(sent)
+            print(replace(sent, why=None))  # which stands above, since it was found
             code = 1
             continue
         print(f"{folder} is in MLflow: {sent.url or f'orchestrate ui {folder}'}")
         for problem in sent.refused:
             print(f"MLflow did not accept {problem}")
     return code
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of this verb."""
+    new = argparse.ArgumentParser(prog="orchestrate sync", description=__doc__)
+    new.add_argument("folders", type=Path, nargs="+", metavar="RUN_FOLDER", help="runs to send")
+    return new

@@ -29,7 +29,7 @@ NOISE = ("Warning", "WARNING", "INFO", "Traceback", "deprecated", "DeepSpeed ops
 class Job:
     """One command in a folder of its own, in a process group as under a terminal."""
 
-    def __init__(self, folder, corpus, *overrides, command=RUN, **environment):
+    def __init__(self, folder, corpus, *overrides, command=RUN, own=TINY, **environment):
         self.folder = folder
         self.home = folder / "home"
         self.home.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ class Job:
         unwanted = ("XDG_CACHE_HOME", "MPLCONFIGDIR", "RAY_AUTH_MODE", "MLFLOW_DISABLE_TELEMETRY")
         inherited = {k: v for k, v in os.environ.items() if k not in unwanted}
         self.process = subprocess.Popen(
-            [*command, *TINY, f"data.path={corpus}", *overrides],
+            [*command, *own, *([f"data.path={corpus}"] if own else ()), *overrides],
             cwd=folder,
             env=inherited | environment,
             stdin=subprocess.DEVNULL,
@@ -115,6 +115,16 @@ class Job:
             ).fetchone()
             rows = store.execute("select key, step, value from metrics where run_uuid = ?", [run])
             return status, {(key, step): value for key, step, value in rows}
+
+    def listens(self):
+        """Addresses at which the job's processes take connections."""
+        driver = psutil.Process(self.process.pid)
+        return {
+            connection.laddr.ip.removeprefix("::ffff:")
+            for process in (driver, *driver.children(recursive=True))
+            for connection in process.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        }
 
     def left_overs(self):
         """Processes and temporary folders that outlived the command."""

@@ -5,6 +5,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.config import DataConfig, DriftConfig
 from data.tokenizer import TokenizerConfig
 from models.configs import GPTConfig
 from orchestrator.config import (
@@ -14,11 +15,13 @@ from orchestrator.config import (
     ResourcesConfig,
     RoleConfig,
     RoleSettings,
+    TrackingConfig,
     nearest_multiples,
     to_dict,
 )
 from orchestrator.config.roles import merged
 from orchestrator.stages import saved
+from orchestrator.stages.classify.stage import ClassifyConfig
 from orchestrator.stages.pretrain.stage import PretrainConfig
 
 
@@ -27,7 +30,7 @@ def test_a_config_comes_back_from_its_yaml_as_it_was(tmp_path):
         stage=PretrainConfig(steps=7, prompts=["a: b"]),
         model=GPTConfig(width=36, heads=3, vocab_size=300, weights="x", weights_role="a"),
         roles={"model": RoleSettings(engine={"zero_stage": 2})},
-        tokenizer=TokenizerConfig(kind="bytes", vocab_size=None),
+        tokenizer=TokenizerConfig(kind="bytes"),
         optim=OptimConfig(warmup_steps=1, gradient_clip=None),
         resume="there",
     )
@@ -77,6 +80,26 @@ def test_nearest_multiples_are_on_both_sides_and_above_zero():
         (PretrainConfig, {"steps": 0}, "stage.steps=0 must be at least 1; try stage.steps=1"),
         (PretrainConfig, {"micro_batch_size": 0}, "stage.micro_batch_size=0"),
         (PretrainConfig, {"sample_tokens": -1}, "stage.sample_tokens=-1 must be at least 0"),
+        (PretrainConfig, {"checkpoint_every_minutes": 0.0}, "checkpoint_every_minutes=0.0 must be"),
+        (PretrainConfig, {"min_delta": 0.1}, "stage.min_delta=0.1 is for stage.patience"),
+        (PretrainConfig, {"patience": 3, "min_delta": -1.0}, "stage.min_delta=-1.0 must be"),
+        (
+            PretrainConfig,
+            {"best_metric": "validation/loss"},
+            "stage.best_metric=validation/loss is for stage.keep_best and stage.patience",
+        ),
+        (
+            PretrainConfig,
+            {"patience": 4, "steps": 100, "evaluate_every": 25},
+            "evaluated 3 times before its last step, stage.steps=100, stage.evaluate_every=25; "
+            "try stage.evaluate_every=19",
+        ),
+        (PretrainConfig, {"patience": 4, "evaluate_every": None}, "try stage.evaluate_every=42"),
+        (
+            PretrainConfig,
+            {"sample_at_evaluations": True, "sample_tokens": 0},
+            "stage.sample_at_evaluations=true, but stage.sample_tokens=0 leaves nothing to write",
+        ),
         (OptimConfig, {"schedule": "cosin"}, "did you mean cosine?"),
         (OptimConfig, {"name": "adamx"}, "optim.name=adamx is not one of adamw, adam, sgd"),
         (
@@ -114,6 +137,30 @@ def test_a_wrong_value_is_refused_with_its_setting_and_what_it_must_be(section, 
     with pytest.raises(ValueError) as refused:  # noqa: PT011  # the message is compared below
         section(**values)
     assert said in str(refused.value)
+
+
+def test_a_home_folder_is_filled_in_wherever_a_setting_is_a_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    job = JobConfig(
+        stage=PretrainConfig(),
+        model=GPTConfig(max_positions=256, weights="~"),
+        data=DataConfig(drift=DriftConfig(reference="~/old")),
+        roles={"model": RoleSettings(model={"weights": "~/a b"})},
+        tracking=TrackingConfig(uri="sqlite:///~/mlflow.db", name="~/b"),
+        outputs="~/runs/",
+        resume="./~/c",
+    )
+    assert job.outputs == f"{tmp_path}/runs/"
+    assert (job.model.weights, job.role("model").model.weights) == (
+        str(tmp_path),
+        f"{tmp_path}/a b",
+    )
+    assert job.data.drift.reference == f"{tmp_path}/old"
+    assert (job.tracking.uri, job.tracking.name) == (f"sqlite:///{tmp_path}/mlflow.db", "~/b")
+    assert job.resume == "./~/c"
+    assert ClassifyConfig(data="~/t.csv").data == f"{tmp_path}/t.csv"
+    with pytest.raises(ValueError, match="outputs=~nobody-of-this-name/x: the home folder of"):
+        JobConfig(outputs="~nobody-of-this-name/x")
 
 
 def test_what_is_left_open_gets_the_optimizers_own_defaults_also_in_a_role():

@@ -235,14 +235,16 @@ def test_a_run_records_what_its_filters_left_out_and_whether_its_data_drifted(co
         80,
         below,
     )
-    assert (run / "data" / "data-files-not-read.txt").read_text().splitlines() == [
+    assert (run / "data" / "mine-files-not-read.txt").read_text().splitlines() == [
         f"{tmp_path}/mine/half.parquet: of another kind",
         f"{tmp_path}/mine/lost.txt: a link to nothing",
     ]
-    assert f"{80 - below} of 80 records kept" in (run / "data" / "data-filters.md").read_text()
+    filters = run / "data" / "mine-filters.md"
+    assert f"{80 - below} of 80 records kept" in filters.read_text()
     (drift,) = events_of(run, "drift")
     assert drift["passed"] == (not drift["findings"])
-    assert (run / "data" / "data-drift.md").is_file()
+    assert (run / "data" / f"{corpus.name}-drift.md").is_file()
+    assert drift["dataset"] == corpus.name == events_of(run, "dataset")[0]["name"]
     said = refused("run", *on(corpus), "stage.steps=2", "data.drift.reference=nowhere")
     assert "nowhere is no run folder whose data is known" in said
 

@@ -14,7 +14,7 @@ from orchestrator.stages.classify.examples import PublishedExamples, publish_exa
 from orchestrator.stages.classify.resuming import start_position
 from orchestrator.stages.classify.stage import ClassifyConfig
 from orchestrator.stages.classify.tables import Examples, read_examples
-from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Shown
+from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Score, Shown
 
 if TYPE_CHECKING:
     from orchestrator.record.checkpoints import Checkpoint
@@ -43,7 +43,9 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
     return Ready(
         _outline(config, f"{data}validation examples", published.train),
         inputs=published,
-        record=partial(_record, examples=examples, published=published),
+        record=partial(
+            _record, examples=examples, published=published, label=stage.label or "label"
+        ),
         files=(published.folder(cache_root()),),
     )
 
@@ -72,13 +74,20 @@ def _outline(config: JobConfig, data: str, train: int | None = None) -> Outline:
         TRAINING,
         EVALUATION,
         flops=flops,
+        score=Score("validation/accuracy", lower_is_better=False),
     )
 
 
 def _record(
-    journal: Journal, folder: Path, *, examples: Examples, published: PublishedExamples
+    journal: Journal,
+    folder: Path,
+    *,
+    examples: Examples,
+    published: PublishedExamples,
+    label: str,
 ) -> None:
     """An event for each split, which leads from the run to its data."""
+    columns = dict.fromkeys(examples.names, "double") | {label: "long"}
     for split, size in (("train", published.train), ("validation", published.validation)):
         journal.event(
             "dataset",
@@ -89,4 +98,5 @@ def _record(
             folder=str(published.folder(cache_root())),
             fingerprint=published.fingerprint,
             examples=size,
+            columns=columns,
         )

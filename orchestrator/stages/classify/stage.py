@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from data.files import expand_home
 from models.configs import classifier
+from orchestrator.config.changes import Change
 from orchestrator.config.stage import TrainingConfig
 
 if TYPE_CHECKING:
@@ -15,6 +18,15 @@ if TYPE_CHECKING:
 @dataclass
 class ClassifyConfig(TrainingConfig):
     """Training of a classifier on rows of numbers, each with a label."""
+
+    changes: ClassVar[Mapping[str, Change]] = {
+        **TrainingConfig.changes,
+        **dict.fromkeys(("data", "label", "features", "validation_fraction"), Change.ACCOUNTED),
+    }
+    measures: ClassVar[Mapping[str, str]] = {
+        **TrainingConfig.measures,
+        "validation/accuracy": "higher",
+    }
 
     name: str = "classify"
     data: str | None = None
@@ -29,11 +41,12 @@ class ClassifyConfig(TrainingConfig):
     steps: int = 450
     global_batch_size: int = 32
     evaluate_every: int | None = None
-    checkpoint_every: int = 225
+    checkpoint_every: int | None = 225
 
     def __post_init__(self) -> None:
         """Check what belongs together."""
         super().__post_init__()
+        self.data = expand_home("stage.data", self.data)
         if not 0 < self.validation_fraction < 1:
             raise ValueError(
                 f"stage.validation_fraction={self.validation_fraction} must lie between 0 and 1; "

@@ -13,7 +13,7 @@ from orchestrator.config import JobConfig, RoleConfig
 from orchestrator.stages.evaluate.stage import EvaluateConfig
 from orchestrator.stages.language.preparing import describe, make_data
 from orchestrator.stages.language.recording import record_data
-from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say
+from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Score
 from orchestrator.stages.weights import verified_weights
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
     """Make the data with the checkpoint's tokenizer; `start` is None, nothing is resumed."""
     weights, split = _weights(config), config.section(EvaluateConfig).split
     assert weights.tokenizer is not None  # `_weights` checks it
-    given = TokenizerConfig(kind="file", vocab_size=None, path=str(weights.tokenizer))
+    given = TokenizerConfig(kind="file", path=str(weights.tokenizer))
     config = replace(config, tokenizer=given)
     prepared = make_data(config, say)
     sets = [getattr(own, split) for own in prepared.datasets.values()]
@@ -104,6 +104,7 @@ def _outline(config: JobConfig, weights: "Weights", data: str) -> Outline:
     parameters = cost.parameters(role.model)
     lines = {
         "model": f"{role.model.family}, {parameters:,} parameters",
+        "weights": "\n".join(weights.lines("model")),
         "data": data,
         "batch": f"{counted(config.batch.micro, 'sequence')} x {counted(workers, 'worker')} of "
         f"{counted(config.data.sequence_length, 'token')}",
@@ -112,4 +113,5 @@ def _outline(config: JobConfig, weights: "Weights", data: str) -> Outline:
         0,
         lines,
         {"model": RoleOutline(role, parameters, largest_layer=cost.largest_layer(role.model))},
+        score=Score(f"{config.section(EvaluateConfig).split}/bits_per_byte"),
     )

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from data import ShardSet, evaluation_rows, open_published
 from orchestrator.config import JobConfig
 from orchestrator.stages.evaluate.driver import Inputs
 from orchestrator.stages.evaluate.stage import EvaluateConfig
+from orchestrator.stages.language.preparing import dataset_names
 from orchestrator.stages.language.scoring import bits_per_byte, perplexity
 from orchestrator.stages.result import Result, Table
 from orchestrator.stages.run import Run
@@ -84,6 +84,7 @@ def evaluate(config: JobConfig, inputs: Inputs, run: Run) -> Result:
         scores["all"] = together(list(scores.values()))
     metrics: dict[str, float] = {}
     rows = []
+    names = dataset_names(config.data)
     for name, score in scores.items():
         own = score.metrics()
         low, high = score.interval(stage.resamples, stage.confidence, config.seed)
@@ -92,7 +93,7 @@ def evaluate(config: JobConfig, inputs: Inputs, run: Run) -> Result:
         metrics |= {f"{prefix}/{key}": value for key, value in own.items()}
         rows.append(
             (
-                name,
+                names.get(name, name),
                 f"{len(score.nats):,}",
                 f"{score.tokens.sum():,.0f}",
                 f"{own['loss']:.4f}",
@@ -130,14 +131,13 @@ def score_documents(engine: Engine, shards: ShardSet, config: JobConfig) -> Scor
             documents = None
             if batch.documents is not None:
                 documents = torch.from_numpy(batch.documents).to(device)  # (B, T)
-            logits = engine.forward(tokens[:, :-1], documents=documents)  # (B, T, V)
-            losses = F.cross_entropy(
-                logits.float().flatten(0, 1), tokens[:, 1:].flatten(), reduction="none"
-            )  # (B * T,)
+            losses = engine.forward(
+                tokens[:, :-1], documents=documents, targets=tokens[:, 1:]
+            )  # (B, T)
             kept = batch.loss_mask.ravel()
             places = (batch.sample_ids[:, None] * T + np.arange(T)).ravel()[kept]
             numbers, _ = shards.document_at(places)
-            np.add.at(nats, numbers, losses.double().cpu().numpy()[kept])
+            np.add.at(nats, numbers, losses.double().cpu().numpy().ravel()[kept])
     total = distributed.sum_array(nats, device)
     return Score(
         total, np.diff(shards.offsets).astype(float), shards.all_text_bytes().astype(float)

@@ -1,10 +1,11 @@
 """The data of a job, made once, by the process that starts it."""
 
+import re
 from collections.abc import Mapping
 
 from data import DataConfig, Prepared, Tokenizer, prepare
-from data.config import SINGLE
-from data.tokenizer import load_or_train
+from data.config import SINGLE, SourceConfig
+from data.tokenizer import load_or_train, vocab_size
 from orchestrator.config import JobConfig
 from orchestrator.stages.language.tokenizing import tokenizing
 from orchestrator.stages.stage import Say
@@ -23,14 +24,44 @@ def make_data(config: JobConfig, say: Say, workers: int | None = None) -> Prepar
         DataError: the text can't be used as asked.
     """
     with tokenizing(config.resources, say, workers) as run:
-        return prepare(config.data, config.tokenizer, say, run)
+        prepared = prepare(config.data, config.tokenizer, say, run)
+    if config.tokenizer.kind == "bpe":
+        asked, found = vocab_size(config.tokenizer), prepared.tokenizer.vocab_size
+        if found < asked:
+            say(f"tokenizer.vocab_size={asked}: this text fills {found} tokens, and has no more")
+    return prepared
 
 
 def describe(data: DataConfig) -> str:
     """Which data it is, in a few words."""
-    return " + ".join(
-        f"{own.source} {own.path}" if own.path else own.source for own in data.sources().values()
-    )
+    return " + ".join(map(_described, data.sources().values()))
+
+
+def _described(source: SourceConfig) -> str:
+    name = f"{source.source} {source.path}" if source.path else source.source
+    own = source.validation
+    if own.take == "tail":
+        return f"{name}, its tail for validation"
+    given = own.path or own.split
+    return f"{name}, {given} for validation" if given else name
+
+
+def dataset_names(data: DataConfig) -> dict[str, str]:
+    """What the datasets of a job are called wherever a person reads of them, by their keys.
+
+    The only one of a job has no name of its own: it is that of its files, or of its kind.
+    """
+    return {
+        key: _name_of(source.path) or source.source if key == SINGLE else key
+        for key, source in data.sources().items()
+    }
+
+
+def _name_of(path: str | None) -> str:
+    """The last part of a path that is no pattern, without its suffix."""
+    parts = (path or "").partition("?")[0].partition("://")
+    names = [part for part in (parts[2] or parts[0]).split("/") if not re.search(r"[*\[{]", part)]
+    return next((name.partition(".")[0] for name in reversed(names) if name.strip(".")), "")
 
 
 def check_records(config: JobConfig) -> None:

@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import models
 from data.files import fsync_folder
 from models.configs import ModelConfig
 from orchestrator.record.checkpoints import manifest
+from orchestrator.record.checkpoints.content import all_finite
 from orchestrator.record.checkpoints.manifest import (
     MANIFEST,
     PARTIAL,
+    REPLACED,
     TOKENIZER,
     Checkpoint,
     FileRecord,
@@ -163,11 +163,7 @@ def _write_slices(
 
 def _check_finite(role: str, name: str, key: str, data: memoryview) -> None:
     """Raise NonFiniteState for NaN or infinity."""
-    values = np.frombuffer(data, dtype=np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = values.sum()
-    # A sum is quick and needs no memory; it may overflow, hence the second look.
-    if not np.isfinite(total) and not np.isfinite(values).all():
+    if not all_finite(data):
         raise NonFiniteState(
             f"non-finite {key} of {name} in the role {role}: not saved; "
             "the newest checkpoint is from before"
@@ -213,7 +209,7 @@ def _publish(
 
 def _rename(partial: Path, final: Path) -> None:
     """Publish; a checkpoint of the same step, from before a resume, makes room."""
-    replaced = final.with_name(f"{final.name}.replaced{PARTIAL}")
+    replaced = final.with_name(final.name + REPLACED)
     if final.exists():
         final.rename(replaced)
     partial.rename(final)
