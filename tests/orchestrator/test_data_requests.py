@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from data.sources.compressed import COMPRESSED
+from data.sources.recognise import COMPRESSED
 from data.sources.table_files import table_parts
 from tests.orchestrator.typed import SMALL, on, refused, trained, typed
 
