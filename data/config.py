@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from data.addresses import hide
 from data.files import DataError, expand_home
 from data.messages import check_choice
 
@@ -99,6 +100,11 @@ class SourceConfig:
     weight: int | None = 1
     """In a mixture: how many rows come from this dataset, relative to the others' weights. null:
     none at the start; one of data.phases brings it in."""
+
+    @property
+    def described(self) -> str:
+        """Source and path, without secrets, for people."""
+        return f"{self.source} {hide(self.path)}" if self.path else self.source
 
     def check(self, where: str) -> None:
         """Raise DataError, naming the setting, for a field that can't be.

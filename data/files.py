@@ -67,6 +67,32 @@ def read_utf8(file: Path) -> str:
         raise DataError(f"{file} {error}") from None
 
 
+def parse_json(text: str | bytes) -> Any:
+    """A JSON value, whoever wrote it.
+
+    Raises:
+        DataError: it is no JSON, too deep or too long a number for Python; begins with "is ...".
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise DataError("is JSON nested too deeply to be read") from None
+    except ValueError as error:
+        if "integer string conversion" in str(error):
+            raise DataError("is JSON with a number of thousands of digits") from None
+        raise DataError(f"is no JSON: {error}") from None
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file, whoever wrote it. Raises DataError, with the file, for what can't be read."""
+    try:
+        return parse_json(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror}") from None
+    except DataError as error:
+        raise DataError(f"{path} {error}") from None
+
+
 def json_sha256(value: Any) -> str:
     """Hex sha256 of a JSON value, the same whatever the order of the keys in its objects."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
@@ -102,12 +128,16 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
-def write_text_atomic(path: Path, text: str) -> None:
-    """Write a UTF-8 file so that readers see the old text or the new one, never a part."""
+def write_text_atomic(path: Path, text: str, mode: int = 0o666) -> None:
+    """Write a UTF-8 file so that readers see the old text or the new one, never a part.
+
+    `mode` says who may read and write it, less what the umask takes away.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with naming(path), temporary.open("xb") as file:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with naming(path), os.fdopen(os.open(temporary, flags, mode), "wb") as file:
             file.write(text.encode("utf-8"))
             file.flush()
             os.fsync(file.fileno())
@@ -200,9 +230,18 @@ def is_in_use(folder: Path) -> bool:
 
 
 def cache_root() -> Path:
-    """$ORCHESTRATE_CACHE, else $XDG_CACHE_HOME/orchestrate, else ~/.cache/orchestrate."""
+    """$ORCHESTRATE_CACHE, else $XDG_CACHE_HOME/orchestrate, else ~/.cache/orchestrate.
+
+    Raises:
+        DataError: none of them is known, as for a bare user id in a container.
+    """
     if own := os.environ.get("ORCHESTRATE_CACHE"):
         return Path(own).expanduser().absolute()
     if shared := os.environ.get("XDG_CACHE_HOME"):
         return Path(shared).expanduser().absolute() / "orchestrate"
-    return Path.home() / ".cache" / "orchestrate"
+    try:
+        return Path.home() / ".cache" / "orchestrate"
+    except RuntimeError:
+        raise DataError(
+            f"user {os.getuid()} has no home folder for the cache; set ORCHESTRATE_CACHE=DIR"
+        ) from None

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.addresses import hide
 from data.config import FORMATS, SourceConfig
 from data.files import DataError
 from data.messages import did_you_mean
 from data.sources.compressed import COMPRESSED
 from data.sources.remote import fetch, listing
-from data.sources.urls import hide_secrets, is_pattern, is_url, local_path
+from data.sources.urls import is_pattern, is_url, local_path
 
 UNIT_BYTES = 64 * 2**20  # about so much input is one unit of work
 
@@ -54,7 +55,7 @@ class InputFile:
 
 def name_of(file: str) -> str:
     """What messages call a file: its path, or its URL without secrets."""
-    return hide_secrets(file) if is_url(file) else file
+    return hide(file)
 
 
 def path_of(file: str) -> Path:

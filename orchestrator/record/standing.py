@@ -101,8 +101,11 @@ class Standing:
             facts = {name: line[name] for name in ("metric", "value", "step")}
             self.best = {**facts, "checkpoint": str(line["path"])}
         elif kind == "baselines":
-            measured = {name: own for name, own in line.items() if isinstance(own, Mapping)}
-            self.baselines = {f"validation/{name}": dict(own) for name, own in measured.items()}
+            self.baselines = {
+                f"validation/{measured}": dict(values)
+                for measured, values in line.items()
+                if isinstance(values, Mapping)
+            }
 
 
 def _works(line: Mapping[str, Any]) -> bool:
