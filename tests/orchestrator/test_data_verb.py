@@ -243,8 +243,8 @@ def test_a_run_records_what_its_filters_left_out_and_whether_its_data_drifted(co
     assert f"{80 - below} of 80 records kept" in filters.read_text()
     (drift,) = events_of(run, "drift")
     assert drift["passed"] == (not drift["findings"])
-    assert (run / "data" / f"{corpus.name}-drift.md").is_file()
-    assert drift["dataset"] == corpus.name == events_of(run, "dataset")[0]["name"]
+    assert (run / "data" / "mine-drift.md").is_file()
+    assert drift["dataset"] == "mine" == events_of(run, "dataset")[0]["name"]
     said = refused("run", *on(corpus), "stage.steps=2", "data.drift.reference=nowhere")
     assert "nowhere is no run folder whose data is known" in said
 
