@@ -134,11 +134,11 @@ def test_what_names_no_run_or_no_setting_is_refused(run, words, said):
     [
         (lambda text: text.replace("steps: 2", "steps: two"), "could not be converted to Integer"),
         (lambda text: text + "colour: red\n", "colour"),
-        (lambda text: text + "a: &a [1]\nb: *a\n", "it has an alias"),
-        (lambda text: text + f"a: {'[' * 9000}\n", "is not the config of a run"),
-        (lambda text: text + f"a: {'x' * 2**21}\n", "more than 1,048,576 bytes"),
+        (lambda text: text + "a: &a [1]\nb: *a\n", "it has references"),
+        (lambda text: text + f"a: {'[' * 9000}\n", "nested too deeply"),
+        (lambda text: text + f"a: {'x' * 2**21}\n", "more than 1,000,000 characters"),
         (lambda text: text.replace("name: pretrain", "name: own.module:run"), "stage.name=own"),
-        (lambda text: "- a\n", "has no settings"),
+        (lambda text: "- a\n", "holds no settings"),
     ],
 )
 def test_a_config_that_no_run_has_written_is_one_sentence(run, harm, said):
