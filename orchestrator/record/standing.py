@@ -30,7 +30,8 @@ class Standing:
     path from the run folder on."""
     checkpoint_step: int | None = None
     best: dict[str, Any] | None = None
-    """The best evaluation whose checkpoint is kept: metric, value, step, checkpoint."""
+    """The best evaluation whose checkpoint is kept: metric, value, step, checkpoint (a path as that
+    above)."""
     baselines: dict[str, dict[str, float]] = field(default_factory=dict)
     """What the model has to beat, by metric: the name of each baseline, and its value."""
     status: str | None = None
