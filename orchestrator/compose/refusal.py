@@ -51,13 +51,18 @@ def reworded(error: Exception) -> str:
         return _in_file(in_file[1], in_file[2])
     for layer in (error, error.__cause__):
         if isinstance(layer, OmegaConfBaseException):
-            return _of_a_setting(layer, error)
+            return _of_a_setting(layer)
     return str(error).splitlines()[0] if _is_hydras(error) else str(error)
 
 
 def unknown_setting(name: str) -> str:
     """Say that there is no such setting, and which one may be meant."""
     known, (section, _, leaf) = list(settings()), name.rpartition(".")
+    if name in known:
+        return (
+            f"{name} is of another {section} than this job has; choose that with {section}=, or "
+            "leave it out"
+        )
     same = [other for other in known if other.endswith(f".{leaf}")]
     in_section = [other for other in known if section and other.startswith(f"{section}.")]
     near = nearest(name, in_section or known, least=0.7)
@@ -152,8 +157,7 @@ def unreadable(word: str, said: str = "") -> str:
 
 
 def _unknown_choice(missing: str, options: list[str]) -> str:
-    split = missing.rpartition("/") if missing.startswith("hydra/") else missing.partition("/")
-    group, slash, choice = split
+    group, slash, choice = missing.partition("/")
     if not slash:
         return f"config {missing}: there is no such file among the configs"
     choices = [option for option in options if not option.endswith(SCHEMA)]
@@ -170,10 +174,8 @@ def _in_file(name: str, said: str) -> str:
     return f"{name}.yaml: {unknown_setting(prefix + unknown[1]) if unknown else said}"
 
 
-def _of_a_setting(layer: OmegaConfBaseException, error: Exception) -> str:
+def _of_a_setting(layer: OmegaConfBaseException) -> str:
     said, key = str(layer.msg or layer).splitlines()[0], layer.full_key
-    outer = re.match(r"Could not override '([^']*)'", str(error))
-    key = outer[1] if outer else key
     if isinstance(layer, MissingMandatoryValue):
         return f"{key} is not set, and this choice needs it; add {key}=VALUE"
     if isinstance(layer, InterpolationResolutionError):
@@ -187,8 +189,6 @@ def _of_a_setting(layer: OmegaConfBaseException, error: Exception) -> str:
             return f"{key} has another shape; write {example}"
     if isinstance(layer, ValidationError) and key:
         return _wrong_type(key, said)
-    if "does not support deletion" in said:
-        return f"~{key}: settings can't be removed; give it another value: {key}=VALUE"
     return f"{key}: {said}" if key else said
 
 
