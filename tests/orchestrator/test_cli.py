@@ -268,3 +268,23 @@ def test_the_command_line_imports_nothing_heavy_and_no_plugin(corpus, tmp_path):
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1] == loaded
         assert done.stderr == ""
+
+
+def test_a_word_that_is_no_text_is_refused_by_name():
+    assert refused("run", "data.path=caf\udce9").startswith(r"b'data.path=caf\xe9' is no UTF-8")
+
+
+def test_an_outputs_folder_that_no_link_or_record_can_name_is_refused():
+    Path("copied/latest").mkdir(parents=True)
+    assert refused("run", "outputs=copied").startswith("outputs=copied: copied/latest is no link")
+    Path("caf\udce9").mkdir()
+    os.chdir("caf\udce9")
+    assert r"caf\xe9/outputs', which is no UTF-8" in refused("run")
+
+
+def test_what_a_library_raises_is_no_refusal():
+    answer = typed("sync", "a\0b")
+    assert answer.code == 1
+    assert answer.err.startswith("error: ValueError: ")
+    assert "embedded null" in answer.err
+    assert answer.err.count("\n") == 1
