@@ -4,7 +4,6 @@ Hydra and OmegaConf say what they could not do in their own terms; here it is sa
 """
 
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields
 from typing import Any
@@ -19,7 +18,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from data.messages import nearest
+from data.messages import nearest, override
 from models import MODELS
 from orchestrator.compose.schema import SCHEMA
 from orchestrator.compose.word import Word
@@ -133,12 +132,6 @@ def check_word(word: Word) -> None:
         raise ValueError(f"~{name}: {what}: {name}=VALUE, or leave it out for its default")
 
 
-def as_text(name: str, text: str) -> str:
-    """An override to paste into a shell, whose value is a text, whatever characters it has."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return shlex.quote(f'{name}="{escaped}"')
-
-
 def unreadable(word: str, said: str = "") -> str:
     """Say what is wrong with a word that can't be read as an override."""
     if "=" in word:
@@ -147,7 +140,7 @@ def unreadable(word: str, said: str = "") -> str:
             return f"{word}: {evaluated[1].splitlines()[0]}"
         return (
             f"{word}: this value can't be read; close its brackets and quotes, or if it is a text, "
-            f"quote it for the shell and inside: {as_text(name, text)}"
+            f"quote it for the shell and inside: {override(name, text)}"
         )
     known = settings()
     if word in known:
