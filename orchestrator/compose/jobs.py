@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from data.files import expand_home
+from data.messages import override
 from orchestrator.compose.schema import GROUPS
 from orchestrator.compose.word import Spelled, Word
 from orchestrator.config import SECTIONS, JobConfig
@@ -67,7 +68,7 @@ def _each(asked: Namespace, composer: "Composer") -> Iterator[list[Word]]:
             name, _, text = word.partition("=")
             raise ValueError(
                 f"{word} is several values; try --multirun for a job each, {name}=[{text}] for a "
-                f"list, or {refusal.as_text(name, text)} for a text"
+                f"list, or {override(name, text)} for a text"
             )
     for words in itertools.product(*read):
         yield list(words)

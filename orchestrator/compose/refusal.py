@@ -4,7 +4,6 @@ Hydra and OmegaConf say what they could not do in their own terms; here it is sa
 """
 
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields
 from typing import Any
@@ -19,7 +18,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from data.messages import nearest
+from data.messages import nearest, override
 from models import MODELS
 from orchestrator.compose.schema import SCHEMA
 from orchestrator.compose.word import Word
@@ -51,13 +50,18 @@ def reworded(error: Exception) -> str:
         return _in_file(in_file[1], in_file[2])
     for layer in (error, error.__cause__):
         if isinstance(layer, OmegaConfBaseException):
-            return _of_a_setting(layer, error)
+            return _of_a_setting(layer)
     return str(error).splitlines()[0] if _is_hydras(error) else str(error)
 
 
 def unknown_setting(name: str) -> str:
     """Say that there is no such setting, and which one may be meant."""
     known, (section, _, leaf) = list(settings()), name.rpartition(".")
+    if name in known:
+        return (
+            f"{name} is of another {section} than this job has; choose that with {section}=, or "
+            "leave it out"
+        )
     same = [other for other in known if other.endswith(f".{leaf}")]
     in_section = [other for other in known if section and other.startswith(f"{section}.")]
     near = nearest(name, in_section or known, least=0.7)
@@ -128,12 +132,6 @@ def check_word(word: Word) -> None:
         raise ValueError(f"~{name}: {what}: {name}=VALUE, or leave it out for its default")
 
 
-def as_text(name: str, text: str) -> str:
-    """An override to paste into a shell, whose value is a text, whatever characters it has."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return shlex.quote(f'{name}="{escaped}"')
-
-
 def unreadable(word: str, said: str = "") -> str:
     """Say what is wrong with a word that can't be read as an override."""
     if "=" in word:
@@ -142,7 +140,7 @@ def unreadable(word: str, said: str = "") -> str:
             return f"{word}: {evaluated[1].splitlines()[0]}"
         return (
             f"{word}: this value can't be read; close its brackets and quotes, or if it is a text, "
-            f"quote it for the shell and inside: {as_text(name, text)}"
+            f"quote it for the shell and inside: {override(name, text)}"
         )
     known = settings()
     if word in known:
@@ -152,8 +150,7 @@ def unreadable(word: str, said: str = "") -> str:
 
 
 def _unknown_choice(missing: str, options: list[str]) -> str:
-    split = missing.rpartition("/") if missing.startswith("hydra/") else missing.partition("/")
-    group, slash, choice = split
+    group, slash, choice = missing.partition("/")
     if not slash:
         return f"config {missing}: there is no such file among the configs"
     choices = [option for option in options if not option.endswith(SCHEMA)]
@@ -170,10 +167,8 @@ def _in_file(name: str, said: str) -> str:
     return f"{name}.yaml: {unknown_setting(prefix + unknown[1]) if unknown else said}"
 
 
-def _of_a_setting(layer: OmegaConfBaseException, error: Exception) -> str:
+def _of_a_setting(layer: OmegaConfBaseException) -> str:
     said, key = str(layer.msg or layer).splitlines()[0], layer.full_key
-    outer = re.match(r"Could not override '([^']*)'", str(error))
-    key = outer[1] if outer else key
     if isinstance(layer, MissingMandatoryValue):
         return f"{key} is not set, and this choice needs it; add {key}=VALUE"
     if isinstance(layer, InterpolationResolutionError):
@@ -187,8 +182,6 @@ def _of_a_setting(layer: OmegaConfBaseException, error: Exception) -> str:
             return f"{key} has another shape; write {example}"
     if isinstance(layer, ValidationError) and key:
         return _wrong_type(key, said)
-    if "does not support deletion" in said:
-        return f"~{key}: settings can't be removed; give it another value: {key}=VALUE"
     return f"{key}: {said}" if key else said
 
 

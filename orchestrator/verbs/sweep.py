@@ -1,4 +1,7 @@
-"""Several jobs, one after another: all are checked first, and a table says how each ended."""
+"""Several jobs, one after another: all are checked first, and a table says how each ended.
+
+A verb that starts nothing, which is `plan`, checks each when its turn comes.
+"""
 
 import itertools
 import os
@@ -40,7 +43,7 @@ def carry_out(jobs: Jobs, verb: Callable[..., int], asked: float, *, starts: boo
     """
     from orchestrator.plan.planning import make_plan
 
-    for number, (config, overrides) in enumerate(jobs):
+    for number, (config, overrides) in enumerate(jobs) if starts else ():
         try:
             # Its config names what `outputs/latest` means now, not after the first job.
             jobs[number] = make_plan(config, print).config, overrides
@@ -52,6 +55,8 @@ def carry_out(jobs: Jobs, verb: Callable[..., int], asked: float, *, starts: boo
         try:
             code = verb(config, overrides, asked)
         except ValueError as error:  # of what has changed since all were checked
+            if not starts:
+                raise ValueError(f"in the job {shlex.join(overrides)}: {error}") from error
             print(f"error: {error}", file=sys.stderr)
             code = FAILED
         before = [own.run.folder for own in ended if own.run is not None]

@@ -31,6 +31,8 @@ def empty_folder(tmp_path, monkeypatch):
         ("modle=gpt_tiny", "did you mean model?"),
         ("steps=5", "did you mean stage.steps?"),
         ("data.global_batch_size=5", "did you mean stage.global_batch_size?"),
+        ("stage=classify model.layers=2", "model.layers is of another model than this job has"),
+        ("model@other=gpt_tiny", "Could not override 'model@other'"),
         ("+new.key=1", "new.key: there is no such setting"),
         ("+stage.foo=1", "stage.foo: there is no such setting"),
         ("model=gpt_tny", "did you mean gpt_tiny?"),

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.compose import grammar, refusal
+from data.messages import override
+from orchestrator.compose import grammar
 from orchestrator.compose.composer import Composer
 from orchestrator.compose.jobs import composed
 
@@ -57,7 +58,7 @@ def test_a_variable_may_hold_any_characters(composer, monkeypatch, value):
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12))
 @settings(deadline=None, max_examples=20)
 def test_what_a_message_says_to_paste_gives_the_text_that_was_meant(text):
-    pasted = shlex.split(refusal.as_text("tracking.name", text))
+    pasted = shlex.split(override("tracking.name", text))
     (word,) = grammar.read(*pasted, None)
     assert (word.name, word.value) == ("tracking.name", text)
 

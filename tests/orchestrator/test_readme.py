@@ -13,6 +13,7 @@ from orchestrator.cli import VERBS, usage
 from orchestrator.compose import flags, grammar, manual
 from orchestrator.compose.composer import Composer
 from orchestrator.compose.jobs import composed
+from tests.orchestrator.typed import trained
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,8 +31,12 @@ def commands():
 
 
 @pytest.fixture(scope="module")
-def composer():
-    with Composer() as ready:
+def composer(corpus, tmp_path_factory):
+    """In a folder with a run."""
+    folder = tmp_path_factory.mktemp("here")
+    (folder / "outputs").symlink_to(trained(corpus).parents[1])
+    with pytest.MonkeyPatch.context() as patch, Composer() as ready:
+        patch.chdir(folder)
         yield ready
 
 
