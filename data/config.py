@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from data.addresses import hide
 from data.files import DataError, expand_home
 from data.messages import check_choice
 
@@ -101,6 +102,11 @@ class SourceConfig:
     """In a mixture: how many rows come from this dataset, relative to the others' weights. null:
     none at the start; one of data.phases brings it in."""
 
+    @property
+    def described(self) -> str:
+        """Source and path, without secrets, for people."""
+        return f"{self.source} {hide(self.path)}" if self.path else self.source
+
     def check(self, where: str) -> None:
         """Raise DataError, naming the setting, for a field that can't be.
 
@@ -168,6 +174,17 @@ class SourceConfig:
                 f"{where}.source={self.source} has others; put the documents into files of their "
                 f"own: {where}.validation.path=FILES"
             )
+
+    def unread(self) -> dict[str, str]:
+        """Settings that change nothing as the others are, and what they are for."""
+        found = {}
+        if self.validation.own:
+            found["validation.take"] = "validation.path or validation.split has its own documents"
+        if self.source in ("python_docs", "text"):
+            found["text_column"] = f"source={self.source} has no columns"
+        elif self.records != "text":
+            found["text_column"] = f"records={self.records} have columns of their own names"
+        return found
 
     def validation_source(self) -> "SourceConfig | None":
         """The documents that are validated on, as a source. None: a part of this one."""
@@ -306,6 +323,15 @@ class DataConfig(SourceConfig):
                 "data.datasets: no dataset has a weight at the start; set "
                 f"data.datasets.{next(iter(self.datasets))}.weight=1"
             )
+
+    def unread(self) -> dict[str, str]:
+        """Settings that change nothing as the others are, and what they are for."""
+        found = {} if self.drift.reference else {"drift.policy": "it is for data.drift.reference"}
+        if not self.datasets:
+            return {**super().unread(), **found, "weight": "it is for a mixture (data=mixture)"}
+        for name, source in self.datasets.items():
+            found |= {f"datasets.{name}.{key}": why for key, why in source.unread().items()}
+        return found
 
     @property
     def row_length(self) -> int:

@@ -85,7 +85,7 @@ def parse_json(text: str | bytes, loads: Callable[[Any], Any] = json.loads) -> A
     except UnicodeDecodeError as error:
         raise DataError(f"is not JSON (not UTF-8 at byte {error.start})") from None
     except RecursionError:
-        raise DataError("is JSON nested too deep to be read") from None
+        raise DataError("is JSON nested too deeply to be read") from None
     except ValueError:  # of int(): the digits of a number are limited, since that is quadratic
         digits = sys.get_int_max_str_digits()
         raise DataError(f"is JSON with a number of more than {digits:,} digits") from None
@@ -144,12 +144,16 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
-def write_text_atomic(path: Path, text: str) -> None:
-    """Write a UTF-8 file so that readers see the old text or the new one, never a part."""
+def write_text_atomic(path: Path, text: str, mode: int = 0o666) -> None:
+    """Write a UTF-8 file so that readers see the old text or the new one, never a part.
+
+    `mode` says who may read and write it, less what the umask takes away.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with naming(path), temporary.open("xb") as file:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with naming(path), os.fdopen(os.open(temporary, flags, mode), "wb") as file:
             file.write(text.encode("utf-8"))
             file.flush()
             os.fsync(file.fileno())
@@ -242,9 +246,18 @@ def is_in_use(folder: Path) -> bool:
 
 
 def cache_root() -> Path:
-    """$ORCHESTRATE_CACHE, else $XDG_CACHE_HOME/orchestrate, else ~/.cache/orchestrate."""
+    """$ORCHESTRATE_CACHE, else $XDG_CACHE_HOME/orchestrate, else ~/.cache/orchestrate.
+
+    Raises:
+        DataError: none of them is known, as for a bare user id in a container.
+    """
     if own := os.environ.get("ORCHESTRATE_CACHE"):
         return Path(own).expanduser().absolute()
     if shared := os.environ.get("XDG_CACHE_HOME"):
         return Path(shared).expanduser().absolute() / "orchestrate"
-    return Path.home() / ".cache" / "orchestrate"
+    try:
+        return Path.home() / ".cache" / "orchestrate"
+    except RuntimeError:
+        raise DataError(
+            f"user {os.getuid()} has no home folder for the cache; set ORCHESTRATE_CACHE=DIR"
+        ) from None

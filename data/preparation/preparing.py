@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from data.addresses import hide
 from data.config import DataConfig, SourceConfig
 from data.drift.sketches import VERSION as SKETCHES
 from data.files import (
@@ -130,8 +131,7 @@ class _Request:
         for n, source in self.sources.items():
             if name is None or self._set(n, name) is None:
                 count = len(self._inputs(n))
-                where = f"{source.source} {source.path}" if source.path else source.source
-                say(f"reading {where} ({count} unit{'s' if count != 1 else ''})")
+                say(f"reading {source.described} ({count} unit{'s' if count != 1 else ''})")
         path = None if name is None else self._tokenizer_path(name)
         if name is None or path is None or not path.is_file():
             tokenizer = self.given or self._train(say, run)
@@ -277,7 +277,9 @@ class _Request:
                     keys.append(self._set_key(name, tokenizer))
                 for key in keys:
                     shutil.rmtree(self.root / "work" / key, ignore_errors=True)
-                raise DataError(f"data.path={source.path} changed while it was read; start again")
+                raise DataError(
+                    f"data.path={hide(str(source.path))} changed while it was read; start again"
+                )
 
 
 def _given_tokenizer(settings: TokenizerConfig) -> Tokenizer | None:

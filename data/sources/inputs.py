@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.addresses import hide
 from data.config import FORMATS, SourceConfig
 from data.files import DataError
 from data.messages import cut, override
 from data.sources.folders import KIND, find
 from data.sources.recognise import COMPRESSED
 from data.sources.remote import fetch, listing
-from data.sources.urls import hide_secrets, is_pattern, is_url, local_path
+from data.sources.urls import is_pattern, is_url, local_path
 
 UNIT_BYTES = 64 * 2**20  # about so much input is one unit of work
 
@@ -68,8 +69,7 @@ def name_of(file: str) -> str:
 
     Bytes of a path that are not UTF-8, which no record could hold, are escaped: caf\\xe9.txt.
     """
-    name = hide_secrets(file) if is_url(file) else file
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    return os.fsencode(hide(file)).decode("utf-8", "backslashreplace")
 
 
 def path_of(file: str) -> Path:

@@ -76,6 +76,22 @@ class JobConfig:
             None if name in self.stage.frozen else optim,
         )
 
+    def unread(self) -> dict[str, str]:
+        """Settings that change nothing in this job, by their full names, and what they are for.
+
+        A default among them is harmless; one that was asked for is refused (compose).
+        """
+        found = self.stage.unread(self)
+        for name in ("data", "resources", "tracking"):
+            if name not in BY_STAGE or name in self.stage.reads:
+                own = getattr(self, name).unread()
+                found |= {f"{name}.{setting}": why for setting, why in own.items()}
+        roles = {name: self.role(name).unread() for name in self.stage.roles}
+        for name, own in roles.items():
+            found |= {f"roles.{name}.{setting}": why for setting, why in own.items()}
+        shared = set.intersection(*map(set, roles.values())) if roles else set()
+        return found | {name: next(iter(roles.values()))[name] for name in shared}
+
     def _expand_home(self) -> None:
         """Fill in `~` where a setting is a path: it stands for itself nowhere else."""
         for name in ("outputs", "resume", "checkpoint"):
@@ -95,6 +111,7 @@ class JobConfig:
                 )
         workers = self.resources.workers
         for role in map(self.role, self.stage.roles):
+            role.check_recomputation()
             if role.optim is not None and role.engine.name == "torch" and workers > 1:
                 raise ValueError(
                     f"engine=torch trains in one process, but resources.workers={workers}; "

@@ -45,6 +45,10 @@ class StageConfig:
     def check_job(self, job: JobConfig) -> None:
         """Raise ValueError for what does not fit the other sections of the job."""
 
+    def unread(self, job: JobConfig) -> dict[str, str]:
+        """Settings of the job that change nothing in this stage, by their full names, and why."""
+        return {}
+
     def batch(self, workers: int) -> BatchSizes:
         """How a step is cut for so many workers."""
         raise NotImplementedError(f"stage={self.name} has no batches")

@@ -61,6 +61,12 @@ class TrackingConfig:
                     f"tracking.{setting}={getattr(self, setting)} must be greater than 0; try 5"
                 )
 
+    def unread(self) -> dict[str, str]:
+        """Settings that change nothing as the others are, and what they are for."""
+        if not self.enabled:
+            return {"system_metrics": "they are sent while the job runs; try tracking=mlflow"}
+        return {}
+
     @property
     def address(self) -> str | None:
         """Of the store, as asked for here or by the environment. None: the outputs folder's own."""

@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.record.redaction import Redactor
 from orchestrator.record.standing import Standing
 from orchestrator.stages import Outline
 
@@ -24,12 +25,18 @@ SMOOTHING = 0.9  # of the shown throughput, per step
 
 
 class Terminal(Console):
-    """Standard output, whose reader may go away while a job goes on: then nothing is shown."""
+    """Standard output without secrets; its reader may go away while a job goes on."""
+
+    def __init__(self, redactor: Redactor) -> None:
+        """Hide what `redactor` knows: what is on the screen is kept by CI and screenshots."""
+        super().__init__()
+        self._redactor = redactor
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print, if somebody is still there."""
+        shown = (self._redactor.known(o) if isinstance(o, str) else o for o in objects)
         try:
-            super().print(*objects, **options)
+            super().print(*shown, **options)
         except OSError:  # the terminal is gone
             self.on_broken_pipe()
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 
 from data import DataConfig, Prepared, Tokenizer, prepare
+from data.addresses import hide
 from data.config import SINGLE, SourceConfig
 from data.tokenizer import load_or_train, vocab_size
 from orchestrator.config import JobConfig
@@ -38,11 +39,10 @@ def describe(data: DataConfig) -> str:
 
 
 def _described(source: SourceConfig) -> str:
-    name = f"{source.source} {source.path}" if source.path else source.source
-    own = source.validation
+    name, own = source.described, source.validation
     if own.take == "tail":
         return f"{name}, its tail for validation"
-    given = own.path or own.split
+    given = hide(own.path) if own.path else own.split
     return f"{name}, {given} for validation" if given else name
 
 

@@ -24,6 +24,7 @@ class PretrainConfig(TrainingConfig):
         **TrainingConfig.changes,
         "prompts": Change.FREE,
         "sample_tokens": Change.FREE,
+        "sample_at_evaluations": Change.FREE,
     }
     measures: ClassVar[Mapping[str, str]] = {
         **TrainingConfig.measures,
@@ -65,6 +66,12 @@ class PretrainConfig(TrainingConfig):
         names = job.data.datasets if len(job.data.datasets) > 1 else ()
         own = {f"validation/{name}/bits_per_byte": "lower" for name in names}
         return {**self.measures, **own}
+
+    def unread(self, job: JobConfig) -> dict[str, str]:
+        """Prompts, where nothing is written."""
+        if self.sample_tokens:
+            return {}
+        return {"stage.prompts": "stage.sample_tokens=0 writes nothing after them"}
 
     def check_job(self, job: JobConfig) -> None:
         """Check that a sequence fits the model, too."""
