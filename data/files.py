@@ -85,7 +85,7 @@ def parse_json(text: str | bytes, loads: Callable[[Any], Any] = json.loads) -> A
     except UnicodeDecodeError as error:
         raise DataError(f"is not JSON (not UTF-8 at byte {error.start})") from None
     except RecursionError:
-        raise DataError("is JSON nested too deep to be read") from None
+        raise DataError("is JSON nested too deeply to be read") from None
     except ValueError:  # of int(): the digits of a number are limited, since that is quadratic
         digits = sys.get_int_max_str_digits()
         raise DataError(f"is JSON with a number of more than {digits:,} digits") from None

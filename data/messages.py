@@ -12,6 +12,7 @@ from data.files import DataError
 
 SHOWN = 40  # characters of a value in a message
 NAMED = 8  # names in a message
+WORDS = ("true", "false", "null", "nan", "inf", "infinity")  # which Hydra reads as no texts
 LONGEST_NAME = 100  # characters of a name that may be meant by another: comparing is quadratic
 
 
@@ -54,7 +55,7 @@ def listed(names: Iterable[Any]) -> str:
 
 def override(setting: str, value: str) -> str:
     """What to type in a shell to give a setting a text, whatever characters it holds."""
-    if re.fullmatch(r"[\w./:@%+-]+", value, re.ASCII):
+    if value.lower() not in WORDS and re.fullmatch(r"[A-Za-z_/][\w./:@%-]*", value, re.ASCII):
         return f"{setting}={value}"
     inner = re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + (m[2] and '\\"'), value)
     return shlex.quote(f'{setting}="{inner}"')

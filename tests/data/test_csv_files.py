@@ -43,6 +43,8 @@ def test_other_separators_are_said_with_a_command_that_converts(tmp_path, separa
     whole = f"id{separator}text"
     said = refused(path, text_column=whole if column == "whole" else "text")
     assert "its fields seem to be separated by" in said
+    if column == "whole":
+        return
     command = said.split("convert it: ")[1].replace("python -c", f"{sys.executable} -c")
     subprocess.run(command, shell=True, check=True)
     assert read(tmp_path / "my table.lines.csv") == TEXTS

@@ -138,7 +138,7 @@ def test_jsonl_gives_the_text_field_of_each_line(tmp_path):
         ('{"txt": "a", "id": 1}', "there are: txt, id (set data.text_column=txt)"),
         ('{"text": 5}', "a.jsonl:2: text holds an integer, 5, not text"),
         ('{"text": "a\\ud800"}', "half of a surrogate pair (U+D800 at character 1)"),
-        ("[" * 100_000, "a.jsonl:2: is JSON nested too deep to be read"),
+        ("[" * 100_000, "a.jsonl:2: is JSON nested too deeply to be read"),
         ('{"text": "a\\u0000"}', "a.jsonl:2: text holds a NUL (U+0000 at character 1)"),
         ("1" * 5000, "a.jsonl:2: is JSON with a number of more than 4,300 digits"),
     ],

@@ -163,7 +163,10 @@ def test_a_pattern_of_others_ends_in_bounded_time(tmp_path, monkeypatch):
         (b"[]", "no tokenizer"),
         (b"{}", "no tokenizer"),
         (b"\xff", "UTF-8"),
-        (b"[" * 100_000, "t.json is JSON nested too deep to be read; it must be a tokenizer.json"),
+        (
+            b"[" * 100_000,
+            "t.json is JSON nested too deeply to be read; it must be a tokenizer.json",
+        ),
         (b"1" * 5000, "number of more than 4,300 digits"),
         (
             b'{"model": {"type": "WordLevel", "vocab": {"a": 4294967295}, "unk_token": "a"}}',
