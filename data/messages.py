@@ -1,10 +1,20 @@
 """What messages have in common: near matches, choices, and paths, sizes and times for readers."""
 
 import difflib
+import re
+import shlex
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from data.files import DataError
+
+
+def override(setting: str, value: str) -> str:
+    """What to type in a shell to give a setting a text, whatever characters it holds."""
+    if re.fullmatch(r"[\w./:@%+-]+", value, re.ASCII):
+        return f"{setting}={value}"
+    inner = re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + (m[2] and '\\"'), value)
+    return shlex.quote(f'{setting}="{inner}"')
 
 
 def nearest(word: str, known: Iterable[str], least: float = 0.5) -> str | None:
