@@ -86,7 +86,8 @@ class SourceConfig:
     """Name of the column, or of the JSON field, that holds the text."""
     document_characters: int | None = 8192
     """For source=text: characters of the longest document; a longer file is cut into several, at
-    blank lines where it has some. null: a file is a document, however long."""
+    blank lines where it has some. null: a file is a document. (In any source a text of more than
+    1,048,576 characters becomes several documents, and that is said.)"""
     records: str = "text"
     """What a record is: text, conversations (a column `messages`), or preferences (a pair of
     answers in columns `chosen` and `rejected`)."""

@@ -9,10 +9,13 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+MOST_JSON = 2**28  # bytes of a file that is one JSON value; the largest tokenizers have 2**25
 
 
 class DataError(ValueError):
@@ -67,25 +70,38 @@ def read_utf8(file: Path) -> str:
         raise DataError(f"{file} {error}") from None
 
 
-def parse_json(text: str | bytes) -> Any:
-    """A JSON value, whoever wrote it.
+def parse_json(text: str | bytes, loads: Callable[[Any], Any] = json.loads) -> Any:
+    """A JSON value, by `json.loads` or another that raises the same.
 
     Raises:
-        DataError: it is no JSON, too deep or too long a number for Python; begins with "is ...".
+        DataError: it is none, or more than can be read; the message begins with "is ...".
     """
     try:
-        return json.loads(text)
+        return loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"is not JSON ({error.msg.removesuffix(' at')} at character {error.pos})"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"is not JSON (not UTF-8 at byte {error.start})") from None
     except RecursionError:
-        raise DataError("is JSON nested too deeply to be read") from None
-    except ValueError as error:
-        if "integer string conversion" in str(error):
-            raise DataError("is JSON with a number of thousands of digits") from None
-        raise DataError(f"is no JSON: {error}") from None
+        raise DataError("is JSON nested too deep to be read") from None
+    except ValueError:  # of int(): the digits of a number are limited, since that is quadratic
+        digits = sys.get_int_max_str_digits()
+        raise DataError(f"is JSON with a number of more than {digits:,} digits") from None
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file, whoever wrote it. Raises DataError, with the file, for what can't be read."""
+def read_json(path: Path, most_bytes: int = MOST_JSON) -> Any:
+    """The JSON value in a file.
+
+    Raises:
+        DataError: the file can't be read, is no JSON, or larger than `most_bytes`; names it.
+    """
     try:
+        if (size := path.stat().st_size) > most_bytes:
+            raise DataError(
+                f"has {size:,} bytes, and at most {most_bytes:,} are read of such a file"
+            )
         return parse_json(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path} can't be read: {error.strerror}") from None

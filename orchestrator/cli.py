@@ -80,6 +80,11 @@ def main() -> None:
         _check_encoding(rest)
         with handled(interrupt):  # SIGTERM and a lost terminal end a verb as Ctrl-C does
             code = _call(verb, rest)
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Of `| head`, which has seen enough; what a job meets on its connections, it explains.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise

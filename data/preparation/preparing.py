@@ -12,7 +12,7 @@ import json
 import shutil
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +21,15 @@ from typing import Any
 from data.addresses import hide
 from data.config import DataConfig, SourceConfig
 from data.drift.sketches import VERSION as SKETCHES
-from data.files import DamagedData, DataError, cache_root, json_sha256, lock, write_text_atomic
+from data.files import (
+    DamagedData,
+    DataError,
+    cache_root,
+    json_sha256,
+    lock,
+    read_json,
+    write_text_atomic,
+)
 from data.filters import filters_of
 from data.preparation.assemble import PREPARE_VERSION
 from data.preparation.dataset import SETS, Dataset, Prepared, open_set
@@ -30,7 +38,7 @@ from data.preparation.running import Runner, Say, inline
 from data.preparation.scan import read_repeats, sampled_below, training_texts
 from data.preparation.work import WHOLE, DatasetWork, Input, limit_of
 from data.shards import FORMAT_VERSION
-from data.sources import outside_state, tail_of, units_of
+from data.sources import outside_state, passed_over, tail_of, units_of
 from data.tokenizer import Tokenizer, TokenizerConfig, load_or_train
 
 WORK_KEPT_S = 7 * 24 * 3600  # work that nobody went on with for so long is removed
@@ -51,7 +59,7 @@ def prepare(
     Args:
         data: which text.
         tokenizer: how it becomes tokens.
-        say: gets a line per stage of the work; nothing is said when the cache has it.
+        say: gets a line per stage of the work, none when the cache has it; and what was left out.
         run: carries out the units of work; `inline` in this process.
 
     Raises:
@@ -71,7 +79,11 @@ def prepare(
         raise DataError(
             f"the cache {root} can't be written ({error}); make room, or set ORCHESTRATE_CACHE=DIR"
         ) from error
-    return request.open()
+    prepared = request.open()
+    for name, dataset in prepared.datasets.items():
+        if said := dataset.left_out():
+            say(f"{name}: {said}")
+    return prepared
 
 
 class _Request:
@@ -104,7 +116,11 @@ class _Request:
             folder = self._set(name, tokenizer) if tokenizer else None
             if folder is None:
                 raise DataError(f"{self.root} lost dataset {name} just now; start again")
-            own, datasets[name] = open_set(folder, name, source.weight)
+            own, dataset = open_set(folder, name, source.weight)
+            others = passed_over(source)
+            if (validation := source.validation_source()) and validation.path != source.path:
+                others += passed_over(validation)
+            datasets[name] = replace(dataset, passed_over=others)
             made = made or (own, folder / "tokenizer.json")
         assert made is not None  # a job has a dataset
         return Prepared(*made, datasets)
@@ -244,8 +260,8 @@ class _Request:
 
     def _known(self, key: str) -> dict[str, str]:
         try:
-            content = json.loads((self.root / "keys" / f"{key}.json").read_text("utf-8"))
-        except (OSError, ValueError):
+            content = read_json(self.root / "keys" / f"{key}.json")
+        except DataError:
             return {}  # only a pointer: the work finds the same thing again
         return content if isinstance(content, dict) else {}
 

@@ -7,6 +7,7 @@ from urllib.parse import unquote
 
 from data.addresses import hide
 from data.files import DataError, cache_root
+from data.messages import cut
 
 
 def is_url(path: str) -> bool:
@@ -82,6 +83,6 @@ def is_own_disk(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its kind if it has none."""
+    """The first line of an error's text, cut short, or its kind if it has none."""
     text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    return cut(text.splitlines()[0], 200) if text else type(error).__name__

@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,8 +113,9 @@ class Job:
                     self._record_outcome(outcome)
                 except (Exception, KeyboardInterrupt) as caught:
                     error = caught
-                    self._look_at_checkpoints()
                 self.stops.over = True
+                if error is not None:
+                    self._look_at_checkpoints()
                 result, explanation = self._close(outcome, error, begun, self._mirror.run_id)
             if self.config.tracking.enabled:
                 self.screen.phase("sending the rest of the record to MLflow")
@@ -197,9 +198,11 @@ class Job:
         """Write what a worker sent to the journal, and show it."""
         for record in records:
             if "metrics" in record and "event" not in record:
+                first = not self.stops.stepped and self.plan.outline.steps > 0
+                self.stops.stepped = self.stops.stepped or first
                 self._journal.metrics(record["step"], record["metrics"], record["time_ms"])
                 self.screen.metrics(self._journal.standing, record["metrics"])
-                if not self.stops.stepped and self.plan.outline.steps:
+                if first:
                     self._first_step()
             else:
                 self._event(record)
@@ -222,7 +225,6 @@ class Job:
 
     def _first_step(self) -> None:
         """Say how long it took from Enter to the first optimizer step, and where that went."""
-        self.stops.stepped = True
         total, parts = self.startup.parts()
         self._journal.event("first_step", seconds=round(total, 1), parts=parts)
         shown = ", ".join(f"{name} {seconds}" for name, seconds in parts.items())
@@ -277,10 +279,6 @@ class Job:
             runfolder.write_table(path, table.columns, table.rows)
             self._journal.event("artifact", path=path.name, table=True)
 
-    def _resumed_from(self) -> str | None:
-        start = self.plan.start
-        return runfolder.placed(start.checkpoint.path, self.folder) if start else None
-
     def _close(
         self,
         outcome: "Result | None",
@@ -296,9 +294,12 @@ class Job:
         def end() -> tuple[dict[str, Any], Explanation | None]:
             explanation, standing = None, self._journal.standing
             if error is not None:
-                resumable = bool(standing.checkpoint or self.config.resume)
+                resumable = bool(standing.checkpoint or self.plan.start)
                 explanation = explain_failure(error, standing.step or None, resumable=resumable)
-            result = self._result(outcome, explanation, time.monotonic() - begun)
+                message = self.redactor.text(explanation.message)
+                explanation = replace(explanation, message=message)
+            result = ending.result_of(self.folder, self.plan, standing, outcome, explanation)
+            result["wall_s"] = round(time.monotonic() - begun, 3)
             result["mlflow_run_id"] = mlflow_run_id
             runfolder.write_result(self.folder, result)
             return result, explanation
@@ -312,42 +313,6 @@ class Job:
             error = error or full
             ended = end()
         return ended
-
-    def _result(
-        self, outcome: "Result | None", explanation: Explanation | None, seconds: float
-    ) -> dict[str, Any]:
-        """What result.json says, by the record: the truth also for a job that failed."""
-        standing, status = self._journal.standing, "done"
-        trains = self.plan.outline.steps > 0
-        if explanation is not None:
-            status = "interrupted" if explanation.failure == "interrupted" else "failed"
-        elif outcome is not None and outcome.stopped:
-            status = "interrupted"
-        result: dict[str, Any] = {
-            "run_id": self.folder.name,
-            "stage": self.config.stage.name,
-            "status": status,
-            "reason": outcome.reason if outcome else None,
-            "attempts": 1,
-            "steps": max(standing.step, standing.checkpoint_step or 0) if trains else 0,
-            "tokens": standing.tokens or None,
-            "wall_s": round(seconds, 3),
-            "tokens_per_second": outcome.tokens_per_second if outcome else None,
-            "metrics": standing.metrics,
-            "baselines": standing.baselines,
-            "best": standing.best,
-            "checkpoint": standing.checkpoint or self._resumed_from(),
-            "mlflow_run_id": None,
-        }
-        if explanation is not None:
-            result["error"] = {
-                "class": explanation.failure,
-                "rank": explanation.rank,
-                "host": explanation.host,
-                "message": self.redactor.text(explanation.message),
-                "remedy": explanation.remedy,
-            }
-        return result
 
 
 def _end_badly(assignment: Assignment, redactor: Redactor, error: Exception) -> int:

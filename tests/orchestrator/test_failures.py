@@ -106,7 +106,7 @@ SAID = {
     ],
     "bad_data": [
         ("BadBlock", "train/shard-00000.arrow block 3 is not what was written"),
-        ("DataError", "a.jsonl:1000000: not a JSON object"),
+        ("DataError", "a.jsonl:1000000: is not JSON"),
         ("NothingToTrainOn", "no sequence of step 3 can be read"),
         ("CheckpointError", "step_00000002/model.safetensors is damaged"),
         ("DifferentState", "the saved weights are of another model: norm.weight is absent there"),

@@ -45,6 +45,9 @@ def record_data(
                 tokens=shards.tokens,
             )
         _write(journal, folder, f"{names[name]}-filters.md", dataset.report.markdown())
+        if dataset.passed_over:
+            lines = [f"{path}: {reason}\n" for path, reason in dataset.passed_over]
+            _write(journal, folder, f"{names[name]}-files-not-read.txt", "".join(lines))
     table = _table({names[key]: own.report for key, own in prepared.datasets.items()})
     _write(journal, folder, "filters.json", json.dumps(table, indent=1), table=True)
     for name, report in drift.items():
