@@ -60,14 +60,6 @@ def override(setting: str, value: str) -> str:
     return shlex.quote(f'{setting}="{inner}"')
 
 
-def override(setting: str, value: str) -> str:
-    """What to type in a shell to give a setting a text, whatever characters it holds."""
-    if re.fullmatch(r"[\w./:@%+-]+", value, re.ASCII):
-        return f"{setting}={value}"
-    inner = re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + (m[2] and '\\"'), value)
-    return shlex.quote(f'{setting}="{inner}"')
-
-
 def nearest(word: str, known: Iterable[str], least: float = 0.5) -> str | None:
     """The known word that looks most like this one, but is another; None when none is near.
 
