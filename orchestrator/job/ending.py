@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table as Grid
 
-from data.messages import short
+from data.messages import override, short
 from orchestrator.job.failures import Explanation
 from orchestrator.plan.planning import Plan
 from orchestrator.record import runfolder
@@ -115,7 +115,8 @@ def show(console: Console, ended: Ending, outcome: "Result | None") -> None:
     if start and result["status"] != "done":
         typed = () if own else ended.overrides  # its own folder has its config, too
         again = [word for word in typed if not word.startswith("resume=")]
-        say(f"go on:       {shlex.join(['orchestrate', 'run', *again, f'resume={start}'])}")
+        typed_again = shlex.join(["orchestrate", "run", *again])
+        say(f"go on:       {typed_again} {override('resume', start)}")
     say(f"run folder:  {short(folder)}")
     if isinstance(tracked, Pending):
         say(str(tracked))

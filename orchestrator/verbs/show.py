@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.messages import clock, counted, size
+from data.messages import clock, counted, override, size
 from orchestrator.record.redaction import Redactor, flatten
 from orchestrator.record.runs import RUNNING, Run, find, mapping
 
@@ -146,7 +146,7 @@ def _next(run: Run) -> Iterator[str]:
         yield f"orchestrate generate {folder}"
         yield f"orchestrate run stage=evaluate checkpoint={folder}"
     if saved and run.status not in ("done", RUNNING):
-        yield f"orchestrate run resume={folder}"
+        yield f"orchestrate run {override('resume', str(run.folder))}"
     if run.status != RUNNING and saved:
         yield f"orchestrate export {folder} FOLDER"
     if run.result.get("mlflow_run_id"):

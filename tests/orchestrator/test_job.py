@@ -56,7 +56,7 @@ def quick(tmp_path_factory, corpus, bare_path):
         (folder / name / "__init__.py").write_text("raise RuntimeError('not ours')")
     extensions = str(folder / "extensions")
     command = [str(Path(sys.executable).with_name("orchestrate")), "run"]
-    project = folder / "project"
+    project = tmp_path_factory.mktemp("project")
     for name in ("cluster", "data", "models"):
         shutil.copytree(folder / name, project / name)
     environment = {"PATH": bare_path, "TORCH_EXTENSIONS_DIR": extensions} | LEFT_OVER
