@@ -150,9 +150,18 @@ def lock(path: Path) -> Iterator[None]:
 
 
 def cache_root() -> Path:
-    """$ORCHESTRATE_CACHE, else $XDG_CACHE_HOME/orchestrate, else ~/.cache/orchestrate."""
+    """$ORCHESTRATE_CACHE, else $XDG_CACHE_HOME/orchestrate, else ~/.cache/orchestrate.
+
+    Raises:
+        DataError: none of them is known.
+    """
     if own := os.environ.get("ORCHESTRATE_CACHE"):
         return Path(own).expanduser().absolute()
     if shared := os.environ.get("XDG_CACHE_HOME"):
         return Path(shared).expanduser().absolute() / "orchestrate"
-    return Path.home() / ".cache" / "orchestrate"
+    try:
+        return Path.home() / ".cache" / "orchestrate"
+    except RuntimeError:  # a user without a name, as in many containers
+        raise DataError(
+            "this user has no home folder for the cache; set ORCHESTRATE_CACHE=DIR"
+        ) from None

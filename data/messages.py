@@ -6,6 +6,12 @@ from collections.abc import Collection, Iterable
 from data.files import DataError
 
 
+class Passing(str):
+    """A line on what is being done, which the next line ends: a terminal shows it with a clock."""
+
+    __slots__ = ()
+
+
 def nearest(word: str, known: Iterable[str], least: float = 0.5) -> str | None:
     """The known word that looks most like this one; None when none is near.
 

@@ -24,7 +24,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from orchestrator.terminal import leave_reader, prepare_streams, say
+
 INTERRUPTED = 130
+UNREAD = 141  # whoever read the output has left; what a shell says of any program then
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,15 @@ class Verb:
     summary: str
     module: str
     takes: str = "arguments"
+    flags: tuple[str, ...] = ()
+    """Words of its own beside a config; `main` gets each by its name, as true or false."""
 
 
 VERBS = {
     "run": Verb("run a job here or on the cluster in RAY_ADDRESS", "run", "config"),
-    "plan": Verb("check a job and say what it will do; starts nothing", "plan", "config"),
+    "plan": Verb(
+        "check a job and say what it will do; starts nothing", "plan", "config", ("--with-data",)
+    ),
     "data": Verb("make, look at, check and trace the data of a job", "data.command", "either"),
     "generate": Verb("write text with the model of a run or checkpoint", "generate"),
     "export": Verb("put the weights of a run into a folder for others", "export"),
@@ -56,6 +63,23 @@ VERBS = {
 
 def main() -> None:
     """Entry point of the console script."""
+    prepare_streams()
+    try:
+        try:
+            _main()
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        leave_reader()  # also of what could not be written
+        if isinstance(error, BrokenPipeError):
+            sys.exit(UNREAD)
+        say(f"error: {error}", sys.stderr)
+        sys.exit(1)
+
+
+def _main() -> None:
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
@@ -103,7 +127,7 @@ def usage() -> str:
 
 def refuse(message: str) -> None:
     """Say what is wrong with the request and exit with 2."""
-    print(f"error: {message}", file=sys.stderr)
+    say(f"error: {message}", sys.stderr)
     sys.exit(2)
 
 
@@ -116,8 +140,9 @@ def run_with_config(verb: Verb, arguments: Sequence[str]) -> int:
     from orchestrator.compose import compose
     from orchestrator.job.startup import age_of_process
 
-    jobs = compose(arguments)
-    if len(jobs) > 1:
+    flags = {f.strip("-").replace("-", "_"): f in arguments for f in verb.flags}
+    jobs = compose([word for word in arguments if word not in verb.flags])
+    if len(jobs) > 1 and verb is not VERBS["plan"]:  # which starts nothing
         from orchestrator.plan.planning import make_plan
 
         for number, (config, overrides) in enumerate(jobs):
@@ -130,7 +155,7 @@ def run_with_config(verb: Verb, arguments: Sequence[str]) -> int:
     for config, overrides in jobs:
         if len(jobs) > 1:
             print(f"\njob {' '.join(overrides)}", flush=True)
-        code = max(code, _function(verb)(config, overrides, asked))
+        code = max(code, _function(verb)(config, overrides, asked, **flags))
         asked = time.monotonic()
         if code == INTERRUPTED:
             break

@@ -22,14 +22,15 @@ from data.config import DataConfig, SourceConfig
 from data.drift.sketches import VERSION as SKETCHES
 from data.files import DamagedData, DataError, cache_root, json_sha256, lock, write_text_atomic
 from data.filters import filters_of
+from data.messages import Passing, counted
 from data.preparation.assemble import PREPARE_VERSION
 from data.preparation.dataset import SETS, Dataset, Prepared, open_set
 from data.preparation.making import left_out, make_datasets, scan_all
-from data.preparation.running import Runner, Say, inline
+from data.preparation.running import Runner, Say, inline, read_progress
 from data.preparation.scan import read_repeats, sampled_below, training_texts
 from data.preparation.work import DatasetWork
 from data.shards import FORMAT_VERSION
-from data.sources import outside_state, units_of
+from data.sources import is_local, outside_state, units_of
 from data.sources.inputs import InputUnit
 from data.tokenizer import Tokenizer, TokenizerConfig, load_or_train
 
@@ -74,6 +75,18 @@ def prepare(
     return request.open()
 
 
+def find_prepared(data: DataConfig, tokenizer: TokenizerConfig) -> Prepared | None:
+    """The data of the settings if it is in the cache; nothing is made, read or fetched for it.
+
+    Raises:
+        DataError: there is nothing where the settings say, or the cache is damaged.
+    """
+    if not all(is_local(source) for source in data.sources().values()):
+        return None  # whether it has changed is known to a server
+    request = _Request(cache_root() / "data", data, tokenizer)
+    return request.open() if request.is_known() else None
+
+
 class _Request:
     """What one call asks for, and where in the cache it stands or will stand."""
 
@@ -116,7 +129,7 @@ class _Request:
             if name is None or self._set(n, name) is None:
                 count = len(self._units(n))
                 where = f"{source.source} {source.path}" if source.path else source.source
-                say(f"reading {where} ({count} unit{'s' if count != 1 else ''})")
+                say(Passing(f"reading {where} ({counted(count, 'unit')})"))
         path = None if name is None else self._tokenizer_path(name)
         if name is None or path is None or not path.is_file():
             tokenizer = self.given or self._train(say, run)
@@ -162,7 +175,8 @@ class _Request:
             f"training a tokenizer of {self.settings.vocab_size:,} tokens on {len(texts):,} "
             f"documents, {size:,} bytes"
         )
-        return load_or_train(self.settings, lambda: iter(texts))
+        watched = read_progress(texts, size, "training a tokenizer", say)
+        return load_or_train(self.settings, lambda: watched)
 
     def _work(self, name: str, tokenizer: str | None = None) -> DatasetWork:
         key = self.outside[name] if tokenizer is None else self._set_key(name, tokenizer)

@@ -61,8 +61,15 @@ def read_records(
     Raises:
         DataError: a file is missing, damaged, binary or not UTF-8, or a record breaks the contract.
     """
+    yield from checked(config, unit, _rows(config, unit, _named(config, columns)), columns)
+
+
+def checked(
+    config: SourceConfig, unit: InputUnit, rows: Iterator[Placed], columns: Sequence[str] = ()
+) -> Iterator[Record]:
+    """Rows of a unit as records; raises as `read_records`."""
     try:
-        yield from _records(config, unit, _named(config, columns))
+        yield from _records(config, unit, rows, _named(config, columns))
     except contract.ColumnError as error:
         raise DataError(f"{error}{_compared(config, unit)}") from None
 
@@ -77,6 +84,11 @@ def outside_state(config: SourceConfig) -> list[Any]:
     if config.source == "hf":
         return hub.hub_state(config)
     return [[name_of(file.name), file.version or _content(file.name)] for file in files_of(config)]
+
+
+def is_local(config: SourceConfig) -> bool:
+    """Whether its records can be had without a network."""
+    return config.source != "hf" and not is_url(str(config.path).removeprefix("file://"))
 
 
 def schema_changes(config: SourceConfig) -> list[str]:
@@ -96,10 +108,12 @@ def schema_changes(config: SourceConfig) -> list[str]:
     ]
 
 
-def _records(config: SourceConfig, unit: InputUnit, named: Sequence[str]) -> Iterator[Record]:
+def _records(
+    config: SourceConfig, unit: InputUnit, rows: Iterator[Placed], named: Sequence[str]
+) -> Iterator[Record]:
     rules = contract.Contract(config.contract, as_text=config.source == "csv")
     build = builder(config)
-    for place, raw in _rows(config, unit, named):
+    for place, raw in rows:
         try:
             row = rules.check(_parsed(raw))
             texts, spans, columns = build(row)

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table as Grid
 
 from orchestrator.job.failures import Explanation
+from orchestrator.job.screen import Terminal
 from orchestrator.record.mlflow import Done, Pending
+from orchestrator.terminal import fitted_command
 
 if TYPE_CHECKING:
     from orchestrator.stages.result import Result, Table
@@ -29,21 +30,21 @@ class Ending:
     tracked: Done | Pending
 
 
-def show(console: Console, ended: Ending, outcome: "Result | None") -> None:
+def show(console: Terminal, ended: Ending, outcome: "Result | None") -> None:
     """Print how the job ended and what to type next."""
 
-    def say(text: str = "") -> None:
-        console.print(text, highlight=False, soft_wrap=True, markup=False)
-
+    say, width = console.say, console.fitting
     folder, result, tracked = ended.folder, ended.result, ended.tracked
     if outcome is not None and outcome.samples:
-        say()
+        say("")
         for text in outcome.samples:
             say("| " + text.strip().replace("\n", "\n| "))
-            say()
+            say("")
     if outcome is not None and result["status"] == "done":
         for table in outcome.tables:
             console.print(grid(table))
+        for notice in outcome.notices:
+            say(f"note: {notice}")
     steps = f": {result['steps']} steps" if result["steps"] else ""
     say(f"{result['status']}{steps} in {result['wall_s']:.0f} s")
     if ended.explanation is not None and result["status"] == "failed":
@@ -51,16 +52,20 @@ def show(console: Console, ended: Ending, outcome: "Result | None") -> None:
     newest = Path(result["checkpoint"]) if result["checkpoint"] else None
     start = "" if newest is None else short(folder if newest.is_relative_to(folder) else newest)
     for label, command in outcome.next if outcome is not None else ():
-        say(f"{label + ':':13}{command.replace('{run}', shlex.quote(start or short(folder)))}")
+        command = command.replace("{run}", shlex.quote(start or short(folder)))
+        say(fitted_command(f"{label + ':':13}", command, width))
     if start and result["status"] != "done":
         again = [word for word in ended.overrides if not word.startswith("resume=")]
-        say(f"go on:       {shlex.join(['orchestrate', 'run', *again, f'resume={start}'])}")
+        command = shlex.join(["orchestrate", "run", *again, f"resume={start}"])
+        say(fitted_command("go on:       ", command, width))
+    if newest is not None:
+        say(f"checkpoint:  {short(newest)}")
     say(f"run folder:  {short(folder)}")
     if isinstance(tracked, Pending):
         say(str(tracked))
     elif tracked.mlflow_run_id is not None:
         where = tracked.url or f"orchestrate ui {shlex.quote(short(folder))}"
-        say(f"MLflow:      {where}")
+        say(fitted_command("MLflow:      ", where, width))
 
 
 def grid(table: "Table") -> Grid:

@@ -28,7 +28,7 @@ from orchestrator.job.rank import Assignment, environment, work
 from orchestrator.job.screen import Screen, Terminal
 from orchestrator.job.signals import Stops, heeded
 from orchestrator.job.startup import Startup
-from orchestrator.plan.planning import Plan, make_plan
+from orchestrator.plan.planning import LABEL, Plan, make_plan
 from orchestrator.record import runfolder
 from orchestrator.record.journal import Journal
 from orchestrator.record.mlflow import NoMirror, start_mirror
@@ -57,13 +57,16 @@ def execute(config: JobConfig, overrides: Sequence[str], asked: float) -> int:
         screen.phase("preparing the data")
         plan = make_plan(config, screen.say)
         for line in plan.lines():
-            screen.say(line)
+            screen.say(line, hang=LABEL)
         folder = runfolder.create(plan.config, overrides, plan.devices)
         screen.say(f"run folder {ending.short(folder)}")
         assert plan.ready is not None  # make_plan makes it
         assignment = Assignment(plan.config, folder, plan.ready.inputs)
         hand_out(assignment)
-        return Job(plan, overrides, assignment, screen, startup).run()
+        try:
+            return Job(plan, overrides, assignment, screen, startup).run()
+        except ValueError as error:  # from now on nothing is refused, as a ValueError would be
+            raise RuntimeError("a job has ended without saying how") from error
 
 
 @dataclass
@@ -121,6 +124,7 @@ class Job:
         self.startup.enter("Ray and workers")
         if self.config.resources.launcher == "inline":
             os.environ.update(environment(self.config))
+            self.screen.phase("importing torch and building the model")
             try:
                 result: Result = run_inline(
                     work, self.assignment, on_records=self._take, stop=self.stops.stop

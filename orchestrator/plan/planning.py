@@ -6,12 +6,12 @@ Everything that can be refused is refused here, with exit code 2 and nothing sta
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from cluster.nodes import Devices
 from data.messages import counted, size
 from orchestrator.config import JobConfig, TrainingConfig
-from orchestrator.plan.devices import check_fits
+from orchestrator.plan.devices import check_compiler, check_fits
 from orchestrator.plan.memory import Memory, memory_of
 from orchestrator.plan.outputs import check_disk, check_outputs
 from orchestrator.plan.resume import find_start
@@ -19,8 +19,11 @@ from orchestrator.plan.weights import find_weights, pinned
 from orchestrator.stages import STAGES, Outline, Ready
 
 if TYPE_CHECKING:
+    from orchestrator.record.checkpoints import Checkpoint
     from orchestrator.training.checkpoint import Weights
 
+Found = TypeVar("Found")
+LABEL = 12  # columns of the label of a line
 STATE_BYTES = 4  # of a number in a checkpoint; fp32 on disk
 
 
@@ -38,6 +41,8 @@ class Plan:
     """What the machine or cluster has."""
     weights: Mapping[str, "Weights"] = field(default_factory=dict)
     """Where roles start from, if not from random weights."""
+    notes: tuple[str, ...] = ()
+    """What is missing here, or in doubt."""
 
     @property
     def parameters(self) -> int:
@@ -88,6 +93,11 @@ class Plan:
             free=free,
         )
 
+    def check_compiler(self) -> None:
+        """Raise ValueError if a model is to be compiled where there is no compiler."""
+        engines = (role.config.engine for role in self.outline.roles.values())
+        check_compiler(self.config.resources, engines)
+
     @property
     def memory(self) -> Memory:
         """State of one worker, all models together."""
@@ -107,10 +117,11 @@ class Plan:
             shown["memory"] = self._memory()
         if self.most_checkpoints:
             shown["checkpoints"] = self._checkpoints()
-        if self.devices is not None and self.devices.note:
-            shown["note"] = self.devices.note
+        own = (self.devices.note,) if self.devices is not None and self.devices.note else ()
+        if notes := (*own, *self.notes):
+            shown["note"] = "\n".join(notes)
         return [
-            f"{label if not number else '':12}{line}"
+            f"{label if not number else '':{LABEL}}{line}"
             for label, text in shown.items()
             for number, line in enumerate(text.splitlines())
         ]
@@ -176,14 +187,60 @@ def make_plan(config: JobConfig, say: Callable[[str], None]) -> Plan:
         ValueError: the job can't work; the message says what to type instead.
     """
     rough = rough_plan(config)
+    config, start, weights = _begin(config, rough)
+    free = check_outputs(Path(config.outputs))
+    rough.check_disk(free)
+    devices = check_fits(config.resources)
+    rough.check_compiler()
+    ready = STAGES[config.stage.name].driver.prepare(config, start, say)
+    return Plan(config, ready.outline, ready, free, devices, weights)
+
+
+def foresee(config: JobConfig, say: Callable[[str], None], *, with_data: bool) -> Plan:
+    """The plan of a job that is not started now, and maybe not here: what is missing is a note.
+
+    Args:
+        config: the job.
+        say: gets a line for each stage of the work on data.
+        with_data: make the data and count it; else a look at it tells about how much there is.
+
+    Raises:
+        ValueError: the job can't work anywhere, or not with the data that is here.
+    """
+    rough, notes = rough_plan(config), []
+
+    def noting(check: Callable[[], Found]) -> Found | None:
+        try:
+            return check()
+        except ValueError as error:
+            notes.append(str(error))
+            return None
+
+    config, start, weights = _begin(config, rough)
+    free = noting(lambda: check_outputs(Path(config.outputs)))
+    if free is not None:
+        noting(lambda: rough.check_disk(free))
+    devices = noting(lambda: check_fits(config.resources))
+    driver = STAGES[config.stage.name].driver
+
+    def outline() -> Outline:
+        rough.check_compiler()
+        if with_data:
+            return driver.prepare(config, start, say).outline
+        return driver.estimate(config, start)
+
+    # For a job that another machine will run, compiler and data may be there, too.
+    found = noting(outline) or rough.outline if devices is None else outline()
+    return Plan(config, found, None, free, devices, weights, (*notes, *found.notes))
+
+
+def _begin(
+    config: JobConfig, rough: Plan
+) -> tuple[JobConfig, "Checkpoint | None", Mapping[str, "Weights"]]:
+    """The job by what it begins with: a checkpoint to resume, or weights of each role."""
     start = find_start(config)
     if start is not None:  # `outputs/latest` will soon mean the new run
         config = replace(config, resume=str(start.path.resolve()))
     # A run that goes on has its own weights; those that it began with may be gone.
     weights = find_weights(rough.outline) if start is None else {}
-    config = pinned(config, weights)
-    free = check_outputs(Path(config.outputs))
-    rough.check_disk(free)
-    devices = check_fits(config.resources)
-    ready = STAGES[config.stage.name].driver.prepare(config, start, say)
-    return Plan(config, ready.outline, ready, free, devices, weights)
+    return pinned(config, weights), start, weights

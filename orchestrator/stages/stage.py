@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from data.messages import counted
 from orchestrator.config import JobConfig, RoleConfig, StageConfig
 from orchestrator.record.journal import Journal
 
@@ -61,6 +62,17 @@ class Outline:
     """Tokens predicted in a step, over all ranks. None: the stage does not count in tokens."""
     flops: float | None = None
     """Floating-point operations of the whole job, forward and backward (models/cost.py)."""
+    notes: tuple[str, ...] = ()
+    """What an estimate makes doubtful."""
+
+
+def step_line(config: JobConfig, sample: str) -> str:
+    """How the samples of an optimizer step are cut over micro-steps and workers."""
+    batch = config.batch
+    return (
+        f"{counted(batch.micro, sample)} x {counted(batch.accumulation_steps, 'micro-step')} x "
+        f"{counted(config.resources.workers, 'worker')} = {counted(batch.step, sample)}"
+    )
 
 
 @dataclass(frozen=True)
@@ -81,6 +93,12 @@ class Driver(Protocol):
 
     def outline(self, config: JobConfig) -> Outline:
         """The job from its settings alone. Raises ValueError for what can't work."""
+
+    def estimate(self, config: JobConfig, start: "Checkpoint | None") -> Outline:
+        """The job with what a look at its inputs tells; nothing is made, and little is read.
+
+        With inputs that are ready it is the outline that `prepare` gives.
+        """
 
     def prepare(self, config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
         """Make what the ranks need, or find it made; `start` is the checkpoint to resume.

@@ -167,6 +167,7 @@ def fit(
     for step in range(start_step + 1, schedule.steps + 1):
         begun = time.perf_counter()
         micro_batches = next(batches)
+        waited = time.perf_counter() - begun
         own_weight = float(sum(batch.weight for batch in micro_batches))
         weight, stop = distributed.sum_over_ranks([own_weight, should_stop()], engine.device)
         if stop:
@@ -194,6 +195,8 @@ def fit(
             "train/gradient_norm": norm,
             f"train/{unit}_per_second": weight / seconds,
             f"train/{unit}": weight,
+            "train/step_seconds": seconds,
+            "train/data_wait": waited / seconds,
         }
         log(step, metrics)
         if schedule.evaluate_at(step) or step == schedule.steps:

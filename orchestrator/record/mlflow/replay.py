@@ -11,6 +11,7 @@ they are created; params, tags, inputs and artifacts are the same when written t
 import getpass
 import json
 import logging
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -86,7 +87,7 @@ class Replay:
             run = self.client.create_run(
                 experiment,
                 start_time=self.description.first_time(),
-                tags={RUN_TAG: key, "mlflow.user": getpass.getuser()},
+                tags={RUN_TAG: key, "mlflow.user": user_name()},
                 run_name=state.name,
             )
         if state.run_id != run.info.run_id:  # a store that has nothing of it yet
@@ -252,3 +253,11 @@ def _all_points(lines: list[dict[str, Any]]) -> list[Point]:
         for line in lines
         for key, value in line["metrics"].items()
     ]
+
+
+def user_name() -> str:
+    """Of whoever runs this; the number where it has no name, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())

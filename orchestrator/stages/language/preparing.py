@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 
-from data import DataConfig, Prepared, Tokenizer, prepare
+from data import DataConfig, Prepared, Tokenizer, find_prepared, prepare
+from data.ask.estimate import Estimate, estimate
 from data.config import SINGLE
+from data.messages import size
 from data.tokenizer import load_or_train
 from orchestrator.config import JobConfig
 from orchestrator.stages.language.tokenizing import tokenizing
@@ -24,6 +26,37 @@ def make_data(config: JobConfig, say: Say, workers: int | None = None) -> Prepar
     """
     with tokenizing(config.resources, say, workers) as run:
         return prepare(config.data, config.tokenizer, say, run)
+
+
+def find_data(config: JobConfig) -> Prepared | None:
+    """The data of the job, if it has been made before; nothing is made or read for it."""
+    return find_prepared(config.data, config.tokenizer)
+
+
+def about(config: JobConfig) -> dict[str, Estimate] | None:
+    """About how much each dataset of the job holds; None if that can't be seen from here."""
+    return estimate(config.data, config.tokenizer)
+
+
+def estimated_line(config: JobConfig, found: Mapping[str, Estimate] | None, *splits: str) -> str:
+    """The data of a job in a line of its plan, as far as it is known before it is made."""
+    if found is None:
+        return f"{describe(config.data)}: not on this machine; --with-data fetches and counts it"
+    tokens = sum(own.tokens for own in found.values())
+    fraction = config.data.validation_fraction
+    shares = {"train": 1 - fraction, "validation": fraction}
+    shown = " and ".join(f"{rounded(tokens * shares[split])} {split}" for split in splits)
+    looked = size(sum(own.sampled_bytes for own in found.values()))
+    return (
+        f"{describe(config.data)}: about {shown} tokens, by a look at {looked} of the text; "
+        "--with-data counts them"
+    )
+
+
+def rounded(count: float) -> str:
+    """An estimate for a reader, with two digits: 1,300,000."""
+    digits = max(0, len(str(int(count))) - 2)
+    return f"{round(count, -digits):,.0f}"
 
 
 def describe(data: DataConfig) -> str:
