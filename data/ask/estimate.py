@@ -86,7 +86,13 @@ def _filtered(source: SourceConfig, where: str) -> Sample | None:
     if sample is None:
         return None
     kept = filters.apply(sample.records, filters.report())
-    return Sample([r for _, r in kept if all(map(str.strip, r.texts))], sample.scale)
+    records = [record for _, record in kept if all(map(str.strip, record.texts))]
+    if sample.scale == 1 and not records:
+        raise DataError(
+            f"data.source={source.source} data.path={source.path}: there is no text in it that the "
+            "filters leave; bring more"
+        )
+    return Sample(records, sample.scale)
 
 
 def _tokens_per_byte(settings: TokenizerConfig, pieces: list[str]) -> float:

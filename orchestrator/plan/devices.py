@@ -27,7 +27,7 @@ def available(address: str | None) -> Devices:
         if address is not None and (place := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address)):
             socket.create_connection((place[1], int(place[2])), CONNECT_SECONDS).close()
         return devices(address)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"resources.address (or RAY_ADDRESS)={address}: no Ray cluster answers there "
             f"({str(error).splitlines()[0]}); unset it to run on this machine"

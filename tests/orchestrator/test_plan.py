@@ -279,6 +279,23 @@ def test_data_that_cannot_be_read_is_refused(content, said, tmp_path):
     assert said in refused("run", *on(file))
 
 
+def test_what_a_look_can_tell_is_refused_by_a_plan(corpus, tmp_path):
+    words = on(corpus)
+    (tmp_path / "empty.txt").touch()
+    assert "there is no text in it" in refused("plan", *words, f"data.path={tmp_path}/empty.txt")
+    long = f"stage.prompts=[{'x' * 40}]"
+    other = "data.validation_fraction=0.06"  # of which there is no data yet
+    assert "shorter than data.sequence_length" in refused("plan", *words, other, long)
+    drift = "data.drift.reference=nowhere"
+    assert "nowhere is no run folder" in refused("plan", *words, other, drift)
+    (tmp_path / "small.txt").write_text("a few words")
+    answer = typed("plan", *words, f"data.path={tmp_path}/small.txt")
+    assert answer.code == 0
+    assert "a row takes 32: it may be too small" in answer.out
+    address = ("resources.launcher=ray", "resources.address=nonsense")
+    assert "(or RAY_ADDRESS)=nonsense: no Ray cluster" in refused("run", *words, *address)
+
+
 def test_a_hub_name_is_refused_without_a_network():
     # conftest.py sets HF_HUB_OFFLINE=1.
     said = refused("run", *on(Path("x")), "data=hf", "data.path=nobody/nothing")

@@ -3,15 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data import Prepared, ShardSet, Stream, vocab_size
+from data import Prepared, ShardSet, Stream, Tokenizer, vocab_size
 from data.ask.estimate import repetitions
 from data.drift.gate_report import GateReport
 from data.messages import counted
+from data.tokenizer import load_or_train
 from models import cost
 from orchestrator.config import JobConfig
-from orchestrator.stages.language.drift import check_drift
+from orchestrator.stages.language.drift import check_drift, train_sets
 from orchestrator.stages.language.preparing import (
     about,
     check_records,
@@ -21,6 +23,7 @@ from orchestrator.stages.language.preparing import (
     estimated_line,
     find_data,
     make_data,
+    rounded,
 )
 from orchestrator.stages.language.recording import record_data
 from orchestrator.stages.language.resuming import initial_state, resumed_state
@@ -56,19 +59,29 @@ def estimate(config: JobConfig, start: "Checkpoint | None") -> Outline:
     prepared = find_data(config)
     if prepared is not None:
         return _ready(config, start, prepared).outline
+    if (reference := config.data.drift.reference) is not None:
+        train_sets(Path(reference))
+    if config.tokenizer.kind != "bpe":
+        check_prompts(config, load_or_train(config.tokenizer, lambda: iter(())))
     steps, found = config.section(PretrainConfig).steps, about(config)
     line = estimated_line(config, found, "train", "validation")
     outline = partial(_outline, config, vocab_size(config.tokenizer), line)
     if found is None:
         return outline()
-    epochs = repetitions(
-        config.data, found, steps * config.batch.step * config.data.sequence_length
-    )
+    row, share = config.data.row_length, 1 - config.data.validation_fraction
+    notes = [
+        f"dataset {name} has about {rounded(own.tokens)} tokens, and a row takes {row}: it may be "
+        "too small"
+        for name, own in found.items()
+        if share * own.tokens < row
+    ]
+    tokens = steps * config.batch.step * config.data.sequence_length
+    epochs = repetitions(config.data, found, tokens)
     try:
         check_repetition(config, steps, epochs)
     except ValueError as error:  # the data may be more, or less
-        return replace(outline(epochs, about=True), notes=(f"by this estimate {error}",))
-    return outline(epochs, about=True)
+        notes.append(f"by this estimate {error}")
+    return replace(outline(epochs, about=True), notes=tuple(notes))
 
 
 def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
@@ -87,7 +100,7 @@ def _ready(config: JobConfig, start: "Checkpoint | None", prepared: Prepared) ->
     epochs = stream.mixture.repetitions(rows)
     check_repetition(config, stage.steps, epochs)
     drift = check_drift(config, prepared)
-    check_prompts(config, prepared)
+    check_prompts(config, prepared.tokenizer)
     padding = 1 - sum(own.efficiency for own in stream.rows.values()) / len(stream.rows)
     published = prepared.published()
     return Ready(
@@ -104,11 +117,11 @@ def _ready(config: JobConfig, start: "Checkpoint | None", prepared: Prepared) ->
     )
 
 
-def check_prompts(config: JobConfig, prepared: Prepared) -> None:
+def check_prompts(config: JobConfig, tokenizer: Tokenizer) -> None:
     """Raise ValueError for a prompt that leaves no room to write."""
     T, stage = config.data.sequence_length, config.section(PretrainConfig)
     for prompt in stage.prompts if stage.sample_tokens else ():
-        length = 1 + len(prepared.tokenizer.encode(prompt))
+        length = 1 + len(tokenizer.encode(prompt))
         if length >= T:
             raise ValueError(
                 f"stage.prompts: {prompt[:20]!r}... is {length} tokens with the end of text before "
