@@ -15,6 +15,7 @@ What they stand on:
     files.py      files on hosts that do not share the driver's disk
     failure.py, post_mortem.py, ending.py    who is to blame, of what it died, and that all are gone
     errands.py    small functions carried out on a given node
+    head.py       whether Ray's head process, and the raylet of a node, are still there
     connection/   the connection to Ray
     host/         memory, processes, ports and environment of one host
 """

@@ -9,12 +9,14 @@ from typing import Any
 
 from cluster.ending import end_workers
 from cluster.failure import WorkerFailed
+from cluster.head import head_answers
 from cluster.placement import Placement
 from cluster.polls import POLL_S
 from cluster.worker import Record, Worker
 
 START_LIMIT_S = 120.0
 SAY_AFTER_S, SAY_EVERY_S = 5.0, 60.0
+HOLDER_WORDS = 4  # of a command line: the settings behind them may hold secrets
 
 
 class Bundles:
@@ -51,7 +53,8 @@ class Bundles:
             if time.monotonic() > say_at:
                 waited = time.monotonic() - begun
                 self._say(
-                    f"waiting for room for {self.placement} since {waited:.0f} s; {self._free()}"
+                    f"waiting for room for {self.placement} since {waited:.0f} s; "
+                    f"{self._free()}; {self._holders()}"
                 )
                 say_at += SAY_EVERY_S
 
@@ -126,7 +129,8 @@ class Bundles:
         """Kill all actors, and give the room back."""
         self.clear(list(self.actors))
         if self._group is not None:
-            self.ray.util.remove_placement_group(self._group)
+            if head_answers(self.ray):
+                self.ray.util.remove_placement_group(self._group)
             self._group = None
 
     def _failure(self, index: int, kind: str, message: str) -> WorkerFailed:
@@ -143,3 +147,16 @@ class Bundles:
             for name in self.placement.each
         ]
         return " and ".join(parts)
+
+    def _holders(self) -> str:
+        """Whose workers are in the cluster, as `ray list` would say, which needs the dashboard."""
+        from ray._private import state
+
+        actors = [actor for actor in state.actors().values() if actor["State"] == "ALIVE"]
+        holders = [
+            f"{' '.join(job['Entrypoint'].split()[:HOLDER_WORDS])} (process {job['DriverPid']} on "
+            f"{job['DriverIPAddress']})"
+            for job in state.jobs()  # type: ignore[no-untyped-call]
+            if any(actor["JobID"] == job["JobID"] for actor in actors)
+        ]
+        return f"the others are held by {', '.join(holders)}" if holders else "no actor holds them"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
 from cluster.errands import on_nodes
+from cluster.head import head_answers
 from cluster.host.processes import end_processes, process_space, worker_processes
 from cluster.worker import Record
 
@@ -35,11 +35,10 @@ def end_workers(ray: ModuleType, actors: Iterable[Any], workers: Sequence[Record
             here += worker_processes(*process)
         else:
             elsewhere[worker["node"]].append(process)
-    if elsewhere:
+    if elsewhere and head_answers(ray):
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         calls = {node: [processes] for node, processes in elsewhere.items() if node in alive}
-        with suppress(ray.exceptions.RayError):  # a node that is on its way out takes them along
-            on_nodes(ray, calls, kill_workers, limit_s=REMOTE_LIMIT_S)
+        on_nodes(ray, calls, kill_workers, limit_s=REMOTE_LIMIT_S)
     for actor in actors:
         ray.kill(actor, no_restart=True)
     end_processes(here, GRACE_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -24,14 +25,9 @@ def on_node(
     function: Callable[..., Result],
     *arguments: Any,
     limit_s: float = ERRAND_LIMIT_S,
-) -> Result:
-    """Call an importable function on one node; takes none of its CPUs.
-
-    Raises:
-        ray.exceptions.RayError: the node is gone, does not answer within `limit_s` seconds
-            (GetTimeoutError), or the function raised.
-    """
-    return on_nodes(ray, {node: arguments}, function, limit_s=limit_s)[node]
+) -> Result | None:
+    """Call an importable function on one node; None if that gives no answer, see `on_nodes`."""
+    return on_nodes(ray, {node: arguments}, function, limit_s=limit_s).get(node)
 
 
 def on_nodes(
@@ -41,20 +37,24 @@ def on_nodes(
     *,
     limit_s: float = ERRAND_LIMIT_S,
 ) -> dict[str, Result]:
-    """Call a function on several nodes at once.
+    """Call a function on several nodes at once; it takes none of their CPUs.
+
+    A node that is gone, that does not answer in time, or on which the function raises is not in
+    the result.
 
     Args:
         ray: connected to the cluster.
         calls: the arguments for each node, by the node's Ray id.
         function: importable there.
         limit_s: seconds that all of them have.
-
-    Raises:
-        ray.exceptions.RayError: as `on_node`.
     """
     task = ray.remote(num_cpus=0, max_retries=0)(function)
-    refs = {
-        node: task.options(scheduling_strategy=pinned_to(node)).remote(*arguments)
+    asked = {
+        task.options(scheduling_strategy=pinned_to(node)).remote(*arguments): node
         for node, arguments in calls.items()
     }
-    return dict(zip(refs, ray.get(list(refs.values()), timeout=limit_s), strict=True))
+    answers = {}
+    for ref in ray.wait(list(asked), num_returns=len(asked), timeout=limit_s)[0] if asked else []:
+        with suppress(ray.exceptions.RayError):
+            answers[asked[ref]] = ray.get(ref)
+    return answers

@@ -131,15 +131,17 @@ def from_death(error: Exception, worker: Record, memory: str | None = None) -> W
     )
 
 
-def from_silence(worker: Record, silent_s: float, record_s: float) -> WorkerFailed:
-    """The failure of a worker that no longer answers: frozen, or cut off from the network."""
+def from_silence(worker: Record, silent_s: float, *, node_answers: bool) -> WorkerFailed:
+    """The failure of a worker that no longer answers: frozen, or lost with its node."""
+    message = f"has not answered for {silent_s:.0f} s: its process is stopped, or its host hangs"
+    if not node_answers:
+        message = f"was lost with its node {worker['node'][:8]}: neither answers any more"
     return WorkerFailed(
         rank=worker["rank"],
         host=worker["host"],
-        cause="silent",
+        cause="silent" if node_answers else "lost",
         error_type="",
-        message=f"has not answered for {silent_s:.0f} s (its last record came {record_s:.0f} s "
-        "ago): its process is stopped, or its host hangs or is cut off",
+        message=message,
         log=Path(worker["log"]),
     )
 

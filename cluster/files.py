@@ -144,8 +144,13 @@ def bring(
     return {node: there.root for node, there in found.items()}
 
 
-def nodes_that_see(ray: ModuleType, nodes: Sequence[str], folder: Path) -> set[str]:
-    """Those of the nodes on which `folder` is the driver's folder, told by a file put there."""
+def nodes_that_see(
+    ray: ModuleType, nodes: Sequence[str], folder: Path, say: Callable[[str], None]
+) -> set[str]:
+    """Those of the nodes on which `folder` is the driver's folder, told by a file put there.
+
+    `say` gets a line for each node that does not answer; it is left out.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     probe = folder / f".seen-by-{secrets.token_hex(8)}"
     probe.write_text(probe.name)
@@ -153,6 +158,9 @@ def nodes_that_see(ray: ModuleType, nodes: Sequence[str], folder: Path) -> set[s
         seen = on_nodes(ray, {node: [probe] for node in nodes}, Path.exists)
     finally:
         probe.unlink()
+    for node in nodes:
+        if node not in seen:
+            say(f"node {node[:8]} does not answer and is left out")
     return {node for node, sees in seen.items() if sees}
 
 

@@ -145,6 +145,7 @@ class Gang:
         if session is None:
             own = ray_session(self.placement, log_folder=self.log_folder)
             session = self._stack.enter_context(own)
+        self._session = session
         ray = session.wait(self._stop, self._kill)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         refuse_what_never_fits(self.placement, nodes, f"the Ray cluster of {len(nodes)} node(s)")
@@ -180,10 +181,11 @@ class Gang:
             KeyboardInterrupt: `kill` was set.
         """
         assert self._bundles is not None
+        assert self._session is not None
         actors = [self._bundles.actors[index] for index in self._order]
         work = pickled((target, payload))
         self._run = GangRun(self._bundles.ray, actors, self.workers, work, on_records)
-        return self._run.finish(self._stop, self._kill, silent_after_s, watch)
+        return self._run.finish(self._stop, self._kill, silent_after_s, watch, self._session.check)
 
     def restart(self, grace_s: float = RESTART_GRACE_S) -> list[Record]:
         """After WorkerFailed: a new world of the same size in the same room, ready for `run`.
@@ -262,3 +264,5 @@ class Gang:
     def _check_interrupted(self) -> None:
         if self._stop.is_set() or self._kill.is_set():
             raise KeyboardInterrupt("the job was stopped before its workers had started")
+        if self._session is not None:
+            self._session.check()

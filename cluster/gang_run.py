@@ -16,11 +16,15 @@ from types import ModuleType
 from typing import Any
 
 from cluster.failure import WorkerFailed, first_cause, from_death, from_outcome, from_silence
+from cluster.head import node_answers
 from cluster.polls import POLL_S, OnRecords, Polls, Silence
 from cluster.post_mortem import memory_report
 from cluster.worker import Outcome, Record
 
 ECHO_GRACE_S = 2.0  # how long to wait for the cause behind a "connection reset by peer"
+SUSPICION_S = 1.5  # a rank that has not answered for so long may be that cause,
+VERDICT_S = 6.0  # and is it if it still does not; a busy one answers by then
+LEAVING_S = 15.0  # a rank that is silent for so long keeps nobody who wants to leave
 LAST_RECORDS_S = 0.5
 
 Watch = Callable[[Mapping[int, Silence]], None]
@@ -54,8 +58,12 @@ class GangRun:
         kill: threading.Event,
         silent_after_s: float | None,
         watch: Watch | None,
+        check: Callable[[], None],
     ) -> list[Any]:
-        """Wait for all ranks; returns their results, or raises the first cause."""
+        """Wait for all ranks; returns their results, or raises the first cause.
+
+        `check` raises WorkerFailed if Ray itself is lost; the ranks then have a moment to save.
+        """
         give_up_at = float("inf")
         while self.running and time.monotonic() < give_up_at:
             ready = self._ready(POLL_S)
@@ -66,19 +74,27 @@ class GangRun:
                 self.tell_to_stop()
             for ref in ready:
                 self._settle(ref)
+            if not self.failures:
+                self._look_at_ray(check)
             if silent_after_s is not None:
-                self._fail_silent(silent_after_s)
+                leaving = LEAVING_S if self._told_to_stop else silent_after_s
+                self._fail_silent(min(leaving, silent_after_s))
             if watch is not None and not self.failures:
                 watch(self.polls.silences())
             if self.failures:
                 # An echo waits for its cause to show; a cause waits for nothing.
-                grace = ECHO_GRACE_S if first_cause(self.failures).is_echo else 0.0
+                cause = first_cause(self.failures)
+                grace = ECHO_GRACE_S if cause.is_echo else LEAVING_S if cause.rank is None else 0.0
                 give_up_at = min(give_up_at, time.monotonic() + grace)
         if not self.failures:
             return [self.results[rank] for rank in range(len(self.actors))]
         if first_cause(self.failures).is_echo:
             # Ray tells only after a minute that a node is gone; its ranks are silent at once.
-            self._fail_silent(0.75 * ECHO_GRACE_S)
+            deadline = time.monotonic() + VERDICT_S - SUSPICION_S
+            while self._silent(SUSPICION_S) and time.monotonic() < deadline:
+                self.polls.collect()
+                time.sleep(POLL_S)
+            self._fail_silent(VERDICT_S - SUSPICION_S)
         self.polls.last(LAST_RECORDS_S)
         # Who fails because of it, too, has its last records in its outcome.
         for ref in self._ready(LAST_RECORDS_S, at_least=len(self.running)):
@@ -131,15 +147,30 @@ class GangRun:
         else:
             self.failures.append(from_outcome(outcome, worker))
 
+    def _look_at_ray(self, check: Callable[[], None]) -> None:
+        try:
+            check()
+        except WorkerFailed as lost:  # calls of the ranks' actors need no head process
+            self.failures.append(lost)
+            self.tell_to_stop()
+
+    def _silent(self, limit_s: float) -> dict[int, float]:
+        """Seconds that ranks have not answered, of those that are over the limit and not blamed."""
+        blamed = {failure.rank for failure in self.failures}
+        silences = {rank: silence.answer_s for rank, silence in self.polls.silences().items()}
+        return {
+            rank: silent_s
+            for rank, silent_s in silences.items()
+            if silent_s > limit_s and rank not in blamed
+        }
+
     def _fail_silent(self, limit_s: float) -> None:
         """Count ranks that have not answered for so long among the failures."""
-        blamed = {failure.rank for failure in self.failures}
-        for rank, silence in self.polls.silences().items():
-            if silence.answer_s > limit_s and rank not in blamed:
-                self.dead.add(rank)
-                self.failures.append(
-                    from_silence(self.workers[rank], silence.answer_s, silence.record_s)
-                )
+        for rank, silent_s in self._silent(limit_s).items():
+            worker = self.workers[rank]
+            self.dead.add(rank)
+            answers = node_answers(self.ray, worker["node"])
+            self.failures.append(from_silence(worker, silent_s, node_answers=answers))
 
     def _memory_report(self, rank: int) -> str | None:
         """Ask the host of a dead rank whether its kernel ran out of memory since it last spoke."""

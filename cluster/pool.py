@@ -74,12 +74,11 @@ def pool(
     """
     with ExitStack() as sessions:
 
-        def wait_for_ray() -> ModuleType:
-            own = session or sessions.enter_context(ray_session(placement, log_folder=log_folder))
-            return own.wait(*([stop] if stop else []))
+        def begin() -> Session:
+            return session or sessions.enter_context(ray_session(placement, log_folder=log_folder))
 
         running = Pool(
-            wait_for_ray,
+            begin,
             placement,
             log_folder.absolute(),
             dict(env or {}),
@@ -112,7 +111,7 @@ class Pool:
 
     def __init__(
         self,
-        wait_for_ray: Callable[[], ModuleType],
+        begin: Callable[[], Session],
         placement: Placement,
         log_folder: Path,
         env: dict[str, str],
@@ -122,7 +121,8 @@ class Pool:
         visible: Path | None,
     ) -> None:
         """Starts nothing yet; `end` must be called in every case."""
-        self._wait_for_ray = wait_for_ray
+        self._begin = begin
+        self._session: Session | None = None
         self.placement, self.log_folder, self.env = placement, log_folder, env
         self.say, self.stop, self.attempts, self.visible = say, stop, attempts, visible
         self.ray: Any = None
@@ -149,6 +149,7 @@ class Pool:
             GangRefused: the cluster can never hold these workers.
             FolderNotSeen: no node sees the folder in which they should write.
             PoolFailed: a unit has used up its attempts; names the unit and the deaths.
+            WorkerFailed: the head process of Ray is gone.
             KeyboardInterrupt: the pool was stopped.
             Exception: whatever `function` raised, as itself, the traceback in a note. After any
                 exception the pool is of no more use.
@@ -162,6 +163,8 @@ class Pool:
         while len(results) < len(arguments):
             if self.stop.is_set():
                 raise KeyboardInterrupt("the pool was stopped")
+            assert self._session is not None
+            self._session.check()
             self._give_out(work, arguments)
             # Calls of an actor are carried out in order, so its oldest one is the one to wait for.
             oldest = {next(iter(slot.units)): slot for slot in self.slots if slot.units}
@@ -190,7 +193,8 @@ class Pool:
     def _start(self, workers: int) -> None:
         """Ask Ray for workers that are not there yet; each begins as soon as it has a place."""
         if self.ray is None:
-            ray = self._wait_for_ray()
+            self._session = self._begin()
+            ray = self._session.wait(self.stop)
             self._find_places(ray)
             self.ray = ray
         if self._places is not None:
@@ -205,7 +209,7 @@ class Pool:
         if self.visible is None or self.placement.address is None:
             refuse_what_never_fits(self.placement, list(nodes.values()), where)
             return
-        seeing = nodes_that_see(ray, list(nodes), self.visible)
+        seeing = nodes_that_see(ray, list(nodes), self.visible, self.say)
         self._places = places({node: nodes[node] for node in seeing}, self.placement)
         if not self._places:
             raise FolderNotSeen(

@@ -81,7 +81,7 @@ def service(
         refuse_what_never_fits(placement, nodes, f"the Ray cluster of {len(nodes)} node(s)")
         work, folder = pickled((factory, payload)), log_folder.absolute()
         running: Service[T] = Service(
-            ray, work, placement, folder, dict(env or {}), say, stop, attempts
+            ray, work, placement, folder, dict(env or {}), say, stop, attempts, session.check
         )
         stack.callback(running.end)
         running.start()
@@ -101,9 +101,11 @@ class Service(Generic[T]):
         say: Callable[[str], None],
         stop: threading.Event,
         attempts: int,
+        check_ray: Callable[[], None],
     ) -> None:
         """Starts nothing yet; `end` must be called in every case."""
         self._ray, self._work, self._say, self._attempts = ray, work, say, attempts
+        self._check_ray = check_ray
         self._stop, self._ended = stop, threading.Event()
         self._members = [
             Replica(ray, number, placement, log_folder, env, self._check, say)
@@ -252,6 +254,7 @@ class Service(Generic[T]):
     def _check(self) -> None:
         if self._stop.is_set() or self._ended.is_set():
             raise KeyboardInterrupt("the service was stopped")
+        self._check_ray()
 
 
 class _Proxy:

@@ -1,7 +1,7 @@
 """Which text to train on and in what order: the settings, what each means, and their checks."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from data.files import DataError
@@ -48,6 +48,27 @@ class ContractConfig:
 
 
 @dataclass
+class ValidationConfig:
+    """Which documents are kept for validation and never trained on."""
+
+    path: str | None = None
+    """Files, of the kind of the dataset's, whose documents are validated on; those of data.path are
+    all trained on. null: a part of data.path, see `take` and data.validation_fraction."""
+    split: str | None = None
+    """For source=hf: the split that is validated on; data.split is all trained on. null: data.split
+    of validation.path where that is set."""
+    take: str = "hash"
+    """Which part of data.path: hash (documents by the hash of their text, so that a text stays on
+    its side whatever else is in the data) or tail (the last bytes of the files in order; exact for
+    text, to the record for jsonl)."""
+
+    @property
+    def own(self) -> bool:
+        """Whether its documents are others than those of data.path and data.split."""
+        return self.path is not None or self.split is not None
+
+
+@dataclass
 class SourceConfig:
     """One dataset: where its records come from, and what is done to them before tokenizing."""
 
@@ -62,6 +83,9 @@ class SourceConfig:
     data.validation_fraction.)"""
     text_column: str = "text"
     """Name of the column, or of the JSON field, that holds the text."""
+    document_characters: int | None = 8192
+    """For source=text: characters of the longest document; a longer file is cut into several, at
+    blank lines where it has some. null: a file is a document, however long."""
     records: str = "text"
     """What a record is: text, conversations (a column `messages`), or preferences (a pair of
     answers in columns `chosen` and `rejected`)."""
@@ -69,8 +93,9 @@ class SourceConfig:
     """For source=hf: read the dataset as it arrives, instead of downloading it whole first."""
     contract: ContractConfig = field(default_factory=ContractConfig)
     filters: list[dict[str, Any]] = field(default_factory=list)
-    """What is left out of the records, in this order: [{name: length, min: 20}, ...]. Names and
-    options: data/filters/."""
+    """What is left out of the records, also of those for validation, in this order:
+    [{name: length, min: 20}, ...]. Names and options: data/filters/."""
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     weight: int | None = 1
     """In a mixture: how many rows come from this dataset, relative to the others' weights. null:
     none at the start; one of data.phases brings it in."""
@@ -105,6 +130,55 @@ class SourceConfig:
             raise DataError(
                 f"{where}.text_column is empty; it must name a column, for example text"
             )
+        characters = self.document_characters
+        if self.source != "text" and characters != SourceConfig.document_characters:
+            raise DataError(
+                f"{where}.document_characters={characters} is for {where}.source=text only, whose "
+                "files have no records; drop it"
+            )
+        if characters is not None and characters < 1:
+            raise DataError(
+                f"{where}.document_characters={characters} must be at least 1, or null: a file is "
+                "a document"
+            )
+        self._check_validation(where)
+
+    def _check_validation(self, where: str) -> None:
+        own = self.validation
+        check_choice(f"{where}.validation.take", own.take, ("hash", "tail"))
+        if own.split is not None and self.source != "hf":
+            raise DataError(
+                f"{where}.validation.split={own.split} is for {where}.source=hf only; name files "
+                f"in {where}.validation.path"
+            )
+        if own.path is not None and self.source == "python_docs":
+            raise DataError(
+                f"{where}.validation.path={own.path} is not read by {where}.source=python_docs; "
+                f"drop it, or add {where}.source=text and {where}.path"
+            )
+        if own.take == "tail" and own.own:
+            raise DataError(
+                f"{where}.validation.take=tail is a part of {where}.path, but validation.path or "
+                "validation.split names other documents; drop one of the two"
+            )
+        if own.take == "tail" and self.source not in ("text", "jsonl"):
+            raise DataError(
+                f"{where}.validation.take=tail counts the bytes of text and jsonl files, and "
+                f"{where}.source={self.source} has others; put the documents into files of their "
+                f"own: {where}.validation.path=FILES"
+            )
+
+    def validation_source(self) -> "SourceConfig | None":
+        """The documents that are validated on, as a source. None: a part of this one."""
+        own = self.validation
+        if not own.own:
+            return None
+        return replace(
+            self,
+            path=own.path or self.path,
+            split=own.split or self.split,
+            validation=ValidationConfig(),
+        )
 
 
 @dataclass
@@ -143,8 +217,9 @@ class DataConfig(SourceConfig):
     max_repetition: float | None = None
     """How often the job may go through a dataset, in epochs; more is refused before it starts.
     null: no limit."""
-    validation_fraction: float = 0.05
-    """Share of the documents that is kept for validation; the hash of its text says which."""
+    validation_fraction: float | None = None
+    """Share of data.path that is kept for validation; data.validation says which part. null: 0.05,
+    or 0 where data.validation names documents of their own."""
     sequence_length: int = 256
     """Tokens of a sequence. A resumed run may change it."""
     row_tokens: int | None = None
@@ -169,9 +244,7 @@ class DataConfig(SourceConfig):
         self.check("data")
         check_choice("data.packing", self.packing, PACKINGS)
         check_choice("data.on_bad_block", self.on_bad_block, ("stop", "skip"))
-        if not 0 < self.validation_fraction < 1:
-            fraction = self.validation_fraction
-            raise DataError(f"data.validation_fraction={fraction} must be inside 0..1; try 0.05")
+        self._check_fraction()
         if self.sequence_length < 1:
             raise DataError(f"data.sequence_length={self.sequence_length} must be >= 1; try 256")
         if self.seed < 0:
@@ -182,6 +255,22 @@ class DataConfig(SourceConfig):
             )
         self._check_row()
         self._check_mixture()
+
+    def _check_fraction(self) -> None:
+        own = all(source.validation.own for source in self.sources().values())
+        if self.validation_fraction is None:
+            self.validation_fraction = 0.0 if own else 0.05
+        fraction = self.validation_fraction
+        if own and fraction != 0:
+            raise DataError(
+                f"data.validation_fraction={fraction} takes a part of what is trained on, but "
+                "data.validation names documents of their own; drop it, or set it to 0"
+            )
+        if not own and not 0 < fraction < 1:
+            raise DataError(
+                f"data.validation_fraction={fraction} must be inside 0..1; try 0.05, or name "
+                "documents to validate on: data.validation.path=FILES"
+            )
 
     def _check_row(self) -> None:
         row, sequence = self.row_tokens, self.sequence_length

@@ -9,8 +9,8 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -149,19 +149,43 @@ def lock(path: Path) -> Iterator[None]:
         os.close(descriptor)  # frees the lock
 
 
-def cache_root() -> Path:
-    """$ORCHESTRATE_CACHE, else $XDG_CACHE_HOME/orchestrate, else ~/.cache/orchestrate.
+@contextmanager
+def in_use(folders: Iterable[Path]) -> Iterator[None]:
+    """Mark folders of the cache as used now, and as being read until the caller ends or dies.
 
-    Raises:
-        DataError: none of them is known.
+    Where the file system has no locks, or may not be written, that is left out.
     """
+    held = []
+    try:
+        for folder in folders:
+            with suppress(OSError):
+                held.append(os.open(folder, os.O_RDONLY | os.O_CLOEXEC))
+                fcntl.flock(held[-1], fcntl.LOCK_SH | fcntl.LOCK_NB)
+                os.utime(folder)
+        yield
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+
+
+def is_in_use(folder: Path) -> bool:
+    """Whether a living process on this machine reads a folder under `in_use`."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no locks here
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def cache_root() -> Path:
+    """$ORCHESTRATE_CACHE, else $XDG_CACHE_HOME/orchestrate, else ~/.cache/orchestrate."""
     if own := os.environ.get("ORCHESTRATE_CACHE"):
         return Path(own).expanduser().absolute()
     if shared := os.environ.get("XDG_CACHE_HOME"):
         return Path(shared).expanduser().absolute() / "orchestrate"
-    try:
-        return Path.home() / ".cache" / "orchestrate"
-    except RuntimeError:  # a user without a name, as in many containers
-        raise DataError(
-            "this user has no home folder for the cache; set ORCHESTRATE_CACHE=DIR"
-        ) from None
+    return Path.home() / ".cache" / "orchestrate"

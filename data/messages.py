@@ -33,6 +33,14 @@ def check_choice(setting: str, value: str, choices: Collection[str]) -> None:
         raise DataError(f"{setting}={value} is not one of {', '.join(choices)}{hint}")
 
 
+def shortened(text: str, most: int = 1500) -> str:
+    """The text in at most so many characters: its beginning, and its end, where the remedy is."""
+    if len(text) <= most:
+        return text
+    left_out = f" [... {len(text) - most:,} more characters ...] "
+    return text[: most * 2 // 3 - len(left_out)] + left_out + text[-(most // 3) :]
+
+
 def size(count: float) -> str:
     """Bytes for a reader: 12.3 MB."""
     for unit in ("B", "kB", "MB", "GB"):

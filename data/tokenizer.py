@@ -19,6 +19,7 @@ END_OF_TEXT = "<|endoftext|>"
 END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "[SEP]")
 KINDS = ("bpe", "bytes", "file")
 SMALLEST_BPE = 257  # 256 bytes and end of text
+USUAL_BPE = 4096
 
 
 @dataclass
@@ -28,18 +29,25 @@ class TokenizerConfig:
     kind: str = "bpe"
     """bpe (byte pairs, trained on the job's own train split), bytes (a token is a byte), or file
     (the tokenizer.json of tokenizer.path)."""
-    vocab_size: int | None = 4096
-    """For kind=bpe: how many different tokens there are, the 256 bytes and end of text included.
-    The other kinds have a size of their own."""
+    vocab_size: int | None = None
+    """For kind=bpe: how many different tokens there are at most, the 256 bytes and end of text
+    included; a text without so many pairs to merge yields fewer. null: 4096. The other kinds have
+    a size of their own."""
     path: str | None = None
     """For kind=file: a tokenizer.json, as the tokenizers library writes it."""
 
     def __post_init__(self) -> None:
         """Check every field; messages name the setting, its value and what would do."""
         check_choice("tokenizer.kind", self.kind, KINDS)
+        if self.kind != "bpe" and self.vocab_size is not None:
+            raise DataError(
+                f"tokenizer.vocab_size={self.vocab_size} is for tokenizer.kind=bpe, which is "
+                f"trained; tokenizer.kind={self.kind} has a size of its own; drop it, or try "
+                "tokenizer=bpe"
+            )
         if self.kind == "bpe":
             if self.vocab_size is None:
-                raise DataError("tokenizer.kind=bpe needs tokenizer.vocab_size; for example 4096")
+                self.vocab_size = USUAL_BPE
             if self.vocab_size < SMALLEST_BPE:
                 raise DataError(
                     f"tokenizer.vocab_size={self.vocab_size} must be at least {SMALLEST_BPE}: a "
@@ -56,7 +64,7 @@ class TokenizerConfig:
 
 
 def vocab_size(config: TokenizerConfig) -> int:
-    """The vocabulary the settings lead to, known before any text is read."""
+    """The vocabulary the settings lead to, or that a text may fill; known before it is read."""
     if config.kind == "bytes":
         return SMALLEST_BPE
     if config.kind == "bpe":
@@ -126,8 +134,7 @@ class Tokenizer:
     def train(texts: Iterable[str], vocab_size: int) -> "Tokenizer":
         """A byte-level BPE (GPT-2's split into words) with `vocab_size` tokens.
 
-        Raises:
-            DataError: the texts have too few repeated pairs for so many tokens.
+        It has fewer where the texts have no more pairs to merge.
         """
         from tokenizers import Tokenizer as HuggingFaceTokenizer
         from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -142,12 +149,6 @@ class Tokenizer:
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         )
         bpe.train_from_iterator(texts, trainer=trainer)
-        found = bpe.get_vocab_size(with_added_tokens=True)
-        if found != vocab_size:
-            raise DataError(
-                f"tokenizer.vocab_size={vocab_size}: this text yields only {found} tokens; set "
-                f"tokenizer.vocab_size={found} or less, or bring more text"
-            )
         return Tokenizer(bpe.to_str(), "the trained tokenizer")
 
     @staticmethod

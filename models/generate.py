@@ -59,7 +59,7 @@ def generate(
             new = prompt  # (B, T0), later (B, 1)
             for position in range(T0, end):
                 logits = model.logits(model.hidden(new, cache)[:, -1])  # (B, V)
-                drawn = _draw(logits.float(), temperature, top_k, top_p, generator)  # (B,)
+                drawn = draw(logits.float(), temperature, top_k, top_p, generator)  # (B,)
                 # A stopped row repeats its last token, which is the stop token that it drew.
                 drawn = torch.where(stopped, tokens[:, position - 1], drawn)
                 tokens[:, position] = drawn
@@ -73,6 +73,22 @@ def generate(
         for module, training in modes:
             module.training = training
     return tokens[:, :end]
+
+
+def draw(
+    logits: Tensor,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Choose one token per row of logits (B, V): (B,); settings as in `generate`."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    # At most 0, so that a small temperature leads to -inf and never to inf, which becomes nan.
+    below = logits - logits.max(-1, keepdim=True).values
+    logits = _filter_logits(below / max(temperature, TINY), top_k, top_p)
+    return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
 
 
 def _check(
@@ -112,22 +128,6 @@ def _check(
             raise ValueError(
                 f"stop_tokens has {token}, which is outside the vocabulary of {vocab_size} tokens"
             )
-
-
-def _draw(
-    logits: Tensor,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    generator: torch.Generator | None,
-) -> Tensor:
-    """Choose one token per row of logits (B, V): (B,)."""
-    if temperature == 0:
-        return logits.argmax(-1)
-    # At most 0, so that a small temperature leads to -inf and never to inf, which becomes nan.
-    below = logits - logits.max(-1, keepdim=True).values
-    logits = _filter_logits(below / max(temperature, TINY), top_k, top_p)
-    return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
 
 
 def _filter_logits(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:

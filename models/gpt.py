@@ -21,6 +21,7 @@ from models.layers import (
     rotary_table,
     sinusoidal_positions,
 )
+from models.loss import summed_loss, token_losses
 
 
 class GPT(nn.Module):
@@ -48,7 +49,12 @@ class GPT(nn.Module):
         number_dropouts(self)
 
     def forward(
-        self, tokens: Tensor, cache: KVCache | None = None, documents: Tensor | None = None
+        self,
+        tokens: Tensor,
+        cache: KVCache | None = None,
+        documents: Tensor | None = None,
+        targets: Tensor | None = None,
+        loss_mask: Tensor | None = None,
     ) -> Tensor:
         """Return the logits (B, T, V) of the token after each of tokens (B, T), int64.
 
@@ -57,11 +63,19 @@ class GPT(nn.Module):
         attend to each other alone and count their positions from its start, so that they get the
         logits that they would get without the rest of the row.
 
+        With targets (B, T), int64, return the loss of each instead, fp32 (B, T) in nats; with a
+        loss mask too, bool (B, T), the sum where it is true, fp32 (). Logits are then never whole.
+
         Raises:
             ValueError: the sequence is longer than `max_positions`, documents come together with
                 a cache, or they have another shape than tokens.
         """
-        return self.logits(self.hidden(tokens, cache, documents))
+        hidden = self.hidden(tokens, cache, documents)
+        if targets is None:
+            return self.logits(hidden)
+        if loss_mask is None:
+            return token_losses(hidden, self.head_weight, targets)
+        return summed_loss(hidden, self.head_weight, targets, loss_mask)
 
     def hidden(
         self, tokens: Tensor, cache: KVCache | None = None, documents: Tensor | None = None
@@ -105,10 +119,13 @@ class GPT(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits (B, T, V) for final vectors (B, T, D)."""
-        if self.config.tied_embedding:
-            return functional.linear(hidden, self.embedding.weight)
-        logits: Tensor = self.head(hidden)
-        return logits
+        return functional.linear(hidden, self.head_weight)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The weights (V, D) of the output layer."""
+        layer = self.embedding if self.config.tied_embedding else self.head
+        return layer.weight
 
 
 def _check_documents(documents: Tensor, tokens: Tensor, cache: KVCache | None) -> None:

@@ -1,33 +1,33 @@
 """The command line: `orchestrate VERB [overrides] [Hydra flags]`.
 
 1. The verb is taken off the arguments and looked up in VERBS.
-2. A verb that takes a config goes through `hydra.main`, so that overrides, `--cfg job`, `--help`,
+2. A verb that takes a config has it composed by Hydra, so that overrides, `--cfg job`, `--help`,
    `--multirun` and `-cd` are as in any Hydra app; the others parse their own arguments, and
    `data` has arguments and, where it needs one, a config.
 3. The composed config becomes a JobConfig, whose construction checks it; under --multirun all
    jobs are checked before the first starts.
-4. The verb is called with each job. What it refuses (ValueError) ends with exit code 2.
+4. The verb is called with each job. What it refuses (ValueError) ends with exit code 2, any other
+   error with 1; each in one line, or with its traceback if HYDRA_FULL_ERROR=1.
 
 Precedence, lowest first: defaults of the dataclasses, the YAML of each chosen group, the
 experiment, the command line. `orchestrate run experiment=gpt2_124m_8gpu stage.steps=10` takes
 everything from the experiment except the steps.
 
-Exit codes: 0 done, 1 failed, 2 refused, 130 interrupted.
+Exit codes: orchestrator/job/codes.py.
 """
 
 import contextlib
 import importlib
-import io
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from orchestrator.job.codes import FAILED, INTERRUPTED, STOPPED, UNREAD
+from orchestrator.job.signals import handled, interrupt
 from orchestrator.terminal import leave_reader, prepare_streams, say
-
-INTERRUPTED = 130
-UNREAD = 141  # whoever read the output has left; what a shell says of any program then
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Verb:
     config: `main(config, overrides, asked)`, once for each job; `asked` is when the job was asked
         for, by `time.monotonic`: at Enter, or at the end of the job before it in a sweep.
     either: `main(argv, compose)`; `compose(overrides)` is the job of these overrides.
+    defaults: `main(argv, defaults)`; `defaults(stage)` is the config of a job that says no more.
     arguments: `main(argv)`.
     """
 
@@ -50,13 +51,19 @@ class Verb:
 VERBS = {
     "run": Verb("run a job here or on the cluster in RAY_ADDRESS", "run", "config"),
     "plan": Verb(
-        "check a job and say what it will do; starts nothing", "plan", "config", ("--with-data",)
+        "check a job and say what it will do; --with-data makes its data, too",
+        "plan",
+        "config",
+        ("--with-data",),
     ),
     "data": Verb("make, look at, check and trace the data of a job", "data.command", "either"),
+    "runs": Verb("list the runs: newest or best first, by stage, status or setting", "runs"),
+    "show": Verb("all about one run on one screen", "show", "defaults"),
     "generate": Verb("write text with the model of a run or checkpoint", "generate"),
     "export": Verb("put the weights of a run into a folder for others", "export"),
     "ui": Verb("open the record of all runs in the MLflow UI", "ui"),
     "sync": Verb("send what MLflow lacks of runs, after an outage or a crash", "sync"),
+    "cache": Verb("list what is kept of data, and prune what no run has used for long", "cache"),
     "doctor": Verb("look at this machine: what is there, what is missing, what to type", "doctor"),
 }
 
@@ -64,19 +71,20 @@ VERBS = {
 def main() -> None:
     """Entry point of the console script."""
     prepare_streams()
+    if os.path.expanduser("~") == "~":  # noqa: PTH111 - a user without a name: pathlib raises
+        os.environ["HOME"] = "/"  # as containers have it; libraries ask for it, too
     try:
         try:
             _main()
         finally:
             sys.stdout.flush()
-    except OSError as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        leave_reader()  # also of what could not be written
-        if isinstance(error, BrokenPipeError):
-            sys.exit(UNREAD)
-        say(f"error: {error}", sys.stderr)
-        sys.exit(1)
+    except BrokenPipeError:
+        leave_reader()
+        sys.exit(UNREAD)
+    except OSError as error:  # a full disk behind the output
+        leave_reader()
+        say(f"error: the output can't be written: {error}", sys.stderr)
+        sys.exit(FAILED)
 
 
 def _main() -> None:
@@ -85,19 +93,32 @@ def _main() -> None:
         print(usage())
         sys.exit(0)
     name, rest = arguments[0], arguments[1:]
+    if name == "--version":
+        print(version())
+        sys.exit(0)
     if name in ("-sc", "--shell-completion"):
         sys.exit(complete(rest))
     if name not in VERBS:
         refuse(_no_verb(name))
     verb = VERBS[name]
     try:
-        code = _call(verb, rest)
+        with handled(interrupt):  # SIGTERM and a lost terminal end a verb as Ctrl-C does
+            code = _call(verb, rest)
     except ValueError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         refuse(str(error))
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        from orchestrator.job.failures import explain_failure
+
+        say(f"error: {explain_failure(error, resumable=False).line()}", sys.stderr)
+        sys.exit(FAILED)
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        sys.exit(STOPPED if name == "run" else INTERRUPTED)
     sys.exit(code)
 
 
@@ -108,7 +129,21 @@ def _call(verb: Verb, arguments: Sequence[str]) -> int:
         from orchestrator.compose import compose_one
 
         return _function(verb)(arguments, compose_one)
+    if verb.takes == "defaults":
+        from orchestrator.compose import defaults
+
+        return _function(verb)(arguments, defaults)
     return _function(verb)(arguments)
+
+
+def version() -> str:
+    """The version of the package; of its source tree where it is not installed."""
+    from importlib import metadata
+
+    try:
+        return f"orchestrate {metadata.version('orchestrate')}"
+    except metadata.PackageNotFoundError:
+        return "orchestrate, not installed: run from its source"
 
 
 def usage() -> str:
@@ -120,14 +155,17 @@ def usage() -> str:
         "orchestrate run                              the quick start: train a small GPT here",
         "orchestrate run model=gpt_10m stage.steps=50 choose from a group, set one value",
         "orchestrate run --help                       groups, choices and every setting",
+        "orchestrate runs --best loss                 the runs there are, best first",
         'eval "$(orchestrate -sc install=bash)"       completion in this shell; also zsh, fish',
     ]
     return "\n".join(lines)
 
 
 def refuse(message: str) -> None:
-    """Say what is wrong with the request and exit with 2."""
-    say(f"error: {message}", sys.stderr)
+    """Say what is wrong with the request, however long a name in it is, and exit with 2."""
+    from data.messages import shortened
+
+    say(f"error: {shortened(message)}", sys.stderr)
     sys.exit(2)
 
 
@@ -139,33 +177,20 @@ def run_with_config(verb: Verb, arguments: Sequence[str]) -> int:
     """
     from orchestrator.compose import compose
     from orchestrator.job.startup import age_of_process
+    from orchestrator.verbs import sweep
 
     flags = {f.strip("-").replace("-", "_"): f in arguments for f in verb.flags}
     jobs = compose([word for word in arguments if word not in verb.flags])
-    if len(jobs) > 1 and verb is not VERBS["plan"]:  # which starts nothing
-        from orchestrator.plan.planning import make_plan
-
-        for number, (config, overrides) in enumerate(jobs):
-            try:
-                # Its config names what `outputs/latest` means now, not after the first job.
-                jobs[number] = make_plan(config, print).config, overrides
-            except ValueError as error:
-                raise ValueError(f"in the job {' '.join(overrides)}: {error}") from error
-    code, asked = 0, time.monotonic() - age_of_process()
-    for config, overrides in jobs:
-        if len(jobs) > 1:
-            print(f"\njob {' '.join(overrides)}", flush=True)
-        code = max(code, _function(verb)(config, overrides, asked, **flags))
-        asked = time.monotonic()
-        if code == INTERRUPTED:
-            break
-    return code
+    function = partial(_function(verb), **flags)
+    asked = time.monotonic() - age_of_process()
+    if len(jobs) > 1:
+        return sweep.carry_out(jobs, function, asked, starts=verb is VERBS["run"])
+    return max((function(config, words, asked) for config, words in jobs), default=0)
 
 
 def complete(arguments: Sequence[str]) -> int:
     """Shell completion: `-sc install=SHELL` prints what to eval, `-sc query` answers."""
-    from orchestrator.compose import completion, compose
-    from orchestrator.compose.refusal import SCHEMA
+    from orchestrator.compose import completion
 
     request, _, shell = (arguments[0] if arguments else "").partition("=")
     if request == "install" and shell in completion.SHELLS:
@@ -176,18 +201,19 @@ def complete(arguments: Sequence[str]) -> int:
     line, point = os.environ.get("COMP_LINE", ""), os.environ.get("COMP_POINT")
     words = completion.split(line, int(point) if point else None)
     verb = VERBS.get(words[1]) if len(words) > 1 else None
+    found: Iterable[str] = ()
     if len(words) == 2:
-        print(completion.matching(words[1], VERBS))
-    elif verb is not None and verb.takes != "arguments" and words[-1].startswith("-"):
-        print(completion.matching(words[-1], completion.FLAGS))
-    elif verb is not None and verb.takes != "arguments":
-        found = io.StringIO()
-        overrides = [word for word in words[2:-1] if not word.startswith("-")]
-        os.environ["COMP_LINE"] = " ".join([words[0], *overrides, words[-1]])
-        with contextlib.redirect_stdout(found):
-            compose(["-sc", "query=bash"])
-        names = [name for name in found.getvalue().split() if not name.endswith(SCHEMA)]
-        print(completion.matching(words[-1], names))
+        found = [*VERBS, "--help", "--version"]
+    elif verb is not None:
+        with contextlib.suppress(Exception):  # of what is half typed; a shell shows nothing then
+            if verb.takes == "config":
+                found = [*completion.of_overrides(words[2:]), *verb.flags]
+            elif verb.takes == "either" and len(words) > 3:  # behind the action
+                found = completion.of_overrides([w for w in words[3:-1] if "=" in w] + words[-1:])
+            if verb.takes != "config":
+                parser = importlib.import_module(f"orchestrator.verbs.{verb.module}").parser()
+                found = [*completion.of_arguments(parser, words[2:]), *found]
+    print(completion.matching(words[-1], found))
     return 0
 
 

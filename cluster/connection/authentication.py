@@ -27,8 +27,7 @@ def token_of_user() -> dict[str, str]:
     if os.environ.get("RAY_AUTH_MODE"):
         return {}
     named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    home = os.environ.get("HOME")  # as Ray looks for it; a user without a name has no other
-    has_token = bool(named) or (Path(home or "/") / ".ray" / "auth_token").exists()
+    has_token = bool(named) or (Path.home() / ".ray" / "auth_token").exists()
     return {"RAY_AUTH_MODE": "token" if has_token else "disabled"}
 
 

@@ -23,6 +23,13 @@ import psutil
 
 from cluster.connection.authentication import own_token, ray_environment, token_of_user
 from cluster.connection.folder import ray_folder
+from cluster.connection.starting import (
+    handlers_kept,
+    on_loopback,
+    ray_log,
+    without_dashboard_dependencies,
+)
+from cluster.head import HeadWatch
 from cluster.host.processes import end_processes
 from cluster.nodes import local_devices
 from cluster.placement import Placement, refuse_what_never_fits
@@ -63,6 +70,10 @@ def ray_session(
         session.close()
 
 
+class RayNotStarted(Exception):
+    """A private Ray did not come up, nor did the next one."""
+
+
 class Abandoned(BaseException):
     """Ray is no longer wanted, though it has not yet started. Nobody but the session sees it."""
 
@@ -85,6 +96,7 @@ class Session:
         self._ready, self._leave = threading.Event(), threading.Event()
         self._lock, self._starting = threading.Lock(), False
         self._error: BaseException | None = None
+        self._head: HeadWatch | None = None
         self._thread = threading.Thread(target=self._live, daemon=True, name="ray-session")
         self._thread.start()
 
@@ -102,7 +114,17 @@ class Session:
         import ray
 
         module: ModuleType = ray
+        self._head = self._head or HeadWatch(module, private=self.address is None)
         return module
+
+    def check(self) -> None:
+        """To be called often by whoever waits for something of Ray.
+
+        Raises:
+            WorkerFailed: the head process of Ray is gone, and what is waited for will not come.
+        """
+        if self._head is not None:
+            self._head.check()
 
     def close(self) -> None:
         """Shut a private Ray down and remove its files, or disconnect from the cluster.
@@ -122,7 +144,7 @@ class Session:
         try:
             import ray  # noqa: F401  # first, since it sets up the loggers that are redirected next
 
-            with _ray_log(self._log):
+            with ray_log(self._log):
                 if self.address is None:
                     self._live_private()
                 else:
@@ -139,15 +161,7 @@ class Session:
                 import ray
 
                 try:
-                    with _without_dashboard_dependencies(), self._abandonable():
-                        ray.init(
-                            address="local",  # whatever RAY_ADDRESS says
-                            num_cpus=self._cpus,
-                            num_gpus=self._gpus,
-                            object_store_memory=self._object_store_bytes,
-                            _temp_dir=str(folder),
-                            **_job_settings(),
-                        )
+                    self._start_private(folder)
                     guard = _start_guard(folder, _ray_processes())
                     self._ready.set()
                     self._leave.wait()
@@ -159,12 +173,43 @@ class Session:
             if guard is not None:
                 guard.communicate()
 
+    def _start_private(self, folder: Path) -> None:
+        """Start Ray's processes, once more if that fails: on a busy host it waits too briefly."""
+        import ray
+
+        for attempt in (1, 2):
+            try:
+                with (
+                    without_dashboard_dependencies(),
+                    on_loopback(),
+                    handlers_kept(),
+                    self._abandonable(),
+                ):
+                    ray.init(
+                        address="local",  # whatever RAY_ADDRESS says
+                        num_cpus=self._cpus,
+                        num_gpus=self._gpus,
+                        object_store_memory=self._object_store_bytes,
+                        # Ray lets everybody write there; nobody else gets into our folder.
+                        _temp_dir=str(folder / str(attempt)),
+                        **_job_settings(),
+                    )
+            except Exception as error:
+                if attempt == 2:
+                    raise RayNotStarted(f"Ray did not start, twice: {error}") from error
+                logging.getLogger("ray").warning("Ray did not start, it is tried again: %s", error)
+                servers = _ray_processes()
+                ray.shutdown()
+                end_processes(servers, grace_s=0)
+            else:
+                return
+
     def _live_connected(self, address: str) -> None:
         with ray_environment(token_of_user()):
             import ray
 
             try:
-                with self._abandonable():
+                with handlers_kept(), self._abandonable():
                     ray.init(address=address, **_job_settings())
                 self._ready.set()
                 self._leave.wait()
@@ -240,47 +285,3 @@ def _ray_processes() -> list[psutil.Process]:
         except psutil.NoSuchProcess:
             continue
     return found
-
-
-@contextmanager
-def _without_dashboard_dependencies() -> Iterator[None]:
-    """Start Ray as if its web dashboard were not installed.
-
-    Even with include_dashboard=False, ray[default] starts an agent with an HTTP server and
-    metrics, which nobody here asks. Whether this also starts faster is unclear: 3.0 and 4.4 s
-    against 4.8 to 6.9 s on an idle machine, no difference in five pairs on a busy one.
-    """
-    name = "ray.dashboard.optional_deps"
-    before = sys.modules.get(name)
-    sys.modules[name] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        if before is None:
-            del sys.modules[name]
-        else:
-            sys.modules[name] = before
-
-
-@contextmanager
-def _ray_log(path: Path | None) -> Iterator[None]:
-    """Send what Ray's Python logs in this process to a file, not to the screen."""
-    logger = logging.getLogger("ray")
-    handler: logging.Handler = logging.NullHandler()
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(path, delay=True)
-    before = (list(logger.handlers), logger.propagate, logger.level)
-    # The raylet's messages ("A worker died ...") are printed whatever log_to_driver says.
-    from ray._private import worker as driver
-
-    show = driver.print_to_stdstream
-    driver.print_to_stdstream = lambda data, ignore_prefix: logger.info("\n".join(data["lines"]))
-    logger.handlers, logger.propagate = [handler], False
-    try:
-        yield
-    finally:
-        logger.handlers, logger.propagate = before[0], before[1]
-        logger.setLevel(before[2])
-        driver.print_to_stdstream = show
-        handler.close()

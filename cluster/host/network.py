@@ -26,6 +26,15 @@ def free_port() -> int:
     raise RuntimeError("none of 100 TCP ports between 15000 and 32000 is free")
 
 
+def takes_connections(host: str, port: int, limit_s: float = 1.0) -> bool:
+    """Whether somebody listens at an address, as far as this host can see within the limit."""
+    try:
+        socket.create_connection((host, port), timeout=limit_s).close()
+    except OSError:
+        return False
+    return True
+
+
 def host_ip() -> str:
     """The address at which other hosts of the cluster reach this one, as Ray knows it."""
     import ray

@@ -9,7 +9,7 @@ from data.filters import filters_of
 from data.order import Order
 from data.order.mixture import Mixture, Phase
 from data.sources.sampling import Sample, sample_of
-from data.tokenizer import SMALLEST_BPE, Tokenizer, TokenizerConfig, load_or_train
+from data.tokenizer import Tokenizer, TokenizerConfig, load_or_train, vocab_size
 
 PIECE = 2048  # characters of a text that are measured or trained on together
 HELD_OUT = 4  # each so manyth piece measures a tokenizer that the others have trained
@@ -23,8 +23,11 @@ class Estimate:
     """About how much of a dataset its filters leave, repeated documents among it."""
 
     documents: float
-    tokens: float
-    """With one end of text for each document."""
+    """Of the train split."""
+    train: float
+    """Tokens, with one end of text for each document."""
+    validation: float
+    """Tokens, as well."""
     sampled_bytes: int
     """UTF-8 bytes of the text that was looked at."""
 
@@ -39,12 +42,16 @@ def estimate(data: DataConfig, settings: TokenizerConfig) -> dict[str, Estimate]
     """
     sources = data.sources()
     samples: dict[str, Sample] = {}
+    given: dict[str, Sample] = {}  # of documents that are for validation alone
     for name, source in sources.items():
         where = f"data.datasets.{name}.filters" if data.datasets else "data.filters"
-        sample = _filtered(source, where)
-        if sample is None:
-            return None
-        samples[name] = sample
+        for own, found in ((source, samples), (source.validation_source(), given)):
+            if own is None:
+                continue
+            sample = _filtered(own, where)
+            if sample is None:
+                return None
+            found[name] = sample
     pieces = [
         text[start : start + PIECE]
         for name, sample in samples.items()
@@ -53,25 +60,34 @@ def estimate(data: DataConfig, settings: TokenizerConfig) -> dict[str, Estimate]
         for text in record.texts
         for start in range(0, len(text), PIECE)
     ]
-    per_byte = _tokens_per_byte(settings, pieces)
-    found = {}
+    per_byte, fraction = _tokens_per_byte(settings, pieces), data.validation_fraction or 0.0
+    estimates = {}
     for name, sample in samples.items():
-        documents = sample.scale * sum(len(record.texts) for record in sample.records)
-        tokens = sample.scale * sample.text_bytes * per_byte + documents
-        found[name] = Estimate(documents, tokens, sample.text_bytes)
-    return found
+        documents, tokens = _size(sample, per_byte)
+        share = 0.0 if name in given else fraction
+        estimates[name] = Estimate(
+            (1 - share) * documents,
+            (1 - share) * tokens,
+            _size(given[name], per_byte)[1] if name in given else share * tokens,
+            sample.text_bytes,
+        )
+    return estimates
+
+
+def _size(sample: Sample, per_byte: float) -> tuple[float, float]:
+    """About how many documents and tokens the whole has."""
+    documents = sample.scale * sum(len(record.texts) for record in sample.records)
+    return documents, sample.scale * sample.text_bytes * per_byte + documents
 
 
 def repetitions(data: DataConfig, found: Mapping[str, Estimate], tokens: int) -> dict[str, float]:
     """About how many epochs of each dataset a job of so many tokens sees.
 
     Raises:
-        DataError: a dataset has not even one row, or the schedule can't be followed.
+        DataError: the schedule can't be followed.
     """
-    share = 1 - data.validation_fraction
     rows = {
-        name: share
-        * (own.documents if data.packing == "one_document" else own.tokens / data.row_length)
+        name: own.documents if data.packing == "one_document" else own.train / data.row_length
         for name, own in found.items()
     }
     orders = {name: Order(max(1, round(count)), data.seed, name) for name, count in rows.items()}
@@ -105,7 +121,7 @@ def _tokens_per_byte(settings: TokenizerConfig, pieces: list[str]) -> float:
         tokenizer = load_or_train(settings, lambda: iter(()))
     elif len(pieces) >= HELD_OUT:
         others = [piece for number, piece in enumerate(pieces) if number % HELD_OUT]
-        tokenizer = _stand_in(_some(others, TRAINED_BYTES), settings)
+        tokenizer = Tokenizer.train(_some(others, TRAINED_BYTES), vocab_size(settings))
     size = sum(len(piece.encode("utf-8")) for piece in measured)
     if tokenizer is None or not size:
         return 1.0  # there can't be more
@@ -116,14 +132,3 @@ def _some(pieces: list[str], most: int) -> list[str]:
     """Pieces of about so many bytes, from the beginning to the end of the list."""
     size = sum(len(piece.encode("utf-8")) for piece in pieces)
     return pieces[:: max(1, -(-size // most))]
-
-
-def _stand_in(texts: list[str], settings: TokenizerConfig) -> Tokenizer | None:
-    """The tokenizer that the sample has enough text for, at most that of the settings."""
-    wanted = settings.vocab_size or SMALLEST_BPE
-    while wanted > SMALLEST_BPE:
-        try:
-            return Tokenizer.train(texts, wanted)
-        except DataError:  # too few pairs of tokens
-            wanted //= 2
-    return None

@@ -30,32 +30,18 @@ SHARD_DOCUMENTS = 1 << 19  # a document costs a writer about 1 kB besides its to
 def plan_shards(dataset: DatasetWork, tokenizer_path: Path) -> list[WriteTask]:
     """Which shards there will be, from what the tokenized units say of their documents.
 
-    So that no split is empty, the lowest digest is always in validation and the highest in train:
-    then the limit is moved.
+    So that no split by hash is empty, the lowest digest is always in validation and the highest in
+    train: then the limit is moved.
 
     Raises:
-        DataError: there are fewer than two documents.
+        DataError: a split has no document.
     """
-    results = [result_of(part) for part in dataset.parts]
-    lows = [bytes.fromhex(result["lowest"]) for result in results if result["lowest"]]
-    highs = [bytes.fromhex(result["highest"]) for result in results if result["highest"]]
-    if not lows:
-        raise DataError(f"{dataset.source}: there is no text in it ({_left_out(results)})")
-    lowest, highest = min(lows), max(highs)
-    if lowest == highest:
-        raise DataError(
-            f"{dataset.source}: only one document is in it ({_left_out(results)}); training and "
-            "validation need one each; bring more text"
-        )
     histogram: Histogram = sum(np.load(part / HISTOGRAM) for part in dataset.parts)
-    limit = dataset.limit
-    for moved in (lowest, highest):
-        first, key = int.from_bytes(moved[:8], "big"), int.from_bytes(moved[8:], "big")
-        if (moved is lowest and first >= limit) or (moved is highest and first < limit):
-            limit = first + 1 if moved is lowest else first
-            # It counts in no split, so that every shard has a document besides it.
-            histogram[:, :, key >> (64 - BIN_BITS)] = 0
-            break
+    if dataset.limit is None:
+        _check_given(dataset, histogram)
+        limit = None
+    else:
+        limit = _moved_limit(dataset, histogram)
     return [
         WriteTask(
             tuple(map(str, dataset.parts)),
@@ -69,6 +55,52 @@ def plan_shards(dataset: DatasetWork, tokenizer_path: Path) -> list[WriteTask]:
         for split, counts in zip(SPLITS, histogram, strict=True)
         for number, bins in enumerate(ranges(counts))
     ]
+
+
+def _check_given(dataset: DatasetWork, histogram: Histogram) -> None:
+    """Raise DataError unless both of the splits that the settings name have a document."""
+    for split, (documents, _) in zip(SPLITS, histogram, strict=True):
+        if not documents.any():
+            inputs = zip(dataset.inputs, dataset.parts, strict=True)
+            results = [
+                result_of(part) for own, part in inputs if bool(own.limit) != (split == "train")
+            ]
+            raise DataError(
+                f"{dataset.source}: there is no text for {split} ({_left_out(results)}); look at "
+                "data.validation and the files"
+            )
+
+
+def _moved_limit(dataset: DatasetWork, histogram: Histogram) -> int:
+    """The limit of the split by hash, moved if a split would be empty; takes a document out then.
+
+    Raises:
+        DataError: there are fewer than two documents.
+    """
+    results = [result_of(part) for part in dataset.parts]
+    lows = [bytes.fromhex(result["lowest"]) for result in results if result["lowest"]]
+    highs = [bytes.fromhex(result["highest"]) for result in results if result["highest"]]
+    if not lows:
+        raise DataError(f"{dataset.source}: there is no text in it ({_left_out(results)})")
+    lowest, highest = min(lows), max(highs)
+    if lowest == highest:
+        config = dataset.config
+        cut = ", cut the last part off with data.validation.take=tail"
+        raise DataError(
+            f"{dataset.source}: only one document is in it ({_left_out(results)}); training and "
+            "validation need one each; bring more text, or name documents to validate on, "
+            f"data.validation.path=FILES{cut if config.source == 'text' else ''}"
+        )
+    limit = dataset.limit
+    assert limit is not None  # the split is by hash
+    for moved in (lowest, highest):
+        first, key = int.from_bytes(moved[:8], "big"), int.from_bytes(moved[8:], "big")
+        if (moved is lowest and first >= limit) or (moved is highest and first < limit):
+            limit = first + 1 if moved is lowest else first
+            # It counts in no split, so that every shard has a document besides it.
+            histogram[:, :, key >> (64 - BIN_BITS)] = 0
+            break
+    return limit
 
 
 def _left_out(results: Sequence[dict[str, Any]]) -> str:

@@ -35,9 +35,9 @@ def carry_out(
 def scan_all(datasets: Sequence[DatasetWork], run: Runner, say: Say) -> None:
     """Scan the units of several datasets."""
     tasks = [
-        ScanTask(dataset.config, unit, str(folder), dataset.limit, dataset.below)
+        ScanTask(own.config, own.unit, str(folder), own.limit, dataset.below)
         for dataset in datasets
-        for unit, folder in zip(dataset.units, dataset.scans, strict=True)
+        for own, folder in zip(dataset.inputs, dataset.scans, strict=True)
     ]
     carry_out("scanning", scan, tasks, run, say)
 
@@ -54,7 +54,7 @@ def left_out(dataset: DatasetWork) -> list[Path]:
         return {}
 
     commit(folder, work)
-    return [folder / f"{number:05d}.json" for number in range(len(dataset.units))]
+    return [folder / f"{number:05d}.json" for number in range(len(dataset.inputs))]
 
 
 def make_datasets(
@@ -87,15 +87,15 @@ def make_datasets(
     copies = {dataset.name: left_out(dataset) for dataset in compared}
     tasks = [
         TokenizeTask(
-            dataset.config,
-            unit,
+            own.config,
+            own.unit,
             str(folder),
             str(tokenizer_path),
-            dataset.limit,
+            own.limit,
             str(copies[dataset.name][number]) if dataset.name in copies else None,
         )
         for dataset in datasets
-        for number, (unit, folder) in enumerate(zip(dataset.units, dataset.parts, strict=True))
+        for number, (own, folder) in enumerate(zip(dataset.inputs, dataset.parts, strict=True))
     ]
     carry_out("tokenizing", tokenize, tasks, run, say)
     shards = [task for dataset in datasets for task in plan_shards(dataset, tokenizer_path)]

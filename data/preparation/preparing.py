@@ -28,10 +28,9 @@ from data.preparation.dataset import SETS, Dataset, Prepared, open_set
 from data.preparation.making import left_out, make_datasets, scan_all
 from data.preparation.running import Runner, Say, inline, read_progress
 from data.preparation.scan import read_repeats, sampled_below, training_texts
-from data.preparation.work import DatasetWork
+from data.preparation.work import WHOLE, DatasetWork, Input, limit_of
 from data.shards import FORMAT_VERSION
-from data.sources import is_local, outside_state, units_of
-from data.sources.inputs import InputUnit
+from data.sources import is_local, outside_state, tail_of, units_of
 from data.tokenizer import Tokenizer, TokenizerConfig, load_or_train
 
 WORK_KEPT_S = 7 * 24 * 3600  # work that nobody went on with for so long is removed
@@ -81,7 +80,7 @@ def find_prepared(data: DataConfig, tokenizer: TokenizerConfig) -> Prepared | No
     Raises:
         DataError: there is nothing where the settings say, or the cache is damaged.
     """
-    if not all(is_local(source) for source in data.sources().values()):
+    if not all(map(is_local, data.sources().values())):
         return None  # whether it has changed is known to a server
     request = _Request(cache_root() / "data", data, tokenizer)
     return request.open() if request.is_known() else None
@@ -127,7 +126,7 @@ class _Request:
         name = self._tokenizer_name()
         for n, source in self.sources.items():
             if name is None or self._set(n, name) is None:
-                count = len(self._units(n))
+                count = len(self._inputs(n))
                 where = f"{source.source} {source.path}" if source.path else source.source
                 say(Passing(f"reading {where} ({counted(count, 'unit')})"))
         path = None if name is None else self._tokenizer_path(name)
@@ -161,7 +160,7 @@ class _Request:
         for dataset in datasets:
             near = dataset.filters.near is not None
             files = left_out(dataset) if near else []
-            copies = [read_repeats(f) for f in files] or [no_copies] * len(dataset.units)
+            copies = [read_repeats(f) for f in files] or [no_copies] * len(dataset.inputs)
             chosen.append((dataset.scans, copies))
         texts = training_texts(chosen)
         self._check_unchanged()
@@ -182,21 +181,40 @@ class _Request:
         key = self.outside[name] if tokenizer is None else self._set_key(name, tokenizer)
         below = 0
         if self.given is None and name in self._weighted():
-            below = sampled_below(sum(len(self._units(n)) for n in self._weighted()))
+            below = sampled_below(sum(len(self._inputs(n)) for n in self._weighted()))
         return DatasetWork(
             name,
             self.sources[name],
             self.filters[name],
-            self.data.validation_fraction,
+            self._fraction(name),
             self.root / "work" / key,
             self._scan_folder(name),
             below,
-            self._units(name),
+            self._inputs(name),
         )
 
     @cache  # noqa: B019 - a request lives as long as its call
-    def _units(self, name: str) -> list[InputUnit]:
-        return units_of(self.sources[name], self.filters[name].columns)
+    def _inputs(self, name: str) -> list[Input]:
+        source, columns = self.sources[name], self.filters[name].columns
+        fraction = self._fraction(name)
+        if fraction is not None:
+            return [Input(source, unit, limit_of(fraction)) for unit in units_of(source, columns)]
+        own = source.validation_source()
+        if own is None:
+            assert self.data.validation_fraction is not None  # filled in by the config
+            train, validation = tail_of(source, self.data.validation_fraction)
+        else:
+            train, validation = units_of(source, columns), units_of(own, columns)
+        return [
+            *(Input(own or source, unit, WHOLE) for unit in validation),
+            *(Input(source, unit, 0) for unit in train),
+        ]
+
+    def _fraction(self, name: str) -> float | None:
+        """Of the split by hash. None: the settings say which input is for which split."""
+        validation = self.sources[name].validation
+        given = validation.own or validation.take == "tail"
+        return None if given else self.data.validation_fraction
 
     def _scan_folder(self, name: str) -> Path:
         return self.root / "work" / self.outside[name]
@@ -208,7 +226,9 @@ class _Request:
         """Changes whenever the records of a dataset may have changed; no text is read for it."""
         source: SourceConfig = self.sources[name]
         settings = {k: v for k, v in asdict(source).items() if k not in ("weight", "filters")}
-        state, recipe = outside_state(source), self.filters[name].recipe()
+        own = source.validation_source()
+        state = [outside_state(each) for each in (source, own) if each is not None]
+        recipe = self.filters[name].recipe()
         fraction = self.data.validation_fraction
         return json_sha256([PREPARE_VERSION, settings, state, recipe, fraction])[:32]
 

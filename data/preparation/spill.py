@@ -11,7 +11,7 @@ two record batches: documents of the validation split, then of train.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,11 @@ PART_DOCUMENTS = 1 << 17  # a document is some 500 bytes besides its tokens
 
 Histogram = NDArray[np.int64]  # (2 splits, 2: documents and tokens, BINS)
 Decode = Callable[[list[int]], str]
+
+
+def in_validation(first: NDArray[np.uint64], limit: int) -> NDArray[np.bool_]:
+    """Whether records of these first halves are below the limit, from 0 to 2^64: (N,)."""
+    return first <= np.uint64(limit - 1) if limit else np.zeros(len(first), np.bool_)
 
 
 def schema(dtype: np.dtype[Any]) -> Any:
@@ -109,7 +114,7 @@ class SpillWriter:
         first, key = _numpy(part, "first"), _numpy(part, "key")
         lengths = np.diff(part.column("ids").offsets.to_numpy())
         self._note_extremes(first, key)
-        below = first[kept] < np.uint64(self.limit)
+        below = in_validation(first[kept], self.limit)
         for split, mine in enumerate((kept[below], kept[~below])):
             bins = (key[mine] >> np.uint64(64 - BIN_BITS)).astype(np.int64)
             self.histogram[split, 0] += np.bincount(bins, minlength=BINS)
@@ -205,16 +210,19 @@ class Selection:
     split: str
     bins: tuple[int, int]
     """Range [start, stop) of the bins of the hash."""
-    limit: int
-    """As the split is: below it is validation."""
-    written_limit: int
-    """As the files were written; another one than `limit` only so that no split is empty."""
+    limit: int | None
+    """As the split is: below it is validation. None: as the files were written."""
+    written_limit: int | None
+    """As the files were written; another one than `limit` only so that no split is empty. None:
+    each unit was written for one split alone."""
 
 
 def read_documents(
     files: Sequence[Path], chosen: Selection, repeats: FilterCount, decode: Decode
 ) -> list[Tokenized]:
     """The documents of a shard in its order; of equal records that of the first file and row.
+
+    Where units are for one split each, a record of train that equals one of validation is left out.
 
     Args:
         files: of the units, in their order.
@@ -223,13 +231,18 @@ def read_documents(
     """
     import pyarrow as pa
 
-    parts, units = [], []
-    for unit, path in enumerate(files):
-        for part in _selected(path, chosen):
-            parts.append(part)
-            units.append(np.full(part.num_rows, unit))
+    both = chosen.written_limit is None and chosen.split == "train"
+    parts, units, wanted = [], [], []
+    for split in SPLITS if both else (chosen.split,):
+        for unit, path in enumerate(files):
+            for part in _selected(path, replace(chosen, split=split)):
+                parts.append(part)
+                units.append(np.full(part.num_rows, unit))
+                wanted.append(np.full(part.num_rows, split == chosen.split))
     batch = pa.Table.from_batches(parts).combine_chunks().to_batches()[0]
     kept, left_out = distinct(batch, np.concatenate(units))
+    own = np.concatenate(wanted)
+    kept, left_out = kept[own[kept]], left_out[own[left_out[:, 0]]]
     count_repeats(repeats, batch, left_out, decode)
     ids, spans = batch.column("ids"), batch.column("spans")
     offsets, values = ids.offsets.to_numpy(), ids.values.to_numpy()
@@ -257,17 +270,17 @@ def _selected(path: Path, chosen: Selection) -> list[Any]:
     # flushed and renamed by this job, and nobody changes it.
     file = pa.ipc.open_file(pa.memory_map(str(path)))
     mine = SPLITS.index(chosen.split)
-    moved = chosen.limit != chosen.written_limit
+    limit = chosen.limit if chosen.limit != chosen.written_limit else None
     found = []
     for number in range(file.num_record_batches):
-        if number % len(SPLITS) != mine and not moved:
+        if number % len(SPLITS) != mine and limit is None:
             continue
         batch = file.get_batch(number)
         bins = _numpy(batch, "key") >> np.uint64(64 - BIN_BITS)
         start, stop = np.searchsorted(bins, chosen.bins)
         batch = batch.slice(start, stop - start)
-        if moved:
-            below = _numpy(batch, "first") < np.uint64(chosen.limit)
+        if limit is not None:
+            below = in_validation(_numpy(batch, "first"), limit)
             batch = batch.filter(pa.array(below if chosen.split == "validation" else ~below))
         found.append(batch)
     return found

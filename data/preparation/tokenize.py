@@ -19,6 +19,7 @@ import numpy as np
 
 from data.config import SourceConfig
 from data.drift.sketches import sketch_documents
+from data.files import DataError
 from data.filters import filters_of
 from data.filters.content import language_model
 from data.filters.filters import EXACT, NEAR
@@ -148,6 +149,11 @@ def write(task: WriteTask) -> dict[str, Any]:
         report = filters_of(task.filters).report()
         decode = encoder.tokenizer.decode
         documents = read_documents(files, task.chosen, report[EXACT], decode)
+        if not documents:
+            raise DataError(
+                f"{task}: every record of it is one of validation, too; give data.validation "
+                "documents that are not in data.path"
+            )
         entry = write_shard(
             Path(task.shards),
             task.number,

@@ -12,6 +12,24 @@ from data.filters.report import Report
 from data.preparation.commits import committed, remove_partial
 from data.sources.inputs import InputUnit
 
+WHOLE = 1 << 64
+"""A limit above every digest: all is validation."""
+
+
+def limit_of(fraction: float) -> int:
+    """The limit below which about this part of all digests is."""
+    return int(fraction * WHOLE)
+
+
+@dataclass(frozen=True)
+class Input:
+    """A unit of input, and which of its records are kept for validation."""
+
+    config: SourceConfig
+    unit: InputUnit
+    limit: int
+    """A record is in validation when the first half of its digest is below it."""
+
 
 @dataclass
 class DatasetWork:
@@ -20,14 +38,16 @@ class DatasetWork:
     name: str
     config: SourceConfig
     filters: Filters
-    validation_fraction: float
+    validation_fraction: float | None
+    """Of the split by hash. None: each input is for one split alone."""
     folder: Path
     """Of the work; one per dataset and tokenizer."""
     scan_folder: Path
     """Of the scan; one per dataset."""
     below: int
     """Keys below it are sampled by the scan, for training a tokenizer."""
-    units: list[InputUnit]
+    inputs: list[Input]
+    """Those of validation alone come first, so that of equal records theirs is the original."""
 
     def __post_init__(self) -> None:
         """Remove what killed processes left."""
@@ -45,19 +65,19 @@ class DatasetWork:
         )
 
     @property
-    def limit(self) -> int:
-        """A record is in validation when the first half of its digest is below it."""
-        return int(self.validation_fraction * 2**64)
+    def limit(self) -> int | None:
+        """Of all inputs. None: each of them is for one split alone."""
+        return None if self.validation_fraction is None else limit_of(self.validation_fraction)
 
     @property
     def scans(self) -> list[Path]:
         """Folders of the scanned units."""
-        return [self.scan_folder / f"scan-{self.below:x}-{n:05d}" for n in range(len(self.units))]
+        return [self.scan_folder / f"scan-{self.below:x}-{n:05d}" for n in range(len(self.inputs))]
 
     @property
     def parts(self) -> list[Path]:
         """Folders of the tokenized units."""
-        return [self.folder / f"tokenize-{n:05d}" for n in range(len(self.units))]
+        return [self.folder / f"tokenize-{n:05d}" for n in range(len(self.inputs))]
 
     @property
     def set(self) -> Path:

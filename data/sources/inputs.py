@@ -20,9 +20,10 @@ UNIT_BYTES = 64 * 2**20  # about so much input is one unit of work
 class InputUnit:
     """A part of a dataset that is read, filtered and tokenized as one piece of work.
 
-    `start` and `stop` count bytes of a jsonl file (a line belongs to the unit in which its first
-    byte is), row groups of a parquet file, record batches of an arrow file, rows of a Hugging Face
-    dataset or shards of one that is streamed. Nothing in it depends on the machine.
+    `start` and `stop` count bytes of a text or jsonl file (a character, a line belongs to the unit
+    in which its first byte is), row groups of a parquet file, record batches of an arrow file, rows
+    of a Hugging Face dataset or shards of one that is streamed. Nothing in it depends on the
+    machine.
     """
 
     files: tuple[str, ...]
@@ -30,6 +31,13 @@ class InputUnit:
     start: int = 0
     stop: int | None = None
     """None: to the end."""
+
+
+def clipped(unit: InputUnit, start: int, stop: int) -> InputUnit | None:
+    """What of a unit of bytes lies in [start, stop) of its file. None: nothing."""
+    start = max(start, unit.start)
+    stop = stop if unit.stop is None else min(stop, unit.stop)
+    return InputUnit(unit.files, start, stop) if start < stop else None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from data.sources import inputs
 from data.sources.compressed import is_compressed, open_bytes
 from data.sources.inputs import InputFile, InputUnit, group, name_of, path_of
 
-PIECE = 8192  # characters; longer text files are cut, so that one file can fill both splits
 LONGEST_LINE = 2**28  # bytes; a longer one is no line but another kind of file
 Placed = tuple[str, Any]  # (place, row): file and row for messages, and what stands there
 
@@ -53,34 +52,45 @@ def decode(raw: bytes, offset: int = 0) -> str:
     return decode_utf8(raw, offset)
 
 
-def read_text(unit: InputUnit, column: str) -> Iterator[Placed]:
-    """Text files; a file up to PIECE characters is one document, a longer one is cut.
+def read_text(unit: InputUnit, column: str, longest: int | None) -> Iterator[Placed]:
+    """Text files; one of up to `longest` characters is one document, a longer one is cut.
 
-    A place is the line in which the piece begins.
+    A place is the line in which the document begins.
     """
     for file in unit.files:
         name = name_of(file)
         with open_bytes(path_of(file), name) as opened:
             raw = opened.read()
+        start = _character(raw, unit.start)
+        stop = len(raw) if unit.stop is None else _character(raw, unit.stop)
         try:
-            text = decode(raw)
+            text = decode(raw[start:stop], start)
         except DataError as error:
             raise DataError(f"{name} {error}") from None
-        line = 1
-        for piece in pieces(text):
+        line = 1 + raw.count(b"\n", 0, start)
+        for piece in pieces(text, longest):
             yield f"{name}:{line}", {column: piece}
             line += piece.count("\n")
 
 
-def pieces(text: str) -> Iterator[str]:
-    """Cut a text in pieces of at most PIECE characters that join to the text again.
+def _character(raw: bytes, place: int) -> int:
+    """Where the first character begins from a byte of a UTF-8 text on."""
+    while place < len(raw) and raw[place] & 0xC0 == 0x80:
+        place += 1
+    return place
+
+
+def pieces(text: str, longest: int | None) -> Iterator[str]:
+    """Cut a text in pieces of at most so many characters that join to the text again.
+
+    None: it stays whole.
 
     Cuts at the last blank line of the piece, else the last line end, else the last space, else
     in the middle of a word.
     """
     start = 0
-    while len(text) - start > PIECE:
-        end = start + PIECE
+    while longest is not None and len(text) - start > longest:
+        end = start + longest
         for mark in ("\n\n", "\n", " "):
             if (cut := text.rfind(mark, start + 1, end)) > start:
                 end = cut + len(mark)

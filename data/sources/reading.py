@@ -1,6 +1,7 @@
 """Where records come from: a table of sources, each cut into units that are read one by one.
 
     units_of(config)             the same list on every machine; no text is read for it
+    tail_of(config, fraction)    the same in two lists, of which the second has the last bytes
     read_records(config, unit)   the records of one of them, checked against the contract
     outside_state(config)        how the sources look from outside, to see whether they changed
 
@@ -24,7 +25,8 @@ from data.config import SourceConfig
 from data.files import DataError, sha256_file
 from data.records import Record, builder, columns_read
 from data.sources import hub, lines, tables
-from data.sources.inputs import InputFile, InputUnit, files_of, name_of, path_of
+from data.sources.compressed import is_compressed
+from data.sources.inputs import InputFile, InputUnit, clipped, files_of, name_of, path_of
 from data.sources.lines import Placed
 from data.sources.python_docs import BUILDER_VERSION, python_docs
 from data.sources.urls import is_url
@@ -51,6 +53,33 @@ def units_of(config: SourceConfig, columns: Sequence[str] = ()) -> list[InputUni
         return [InputUnit((file.name,)) for file in files]
     _check_columns(config, _named(config, columns), files)
     return tables.table_units(files)
+
+
+def tail_of(config: SourceConfig, fraction: float) -> tuple[list[InputUnit], list[InputUnit]]:
+    """The units of a dataset of text or jsonl, cut in two where so much of its bytes is left.
+
+    Raises:
+        DataError: there is nothing at the path, or a file whose bytes can't be counted.
+    """
+    files = files_of(config)
+    units = lines.text_units if config.source == "text" else lines.jsonl_units
+    for file in files:
+        if file.size is None or is_compressed(file.name):
+            raise DataError(
+                f"{name_of(file.name)}: data.validation.take=tail counts bytes, and those of this "
+                "file are not known before it is unpacked; unpack it, or name documents to "
+                "validate on: data.validation.path=FILES"
+            )
+    left = int(sum(file.size or 0 for file in files) * (1 - fraction))
+    for number, file in enumerate(files):
+        size = file.size or 0
+        if left < size:
+            head = [*units(files[:number]), *(clipped(own, 0, left) for own in units([file]))]
+            rest = [clipped(own, left, size) for own in units([file])]
+            tail = [*rest, *units(files[number + 1 :])]
+            return list(filter(None, head)), list(filter(None, tail))
+        left -= size
+    return units(files), []
 
 
 def read_records(
@@ -87,8 +116,11 @@ def outside_state(config: SourceConfig) -> list[Any]:
 
 
 def is_local(config: SourceConfig) -> bool:
-    """Whether its records can be had without a network."""
-    return config.source != "hf" and not is_url(str(config.path).removeprefix("file://"))
+    """Whether its records, and those it is validated on, can be had without a network."""
+    if config.source == "hf" or is_url(str(config.path).removeprefix("file://")):
+        return False
+    own = config.validation_source()
+    return own is None or is_local(own)
 
 
 def schema_changes(config: SourceConfig) -> list[str]:
@@ -164,7 +196,7 @@ def _rows(config: SourceConfig, unit: InputUnit, named: Sequence[str] | None) ->
         texts = enumerate(python_docs(), start=1)
         return ((f"python_docs: row {n}", {config.text_column: text}) for n, text in texts)
     if config.source == "text":
-        return lines.read_text(unit, config.text_column)
+        return lines.read_text(unit, config.text_column, config.document_characters)
     if config.source == "jsonl":
         return lines.read_jsonl(unit)
     if config.source == "csv":

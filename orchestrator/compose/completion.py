@@ -1,8 +1,12 @@
-"""Shell completion that knows verbs. Hydra's own completer takes every word for an override."""
+"""Shell completion: verbs, flags, run folders, groups with their choices, and settings."""
 
-from collections.abc import Collection
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
 
-FLAGS = ("--help", "--cfg", "--resolve", "--multirun", "--info", "--config-dir", "--config-name")
+FOLDERS = ("resume", "checkpoint", "model.weights")  # settings whose value may be a run folder
 
 BASH = """_orchestrate() {
   local reply
@@ -30,6 +34,73 @@ def split(line: str, point: int | None) -> list[str]:
     return words if words and not before[-1].isspace() else [*words, ""]
 
 
-def matching(word: str, candidates: Collection[str]) -> str:
+def matching(word: str, candidates: Iterable[str]) -> str:
     """The candidates that begin with the word, as a shell wants them: with spaces between."""
     return " ".join(candidate for candidate in candidates if candidate.startswith(word))
+
+
+def of_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
+    """What may follow `words` for a verb with arguments of its own; the last is half typed."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            names: Mapping[str, argparse.ArgumentParser] = action.choices
+            if len(words) == 1:
+                return [*names, *_flags(parser)]
+            return of_arguments(names[words[0]], words[1:]) if words[0] in names else []
+    if words[-1].startswith("-"):
+        return _flags(parser)
+    for action in parser._actions:
+        named = len(words) > 1 and words[-2] in action.option_strings
+        if action.choices and (named or not action.option_strings):
+            return [str(choice) for choice in action.choices]
+    return runs()
+
+
+def runs(outputs: Path = Path("outputs")) -> list[str]:
+    """Run folders under `outputs`, newest first, and the link to the newest."""
+    folders = sorted(outputs.glob("*/*/config.yaml"), reverse=True)
+    latest = [str(outputs / "latest")] if (outputs / "latest").exists() else []
+    return latest + [str(config.parent) for config in folders]
+
+
+def of_overrides(words: Sequence[str]) -> list[str]:
+    """What may follow `words` for a verb that takes a config; the last is half typed.
+
+    Flags, groups with their choices, and the settings of the job that the other words choose.
+    """
+    from orchestrator.compose import flags
+    from orchestrator.compose.composer import Composer
+    from orchestrator.compose.jobs import composed
+    from orchestrator.compose.schema import GROUPS, SCHEMA
+
+    if words[-1].startswith("-"):
+        return _flags(flags.parser())
+    asked = flags.parse(words[:-1])
+    with Composer(asked.config_dir, asked.config_name) as composer:
+        name, sign, _ = words[-1].lstrip("+").partition("=")
+        if name in FOLDERS:
+            return [f"{name}={folder}" for folder in runs()]
+        choices = [c for c in composer.choices(name) if not c.endswith(SCHEMA)] if sign else []
+        if choices:
+            return [f"{name}={choice}" for choice in choices]
+        known = dict(settings(composed(composer, asked.overrides)))
+        if sign:
+            return [f"{name}={value}" for value in ("true", "false") if known.get(name) is bool]
+        return [f"{name}=" for name in (*GROUPS, *known)]
+
+
+def settings(node: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """The name of every setting of a composed config, with its type."""
+    from omegaconf import OmegaConf
+
+    kind: Any = OmegaConf.get_type(node)
+    hints = get_type_hints(kind)
+    for field in fields(kind):
+        if is_dataclass(OmegaConf.get_type(node, field.name)):
+            yield from settings(node[field.name], f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", hints[field.name]
+
+
+def _flags(parser: argparse.ArgumentParser) -> list[str]:
+    return [option for action in parser._actions for option in action.option_strings[:1]]

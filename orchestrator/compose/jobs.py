@@ -1,73 +1,49 @@
-"""Arguments -> jobs, by Hydra: composed, checked, one or many."""
+"""Arguments -> jobs: the one place where what was typed becomes a config."""
 
-import contextlib
-import io
-import os
-import re
-import sys
-import tempfile
+import itertools
+import shlex
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from orchestrator.compose.schema import register
-from orchestrator.config import JobConfig
+from orchestrator.compose.schema import GROUPS
+from orchestrator.compose.word import Spelled, Word
+from orchestrator.config import SECTIONS, JobConfig
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-OPEN = (r"data\.datasets", r"data\.contract\.columns", "roles")
+    from orchestrator.compose.composer import Composer
 
 
 def compose(arguments: Sequence[str]) -> list[tuple[JobConfig, list[str]]]:
-    """The jobs that the arguments ask for, each with its overrides; none for --cfg and --info.
+    """The jobs that the arguments ask for, each with its overrides; none for --help, --cfg, --info.
 
     Raises:
         ValueError: with one message for whatever Hydra, OmegaConf or a check of ours has said.
-        SystemExit: after --help.
     """
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
-    from hydra.types import RunMode
-    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from orchestrator.compose import refusal
+    from orchestrator.compose import flags, refusal
+    from orchestrator.compose.composer import Composer
 
+    asked = flags.parse(arguments)
     jobs: list[tuple[JobConfig, list[str]]] = []
-    refused: list[str] = []
-
-    def collect(composed: "DictConfig") -> None:
-        overrides = list(HydraConfig.get().overrides.task)
-        parsed = OverridesParser.create().parse_overrides(overrides)
-        try:
-            refusal.check_known(composed)
-            refusal.check_mixture(composed, HydraConfig.get().runtime.choices)
-            refusal.check_switches(composed, ((o.key_or_group, o.value()) for o in parsed))
-            job = cast(JobConfig, OmegaConf.to_object(composed))
-            refusal.check_read(job.stage, (own.key_or_group for own in parsed))
-            jobs.append((job, overrides))
-        except (OmegaConfBaseException, ValueError) as error:
-            many = HydraConfig.get().mode is RunMode.MULTIRUN
-            where = f"in the job {' '.join(overrides)}: " if many else ""
-            refused.append(where + refusal.reworded(error))
-
-    register()
-    # Overrides first, so that flags may stand between them. The experiment is in the defaults
-    # list, where Hydra wants no +, but every tutorial of Hydra types it.
-    words = [re.sub(r"^\+experiment=", "experiment=", word) for word in arguments]
-    # Names of datasets and columns are the user's own, which Hydra takes only after ++.
-    words = [re.sub(rf"^\+*(?=({'|'.join(OPEN)})[.=])", "++", _whole(word)) for word in words]
-    ordered = sorted(words, key=lambda word: word.startswith("-") or "=" not in word)
-    app = hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")(collect)
     try:
-        with _hydra_in_a_box([sys.argv[0], *ordered]):
-            app()
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        with Composer(asked.config_dir, asked.config_name) as composer:
+            for words in _each(asked, composer):
+                typed = [word.typed for word in words]
+                try:
+                    if asked.help or asked.cfg or asked.info:
+                        _show(asked, composer, words)
+                    else:
+                        jobs.append((_job(composer, words), typed))
+                except (HydraException, OmegaConfBaseException, ValueError) as error:
+                    where = f"in the job {shlex.join(typed)}: " if asked.multirun else ""
+                    raise ValueError(where + refusal.reworded(error)) from error
+    except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(refusal.reworded(error)) from error
-    if refused:
-        raise ValueError(refused[0])
     return jobs
 
 
@@ -75,48 +51,113 @@ def compose_one(overrides: Sequence[str]) -> JobConfig:
     """The one job of these overrides. Raises ValueError if they are several."""
     jobs = compose(overrides)
     if len(jobs) != 1:
-        raise ValueError(f"{' '.join(overrides)}: give one job; --multirun is for run and plan")
+        raise ValueError(f"{shlex.join(overrides)}: give one job; --multirun is for run and plan")
     return jobs[0][0]
 
 
-def _whole(word: str) -> str:
-    """A setting of one dataset of a mixture, or of one role, as one of all of them.
+def _each(asked: Namespace, composer: "Composer") -> Iterator[list[Word]]:
+    """The overrides of each job: the product of all values that were given."""
+    from orchestrator.compose import grammar, refusal
 
-    data.datasets.a.weight=2 becomes data.datasets={a: {weight: 2}}, since the name is new to
-    Hydra, which merges the whole with what there is. Several values, for a sweep, stay several.
-    """
-    found = re.match(r"^\+*(data\.datasets|roles)\.([\w.]+)=([^(]*)$", word)
-    if found is None:
-        return word
-    one = found[3].startswith(("{", "[", '"', "'"))
-    values = [found[3]] if one else found[3].split(",")
-    for part in reversed(found[2].split(".")):
-        values = [f"{{{part}: {value}}}" for value in values]
-    return f"{found[1]}={','.join(values)}"
+    read = [grammar.read(word, composer.loader) for word in asked.overrides]
+    for word, values in zip(asked.overrides, read, strict=True):
+        refusal.check_word(values[0])
+        if len(values) > 1 and not asked.multirun:
+            name, _, text = word.partition("=")
+            raise ValueError(
+                f"{word} is several values; try --multirun for a job each, {name}=[{text}] for a "
+                f"list, or {refusal.as_text(name, text)} for a text"
+            )
+    for words in itertools.product(*read):
+        yield list(words)
 
 
-@contextlib.contextmanager
-def _hydra_in_a_box(argv: list[str]) -> Iterator[None]:
-    """Let Hydra see these arguments, raise its errors, say nothing, and leave no file behind."""
+def defaults(stage: str) -> dict[str, Any]:
+    """The config of a job that says no more than its stage; `${...}` where a machine decides."""
     from omegaconf import OmegaConf
 
-    before, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    said = io.StringIO()
-    with tempfile.TemporaryDirectory(prefix="orchestrate-") as folder:
-        # The sweeper writes multirun.yaml there (conf/config.yaml).
-        OmegaConf.register_new_resolver("temporary", lambda: folder, replace=True)
-        sys.argv, os.environ["HYDRA_FULL_ERROR"] = argv, "1"
-        try:
-            with contextlib.redirect_stderr(said):
-                yield
-        except SystemExit as stopped:
-            if stopped.code == 2:  # argparse, which has printed all flags before what was wrong
-                wrong = said.getvalue().strip().rpartition("error: ")[2]
-                raise ValueError(f"{wrong}; `orchestrate run --hydra-help` lists flags") from None
-            raise
-        finally:
-            sys.argv = before
-            os.environ.pop("HYDRA_FULL_ERROR")
-            if full_error is not None:
-                os.environ["HYDRA_FULL_ERROR"] = full_error
-    sys.stderr.write(said.getvalue())
+    from orchestrator.compose.composer import Composer
+    from orchestrator.compose.setting import values_of
+
+    with Composer() as composer:
+        config = composed(composer, [f"stage={stage}"])
+        sections = ("stage", "model", *SECTIONS)
+        plain = cast(dict[str, Any], OmegaConf.to_container(config))
+        return {**plain, **{name: values_of(config[name]) for name in sections}}
+
+
+def composed(composer: "Composer", overrides: Sequence[str]) -> "DictConfig":
+    """The config of overrides of one job, unchecked.
+
+    Raises:
+        ValueError, HydraException, OmegaConfBaseException: it can't be composed.
+    """
+    from orchestrator.compose import grammar
+
+    return _composed(composer, [grammar.read(word, composer.loader)[0] for word in overrides])[0]
+
+
+def _composed(
+    composer: "Composer", words: Sequence[Word]
+) -> tuple["DictConfig", dict[str, object]]:
+    from orchestrator.compose import setting
+
+    chosen = [word for word in words if _chooses(composer, word)]
+    config, choices = composer.composed([_choice(word) for word in chosen])
+    for word in words:
+        if word not in chosen:
+            setting.put(config, word)
+    return config, choices
+
+
+def _chooses(composer: "Composer", word: Word) -> bool:
+    """Whether a word chooses a file of a group, rather than sets a value."""
+    return not isinstance(word.value, dict) and bool(composer.choices(word.name.partition("@")[0]))
+
+
+def _choice(word: Word) -> str:
+    """The word as Hydra wants it."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    sign = "" if word.name in GROUPS else word.sign
+    text = word.typed.partition("=")[2]
+    if isinstance(word.value, Spelled):
+        text = QuotedString(str(word.value), Quote.single).with_quotes()
+    return f"{sign}{word.name}={text}"
+
+
+def _job(composer: "Composer", words: Sequence[Word]) -> JobConfig:
+    """One job, checked."""
+    from omegaconf import OmegaConf
+
+    from orchestrator.compose import refusal
+
+    config, choices = _composed(composer, words)
+    refusal.check_mixture(config, choices)
+    job = cast(JobConfig, OmegaConf.to_object(config))
+    refusal.check_read(job.stage, (word.name for word in words))
+    return job
+
+
+def _show(asked: Namespace, composer: "Composer", words: Sequence[Word]) -> None:
+    """Print what --help, --cfg or --info is asked for."""
+    from omegaconf import OmegaConf
+
+    from orchestrator.compose import manual
+
+    config, _ = _composed(composer, words)
+    if asked.info:
+        chosen = [_choice(word) for word in words if _chooses(composer, word)]
+        composer.show_info(asked.info, chosen)
+        return
+    if asked.help:
+        print(manual.text(config))
+        return
+    if asked.package is not None:
+        config = OmegaConf.select(config, asked.package)
+        if not OmegaConf.is_config(config):
+            raise ValueError(f"--package={asked.package}: there is no such section")
+        print(f"# @package {asked.package}")
+    if asked.resolve:
+        OmegaConf.resolve(config)
+    print(OmegaConf.to_yaml(config), end="")

@@ -4,11 +4,12 @@ Hydra and OmegaConf say what they could not do in their own terms; here it is sa
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -20,6 +21,8 @@ from omegaconf.errors import (
 
 from data.messages import nearest
 from models import MODELS
+from orchestrator.compose.schema import SCHEMA
+from orchestrator.compose.word import Word
 from orchestrator.config import BY_STAGE, SECTIONS, JobConfig, StageConfig
 from orchestrator.stages import STAGES
 
@@ -32,18 +35,18 @@ SHAPES = {
     "data.phases": "'data.phases=[{start: 4096, weights: {NAME: 1}}]'",
     "data.datasets": "'data.datasets={NAME: {source: text, path: FOLDER}}'",
 }
-SCHEMA = "_defaults"  # end of the names of the dataclasses among the choices of a group
+OF_HYDRA = {
+    "hydra.run.dir": "outputs=FOLDER is where the run folders go",
+    "hydra.sweep.dir": "outputs=FOLDER is where the run folders go",
+    "hydra.mode": "--multirun starts a job for each value",
+    "hydra.searchpath": "--config-dir FOLDER adds choices of your own",
+}
 
 
 def reworded(error: Exception) -> str:
     """What to tell the user about an error of Hydra, of OmegaConf or of our own checks."""
     if missing := getattr(error, "missing_cfg_file", None):
         return _unknown_choice(str(missing), list(getattr(error, "options", None) or []))
-    if "Error parsing override" in str(error) or hasattr(error, "override"):
-        return _syntax(error)
-    if ambiguous := re.match(r"Ambiguous value for argument '([^']*)'", str(error)):
-        key, _, values = ambiguous[1].partition("=")
-        return f"{key}={values} is several values; try --multirun for a job each, or [{values}]"
     if in_file := re.match(r"In '([^']*)': \w+ raised while composing config:\n(.*)", str(error)):
         return _in_file(in_file[1], in_file[2])
     for layer in (error, error.__cause__):
@@ -79,18 +82,6 @@ def settings() -> dict[str, Any]:
     return found
 
 
-def check_known(composed: DictConfig, path: str = "") -> None:
-    """Raise ValueError for a setting that `+` has added beyond the schema."""
-    schema = OmegaConf.get_type(composed)
-    known = [field.name for field in fields(schema)] if is_dataclass(schema) else None
-    for key, value in composed.items_ex(resolve=False):
-        name = f"{path}{key!s}"
-        if known is not None and key not in known:
-            raise ValueError(unknown_setting(name))
-        if isinstance(value, DictConfig) and not OmegaConf.is_missing(composed, key):
-            check_known(value, f"{name}.")
-
-
 def check_read(stage: StageConfig, names: Iterable[str]) -> None:
     """Raise ValueError for a setting or group that was typed and that the stage does not read."""
     for name in names:
@@ -102,18 +93,44 @@ def check_read(stage: StageConfig, names: Iterable[str]) -> None:
             )
 
 
-def check_mixture(composed: DictConfig, choices: Mapping[str, Any]) -> None:
+def check_mixture(composed: DictConfig, chosen: Mapping[str, object]) -> None:
     """Raise ValueError for data=mixture without a dataset, which would be the default data."""
-    if choices.get("data") == "mixture" and not composed.data.datasets:
+    if chosen.get("data") == "mixture" and not composed.data.datasets:
         raise ValueError(f"data=mixture needs datasets; try {SHAPES['data.datasets']}")
 
 
-def check_switches(composed: DictConfig, values: Iterator[tuple[str, object]]) -> None:
-    """Raise ValueError for a number given to a switch, which OmegaConf takes for `true`."""
-    for key, value in values:
-        switch = type(value) is int and isinstance(OmegaConf.select(composed, key), bool)
-        if switch and value not in (0, 1):
-            raise ValueError(f"{key}={value} must be true or false; try {key}=true")
+def check_word(word: Word) -> None:
+    """Raise ValueError for what is said to Hydra itself, and for a removal: neither has a use."""
+    if re.match(r"hydra\b", word.name):
+        near = OF_HYDRA.get(word.name.partition("/")[0], "leave it out")
+        raise ValueError(f"{word.name} is of Hydra itself and has no effect here; {near}")
+    if word.sign == "~":
+        name = word.name
+        what = "settings and groups can't be removed; give it another value"
+        raise ValueError(f"~{name}: {what}: {name}=VALUE, or leave it out for its default")
+
+
+def as_text(name: str, text: str) -> str:
+    """An override to paste into a shell, whose value is a text, whatever characters it has."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return shlex.quote(f'{name}="{escaped}"')
+
+
+def unreadable(word: str, said: str = "") -> str:
+    """Say what is wrong with a word that can't be read as an override."""
+    if "=" in word:
+        name, _, text = word.partition("=")
+        if evaluated := re.match(r"\w+ while evaluating '[^']*': (.*)", said, re.DOTALL):
+            return f"{word}: {evaluated[1].splitlines()[0]}"
+        return (
+            f"{word}: this value can't be read; close its brackets and quotes, or if it is a text, "
+            f"quote it for the shell and inside: {as_text(name, text)}"
+        )
+    known = settings()
+    if word in known:
+        example = known[word] if known[word] is not None else "VALUE"
+        return f"{word} has no value; try {word}={example}"
+    return f"{word} is no override; try SETTING=VALUE, for example stage.steps=100"
 
 
 def _unknown_choice(missing: str, options: list[str]) -> str:
@@ -135,29 +152,14 @@ def _in_file(name: str, said: str) -> str:
     return f"{name}.yaml: {unknown_setting(prefix + unknown[1]) if unknown else said}"
 
 
-def _syntax(error: Exception) -> str:
-    typed = re.match(r"Error parsing override '([^']*)'", str(error))
-    override = typed[1] if typed else str(getattr(error, "override", "an override"))
-    if "=" in override:
-        return (
-            f"{override}: this value can't be read; close its brackets and quotes, and quote a "
-            "text with special characters twice: 'KEY=\"a, b\"'"
-        )
-    known = settings()
-    if override in known:
-        example = known[override] if known[override] is not None else "VALUE"
-        return f"{override} has no value; try {override}={example}"
-    return f"{override} is no override; try SETTING=VALUE, for example stage.steps=100"
-
-
 def _of_a_setting(layer: OmegaConfBaseException, error: Exception) -> str:
     said, key = str(layer.msg or layer).splitlines()[0], layer.full_key
     outer = re.match(r"Could not override '([^']*)'", str(error))
     key = outer[1] if outer else key
     if isinstance(layer, MissingMandatoryValue):
         return f"{key} is not set, and this choice needs it; add {key}=VALUE"
-    if isinstance(layer, InterpolationResolutionError) and layer.__cause__ is not None:
-        return str(layer.__cause__)
+    if isinstance(layer, InterpolationResolutionError):
+        return _not_filled_in(key, said, layer.__cause__)
     if isinstance(layer, ConfigKeyError | ConfigAttributeError) and key:
         return unknown_setting(key)
     if not key and "Dict[str, Any]" in said:
@@ -170,6 +172,21 @@ def _of_a_setting(layer: OmegaConfBaseException, error: Exception) -> str:
     if "does not support deletion" in said:
         return f"~{key}: settings can't be removed; give it another value: {key}=VALUE"
     return f"{key}: {said}" if key else said
+
+
+def _not_filled_in(key: str | None, said: str, cause: BaseException | None) -> str:
+    """A ${...} in a value that stands for nothing."""
+    if unset := re.search(r"Environment variable '([^']*)' not found", said):
+        return (
+            f"{key}=${{oc.env:{unset[1]}}}: the variable {unset[1]} is not set; export "
+            f"{unset[1]}=VALUE, or type {key}=VALUE"
+        )
+    if unknown := re.search(r"Interpolation key '([^']*)' not found", said):
+        return (
+            f"{key}: ${{{unknown[1]}}} is no setting; a variable of the environment is "
+            f"${{oc.env:{unknown[1]}}}"
+        )
+    return str(cause) if isinstance(cause, ValueError) else f"{key}: {said}"
 
 
 def _wrong_type(key: str, said: str) -> str:

@@ -1,8 +1,15 @@
 """What Hydra knows of this project: the schema of each group and the resolvers of conf/."""
 
 import os
+import textwrap
 from functools import cache
 from pathlib import Path
+
+from orchestrator.config import SECTIONS
+
+GROUPS = ("stage", "model", *SECTIONS, "experiment")
+"""Those that every job has a choice of."""
+SCHEMA = "_defaults"  # end of the names of the dataclasses among the choices of a group
 
 
 def register() -> None:
@@ -12,15 +19,13 @@ def register() -> None:
 
     from models import MODELS
     from orchestrator.compose.automatic import automatic
-    from orchestrator.compose.refusal import SCHEMA
-    from orchestrator.config import SECTIONS, JobConfig
+    from orchestrator.config import JobConfig
     from orchestrator.stages import STAGES
 
     OmegaConf.register_new_resolver(
         "ray_address", lambda: os.environ.get("RAY_ADDRESS") or None, replace=True
     )
     OmegaConf.register_new_resolver("auto", automatic, replace=True)
-    OmegaConf.register_new_resolver("choices", choices, replace=True)
     store = ConfigStore.instance()
     store.store(name="job", node=JobConfig)
     for group, node in SECTIONS.items():
@@ -39,8 +44,9 @@ def choices() -> str:
         for file in sorted(folder.glob("*.yaml")):
             first = file.read_text(encoding="utf-8").splitlines()
             comment = next((line for line in first if line[:2] == "# " and line[2] != "@"), "# ")
-            lines.append(f"  {f'{folder.name}={file.stem}':30} {comment[2:]}")
-    return "\n".join(lines).replace("$", "$$")
+            name = f"  {f'{folder.name}={file.stem}':30} "
+            lines += textwrap.wrap(name + comment[2:], 79, subsequent_indent=" " * 33)
+    return "\n".join(lines)
 
 
 def _conf() -> Path:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from orchestrator.config.checks import check_at_least, nearest_multiples
+from orchestrator.config.checks import check_at_least, check_choice, nearest_multiples
 
 if TYPE_CHECKING:
     from orchestrator.config.job import JobConfig
@@ -35,6 +37,7 @@ class StageConfig:
     """Roles that are not trained."""
 
     name: str = ""
+    """Which stage it is; stage=NAME chooses one, with its settings."""
 
     def check_job(self, job: JobConfig) -> None:
         """Raise ValueError for what does not fit the other sections of the job."""
@@ -50,6 +53,8 @@ class TrainingConfig(StageConfig):
 
     reads: ClassVar[tuple[str, ...]] = ("model", "optim", "engine", "resume", "roles")
     roles: ClassVar[tuple[str, ...]] = ("model",)
+    measures: ClassVar[Mapping[str, str]] = {"validation/loss": "lower"}
+    """What every evaluation reports: the metric, and whether lower or higher is better."""
 
     steps: int = 100
     """Optimizer steps of the whole run."""
@@ -60,23 +65,91 @@ class TrainingConfig(StageConfig):
     evaluate_every: int | None = 100
     """Steps between evaluations on the validation split; also after the last step. None: once an
     epoch where the stage counts in epochs, else after the last step alone."""
-    checkpoint_every: int = 100
-    """Steps between checkpoints; also after the last step, and when interrupted."""
+    checkpoint_every: int | None = 100
+    """Steps between checkpoints; also after the last step, and when interrupted. None: no such
+    rhythm."""
+    checkpoint_every_minutes: float | None = None
+    """Minutes of a run without a checkpoint after which the step at hand ends with one. None: steps
+    alone decide."""
     checkpoints_kept: int = 2
     """Newest checkpoints that stay on the disk."""
+    keep_best: bool = False
+    """true: the best evaluation by best_metric is saved, and its checkpoint stays on the disk
+    beside the newest ones."""
+    patience: int | None = None
+    """Evaluations in a row without progress in best_metric after which training ends early. None:
+    it goes on to the last step."""
+    min_delta: float = 0.0
+    """patience: how much better than the last progress a value must be to count as progress."""
+    best_metric: str | None = None
+    """What keep_best and patience go by, a metric that evaluations report. None:
+    validation/loss."""
 
     def __post_init__(self) -> None:
-        """Check that counts are positive."""
-        for name in ("steps", "global_batch_size", "checkpoint_every"):
+        """Check ranges, and that no setting is for another that is not set."""
+        for name in ("steps", "global_batch_size", "checkpoints_kept"):
             check_at_least(f"stage.{name}", getattr(self, name), 1)
-        check_at_least("stage.checkpoints_kept", self.checkpoints_kept, 1)
-        for name in ("micro_batch_size", "evaluate_every"):
+        for name in ("micro_batch_size", "evaluate_every", "checkpoint_every", "patience"):
             if getattr(self, name) is not None:
                 check_at_least(f"stage.{name}", getattr(self, name), 1)
+        minutes = self.checkpoint_every_minutes
+        if minutes is not None and not 0 < minutes < math.inf:
+            raise ValueError(
+                f"stage.checkpoint_every_minutes={minutes} must be greater than 0; try "
+                "stage.checkpoint_every_minutes=10, or null"
+            )
+        self._check_selection()
+
+    def _check_selection(self) -> None:
+        if not 0 <= self.min_delta < math.inf:
+            raise ValueError(f"stage.min_delta={self.min_delta} must be at least 0 and finite")
+        if self.min_delta and self.patience is None:
+            raise ValueError(
+                f"stage.min_delta={self.min_delta} is for stage.patience, which is not set; add "
+                "stage.patience=3, or leave stage.min_delta out"
+            )
+        if self.best_metric is not None and not self.selects:
+            raise ValueError(
+                f"stage.best_metric={self.best_metric} is for stage.keep_best and stage.patience, "
+                "which are not set; add stage.keep_best=true or stage.patience=3"
+            )
+        if self.patience is None or self.evaluate_every is None:
+            return
+        evaluations = (self.steps - 1) // self.evaluate_every  # before the last step
+        if self.patience >= evaluations:  # the first is always progress
+            often = (self.steps - 1) // (self.patience + 1)
+            remedy = f"stage.evaluate_every={often}" if often else "more stage.steps"
+            raise ValueError(
+                f"stage.patience={self.patience} can't end a run early that is evaluated "
+                f"{evaluations} times before its last step, stage.steps={self.steps}, "
+                f"stage.evaluate_every={self.evaluate_every}; try {remedy}"
+            )
+
+    @property
+    def selects(self) -> bool:
+        """Whether steps are compared by `compared_by`."""
+        return self.keep_best or self.patience is not None
+
+    @property
+    def saves(self) -> int | None:
+        """Checkpoints of the whole run. None: minutes or evaluations decide, too."""
+        if self.keep_best or self.checkpoint_every_minutes is not None:
+            return None
+        return 1 if self.checkpoint_every is None else -(-self.steps // self.checkpoint_every)
+
+    @property
+    def compared_by(self) -> str:
+        """The metric that tells which step is better."""
+        return self.best_metric or "validation/loss"
+
+    def measures_of(self, job: JobConfig) -> Mapping[str, str]:
+        """As `measures`, with what only the other sections tell."""
+        return self.measures
 
     def check_job(self, job: JobConfig) -> None:
-        """Check that the global batch divides into micro-batches, and the warm-up ends in time."""
+        """Check the metric, the cut of the batch, and that the warm-up ends in time."""
         self._check_batch(job.resources.workers)
+        check_choice("stage.best_metric", self.compared_by, self.measures_of(job))
         for name in self.roles:
             optim = job.role(name).optim
             if optim is not None and optim.warmup_steps >= self.steps:

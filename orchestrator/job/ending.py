@@ -32,23 +32,39 @@ class Ending:
 
 def show(console: Terminal, ended: Ending, outcome: "Result | None") -> None:
     """Print how the job ended and what to type next."""
+    say, result = console.say, ended.result
+    if outcome is not None:
+        _show_outcome(console, outcome, done=result["status"] == "done")
+    steps = f": {result['steps']} steps" if result["steps"] else ""
+    say(f"{result['status']}{steps} in {result['wall_s']:.0f} s")
+    if result["reason"] is not None:
+        say(f"ended early: {result['reason']}")
+    if best := result["best"]:
+        kept = short(Path(best["checkpoint"]))
+        say(f"best:        {best['metric']} {best['value']:.4g} after step {best['step']}: {kept}")
+    if ended.explanation is not None and result["status"] == "failed":
+        say(f"error: {ended.explanation.line()}")
+    _show_places(console, ended, outcome)
 
-    say, width = console.say, console.fitting
-    folder, result, tracked = ended.folder, ended.result, ended.tracked
-    if outcome is not None and outcome.samples:
-        say("")
+
+def _show_outcome(console: Terminal, outcome: "Result", *, done: bool) -> None:
+    """What the stage has made, and what the user should know of it."""
+    if outcome.samples:
+        console.say("")
         for text in outcome.samples:
-            say("| " + text.strip().replace("\n", "\n| "))
-            say("")
-    if outcome is not None and result["status"] == "done":
+            console.say("| " + text.strip().replace("\n", "\n| "))
+            console.say("")
+    if done:
         for table in outcome.tables:
             console.print(grid(table))
         for notice in outcome.notices:
-            say(f"note: {notice}")
-    steps = f": {result['steps']} steps" if result["steps"] else ""
-    say(f"{result['status']}{steps} in {result['wall_s']:.0f} s")
-    if ended.explanation is not None and result["status"] == "failed":
-        say(f"error: {ended.explanation.line()}")
+            console.say(f"note: {notice}")
+
+
+def _show_places(console: Terminal, ended: Ending, outcome: "Result | None") -> None:
+    """What to type next, and where everything is."""
+    say, width = console.say, console.fitting
+    folder, result, tracked = ended.folder, ended.result, ended.tracked
     newest = Path(result["checkpoint"]) if result["checkpoint"] else None
     start = "" if newest is None else short(folder if newest.is_relative_to(folder) else newest)
     for label, command in outcome.next if outcome is not None else ():

@@ -51,17 +51,28 @@ class Rule:
     failure: str
     """A key of FAILURES."""
     remedy: str
-    """What to do; `{log}` is where the traceback stands."""
+    """What to do; `{log}` is where the traceback stands, `{go_on}` says how to go on."""
     types: tuple[str, ...] = ()
     pattern: str | None = None
+    own_words: bool = False
+    """Whether such an error may end with what to do, behind a semicolon; then that is said."""
 
 
-GO_ON = "go on from the last checkpoint with resume=RUN_FOLDER"
+GO_ON = "{go_on}"
+RESUME = "go on from the last checkpoint with resume=RUN_FOLDER"
+START_AGAIN = "start again, for there is no checkpoint yet"
 READ = "read the traceback in {log}"
 
 # Tried from top to bottom, so the special comes before the general.
 RULES = (
     Rule("interrupted", GO_ON, types=("KeyboardInterrupt",)),
+    Rule(
+        "out_of_memory",
+        "give it more memory, or prepare with fewer --workers",
+        pattern=r"^PoolFailed: .*out of memory",
+    ),
+    Rule("start", "see logs/ray.log, and whether the host is overloaded", types=("RayNotStarted",)),
+    Rule("killed", "find out who killed them, then start again", types=("PoolFailed",)),
     Rule(
         "out_of_memory",
         "halve stage.micro_batch_size (the global batch stays the same), or shorten the sequence",
@@ -91,6 +102,7 @@ RULES = (
         "bad_data",
         "`orchestrate data verify` names all that is damaged",
         types=("DataError", "BadBlock", "DamagedData", "ColumnError", "NothingToTrainOn"),
+        own_words=True,
     ),
     Rule(
         "bad_data",
@@ -160,7 +172,7 @@ RULES = (
 # What the driver saw of a worker that raised nothing (`WorkerFailed.cause`).
 RULES_OF_CAUSES = {
     "start": Rule("start", "the worker never began: read {log} and logs/ray.log"),
-    "lost": Rule("lost_node", f"on the other nodes {GO_ON}"),
+    "lost": Rule("lost_node", f"mend that node or leave it out, then {GO_ON}"),
     "silent": Rule("silent", f"see what that host is busy with, then {GO_ON}"),
     "killed": Rule("killed", f"find who sent the signal, then {GO_ON}"),
 }
@@ -200,7 +212,11 @@ class Explanation:
 
 
 def explain_failure(
-    error: BaseException, step: int | None = None, log: Path | None = None
+    error: BaseException,
+    step: int | None = None,
+    log: Path | None = None,
+    *,
+    resumable: bool = True,
 ) -> Explanation:
     """Classify an error and say what to do about it.
 
@@ -208,6 +224,7 @@ def explain_failure(
         error: a `WorkerFailed`, or whatever else ended the job.
         step: the last step known to be done, for the message.
         log: where the traceback of an error that knows no log of its own was written.
+        resumable: whether the job has a checkpoint.
     """
     kind = getattr(error, "error_type", None)
     kind = type(error).__name__ if kind is None else str(kind)
@@ -215,6 +232,9 @@ def explain_failure(
     cause = getattr(error, "cause", None)
     rank, host = getattr(error, "rank", None), getattr(error, "host", None)
     rule = _rule(error, cause, kind, said)
+    advice = ""
+    if rule.own_words and "; " in said:
+        said, advice = said.rsplit("; ", 1)
     at = f" after step {step}" if step is not None else ""
     if cause in ("killed", "lost", "silent"):
         what = re.match(r"[^,:]*", said)
@@ -225,7 +245,9 @@ def explain_failure(
     else:
         message = _short(kind, said) + at
     place = getattr(error, "log", None) or log
-    remedy = rule.remedy.replace("{log}", _shown(place) if place else "the output of the command")
+    remedy = (advice or rule.remedy).replace("{go_on}", RESUME if resumable else START_AGAIN)
+    shown = _shown(place) if place else "what the command prints with HYDRA_FULL_ERROR=1"
+    remedy = remedy.replace("{log}", shown)
     return Explanation(rule.failure, rank, host, message, remedy)
 
 

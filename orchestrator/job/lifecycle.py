@@ -9,36 +9,39 @@ What the job knows of its stage is in its plan; how far it got is in its record.
 """
 
 import os
-import signal
-import threading
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.gang import Files, Placement, run_gang, run_inline
-from data.files import cache_root, write_text_atomic
+from cluster.host.output import output_to
+from data.files import cache_root, in_use, write_text_atomic
+from data.messages import counted
 from orchestrator.config import JobConfig
 from orchestrator.job import ending, torchrun
+from orchestrator.job.codes import DONE, FAILED, INTERRUPTED, REFUSED, STOPPED
 from orchestrator.job.failures import Explanation, explain_failure
 from orchestrator.job.rank import Assignment, environment, work
 from orchestrator.job.screen import Screen, Terminal
-from orchestrator.job.signals import Stops, heeded
+from orchestrator.job.signals import Stops
 from orchestrator.job.startup import Startup
 from orchestrator.plan.planning import LABEL, Plan, make_plan
 from orchestrator.record import runfolder
+from orchestrator.record.checkpoints.finding import newest_of, published, read_complete
+from orchestrator.record.checkpoints.retention import remove_partial
 from orchestrator.record.journal import Journal
 from orchestrator.record.mlflow import NoMirror, start_mirror
 from orchestrator.stages import STAGES
+from orchestrator.stages.result import SEPARATOR
 
 if TYPE_CHECKING:
     from orchestrator.stages.result import Result
 
-DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
-SILENT_AFTER_S = 60.0  # a rank that answers nothing for so long is frozen, or its host is gone
+SILENT_AFTER_S = 45.0  # a rank that answers nothing for so long is frozen, or its host is gone
 PLACE = ("rank", "host", "ip", "node", "pid", "gpus", "log")  # of a worker, for the record
 
 
@@ -49,7 +52,7 @@ def execute(config: JobConfig, overrides: Sequence[str], asked: float) -> int:
     """
     torchrun.check_launcher(config)
     if torchrun.is_follower(config):
-        return _follow(config)
+        return torchrun.follow(config)
     outline = STAGES[config.stage.name].driver.outline(config)
     startup = Startup(asked)
     with Screen(outline, Terminal()) as screen, torchrun.leading(config) as hand_out:
@@ -83,8 +86,7 @@ class Job:
         """Nothing is open yet."""
         self.config, self.folder = self.assignment.config, self.assignment.folder
         inline = self.config.resources.launcher == "inline"
-        self.stops = Stops(self.screen.say, inline)
-        self._stepped = False
+        self.stops = Stops(self.screen.say, inline, saves=self.plan.outline.steps > 0)
 
     def run(self) -> int:
         """Run to the end and leave a truthful result.json in every case."""
@@ -92,7 +94,8 @@ class Job:
         mirror: NoMirror = NoMirror()
         outcome: Result | None = None
         error: BaseException | None = None
-        with self.stops.heard():
+        assert self.plan.ready is not None  # make_plan makes it
+        with self.stops.heard(), in_use(self.plan.ready.files):
             with Journal(self.folder) as journal:
                 self._journal = journal
                 try:
@@ -103,40 +106,36 @@ class Job:
                     self._record_outcome(outcome)
                 except (Exception, KeyboardInterrupt) as caught:
                     error = caught
+                    self._look_at_checkpoints()
                 self.stops.over = True
                 result, explanation = self._close(outcome, error, begun, mirror.run_id)
             if self.config.tracking.enabled:
                 self.screen.phase("sending the rest of the record to MLflow")
-            tracked = mirror.finish()
+            try:
+                with self.stops.sending():
+                    tracked = mirror.finish()
+            except KeyboardInterrupt:
+                tracked = mirror.finish(0)
             if result["mlflow_run_id"] != tracked.mlflow_run_id:
                 result["mlflow_run_id"] = tracked.mlflow_run_id
                 with suppress(OSError):  # on a full disk the first one stays
                     runfolder.write_result(self.folder, result)
-        self.screen.close()
-        ended = ending.Ending(self.folder, self.overrides, result, explanation, tracked)
-        ending.show(self.screen.console, ended, outcome)
+            self.screen.close()
+            ended = ending.Ending(self.folder, self.overrides, result, explanation, tracked)
+            ending.show(self.screen.console, ended, outcome)
         if explanation is not None and explanation.failure == "not_shared":
             return REFUSED
-        return {"done": DONE, "interrupted": INTERRUPTED}.get(result["status"], FAILED)
+        interrupted = INTERRUPTED if result["checkpoint"] else STOPPED
+        return {"done": DONE, "interrupted": interrupted}.get(result["status"], FAILED)
 
     def _work(self) -> "Result":
         """Carry out the stage in its workers; returns rank 0's result."""
         self.startup.enter("Ray and workers")
         if self.config.resources.launcher == "inline":
-            os.environ.update(environment(self.config))
             self.screen.phase("importing torch and building the model")
-            try:
-                result: Result = run_inline(
-                    work, self.assignment, on_records=self._take, stop=self.stops.stop
-                )
-            except Exception:
-                log = self.folder / "logs" / "rank-0.log"  # where a worker of a gang has it, too
-                with suppress(OSError):  # a full disk, which is what is being told
-                    log.write_text(traceback.format_exc(), encoding="utf-8")
-                raise
-            return result
+            return self._work_here()
         resources = self.config.resources
-        self.screen.phase(f"starting {resources.workers} workers")
+        self.screen.phase(f"starting {counted(resources.workers, 'worker')}")
         placement = Placement(
             resources.workers,
             resources.cpus_per_worker,
@@ -159,6 +158,23 @@ class Job:
         )
         return results[0]
 
+    def _work_here(self) -> "Result":
+        """Carry out the stage in this process, alone or as rank 0 of torchrun's."""
+        os.environ.update(environment(self.config))
+        log = self.folder / "logs" / "rank-0.log"  # where a worker of a gang has it, too
+        # Alone, what libraries say stays on the screen: somebody may be debugging.
+        quiet = output_to(log, 2) if torchrun.has_followers(self.config) else nullcontext()
+        try:
+            with quiet:
+                result: Result = run_inline(
+                    work, self.assignment, on_records=self._take, stop=self.stops.stop
+                )
+        except Exception:
+            with suppress(OSError), log.open("a", encoding="utf-8") as file:  # the disk may be full
+                traceback.print_exc(file=file)
+            raise
+        return result
+
     def _files(self) -> Files:
         """What the ranks open, for hosts of a cluster that do not see this one's cache."""
         root = cache_root()
@@ -178,7 +194,7 @@ class Job:
             if "metrics" in record and "event" not in record:
                 self._journal.metrics(record["step"], record["metrics"], record["time_ms"])
                 self.screen.metrics(self._journal.standing, record["metrics"])
-                if not self._stepped and self.plan.outline.steps:
+                if not self.stops.stepped and self.plan.outline.steps:
                     self._first_step()
             else:
                 self._event(record)
@@ -197,11 +213,23 @@ class Job:
 
     def _first_step(self) -> None:
         """Say how long it took from Enter to the first optimizer step, and where that went."""
-        self._stepped = True
+        self.stops.stepped = True
         total, parts = self.startup.parts()
         self._journal.event("first_step", seconds=round(total, 1), parts=parts)
         shown = ", ".join(f"{name} {seconds}" for name, seconds in parts.items())
         self.screen.say(f"first step after {total:.1f} s: {shown}")
+
+    def _look_at_checkpoints(self) -> None:
+        """The ranks are gone: record what one published and did not live to say; clear up."""
+        root, known = self.folder / "checkpoints", self._journal.standing.checkpoint_step
+        remove_partial(root)
+        newest, _ = newest_of(published(root), read_complete)
+        if newest is not None and (known is None or known < newest.step):
+            facts = {"bytes": newest.bytes, "manifest_sha256": newest.manifest_sha256}
+            with suppress(OSError):  # the disk may be full
+                self._event(
+                    {"event": "checkpoint", "step": newest.step, "path": str(newest.path), **facts}
+                )
 
     def _record_start(self) -> None:
         """Put the start, and what the job reads, on record."""
@@ -221,9 +249,10 @@ class Job:
 
     def _record_outcome(self, outcome: "Result") -> None:
         """Put what the stage has made on record."""
+        if outcome.reason is not None:
+            self._journal.event("ended_early", reason=outcome.reason)
         if outcome.samples:
-            text = "\n\n---\n\n".join(outcome.samples)
-            write_text_atomic(self.folder / "samples.txt", text)
+            write_text_atomic(self.folder / "samples.txt", SEPARATOR.join(outcome.samples))
             self._journal.event("artifact", path="samples.txt")
         for table in outcome.tables:
             path = self.folder / f"{table.name}.json"
@@ -243,9 +272,10 @@ class Job:
         """
 
         def end() -> tuple[dict[str, Any], Explanation | None]:
-            explanation = (
-                explain_failure(error, self._journal.standing.step or None) if error else None
-            )
+            explanation, standing = None, self._journal.standing
+            if error is not None:
+                resumable = bool(standing.checkpoint or self.config.resume)
+                explanation = explain_failure(error, standing.step or None, resumable=resumable)
             result = self._result(outcome, explanation, time.monotonic() - begun)
             result["mlflow_run_id"] = mlflow_run_id
             runfolder.write_result(self.folder, result)
@@ -265,6 +295,7 @@ class Job:
     ) -> dict[str, Any]:
         """What result.json says, by the record: the truth also for a job that failed."""
         standing, status = self._journal.standing, "done"
+        trains = self.plan.outline.steps > 0
         if explanation is not None:
             status = "interrupted" if explanation.failure == "interrupted" else "failed"
         elif outcome is not None and outcome.stopped:
@@ -273,12 +304,15 @@ class Job:
             "run_id": self.folder.name,
             "stage": self.config.stage.name,
             "status": status,
+            "reason": outcome.reason if outcome else None,
             "attempts": 1,
-            "steps": standing.step if self.plan.outline.steps else 0,
+            "steps": max(standing.step, standing.checkpoint_step or 0) if trains else 0,
             "tokens": standing.tokens or None,
             "wall_s": round(seconds, 3),
             "tokens_per_second": outcome.tokens_per_second if outcome else None,
             "metrics": standing.metrics,
+            "baselines": standing.baselines,
+            "best": standing.best,
             "checkpoint": standing.checkpoint or self.config.resume,
             "mlflow_run_id": None,
         }
@@ -291,12 +325,3 @@ class Job:
                 "remedy": explanation.remedy,
             }
         return result
-
-
-def _follow(config: JobConfig) -> int:
-    """Be one rank of a torchrun job; rank 0 alone writes the record."""
-    stop = threading.Event()
-    for number in heeded():
-        signal.signal(number, lambda *_: stop.set())
-    stopped = torchrun.follow(config, stop)
-    return REFUSED if stopped is None else INTERRUPTED if stopped else DONE

@@ -3,6 +3,7 @@
 It shows what the stage's outline names and keeps nothing that anybody else needs.
 """
 
+import textwrap
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -136,6 +137,8 @@ class Screen:
             self.say(f"resumed after step {facts['step']} from {facts['path']}")
         elif kind == "checkpoint_rejected":
             self.say(f"passed over: {facts['reason']}")
+        elif kind == "sampled":
+            self.say("| " + textwrap.shorten(facts["texts"][0], 76, placeholder=" ..."))
 
     def _at(self) -> str:
         return f"step {self._standing.step}/{self._outline.steps}"

@@ -8,22 +8,33 @@ takes; torchrun itself ends them if rank 0 dies.
 import os
 import pickle
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 from cluster.gang import run_inline
+from cluster.host.output import output_to
 from orchestrator.config import JobConfig
+from orchestrator.job.codes import DONE, FAILED, INTERRUPTED, REFUSED
 from orchestrator.job.rank import Assignment, environment, work
+from orchestrator.job.signals import handled
 
-REFUSED = b"refused"
+NOTHING_TO_DO = b"refused"
 LOOK = timedelta(seconds=30)  # at a time; the waiting itself has no end
 
 
 def is_follower(config: JobConfig) -> bool:
     """Whether torchrun has started this process as another rank than 0."""
     return config.resources.launcher == "inline" and os.environ.get("RANK", "0") != "0"
+
+
+def has_followers(config: JobConfig) -> bool:
+    """Whether this process is rank 0 of several that torchrun has started."""
+    started_by_torchrun = {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return config.resources.launcher == "inline" and started_by_torchrun and several
 
 
 def check_launcher(config: JobConfig) -> None:
@@ -44,9 +55,7 @@ def leading(config: JobConfig) -> Iterator[Callable[[Assignment], None]]:
     An error before that sets the others free. Without other ranks there is nobody to tell: for a
     job of another launcher, whatever variables torchrun has left, and for one process alone.
     """
-    started_by_torchrun = {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    if config.resources.launcher != "inline" or alone or not started_by_torchrun:
+    if not has_followers(config):
         yield lambda assignment: None
         return
     store, told = _store(), False
@@ -60,20 +69,28 @@ def leading(config: JobConfig) -> Iterator[Callable[[Assignment], None]]:
         yield hand_out
     finally:
         if not told:
-            store.set(_key(), REFUSED)
+            store.set(_key(), NOTHING_TO_DO)
 
 
-def follow(config: JobConfig, stop: threading.Event) -> bool | None:
-    """Another rank: wait for the assignment and carry it out.
+def follow(config: JobConfig) -> int:
+    """Another rank: wait for the assignment and carry it out; returns the exit code.
 
-    Returns whether the job was stopped early; None if rank 0 has refused it.
+    Rank 0 writes the record and tells the user; what this rank says is in its log.
     """
     os.environ.update(environment(config))
-    received = wait_for_word(_store())
-    if received == REFUSED:
-        return None
-    assignment: Assignment = pickle.loads(received)  # written by rank 0 of this very job
-    return bool(run_inline(work, assignment, on_records=_ignore, stop=stop).stopped)
+    stop = threading.Event()
+    with handled(lambda number, frame: stop.set()):
+        received = wait_for_word(_store())
+        if received == NOTHING_TO_DO:
+            return REFUSED
+        assignment: Assignment = pickle.loads(received)  # written by rank 0 of this very job
+        with output_to(assignment.folder / "logs" / f"rank-{os.environ['RANK']}.log", 1, 2):
+            try:
+                result = run_inline(work, assignment, on_records=_ignore, stop=stop)
+            except Exception:
+                traceback.print_exc()
+                return FAILED
+    return INTERRUPTED if result.stopped else DONE
 
 
 def wait_for_word(store: Any) -> bytes:

@@ -76,7 +76,8 @@ class Plan:
         stage = self.config.stage
         if not isinstance(stage, TrainingConfig):
             return 0
-        return min(-(-stage.steps // stage.checkpoint_every), stage.checkpoints_kept + 1)
+        most = stage.checkpoints_kept + 1 + stage.keep_best
+        return most if stage.saves is None else min(stage.saves, most)
 
     @property
     def disk_bytes(self) -> int:
@@ -117,6 +118,8 @@ class Plan:
             shown["memory"] = self._memory()
         if self.most_checkpoints:
             shown["checkpoints"] = self._checkpoints()
+        if early := self._early_end():
+            shown["early end"] = early
         own = (self.devices.note,) if self.devices is not None and self.devices.note else ()
         if notes := (*own, *self.notes):
             shown["note"] = "\n".join(notes)
@@ -162,11 +165,25 @@ class Plan:
         )
 
     def _checkpoints(self) -> str:
-        interval = counted(self.config.section(TrainingConfig).checkpoint_every, "step")
-        each = f"{size(self.checkpoint_bytes)} each, every {interval}"
+        stage = self.config.section(TrainingConfig)
+        often, minutes = stage.checkpoint_every, stage.checkpoint_every_minutes
+        when = [
+            *([] if often is None else [f"every {counted(often, 'step')}"]),
+            *([] if minutes is None else [f"every {minutes:g} minutes"]),
+            *([f"at the best {stage.compared_by}, which stays"] if stage.keep_best else []),
+        ]
+        each = f"{size(self.checkpoint_bytes)} each, {' and '.join(when) or 'at the end'}"
         at_once = f"at most {self.most_checkpoints} at once = {size(self.disk_bytes)}"
         free = "" if self.free_bytes is None else f"; {size(self.free_bytes)} free"
         return f"{each}, {at_once}{free}"
+
+    def _early_end(self) -> str | None:
+        stage = self.config.stage
+        if not isinstance(stage, TrainingConfig) or stage.patience is None:
+            return None
+        by = f" of more than {stage.min_delta:g}" if stage.min_delta else ""
+        evaluations = counted(stage.patience, "evaluation")
+        return f"after {evaluations} without progress{by} in {stage.compared_by}"
 
 
 def rough_plan(config: JobConfig) -> Plan:

@@ -101,9 +101,22 @@ def write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def _point_latest(outputs: Path, folder: Path) -> None:
+    """Let `latest` mean this run.
+
+    A folder of that name, which copying makes of the link, stays: no job dies for a convenience,
+    and nothing of a user's is removed.
+    """
     link = outputs / f".{LATEST}-{folder.name}"
     link.symlink_to(folder.relative_to(outputs))
-    link.replace(outputs / LATEST)
+    try:
+        link.replace(outputs / LATEST)
+    except OSError:
+        link.unlink()
+        print(
+            f"note: {outputs / LATEST} is a folder, not the link to the newest run; move it away, "
+            "or name runs by their folders",
+            file=sys.stderr,
+        )
 
 
 def _code(redactor: Redactor, devices: Devices | None) -> dict[str, Any]:
@@ -119,16 +132,22 @@ def _code(redactor: Redactor, devices: Devices | None) -> dict[str, Any]:
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "devices": f"{devices.gpus} GPUs, {devices.cpus} cores" if devices else None,
-        "command": redactor.text(shlex.join(["orchestrate", *_arguments()])),
+        "command": redactor.text(shlex.join(command())),
     }
 
 
-def _arguments() -> list[str]:
-    """What the user typed after `orchestrate`; sys.argv itself has lost the verb by now."""
-    typed = sys.orig_argv
-    program = "-m" if "-m" in typed else sys.argv[0]
-    first = typed.index(program) + (2 if program == "-m" else 1) if program in typed else len(typed)
-    return typed[first:]
+def command() -> list[str]:
+    """What the user typed: this process's own words, or under torchrun the words of torchrun."""
+    own = ["orchestrate", *sys.argv[1:]]
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return own
+    try:
+        parent = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+    except OSError:  # not Linux
+        return own
+    words = [os.fsdecode(word) for word in parent]
+    script = words[1] if len(words) > 1 else ""  # python /bin/torchrun ..., python -m torch...
+    return [Path(script).name, *words[2:]] if "/" in script else ["python", *words[1:]]
 
 
 def _git(source: Path, *arguments: str) -> str | None:

@@ -30,6 +30,10 @@ class Standing:
     checkpoint: str | None = None
     """The newest checkpoint known to be whole: one that was published, else the one resumed."""
     checkpoint_step: int | None = None
+    best: dict[str, Any] | None = None
+    """The best evaluation whose checkpoint is kept: metric, value, step, checkpoint."""
+    baselines: dict[str, dict[str, float]] = field(default_factory=dict)
+    """What the model has to beat, by metric: the name of each baseline, and its value."""
     status: str | None = None
     """How the run ended. None: it goes on, or its driver died before it could say."""
     first_ms: int | None = None
@@ -88,6 +92,11 @@ class Standing:
             self.metrics |= line["metrics"]
         elif kind in ("checkpoint", "resumed"):
             self.checkpoint, self.checkpoint_step = str(line["path"]), int(line["step"])
+        elif kind == "best":
+            facts = {name: line[name] for name in ("metric", "value", "step")}
+            self.best = {**facts, "checkpoint": str(line["path"])}
+        elif kind == "baselines":
+            self.baselines = {"validation/bits_per_byte": dict(line["bits_per_byte"])}
 
 
 def _works(line: Mapping[str, Any]) -> bool:

@@ -1,29 +1,34 @@
 """The checkpoints of a run, as a stage that trains sees them on its ranks."""
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import JobConfig, RoleConfig
+from orchestrator.config import JobConfig, RoleConfig, TrainingConfig
 from orchestrator.stages.run import Run
 from orchestrator.training import checkpoint, distributed
 from orchestrator.training.checkpoint import Checkpoint, Retention
+from orchestrator.training.loop import Metrics, Trained
 from orchestrator.training.roles import Role, build_role
+from orchestrator.training.selection import Selection
+
+SELECTION = "selection"  # the entry of a manifest
 
 
 class Checkpoints:
     """Finds where a run goes on, and publishes its checkpoints. Every rank calls every method."""
 
-    def __init__(self, run: Run, kept: int, resume: str | None) -> None:
+    def __init__(self, run: Run, config: JobConfig) -> None:
         """Find the newest valid checkpoint of this run, else that of the run to resume, if any.
 
         Args:
             run: whose checkpoints these are.
-            kept: how many of the newest stay on the disk.
-            resume: the checkpoint to go on from, which the driver has verified.
+            config: of the job; `resume` is a checkpoint that the driver has verified.
         """
         self._run, self._root = run, run.folder / "checkpoints"
-        self._retention = Retention(self._root, kept)
+        self._stage, resume = config.section(TrainingConfig), config.resume
+        self._retention = Retention(self._root, self._stage.checkpoints_kept)
         found, rejected = checkpoint.newest_valid_shared(self._root)
         for reason in rejected:
             run.event("checkpoint_rejected", reason=reason)
@@ -35,6 +40,8 @@ class Checkpoints:
         """Where the run goes on. None: at its first step."""
         self.newest = found
         """The last checkpoint found or saved."""
+        self.selection = self._selection(config)
+        """Compares evaluations. None: nothing asks for it."""
 
     @property
     def from_step(self) -> int:
@@ -60,6 +67,7 @@ class Checkpoints:
         """Record that every part of the stage has taken over the state of `start`."""
         if self.start is not None:
             self._run.event("resumed", step=self.start.step, path=str(self.start.path))
+            self._tell_best()
 
     def save(
         self,
@@ -67,6 +75,7 @@ class Checkpoints:
         roles: Iterable[Role],
         tokenizer: Path | None,
         facts: Mapping[str, Any],
+        measured: Metrics,
         **record: Any,
     ) -> Checkpoint:
         """Publish the checkpoint of this step, and delete what need not stay.
@@ -76,8 +85,15 @@ class Checkpoints:
             roles: the models, each with the part of its state that this rank holds.
             tokenizer: the tokenizer.json that they were trained with, if any.
             facts: plain entries for the manifest, such as the state of the data.
+            measured: the last value of each metric.
             record: more facts for the record of the run.
         """
+        path = self._root / checkpoint.folder_name(step)
+        chosen, best = self.selection, False
+        if chosen is not None:
+            best = self._stage.keep_best and chosen.best_step == step
+            self._retention.best = path if best else self._retention.best
+            facts = {**facts, SELECTION: chosen.to_dict() | {"path": self._best_seen_from(path)}}
         self.newest = done = checkpoint.save(
             self._root, step, {role.name: role.saved for role in roles}, tokenizer, facts
         )
@@ -89,6 +105,43 @@ class Checkpoints:
             path=str(done.path),
             bytes=done.bytes,
             manifest_sha256=done.manifest_sha256,
+            metrics={k: v for k, v in measured.items() if k.startswith("validation/")},
             **record,
         )
+        if best:
+            self._tell_best()
         return done
+
+    def reason(self, outcome: Trained) -> str | None:
+        """Why training ended before its last step, if it did so by itself."""
+        return self.selection.reason() if self.selection and outcome.exhausted else None
+
+    def _tell_best(self) -> None:
+        """Record which checkpoint is the best, if it is kept and still there."""
+        path, own = self._retention.best, self.selection
+        if path is not None and own is not None:
+            self._run.event(
+                "best", step=own.best_step, metric=own.metric, value=own.best, path=str(path)
+            )
+
+    def _selection(self, config: JobConfig) -> Selection | None:
+        """What the stage compares evaluations by, as it was where the run goes on."""
+        stage = self._stage
+        if not stage.selects:
+            return None
+        metric = stage.compared_by
+        higher = stage.measures_of(config)[metric] == "higher"
+        new = Selection(metric, higher, stage.patience, stage.min_delta)
+        if self.start is not None and (saved := self.start.facts.get(SELECTION)) is not None:
+            new.restore(saved)
+            best = (
+                Path(os.path.normpath(self.start.path / saved["path"])) if saved["path"] else None
+            )
+            if stage.keep_best and new.best is not None and best is not None and best.is_dir():
+                self._retention.best = best
+        return new
+
+    def _best_seen_from(self, path: Path) -> str | None:
+        """The checkpoint of the best step, relative to another: outputs may be moved as a whole."""
+        best = self._retention.best
+        return None if best is None else os.path.relpath(best, path)

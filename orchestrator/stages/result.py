@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+SEPARATOR = "\n\n---\n\n"  # between the texts of a file of samples
+
 
 @dataclass(frozen=True)
 class Table:
@@ -24,6 +26,8 @@ class Result:
 
     stopped: bool = False
     """Whether it left early because it was asked to."""
+    reason: str | None = None
+    """Why it ended before its last step by itself, if it did."""
     tokens_per_second: float | None = None
     """Over optimizer steps alone: without start-up, evaluations and checkpoints."""
     notices: tuple[str, ...] = ()

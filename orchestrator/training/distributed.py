@@ -5,6 +5,7 @@ the same code runs in a gang, under torchrun, and in one plain process.
 """
 
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 T = TypeVar("T")
 
+LOOPBACK = "127.0.0.1"
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)  # a first evaluation or compile may take minutes
 
 
@@ -57,7 +59,11 @@ def process_group(device: torch.device) -> Iterator[None]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group(
-        backend(device), rank=rank(), world_size=world_size(), timeout=COLLECTIVE_TIMEOUT
+        backend(device),
+        store=_store_of_one_host(),
+        rank=rank(),
+        world_size=world_size(),
+        timeout=COLLECTIVE_TIMEOUT,
     )
     try:
         yield
@@ -68,6 +74,29 @@ def process_group(device: torch.device) -> Iterator[None]:
             dist.destroy_process_group()
         raise
     dist.destroy_process_group()
+
+
+def _store_of_one_host() -> Any:
+    """Where the ranks meet, if they are all on this host; None: where torch lets them meet.
+
+    Torch's own store asks for no password and listens on all interfaces, also for ranks that say
+    MASTER_ADDR=127.0.0.1.
+    """
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    if address != LOOPBACK or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return None
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    leads = rank() == 0
+    listening = socket.create_server((address, port)).detach() if leads else None
+    return TCPStore(
+        address,
+        port,
+        world_size(),
+        is_master=leads,
+        timeout=COLLECTIVE_TIMEOUT,
+        master_listen_fd=listening,
+    )
 
 
 def sum_over_ranks(values: Sequence[float], device: torch.device) -> list[float]:

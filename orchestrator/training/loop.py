@@ -3,10 +3,12 @@
 `fit` takes what it needs as functions (objective, log, evaluate, save, should_stop) and knows
 nothing of stages, Ray or MLflow. One optimizer step:
 
-1. The weight of the step (tokens, samples) is summed over all ranks, with the wish to stop.
+1. The weight of the step (tokens, samples) is summed over all ranks, with the wishes to stop
+   and to save.
 2. Each micro-batch: the objective's summed loss / the weight of the whole step, backward.
 3. Loss and metrics are summed over ranks; a loss that is not finite ends the job before the step.
-4. Gradients are reduced, clipped and applied; metrics are logged; a checkpoint may be due.
+4. Gradients are reduced, clipped and applied; metrics are logged; an evaluation, a checkpoint or
+   the end for want of progress may be due.
 """
 
 import hashlib
@@ -23,6 +25,7 @@ from models.dropout import keyed
 from orchestrator.training import distributed
 from orchestrator.training.engine import Engine
 from orchestrator.training.objectives import Batch, MicroBatch, Objective, Summed
+from orchestrator.training.selection import Selection
 
 Metrics = dict[str, float]
 
@@ -47,6 +50,8 @@ class Trained:
     """Wall time in optimizer steps alone."""
     stopped: bool
     """Whether a stop was asked for before the last step."""
+    exhausted: bool = False
+    """Whether it ended before the last step for want of progress."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,12 @@ class Schedule:
 
     steps: int
     evaluate_at: Callable[[int], bool]
-    checkpoint_every: int
+    save_at: Callable[[int], bool]
     learning_rate: Callable[[int], float]
+    save_minutes: float | None = None
+    """Minutes after which a checkpoint is due, whatever the step. None: steps alone decide."""
+    save_best: bool = False
+    """Whether a checkpoint is due where an evaluation is the best so far."""
 
 
 @dataclass(frozen=True)
@@ -138,11 +147,14 @@ def fit(
     unit: str,
     trained: Callable[[list[Batch]], None],
     log: Callable[[int, Metrics], None],
-    evaluate: Callable[[int], None],
+    evaluate: Callable[[int], Metrics],
     save: Callable[[int], None],
     should_stop: Callable[[], bool],
+    selection: Selection | None = None,
 ) -> Trained:
-    """Train from `start_step` to the end of the schedule or until a stop. Every rank calls it.
+    """Train from `start_step` to the end of the schedule, a stop, or the end of all progress.
+
+    Every rank calls it.
 
     Args:
         engine: holds model and optimizer.
@@ -154,22 +166,28 @@ def fit(
         unit: what weights count, for the names of metrics: tokens, samples.
         trained: gets this rank's micro-batches of each step that was done.
         log: takes a step and its metrics; called on every rank with the same values.
-        evaluate: called with the step when an evaluation is due.
+        evaluate: called with the step when an evaluation is due; returns what it has measured,
+            the same on every rank.
         save: called with the step when a checkpoint is due.
         should_stop: whether this process was asked to stop; one rank is enough.
+        selection: takes in each evaluation, and says when there is no more progress.
 
     Raises:
         NonFiniteLoss: on every rank, naming the step and the samples.
         NothingToTrainOn: on every rank, naming the step.
     """
     trained_weight, training_seconds, saved_step = 0.0, 0.0, start_step
-    step = start_step
+    step, saved_at, exhausted = start_step, time.monotonic(), False
     for step in range(start_step + 1, schedule.steps + 1):
         begun = time.perf_counter()
         micro_batches = next(batches)
         waited = time.perf_counter() - begun
         own_weight = float(sum(batch.weight for batch in micro_batches))
-        weight, stop = distributed.sum_over_ranks([own_weight, should_stop()], engine.device)
+        overdue = _overdue(schedule.save_minutes, saved_at)
+        # In one reduction, so that all ranks stop and save at the same step.
+        weight, stop, overdue_ranks = distributed.sum_over_ranks(
+            [own_weight, should_stop(), overdue], engine.device
+        )
         if stop:
             step -= 1
             break
@@ -199,14 +217,29 @@ def fit(
             "train/data_wait": waited / seconds,
         }
         log(step, metrics)
+        due = schedule.save_at(step) or bool(overdue_ranks) or step == schedule.steps
         if schedule.evaluate_at(step) or step == schedule.steps:
-            evaluate(step)
-        if step % schedule.checkpoint_every == 0 or step == schedule.steps:
+            measured = evaluate(step)
+            if selection is not None:
+                best = selection.take(step, measured)
+                exhausted = selection.exhausted
+                due |= exhausted or (best and schedule.save_best)
+        if due:
             save(step)
-            saved_step = step
+            saved_step, saved_at = step, time.monotonic()
+        if exhausted:
+            break
     if saved_step != step:
         save(step)
-    return Trained(step, trained_weight, training_seconds, stopped=step < schedule.steps)
+    early = step < schedule.steps
+    return Trained(
+        step, trained_weight, training_seconds, early and not exhausted, early and exhausted
+    )
+
+
+def _overdue(minutes: float | None, since: float) -> bool:
+    """Whether so many minutes have passed; None: never."""
+    return minutes is not None and time.monotonic() - since >= 60 * minutes
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Objectives: what a step minimises, and the pure functions of tensors that they are made of.
 
-B batch, T time (tokens), V vocabulary, C classes.
+B batch, C classes.
 """
 
 from collections.abc import Callable, Mapping
@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
@@ -44,20 +43,6 @@ class Summed:
 Batch = TypeVar("Batch", bound=MicroBatch)
 Objective = Callable[[Engine, Batch], Summed]
 """Runs a micro-batch through the engine's forward pass."""
-
-
-def next_token_loss(logits: Tensor, targets: Tensor, loss_mask: Tensor) -> Tensor:
-    """Summed negative log-likelihood, in nats, of the targets where the mask is true.
-
-    Args:
-        logits: (B, T, V), any float type; the softmax is taken in float32.
-        targets: (B, T) int64.
-        loss_mask: (B, T) bool.
-    """
-    losses = F.cross_entropy(
-        logits.float().flatten(0, 1), targets.flatten(), reduction="none"
-    )  # (B * T,)
-    return torch.where(loss_mask.flatten(), losses, 0.0).sum()
 
 
 def classification(logits: Tensor, labels: Tensor) -> Summed:

@@ -41,9 +41,7 @@ class Finding:
 
 def main(argv: Sequence[str]) -> int:
     """Print what was found; returns 1 if something that `run` needs is missing."""
-    options = argparse.ArgumentParser(prog="orchestrate doctor", description=__doc__)
-    options.add_argument("--outputs", default="outputs", help="folder of the runs [%(default)s]")
-    outputs = Path(options.parse_args(argv).outputs)
+    outputs = Path(parser().parse_args(argv).outputs)
     checks: dict[str, Callable[[], list[Finding]]] = {
         "Python": _python,
         "packages": _packages,
@@ -68,6 +66,13 @@ def main(argv: Sequence[str]) -> int:
     for line in table(findings):
         say(line, hang=column(findings))
     return 1 if any(finding.mark == "MISSING" for finding in findings) else 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of this verb."""
+    new = argparse.ArgumentParser(prog="orchestrate doctor", description=__doc__)
+    new.add_argument("--outputs", default="outputs", help="folder of the runs [%(default)s]")
+    return new
 
 
 def table(findings: Sequence[Finding]) -> list[str]:

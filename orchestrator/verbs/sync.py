@@ -13,10 +13,8 @@ from orchestrator.record.mlflow.sending import send
 
 def main(argv: Sequence[str]) -> int:
     """Send each folder; returns the exit code. Raises ValueError for one that can't be sent."""
-    parser = argparse.ArgumentParser(prog="orchestrate sync", description=__doc__)
-    parser.add_argument("folders", type=Path, nargs="+", metavar="RUN_FOLDER")
     code = 0
-    for folder in parser.parse_args(argv).folders:
+    for folder in parser().parse_args(argv).folders:
         sent = send(folder)
         if isinstance(sent, Pending):
             print(sent)
@@ -26,3 +24,10 @@ def main(argv: Sequence[str]) -> int:
         for problem in sent.refused:
             print(f"MLflow did not accept {problem}")
     return code
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of this verb."""
+    new = argparse.ArgumentParser(prog="orchestrate sync", description=__doc__)
+    new.add_argument("folders", type=Path, nargs="+", metavar="RUN_FOLDER", help="runs to send")
+    return new

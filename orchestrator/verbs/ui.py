@@ -30,7 +30,7 @@ START_SECONDS = 120.0
 
 def main(argv: Sequence[str]) -> int:
     """Show the UI; returns the exit code."""
-    options = _parser().parse_args(argv)
+    options = parser().parse_args(argv)
     try:
         uri, page = find_store(options.outputs, options.run)
     except ValueError as error:
@@ -152,10 +152,11 @@ def _answers(base: str, server: "subprocess.Popen[bytes]") -> bool:
     return False
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="orchestrate ui", description=__doc__.splitlines()[0])
-    parser.add_argument("run", nargs="?", type=Path, help="run folder; without it, all runs")
-    parser.add_argument("--port", type=int, help=f"default: {PORT}, or a free one if it is taken")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="folder of all runs")
-    return parser
+def parser() -> argparse.ArgumentParser:
+    """The arguments of this verb."""
+    new = argparse.ArgumentParser(prog="orchestrate ui", description=__doc__.splitlines()[0])
+    new.add_argument("run", nargs="?", type=Path, help="run folder; without it, all runs")
+    new.add_argument("--port", type=int, help=f"default: {PORT}, or a free one if it is taken")
+    new.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    new.add_argument("--outputs", type=Path, default=Path("outputs"), help="folder of all runs")
+    return new

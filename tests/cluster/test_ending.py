@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from cluster.ending import end_workers
+from cluster.errands import on_nodes
 from cluster.host.memory import MemoryGroup
 from cluster.host.processes import process_space, started
 from cluster.post_mortem import memory_report
@@ -50,6 +52,22 @@ def facts(sleeper, tmp_path):
         "started": started(sleeper.pid),
         "memory": MemoryGroup(str(counter), kills=2),
     }
+
+
+def sleep_and_tell(seconds):
+    time.sleep(seconds)
+    return seconds
+
+
+def test_a_node_that_does_not_answer_in_time_is_left_out(session):
+    ray = session.wait()
+    [node] = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    assert on_nodes(ray, {node: [0]}, sleep_and_tell) == {node: 0}
+    begun = time.monotonic()
+    assert on_nodes(ray, {node: [3]}, sleep_and_tell, limit_s=0.5) == {}
+    assert time.monotonic() - begun < 2
+    assert on_nodes(ray, {node: ["raises"]}, sleep_and_tell) == {}
+    assert on_nodes(ray, {}, sleep_and_tell) == {}
 
 
 def test_only_workers_of_this_space_are_killed_and_accounted_for_here(session, facts, gone):

@@ -39,6 +39,33 @@ def gang(target, workers, address):
 address = sys.argv[2] if len(sys.argv) > 2 else None
 """
 HANG = DRIVER + "gang(hang, 2, address)"
+HEADLESS_THEN_HANG = (
+    DRIVER
+    + """
+import psutil, signal
+from cluster.failure import WorkerFailed
+
+def save_when_told(payload, channel):
+    channel.send({"pid": os.getpid()})
+    while not channel.should_stop():
+        time.sleep(0.1)
+    channel.send({"pid": "saved"})
+
+def behead(rank, records):
+    if rank == 0 and records[0]["pid"] != "saved":
+        [head] = [p for p in psutil.Process().children() if p.name() == "gcs_server"]
+        head.kill()
+    told.extend(record["pid"] for record in records)
+
+told, begun = [], time.monotonic()
+try:
+    run_gang(save_when_told, None, Placement(2, 1), log_folder=Path(sys.argv[1]),
+             on_records=behead, stop=threading.Event())
+except WorkerFailed as failure:
+    print(json.dumps([told, failure.cause, failure.message, time.monotonic() - begun]), flush=True)
+gang(hang, 2, None)
+"""
+)
 REFUSED_THEN_GREET = (
     DRIVER
     + """
@@ -99,13 +126,19 @@ def test_a_killed_driver_takes_its_workers_and_its_private_ray_along(tmp_path):
         assert wait_until(lambda: not folders[0].exists())
 
 
-def test_an_interrupted_driver_leaves_no_process_and_no_folder(tmp_path):
-    with python(HANG, tmp_path) as driver:
+def test_a_lost_head_ends_a_gang_that_may_save_and_an_interrupted_driver_leaves_nothing(tmp_path):
+    with python(HEADLESS_THEN_HANG, tmp_path) as driver:
+        told, cause, message, seconds = json.loads(driver.stdout.readline())
+        assert told.count("saved") == 2
+        assert cause == "lost"
+        assert "lost the head process of Ray, which takes no connections any more" in message
+        assert seconds < 50  # Ray would have ended the driver 60 s after it noticed
         for _ in range(2):
             driver.stdout.readline()
         below = psutil.Process(driver.pid).children(recursive=True)
         driver.send_signal(signal.SIGINT)
         _, errors = driver.communicate(timeout=30)
+        assert errors.startswith("Traceback")  # and with no word of Ray's C++
         assert "KeyboardInterrupt" in errors
         assert gone(below)
         assert not list(Path("/tmp").glob(f"orch-{driver.pid}-*"))

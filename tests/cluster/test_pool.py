@@ -194,44 +194,38 @@ def test_the_stop_event_ends_workers_and_what_they_started(spread, tmp_path):
     assert all(gone(pid) for pid in pids)
 
 
-ALONE = """
-import os, sys
-from pathlib import Path
-from cluster.pool import Placement, pool
-
-with pool(Placement(1, 1), log_folder=Path(sys.argv[1])) as own:
-    print(own.run(len, ["ab", "c"]), flush=True)
-"""
-
-
-def test_a_pool_may_have_a_ray_of_its_own(tmp_path):
-    arguments = [sys.executable, "-c", ALONE, str(tmp_path)]
-    done = subprocess.run(arguments, cwd=Path(__file__).parents[2], capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "[2, 1]\n", "")
-
-
 DRIVER = """
 import os, sys, time
 from pathlib import Path
-from cluster.pool import Placement, run_pool
+from cluster.pool import Placement, pool
 
 def work(folder):
     (Path(folder) / str(os.getpid())).touch()
     time.sleep(600)
 
-run_pool(work, [sys.argv[1]] * 2, Placement(2, 1), log_folder=Path(sys.argv[2]))
+with pool(Placement(2, 1), log_folder=Path(sys.argv[2])) as own:
+    print(own.run(len, ["ab", "c"]), flush=True)
+    own.run(work, [sys.argv[1]] * 2)
 """
 
 
-def test_a_killed_driver_leaves_no_worker(tmp_path):
+def test_a_pool_may_have_a_ray_of_its_own_and_a_killed_driver_leaves_no_worker(tmp_path):
     (folder := tmp_path / "units").mkdir()
     arguments = [sys.executable, "-c", DRIVER, str(folder), str(tmp_path / "logs")]
-    with subprocess.Popen(arguments, cwd=Path(__file__).parents[2]) as driver:
+    with subprocess.Popen(
+        arguments,
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as driver:
+        assert driver.stdout.readline() == "[2, 1]\n"
         deadline = time.monotonic() + 60
         while len(list(folder.iterdir())) < 2 and time.monotonic() < deadline:
             time.sleep(0.05)
         pids = [int(path.name) for path in folder.iterdir()]
         driver.kill()
+        assert driver.stderr.read() == ""
     assert len(pids) == 2
     while not all(map(gone, pids)) and time.monotonic() < deadline:
         time.sleep(0.05)

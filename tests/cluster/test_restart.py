@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster import gang_run
 from cluster.gang import Gang, Placement, WorkerFailed
 
 ROOT = Path(__file__).parents[2]
@@ -159,24 +160,40 @@ def work_until_told(payload, channel):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_stopped_process_is_named_soon_after_the_limit_and_replaced(gang, victim, gone):
+@pytest.mark.parametrize(("victim", "leaving"), [(0, False), (1, True)])
+def test_a_stopped_process_is_named_soon_after_the_limit_and_replaced(
+    gang, victim, leaving, gone, monkeypatch
+):
+    """Who wants to leave does not wait as long for it."""
     before, frozen_at, silences = list(gang.workers), [], []
+    limit_s = 3.0
+    silent_after_s = limit_s
+    if leaving:
+        monkeypatch.setattr(gang_run, "LEAVING_S", limit_s)
+        silent_after_s = 600.0
 
     def on_records(rank, records):
         if not frozen_at and rank == 0 and any(record["round"] >= 10 for record in records):
             frozen_at.append(time.monotonic())
             os.kill(before[victim]["pid"], signal.SIGSTOP)
+            if leaving:
+                gang._stop.set()
 
-    limit_s = 3.0
     with pytest.raises(WorkerFailed, match=rf"rank {victim} on .* has not answered for") as caught:
-        gang.run(work_until_told, None, on_records, silent_after_s=limit_s, watch=silences.append)
+        gang.run(
+            work_until_told,
+            None,
+            on_records,
+            silent_after_s=silent_after_s,
+            watch=silences.append,
+        )
     assert limit_s - 1.5 < time.monotonic() - frozen_at[0] < limit_s + 4
     assert caught.value.cause == "silent"
     last = silences[-1]
     assert last[victim].answer_s > 1.0
-    assert last[1 - victim].answer_s < 2.5
+    assert leaving or last[1 - victim].answer_s < 2.5
     assert last[victim].record_s >= last[victim].answer_s
+    gang._stop.clear()
     after = gang.restart()
     assert after[1 - victim]["pid"] == before[1 - victim]["pid"]
     assert gone(before[victim]["pid"])
@@ -228,4 +245,5 @@ def test_a_wait_for_room_is_told_and_ends_when_the_job_is_stopped(session, tmp_p
         with pytest.raises(KeyboardInterrupt):
             two.start()
     assert "waiting for room for 2 worker(s) with 1 CPU(s) each" in said[0]
-    assert "1 of 2 CPU(s) are free" in said[0]
+    assert "1 of 2 CPU(s) are free; the others are held by " in said[0]
+    assert f"(process {os.getpid()} on 127.0.0.1)" in said[0]

@@ -14,7 +14,7 @@ from cluster.connection import folder
 ROOT = Path(__file__).parents[2]
 
 IMPATIENT = """
-import glob, json, os, psutil, sys, threading, time
+import glob, json, os, psutil, signal, sys, threading, time
 from pathlib import Path
 from cluster.gang import Placement, run_gang
 from cluster.connection.session import Session
@@ -27,9 +27,14 @@ def left():
 def seven(payload, channel):
     return 7
 
+def look_around(workers):
+    [folder] = Path("/tmp").glob(f"orch-{os.getpid()}-*")
+    told.append(oct(folder.stat().st_mode & 0o777))
+    os.kill(os.getpid(), signal.SIGTERM)
+
 def gang(stop, kill):
     return run_gang(seven, None, Placement(1, 1), log_folder=Path(sys.argv[1]), stop=stop,
-                    kill=kill, on_records=lambda rank, records: None)
+                    kill=kill, on_records=lambda rank, records: None, on_started=look_around)
 
 told = []
 for name, moment in (("stop", 0.3), ("kill", 1.2)):
@@ -42,20 +47,32 @@ for name, moment in (("stop", 0.3), ("kill", 1.2)):
     except KeyboardInterrupt:
         told.append(time.monotonic() - begun - moment)
     told.append(left())
+init = ray.init
+
+def init_late(**settings):
+    ray.init = init
+    raise ValueError("Can't find a `node_ip_address.json` file")  # what Ray says of a time-out
+
+ray.init = init_late
+signal.signal(signal.SIGTERM, lambda *_: told.append("SIGTERM"))
 told.append(gang(threading.Event(), threading.Event()))
 print(json.dumps(told))
 """
 
 
 def test_ray_is_given_up_at_once_while_it_starts_and_can_be_started_again(tmp_path):
+    """What starts last is tried twice, is nobody else's, and leaves SIGTERM to its owner."""
     arguments = [sys.executable, "-c", IMPATIENT, str(tmp_path)]
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    after_stop, left_then, after_kill, left_at_last, results = json.loads(done.stdout)
+    told = json.loads(done.stdout)
+    after_stop, left_then, after_kill, left_at_last, mode, heard, results = told
     assert after_stop < 4
     assert after_kill < 4
     assert left_then == left_at_last == []
-    assert results == [7]
+    assert (mode, heard, results) == ("0o700", "SIGTERM", [7])
+    assert done.stderr == ""
+    assert "it is tried again: Can't find" in (tmp_path / "ray.log").read_text()
 
 
 OWNER = """

@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.ask.estimate import estimate
-from data.config import DataConfig
+from data.config import DataConfig, ValidationConfig
 from data.files import DataError
 from data.sources.sampling import SAMPLE_BYTES
 from data.tokenizer import TokenizerConfig
 
-BYTES = TokenizerConfig(kind="bytes", vocab_size=None)
+BYTES = TokenizerConfig(kind="bytes")
 
 
 def texts(count):
@@ -53,7 +53,9 @@ def test_an_estimate_is_near_the_count_of_all(tmp_path, kind):
     found = write(tmp_path, kind)
     data = DataConfig(source=kind.partition(".")[0], path=str(tmp_path))
     about = estimate(data, BYTES)["data"]
-    assert about.tokens == pytest.approx(sum(len(text) + 1 for text in found), rel=0.1)
+    assert about.train + about.validation == pytest.approx(
+        sum(len(text) + 1 for text in found), rel=0.1
+    )
     assert about.sampled_bytes < 2 * SAMPLE_BYTES
 
 
@@ -75,14 +77,23 @@ def test_of_ten_gigabytes_about_a_megabyte_is_read(tmp_path):
         about = estimate(DataConfig(source=source, path=str(path)), BYTES)["data"]
         assert bytes_read() - before < 3 * SAMPLE_BYTES
         share = 1.0 if source == "text" else (len(line) - 12) / len(line)  # without {"text": ...}
-        assert about.tokens == pytest.approx(size * share, rel=0.03)
+        assert about.train + about.validation == pytest.approx(size * share, rel=0.03)
 
 
 def test_what_filters_leave_out_does_not_count(tmp_path):
     lines = [json.dumps({"text": "short" if i % 2 else "a longer text " * 9}) for i in range(400)]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     data = DataConfig(source="jsonl", path=str(tmp_path), filters=[{"name": "length", "min": 20}])
-    assert estimate(data, BYTES)["data"].documents == pytest.approx(200, rel=0.02)
+    assert estimate(data, BYTES)["data"].documents == pytest.approx(190, rel=0.02)
+
+
+def test_documents_of_their_own_for_validation_are_counted_apart(tmp_path):
+    (tmp_path / "train.txt").write_text("a word " * 200)
+    (tmp_path / "held-out.txt").write_text("a word " * 30)
+    own = ValidationConfig(path=str(tmp_path / "held-out.txt"))
+    data = DataConfig(source="text", path=str(tmp_path / "train.txt"), validation=own)
+    about = estimate(data, BYTES)["data"]
+    assert (about.train, about.validation) == pytest.approx((1401, 211), rel=0.01)
 
 
 def test_what_is_wrong_at_the_places_looked_at_is_told(tmp_path):

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.config import ContractConfig, DataConfig
+from data.config import ContractConfig, DataConfig, ValidationConfig
 from data.files import DataError
 from data.sources import (
     outside_state,
@@ -15,9 +15,11 @@ from data.sources import (
     schema_changes,
     units_of,
 )
-from data.sources.lines import PIECE, pieces
+from data.sources.lines import pieces
 from data.sources.python_docs import clean
 from tests.data.texts import documents
+
+PIECE = 8192
 
 
 def read(**settings):
@@ -79,7 +81,7 @@ def test_python_docs_are_the_same_in_another_process(docs):
 def test_a_long_text_is_cut_at_blank_lines_and_nothing_is_lost():
     paragraphs = [f"Paragraph {i}. " + "word " * (i % 90) for i in range(500)]
     text = "\n\n".join(paragraphs)
-    cut = list(pieces(text))
+    cut = list(pieces(text, PIECE))
     assert "".join(cut) == text
     assert all(piece.endswith("\n\n") for piece in cut[:-1])
     assert all(PIECE // 2 < len(piece) <= PIECE for piece in cut[:-1])
@@ -89,7 +91,8 @@ def test_a_long_text_is_cut_at_blank_lines_and_nothing_is_lost():
     "text", ["x" * (3 * PIECE + 1), "\n" * (2 * PIECE), "a b" * PIECE, "", "x"]
 )
 def test_texts_without_good_places_to_cut_are_cut_all_the_same(text):
-    cut = list(pieces(text))
+    cut = list(pieces(text, PIECE))
+    assert list(pieces(text, None)) == ([text] if text else [])
     assert "".join(cut) == text
     assert all(0 < len(piece) <= PIECE for piece in cut)
 
@@ -378,7 +381,38 @@ def test_a_hub_name_without_a_network_says_what_works(tmp_path):
         ({"path": "x"}, "data.path=x is not read by data.source=python_docs"),
         ({"split": "test"}, "data.split=test is for source=hf only"),
         ({"text_column": ""}, "data.text_column is empty"),
-        ({"validation_fraction": 0.0}, "data.validation_fraction=0.0 must be inside 0..1"),
+        ({"validation_fraction": 0.0}, "=0.0 must be inside 0..1.*data.validation.path=FILES"),
+        ({"document_characters": 9}, "data.document_characters=9 is for data.source=text only"),
+        (
+            {"source": "text", "path": "x", "document_characters": 0},
+            "data.document_characters=0 must be at least 1, or null",
+        ),
+        (
+            {"source": "text", "path": "x", "validation": ValidationConfig(split="test")},
+            "data.validation.split=test is for data.source=hf only",
+        ),
+        (
+            {"validation": ValidationConfig(path="x")},
+            "data.validation.path=x is not read by data.source=python_docs",
+        ),
+        (
+            {"source": "text", "path": "x", "validation": ValidationConfig("y", take="tail")},
+            "take=tail is a part of data.path, but validation.path",
+        ),
+        (
+            {"source": "csv", "path": "x", "validation": ValidationConfig(take="tail")},
+            "data.source=csv has others; put the documents into files of their own",
+        ),
+        ({"validation": ValidationConfig(take="tial")}, "did you mean tail"),
+        (
+            {
+                "source": "text",
+                "path": "x",
+                "validation": ValidationConfig(path="y"),
+                "validation_fraction": 0.1,
+            },
+            "validation_fraction=0.1 takes a part of what is trained on",
+        ),
         ({"validation_fraction": 1.0}, "data.validation_fraction=1.0 must be inside 0..1"),
         ({"sequence_length": 0}, "data.sequence_length=0 must be >= 1"),
         ({"seed": -1}, "data.seed=-1 must be 0 or more"),

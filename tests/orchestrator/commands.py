@@ -138,6 +138,16 @@ class Job:
             rows = store.execute("select key, step, value from metrics where run_uuid = ?", [run])
             return status, {(key, step): value for key, step, value in rows}
 
+    def listens(self):
+        """Addresses at which the job's processes take connections."""
+        driver = psutil.Process(self.process.pid)
+        return {
+            connection.laddr.ip.removeprefix("::ffff:")
+            for process in (driver, *driver.children(recursive=True))
+            for connection in process.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        }
+
     def left_overs(self):
         """Processes and temporary folders that outlived the command."""
         processes = []

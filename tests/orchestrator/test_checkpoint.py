@@ -18,6 +18,7 @@ import models
 from data.files import json_sha256, sha256_file
 from orchestrator.training import checkpoint, distributed
 from orchestrator.training.checkpoint import SavedRole
+from orchestrator.training.loop import every
 from tests.orchestrator import tiny
 from tests.orchestrator.plain import bytes_read
 
@@ -55,7 +56,7 @@ def train_and_save(folder, jobs):
             STEPS,
             log=lambda step, metrics, losses=losses: losses.append(metrics["train/loss"]),
             save=save,
-            schedule={"checkpoint_every": SAVED_AT},
+            schedule={"save_at": every(SAVED_AT)},
         )
         answer[name] = losses
     return answer
@@ -269,6 +270,7 @@ def test_a_writer_killed_at_any_time_leaves_the_one_before_as_newest_valid(tmp_p
         sys.path.insert(0, sys.argv[2])
         from orchestrator.training import checkpoint
         from orchestrator.training.checkpoint import SavedRole
+from orchestrator.training.loop import every
         from tests.orchestrator import tiny
         folder, config = Path(sys.argv[1]), tiny.job("torch")
         config.model.width = 512

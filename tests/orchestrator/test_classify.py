@@ -155,6 +155,43 @@ def test_a_resumed_run_tells_the_very_losses_of_one_that_was_never_stopped(
     assert metric(newest(), "validation/loss")[12] == metric(short, "validation/loss")[12]
 
 
+def test_a_run_keeps_its_best_ends_without_progress_and_goes_on_from_a_checkpoint_as_it_was(
+    table, tmp_path
+):
+    """Steps that shrink to nothing: accuracy rises for a while and then stays where it is."""
+    patient = (
+        *("stage.patience=3", "stage.keep_best=true", "stage.best_metric=validation/accuracy"),
+        *("stage.evaluate_every=4", "stage.steps=400", "stage.checkpoint_every=6"),
+        *("optim.warmup_steps=1", "optim.learning_rate=0.05"),
+    )
+    request = (*table(), *patient)
+    answer = typed(*request, "stage.checkpoints_kept=99")
+    assert answer.code == 0, answer
+    whole, found = newest(), result(newest())
+    accuracies = metric(whole, "validation/accuracy")
+    first_best = max(accuracies, key=lambda step: (accuracies[step], -step))
+    assert (found["status"], found["steps"]) == ("done", first_best + 3 * 4)
+    assert found["best"]["step"] == first_best
+    assert found["best"]["value"] == accuracies[first_best]
+    assert "has not become better in 3 evaluations" in found["reason"]
+    assert f"ended early: {found['reason']}" in answer.out
+    assert events(whole, "ended_early")[0]["reason"] == found["reason"]
+
+    cut = max(step for step in range(6, found["steps"], 6) if step > first_best)  # 2 still to wait
+    resume = f"resume={whole / 'checkpoints' / f'step_{cut:08d}'}"
+    answer = typed(*request, resume, "stage.checkpoints_kept=1")
+    assert answer.code == 0, answer
+    again = result(newest())
+    for name in ("steps", "reason", "best"):
+        assert again[name] == found[name]
+    assert Path(again["best"]["checkpoint"]).is_dir()
+    assert {s: a for s, a in accuracies.items() if s > cut} == metric(
+        newest(), "validation/accuracy"
+    )
+    kept = [path.name for path in (newest() / "checkpoints").iterdir()]
+    assert kept == [f"step_{found['steps']:08d}"]
+
+
 def train_on_this_rank(stage, inputs, folder, cache):
     """The job of `short` on one of several ranks, under a ZeRO stage; returns what it logged."""
     from orchestrator.stages.classify.train import classify

@@ -27,7 +27,7 @@ def test_a_config_comes_back_from_its_yaml_as_it_was(tmp_path):
         stage=PretrainConfig(steps=7, prompts=["a: b"]),
         model=GPTConfig(width=36, heads=3, vocab_size=300, weights="x", weights_role="a"),
         roles={"model": RoleSettings(engine={"zero_stage": 2})},
-        tokenizer=TokenizerConfig(kind="bytes", vocab_size=None),
+        tokenizer=TokenizerConfig(kind="bytes"),
         optim=OptimConfig(warmup_steps=1, gradient_clip=None),
         resume="there",
     )
@@ -77,6 +77,26 @@ def test_nearest_multiples_are_on_both_sides_and_above_zero():
         (PretrainConfig, {"steps": 0}, "stage.steps=0 must be at least 1; try stage.steps=1"),
         (PretrainConfig, {"micro_batch_size": 0}, "stage.micro_batch_size=0"),
         (PretrainConfig, {"sample_tokens": -1}, "stage.sample_tokens=-1 must be at least 0"),
+        (PretrainConfig, {"checkpoint_every_minutes": 0.0}, "checkpoint_every_minutes=0.0 must be"),
+        (PretrainConfig, {"min_delta": 0.1}, "stage.min_delta=0.1 is for stage.patience"),
+        (PretrainConfig, {"patience": 3, "min_delta": -1.0}, "stage.min_delta=-1.0 must be"),
+        (
+            PretrainConfig,
+            {"best_metric": "validation/loss"},
+            "stage.best_metric=validation/loss is for stage.keep_best and stage.patience",
+        ),
+        (
+            PretrainConfig,
+            {"patience": 4, "steps": 100, "evaluate_every": 25},
+            "evaluated 3 times before its last step, stage.steps=100, stage.evaluate_every=25; "
+            "try stage.evaluate_every=19",
+        ),
+        (PretrainConfig, {"patience": 4, "evaluate_every": None}, "try stage.evaluate_every=42"),
+        (
+            PretrainConfig,
+            {"sample_at_evaluations": True, "sample_tokens": 0},
+            "stage.sample_at_evaluations=true, but stage.sample_tokens=0 leaves nothing to write",
+        ),
         (OptimConfig, {"schedule": "cosin"}, "did you mean cosine?"),
         (OptimConfig, {"name": "adamx"}, "optim.name=adamx is not one of adamw, adam, sgd"),
         (

@@ -116,6 +116,10 @@ SAID = {
         ("SaveFailed", "rank 1 could not save step 3: NonFiniteState: non-finite exp_avg of x"),
         ("RuntimeError", "gradient norm is inf"),
     ],
+    "start": [
+        ("RayNotStarted", "Ray did not start, twice: Can't find a `node_ip_address.json` file"),
+        ("RayNotStarted", "Ray did not start, twice: The current node timed out during startup"),
+    ],
     "user_error": [
         ("ModuleNotFoundError", "No module named 'flash_attn'"),
         ("TypeError", "unsupported operand type(s)"),
@@ -132,7 +136,7 @@ SAID = {
         ("KernelPanicked", ""),
     ],
 }
-RETRIED = {"storage", "hardware", "collective", "time_out", "unknown"}
+RETRIED = {"storage", "hardware", "collective", "time_out", "start", "unknown"}
 
 
 @pytest.mark.parametrize(
@@ -168,6 +172,14 @@ def test_whatever_is_wrong_with_data_is_known_by_the_name_of_its_error():
         explanation = explain_failure(raised(kind.__name__, "shard-00000.arrow: block 3"))
         known = "not_shared" if kind is NotOnThisHost else "bad_data"
         assert (explanation.failure, explanation.retry) == (known, False), kind
+
+
+def test_damaged_data_is_told_with_its_file_and_its_own_remedy_alone():
+    path = "/a/" + 20 * "long/" + "shard-00000.arrow"
+    said = f"{path} is missing, the index says 9 bytes; delete {path} and start again"
+    explanation = explain_failure(raised("DamagedData", said))
+    assert explanation.line() == f"rank 1 on host node-a failed: DamagedData: {said}"
+    assert explanation.remedy == f"delete {path} and start again"
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EROFS, errno.ENOSPC])
@@ -210,7 +222,7 @@ def test_the_log_is_named_where_the_traceback_helps_and_nowhere_else():
         assert "log" not in failed(kind), kind
     own = explain_failure(KeyError("x"), log=Path("/runs/r/logs/driver.log")).remedy
     assert "logs/driver.log" in own
-    assert "the output of the command" in explain_failure(KeyError("x")).remedy
+    assert "with HYDRA_FULL_ERROR=1" in explain_failure(KeyError("x")).remedy
 
 
 def test_a_worker_killed_for_memory_is_told_how_the_memory_stood_and_asked_for_more():
@@ -245,12 +257,10 @@ def test_the_step_stands_behind_what_happened_and_before_why(said, told):
 
 def test_a_silent_worker_is_told_with_how_long_it_was_silent():
     worker = {"rank": 1, "host": "a", "log": "/runs/r/logs/rank-1.log"}
-    explanation = explain_failure(from_silence(worker, 40, 50), step=3)
+    explanation = explain_failure(from_silence(worker, 40, node_answers=True), step=3)
     assert explanation.failure == "silent"
     assert explanation.retry
-    assert "has not answered for 40 s (its last record came 50 s ago) after step 3: its" in (
-        explanation.line()
-    )
+    assert "has not answered for 40 s after step 3: its process is stopped" in explanation.line()
 
 
 def test_a_real_allocation_that_cannot_be_met_is_out_of_memory():
@@ -258,6 +268,25 @@ def test_a_real_allocation_that_cannot_be_met_is_out_of_memory():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60)
     assert explain_failure(caught.value).failure == "out_of_memory"
+
+
+def test_who_has_no_checkpoint_is_not_told_to_resume_it():
+    for error in (KeyboardInterrupt(), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))):
+        assert "resume=RUN_FOLDER" in explain_failure(error).remedy
+        remedy = explain_failure(error, resumable=False).remedy
+        assert "start again, for there is no checkpoint yet" in remedy
+        assert "resume" not in remedy
+
+
+def test_workers_of_the_preparation_that_died_are_told_from_those_that_ran_out_of_memory():
+    class PoolFailed(Exception):
+        pass
+
+    killed = "part 3: each of 3 workers that tried it died: worker 0 on a was killed by SIGKILL"
+    assert explain_failure(PoolFailed(killed)).failure == "killed"
+    starved = explain_failure(PoolFailed(killed + ", by the kernel: out of memory, limit 900 MiB"))
+    assert starved.failure == "out_of_memory"
+    assert "--workers" in starved.remedy
 
 
 def test_a_killed_rank_is_explained_with_its_signal_and_step():

@@ -14,6 +14,7 @@ from orchestrator.training import distributed
 from orchestrator.training.engine import build
 from orchestrator.training.loop import NonFiniteLoss, NothingToTrainOn, evaluate, every
 from orchestrator.training.objectives import classification
+from orchestrator.training.selection import Selection
 from orchestrator.training.state import WEIGHT
 from tests.orchestrator import tiny
 
@@ -25,23 +26,21 @@ def weights_of(trainer):
     return {own.name: own.tensors[WEIGHT].clone() for own in trainer.state()}
 
 
-def spoil_logits(trainer, factor):
+def spoil_loss(trainer, factor):
     forward = trainer.forward
     trainer.forward = lambda *inputs, **named: forward(*inputs, **named) * factor
 
 
 class NanGradient(torch.autograd.Function):
-    """The identity, with a gradient of NaN in one place."""
+    """The identity, with a gradient of NaN."""
 
     @staticmethod
-    def forward(ctx, logits):
-        return logits.clone()
+    def forward(ctx, loss):
+        return loss.clone()
 
     @staticmethod
     def backward(ctx, gradient):
-        gradient = gradient.clone()
-        gradient[0, 0, 0] = float("nan")
-        return gradient
+        return torch.full_like(gradient, float("nan"))
 
 
 def nan_in_the_gradient(names, precision):
@@ -57,9 +56,9 @@ def nan_in_the_gradient(names, precision):
                     spoil_gradient(trainer)
                 yield batches
 
-        every = {"checkpoint_every": 1}
+        saves = {"save_at": every(1)}
         with pytest.raises(NonFiniteLoss) as caught:
-            tiny.run(config, trainer, 5, batches=spoil(), save=saved.append, schedule=every)
+            tiny.run(config, trainer, 5, batches=spoil(), save=saved.append, schedule=saves)
         answer[name] = str(caught.value), saved
     return answer
 
@@ -91,7 +90,7 @@ def nan_in_a_row(names, poisoned):
                     before |= weights_of(trainer)
                     if distributed.rank() == 1:
                         batches = [replace(b, sample_ids=b.sample_ids + 100) for b in batches]
-                        spoil_logits(trainer, float(poisoned))
+                        spoil_loss(trainer, float(poisoned))
                 yield batches
 
         logged = []
@@ -151,7 +150,7 @@ def edges():
             steps,
             start=start,
             save=lambda step: called.append(("save", step)),
-            evaluate=lambda step: called.append(("evaluate", step)),
+            evaluate=lambda step: called.append(("evaluate", step)) or {},
             log=lambda step, metrics: called.append(("log", step)),
             should_stop=lambda: stop,
         )
@@ -176,9 +175,9 @@ def due():
         config,
         tiny.build(config),
         7,
-        schedule={"evaluate_at": every(2), "checkpoint_every": 3},
+        schedule={"evaluate_at": every(2), "save_at": every(3)},
         save=lambda step: called.append(("save", step)),
-        evaluate=lambda step: called.append(("evaluate", step)),
+        evaluate=lambda step: called.append(("evaluate", step)) or {},
         log=lambda step, values: metrics.append(values),
         batches=late_at_step_3(config),
     )
@@ -203,6 +202,37 @@ def test_evaluations_and_checkpoints_come_when_due_and_at_the_end_and_metrics_ar
         waited = values["train/data_wait"] * seconds
         assert 0.2 <= waited <= seconds if step == 3 else 0 <= waited <= seconds
         assert values["train/learning_rate"] == pytest.approx(1e-2 * min(1, step / 5), rel=0.1)
+
+
+def early(names):
+    """Rank 1's clock alone says that a save is overdue; evaluations that stop getting better."""
+    answer = {}
+    for name in names:
+        config = tiny.job(name, distributed.world_size())
+        measured = iter([3.0, 2.0, 2.5, 2.0, 1.0])
+        saves, minutes = [], 1e-9 if distributed.rank() == 1 else None
+        tiny.run(
+            config, tiny.build(config), 3, save=saves.append, schedule={"save_minutes": minutes}
+        )
+        best = []
+        outcome = tiny.run(
+            config,
+            tiny.build(config),
+            20,
+            schedule={"evaluate_at": every(3), "save_best": True},
+            save=best.append,
+            evaluate=lambda step, measured=measured: {"m": next(measured)},
+            selection=Selection("m", higher_is_better=False, patience=2, min_delta=0.0),
+        )
+        answer[name] = saves, best, outcome.step, outcome.stopped, outcome.exhausted
+    return answer
+
+
+def test_all_ranks_save_when_one_is_overdue_and_where_it_is_best_and_end_without_progress(two):
+    """Best after 3 and 6; 9 and 12 are no better, which ends the run with a checkpoint."""
+    for rank in two.run(early, ("zero1", "zero3")):
+        for name, found in rank.items():
+            assert found == ([1, 2, 3], [3, 6, 12], 12, False, True), name
 
 
 @pytest.fixture(scope="module")

@@ -92,20 +92,33 @@ def test_a_plan_of_a_table_publishes_nothing(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("steps", "every", "kept", "most"),
-    [(10, 2, 2, 3), (2, 200, 2, 1), (10, 9, 5, 2), (10, 10, 1, 1), (10, 1, 20, 10)],
+    [
+        *((10, 2, 2, 3), (2, 200, 2, 1), (10, 9, 5, 2), (10, 10, 1, 1), (10, 1, 20, 10)),
+        (10, None, 3, 1),
+    ],
 )
 def test_checkpoints_on_the_disk_at_once_are_those_kept_and_one_being_written(
     steps, every, kept, most
 ):
     written, on_disk, highest = 0, 0, 0
     for step in range(1, steps + 1):  # what the loop does: save, then delete the oldest
-        if step % every == 0 or step == steps:
+        if (every and step % every == 0) or step == steps:
             written += 1
             on_disk += 1
             highest = max(highest, on_disk)
             on_disk = min(on_disk, kept)
     stage = {"steps": steps, "checkpoint_every": every, "checkpoints_kept": kept}
     assert rough_plan(job(**stage)).most_checkpoints == highest == most
+
+
+def test_the_plan_tells_when_it_saves_what_it_keeps_and_when_it_ends_early():
+    best = {"keep_best": True, "patience": 2, "evaluate_every": 2, "best_metric": "validation/loss"}
+    plan = rough_plan(job(steps=9, checkpoint_every_minutes=7.5, checkpoint_every=None, **best))
+    assert plan.most_checkpoints == 2 + 1 + 1
+    said = "\n".join(plan.lines())
+    assert "every 7.5 minutes and at the best validation/loss, which stays, at most 4" in said
+    assert "after 2 evaluations without progress in validation/loss" in said
+    assert rough_plan(job(checkpoint_every=None)).most_checkpoints == 1
 
 
 def test_a_checkpoint_is_as_large_as_planned(corpus):

@@ -5,7 +5,6 @@ import torch
 
 from orchestrator.config import OptimConfig, RoleConfig
 from orchestrator.training import checkpoint, distributed
-from orchestrator.training.objectives import next_token_loss
 from orchestrator.training.roles import build_role
 from tests.orchestrator import tiny
 
@@ -49,9 +48,13 @@ def losses_of(roles, first=0, last=STEPS, after=lambda step: None):
         totals = dict.fromkeys(losses, 0.0)
         for batch in next(tiny.batches(tiny.job("zero1", ranks, 2 // ranks), 8 * step)):
             tokens, mask = torch.from_numpy(batch.tokens), torch.from_numpy(batch.loss_mask)
-            logits = {role.name: role.engine.forward(tokens[:, :-1]) for role in roles}
+            rows, targets = tokens[:, :-1], tokens[:, 1:]
+            summed = {
+                role.name: role.engine.forward(rows, targets=targets, loss_mask=mask)
+                for role in roles
+            }
             for role in reversed(roles):
-                loss = next_token_loss(logits[role.name], tokens[:, 1:], mask) / 68
+                loss = summed[role.name] / 68
                 totals[role.name] += loss.item()
                 if role.config.optim is not None:
                     role.engine.backward(loss)

@@ -325,6 +325,15 @@ class TestRetention:
         Retention(tmp_path, 1).after(done)
         assert done.path in checkpoint.published(tmp_path)
 
+    def test_the_best_stays_beside_the_newest_however_old_it_is(self, tmp_path):
+        retention = Retention(tmp_path, 2)
+        for step in range(1, 7):
+            done = saved(tmp_path, step)
+            retention.best = done.path if step in (1, 3) else retention.best
+            retention.after(done)
+        names = [int(path.name[-1]) for path in checkpoint.published(tmp_path)]
+        assert names == [3, 5, 6]
+
     def test_what_was_found_is_looked_at_once(self, tmp_path):
         saved(tmp_path, 1)
         retention = Retention(tmp_path, 9)

@@ -50,7 +50,7 @@ def test_what_rank_0_refuses_sets_the_others_free(two_ranks):
     leading = torchrun.leading(INLINE)
     leading.__enter__()
     assert not leading.__exit__(ValueError, ValueError("no such data"), None)
-    assert torchrun.wait_for_word(store) == torchrun.REFUSED
+    assert torchrun.wait_for_word(store) == torchrun.NOTHING_TO_DO
 
 
 @pytest.mark.parametrize(

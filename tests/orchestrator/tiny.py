@@ -109,12 +109,12 @@ def run(
 ) -> Trained:
     """`fit` with what a test does not care about filled in."""
     schedule = Schedule(
-        steps, every(None), 10**6, lambda step: learning_rate(config.optim, step, 20)
+        steps, every(None), every(None), lambda step: learning_rate(config.optim, step, 20)
     )
     nothing = {
         "trained": lambda batches: None,
         "log": lambda step, metrics: None,
-        "evaluate": lambda step: None,
+        "evaluate": lambda step: {},
         "save": lambda step: None,
         "should_stop": lambda: False,
     }

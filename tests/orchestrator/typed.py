@@ -44,6 +44,7 @@ def refused(*arguments: str) -> str:
     assert answer.code == 2, answer
     assert answer.err.startswith("error: ")
     assert answer.err.count("\n") == 1, "one message, no traceback and nothing of Hydra"
+    assert len(answer.err) < 4000, "a message has an end"
     assert not any(word in answer.err for word in ("Traceback", "hydra.cc", "HYDRA_FULL_ERROR"))
     assert sorted(Path.cwd().rglob("*")) == before
     return answer.err.removeprefix("error: ").strip()

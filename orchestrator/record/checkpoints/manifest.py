@@ -21,6 +21,7 @@ OWN_ENTRIES = ("format", "step", "model", "world_size", "files", "digest")
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 PARTIAL = ".partial"
+REPLACED = f".replaced{PARTIAL}"  # a checkpoint that one of the same step takes the place of
 
 
 WEIGHT = "weight"  # the key of a parameter itself, beside those of its optimizer

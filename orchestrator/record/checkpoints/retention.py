@@ -5,11 +5,18 @@ from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.record.checkpoints.finding import check_sizes, published
-from orchestrator.record.checkpoints.manifest import MANIFEST, Checkpoint, CheckpointError, read
+from orchestrator.record.checkpoints.manifest import (
+    MANIFEST,
+    PARTIAL,
+    REPLACED,
+    Checkpoint,
+    CheckpointError,
+    read,
+)
 
 
 class Retention:
-    """Keeps the newest checkpoints of a run; rank 0 holds one for as long as it trains.
+    """Keeps the newest checkpoints of a run, and its best; rank 0 holds one while it trains.
 
     A checkpoint that this process wrote or verified counts without another look. What it only
     found, after a resume, is looked at once, its sizes and its manifest: the one just written is
@@ -21,6 +28,8 @@ class Retention:
         self._root = root
         self._keep = keep
         self._sound: set[Path] = set()
+        self.best: Path | None = None
+        """Stays, however old it is."""
 
     def trust(self, checkpoint: Checkpoint) -> None:
         """Count a checkpoint that was verified."""
@@ -31,7 +40,7 @@ class Retention:
         self._sound.add(written.path)
         kept = 0
         for path in reversed(published(self._root)):
-            if kept >= self._keep and path != written.path:
+            if kept >= self._keep and path not in (written.path, self.best):
                 _delete(path)
                 self._sound.discard(path)
             elif self._is_sound(path):
@@ -45,6 +54,16 @@ class Retention:
                 return False
             self._sound.add(path)
         return True
+
+
+def remove_partial(root: Path) -> None:
+    """Remove what writers that are gone have left half written in a run's `root`."""
+    for folder in root.glob(f"*{REPLACED}"):
+        final = folder.with_name(folder.name.removesuffix(REPLACED))
+        if not final.exists():  # they were gone between two renames
+            folder.rename(final)
+    for folder in root.glob(f"*{PARTIAL}"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _delete(path: Path) -> None:

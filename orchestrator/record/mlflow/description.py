@@ -69,7 +69,8 @@ class Description:
     def final_tags(self, status: str, lineage: dict[str, str]) -> dict[str, str]:
         """How the run ended."""
         result = self.result
-        facts = {name: result.get(name) for name in ("attempts", "checkpoint", "error")}
+        kinds = ("attempts", "checkpoint", "best", "reason", "error")
+        facts = {name: result.get(name) for name in kinds}
         note = self.note(status, lineage)
         return self._texts(
             {"status": status, **facts, "mlflow.note.content": note}, skip_missing=True

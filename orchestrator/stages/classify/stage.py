@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from models.configs import classifier
 from orchestrator.config.stage import TrainingConfig
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
 @dataclass
 class ClassifyConfig(TrainingConfig):
     """Training of a classifier on rows of numbers, each with a label."""
+
+    measures: ClassVar[Mapping[str, str]] = {
+        **TrainingConfig.measures,
+        "validation/accuracy": "higher",
+    }
 
     name: str = "classify"
     data: str | None = None
@@ -29,7 +35,7 @@ class ClassifyConfig(TrainingConfig):
     steps: int = 450
     global_batch_size: int = 32
     evaluate_every: int | None = None
-    checkpoint_every: int = 225
+    checkpoint_every: int | None = 225
 
     def __post_init__(self) -> None:
         """Check what belongs together."""

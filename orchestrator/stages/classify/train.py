@@ -51,6 +51,7 @@ def classify(config: JobConfig, inputs: PublishedExamples, run: Run) -> Result:
     matrix = training.matrix
     return Result(
         stopped=outcome.stopped,
+        reason=training.checkpoints.reason(outcome),
         tables=() if matrix is None else (confusion.table(matrix),),
     )
 
@@ -95,7 +96,7 @@ class Training:
         self.examples, self.validation = (
             open_split(self.published, name, run.cache) for name in ("train", "validation")
         )
-        self.checkpoints = Checkpoints(run, self.stage.checkpoints_kept, config.resume)
+        self.checkpoints = Checkpoints(run, config)
         if self.checkpoints.start is not None:
             self.position = start_position(self.checkpoints.start, config, self.published)
         self.model = self.checkpoints.build("model", role, config)
@@ -118,8 +119,10 @@ class Training:
             Schedule(
                 stage.steps,
                 epochs if often is None else every(often),
-                stage.checkpoint_every,
+                every(stage.checkpoint_every),
                 lambda step: learning_rate(optim, step, stage.steps),
+                stage.checkpoint_every_minutes,
+                stage.keep_best,
             ),
             start_step=from_step,
             seed=self.config.seed,
@@ -129,6 +132,7 @@ class Training:
             evaluate=self.evaluate,
             save=self.save,
             should_stop=self.run.should_stop,
+            selection=self.checkpoints.selection,
         )
 
     def trained(self, batches: list[Batch]) -> None:
@@ -141,7 +145,7 @@ class Training:
         self.latest |= metrics
         self.run.log(step, metrics)
 
-    def evaluate(self, step: int) -> None:
+    def evaluate(self, step: int) -> Metrics:
         """Loss, accuracy and confusion over the whole validation split. Every rank calls it."""
         classes = self.classes
         counts = torch.zeros(classes * classes, dtype=torch.int64, device=self.run.device)
@@ -160,6 +164,7 @@ class Training:
         self.matrix = np.array(totals, dtype=np.int64).reshape(classes, classes)
         self.latest |= metrics
         self.run.log(step, metrics)
+        return metrics
 
     def save(self, step: int) -> None:
         """Publish the checkpoint of this step. Every rank calls it."""
@@ -168,8 +173,8 @@ class Training:
             [self.model],
             None,
             {FACTS: facts(self.config, self.published, self.position)},
+            self.latest,
             data_cursor=self.position,
-            metrics={k: v for k, v in self.latest.items() if k.startswith("validation/")},
         )
 
     def show(self) -> None:

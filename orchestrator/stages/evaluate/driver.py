@@ -64,7 +64,7 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
 
 def _with_tokenizer(config: JobConfig, weights: "Weights") -> JobConfig:
     assert weights.tokenizer is not None  # `_weights` checks it
-    given = TokenizerConfig(kind="file", vocab_size=None, path=str(weights.tokenizer))
+    given = TokenizerConfig(kind="file", path=str(weights.tokenizer))
     return replace(config, tokenizer=given)
 
 

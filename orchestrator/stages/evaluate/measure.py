@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from data import ShardSet, evaluation_rows, open_published
@@ -130,14 +129,13 @@ def score_documents(engine: Engine, shards: ShardSet, config: JobConfig) -> Scor
             documents = None
             if batch.documents is not None:
                 documents = torch.from_numpy(batch.documents).to(device)  # (B, T)
-            logits = engine.forward(tokens[:, :-1], documents=documents)  # (B, T, V)
-            losses = F.cross_entropy(
-                logits.float().flatten(0, 1), tokens[:, 1:].flatten(), reduction="none"
-            )  # (B * T,)
+            losses = engine.forward(
+                tokens[:, :-1], documents=documents, targets=tokens[:, 1:]
+            )  # (B, T)
             kept = batch.loss_mask.ravel()
             places = (batch.sample_ids[:, None] * T + np.arange(T)).ravel()[kept]
             numbers, _ = shards.document_at(places)
-            np.add.at(nats, numbers, losses.double().cpu().numpy()[kept])
+            np.add.at(nats, numbers, losses.double().cpu().numpy().ravel()[kept])
     total = distributed.sum_array(nats, device)
     return Score(
         total, np.diff(shards.offsets).astype(float), shards.all_text_bytes().astype(float)

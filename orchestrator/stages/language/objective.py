@@ -4,7 +4,7 @@ import torch
 
 from data import Batch
 from orchestrator.training.engine import Engine
-from orchestrator.training.objectives import Summed, next_token_loss
+from orchestrator.training.objectives import Summed
 
 
 def next_token(engine: Engine, batch: Batch) -> Summed:
@@ -13,5 +13,6 @@ def next_token(engine: Engine, batch: Batch) -> Summed:
     rows = torch.from_numpy(batch.tokens).to(device)  # (B, T+1)
     loss_mask = torch.from_numpy(batch.loss_mask).to(device)  # (B, T)
     documents = None if batch.documents is None else torch.from_numpy(batch.documents).to(device)
-    logits = engine.forward(rows[:, :-1], documents=documents)  # (B, T, V)
-    return Summed(next_token_loss(logits, rows[:, 1:], loss_mask))
+    return Summed(
+        engine.forward(rows[:, :-1], documents=documents, targets=rows[:, 1:], loss_mask=loss_mask)
+    )

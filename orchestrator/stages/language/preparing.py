@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 from data import DataConfig, Prepared, Tokenizer, find_prepared, prepare
 from data.ask.estimate import Estimate, estimate
-from data.config import SINGLE
+from data.config import SINGLE, SourceConfig
 from data.messages import size
-from data.tokenizer import load_or_train
+from data.tokenizer import load_or_train, vocab_size
 from orchestrator.config import JobConfig
 from orchestrator.stages.language.tokenizing import tokenizing
 from orchestrator.stages.stage import Say
@@ -25,7 +25,12 @@ def make_data(config: JobConfig, say: Say, workers: int | None = None) -> Prepar
         DataError: the text can't be used as asked.
     """
     with tokenizing(config.resources, say, workers) as run:
-        return prepare(config.data, config.tokenizer, say, run)
+        prepared = prepare(config.data, config.tokenizer, say, run)
+    if config.tokenizer.kind == "bpe":
+        asked, found = vocab_size(config.tokenizer), prepared.tokenizer.vocab_size
+        if found < asked:
+            say(f"tokenizer.vocab_size={asked}: this text fills {found} tokens, and has no more")
+    return prepared
 
 
 def find_data(config: JobConfig) -> Prepared | None:
@@ -42,10 +47,11 @@ def estimated_line(config: JobConfig, found: Mapping[str, Estimate] | None, *spl
     """The data of a job in a line of its plan, as far as it is known before it is made."""
     if found is None:
         return f"{describe(config.data)}: not on this machine; --with-data fetches and counts it"
-    tokens = sum(own.tokens for own in found.values())
-    fraction = config.data.validation_fraction
-    shares = {"train": 1 - fraction, "validation": fraction}
-    shown = " and ".join(f"{rounded(tokens * shares[split])} {split}" for split in splits)
+    tokens = {
+        "train": sum(own.train for own in found.values()),
+        "validation": sum(own.validation for own in found.values()),
+    }
+    shown = " and ".join(f"{rounded(tokens[split])} {split}" for split in splits)
     looked = size(sum(own.sampled_bytes for own in found.values()))
     return (
         f"{describe(config.data)}: about {shown} tokens, by a look at {looked} of the text; "
@@ -61,9 +67,16 @@ def rounded(count: float) -> str:
 
 def describe(data: DataConfig) -> str:
     """Which data it is, in a few words."""
-    return " + ".join(
-        f"{own.source} {own.path}" if own.path else own.source for own in data.sources().values()
-    )
+    return " + ".join(map(_described, data.sources().values()))
+
+
+def _described(source: SourceConfig) -> str:
+    name = f"{source.source} {source.path}" if source.path else source.source
+    own = source.validation
+    if own.take == "tail":
+        return f"{name}, its tail for validation"
+    given = own.path or own.split
+    return f"{name}, {given} for validation" if given else name
 
 
 def check_records(config: JobConfig) -> None:

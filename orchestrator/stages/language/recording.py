@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from data import Prepared
-from data.config import SINGLE
+from data.config import SINGLE, SourceConfig
 from data.drift import GateReport
 from data.files import write_text_atomic
 from data.filters.report import Report
@@ -30,7 +30,7 @@ def record_data(
             journal.event(
                 "dataset",
                 name=source.source if name == SINGLE else name,
-                source=source.path or source.source,
+                source=_source(source, split),
                 split=split,
                 mixture=name != SINGLE,
                 folder=str(shards.folder),
@@ -52,8 +52,15 @@ def record_data(
         kind=config.tokenizer.kind,
         fingerprint=prepared.tokenizer.fingerprint,
         vocab_size=prepared.tokenizer.vocab_size,
+        vocab_size_asked=config.tokenizer.vocab_size,
     )
     journal.event("baselines", bits_per_byte=prepared.baselines)
+
+
+def _source(source: SourceConfig, split: str) -> str:
+    """Where the documents of a split come from."""
+    own = source.validation_source() if split == "validation" else None
+    return (own or source).path or source.source
 
 
 def _write(journal: Journal, folder: Path, name: str, text: str, *, table: bool = False) -> None:

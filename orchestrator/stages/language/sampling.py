@@ -5,9 +5,13 @@ from collections.abc import Sequence
 import torch
 
 from data import Tokenizer
-from models.generate import generate
-from orchestrator.training import checkpoint
+from models.generate import draw, generate
+from orchestrator.training import checkpoint, distributed
 from orchestrator.training.checkpoint import Checkpoint
+from orchestrator.training.engine import Engine
+from orchestrator.training.loop import evaluating
+
+TEMPERATURE, TOP_P = 0.6, 0.95
 
 
 def sample(
@@ -38,11 +42,51 @@ def sample(
             model,
             tokens,
             min(new_tokens, most_tokens - tokens.shape[1]),
-            temperature=0.6,
-            top_p=0.95,
+            temperature=TEMPERATURE,
+            top_p=TOP_P,
             stop_tokens=(tokenizer.end_of_text,),
             generator=generator,
         )
-        ids = [int(token) for token in written[0, 1:] if token != tokenizer.end_of_text]
-        texts.append(tokenizer.decode(ids))
+        texts.append(_text(tokenizer, written[0].tolist()))
     return texts
+
+
+def sample_in_training(
+    engine: Engine,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    *,
+    new_tokens: int,
+    most_tokens: int,
+    seed: int,
+) -> list[str]:
+    """As `sample`, by the weights in training. Every rank calls it and gets the same.
+
+    Each token takes a forward pass over the whole text: only such passes work on a model in shards.
+    """
+    rows = [[tokenizer.end_of_text, *tokenizer.encode(prompt)] for prompt in prompts]
+    ends = [min(len(row) + new_tokens, most_tokens) for row in rows]
+    generator = torch.Generator().manual_seed(seed)
+    with evaluating(engine):
+        while open_rows := [
+            number
+            for number, (row, end) in enumerate(zip(rows, ends, strict=True))
+            if len(row) < end and (len(row) == 1 or row[-1] != tokenizer.end_of_text)
+        ]:
+            longest = max(map(len, rows))
+            # What stands behind a text is never seen by its own tokens.
+            padded = [row + [tokenizer.end_of_text] * (longest - len(row)) for row in rows]
+            logits = engine.forward(torch.tensor(padded, device=engine.device))  # (B, T, V)
+            last = torch.stack([logits[number, len(rows[number]) - 1] for number in open_rows])
+            drawn = draw(last.float().cpu(), TEMPERATURE, top_p=TOP_P, generator=generator)
+            # Rank 0 decides: all must make the same number of passes.
+            mine = drawn.tolist() if distributed.rank() == 0 else [0] * len(open_rows)
+            for number, token in zip(
+                open_rows, distributed.sum_over_ranks(mine, engine.device), strict=True
+            ):
+                rows[number].append(int(token))
+    return [_text(tokenizer, row) for row in rows]
+
+
+def _text(tokenizer: Tokenizer, row: Sequence[int]) -> str:
+    return tokenizer.decode([token for token in row if token != tokenizer.end_of_text])

@@ -68,12 +68,12 @@ def estimate(config: JobConfig, start: "Checkpoint | None") -> Outline:
     outline = partial(_outline, config, vocab_size(config.tokenizer), line)
     if found is None:
         return outline()
-    row, share = config.data.row_length, 1 - config.data.validation_fraction
+    row = config.data.row_length
     notes = [
-        f"dataset {name} has about {rounded(own.tokens)} tokens, and a row takes {row}: it may be "
+        f"dataset {name} has about {rounded(own.train)} tokens, and a row takes {row}: it may be "
         "too small"
         for name, own in found.items()
-        if share * own.tokens < row
+        if own.train < row
     ]
     tokens = steps * config.batch.step * config.data.sequence_length
     epochs = repetitions(config.data, found, tokens)

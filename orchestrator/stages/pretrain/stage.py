@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -18,20 +19,46 @@ class PretrainConfig(TrainingConfig):
     """Next-token training of a model, from random weights or from those of `model.weights`."""
 
     reads: ClassVar[tuple[str, ...]] = (*TrainingConfig.reads, "data", "tokenizer")
+    measures: ClassVar[Mapping[str, str]] = {
+        **TrainingConfig.measures,
+        "validation/perplexity": "lower",
+        "validation/bits_per_byte": "lower",
+    }
 
     name: str = "pretrain"
     steps: int = 420
     evaluate_every: int | None = 105
-    checkpoint_every: int = 210
+    checkpoint_every: int | None = 210
     prompts: list[str] = field(default_factory=lambda: ["The", "Return the", "If the"])
     """Texts that the final weights continue, as a look at what was learned."""
     sample_tokens: int = 80
     """Tokens written after each prompt; 0 for none."""
+    sample_at_evaluations: bool = False
+    """true: the weights of every evaluation continue the prompts, too; samples/ in the run folder
+    and in MLflow."""
 
     def __post_init__(self) -> None:
-        """Check counts."""
+        """Check counts, and that there is what patience and samples wait for."""
         super().__post_init__()
+        if self.patience is not None and self.evaluate_every is None:
+            raise ValueError(
+                f"stage.patience={self.patience} counts evaluations, and stage.evaluate_every=null "
+                "has one alone, after the last step; try stage.evaluate_every="
+                f"{self.steps // 10 or 1}"
+            )
         check_at_least("stage.sample_tokens", self.sample_tokens, 0)
+        if self.sample_at_evaluations and not (self.sample_tokens and self.prompts):
+            none = "stage.sample_tokens=0" if self.prompts else "stage.prompts=[]"
+            raise ValueError(
+                f"stage.sample_at_evaluations=true, but {none} leaves nothing to write; leave "
+                "that out, or stage.sample_at_evaluations"
+            )
+
+    def measures_of(self, job: JobConfig) -> Mapping[str, str]:
+        """Of each dataset of a mixture bits per byte, too."""
+        names = job.data.datasets if len(job.data.datasets) > 1 else ()
+        own = {f"validation/{name}/bits_per_byte": "lower" for name in names}
+        return {**self.measures, **own}
 
     def check_job(self, job: JobConfig) -> None:
         """Check that a sequence fits the model, too."""

@@ -2,24 +2,28 @@
 
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from data import Loader, Prepared, Published, Stream, evaluation_rows, open_published
 from data.feed.ledger import Ledger
+from data.files import write_text_atomic
 from models.cost import flops_per_token
 from orchestrator.config import JobConfig
 from orchestrator.stages.checkpoints import Checkpoints
 from orchestrator.stages.language.objective import next_token
 from orchestrator.stages.language.resuming import initial_state, resumed_state
 from orchestrator.stages.language.roles import language_role
-from orchestrator.stages.language.sampling import sample
+from orchestrator.stages.language.sampling import sample, sample_in_training
 from orchestrator.stages.language.scoring import bits_per_byte, comparison, notices, perplexity
 from orchestrator.stages.pretrain.stage import PretrainConfig
-from orchestrator.stages.result import Result
+from orchestrator.stages.result import SEPARATOR, Result
 from orchestrator.stages.run import Run
 from orchestrator.training import distributed
 from orchestrator.training.hardware import device_name, peak_flops
 from orchestrator.training.loop import Metrics, Schedule, Trained, evaluate, every, fit
 from orchestrator.training.optim import learning_rate
+
+SAMPLES = "samples"  # folder of what was written at evaluations
 
 
 def pretrain(config: JobConfig, inputs: Published, run: Run) -> Result:
@@ -30,6 +34,7 @@ def pretrain(config: JobConfig, inputs: Published, run: Run) -> Result:
     ours = training.latest.get("validation/bits_per_byte")
     return Result(
         stopped=outcome.stopped,
+        reason=training.checkpoints.reason(outcome),
         tokens_per_second=outcome.weight / max(outcome.training_seconds, 1e-9),
         notices=() if ours is None else notices(ours, training.prepared.baselines),
         samples=tuple(texts),
@@ -56,7 +61,7 @@ class Training:
         config, run = self.config, self.run
         self.stage = config.section(PretrainConfig)
         role = language_role(config, self.prepared.tokenizer.vocab_size)
-        self.checkpoints = Checkpoints(run, self.stage.checkpoints_kept, config.resume)
+        self.checkpoints = Checkpoints(run, config)
         self.stream = Stream.open(self.prepared.train_sets, config.data)
         state, start = initial_state(config, self.stream), self.checkpoints.start
         if start is not None:
@@ -90,8 +95,10 @@ class Training:
                 Schedule(
                     stage.steps,
                     every(stage.evaluate_every),
-                    stage.checkpoint_every,
+                    every(stage.checkpoint_every),
                     lambda step: learning_rate(optim, step, stage.steps),
+                    stage.checkpoint_every_minutes,
+                    stage.keep_best,
                 ),
                 start_step=from_step,
                 seed=config.seed,
@@ -101,6 +108,7 @@ class Training:
                 evaluate=self.evaluate,
                 save=self.save,
                 should_stop=self.run.should_stop,
+                selection=self.checkpoints.selection,
             )
 
     def log(self, step: int, metrics: Metrics) -> None:
@@ -111,7 +119,7 @@ class Training:
         self.latest |= metrics
         self.run.log(step, metrics)
 
-    def evaluate(self, step: int) -> None:
+    def evaluate(self, step: int) -> Metrics:
         """Loss on the whole validation split of each dataset. Every rank calls it."""
         nats, tokens, size = 0.0, 0, 0
         metrics: Metrics = {}
@@ -138,6 +146,19 @@ class Training:
         }
         self.latest |= metrics
         self.run.log(step, metrics)
+        if self.stage.sample_at_evaluations:
+            self.show_samples(step)
+        return metrics
+
+    def show_samples(self, step: int) -> None:
+        """Put on record what the weights in training write. Every rank calls it."""
+        texts = sample_in_training(self.model.engine, **self._sampling())
+        path = self.run.folder / SAMPLES / f"step_{step:08d}.txt"
+        if distributed.rank() == 0:
+            path.parent.mkdir(exist_ok=True)
+            write_text_atomic(path, SEPARATOR.join(texts))
+        self.run.event("sampled", step=step, texts=texts)
+        self.run.event("artifact", path=f"{SAMPLES}/{path.name}", artifact_path=SAMPLES)
 
     def save(self, step: int) -> None:
         """Publish the checkpoint of this step. Every rank calls it."""
@@ -156,22 +177,25 @@ class Training:
                 "data_fingerprint": self.prepared.fingerprint,
                 "data": state.to_dict(),
             },
+            self.latest,
             data_cursor=state.cursor,
             data_multiset=state.multiset.hex,
             data_skipped_sequences=state.skipped.sequences,
-            metrics={k: v for k, v in self.latest.items() if k.startswith("validation/")},
         )
 
     def sample(self) -> list[str]:
         """What the saved weights write after each prompt. Only one rank calls it."""
-        newest, stage = self.checkpoints.newest, self.stage
-        if newest is None or stage.sample_tokens == 0:
+        newest = self.checkpoints.newest
+        if newest is None or self.stage.sample_tokens == 0:
             return []
-        return sample(
-            newest,
-            self.prepared.tokenizer,
-            stage.prompts,
-            new_tokens=stage.sample_tokens,
-            most_tokens=self.config.data.sequence_length,
-            seed=self.config.seed,
-        )
+        return sample(newest, **self._sampling())
+
+    def _sampling(self) -> dict[str, Any]:
+        """What is written, whichever weights do it."""
+        return {
+            "tokenizer": self.prepared.tokenizer,
+            "prompts": self.stage.prompts,
+            "new_tokens": self.stage.sample_tokens,
+            "most_tokens": self.config.data.sequence_length,
+            "seed": self.config.seed,
+        }

@@ -24,6 +24,7 @@ from orchestrator.record.checkpoints import manifest
 from orchestrator.record.checkpoints.manifest import (
     MANIFEST,
     PARTIAL,
+    REPLACED,
     TOKENIZER,
     Checkpoint,
     FileRecord,
@@ -213,7 +214,7 @@ def _publish(
 
 def _rename(partial: Path, final: Path) -> None:
     """Publish; a checkpoint of the same step, from before a resume, makes room."""
-    replaced = final.with_name(f"{final.name}.replaced{PARTIAL}")
+    replaced = final.with_name(final.name + REPLACED)
     if final.exists():
         final.rename(replaced)
     partial.rename(final)

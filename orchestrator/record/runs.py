@@ -1,0 +1,169 @@
+"""All runs of an outputs folder, by what their folders say; quick, without MLflow and Hydra.
+
+A run folder may come from somebody else: its files are read as data, and what can't be read is
+left open rather than raised.
+"""
+
+import json
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data.messages import did_you_mean
+from orchestrator.record.lines import EVENTS, read
+from orchestrator.record.redaction import flatten
+
+RESULT, CONFIG = "result.json", "config.yaml"
+HEADLINES = ("bits_per_byte", "accuracy", "loss")  # of a run, the first that it measured
+RUNNING, LOST = "running", "lost"
+LEAST_OF_ID = 3  # characters
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, read when asked."""
+
+    folder: Path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """What was asked for, as plain data: nothing in it is filled in."""
+        return mapping(self.folder / CONFIG)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The config with dotted names."""
+        return flatten(self.config)
+
+    @cached_property
+    def result(self) -> dict[str, Any]:
+        """result.json; empty while the run goes on."""
+        return mapping(self.folder / RESULT)
+
+    @cached_property
+    def events(self) -> list[dict[str, Any]]:
+        """Those of the journal that can be read."""
+        try:
+            return read(self.folder / EVENTS)[0]
+        except (OSError, ValueError):
+            return []
+
+    @property
+    def id(self) -> str:
+        """The last part of the folder's name."""
+        return self.folder.name.rpartition("-")[2]
+
+    @property
+    def started(self) -> str:
+        """Date and time, from the folder's name."""
+        return f"{self.folder.parent.name} {self.folder.name[:5].replace('-', ':')}"
+
+    @property
+    def stage(self) -> str:
+        """Its name."""
+        return str(self.settings.get("stage.name", "?"))
+
+    @property
+    def model(self) -> str:
+        """Architecture and size, in a few characters."""
+        said = self.settings
+        family = str(said.get("model.family", "-"))
+        if "model.layers" in said:
+            return f"{family} {said['model.layers']}x{said.get('model.width')}"
+        hidden = said.get("model.hidden")
+        return f"{family} {'x'.join(map(str, hidden))}" if isinstance(hidden, list) else family
+
+    @property
+    def status(self) -> str:
+        """As result.json has it; before that `running`, or `lost` if its driver is gone."""
+        if self.result:
+            return str(self.result.get("status", "?"))
+        host, pid = self.driver
+        if host not in (None, socket.gethostname()):
+            return RUNNING  # for all that can be seen from here
+        return RUNNING if _lives(pid) else LOST
+
+    @property
+    def driver(self) -> tuple[Any, Any]:
+        """Host and process id of the newest attempt's driver."""
+        starts = [event for event in self.events if event.get("event") == "started"]
+        return (starts[-1].get("host"), starts[-1].get("pid")) if starts else (None, None)
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """The last value of each."""
+        found = self.result.get("metrics")
+        if not isinstance(found, dict):
+            return {}
+        return {str(k): v for k, v in found.items() if isinstance(v, int | float)}
+
+    @property
+    def headline(self) -> tuple[str, float] | None:
+        """The metric that says most of the run, and its value."""
+        for word in HEADLINES:
+            for name, value in self.metrics.items():
+                if name.endswith(f"/{word}") and not name.startswith("train/"):
+                    return name, value
+        return None
+
+    @property
+    def steps(self) -> str:
+        """Done and asked for."""
+        done, asked = self.result.get("steps"), self.settings.get("stage.steps")
+        return "-" if asked is None else f"{'?' if done is None else done}/{asked}"
+
+
+def runs(outputs: Path) -> Iterator[Run]:
+    """Every run under an outputs folder, newest first."""
+    folders = (config.parent for config in outputs.glob(f"*/*/{CONFIG}"))
+    yield from map(Run, sorted(folders, key=lambda f: (f.parent.name, f.name), reverse=True))
+
+
+def find(name: str, outputs: Path) -> Run:
+    """The run that a user means: a folder, or the beginning of an id.
+
+    Raises:
+        ValueError: there is none, or several.
+    """
+    folder = Path(name).expanduser()
+    if (folder / CONFIG).is_file():
+        folder = folder.resolve() if folder.is_symlink() else folder
+        here = Path.cwd()
+        return Run(folder.relative_to(here) if folder.is_relative_to(here) else folder)
+    every = list(runs(outputs))
+    if len(name) >= LEAST_OF_ID and re.fullmatch(r"[\w.:-]+", name):
+        meant = [run for run in every if run.id.startswith(name) or run.folder.name == name]
+        if len(meant) == 1:
+            return meant[0]
+        if meant:
+            raise ValueError(f"{name} may be {' or '.join(str(run.folder) for run in meant[:4])}")
+    hint = did_you_mean(name, [str(run.folder) for run in every])
+    raise ValueError(
+        f"{name} is no run folder and no id of a run in {outputs}{hint}; `orchestrate runs "
+        f"--outputs {outputs}` lists them"
+    )
+
+
+def _lives(pid: Any) -> bool:
+    """Whether a driver of a job with this process id is alive on this host."""
+    try:
+        return "orchestrat" in Path(f"/proc/{int(pid)}/cmdline").read_text(errors="replace")
+    except (OSError, TypeError, ValueError):
+        return False
+
+
+def mapping(path: Path) -> dict[str, Any]:
+    """A JSON or YAML file that holds a mapping; empty if it does not, or is not there."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        found = json.loads(text) if path.suffix == ".json" else yaml.load(text, loader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return {}
+    return dict(found) if isinstance(found, Mapping) else {}

@@ -1,0 +1,94 @@
+"""Several jobs, one after another: all are checked first, and a table says how each ended."""
+
+import itertools
+import os
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.messages import clock
+from orchestrator.config import JobConfig
+from orchestrator.job.codes import DONE, FAILED, REFUSED
+from orchestrator.record.runs import Run, runs
+
+LOOKED_AT = 50  # newest runs among which that of a job is looked for; others may start runs, too
+Jobs = list[tuple[JobConfig, list[str]]]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How one job of a sweep ended."""
+
+    code: int
+    seconds: float
+    run: Run | None
+    """None: it was refused."""
+
+
+def carry_out(jobs: Jobs, verb: Callable[..., int], asked: float, *, starts: bool) -> int:
+    """Call the verb with each job; returns the largest exit code.
+
+    A job that fails does not keep the others from running; Ctrl-C ends the sweep. `asked` is when
+    the user asked for them, by `time.monotonic`, and `starts` whether the verb starts jobs.
+
+    Raises:
+        ValueError: a job can't work, and none was started.
+    """
+    from orchestrator.plan.planning import make_plan
+
+    for number, (config, overrides) in enumerate(jobs if starts else ()):
+        try:
+            # Its config names what `outputs/latest` means now, not after the first job.
+            jobs[number] = make_plan(config, print).config, overrides
+        except ValueError as error:
+            raise ValueError(f"in the job {shlex.join(overrides)}: {error}") from error
+    ended: list[Ended] = []
+    for number, (config, overrides) in enumerate(jobs, 1):
+        print(f"\njob {number} of {len(jobs)}: {shlex.join(overrides)}", flush=True)
+        try:
+            code = verb(config, overrides, asked)
+        except ValueError as error:  # of what has changed since all were checked
+            print(f"error: {error}", file=sys.stderr)
+            code = FAILED
+        before = [own.run.folder for own in ended if own.run is not None]
+        run = _newest(Path(config.outputs), before) if starts else None
+        ended.append(Ended(code, time.monotonic() - asked, run))
+        asked = time.monotonic()
+        if code not in (DONE, FAILED, REFUSED):
+            break
+    if starts:
+        print("\n" + "\n".join(table([overrides for _, overrides in jobs], ended)), flush=True)
+    return max(own.code for own in ended)
+
+
+def table(jobs: Sequence[Sequence[str]], ended: Sequence[Ended]) -> list[str]:
+    """A line for each job: how it ended, its result, its run, and what it had of its own."""
+    common = set.intersection(*map(set, jobs))
+    rows = [("job", "status", "result", "time", "run", "overrides")]
+    for number, overrides in enumerate(jobs, 1):
+        own = shlex.join(word for word in overrides if word not in common)
+        if number > len(ended):
+            rows.append((str(number), "not started", "-", "-", "-", own))
+            continue
+        last = ended[number - 1]
+        measured = last.run.headline if last.run else None
+        result = f"{measured[0].split('/', 1)[-1]} {measured[1]:.4g}" if measured else "-"
+        status, name = (last.run.status, last.run.id) if last.run else ("refused", "-")
+        rows.append((str(number), status, result, clock(last.seconds), name, own))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def _newest(outputs: Path, but: Sequence[Path]) -> Run | None:
+    """The run that this process has made last."""
+    for run in itertools.islice(runs(outputs), LOOKED_AT):
+        if run.driver == (socket.gethostname(), os.getpid()) and run.folder not in but:
+            return run
+    return None

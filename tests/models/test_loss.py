@@ -1,0 +1,151 @@
+import math
+from contextlib import nullcontext
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import models
+from models import loss as loss_module
+from models.configs import GPTConfig
+from models.loss import summed_loss, token_losses
+
+SHAPES = [(3, 5, 8, 7), (1, 1, 4, 2), (2, 17, 6, 33)]  # B, T, D, V
+
+
+def case(B, T, D, V, dtype=torch.float32):
+    draw = torch.Generator().manual_seed(0)
+    hidden = torch.randn(B, T, D, generator=draw).to(dtype).requires_grad_()
+    head = torch.randn(V, D, generator=draw).to(dtype).requires_grad_()
+    targets = torch.randint(V, (B, T), generator=draw)
+    mask = torch.rand(B, T, generator=draw) < 0.6
+    return hidden, head, targets, mask
+
+
+@pytest.fixture(params=[1, 4, 10**6], ids=lambda rows: f"{rows}_at_once")
+def chunks(request, monkeypatch):
+    """Sets how many tokens' logits are held at once, of a vocabulary V; more than all, too."""
+    return lambda V: monkeypatch.setattr(loss_module, "LOGITS_BYTES", request.param * 4 * V)
+
+
+def test_the_loss_of_a_token_is_minus_the_log_of_its_probability(chunks):
+    hidden, head, targets, mask = case(3, 5, 8, 7)
+    chunks(7)
+    losses, total = token_losses(hidden, head, targets).detach(), 0.0
+    for b in range(3):
+        for t in range(5):
+            scores = (head.double() @ hidden[b, t].double()).tolist()
+            normaliser = math.log(math.fsum(math.exp(score) for score in scores))
+            expected = normaliser - scores[int(targets[b, t])]
+            assert float(losses[b, t]) == pytest.approx(expected, rel=1e-5)
+            total += expected if mask[b, t] else 0.0
+    assert float(summed_loss(hidden, head, targets, mask).detach()) == pytest.approx(
+        total, rel=1e-6
+    )
+
+
+def whole(hidden, head, targets, mask):
+    """The same sum from whole logits, as torch differentiates it."""
+    logits = F.linear(hidden, head).float()
+    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    return torch.where(mask.flatten(), losses, 0.0).sum()
+
+
+def chunked(hidden, head, targets, mask):
+    return torch.where(mask, token_losses(hidden, head, targets), 0.0).sum()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "autocast"])
+@pytest.mark.parametrize("loss", [summed_loss, chunked])
+def test_loss_and_gradients_are_those_of_whole_logits(loss, precision, shape, chunks):
+    *tensors, targets, mask = case(*shape, torch.bfloat16 if precision == "bf16" else torch.float32)
+    chunks(shape[-1])
+    autocast = torch.autocast("cpu", torch.bfloat16) if precision == "autocast" else nullcontext()
+    found = []
+    for function in (loss, whole):
+        with autocast:
+            total = function(*tensors, targets, mask)
+        assert total.dtype == torch.float32
+        found.append([total.detach(), *torch.autograd.grad(total * 3, tensors)])
+    tolerance = {"rtol": 1e-6, "atol": 1e-5} if precision == "fp32" else {"rtol": 0.02, "atol": 0.1}
+    for ours, expected in zip(*found, strict=True):
+        assert ours.dtype == expected.dtype
+        torch.testing.assert_close(ours, expected, **tolerance)
+
+
+@pytest.mark.parametrize("trained", [0, 1])
+def test_a_frozen_head_or_body_gets_no_gradient_and_the_other_its_own(trained):
+    *tensors, targets, mask = case(2, 17, 6, 33)
+    tensors[1 - trained].requires_grad_(False)
+    summed_loss(*tensors, targets, mask).backward()
+    (expected,) = torch.autograd.grad(whole(*tensors, targets, mask), tensors[trained])
+    torch.testing.assert_close(tensors[trained].grad, expected)
+    assert tensors[1 - trained].grad is None
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_nothing_behind_the_mask_changes_the_loss_or_reaches_a_gradient(poison):
+    hidden, head, targets, mask = case(3, 5, 8, 7)
+    other_targets = torch.where(mask, targets, (targets + 1) % 7)
+    spoiled = hidden.detach().clone()
+    spoiled[~mask] = poison
+    expected = summed_loss(hidden, head, targets, mask)
+    assert summed_loss(spoiled, head, other_targets, mask) == expected
+    (gradient,) = torch.autograd.grad(expected, hidden)
+    assert bool((gradient[~mask] == 0).all())
+
+
+def test_a_fully_masked_batch_costs_nothing_and_has_a_zero_gradient():
+    hidden, head, targets, mask = case(3, 5, 8, 7)
+    loss = summed_loss(hidden, head, targets, torch.zeros_like(mask))
+    loss.backward()
+    assert float(loss.detach()) == 0.0
+    assert not hidden.grad.any()
+    assert not head.grad.any()
+
+
+def test_a_gradient_is_used_once():
+    hidden, head, targets, mask = case(3, 5, 8, 7)
+    loss = summed_loss(hidden, head, targets, mask)
+    loss.backward()
+    with pytest.raises(RuntimeError, match="compute the loss again"):
+        loss.backward()
+
+
+class Largest(TorchDispatchMode):
+    """Remembers how many numbers the largest tensor had that was made."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(tensor, torch.Tensor):
+                self.numbers = max(self.numbers, tensor.numel())
+        return made
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_gives_losses_instead_of_logits_which_are_never_whole(tied, monkeypatch):
+    B, T, V = 4, 32, 301
+    config = GPTConfig(layers=1, width=16, heads=2, max_positions=T, tied_embedding=tied)
+    config.vocab_size = V
+    torch.manual_seed(0)
+    model = models.build(config)
+    monkeypatch.setattr(loss_module, "LOGITS_BYTES", 4 * 10 * V)
+    tokens, targets = torch.randint(V, (2, B, T))
+    mask = torch.rand(B, T) < 0.7
+    losses = F.cross_entropy(model(tokens).flatten(0, 1), targets.flatten(), reduction="none")
+    expected = (losses * mask.flatten()).sum()
+    gradients = torch.autograd.grad(expected, list(model.parameters()))
+    with Largest() as largest:
+        loss = model(tokens, targets=targets, loss_mask=mask)
+        loss.backward()
+    assert largest.numbers < B * T * V / 2
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close([each.grad for each in model.parameters()], list(gradients))
+    torch.testing.assert_close(model(tokens, targets=targets).flatten(), losses)
