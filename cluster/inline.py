@@ -11,6 +11,17 @@ from cluster.host.network import free_port
 from cluster.polls import OnRecords
 from cluster.worker import Channel, Target
 
+GIVEN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def given_world_size() -> int | None:
+    """Ranks of the world in which torchrun gave this process a place.
+
+    None: it gave none. A single variable that a shell or a container has left says nothing.
+    """
+    given = all(os.environ.get(name) for name in GIVEN)
+    return int(os.environ["WORLD_SIZE"]) if given and os.environ["WORLD_SIZE"].isdigit() else None
+
 
 def run_inline(
     target: Target, payload: Any, *, on_records: OnRecords, stop: threading.Event
@@ -25,7 +36,7 @@ def run_inline(
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
     }
-    with environment({} if "RANK" in os.environ else alone):
+    with environment(alone if given_world_size() is None else {}):
         rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         channel = Channel(rank, world_size, lambda r: on_records(rank, [r]), stop.is_set)
         return target(payload, channel)

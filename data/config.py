@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from data.files import DataError
+from data.files import DataError, expand_home
 from data.messages import check_choice
 
 FORMATS: dict[str, tuple[str, ...]] = {
@@ -168,6 +168,17 @@ class SourceConfig:
                 f"own: {where}.validation.path=FILES"
             )
 
+    def unread(self) -> dict[str, str]:
+        """Settings that change nothing as the others are, and what they are for."""
+        found = {}
+        if self.validation.own:
+            found["validation.take"] = "validation.path or validation.split has its own documents"
+        if self.source in ("python_docs", "text"):
+            found["text_column"] = f"source={self.source} has no columns"
+        elif self.records != "text":
+            found["text_column"] = f"records={self.records} have columns of their own names"
+        return found
+
     def validation_source(self) -> "SourceConfig | None":
         """The documents that are validated on, as a source. None: a part of this one."""
         own = self.validation
@@ -202,6 +213,7 @@ class DriftConfig:
 
     def __post_init__(self) -> None:
         """Check the policy."""
+        self.reference = expand_home("data.drift.reference", self.reference)
         check_choice("data.drift.policy", self.policy, ("warn", "stop"))
 
 
@@ -304,6 +316,15 @@ class DataConfig(SourceConfig):
                 "data.datasets: no dataset has a weight at the start; set "
                 f"data.datasets.{next(iter(self.datasets))}.weight=1"
             )
+
+    def unread(self) -> dict[str, str]:
+        """Settings that change nothing as the others are, and what they are for."""
+        found = {} if self.drift.reference else {"drift.policy": "it is for data.drift.reference"}
+        if not self.datasets:
+            return {**super().unread(), **found, "weight": "it is for a mixture (data=mixture)"}
+        for name, source in self.datasets.items():
+            found |= {f"datasets.{name}.{key}": why for key, why in source.unread().items()}
+        return found
 
     @property
     def row_length(self) -> int:

@@ -149,6 +149,23 @@ def lock(path: Path) -> Iterator[None]:
         os.close(descriptor)  # frees the lock
 
 
+def expand_home(setting: str, path: str | None) -> str | None:
+    """The path of a setting with `~` filled in; a folder that is called so is ./~.
+
+    Raises:
+        DataError: nobody knows the home folder.
+    """
+    if path is None or not path.startswith("~"):
+        return path
+    expanded = os.path.expanduser(path)  # noqa: PTH111 - pathlib's raises, and drops a last slash
+    if expanded.startswith("~"):
+        raise DataError(
+            f"{setting}={path}: the home folder of {path.partition('/')[0]} is not known here; "
+            f"write the whole path, or ./{path} for a folder of that name"
+        )
+    return expanded
+
+
 @contextmanager
 def in_use(folders: Iterable[Path]) -> Iterator[None]:
     """Mark folders of the cache as used now, and as being read until the caller ends or dies.

@@ -1,7 +1,8 @@
-"""Words that messages have in common: near matches, choices, and sizes and times for a reader."""
+"""What messages have in common: near matches, choices, and paths, sizes and times for readers."""
 
 import difflib
 from collections.abc import Collection, Iterable
+from pathlib import Path
 
 from data.files import DataError
 
@@ -31,6 +32,12 @@ def check_choice(setting: str, value: str, choices: Collection[str]) -> None:
     if value not in choices:
         hint = did_you_mean(str(value), choices)
         raise DataError(f"{setting}={value} is not one of {', '.join(choices)}{hint}")
+
+
+def short(path: Path) -> str:
+    """The path as a user would type it here."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def shortened(text: str, most: int = 1500) -> str:

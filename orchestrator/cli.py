@@ -152,11 +152,11 @@ def usage() -> str:
     lines += [f"  {name:10}{verb.summary}" for name, verb in VERBS.items()]
     lines += [
         "",
-        "orchestrate run                              the quick start: train a small GPT here",
-        "orchestrate run model=gpt_10m stage.steps=50 choose from a group, set one value",
-        "orchestrate run --help                       groups, choices and every setting",
-        "orchestrate runs --best loss                 the runs there are, best first",
-        'eval "$(orchestrate -sc install=bash)"       completion in this shell; also zsh, fish',
+        "orchestrate run                                the quick start: train a small GPT here",
+        "orchestrate run model=gpt_10m stage.steps=50   choose from a group, set one value",
+        "orchestrate run --help                         groups, choices and every setting",
+        "orchestrate runs --best loss                   the runs there are, best first",
+        'eval "$(orchestrate -sc install=bash)"         completion in this shell; also zsh, fish',
     ]
     return "\n".join(lines)
 

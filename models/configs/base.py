@@ -16,6 +16,10 @@ class ModelConfig:
 
     shapeless: ClassVar[tuple[str, ...]] = ()
     """Settings that change what given weights compute and that no tensor's shape tells."""
+    initial: ClassVar[tuple[str, ...]] = ()
+    """Settings of random weights."""
+    recomputes: ClassVar[bool] = False
+    """Whether it can compute activations again instead of keeping them."""
 
     family: str = ""
     """Name of the architecture in models.MODELS."""
@@ -33,6 +37,12 @@ class ModelConfig:
             raise ValueError(
                 f"model.weights_role={self.weights_role} is of a checkpoint; add model.weights=RUN"
             )
+
+    def unread(self) -> dict[str, str]:
+        """Settings that change nothing as the others are, and what they are for."""
+        if self.weights is None:
+            return {}
+        return dict.fromkeys(self.initial, "it is for random weights, and model.weights is set")
 
 
 @dataclass

@@ -29,6 +29,8 @@ class GPTConfig(LanguageModelConfig):
     shapeless: ClassVar[tuple[str, ...]] = (
         *("heads", "norm", "positions", "activation", "rotary_base", "norm_eps"),
     )
+    initial: ClassVar[tuple[str, ...]] = ("init_std",)
+    recomputes: ClassVar[bool] = True
 
     family: str = "gpt"
     layers: int = 4
@@ -115,6 +117,13 @@ class GPTConfig(LanguageModelConfig):
                 f"model.heads={self.heads} must be a multiple of model.kv_heads={self.kv_heads}; "
                 f"nearest model.kv_heads: {', '.join(str(n) for n in sorted({low, high}))}"
             )
+
+    def unread(self) -> dict[str, str]:
+        """Settings that change nothing as the others are, and what they are for."""
+        found = super().unread()
+        if self.positions != "rotary":
+            found["rotary_base"] = "it is for model.positions=rotary"
+        return found
 
     @property
     def head_width(self) -> int:

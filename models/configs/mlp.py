@@ -8,6 +8,7 @@ from models.configs.checks import check_choice, check_probability, check_size
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "gelu")
 INITS = ("kaiming", "xavier")
+NO_HIDDEN = "it is of hidden units, and model.hidden=[] has none"
 
 
 @dataclass
@@ -19,6 +20,7 @@ class MLPConfig(ClassifierConfig):
     """
 
     shapeless: ClassVar[tuple[str, ...]] = ("activation",)
+    initial: ClassVar[tuple[str, ...]] = ("init",)
 
     family: str = "mlp"
     hidden: list[int] = field(default_factory=lambda: [64])
@@ -40,6 +42,11 @@ class MLPConfig(ClassifierConfig):
         check_choice("activation", self.activation, ACTIVATIONS)
         check_choice("init", self.init, INITS)
         check_probability("dropout", self.dropout)
+
+    def unread(self) -> dict[str, str]:
+        """Settings that change nothing as the others are, and what they are for."""
+        without = {} if self.hidden else dict.fromkeys(("activation", "dropout"), NO_HIDDEN)
+        return super().unread() | without
 
     @property
     def widths(self) -> list[int]:

@@ -6,6 +6,7 @@ Every GPU there is, one worker each; without GPUs up to two CPU workers.
 import math
 from pathlib import Path
 
+from cluster.inline import given_world_size
 from orchestrator.plan.devices import available, ranks_here
 
 MOST_CPU_WORKERS = 2
@@ -25,6 +26,8 @@ def automatic(setting: str, of: int | str | None = None) -> int | str:
         return "bf16" if of or _cpu_multiplies_bf16() else "fp32"
     if setting == "global_batch_size":
         return math.ceil(LEAST_BATCH / int(of or 1)) * int(of or 1)
+    if setting == "inline_workers":
+        return given_world_size() or 1
     here = available(str(of) if of else None)
     workers = here.gpus or max(1, min(MOST_CPU_WORKERS, here.cpus))
     if setting == "workers":

@@ -103,4 +103,5 @@ def settings(node: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
 
 
 def _flags(parser: argparse.ArgumentParser) -> list[str]:
-    return [option for action in parser._actions for option in action.option_strings[:1]]
+    spelled = (action.option_strings for action in parser._actions)
+    return [option for options in spelled for option in options if option.startswith("--")]

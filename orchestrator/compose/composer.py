@@ -80,14 +80,23 @@ class Composer:
         except OSError:  # no file has such a name
             return []
 
-    def composed(self, groups: Sequence[str]) -> tuple[DictConfig, dict[str, object]]:
+    def composed(
+        self, groups: Sequence[str], resumed: str | None = None
+    ) -> tuple[DictConfig, dict[str, object]]:
         """The config of these choices, and the choice of every group.
+
+        `resumed` is the primary config of a run that goes on (resuming.py), in place of the usual.
 
         Raises:
             ValueError: a file of the user's own says something to Hydra.
             HydraException: a choice is not there, or its file does not fit.
         """
-        config = self._compose(self._primary, groups)
+        if resumed is not None and self._primary != PRIMARY:
+            raise ValueError(
+                f"--config-name={self._primary}: a job that is resumed has the config of its run; "
+                "leave it out, and type the settings that are to change"
+            )
+        config = self._compose(resumed or self._primary, groups)
         if self._own and _hydras(config) != _hydras(self._compose(PRIMARY, [])):
             raise ValueError(_to_hydra("a file of --config-dir"))
         chosen = dict(config.hydra.runtime.choices)

@@ -102,12 +102,25 @@ def _composed(
 ) -> tuple["DictConfig", dict[str, object]]:
     from orchestrator.compose import setting
 
+    resumed = None
+    for word in words:
+        if word.name == "resume":
+            resumed = _primary_of(word)
     chosen = [word for word in words if _chooses(composer, word)]
-    config, choices = composer.composed([_choice(word) for word in chosen])
+    config, choices = composer.composed([_choice(word) for word in chosen], resumed)
     for word in words:
         if word not in chosen:
             setting.put(config, word)
     return config, choices
+
+
+def _primary_of(word: Word) -> str | None:
+    """The primary config of the run that `resume=` names, which Hydra is told; None: the usual."""
+    if word.value is None:
+        return None
+    from orchestrator.compose.resuming import primary_config
+
+    return primary_config(str(word.value))
 
 
 def _chooses(composer: "Composer", word: Word) -> bool:
@@ -136,6 +149,7 @@ def _job(composer: "Composer", words: Sequence[Word]) -> JobConfig:
     refusal.check_mixture(config, choices)
     job = cast(JobConfig, OmegaConf.to_object(config))
     refusal.check_read(job.stage, (word.name for word in words))
+    refusal.check_effect(job, ((word.name, word.value) for word in words))
     return job
 
 

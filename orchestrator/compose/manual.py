@@ -31,15 +31,15 @@ HEAD = """orchestrate run|plan [GROUP=CHOICE] [SETTING=VALUE] [flags]
 """
 TAIL = """
 How to:
-  orchestrate run model=gpt_10m data.sequence_length=512   a choice and a value
-  orchestrate run experiment=gpt2_124m_8gpu stage.steps=10 all of it but for its steps
-  orchestrate plan -m optim.learning_rate=1e-3,3e-3        a job for each value
-  orchestrate run data=text data.path='corpus/*.txt'       your own text
-  orchestrate run 'data.path="a, (b).txt"' data=text       quotes inside for such a name
-  orchestrate run --cfg job --resolve                      the config; starts nothing
-  orchestrate run -cd FOLDER model=mine                    FOLDER/model/mine.yaml
-  orchestrate run stage=classify --help                    the settings of another stage
-  orchestrate run resume=outputs/latest stage.steps=1200   go on from a checkpoint
+  orchestrate run model=gpt_10m data.sequence_length=512     a choice and a value
+  orchestrate run experiment=gpt2_124m_8gpu stage.steps=10   all of it but its steps
+  orchestrate plan -m optim.learning_rate=1e-3,3e-3          a job for each value
+  orchestrate run data=text data.path='corpus/*.txt'         your own text
+  orchestrate run 'data.path="a, (b).txt"' data=text         quotes inside for such a name
+  orchestrate run --cfg job --resolve                        the config; starts nothing
+  orchestrate run -cd FOLDER model=mine                      FOLDER/model/mine.yaml
+  orchestrate run stage=classify --help                      the settings of another stage
+  orchestrate run resume=outputs/latest stage.steps=1200     go on from a checkpoint
 
 Exit codes: 0 done, 1 the job failed, 2 the request was wrong and nothing was started,
 3 interrupted before there was a checkpoint, 130 interrupted with one to go on from."""

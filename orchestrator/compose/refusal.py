@@ -5,7 +5,7 @@ Hydra and OmegaConf say what they could not do in their own terms; here it is sa
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -91,6 +91,24 @@ def check_read(stage: StageConfig, names: Iterable[str]) -> None:
                 f"{name}: stage={stage.name} does not read it, only {', '.join(stage.reads)}; "
                 "leave it out"
             )
+
+
+def check_effect(job: JobConfig, typed: Iterable[tuple[str, object]]) -> None:
+    """Raise ValueError for a setting that was typed and changes nothing in this job."""
+    unread = job.unread()
+    for name, value in _leaves(typed):
+        for setting, why in unread.items():
+            if name == setting or name.startswith(f"{setting}."):
+                raise ValueError(f"{name}={value} has no effect: {why}; leave it out")
+
+
+def _leaves(typed: Iterable[tuple[str, object]]) -> Iterator[tuple[str, object]]:
+    """Names and values of overrides, those inside of a value too: a={b: 1} is a.b=1."""
+    for name, value in typed:
+        if isinstance(value, Mapping):
+            yield from _leaves((f"{name}.{key}", own) for key, own in value.items())
+        else:
+            yield name, value
 
 
 def check_mixture(composed: DictConfig, chosen: Mapping[str, object]) -> None:

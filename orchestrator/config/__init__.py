@@ -6,6 +6,7 @@ setting are here. `__post_init__` of a section is the one home of its checks, an
 setting, its value, what it must satisfy, and what to type instead. Nothing here imports torch.
 """
 
+from orchestrator.config.changes import Change, kind_of, other_architecture
 from orchestrator.config.checks import check_at_least, check_choice, nearest_multiples
 from orchestrator.config.engine import EngineConfig
 from orchestrator.config.job import BY_STAGE, SECTIONS, JobConfig, to_dict
@@ -19,6 +20,7 @@ __all__ = [
     "BY_STAGE",
     "SECTIONS",
     "BatchSizes",
+    "Change",
     "EngineConfig",
     "JobConfig",
     "OptimConfig",
@@ -30,6 +32,8 @@ __all__ = [
     "TrainingConfig",
     "check_at_least",
     "check_choice",
+    "kind_of",
     "nearest_multiples",
+    "other_architecture",
     "to_dict",
 ]

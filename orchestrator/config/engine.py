@@ -54,6 +54,20 @@ class EngineConfig:
                 "engine.offload_optimizer=true needs ZeRO 1 to 3; try engine=zero2_offload"
             )
 
+    def unread(self, *, trained: bool) -> dict[str, str]:
+        """Settings that change nothing as the others are, and what they are for."""
+        if trained:
+            return {}
+        found = {
+            "activation_checkpointing": "it is for a backward pass, and nothing is trained",
+            "offload_optimizer": "it is for an optimizer, and nothing is trained",
+        }
+        if self.sharding_stage != 3:
+            found["zero_stage"] = (
+                "a model that is not trained is whole on every worker, but under engine=zero3"
+            )
+        return found
+
     @property
     def sharding_stage(self) -> int:
         """The ZeRO stage; 0 where every worker holds everything."""

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from data.config import DataConfig
+from data.files import expand_home
 from data.tokenizer import TokenizerConfig
 from models.configs import ModelConfig
 from orchestrator.config.engine import EngineConfig
@@ -35,7 +36,12 @@ class JobConfig:
     outputs: str = "outputs"
     """Folder that holds the run folders."""
     resume: str | None = None
-    """Run folder or checkpoint to continue from, with optimizer and position. None: from step 0."""
+    """Run folder or checkpoint to continue from, with its config, optimizer and position; what is
+    typed besides goes on top. auto: the newest run of this very job that is not done, if any.
+    None: from step 0."""
+    allow_changes: list[str] = field(default_factory=list)
+    """Settings, such as optim.learning_rate, that may differ from those of the run to resume
+    though steps compute something else with them."""
     checkpoint: str | None = None
     """Run folder, checkpoint or exported folder that a stage without training works on."""
     roles: dict[str, RoleSettings] = field(default_factory=dict)
@@ -45,6 +51,12 @@ class JobConfig:
         """Check the seed, and what concerns more than one section."""
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed={self.seed} must lie in 0..2^63-1; try seed=0")
+        if self.allow_changes and self.resume is None:
+            raise ValueError(
+                f"allow_changes={self.allow_changes} is for a run that is resumed; add resume=RUN, "
+                "or leave it out"
+            )
+        self._expand_home()
         self._check_roles()
         self.stage.check_job(self)
 
@@ -64,6 +76,32 @@ class JobConfig:
             None if name in self.stage.frozen else optim,
         )
 
+    def unread(self) -> dict[str, str]:
+        """Settings that change nothing in this job, by their full names, and what they are for.
+
+        A default among them is harmless; one that was asked for is refused (compose).
+        """
+        found = self.stage.unread(self)
+        for name in ("data", "resources", "tracking"):
+            if name not in BY_STAGE or name in self.stage.reads:
+                own = getattr(self, name).unread()
+                found |= {f"{name}.{setting}": why for setting, why in own.items()}
+        roles = {name: self.role(name).unread() for name in self.stage.roles}
+        for name, own in roles.items():
+            found |= {f"roles.{name}.{setting}": why for setting, why in own.items()}
+        shared = set.intersection(*map(set, roles.values())) if roles else set()
+        return found | {name: next(iter(roles.values()))[name] for name in shared}
+
+    def _expand_home(self) -> None:
+        """Fill in `~` where a setting is a path: it stands for itself nowhere else."""
+        for name in ("outputs", "resume", "checkpoint"):
+            setattr(self, name, expand_home(name, getattr(self, name)))
+        self.model.weights = expand_home("model.weights", self.model.weights)
+        for name, role in self.roles.items():
+            if "weights" in role.model:
+                where = f"roles.{name}.model.weights"
+                role.model["weights"] = expand_home(where, role.model["weights"])
+
     def _check_roles(self) -> None:
         for name in self.roles:
             if name not in self.stage.roles:
@@ -73,6 +111,7 @@ class JobConfig:
                 )
         workers = self.resources.workers
         for role in map(self.role, self.stage.roles):
+            role.check_recomputation()
             if role.optim is not None and role.engine.name == "torch" and workers > 1:
                 raise ValueError(
                     f"engine=torch trains in one process, but resources.workers={workers}; "
@@ -94,7 +133,10 @@ def to_dict(config: JobConfig) -> dict[str, Any]:
     return {n: value for n, value in plain.items() if n not in BY_STAGE or n in config.stage.reads}
 
 
-BY_STAGE = ("model", "data", "tokenizer", "optim", "engine", "resume", "checkpoint", "roles")
+BY_STAGE = (
+    *("model", "data", "tokenizer", "optim", "engine", "roles"),
+    *("resume", "allow_changes", "checkpoint"),
+)
 """Sections and settings that some stages read and others do not."""
 
 

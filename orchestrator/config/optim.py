@@ -147,6 +147,15 @@ class OptimConfig:
                 "try optim.momentum=0.9"
             )
 
+    def unread(self) -> dict[str, str]:
+        """Settings that change nothing as the others are, and what they are for."""
+        found = {}
+        if self.schedule != "wsd":
+            found["decay_fraction"] = "it is for optim.schedule=wsd (optim=adamw_wsd)"
+        if self.schedule == "constant":
+            found["final_fraction"] = "optim.schedule=constant stays at its peak; try cosine or wsd"
+        return found
+
     @property
     def peak(self) -> float:
         """The peak learning rate."""

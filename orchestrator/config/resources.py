@@ -28,6 +28,12 @@ class ResourcesConfig:
         if self.gpus_per_worker not in (0, 1):
             raise ValueError(f"resources.gpus_per_worker={self.gpus_per_worker} must be 0 or 1")
 
+    def unread(self) -> dict[str, str]:
+        """Settings that change nothing as the others are, and what they are for."""
+        if self.launcher == "inline":
+            return {"address": "resources.launcher=inline starts no Ray; try resources=auto"}
+        return {}
+
     @property
     def device(self) -> str:
         """`cuda` or `cpu`."""

@@ -40,6 +40,26 @@ class RoleConfig:
         if self.optim is not None:
             self.optim.check_engine(self.engine)
 
+    def check_recomputation(self) -> None:
+        """Raise ValueError if the engine shall recompute what the model always keeps."""
+        if self.engine.activation_checkpointing and not self.model.recomputes:
+            raise ValueError(
+                f"engine.activation_checkpointing=true is not for model.family="
+                f"{self.model.family}, which keeps all activations; try "
+                "engine.activation_checkpointing=false"
+            )
+
+    def unread(self) -> dict[str, str]:
+        """Settings of its sections that change nothing in this role, and what they are for."""
+        trained = self.optim is not None
+        sections = {
+            "model": self.model.unread(),
+            "engine": self.engine.unread(trained=trained),
+            "optim": {} if self.optim is None else self.optim.unread(),
+        }
+        found = {f"{name}.{key}": why for name, own in sections.items() for key, why in own.items()}
+        return found if trained else found | {"optim": "this role is not trained"}
+
 
 def merged(where: str, section: Section, own: Mapping[str, Any]) -> Section:
     """The section with a role's own settings; its checks run again.

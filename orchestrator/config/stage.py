@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from orchestrator.config.changes import Change
 from orchestrator.config.checks import check_at_least, check_choice, nearest_multiples
 
 if TYPE_CHECKING:
@@ -35,12 +36,18 @@ class StageConfig:
     """Names of its models; the first is the one that `model`, `engine` and `optim` describe."""
     frozen: ClassVar[tuple[str, ...]] = ()
     """Roles that are not trained."""
+    changes: ClassVar[Mapping[str, Change]] = {"name": Change.FIXED}
+    """Of a stage that can go on from a checkpoint: the kind of each of its settings."""
 
     name: str = ""
     """Which stage it is; stage=NAME chooses one, with its settings."""
 
     def check_job(self, job: JobConfig) -> None:
         """Raise ValueError for what does not fit the other sections of the job."""
+
+    def unread(self, job: JobConfig) -> dict[str, str]:
+        """Settings of the job that change nothing in this stage, by their full names, and why."""
+        return {}
 
     def batch(self, workers: int) -> BatchSizes:
         """How a step is cut for so many workers."""
@@ -51,8 +58,21 @@ class StageConfig:
 class TrainingConfig(StageConfig):
     """What every stage has that trains in optimizer steps."""
 
-    reads: ClassVar[tuple[str, ...]] = ("model", "optim", "engine", "resume", "roles")
+    reads: ClassVar[tuple[str, ...]] = (
+        *("model", "optim", "engine", "resume", "allow_changes", "roles"),
+    )
     roles: ClassVar[tuple[str, ...]] = ("model",)
+    changes: ClassVar[Mapping[str, Change]] = {
+        **StageConfig.changes,
+        "steps": Change.FREE,
+        "global_batch_size": Change.ACCOUNTED,
+        "micro_batch_size": Change.FREE,
+        "evaluate_every": Change.FREE,
+        "checkpoint_every": Change.FREE,
+        "checkpoint_every_minutes": Change.FREE,
+        "checkpoints_kept": Change.FREE,
+        **dict.fromkeys(("keep_best", "patience", "min_delta", "best_metric"), Change.FREE),
+    }
     measures: ClassVar[Mapping[str, str]] = {"validation/loss": "lower"}
     """What every evaluation reports: the metric, and whether lower or higher is better."""
 

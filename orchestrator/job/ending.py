@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table as Grid
 
+from data.messages import short
 from orchestrator.job.failures import Explanation
 from orchestrator.job.screen import Terminal
 from orchestrator.record.mlflow import Done, Pending
@@ -40,7 +41,7 @@ def show(console: Terminal, ended: Ending, outcome: "Result | None") -> None:
     if result["reason"] is not None:
         say(f"ended early: {result['reason']}")
     if best := result["best"]:
-        kept = short(Path(best["checkpoint"]))
+        kept = short((ended.folder / best["checkpoint"]).resolve())
         say(f"best:        {best['metric']} {best['value']:.4g} after step {best['step']}: {kept}")
     if ended.explanation is not None and result["status"] == "failed":
         say(f"error: {ended.explanation.line()}")
@@ -65,13 +66,15 @@ def _show_places(console: Terminal, ended: Ending, outcome: "Result | None") -> 
     """What to type next, and where everything is."""
     say, width = console.say, console.fitting
     folder, result, tracked = ended.folder, ended.result, ended.tracked
-    newest = Path(result["checkpoint"]) if result["checkpoint"] else None
-    start = "" if newest is None else short(folder if newest.is_relative_to(folder) else newest)
+    newest = (folder / result["checkpoint"]).resolve() if result["checkpoint"] else None
+    own = newest is not None and newest.is_relative_to(folder.resolve())
+    start = "" if newest is None else short(folder if own else newest)
     for label, command in outcome.next if outcome is not None else ():
         command = command.replace("{run}", shlex.quote(start or short(folder)))
         say(fitted_command(f"{label + ':':13}", command, width))
     if start and result["status"] != "done":
-        again = [word for word in ended.overrides if not word.startswith("resume=")]
+        typed = () if own else ended.overrides  # its own folder has its config, too
+        again = [word for word in typed if not word.startswith("resume=")]
         command = shlex.join(["orchestrate", "run", *again, f"resume={start}"])
         say(fitted_command("go on:       ", command, width))
     if newest is not None:
@@ -90,9 +93,3 @@ def grid(table: "Table") -> Grid:
     for number, row in enumerate(table.rows):
         shown.add_row(*row, style="bold" if number == table.bold else None)
     return shown
-
-
-def short(path: Path) -> str:
-    """The path as a user would type it here."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -13,14 +13,14 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.gang import Files, Placement, run_gang, run_inline
 from cluster.host.output import output_to
 from data.files import cache_root, in_use, write_text_atomic
-from data.messages import counted
+from data.messages import counted, short
 from orchestrator.config import JobConfig
 from orchestrator.job import ending, torchrun
 from orchestrator.job.codes import DONE, FAILED, INTERRUPTED, REFUSED, STOPPED
@@ -31,8 +31,9 @@ from orchestrator.job.signals import Stops
 from orchestrator.job.startup import Startup
 from orchestrator.plan.planning import LABEL, Plan, make_plan
 from orchestrator.record import runfolder
+from orchestrator.record.checkpoints import FOLDER as CHECKPOINTS
+from orchestrator.record.checkpoints import remove_partial
 from orchestrator.record.checkpoints.finding import newest_of, published, read_complete
-from orchestrator.record.checkpoints.retention import remove_partial
 from orchestrator.record.journal import Journal
 from orchestrator.record.mlflow import NoMirror, start_mirror
 from orchestrator.stages import STAGES
@@ -57,12 +58,14 @@ def execute(config: JobConfig, overrides: Sequence[str], asked: float) -> int:
     startup = Startup(asked)
     with Screen(outline, Terminal()) as screen, torchrun.leading(config) as hand_out:
         startup.enter("data")
+        for run in runfolder.remove_leftovers(Path(config.outputs)):
+            screen.say(f"removed a checkpoint that {short(run)} had left half-written")
         screen.phase("preparing the data")
         plan = make_plan(config, screen.say)
         for line in plan.lines():
             screen.say(line, hang=LABEL)
         folder = runfolder.create(plan.config, overrides, plan.devices)
-        screen.say(f"run folder {ending.short(folder)}")
+        screen.say(f"run folder {short(folder)}")
         assert plan.ready is not None  # make_plan makes it
         assignment = Assignment(plan.config, folder, plan.ready.inputs)
         hand_out(assignment)
@@ -91,7 +94,7 @@ class Job:
     def run(self) -> int:
         """Run to the end and leave a truthful result.json in every case."""
         begun = time.monotonic()
-        mirror: NoMirror = NoMirror()
+        self._mirror = NoMirror()
         outcome: Result | None = None
         error: BaseException | None = None
         assert self.plan.ready is not None  # make_plan makes it
@@ -101,21 +104,21 @@ class Job:
                 try:
                     self._record_start()
                     outputs = Path(self.config.outputs).absolute()
-                    mirror = start_mirror(self.folder, self.config.tracking, outputs)
+                    self._mirror = start_mirror(self.folder, self.config.tracking, outputs)
                     outcome = self._work()
                     self._record_outcome(outcome)
                 except (Exception, KeyboardInterrupt) as caught:
                     error = caught
                     self._look_at_checkpoints()
                 self.stops.over = True
-                result, explanation = self._close(outcome, error, begun, mirror.run_id)
+                result, explanation = self._close(outcome, error, begun, self._mirror.run_id)
             if self.config.tracking.enabled:
                 self.screen.phase("sending the rest of the record to MLflow")
             try:
                 with self.stops.sending():
-                    tracked = mirror.finish()
+                    tracked = self._mirror.finish()
             except KeyboardInterrupt:
-                tracked = mirror.finish(0)
+                tracked = self._mirror.finish(0)
             if result["mlflow_run_id"] != tracked.mlflow_run_id:
                 result["mlflow_run_id"] = tracked.mlflow_run_id
                 with suppress(OSError):  # on a full disk the first one stays
@@ -198,6 +201,8 @@ class Job:
                     self._first_step()
             else:
                 self._event(record)
+        if trouble := self._mirror.news():
+            self.screen.say(trouble)
 
     def _event(self, record: dict[str, Any]) -> None:
         kind = record["event"]
@@ -207,6 +212,8 @@ class Job:
         elif kind == "training":
             self.startup.enter("first step")
         self._journal.event(kind, **facts)
+        if kind == "resumed":
+            facts["path"] = short((self.folder / facts["path"]).resolve())
         self.screen.event(kind, facts)
         if kind == "checkpoint":
             self._journal.sync()
@@ -221,26 +228,35 @@ class Job:
 
     def _look_at_checkpoints(self) -> None:
         """The ranks are gone: record what one published and did not live to say; clear up."""
-        root, known = self.folder / "checkpoints", self._journal.standing.checkpoint_step
+        root, known = self.folder / CHECKPOINTS, self._journal.standing.checkpoint_step
         remove_partial(root)
         newest, _ = newest_of(published(root), read_complete)
         if newest is not None and (known is None or known < newest.step):
-            facts = {"bytes": newest.bytes, "manifest_sha256": newest.manifest_sha256}
+            path = runfolder.placed(newest.path, self.folder)
             with suppress(OSError):  # the disk may be full
-                self._event(
-                    {"event": "checkpoint", "step": newest.step, "path": str(newest.path), **facts}
-                )
+                self._event({"event": "checkpoint", "path": path, **newest.record})
 
     def _record_start(self) -> None:
         """Put the start, and what the job reads, on record."""
+        outline = self.plan.outline
         self._journal.event(
-            "started", stage=self.config.stage.name, host=os.uname().nodename, pid=os.getpid()
+            "started",
+            stage=self.config.stage.name,
+            host=os.uname().nodename,
+            pid=os.getpid(),
+            score=outline.score and asdict(outline.score),
+            roles={
+                name: {"family": role.config.model.family, "parameters": role.parameters}
+                for name, role in outline.roles.items()
+            },
         )
+        for reason in self.plan.passed_over:
+            self._journal.event("checkpoint_rejected", reason=reason)
         for role, weights in self.plan.weights.items():
             self._journal.event(
                 "weights",
                 role=role,
-                path=str(weights.path),
+                path=runfolder.placed(weights.path, self.folder),
                 step=weights.step,
                 manifest_sha256=weights.manifest_sha256,
             )
@@ -258,6 +274,10 @@ class Job:
             path = self.folder / f"{table.name}.json"
             runfolder.write_table(path, table.columns, table.rows)
             self._journal.event("artifact", path=path.name, table=True)
+
+    def _resumed_from(self) -> str | None:
+        start = self.plan.start
+        return runfolder.placed(start.checkpoint.path, self.folder) if start else None
 
     def _close(
         self,
@@ -283,7 +303,8 @@ class Job:
 
         ended = end()
         try:
-            self._journal.event("finished", status=ended[0]["status"])
+            error_facts = {name: ended[0][name] for name in ("error",) if name in ended[0]}
+            self._journal.event("finished", status=ended[0]["status"], **error_facts)
             self._journal.sync()
         except OSError as full:
             error = error or full
@@ -313,7 +334,7 @@ class Job:
             "metrics": standing.metrics,
             "baselines": standing.baselines,
             "best": standing.best,
-            "checkpoint": standing.checkpoint or self.config.resume,
+            "checkpoint": standing.checkpoint or self._resumed_from(),
             "mlflow_run_id": None,
         }
         if explanation is not None:

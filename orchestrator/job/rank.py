@@ -15,6 +15,8 @@ from orchestrator.config import JobConfig
 if TYPE_CHECKING:
     from orchestrator.stages.result import Result
 
+OF_MPI = ("OMPI_COMM_WORLD_", "PMI_", "PMIX_", "MV2_COMM_WORLD_")
+
 
 @dataclass(frozen=True)
 class Assignment:
@@ -43,6 +45,7 @@ def work(assignment: Assignment, channel: Channel) -> Result:
             f"the run folder {folder} is not on the host {os.uname().nodename}; let outputs=FOLDER "
             "name a folder that all hosts share"
         )
+    forget_mpi()
     keep_freed_memory()
     torch.set_num_threads(config.resources.cpus_per_worker)
     device = distributed.device_of(config.resources.device)
@@ -50,6 +53,12 @@ def work(assignment: Assignment, channel: Channel) -> Result:
         run = Run(folder, device, channel.send, channel.should_stop, cache_root())
         run.event("imported", seconds=round(time.perf_counter() - begun, 3))
         return STAGES[config.stage.name].carry_out(config, assignment.inputs, run)
+
+
+def forget_mpi() -> None:
+    """Take out what mpirun has left in the environment: DeepSpeed would believe its ranks."""
+    for name in [name for name in os.environ if name.startswith(OF_MPI)]:
+        del os.environ[name]
 
 
 def environment(config: JobConfig) -> dict[str, str]:

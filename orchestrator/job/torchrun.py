@@ -16,6 +16,7 @@ from typing import Any
 
 from cluster.gang import run_inline
 from cluster.host.output import output_to
+from cluster.inline import given_world_size
 from orchestrator.config import JobConfig
 from orchestrator.job.codes import DONE, FAILED, INTERRUPTED, REFUSED
 from orchestrator.job.rank import Assignment, environment, work
@@ -27,19 +28,18 @@ LOOK = timedelta(seconds=30)  # at a time; the waiting itself has no end
 
 def is_follower(config: JobConfig) -> bool:
     """Whether torchrun has started this process as another rank than 0."""
-    return config.resources.launcher == "inline" and os.environ.get("RANK", "0") != "0"
+    inline = config.resources.launcher == "inline"
+    return inline and given_world_size() is not None and os.environ["RANK"] != "0"
 
 
 def has_followers(config: JobConfig) -> bool:
     """Whether this process is rank 0 of several that torchrun has started."""
-    started_by_torchrun = {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return config.resources.launcher == "inline" and started_by_torchrun and several
+    return config.resources.launcher == "inline" and (given_world_size() or 1) > 1
 
 
 def check_launcher(config: JobConfig) -> None:
     """Raise ValueError if torchrun has started several processes, each of which would be a job."""
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    several = (given_world_size() or 1) > 1
     if config.resources.launcher != "inline" and several and "TORCHELASTIC_RUN_ID" in os.environ:
         raise ValueError(
             f"resources.launcher={config.resources.launcher} would start a job in each of the "

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterable
 from functools import cache
 
+from cluster.inline import given_world_size
 from cluster.inventory import devices
 from cluster.nodes import Devices
 from cluster.placement import GangRefused, Placement, refuse_what_never_fits
@@ -48,7 +49,7 @@ def check_fits(resources: ResourcesConfig) -> Devices:
         except GangRefused as error:
             raise GangRefused(f"{error}; resources=auto takes what is there") from None
         return here
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = given_world_size() or 1
     if resources.workers != world_size:
         raise GangRefused(
             f"resources.workers={resources.workers} must be {world_size} with "
@@ -81,4 +82,4 @@ def check_compiler(resources: ResourcesConfig, engines: Iterable[EngineConfig]) 
 
 def ranks_here() -> int:
     """Processes of torchrun on this host, this one among them; 1 without torchrun."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if given_world_size() else 1

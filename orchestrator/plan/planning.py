@@ -14,12 +14,12 @@ from orchestrator.config import JobConfig, TrainingConfig
 from orchestrator.plan.devices import check_compiler, check_fits
 from orchestrator.plan.memory import Memory, memory_of
 from orchestrator.plan.outputs import check_disk, check_outputs
-from orchestrator.plan.resume import find_start
+from orchestrator.plan.resume import Start, find_start
 from orchestrator.plan.weights import find_weights, pinned
+from orchestrator.record.mlflow import check_store, new_state, place
 from orchestrator.stages import STAGES, Outline, Ready
 
 if TYPE_CHECKING:
-    from orchestrator.record.checkpoints import Checkpoint
     from orchestrator.training.checkpoint import Weights
 
 Found = TypeVar("Found")
@@ -41,8 +41,16 @@ class Plan:
     """What the machine or cluster has."""
     weights: Mapping[str, "Weights"] = field(default_factory=dict)
     """Where roles start from, if not from random weights."""
+    start: Start | None = None
+    """Where the job goes on. None: at step 0."""
     notes: tuple[str, ...] = ()
     """What is missing here, or in doubt."""
+
+    @property
+    def passed_over(self) -> list[str]:
+        """Why newer checkpoints than those that the job takes were not taken."""
+        resumed = self.start.checkpoint.passed_over if self.start is not None else ()
+        return [*resumed, *(reason for own in self.weights.values() for reason in own.passed_over)]
 
     @property
     def parameters(self) -> int:
@@ -109,9 +117,11 @@ class Plan:
     def lines(self) -> list[str]:
         """The plan as short lines of text."""
         shown = dict(self.outline.lines)
+        if self.start is not None:
+            shown |= self.start.lines(self.outline.steps)
         if self.weights:
             shown["weights"] = "\n".join(
-                f"{name} from {own.path}, step {own.step}" for name, own in self.weights.items()
+                line for role, own in self.weights.items() for line in own.lines(role)
             )
         shown["workers"] = self._workers()
         if self.outline.roles:
@@ -120,6 +130,7 @@ class Plan:
             shown["checkpoints"] = self._checkpoints()
         if early := self._early_end():
             shown["early end"] = early
+        shown["record"] = place(self.config.tracking, Path(self.config.outputs))
         own = (self.devices.note,) if self.devices is not None and self.devices.note else ()
         if notes := (*own, *self.notes):
             shown["note"] = "\n".join(notes)
@@ -204,13 +215,15 @@ def make_plan(config: JobConfig, say: Callable[[str], None]) -> Plan:
         ValueError: the job can't work; the message says what to type instead.
     """
     rough = rough_plan(config)
-    config, start, weights = _begin(config, rough)
+    config, start, weights = _begin(config, rough, say)
     free = check_outputs(Path(config.outputs))
     rough.check_disk(free)
+    _check_record(config)
     devices = check_fits(config.resources)
     rough.check_compiler()
-    ready = STAGES[config.stage.name].driver.prepare(config, start, say)
-    return Plan(config, ready.outline, ready, free, devices, weights)
+    checkpoint = None if start is None else start.checkpoint
+    ready = STAGES[config.stage.name].driver.prepare(config, checkpoint, say)
+    return Plan(config, ready.outline, ready, free, devices, weights, start)
 
 
 def foresee(config: JobConfig, say: Callable[[str], None], *, with_data: bool) -> Plan:
@@ -233,7 +246,7 @@ def foresee(config: JobConfig, say: Callable[[str], None], *, with_data: bool) -
             notes.append(str(error))
             return None
 
-    config, start, weights = _begin(config, rough)
+    config, start, weights = _begin(config, rough, say)
     free = noting(lambda: check_outputs(Path(config.outputs)))
     if free is not None:
         noting(lambda: rough.check_disk(free))
@@ -241,23 +254,33 @@ def foresee(config: JobConfig, say: Callable[[str], None], *, with_data: bool) -
     driver = STAGES[config.stage.name].driver
 
     def outline() -> Outline:
+        _check_record(config)
         rough.check_compiler()
+        checkpoint = None if start is None else start.checkpoint
         if with_data:
-            return driver.prepare(config, start, say).outline
-        return driver.estimate(config, start)
+            return driver.prepare(config, checkpoint, say).outline
+        return driver.estimate(config, checkpoint)
 
     # For a job that another machine will run, compiler and data may be there, too.
     found = noting(outline) or rough.outline if devices is None else outline()
-    return Plan(config, found, None, free, devices, weights, (*notes, *found.notes))
+    return Plan(config, found, None, free, devices, weights, start, (*notes, *found.notes))
 
 
 def _begin(
-    config: JobConfig, rough: Plan
-) -> tuple[JobConfig, "Checkpoint | None", Mapping[str, "Weights"]]:
+    config: JobConfig, rough: Plan, say: Callable[[str], None]
+) -> tuple[JobConfig, Start | None, Mapping[str, "Weights"]]:
     """The job by what it begins with: a checkpoint to resume, or weights of each role."""
     start = find_start(config)
     if start is not None:  # `outputs/latest` will soon mean the new run
-        config = replace(config, resume=str(start.path.resolve()))
+        config = replace(config, resume=str(start.checkpoint.path.resolve()))
+    elif config.resume is not None:
+        say(f"resume={config.resume}: no run of this job is left unfinished; it begins at step 0")
+        config = replace(config, resume=None, allow_changes=[])
     # A run that goes on has its own weights; those that it began with may be gone.
     weights = find_weights(rough.outline) if start is None else {}
     return pinned(config, weights), start, weights
+
+
+def _check_record(config: JobConfig) -> None:
+    if config.tracking.enabled:
+        check_store(new_state(config.tracking, Path(config.outputs)))

@@ -12,20 +12,36 @@ from types import TracebackType
 from typing import Any
 
 from orchestrator.record.clock import Clock
-from orchestrator.record.lines import EVENTS, METRICS, LineFile
+from orchestrator.record.lines import EVENTS, METRICS, LineFile, is_claimed
 from orchestrator.record.standing import Standing
+
+
+def goes_on(folder: Path, *, unknown: bool = False) -> bool:
+    """Whether a process writes the journal of a run; `unknown` where there is no way to know."""
+    return is_claimed(folder / EVENTS, unknown=unknown)
 
 
 class Journal:
     """Appends metrics and events to a run folder; `attempt` may be raised when a job is retried."""
 
     def __init__(self, folder: Path, attempt: int = 1) -> None:
-        """Open both files in `folder`; the torn last line of a killed writer is cut off."""
+        """Open both files in `folder`; the torn last line of a killed writer is cut off.
+
+        Raises:
+            ValueError: another process writes this journal.
+        """
         self.attempt = attempt
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._metrics = LineFile(folder / METRICS)
         self._events = LineFile(folder / EVENTS)
+        try:
+            self._events.claim()
+        except BlockingIOError:
+            self.close()
+            raise ValueError(
+                f"{folder} is the run of another process, which still writes to it"
+            ) from None
         self.standing = Standing.read(folder)
         """How far the run has got, after every line; it is another object in another attempt."""
         last_ms = self.standing.last_ms or 0

@@ -6,6 +6,7 @@ written as the strings "NaN", "Infinity" and "-Infinity", and `read` turns the v
 back into floats.
 """
 
+import fcntl
 import json
 import math
 import os
@@ -53,6 +54,19 @@ class LineFile:
         except OSError:
             os.ftruncate(self._descriptor, start)
             raise
+
+    def claim(self) -> None:
+        """Be the only process that writes, until the file is closed or this process ends.
+
+        Raises:
+            BlockingIOError: another process is. Without locks in the file system nobody can tell.
+        """
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass
 
     def sync(self) -> None:
         """Return when all lines are on the disk."""
@@ -119,6 +133,20 @@ def read(
         if max_bytes is not None and end - offset >= max_bytes:
             break
     return records, end
+
+
+def is_claimed(path: Path, *, unknown: bool = False) -> bool:
+    """Whether a process has claimed the file; `unknown` where the file system has no locks."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return unknown
+    return False
 
 
 def last_line(path: Path) -> dict[str, Any] | None:

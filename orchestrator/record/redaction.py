@@ -28,7 +28,7 @@ HARMLESS_BEFORE = {
 }
 URL_CREDENTIALS = re.compile(r"(?<=://)[^/\s@\"']+(?=@)")
 ASSIGNMENT = re.compile(
-    r"""(?<![\w.])([A-Za-z_][\w.\-]{0,100})(["']?\s*[=:]\s*["']?)([^\s"',;&{}\[\]]+)"""
+    r"""(?<![\w.])([A-Za-z_][\w.\-]{0,100})(["']?\s*[=:]\s*["']?)([^\s"',;&{}\[\]`]+)"""
 )
 NUMBER = re.compile(r"[-+]?[\d._]+([eE][-+]?\d+)?|true|false|null|none", re.IGNORECASE)
 

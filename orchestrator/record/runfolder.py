@@ -20,6 +20,9 @@ import yaml
 from cluster.nodes import Devices
 from data.files import fsync_folder, write_text_atomic
 from orchestrator.config import JobConfig, to_dict
+from orchestrator.record.checkpoints.manifest import FOLDER, PARTIAL
+from orchestrator.record.checkpoints.retention import remove_partial
+from orchestrator.record.journal import goes_on
 from orchestrator.record.lines import strict
 from orchestrator.record.redaction import Redactor
 
@@ -42,7 +45,7 @@ RESERVE_BYTES = 1 << 16
 def create(config: JobConfig, overrides: Sequence[str], devices: Devices | None = None) -> Path:
     """Make `outputs/<date>/<time>-<stage>-<id>/` with config, overrides and code; returns it.
 
-    Secrets stay in config.yaml, which only its owner may read, and are hidden everywhere else.
+    Secrets stay in config.yaml, which then only its owner may read, and are hidden everywhere else.
     """
     outputs = Path(config.outputs).absolute()
     date, clock = time.strftime("%Y-%m-%d"), time.strftime("%H-%M-%S")
@@ -51,15 +54,35 @@ def create(config: JobConfig, overrides: Sequence[str], devices: Devices | None 
     (folder / "logs").mkdir()
     plain = to_dict(config)
     redactor = Redactor(plain)
+    text = yaml.safe_dump(plain, sort_keys=False)
     settings = folder / "config.yaml"
-    settings.touch(mode=0o600)
-    settings.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
+    settings.touch(mode=0o644 if redactor.text(text) == text else 0o600)
+    settings.write_text(text, encoding="utf-8")
     shown = [redactor.text(override) for override in overrides]
     write_text_atomic(folder / "overrides.yaml", yaml.safe_dump(shown))
     write_text_atomic(folder / "code.json", json.dumps(_code(redactor, devices), indent=1))
     _reserve(folder)
     _point_latest(outputs, folder)
     return folder
+
+
+def placed(path: Path, folder: Path) -> str:
+    """A path as the record of a run has it: from the run folder on, if it is in its outputs.
+
+    So the record holds where these are moved to; `folder / placed(path, folder)` is the path.
+    """
+    path, folder = path.resolve(), folder.resolve()
+    inside = path.is_relative_to(folder.parents[1])
+    return os.path.relpath(path, folder) if inside else str(path)
+
+
+def remove_leftovers(outputs: Path) -> list[Path]:
+    """Remove the half-written checkpoints of runs that are over; returns their run folders."""
+    left = {partial.parents[1] for partial in outputs.glob(f"*/*/{FOLDER}/*{PARTIAL}")}
+    ended = sorted(run for run in left if not goes_on(run, unknown=True))
+    for run in ended:
+        remove_partial(run / FOLDER)
+    return ended
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
@@ -86,6 +109,15 @@ def write_result(folder: Path, result: dict[str, Any]) -> None:
             write_text_atomic(path, text)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def status(folder: Path) -> str | None:
+    """How a run ended, by its result.json. None: it goes on, or never could say."""
+    try:
+        result = json.loads((folder / RESULT).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return str(result.get("status")) if isinstance(result, dict) else None
 
 
 def _reserve(folder: Path) -> None:

@@ -23,12 +23,11 @@ class Standing:
     """The newest attempt that wrote anything; 0 is none."""
     step: int = 0
     """The last step that is known to be done."""
-    tokens: int = 0
-    """Trained on in this run: the sum of train/tokens; 0 if the stage has no such metric."""
     metrics: dict[str, float] = field(default_factory=dict)
     """The last value of each metric."""
     checkpoint: str | None = None
-    """The newest checkpoint known to be whole: one that was published, else the one resumed."""
+    """The newest checkpoint known to be whole: one that was published, else the one resumed; a
+    path from the run folder on."""
     checkpoint_step: int | None = None
     best: dict[str, Any] | None = None
     """The best evaluation whose checkpoint is kept: metric, value, step, checkpoint."""
@@ -49,6 +48,11 @@ class Standing:
         if self.first_ms is None or self.last_ms is None:
             return 0.0
         return (self.last_ms - self.first_ms) / 1000
+
+    @property
+    def tokens(self) -> int:
+        """Trained on since step 0; 0 if the stage does not count in tokens."""
+        return int(self.metrics.get("train/tokens", 0))
 
     @classmethod
     def read(cls, folder: Path) -> "Standing":
@@ -88,10 +92,10 @@ class Standing:
             self.working = max(self.working, attempt)
             self.step = max(self.step, int(line["step"]))
         if kind is None:
-            self.tokens += int(line["metrics"].get("train/tokens", 0))
             self.metrics |= line["metrics"]
         elif kind in ("checkpoint", "resumed"):
             self.checkpoint, self.checkpoint_step = str(line["path"]), int(line["step"])
+            self.step = max(self.step, int(line["step"]))
         elif kind == "best":
             facts = {name: line[name] for name in ("metric", "value", "step")}
             self.best = {**facts, "checkpoint": str(line["path"])}

@@ -2,18 +2,23 @@
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from orchestrator.config import JobConfig, RoleConfig, TrainingConfig
+from orchestrator.record.checkpoints import FOLDER
+from orchestrator.record.runfolder import placed
 from orchestrator.stages.run import Run
 from orchestrator.training import checkpoint, distributed
 from orchestrator.training.checkpoint import Checkpoint, Retention
-from orchestrator.training.loop import Metrics, Trained
+from orchestrator.training.loop import Metrics, Spent, Trained
 from orchestrator.training.roles import Role, build_role
 from orchestrator.training.selection import Selection
 
 SELECTION = "selection"  # the entry of a manifest
+
+SPENT = "spent"  # the entry of a manifest; one that was written before there was any lacks it
 
 
 class Checkpoints:
@@ -26,7 +31,7 @@ class Checkpoints:
             run: whose checkpoints these are.
             config: of the job; `resume` is a checkpoint that the driver has verified.
         """
-        self._run, self._root = run, run.folder / "checkpoints"
+        self._run, self._root = run, run.folder / FOLDER
         self._stage, resume = config.section(TrainingConfig), config.resume
         self._retention = Retention(self._root, self._stage.checkpoints_kept)
         found, rejected = checkpoint.newest_valid_shared(self._root)
@@ -42,6 +47,9 @@ class Checkpoints:
         """The last checkpoint found or saved."""
         self.selection = self._selection(config)
         """Compares evaluations. None: nothing asks for it."""
+        before = {} if found is None else found.facts.get(SPENT, {})
+        self.spent = Spent(**before)
+        """What training has taken so far; the loop adds to it."""
 
     @property
     def from_step(self) -> int:
@@ -66,7 +74,8 @@ class Checkpoints:
     def resumed(self) -> None:
         """Record that every part of the stage has taken over the state of `start`."""
         if self.start is not None:
-            self._run.event("resumed", step=self.start.step, path=str(self.start.path))
+            path = placed(self.start.path, self._run.folder)
+            self._run.event("resumed", path=path, **self.start.record)
             self._tell_best()
 
     def save(
@@ -89,6 +98,7 @@ class Checkpoints:
             record: more facts for the record of the run.
         """
         path = self._root / checkpoint.folder_name(step)
+        facts = {**facts, SPENT: asdict(self.spent)}
         chosen, best = self.selection, False
         if chosen is not None:
             best = self._stage.keep_best and chosen.best_step == step
@@ -101,11 +111,9 @@ class Checkpoints:
             self._retention.after(done)
         self._run.event(
             "checkpoint",
-            step=step,
-            path=str(done.path),
-            bytes=done.bytes,
-            manifest_sha256=done.manifest_sha256,
+            path=placed(done.path, self._run.folder),
             metrics={k: v for k, v in measured.items() if k.startswith("validation/")},
+            **done.record,
             **record,
         )
         if best:
@@ -121,7 +129,11 @@ class Checkpoints:
         path, own = self._retention.best, self.selection
         if path is not None and own is not None:
             self._run.event(
-                "best", step=own.best_step, metric=own.metric, value=own.best, path=str(path)
+                "best",
+                step=own.best_step,
+                metric=own.metric,
+                value=own.best,
+                path=placed(path, self._run.folder),
             )
 
     def _selection(self, config: JobConfig) -> Selection | None:

@@ -1,43 +1,116 @@
-"""The config of a run, read back from its folder."""
+"""The config of a run, read back from its folder: data, whoever wrote it.
 
-from dataclasses import fields, replace
+Nothing in it is resolved: `${oc.env:HOME}` is nine characters and a name, so a run folder from
+somebody else learns nothing of this process.
+"""
+
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
-from models import config_from_dict
-from models.families import NOT_ARCHITECTURE
-from orchestrator.config import SECTIONS, JobConfig, RoleSettings, check_choice
+from models import MODELS
+from orchestrator.config import SECTIONS, JobConfig, check_choice
 from orchestrator.stages import STAGES
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+CONFIG = "config.yaml"
+MOST_BYTES = 1 << 20  # of a config; those that runs write have some kilobytes
 
 
 def load(path: Path) -> JobConfig:
     """The config of a run from its config.yaml; what the file lacks has its default.
 
     Raises:
-        ValueError: a key is unknown, or the file is not one that a run has written.
+        ValueError: a setting is unknown or wrong, or the file is not one that a run has written.
     """
-    import yaml
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-    known = {field.name for field in fields(JobConfig)}
-    if not isinstance(plain, dict) or "stage" not in plain:
-        raise ValueError(f"{path} is not the config of a run: it has no stage")
-    if unknown := plain.keys() - known:
-        raise ValueError(f"{path}: unknown settings {', '.join(sorted(unknown))}")
-    check_choice("stage.name", plain["stage"]["name"], STAGES)
-    nodes = {**SECTIONS, "stage": STAGES[plain["stage"]["name"]].section}
+    typed = read(path)
     try:
-        for name, node in nodes.items():
-            if name in plain:
-                merged = OmegaConf.merge(OmegaConf.structured(node), plain[name])
-                plain[name] = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
+        return cast(JobConfig, OmegaConf.to_object(typed))
+    except (OmegaConfBaseException, ValueError) as error:
         raise ValueError(f"{path}: {str(error).splitlines()[0]}") from None
-    if "model" in plain:
-        architecture = dict(plain["model"])
-        origin = {n: architecture.pop(n) for n in NOT_ARCHITECTURE if n in architecture}
-        plain["model"] = replace(config_from_dict(architecture), **origin)
-    roles = plain.get("roles", {}).items()
-    plain["roles"] = {name: RoleSettings(**own) for name, own in roles}
-    return JobConfig(**plain)
+
+
+def read(path: Path) -> "DictConfig":
+    """The same as a config that others can be merged into; it holds values alone.
+
+    Raises:
+        ValueError: a setting is unknown or of a wrong type, or the file is none that a run wrote.
+    """
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    plain = _plain(path)
+    stage, model = (_name(plain, section, of) for section, of in (("stage", "name"), _FAMILY))
+    if stage is None:
+        raise ValueError(f"{path} is not the config of a run: it has no stage.name")
+    check_choice("stage.name", stage, STAGES)
+    try:
+        typed = OmegaConf.structured(JobConfig)
+        for name, node in {**SECTIONS, "stage": STAGES[stage].section}.items():
+            typed[name] = OmegaConf.structured(node)
+        if model is not None:
+            check_choice("model.family", model, MODELS)
+            typed.model = OmegaConf.structured(MODELS[model].config)
+        merged = OmegaConf.merge(typed, plain)
+    except (OmegaConfBaseException, ValueError) as error:
+        raise ValueError(f"{path}: {str(error).splitlines()[0]}") from None
+    return cast(DictConfig, merged)
+
+
+_FAMILY = ("model", "family")
+
+
+def _name(plain: dict[str, Any], section: str, setting: str) -> str | None:
+    """The setting of a section that says which schema the section has."""
+    own = plain.get(section)
+    name = own.get(setting) if isinstance(own, dict) else None
+    return None if name is None else str(name)
+
+
+def _plain(path: Path) -> dict[str, Any]:
+    """The file as plain values, each text spelled so that OmegaConf takes it for itself."""
+    import yaml
+
+    class Values(yaml.SafeLoader):
+        """Without aliases, of which a few lines can make any number of values."""
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("it has an alias, and runs write none")
+            return super().compose_node(parent, index)
+
+    try:
+        with path.open("rb") as file:
+            text = file.read(MOST_BYTES + 1)
+        if len(text) > MOST_BYTES:
+            raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
+        plain = yaml.load(text, Values)
+        if not isinstance(plain, dict):
+            raise ValueError("it has no settings")
+        return {str(name): _literal(value) for name, value in plain.items()}
+    except OSError as error:
+        raise ValueError(f"{path} can't be read: {error.strerror}") from None
+    except RecursionError:
+        raise ValueError(f"{path} is not the config of a run: it is nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"{path} is not the config of a run: {said[:200]}") from None
+
+
+def _literal(value: Any) -> Any:
+    """A value in which no text is an interpolation.
+
+    Each run of backslashes before `${` is doubled and one more escapes the `${`.
+    """
+    if isinstance(value, dict):
+        return {key: _literal(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_literal(item) for item in value]
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value)
+    return value

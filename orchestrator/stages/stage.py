@@ -1,7 +1,7 @@
 """What a stage declares to the job around it, and what the two exchange.
 
 The job knows a stage only by this: a config section; a module for the process that starts the job,
-with `outline` and `prepare`; and a function that every rank calls.
+with `outline`, `estimate` and `prepare`; and a function that every rank calls.
 """
 
 import importlib
@@ -46,6 +46,15 @@ class Shown:
 
 
 @dataclass(frozen=True)
+class Score:
+    """The metric that tells which of two runs is the better one."""
+
+    metric: str
+    """Its name in the record."""
+    lower_is_better: bool = True
+
+
+@dataclass(frozen=True)
 class Outline:
     """What a job will do, from its settings alone or with what its inputs add."""
 
@@ -55,7 +64,7 @@ class Outline:
     """The plan's first lines, by their label."""
     roles: Mapping[str, RoleOutline]
     training: tuple[Shown, ...] = ()
-    """What the screen shows of each step."""
+    """What the screen shows of each step, what matters most first."""
     evaluation: tuple[Shown, ...] = ()
     """What it shows of an evaluation; the first tells that there was one."""
     tokens_per_step: int | None = None
@@ -64,6 +73,8 @@ class Outline:
     """Floating-point operations of the whole job, forward and backward (models/cost.py)."""
     notes: tuple[str, ...] = ()
     """What an estimate makes doubtful."""
+    score: Score | None = None
+    """What runs are ranked by. None: nothing is measured that would rank them."""
 
 
 def step_line(config: JobConfig, sample: str) -> str:
@@ -114,7 +125,7 @@ class Stage:
     section: type[StageConfig]
     """Its settings."""
     driver_module: str
-    """Has `outline` and `prepare`, see Driver."""
+    """Has `outline`, `estimate` and `prepare`, see Driver."""
     rank_function: str
     """MODULE:FUNCTION that every rank calls; its module is imported in workers only."""
 

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.record.checkpoints import MANIFEST, hold
+
 if TYPE_CHECKING:
     from orchestrator.training.checkpoint import Weights
 
@@ -24,6 +26,8 @@ def verified_weights(path: str, role: str | None = None) -> "Weights":
     asked = Path(path).resolve(), role
     if asked not in _verified:
         found = open_weights(Path(path), role)
+        if (found.path / MANIFEST).exists():  # an exported folder has none, and nobody deletes it
+            hold(found.path)  # as long as this process, the driver, lives: its ranks open it
         tokenizer = None if found.tokenizer is None else found.tokenizer.resolve()
         found = found._replace(path=found.path.resolve(), tokenizer=tokenizer)
         for name in (role, found.role):

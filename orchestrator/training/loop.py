@@ -54,6 +54,18 @@ class Trained:
     """Whether it ended before the last step for want of progress."""
 
 
+@dataclass
+class Spent:
+    """What training has taken since step 0, through all the runs that led here."""
+
+    weight: float = 0.0
+    """Tokens or samples trained on, over all ranks."""
+    flops: float = 0.0
+    """Floating-point operations of the models, by models/cost.py."""
+    seconds: float = 0.0
+    """Wall time in optimizer steps alone."""
+
+
 @dataclass(frozen=True)
 class Schedule:
     """When things are due, in optimizer steps, and the learning rate of each step."""
@@ -143,6 +155,8 @@ def fit(
     schedule: Schedule,
     *,
     start_step: int,
+    spent: Spent,
+    flops_per_step: float,
     seed: int,
     unit: str,
     trained: Callable[[list[Batch]], None],
@@ -162,6 +176,9 @@ def fit(
         batches: this rank's micro-batches of one optimizer step after another.
         schedule: when what is due.
         start_step: optimizer steps already done.
+        spent: what they have taken; it grows with each step. Its sums are metrics of every step,
+            so that a curve can be drawn over any of them.
+        flops_per_step: floating-point operations of a step, over all ranks.
         seed: of dropout; with the numbers of the samples it fixes every mask.
         unit: what weights count, for the names of metrics: tokens, samples.
         trained: gets this rank's micro-batches of each step that was done.
@@ -208,11 +225,16 @@ def fit(
         trained(micro_batches)
         seconds = time.perf_counter() - begun
         trained_weight, training_seconds = trained_weight + weight, training_seconds + seconds
+        spent.weight += weight
+        spent.flops += flops_per_step
+        spent.seconds += seconds
         metrics = totals.metrics("train") | {
             "train/learning_rate": rate,
             "train/gradient_norm": norm,
             f"train/{unit}_per_second": weight / seconds,
-            f"train/{unit}": weight,
+            f"train/{unit}": spent.weight,
+            "train/flops": spent.flops,
+            "train/seconds": spent.seconds,
             "train/step_seconds": seconds,
             "train/data_wait": waited / seconds,
         }

@@ -18,6 +18,9 @@ def main(argv: Sequence[str]) -> int:
     from orchestrator.training import checkpoint
 
     found = checkpoint.find(Path(options.path))
+    for line in checkpoint.told(found.path, found.passed_over):
+        print(line, file=sys.stderr)
+    checkpoint.hold(found.path)
     try:
         folder = checkpoint.export(found, Path(options.folder), options.role)
     except OSError as error:

@@ -25,6 +25,8 @@ def main(argv: Sequence[str]) -> int:
     from orchestrator.training import checkpoint
 
     weights = checkpoint.open_weights(Path(options.path), options.role)
+    for line in checkpoint.told(weights.path, weights.passed_over):
+        print(line, file=sys.stderr)
     model = checkpoint.build_gpt(weights.reader, weights.model_config, weights.path)
     if weights.tokenizer is None:
         raise ValueError(f"{weights.path} has no tokenizer: its model was not trained on text")

@@ -5,6 +5,7 @@ Nothing is sent twice, so it may be typed at any time. Exit codes: 0 all sent, 1
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.record.mlflow import Pending
@@ -17,7 +18,7 @@ def main(argv: Sequence[str]) -> int:
     for folder in parser().parse_args(argv).folders:
         sent = send(folder)
         if isinstance(sent, Pending):
-            print(sent)
+            print(replace(sent, why=None))  # which stands above, since it was found
             code = 1
             continue
         print(f"{folder} is in MLflow: {sent.url or f'orchestrate ui {folder}'}")

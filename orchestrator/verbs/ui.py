@@ -1,8 +1,9 @@
-"""`orchestrate ui [RUN]`: the record of all runs in the MLflow UI, until Ctrl-C.
+"""`orchestrate ui [RUN]`: which run won, in the MLflow UI, until Ctrl-C.
 
-1. The store is found: that of RUN, else mlflow.db in the outputs folder.
-2. `mlflow server` is started on it, for this machine only unless --host says otherwise.
-3. When it answers, the link to the run, or to the newest experiment, is printed.
+1. The page is found: that of RUN, else the runs of the newest run's experiment, best first.
+2. Its link is printed, and `mlflow server` is started on the store, for this machine only unless
+   --host says otherwise.
+3. When it answers, the page is opened, where there is a screen to open it on.
 A store that is a server already only has its link printed.
 """
 
@@ -17,11 +18,14 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+import webbrowser
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from orchestrator.record.mlflow.mirror import ENVIRONMENT, TRAINING_VIEW, State
+from orchestrator.job.signals import handled, interrupt
+from orchestrator.record.mlflow.mirror import ENVIRONMENT, STATE, TRAINING_MODE, State
+from orchestrator.record.mlflow.store import settle
 from orchestrator.record.redaction import public_url
 
 PORT = 5000
@@ -37,7 +41,8 @@ def main(argv: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     if uri.startswith("http"):
-        print(f"{public_url(uri)}{page}")
+        print(f"{public_url(uri)}{page}", flush=True)
+        _open(f"{public_url(uri)}{page}")
         return 0
     try:
         port = choose_port(options.host, options.port)
@@ -48,16 +53,21 @@ def main(argv: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return 2
-    with tempfile.TemporaryFile() as output, serve(uri, options.host, port, output) as server:
-        base = f"http://{options.host}:{port}"
+    base = f"http://{options.host}:{port}"
+    print(f"{base}{page}\nstarting the server of this page, which takes some seconds", flush=True)
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        tempfile.TemporaryFile() as output,
+        serve(uri, options.host, port, output) as server,
+    ):
         if not _answers(base, server):
             output.seek(0)
             words = output.read().decode(errors="replace")
             print(f"mlflow server did not start, it said:\n{words}", file=sys.stderr)
             return 1
-        print(f"{base}{page}\nCtrl-C ends it", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            return server.wait()
+        print("the page is there; Ctrl-C ends it", flush=True)
+        _open(f"{base}{page}")
+        return server.wait()
     return 0
 
 
@@ -75,10 +85,12 @@ def find_store(outputs: Path, run: Path | None) -> tuple[str, str]:
                 f"send it with: orchestrate sync {run}"
             )
         uri, page = state.tracking_uri, state.page
+    elif (newest := _newest(outputs)) is not None:
+        uri, page = newest.tracking_uri, newest.ranking
     else:
         uri, page = (
             f"sqlite:///{outputs.resolve() / 'mlflow.db'}",
-            f"/#/experiments?{TRAINING_VIEW}",
+            f"/#/experiments?{TRAINING_MODE}",
         )
     if uri.startswith("sqlite:///"):
         database = Path(uri.removeprefix("sqlite:///"))
@@ -87,7 +99,17 @@ def find_store(outputs: Path, run: Path | None) -> tuple[str, str]:
                 f"{database} does not exist: no run was sent to it yet; start one with "
                 "`orchestrate run`, or name another folder with --outputs"
             )
+        settle(database)
     return uri, page
+
+
+def _newest(outputs: Path) -> State | None:
+    """The state of the newest run that MLflow knows; run folders are named by their time."""
+    for path in sorted(outputs.glob(f"*/*/{STATE}"), reverse=True):
+        state = State.load(path.parent)
+        if state is not None and state.run_id is not None:
+            return state
+    return None
 
 
 def choose_port(host: str, port: int | None) -> int:
@@ -119,24 +141,28 @@ def serve(uri: str, host: str, port: int, output: IO[bytes]) -> Iterator["subpro
         command += ["--default-artifact-root", artifacts.as_uri(), "--no-serve-artifacts"]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "UVICORN_LOG_LEVEL": "warning"}
     environment = {**os.environ, **ENVIRONMENT, **quiet}
-    # A session of its own: Ctrl-C reaches us alone, and the group can be ended as one.
-    server = subprocess.Popen(
-        command, env=environment, stdout=output, stderr=output, start_new_session=True
-    )
-    previous = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield server
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-        for sign in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(server.pid, sign)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                server.wait(5)
+    # Whatever ends us, a closed terminal too, ends the server: so not before we listen for it.
+    with handled(interrupt):
+        # A session of its own: Ctrl-C reaches us alone, and the group can be ended as one.
+        server = subprocess.Popen(
+            command, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+        try:
+            yield server
+        finally:
+            with handled(lambda *_: None):  # a second one would leave the server behind
+                for sign in (signal.SIGTERM, signal.SIGKILL):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(server.pid, sign)
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        server.wait(5)
 
 
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
+def _open(link: str) -> None:
+    """Open the link where its user sits: in a terminal of a desktop, not over ssh."""
+    desktop = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if desktop and sys.stdout.isatty() and "SSH_CONNECTION" not in os.environ:
+        webbrowser.open(link)
 
 
 def _answers(base: str, server: "subprocess.Popen[bytes]") -> bool:

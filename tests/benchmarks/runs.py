@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,12 @@ def throughput(folder: Path) -> float:
     """Tokens per second of wall time between steps: computing, logging and whatever slows them."""
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     steps = [line for line in lines if "train/loss" in line["metrics"]][SKIPPED:]
-    tokens = [step["metrics"]["train/tokens"] for step in steps[1:]]
-    times = [step["time_ms"] / 1000 for step in steps]
-    pairs = zip(tokens, times[1:], times[:-1], strict=True)
-    return statistics.median(count / (end - begin) for count, end, begin in pairs)
+    rates = [
+        (end["metrics"]["train/tokens"] - begin["metrics"]["train/tokens"])
+        / (end["time_ms"] - begin["time_ms"])
+        for begin, end in pairwise(steps)
+    ]
+    return 1000 * statistics.median(rates)
 
 
 def spread(values: Sequence[float]) -> str:

@@ -38,7 +38,7 @@ def play(folder, attempts, after_line=lambda book: None):
                 made = Made()
             for step in range(start + 1, start + steps + 1):
                 made.by[step] = number
-                book.metrics(step, {"train/loss": number + step / 100, "train/tokens": 10.0})
+                book.metrics(step, {"train/loss": number + step / 100, "train/tokens": 10.0 * step})
                 after_line(book)
                 if step % EVERY == 0:
                     made.checkpoint = f"checkpoints/step_{step:08d}"

@@ -35,7 +35,9 @@ class Job:
     `columns` puts a real one under it, as wide as that.
     """
 
-    def __init__(self, folder, corpus, *overrides, command=RUN, columns=None, **environment):
+    def __init__(
+        self, folder, corpus, *overrides, command=RUN, own=TINY, columns=None, **environment
+    ):
         self.folder = folder
         self.home = folder / "home"
         self.home.mkdir(parents=True, exist_ok=True)
@@ -49,7 +51,7 @@ class Job:
         unwanted = ("XDG_CACHE_HOME", "MPLCONFIGDIR", "RAY_AUTH_MODE", "MLFLOW_DISABLE_TELEMETRY")
         inherited = {k: v for k, v in os.environ.items() if k not in unwanted}
         self.process = subprocess.Popen(
-            [*command, *TINY, f"data.path={corpus}", *overrides],
+            [*command, *own, *([f"data.path={corpus}"] if own else ()), *overrides],
             cwd=folder,
             env=inherited | environment,
             stdin=subprocess.DEVNULL,

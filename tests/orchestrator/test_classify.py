@@ -148,7 +148,7 @@ def test_a_resumed_run_tells_the_very_losses_of_one_that_was_never_stopped(
 ):
     monkeypatch.chdir(tmp_path)
     resume = f"resume={short / 'checkpoints' / 'step_00000007'}"
-    answer = typed("run", "stage=classify", *PLAIN, *SHORT, resume)
+    answer = typed("run", resume, "outputs=outputs")
     assert answer.code == 0, answer
     before = {step: loss for step, loss in metric(short).items() if step > 7}
     assert metric(newest()) == before
@@ -310,7 +310,8 @@ def test_another_model_seed_or_stage_cannot_go_on_from_a_checkpoint(
     assert "seed=1 must be 0" in refused(*again, "seed=1")
     assert "the same examples" in refused(*again, "stage.validation_fraction=0.3")
     text = ("data=text", f"data.path={corpus}", "tokenizer=bytes", f"resume={short}")
-    assert "checkpoint of another stage" in refused("run", *PLAIN, *text)
+    other = ("stage=pretrain", "model=gpt_tiny", *PLAIN, *text)
+    assert "other settings: stage.name=pretrain must be classify; leave" in refused("run", *other)
 
 
 def test_text_is_no_work_for_a_model_without_tokens(tmp_path, monkeypatch):

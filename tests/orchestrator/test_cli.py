@@ -2,6 +2,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,11 @@ def test_an_unknown_verb_is_refused_with_the_nearest():
     assert "try orchestrate run model=gpt_10m" in refused("model=gpt_10m")
 
 
+def test_the_version_is_that_of_the_package():
+    answer = typed("--version")
+    assert (answer.code, answer.out) == (0, f"orchestrate {metadata.version('orchestrate')}\n")
+
+
 def test_a_user_who_asks_for_it_gets_the_traceback(monkeypatch):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(ValueError, match="did you mean"):
@@ -166,7 +172,7 @@ def test_help_shows_groups_flags_exit_codes_and_every_setting_with_value_type_an
     assert not any(words in answer.out for words in ("_defaults", "Hydra", "None"))
     lines = answer.out.splitlines()
     for name in refusal.settings():
-        if name in GROUPS or name in ("data.contract", "data.drift"):
+        if name in GROUPS or f"\n  {name}." in answer.out:  # a section
             continue
         at = [i for i, line in enumerate(lines) if line.startswith(f"  {name}=")]
         assert at, f"{name} is not in the manual"

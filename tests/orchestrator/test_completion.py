@@ -1,3 +1,4 @@
+import importlib
 import os
 import subprocess
 import sys
@@ -5,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.cli import VERBS
 from orchestrator.compose import completion
 from tests.orchestrator.typed import refused, typed
 
@@ -41,10 +43,8 @@ def test_bash_completes_verbs_groups_choices_and_settings(path):
         "orchestrate ",
         "orchestrate run model=",
         "orchestrate run  model=gpt_tiny stage.st",
-        "orchestrate run resources=g",
-        "orchestrate run -m experiment=ll",
+        "orchestrate run -m resources=g",
         "orchestrate run --mul",
-        "orchestrate generate x",
     ]
     done = subprocess.run(
         ["bash", "--norc", "-c", TAB],
@@ -56,16 +56,55 @@ def test_bash_completes_verbs_groups_choices_and_settings(path):
         check=True,
     )
     assert "-F _orchestrate orchestrate" in done.stderr
-    verbs, every, models, steps, resources, experiments, flags, other = done.stdout.splitlines()
-    assert verbs == "run"
-    assert {"run", "plan", "generate", "ui", "doctor"} <= set(every.split())
+    verbs, every, models, steps, resources, flags = done.stdout.splitlines()
+    assert verbs == "run runs"
+    assert {*VERBS, "--help", "--version"} == set(every.split())
     assert {"model=gpt_tiny", "model=llama_8b"} <= set(models.split())
     assert "_defaults" not in models
     assert steps == "stage.steps="
     assert resources.split() == ["resources=gpu1", "resources=gpu64", "resources=gpu8"]
-    assert experiments.split() == ["experiment=llama_1b_8gpu", "experiment=llama_8b_64gpu"]
     assert flags == "--multirun"
-    assert other == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("orchestrate cache pr", "prune"),
+        ("orchestrate data insp", "inspect"),
+        ("orchestrate data prepare --w", "--workers"),
+        ("orchestrate data explain 3 data.pa", "data.path= data.packing="),
+        ("orchestrate runs --", "--help --best --limit --json --outputs"),
+        ("orchestrate show outputs/2", "outputs/2026-01-02/run"),
+        ("orchestrate generate ", "outputs/2026-01-02/run"),
+        ("orchestrate run stage=classify stage.la", "stage.label="),
+        ("orchestrate run stage=pretrain stage.la", ""),
+        ("orchestrate run model=mlp model.hid", "model.hidden="),
+        ("orchestrate run model.bias=", "model.bias=true model.bias=false"),
+        ("orchestrate run resume=", "resume=outputs/2026-01-02/run"),
+        ("orchestrate run stage=nothing model.hid", ""),
+        ("orchestrate run --info ", ""),
+        ("orchestrate nothing x", ""),
+    ],
+)
+def test_every_verb_completes_words_of_its_own(line, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = Path("outputs/2026-01-02/run")
+    run.mkdir(parents=True)
+    (run / "config.yaml").touch()
+    monkeypatch.setenv("COMP_LINE", line)
+    answer = typed("-sc", "query")
+    assert (answer.code, answer.out.strip(), answer.err) == (0, words, "")
+
+
+@pytest.mark.parametrize("name", [n for n, verb in VERBS.items() if verb.takes != "config"])
+def test_every_verb_says_what_it_does_and_what_each_argument_means(name):
+    answer = typed(name, "--help")
+    assert answer.code == 0
+    assert answer.out.startswith(f"usage: orchestrate {name}")
+    parser = importlib.import_module(f"orchestrator.verbs.{VERBS[name].module}").parser()
+    assert parser.description
+    for action in parser._actions:
+        assert action.help or action.choices, f"{name} {action.dest} has no meaning"
 
 
 @pytest.mark.parametrize("shell", completion.SHELLS)

@@ -5,6 +5,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.config import DataConfig, DriftConfig
 from data.tokenizer import TokenizerConfig
 from models.configs import GPTConfig
 from orchestrator.config import (
@@ -14,11 +15,13 @@ from orchestrator.config import (
     ResourcesConfig,
     RoleConfig,
     RoleSettings,
+    TrackingConfig,
     nearest_multiples,
     to_dict,
 )
 from orchestrator.config.roles import merged
 from orchestrator.stages import saved
+from orchestrator.stages.classify.stage import ClassifyConfig
 from orchestrator.stages.pretrain.stage import PretrainConfig
 
 
@@ -134,6 +137,30 @@ def test_a_wrong_value_is_refused_with_its_setting_and_what_it_must_be(section, 
     with pytest.raises(ValueError) as refused:  # noqa: PT011  # the message is compared below
         section(**values)
     assert said in str(refused.value)
+
+
+def test_a_home_folder_is_filled_in_wherever_a_setting_is_a_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    job = JobConfig(
+        stage=PretrainConfig(),
+        model=GPTConfig(max_positions=256, weights="~"),
+        data=DataConfig(drift=DriftConfig(reference="~/old")),
+        roles={"model": RoleSettings(model={"weights": "~/a b"})},
+        tracking=TrackingConfig(uri="sqlite:///~/mlflow.db", name="~/b"),
+        outputs="~/runs/",
+        resume="./~/c",
+    )
+    assert job.outputs == f"{tmp_path}/runs/"
+    assert (job.model.weights, job.role("model").model.weights) == (
+        str(tmp_path),
+        f"{tmp_path}/a b",
+    )
+    assert job.data.drift.reference == f"{tmp_path}/old"
+    assert (job.tracking.uri, job.tracking.name) == (f"sqlite:///{tmp_path}/mlflow.db", "~/b")
+    assert job.resume == "./~/c"
+    assert ClassifyConfig(data="~/t.csv").data == f"{tmp_path}/t.csv"
+    with pytest.raises(ValueError, match="outputs=~nobody-of-this-name/x: the home folder of"):
+        JobConfig(outputs="~nobody-of-this-name/x")
 
 
 def test_what_is_left_open_gets_the_optimizers_own_defaults_also_in_a_role():

@@ -1,5 +1,6 @@
 """Damage of every kind to a checkpoint: named, passed over, and never mistaken for a good one."""
 
+import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -125,6 +126,16 @@ def test_retention_keeps_the_newest_and_their_content(root):
     assert [path.name for path in checkpoint.published(root)] == ["step_00000005", "step_00000006"]
     for path in checkpoint.published(root):
         checkpoint.verify(path)
+
+
+def test_a_checkpoint_that_another_job_reads_from_outlives_its_successors(root):
+    held = checkpoint.hold(root / checkpoint.folder_name(5))
+    for names in (["step_00000005", "step_00000006"], ["step_00000006"]):
+        checkpoint.Retention(root, 1).after(checkpoint.read(root / checkpoint.folder_name(6)))
+        assert [path.name for path in checkpoint.published(root)] == names
+        checkpoint.verify(root / names[0])
+        if len(names) == 2:
+            os.close(held)
 
 
 def test_retention_never_deletes_the_last_valid_checkpoint(root):

@@ -136,6 +136,17 @@ def test_drift_that_stops_a_job_is_said_in_one_line(corpus, rows):
     assert f"`orchestrate data diff {trained(corpus)} FOLDER` shows more" in said
 
 
+def test_a_dataset_that_the_reference_lacks_is_said_not_to_be_compared(corpus, rows, tmp_path):
+    events = (trained(corpus) / "events.jsonl").read_text().splitlines()
+    known = next(e for e in map(json.loads, events) if e["event"] == "dataset")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "events.jsonl").write_text(json.dumps(known | {"name": "wiki"}) + "\n")
+    datasets = ", ".join(f"{name}: {{source: jsonl, path: {rows}}}" for name in ("wiki", "code"))
+    reference = f"data.drift.reference={tmp_path / 'old'}"
+    said = answered("plan", "data=mixture", f"data.datasets={{{datasets}}}", reference, *SMALL)
+    assert f"code: not compared: {tmp_path / 'old'} has no dataset code, only wiki" in said
+
+
 def test_a_simulation_never_fetches_more_than_there_is_into_a_cache_that_holds_it(corpus):
     said = answered("data", "simulate", *on(corpus), "stage.steps=30")
     assert said.splitlines()[0] == "1 host, 1 worker, 30 steps"

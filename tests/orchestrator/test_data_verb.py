@@ -231,10 +231,12 @@ def test_a_run_records_what_its_filters_left_out_and_whether_its_data_drifted(co
         80,
         below,
     )
-    assert f"{80 - below} of 80 records kept" in (run / "data" / "data-filters.md").read_text()
+    filters = run / "data" / f"{corpus.name}-filters.md"
+    assert f"{80 - below} of 80 records kept" in filters.read_text()
     (drift,) = events_of(run, "drift")
     assert drift["passed"] == (not drift["findings"])
-    assert (run / "data" / "data-drift.md").is_file()
+    assert (run / "data" / f"{corpus.name}-drift.md").is_file()
+    assert drift["dataset"] == corpus.name == events_of(run, "dataset")[0]["name"]
     said = refused("run", *on(corpus), "stage.steps=2", "data.drift.reference=nowhere")
     assert "nowhere is no run folder whose data is known" in said
 

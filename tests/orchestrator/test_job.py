@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -41,7 +42,8 @@ def bare_path(tmp_path_factory):
 def quick(tmp_path_factory, corpus, bare_path):
     """The shortened quick start: two Ray workers, MLflow, no compiler on the machine.
 
-    It is typed in a folder of somebody who has packages of the same names as ours.
+    It is typed in a folder of somebody who has packages of the same names as ours, in a shell
+    that mpirun and torchrun have left variables in.
     """
     folder = tmp_path_factory.mktemp("quick")
     for name in ("cluster", "data", "models", "orchestrator"):
@@ -49,7 +51,9 @@ def quick(tmp_path_factory, corpus, bare_path):
         (folder / name / "__init__.py").write_text("raise RuntimeError('not ours')")
     extensions = str(folder / "extensions")
     command = [str(Path(sys.executable).with_name("orchestrate")), "run"]
+    left_over = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE")
     environment = {"PATH": bare_path, "TORCH_EXTENSIONS_DIR": extensions}
+    environment |= dict.fromkeys((*left_over, "WORLD_SIZE"), "3")
     asked = ("resources=cpu2", "stage.sample_at_evaluations=true")
     job = Job(folder, corpus, *asked, command=command, **environment)
     job.code = job.wait()
@@ -62,8 +66,9 @@ def test_the_quick_start_ends_well_and_leaves_what_it_promises(quick):
     assert (result["status"], result["steps"], result["stage"]) == ("done", STEPS, "pretrain")
     assert result["tokens"] == STEPS * 8 * 32
     assert "error" not in result
-    names = "config overrides code metrics events result samples mlflow"
-    assert {path.stem for path in quick.run.iterdir()} >= {*names.split(), "logs", "checkpoints"}
+    names = "config overrides code metrics events result samples mlflow figures logs checkpoints"
+    assert {path.stem for path in quick.run.iterdir()} >= {*names.split()}
+    assert "record      MLflow experiment default at outputs/mlflow.db" in quick.screen
     logs = {path.name for path in (quick.run / "logs").iterdir()}
     assert logs >= {"rank-0.log", "rank-1.log"}
     assert quick.run.name == result["run_id"]
@@ -128,6 +133,13 @@ def test_the_quick_start_needs_no_compiler_and_leaves_nothing_behind(quick):
     assert not (quick.folder / "extensions").exists()
     written = {path for path in quick.home.rglob("*") if path.is_file()}
     assert set(written) == set()
+    packages = {"cluster", "data", "models", "orchestrator"}
+    assert {path.name for path in quick.folder.iterdir()} == {
+        "home",
+        "outputs",
+        "screen.txt",
+        *packages,
+    }
     assert no_left_overs(quick), quick.left_overs()
 
 
@@ -167,6 +179,9 @@ def test_one_process_of_plain_pytorch_tells_the_same_losses(quick, alone):
     assert job.metric("validation/loss") == pytest.approx(quick.metric("validation/loss"), rel=1e-4)
     assert [line for line in job.screen.splitlines() if any(n in line for n in NOISE)] == []
     assert "MLflow" not in job.screen
+    assert {path.name for path in job.folder.iterdir()} == {
+        *("home", "outputs", "screen.txt", "cache"),
+    }
 
 
 def test_torchrun_tells_the_same_losses_and_leaves_one_run_folder(quick, tmp_path, corpus):
@@ -229,9 +244,12 @@ def test_sigterm_and_then_ctrl_c_stops_at_once(tmp_path, corpus):
     assert no_left_overs(job), job.left_overs()
 
 
-def test_a_killed_worker_ends_the_job_with_one_line_that_says_who_and_what_to_do(tmp_path, corpus):
-    job = Job(tmp_path, corpus, "resources=cpu2", "stage.steps=3000")
-    job.until(lambda: job.steps_done() > 6)
+def test_a_killed_worker_ends_the_job_with_one_line_and_resume_ends_as_if_it_had_lived(
+    quick, tmp_path, corpus
+):
+    """The run of `quick`, but for more evaluations, which give time to kill it after step 5."""
+    job = Job(tmp_path, corpus, "resources=cpu2", "stage.evaluate_every=1")
+    job.until(lambda: (job.run / "checkpoints" / "step_00000005").is_dir())
     os.kill(job.workers()[1]["pid"], signal.SIGKILL)
     began = time.monotonic()
     assert job.wait() == 1, job.screen
@@ -239,14 +257,34 @@ def test_a_killed_worker_ends_the_job_with_one_line_that_says_who_and_what_to_do
     result = job.result
     assert result["status"] == "failed"
     assert (result["error"]["class"], result["error"]["rank"]) == ("killed", 1)
-    assert Path(result["checkpoint"]).is_dir()
+    assert job.events("finished")[-1]["error"] == result["error"]
+    kept = sorted(path.name for path in (job.run / "checkpoints").iterdir())
+    assert kept[-1] == Path(result["checkpoint"]).name, "the newest, and nothing half-written"
     line = next(line for line in job.screen.splitlines() if line.startswith("error:"))
     assert f"rank 1 on host {os.uname().nodename} was killed by SIGKILL" in line
     assert "resume=RUN_FOLDER" in line
-    assert f"resume={job.run.relative_to(job.folder)}" in job.screen
+    again = f"orchestrate run resume={job.run.relative_to(job.folder)}"
+    assert f"go on:       {again}\n" in job.screen
     assert [line for line in job.screen.splitlines() if any(n in line for n in NOISE)] == []
     assert job.mlflow_run()[0] == "FAILED"
     assert no_left_overs(job), job.left_overs()
+
+    before, killed = job.metric(), result["mlflow_run_id"]
+    job = Job(tmp_path, corpus, command=[*RUN[:-1], *again.split()[1:]], own=())
+    assert job.wait() == 0, job.screen
+    assert before | job.metric() == quick.metric(), "to the last bit"
+    assert saved_files(job) == saved_files(quick), "weights and moments, too"
+    curve = {step: loss for (key, step), loss in job.mlflow_run()[1].items() if key == "train/loss"}
+    assert curve == quick.metric()
+    with sqlite3.connect(tmp_path / "outputs" / "mlflow.db") as store:
+        tags = "select value from tags where run_uuid = ? and key = 'mlflow.parentRunId'"
+        assert store.execute(tags, [job.result["mlflow_run_id"]]).fetchone() == (killed,)
+
+
+def saved_files(job):
+    """Hashes of the files of the last checkpoint."""
+    manifest = json.loads((job.run / job.result["checkpoint"] / "manifest.json").read_bytes())
+    return manifest["files"]
 
 
 def test_an_exception_in_one_rank_is_told_with_its_remedy_and_its_traceback_is_in_the_log(

@@ -176,6 +176,7 @@ def due():
         tiny.build(config),
         7,
         schedule={"evaluate_at": every(2), "save_at": every(3)},
+        flops_per_step=2.5,
         save=lambda step: called.append(("save", step)),
         evaluate=lambda step: called.append(("evaluate", step)) or {},
         log=lambda step, values: metrics.append(values),
@@ -195,13 +196,17 @@ def test_evaluations_and_checkpoints_come_when_due_and_at_the_end_and_metrics_ar
     assert [step for kind, step in called if kind == "evaluate"] == [2, 4, 6, 7]
     assert [step for kind, step in called if kind == "save"] == [3, 6, 7]
     for step, values in enumerate(metrics, start=1):
-        mask = tiny.rows(np.arange(8 * (step - 1), 8 * step)).loss_mask
-        assert values["train/tokens"] == mask.sum()
+        mask = tiny.rows(np.arange(8 * step)).loss_mask
+        assert values["train/tokens"] == mask.sum(), "of all steps so far, for the axis of a curve"
+        assert values["train/flops"] == 2.5 * step
         seconds = values["train/step_seconds"]
-        assert values["train/tokens_per_second"] == pytest.approx(mask.sum() / seconds)
+        own = tiny.rows(np.arange(8 * (step - 1), 8 * step)).loss_mask.sum()
+        assert values["train/tokens_per_second"] == pytest.approx(own / seconds)
         waited = values["train/data_wait"] * seconds
         assert 0.2 <= waited <= seconds if step == 3 else 0 <= waited <= seconds
         assert values["train/learning_rate"] == pytest.approx(1e-2 * min(1, step / 5), rel=0.1)
+    seconds = [values["train/seconds"] for values in metrics]
+    assert seconds == sorted(seconds)
 
 
 def early(names):

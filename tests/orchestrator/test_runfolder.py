@@ -29,6 +29,7 @@ def test_a_run_folder_holds_config_overrides_and_code_and_latest_points_at_it(tm
     first = runfolder.create(config, ["seed=7"])
     second = runfolder.create(config, [])
     assert first != second
+    assert stat.S_IMODE((first / "config.yaml").stat().st_mode) == 0o644
     assert (tmp_path / "outputs" / "latest").resolve() == second
     assert first.parent.name == time.strftime("%Y-%m-%d")
     assert load(first / "config.yaml") == config
@@ -69,6 +70,26 @@ def test_latest_moves_on_also_when_the_outputs_folder_was_moved(tmp_path):
     runfolder.create(JobConfig(outputs=str(tmp_path / "a")), [])
     (tmp_path / "a").rename(tmp_path / "b")
     assert (tmp_path / "b" / "latest" / "config.yaml").is_file()
+
+
+def test_what_ended_runs_left_half_written_goes_and_what_a_living_one_writes_stays(tmp_path):
+    left = []
+    for name in ("ended", "alive"):
+        left.append(tmp_path / "2026-01-01" / name / "checkpoints" / "step_00000005.partial")
+        (left[-1] / "model").mkdir(parents=True)
+    with Journal(left[1].parents[1]):
+        assert runfolder.remove_leftovers(tmp_path) == [left[0].parents[1]]
+        assert [path.exists() for path in left] == [False, True]
+    assert runfolder.remove_leftovers(tmp_path) == [left[1].parents[1]]
+
+
+def test_the_record_of_a_run_holds_paths_that_move_with_its_outputs(tmp_path):
+    folder, other = tmp_path / "2026-01-01" / "run", tmp_path / "2025-01-01" / "before" / "x"
+    assert runfolder.placed(folder / "checkpoints" / "a", folder) == "checkpoints/a"
+    assert runfolder.placed(other, folder) == "../../2025-01-01/before/x"
+    assert runfolder.placed(tmp_path.parent / "exported", folder) == str(
+        tmp_path.parent / "exported"
+    )
 
 
 def test_only_the_owner_reads_the_config_and_secrets_are_nowhere_else(tmp_path):

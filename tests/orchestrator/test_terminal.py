@@ -99,7 +99,8 @@ def test_a_user_without_a_name_and_a_home_is_served_and_recorded_by_number(tmp_p
         pytest.skip("user namespaces are not allowed here")
     asked = (
         "from orchestrator.record.mlflow.replay import user_name; print(user_name())\n"
-        "from orchestrator import cli; import sys; sys.argv[1:] = ['doctor']; cli.main()"
+        "from orchestrator import cli; import sys\n"
+        "sys.argv[1:] = ['plan', '--cfg', 'job']; cli.main()"
     )
     done = subprocess.run(
         [*nobody, sys.executable, "-c", asked],
@@ -110,4 +111,5 @@ def test_a_user_without_a_name_and_a_home_is_served_and_recorded_by_number(tmp_p
         cwd=tmp_path,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("12345\nok      Python")
+    assert done.stdout.startswith("12345\n")
+    assert "seed: 0" in done.stdout

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from cluster.host.network import free_port
+from orchestrator.compose.automatic import automatic
 from orchestrator.config import JobConfig, ResourcesConfig
 from orchestrator.job import lifecycle, torchrun
 from orchestrator.job.rank import Assignment
+from orchestrator.plan.devices import check_fits
 from tests.orchestrator.typed import on, typed
 
 ROOT = Path(__file__).parents[2]
@@ -55,19 +57,30 @@ def test_what_rank_0_refuses_sets_the_others_free(two_ranks):
 
 @pytest.mark.parametrize(
     ("launcher", "left_over"),
-    [("ray", ("RANK", "WORLD_SIZE", "MASTER_ADDR")), ("inline", ("WORLD_SIZE",))],
+    [
+        ("ray", ("RANK", "WORLD_SIZE", "MASTER_ADDR")),
+        ("inline", ("WORLD_SIZE",)),
+        ("inline", ("RANK", "MASTER_ADDR")),
+    ],
 )
 def test_variables_that_torchrun_left_behind_start_no_store(launcher, left_over, monkeypatch):
-    values = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    values = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     for name in left_over:
         monkeypatch.setenv(name, values[name])
     config = JobConfig(resources=ResourcesConfig(launcher=launcher))
+    assert not torchrun.is_follower(config)
     with torchrun.leading(config) as hand_out:
         hand_out(Assignment(config, Path("run"), None))
+    assert automatic("inline_workers") == 1
+    check_fits(ResourcesConfig(launcher="inline"))
 
 
-def test_torchrun_with_a_job_of_ray_in_each_process_is_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+def test_an_inline_job_has_the_workers_that_torchrun_started(two_ranks):
+    assert automatic("inline_workers") == 2
+    check_fits(ResourcesConfig(launcher="inline", workers=2))
+
+
+def test_torchrun_with_a_job_of_ray_in_each_process_is_refused(two_ranks, monkeypatch):
     torchrun.check_launcher(JobConfig(resources=ResourcesConfig(launcher="ray")))  # left over
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     torchrun.check_launcher(INLINE)

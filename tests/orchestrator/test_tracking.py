@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -14,8 +15,7 @@ import pytest
 from orchestrator.config import TrackingConfig
 from orchestrator.record.journal import Journal
 from orchestrator.record.lines import read
-from orchestrator.record.mlflow import Done, NoMirror, State, start_mirror
-from orchestrator.record.mlflow.description import Description
+from orchestrator.record.mlflow import Done, NoMirror, State, check_store, start_mirror
 from orchestrator.record.mlflow.mirror import ENVIRONMENT, new_state
 from orchestrator.record.mlflow.sending import LONGEST_WAIT, pause
 from tests.orchestrator.tracked import (
@@ -39,15 +39,19 @@ def outputs(tmp_path):
 
 
 RECORD = {
+    "experiments": "SELECT name FROM experiments",
+    "views": "SELECT key FROM experiment_tags",
     "runs": "SELECT name, status, start_time, end_time FROM runs",
     "latest": """SELECT key, step, timestamp, value FROM latest_metrics
                  WHERE key NOT LIKE 'system/%'""",
     "params": "SELECT key, value FROM params",
     "tags": "SELECT key, value FROM tags WHERE key NOT IN ('folder', 'mlflow.note.content')",
-    "datasets": "SELECT name, digest, dataset_source, dataset_profile FROM datasets",
+    "datasets": """SELECT name, digest, dataset_schema, dataset_source, dataset_profile
+                   FROM datasets""",
     "inputs": "SELECT source_type, destination_type, step FROM inputs",
     "input tags": "SELECT name, value FROM input_tags",
-    "models": "SELECT name, status, model_type FROM logged_models",
+    "models": """SELECT name, status, model_type FROM logged_models
+                 WHERE lifecycle_stage = 'active'""",
     "model tags": "SELECT tag_key, tag_value FROM logged_model_tags",
     "model metrics": """SELECT metric_name, metric_step, metric_timestamp_ms, metric_value,
                         dataset_name, dataset_digest FROM logged_model_metrics""",
@@ -65,6 +69,7 @@ def test_a_live_run_is_in_mlflow_whole_and_a_second_replay_changes_nothing(outpu
     mirror = start_mirror(folder, TrackingConfig(experiment="e", flush_seconds=0.2), outputs)
     assert time.monotonic() - began < 1
     play(folder, pause=0.05)
+    shutil.rmtree(folder / "checkpoints" / "step_00000010")  # as retention does
     done = mirror.finish(60)
     database = outputs / "mlflow.db"
     assert isinstance(done, Done), (folder / "logs/tracking.log").read_text()
@@ -75,6 +80,12 @@ def test_a_live_run_is_in_mlflow_whole_and_a_second_replay_changes_nothing(outpu
     (_, status, start, end) = seen["runs"][0]
     events = read(folder / "events.jsonl")[0]
     assert (status, start, end) == ("FINISHED", events[0]["time_ms"], events[-1]["time_ms"])
+    assert seen["experiments"] == [("e",)], "no other, empty one beside it"
+    assert ("mlflow.sharedViewState.pretrain",) in seen["views"]
+    assert seen["runs"][0][0] == "pretrain gpt 2.56M tiny token=[redacted]"
+    assert {row[2] for row in seen["datasets"]} == {
+        '{"mlflow_colspec": [{"name": "text", "type": "string", "required": true}]}'
+    }
     params, tags = dict(seen["params"]), dict(seen["tags"])
     assert len(params) == 9 + 230
     assert params["stage.steps"] == "60"
@@ -88,18 +99,21 @@ def test_a_live_run_is_in_mlflow_whole_and_a_second_replay_changes_nothing(outpu
     assert tags["descent"] == "attempt 1 to step 30, attempt 2"
     tables = json.loads(tags["mlflow.loggedArtifacts"])
     assert [table["path"] for table in tables] == ["first.json", "second.json"]
-    models = [name for name, *_ in seen["models"]]
-    assert set(models) == {f"step_{step:08d}" for step in range(10, 61, 10)}
+    models = sorted(name for name, *_ in seen["models"])
+    assert models == [f"pretrain-abc123-step-{step}" for step in range(20, 61, 10)], (
+        "each that is there once, also step 40, which two attempts have made"
+    )
     assert {row[1] for row in seen["models"]} == {2}  # READY
-    assert {row[1] for row in seen["model metrics"]} == {10, 20, 30, 40, 50, 60}
+    assert {row[1] for row in seen["model metrics"]} >= {20, 30, 40, 50, 60}
     assert {row[4] for row in seen["model metrics"]} == {"tiny/validation"}
-    artifacts = next((outputs / "mlartifacts").glob("e/*/artifacts"))
+    artifacts = next((outputs / "mlartifacts").glob("*/*/artifacts"))
     names = {str(p.relative_to(artifacts)) for p in artifacts.rglob("*") if p.is_file()}
     assert names >= {
         *("config.yaml", "overrides.yaml", "code.json", "result.json", "samples.txt"),
         *("metrics.jsonl", "events.jsonl", "logs/rank-0.log", "tokenizer/tokenizer.json"),
         *("texts/samples.txt", "figures/loss.png", "figures/throughput.png"),
     }
+    assert (folder / "figures" / "loss.png").exists()
     stored = [path.read_bytes() for path in artifacts.rglob("*") if path.is_file()]
     assert [
         s for s in SECRETS if any(s.encode() in b for b in [database.read_bytes(), *stored])
@@ -166,7 +180,12 @@ def test_three_jobs_at_once_share_a_store_that_was_not_there(outputs):
         assert isinstance(done, Done), (folder / "logs/tracking.log").read_text()
         assert points(outputs / "mlflow.db", done.mlflow_run_id) == expected_points(folder)
     names = rows(outputs / "mlflow.db", "SELECT name FROM experiments")
-    assert sorted(names) == [("Default",), ("shared",)]
+    assert names == [("shared",)]
+    with sqlite3.connect(outputs / "mlflow.db") as store:
+        store.execute("UPDATE experiments SET lifecycle_stage = 'deleted'")
+    store.close()
+    with pytest.raises(ValueError, match=r"experiment shared at .* is deleted; name another"):
+        check_store(new_state(config, outputs))
 
 
 DRIVER = """
@@ -237,8 +256,8 @@ def test_a_killed_mirror_is_replaced_at_the_end_and_a_resumed_job_goes_on_in_the
 @pytest.mark.parametrize("left", ["", '{"tracking_uri": "sqli'])
 def test_a_state_that_a_power_cut_has_taken_is_begun_again(tmp_path, left):
     config = TrackingConfig()
-    new_state(tmp_path, config, tmp_path).save(tmp_path)
-    assert State.load(tmp_path) == new_state(tmp_path, config, tmp_path)
+    new_state(config, tmp_path).save(tmp_path)
+    assert State.load(tmp_path) == new_state(config, tmp_path)
     (tmp_path / "mlflow.json").write_text(left)
     assert State.load(tmp_path) is None
 
@@ -264,38 +283,8 @@ def test_the_module_of_the_settings_imports_nothing_heavy():
     assert not {"mlflow", "torch", "matplotlib", "sqlalchemy"} & set(done.stdout.split())
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"uri": "mlruns"}, "tracking.uri=mlruns must be a database or a server"),
-        ({"uri": "file:///tmp/x"}, "tracking.uri=file"),
-        ({"flush_seconds": 0}, "tracking.flush_seconds=0 must be greater than 0"),
-        ({"finish_timeout_seconds": -1}, "tracking.finish_timeout_seconds=-1"),
-        ({"experiment": ""}, "tracking.experiment must not be empty"),
-    ],
-)
-def test_a_wrong_setting_is_named_with_what_would_do(settings, words):
-    with pytest.raises(ValueError, match=words):
-        TrackingConfig(**settings)
-
-
-def test_the_description_says_what_the_job_is_and_where(outputs):
-    folder = make_run(outputs)
-    note = Description(folder).note(None, {})
-    assert note.startswith("**pretrain** on `here`: running\n")
-    assert f"`{folder}`" in note
-    assert "with uncommitted changes" in note
-    play(folder, status="failed")
-    result = json.loads((folder / "result.json").read_text())
-    result["error"] = {"class": "OOM", "message": "out of\nmemory"}
-    (folder / "result.json").write_text(json.dumps(result))
-    note = Description(folder).note("failed", {"tokenizer": "abc"})
-    assert "- error: out of memory\n- validation/loss: 2.1\n- steps: 60\n" in note
-    assert "- tokenizer: `abc`" in note
-
-
 def test_how_far_an_older_version_had_sent_a_run_is_still_known(tmp_path):
-    state = new_state(tmp_path, TrackingConfig(), tmp_path)
+    state = new_state(TrackingConfig(), tmp_path)
     state.offsets["metrics.jsonl"] = 7
     state.save(tmp_path)
     path = tmp_path / "mlflow.json"

@@ -87,11 +87,15 @@ def test_points_written_while_the_server_is_away_are_sent_when_it_is_back(output
     never = make_run(outputs, "never-pretrain-1")
     mirror = start_mirror(never, config, outputs)
     play(never)
+    told = []
+    wait_until(lambda: told.append(mirror.news()) or told[-1])
+    assert told[-1] == f"the MLflow server {server.uri} is down: Connection refused"
     began = time.monotonic()
     pending = mirror.finish(3)
     assert time.monotonic() - began < 5
     assert isinstance(pending, Pending)
     assert pending.sent_bytes == 0
+    assert pending.why is mirror.news() is None, "it was told"
     assert mirror.process.poll() is not None
     assert str(never) in str(pending)
 
@@ -108,6 +112,7 @@ def test_points_written_while_the_server_is_away_are_sent_when_it_is_back(output
     done = mirror.finish(60)
     assert isinstance(done, Done), (folder / "logs/tracking.log").read_text()
     assert done.url.startswith(f"{server.uri}/#/experiments/")
+    assert mirror.news() is None
     assert points(server.database, done.mlflow_run_id) == expected_points(folder)
 
     late = sync(never)

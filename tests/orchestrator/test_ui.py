@@ -1,6 +1,5 @@
 """`orchestrate ui` with a real `mlflow server`, as a user types it and ends it."""
 
-import json
 import signal
 import socket
 import subprocess
@@ -12,12 +11,12 @@ import pytest
 
 from orchestrator.config import TrackingConfig
 from orchestrator.record.mlflow.mirror import new_state
-from orchestrator.verbs.ui import choose_port, main
+from orchestrator.verbs.ui import choose_port, find_store, main
 
 ROOT = Path(__file__).parents[2]
 UI = """
 import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a foreground process
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as in a foreground process
 from orchestrator.verbs.ui import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -26,8 +25,8 @@ sys.exit(main(sys.argv[1:]))
 def make_run(outputs, uri=None):
     folder = outputs / "2026-01-01" / "12-00-00-pretrain-abc123"
     folder.mkdir(parents=True)
-    state = new_state(folder, TrackingConfig(uri=uri), outputs)
-    state.experiment_id, state.run_id = "7", "f" * 32
+    state = new_state(TrackingConfig(uri=uri), outputs)
+    state.experiment_id, state.run_id, state.view = "7", "f" * 32, "pretrain"
     state.save(folder)
     return folder
 
@@ -44,7 +43,7 @@ def processes_of_group(group):
     return found
 
 
-def test_the_ui_of_a_run_starts_on_a_free_port_prints_the_link_and_leaves_nothing(tmp_path):
+def test_the_ui_of_a_run_prints_its_link_at_once_and_leaves_nothing_when_hung_up(tmp_path):
     run = make_run(tmp_path)
     # An empty file is a store without tables; the server makes them.
     (tmp_path / "mlflow.db").touch()
@@ -60,6 +59,8 @@ def test_the_ui_of_a_run_starts_on_a_free_port_prints_the_link_and_leaves_nothin
         )
         with ui:
             link = ui.stdout.readline().strip()
+            assert "starting the server" in ui.stdout.readline()
+            assert ui.stdout.readline() == "the page is there; Ctrl-C ends it\n"
             base, page = link.split("/#/")
             assert not base.endswith(":5000")
             assert page.startswith(f"experiments/7/runs/{'f' * 32}")
@@ -67,7 +68,7 @@ def test_the_ui_of_a_run_starts_on_a_free_port_prints_the_link_and_leaves_nothin
                 assert answer.status == 200
             (server,) = children(ui.pid)
             assert len(processes_of_group(server)) >= 2
-            ui.send_signal(signal.SIGINT)
+            ui.send_signal(signal.SIGHUP)
             assert ui.wait(30) == 0
     assert processes_of_group(server) == []
 
@@ -75,6 +76,23 @@ def test_the_ui_of_a_run_starts_on_a_free_port_prints_the_link_and_leaves_nothin
 def children(pid):
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return [int(child) for child in text.split()]
+
+
+def test_without_a_run_the_page_is_that_of_the_newest_runs_experiment_best_first(tmp_path):
+    make_run(tmp_path)
+    (tmp_path / "mlflow.db").touch()
+    later = tmp_path / "2026-01-02" / "11-00-00-classify-def456"
+    state = new_state(TrackingConfig(), tmp_path)
+    later.mkdir(parents=True)
+    state.save(later)  # nothing of it was sent: the one before is shown
+    assert find_store(tmp_path, None)[1] == (
+        "/#/experiments/7/runs?viewStateShareKey=pretrain&workflowType=machine_learning"
+    )
+    state.experiment_id, state.run_id = "8", "e" * 32
+    state.save(later)
+    uri, page = find_store(tmp_path, None)
+    assert uri == f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert page == "/#/experiments/8/runs?workflowType=machine_learning"
 
 
 def test_a_missing_store_is_a_clear_error(tmp_path, capsys):
@@ -106,9 +124,3 @@ def test_a_taken_port_that_was_asked_for_is_refused(tmp_path, capsys):
             choose_port("127.0.0.1", port)
     assert f"--port={port}" in capsys.readouterr().err
     assert choose_port("127.0.0.1", port) == port
-
-
-def test_the_state_of_a_run_is_for_its_owner_only(tmp_path):
-    run = make_run(tmp_path)
-    assert (run / "mlflow.json").stat().st_mode & 0o077 == 0
-    assert json.loads((run / "mlflow.json").read_text())["done"] is False

@@ -113,7 +113,7 @@ def test_every_job_of_a_sweep_begins_where_the_first_one_does(corpus):
     assert typed("run", *on(corpus), *words).code == 0
     begun = {
         kind: [
-            event["path"]
+            str((file.parent / event["path"]).resolve())
             for file in sorted(Path("outputs").glob("*/*/events.jsonl"))
             for event in lines.read(file)[0]
             if event["event"] == kind

@@ -19,7 +19,7 @@ from orchestrator.config import (
 from orchestrator.stages.language.objective import next_token
 from orchestrator.stages.pretrain.stage import PretrainConfig
 from orchestrator.training import distributed, engine
-from orchestrator.training.loop import Schedule, Trained, every, fit
+from orchestrator.training.loop import Schedule, Spent, Trained, every, fit
 from orchestrator.training.optim import learning_rate
 
 VOCAB, T = 61, 16
@@ -125,6 +125,8 @@ def run(
         or batches(config, start * config.section(TrainingConfig).global_batch_size),
         replace(schedule, **hooks.pop("schedule", {})),
         start_step=start,
+        spent=Spent(),
+        flops_per_step=hooks.pop("flops_per_step", 0.0),
         seed=config.seed,
         unit="tokens",
         **(nothing | hooks),

@@ -47,9 +47,13 @@ def play(folder, steps=60, pause=0.0, status="done", every=10):
     """Write what a job writes, with a resume at 2/3 of the way back to 1/2 of it."""
     died, resumed = steps * 2 // 3, steps // 2
     with Journal(folder) as book:
-        book.event("started")
+        score = {"metric": "validation/loss", "lower_is_better": True}
+        roles = {"model": {"family": "gpt", "parameters": 2557632}}
+        book.event("started", score=score, roles=roles)
+        book.event("baselines", loss={"unigram": 4.8, "gzip": 2.4})
         for split in ("train", "validation"):
             facts = {"fingerprint": "f" * 64, "documents": 10, "bytes": 1000, "tokens": 300}
+            facts["columns"] = {"text": "string"}
             source = f"https://bob:{SECRETS[1]}@host/x"
             book.event("dataset", name="tiny", source=source, split=split, **facts)
         book.event(

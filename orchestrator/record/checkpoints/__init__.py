@@ -5,27 +5,40 @@ other file. Reading and writing its tensors is at home in training/checkpoint; n
 torch, so the process that starts a job can look for one in milliseconds.
 """
 
-from orchestrator.record.checkpoints.finding import find, newest_valid, published, verify
+from orchestrator.record.checkpoints.finding import (
+    find,
+    newest_valid,
+    published,
+    told,
+    verify,
+)
 from orchestrator.record.checkpoints.manifest import (
+    FOLDER,
     MANIFEST,
     TOKENIZER,
     Checkpoint,
     CheckpointError,
+    RoleRecord,
     folder_name,
     read,
 )
-from orchestrator.record.checkpoints.retention import Retention
+from orchestrator.record.checkpoints.retention import Retention, hold, remove_partial
 
 __all__ = [
+    "FOLDER",
     "MANIFEST",
     "TOKENIZER",
     "Checkpoint",
     "CheckpointError",
     "Retention",
+    "RoleRecord",
     "find",
     "folder_name",
+    "hold",
     "newest_valid",
     "published",
     "read",
+    "remove_partial",
+    "told",
     "verify",
 ]

@@ -1,10 +1,13 @@
 """Finding the checkpoint to go on from: the newest that its files, hashed anew, bear out."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from data.files import sha256_file
+from data.messages import short
+from orchestrator.record.checkpoints.content import look
 from orchestrator.record.checkpoints.manifest import (
+    FOLDER,
     MANIFEST,
     PARTIAL,
     Checkpoint,
@@ -20,33 +23,32 @@ def check_sizes(checkpoint: Checkpoint) -> None:
         try:
             found = file.stat().st_size
         except OSError:
-            raise CheckpointError(f"{file} is missing; use an older checkpoint") from None
+            raise CheckpointError(f"{file} is missing") from None
         if found != expected.bytes:
             raise CheckpointError(
-                f"{file} is damaged: {found} bytes, the manifest says {expected.bytes}; "
-                "use an older checkpoint"
+                f"{file} is damaged: {found} bytes, the manifest says {expected.bytes}"
             )
 
 
-def check_hashes(checkpoint: Checkpoint, share: int = 0, shares: int = 1) -> None:
-    """Hash the files, or one of several shares of about the same size.
+def check_content(checkpoint: Checkpoint, share: int = 0, shares: int = 1) -> None:
+    """Read the files, or one of several shares of about the same size, once.
 
     Raises:
-        CheckpointError: a file differs from what the manifest says, or can't be read.
+        CheckpointError: a file differs from what the manifest says, can't be read, or holds
+            numbers that are not finite, from which no training can go on.
     """
     for name in _files_of(checkpoint, share, shares):
         file, expected = checkpoint.path / name, checkpoint.files[name].sha256
         try:
-            found = sha256_file(file)
+            found, finite = look(file)
         except OSError as error:
-            raise CheckpointError(
-                f"{file} can't be read: {error.strerror}; use an older checkpoint"
-            ) from None
+            raise CheckpointError(f"{file} can't be read: {error.strerror}") from None
         if found != expected:
             raise CheckpointError(
-                f"{file} is damaged: its sha256 is {found[:12]}, the manifest says "
-                f"{expected[:12]}; use an older checkpoint"
+                f"{file} is damaged: its sha256 is {found[:12]}, the manifest says {expected[:12]}"
             )
+        if not finite:
+            raise CheckpointError(f"{file} holds numbers that are not finite: training diverged")
 
 
 def _files_of(checkpoint: Checkpoint, share: int, shares: int) -> list[str]:
@@ -63,7 +65,7 @@ def _files_of(checkpoint: Checkpoint, share: int, shares: int) -> list[str]:
 def verify(path: Path) -> Checkpoint:
     """The checkpoint in this folder, all of its files verified. Raises CheckpointError."""
     checkpoint = read_complete(path)
-    check_hashes(checkpoint)
+    check_content(checkpoint)
     return checkpoint
 
 
@@ -85,16 +87,47 @@ def newest_valid(root: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def find(path: Path) -> Checkpoint:
-    """The verified checkpoint a user means by a checkpoint folder or a run folder."""
-    if (path / MANIFEST).is_file():
-        return verify(path)
+    """The verified checkpoint a user means by a checkpoint folder or a run folder.
+
+    Of a run it is the newest good one; `passed_over` says why newer ones are not.
+
+    Raises:
+        CheckpointError: there is none; names the one to take instead, if there is one.
+    """
     if not path.exists():
         raise CheckpointError(f"{path} does not exist; `ls outputs` shows the runs there are")
-    newest, rejected = newest_valid(path if path.name == "checkpoints" else path / "checkpoints")
+    if (path / MANIFEST).is_file() or path.parent.name == FOLDER:
+        return _verify_named(path)
+    root = path if path.name == FOLDER else path / FOLDER
+    newest, rejected = newest_valid(root)
     if newest is None:
         reason = "; ".join(rejected) or "no checkpoint has been published there"
-        raise CheckpointError(f"{path} holds no valid checkpoint: {reason}")
-    return newest
+        other = _newest_run_with_one(root.parent.resolve())
+        hint = f"; the newest run that has one is {short(other)}" if other else ""
+        raise CheckpointError(f"{path} holds no valid checkpoint: {reason}{hint}")
+    return replace(newest, passed_over=tuple(rejected))
+
+
+def _verify_named(path: Path) -> Checkpoint:
+    try:
+        return verify(path)
+    except CheckpointError as error:
+        good, _ = newest_valid(path.parent)
+        hint = f"; the newest good one beside it is {good.path}" if good else ""
+        raise CheckpointError(f"{error}{hint}") from None
+
+
+def _newest_run_with_one(run: Path) -> Path | None:
+    """The newest other run in the same outputs folder that has published a checkpoint."""
+    found = run.parents[1].glob(f"*/*/{FOLDER}/step_*/{MANIFEST}") if len(run.parents) > 1 else ()
+    runs = {file.parents[2] for file in found if file.parent.suffix != PARTIAL}
+    return max(runs - {run}, default=None)
+
+
+def told(used: Path, passed_over: Sequence[str]) -> list[str]:
+    """Lines for the screen: what was passed over, and what is used; none if all is well."""
+    lines = [f"passed over: {reason}" for reason in passed_over]
+    return [*lines, f"used instead: {short(used.resolve())}"] if lines else []
 
 
 def newest_of(

@@ -18,6 +18,8 @@ FORMAT = 3
 WHOLE_TENSORS = 2
 """The format before: one model, whole tensors, and facts beside the manifest's own entries."""
 OWN_ENTRIES = ("format", "step", "model", "world_size", "files", "digest")
+FOLDER = "checkpoints"
+"""In a run folder."""
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 PARTIAL = ".partial"
@@ -112,6 +114,8 @@ class Checkpoint:
     """What the stage adds, such as the state of its data."""
     manifest_sha256: str
     """Names the checkpoint: it covers the hash of every file."""
+    passed_over: tuple[str, ...] = ()
+    """Why newer ones of its run were not taken, where this one was looked for."""
 
     @property
     def data(self) -> DataState:
@@ -122,6 +126,11 @@ class Checkpoint:
     def bytes(self) -> int:
         """Size of all files."""
         return sum(file.bytes for file in self.files.values())
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the journal of its run says of it."""
+        return {"step": self.step, "bytes": self.bytes, "manifest_sha256": self.manifest_sha256}
 
     @property
     def tokenizer(self) -> Path | None:
@@ -146,7 +155,10 @@ class Checkpoint:
         name, record = self.role(role)
         if record.model is None:
             raise CheckpointError(f"{self.path} keeps no model config for its role {name}")
-        return models.config_from_dict(record.model)
+        try:
+            return models.config_from_dict(record.model)
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{self.path} has no model that can be built: {error}") from None
 
 
 def folder_name(step: int) -> str:
@@ -212,26 +224,33 @@ def parse(path: Path, text: bytes) -> Checkpoint:
     file = path / MANIFEST
     try:
         manifest = json.loads(text)
-    except ValueError as error:
-        raise CheckpointError(f"{file} is damaged ({error}); use an older checkpoint") from None
+        digest = manifest.pop("digest", None) if isinstance(manifest, dict) else None
+        whole = digest == json_sha256(manifest)
+    except (ValueError, RecursionError) as error:  # or nested deeper than any of ours
+        raise CheckpointError(f"{file} is damaged: {error}") from None
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found not in (FORMAT, WHOLE_TENSORS):
         raise CheckpointError(
             f"{file} has format {found}, and this version reads {WHOLE_TENSORS} and {FORMAT}; use "
             "the version that wrote it"
         )
-    if manifest.pop("digest", None) != json_sha256(manifest):
-        raise CheckpointError(
-            f"{file} is damaged: it differs from its own digest; use an older checkpoint"
-        )
-    if found == FORMAT:
+    if not whole:
+        raise CheckpointError(f"{file} is damaged: it differs from its own digest")
+    try:
+        return _checkpoint(path, manifest, hashlib.sha256(text).hexdigest())
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        said = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"{file} was written by something else ({said})") from None
+
+
+def _checkpoint(path: Path, manifest: Mapping[str, Any], sha256: str) -> Checkpoint:
+    if manifest["format"] == FORMAT:
         roles = {name: RoleRecord.from_dict(role) for name, role in manifest["roles"].items()}
-        facts = manifest["facts"]
+        facts = dict(manifest["facts"])
     else:
         roles = {"model": RoleRecord(manifest["model"], "adamw", None)}
         facts = {key: value for key, value in manifest.items() if key not in OWN_ENTRIES}
     files = {name: FileRecord(**record) for name, record in manifest["files"].items()}
-    sha256 = hashlib.sha256(text).hexdigest()
     return Checkpoint(path, int(manifest["step"]), roles, files, facts, sha256)
 
 

@@ -1,8 +1,11 @@
 """Which checkpoints of a run stay on the disk."""
 
+import fcntl
+import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from orchestrator.record.checkpoints.finding import check_sizes, published
 from orchestrator.record.checkpoints.manifest import (
@@ -56,6 +59,28 @@ class Retention:
         return True
 
 
+def hold(path: Path) -> int:
+    """Keep the checkpoint of a run that goes on from being deleted by its retention.
+
+    It holds until the descriptor that is returned is closed, at the latest when this process ends.
+
+    Raises:
+        CheckpointError: it is being deleted, or gone.
+    """
+    try:
+        descriptor = os.open(path / MANIFEST, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise CheckpointError(f"{path / MANIFEST} can't be read: {error.strerror}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise CheckpointError(f"{path} is being deleted by its run; take a newer one") from None
+    except OSError:  # a file system without locks, where nobody can hold anything
+        pass
+    return descriptor
+
+
 def remove_partial(root: Path) -> None:
     """Remove what writers that are gone have left half written in a run's `root`."""
     for folder in root.glob(f"*{REPLACED}"):
@@ -67,8 +92,24 @@ def remove_partial(root: Path) -> None:
 
 
 def _delete(path: Path) -> None:
-    # The manifest goes first, so that a half-deleted folder is not taken for a checkpoint. What a
-    # file system keeps for now is tried again after the next save; training goes on.
+    """Delete a checkpoint unless somebody holds it.
+
+    The manifest goes first, so that a half-deleted folder is not taken for a checkpoint. What is
+    held, or kept by the file system, is tried again after the next save; training goes on.
+    """
     with suppress(OSError):
-        (path / MANIFEST).unlink(missing_ok=True)
+        if (path / MANIFEST).exists():
+            with (path / MANIFEST).open("rb") as file:
+                _lock(file)
+                (path / MANIFEST).unlink()
         shutil.rmtree(path)
+
+
+def _lock(file: BinaryIO) -> None:
+    """Raise BlockingIOError if somebody holds the file; without locks nobody can."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass

@@ -20,7 +20,20 @@ from orchestrator.record.mlflow.mirror import (
     NoMirror,
     Pending,
     State,
+    new_state,
+    place,
     start_mirror,
 )
+from orchestrator.record.mlflow.server import check_store
 
-__all__ = ["Done", "Mirror", "NoMirror", "Pending", "State", "start_mirror"]
+__all__ = [
+    "Done",
+    "Mirror",
+    "NoMirror",
+    "Pending",
+    "State",
+    "check_store",
+    "new_state",
+    "place",
+    "start_mirror",
+]

@@ -1,11 +1,12 @@
 """A checkpoint as a model of MLflow, with the metrics that were measured on it."""
 
-import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.record.lines import EVENTS, read
 from orchestrator.record.mlflow.mirror import State
+from orchestrator.record.mlflow.naming import checkpoint_name
 from orchestrator.record.mlflow.points import Datasets, Point, Points
 from orchestrator.record.mlflow.sink import Sink, key
 
@@ -49,6 +50,33 @@ class CheckpointModels:
         self.sink.metrics(self._metrics(event, step, model.model_id, datasets))
         self.state.models[str(offset)] = model.model_id
 
+    def forget_gone(self) -> None:
+        """Take models off the list whose checkpoint is not there any more, or led nowhere.
+
+        A run keeps its newest checkpoints only, and MLflow would offer the others for ever. Their
+        metrics stay in the run.
+        """
+        from mlflow.exceptions import MlflowException
+
+        for offset, model_id in list(self.state.models.items()):
+            (event,), _ = read(self.folder / EVENTS, int(offset), max_bytes=1)
+            if self.is_current(event):
+                continue
+            try:
+                self.sink.client.delete_logged_model(model_id)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # an earlier sender did it
+                    raise
+            del self.state.models[offset]
+
+    def is_current(self, event: dict[str, Any]) -> bool:
+        """Whether the checkpoint of an event is there, and no later attempt has passed it over."""
+        # The folder of the run may have been moved since, its checkpoints with it.
+        here = self.folder / "checkpoints" / Path(event["path"]).name
+        return (here.exists() or (self.folder / event["path"]).exists()) and (
+            self.points.descent.holds(event.get("attempt", 1), int(event["step"]))
+        )
+
     def _find(self, offset: int) -> "LoggedModel | None":
         found = self.sink.client.search_logged_models(
             [str(self.state.experiment_id)],
@@ -60,12 +88,12 @@ class CheckpointModels:
         path = self.folder / event["path"]
         return self.sink.client.create_logged_model(
             str(self.state.experiment_id),
-            name=re.sub(r"[^\w-]", "_", path.name),
+            name=checkpoint_name(str(path), int(event["step"])),
             source_run_id=self.sink.run_id,
             tags={EVENT_TAG: str(offset), EXTERNAL_TAG: "true", **self.state.lineage},
             params={
                 "step": str(event["step"]),
-                "path": str(path),
+                "path": str(path.resolve().relative_to(self.folder.resolve().parents[1])),
                 **{k: str(event[k]) for k in CHECKPOINT_FACTS if k in event},
             },
             model_type="checkpoint",

@@ -4,12 +4,15 @@ Reads the run folder and knows nothing of MLflow but its reserved names.
 """
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from orchestrator.record.lines import EVENTS, METRICS, last_line, read
+from orchestrator.record.mlflow.naming import run_name
 from orchestrator.record.redaction import Redactor, flatten
 
 RECORDS = (
@@ -17,6 +20,7 @@ RECORDS = (
     *(EVENTS, METRICS),
 )
 OWN_LOG = "tracking.log"  # grows while it would be uploaded
+START_BYTES = 1 << 20  # of the events, in which stand those of before the first step
 
 
 class Description:
@@ -32,6 +36,23 @@ class Description:
         self.redactor = Redactor(self.config)
         stage = self.config.get("stage", "job")
         self.stage = str(stage.get("name", "job") if isinstance(stage, dict) else stage)
+
+    @property
+    def name(self) -> str:
+        """Of the run, by what it is."""
+        command = self._command()
+        try:
+            words = shlex.split(command)
+        except ValueError:  # a redacted one may have lost a quote
+            words = command.split()
+        name = run_name(self.stage, self._start(), self._typed(), words)
+        return self.redactor.text(name)
+
+    @property
+    def score(self) -> dict[str, Any] | None:
+        """The metric that ranks runs of this stage, and whether lower is better, if any does."""
+        found = next((e for e in self._start() if e["event"] == "started"), {})
+        return found.get("score")
 
     @property
     def code(self) -> dict[str, Any]:
@@ -54,11 +75,12 @@ class Description:
             {
                 "stage": self.stage,
                 "command": self._command(),
+                "run": self.folder.name,
                 "host": code.get("host"),
                 "devices": code.get("devices"),
                 "dirty": code.get("dirty"),
                 "folder": str(self.folder),
-                "mlflow.source.name": self._command(),
+                "mlflow.source.name": _without_folders(self._command()),
                 "mlflow.source.type": "LOCAL",
                 "mlflow.source.git.commit": code.get("commit"),
                 "mlflow.note.content": self.note(None, {}),
@@ -77,16 +99,21 @@ class Description:
         )
 
     def note(self, status: str | None, lineage: dict[str, str]) -> str:
-        """The description above a run, Markdown. `status` None: the run goes on."""
+        """The description above a run, Markdown: the result, what differs, then all the rest.
+
+        `status` None: the run goes on.
+        """
         code, result = self.code, self.result if status else {}
         commit = code.get("commit")
         changes = " with uncommitted changes" if code.get("dirty") else ""
         error = result.get("error")
+        metrics = result.get("metrics", {})
+        typed = " ".join(f"`{word}`" for word in self._typed())
         facts = {
             "error": error.get("message", error) if isinstance(error, dict) else error,
-            **result.get("metrics", {}),
+            "typed": typed or "nothing, all is as by default",
+            **dict(sorted(metrics.items(), key=lambda pair: pair[0].startswith("train/"))),
             "steps": result.get("steps"),
-            "tokens": result.get("tokens"),
             "tokens per second": result.get("tokens_per_second"),
             "seconds": result.get("wall_s"),
             "checkpoint": f"`{result['checkpoint']}`" if result.get("checkpoint") else None,
@@ -95,9 +122,32 @@ class Description:
             "commit": f"`{commit[:12]}`{changes}" if commit else None,
             **{name: f"`{fingerprint}`" for name, fingerprint in lineage.items()},
         }
-        head = f"**{self.stage}** on `{code.get('host', 'unknown host')}`: {status or 'running'}\n"
+        host = f"on `{code.get('host', 'unknown host')}`"
+        head = f"**{self._headline(metrics)}** {self.stage} {host}: {status or 'running'}\n"
         lines = [f"- {name}: {_readable(v)}" for name, v in facts.items() if v is not None]
-        return self.redactor.text("\n".join([head, *lines]))
+        return self.redactor.text("\n".join([head.removeprefix("**** "), *lines]))
+
+    def _headline(self, metrics: dict[str, float]) -> str:
+        """The result in a line, with what it is to be compared with; empty while there is none."""
+        name = (self.score or {}).get("metric", "")
+        if name not in metrics:
+            return ""
+        split, _, measured = name.rpartition("/")
+        found = next((e for e in self._start() if e["event"] == "baselines"), {})
+        others = sorted(found.get(measured, {}).items(), key=lambda pair: float(pair[1]))
+        beside = ", ".join(f"{other} {float(value):.3f}" for other, value in others)
+        own = f"{float(metrics[name]):.3f} {split} {measured.replace('_', ' ')}"
+        return f"{own} ({beside})." if beside else f"{own}."
+
+    def _start(self) -> list[dict[str, Any]]:
+        """The first events, in which stands what the driver knows before the first step."""
+        return read(self.folder / EVENTS, max_bytes=START_BYTES)[0]
+
+    def _typed(self) -> list[str]:
+        """The overrides, without secrets."""
+        path = self.folder / "overrides.yaml"
+        words = yaml.safe_load(path.read_text()) if path.exists() else []
+        return [self.redactor.text(str(word)) for word in words or []]
 
     def copy_records(self, target: Path) -> None:
         """Copy the records and logs of the run to `target`, secrets taken out."""
@@ -137,6 +187,11 @@ class Description:
 
 def _load(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def _without_folders(command: str) -> str:
+    """A command with the last part of each path: the UI shows only what follows the last `/`."""
+    return re.sub(r"[^\s='\"]*/(?=[^\s/'\"])", "", command).replace("/", "")
 
 
 def _readable(value: Any) -> str:

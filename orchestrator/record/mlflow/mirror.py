@@ -14,15 +14,17 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from urllib.parse import quote
 
 from orchestrator.config import TrackingConfig
 from orchestrator.record import lines
-from orchestrator.record.redaction import public_url
+from orchestrator.record.redaction import public_url, redact_url
 
 STATE = "mlflow.json"
+BACK = "../../"  # from a run folder to the outputs folder
 SENDER = "orchestrator.record.mlflow"
 LOG = "logs/tracking.log"  # output of the mirror; its lock, too
-TRAINING_VIEW = "workflowType=machine_learning"  # else the UI shows what agents need
+TRAINING_MODE = "workflowType=machine_learning"  # else the UI shows what agents need
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -46,7 +48,8 @@ class State:
     artifact_root: str | None
     """Folder of the artifacts. None: the server at `tracking_uri` decides."""
     experiment: str
-    name: str
+    name: str | None
+    """Of the run. None: what its folder tells, see `Description.name`."""
     system_metrics: bool
     flush_seconds: float
     finish_timeout_seconds: float
@@ -60,6 +63,10 @@ class State:
     """Fingerprints of datasets and tokenizer, put on each model."""
     status: str | None = None
     """Status of the "finished" event. None: the job has not said that it ended."""
+    view: str | None = None
+    """Key of the view of the experiment that ranks the runs of this stage, see `view.py`."""
+    trouble: str | None = None
+    """Why the last try to send failed. None: it did not."""
     refused: list[str] = field(default_factory=list)
     """What MLflow will never accept, and why; it stays in the run folder only."""
     driver: str | None = None
@@ -77,14 +84,22 @@ class State:
             written = json.loads((folder / STATE).read_text())
         except (FileNotFoundError, ValueError):
             return None
-        return State(**{f.name: written[f.name] for f in fields(State) if f.name in written})
+        known = {f.name: written[f.name] for f in fields(State) if f.name in written}
+        return _with_addresses(State(**known), BACK, str(folder.resolve().parents[1]) + "/")
 
     def save(self, folder: Path) -> None:
-        """Replace mlflow.json; only its owner may read it, an address can hold a password."""
+        """Replace mlflow.json; only its owner may read an address that holds a password.
+
+        Addresses inside the outputs folder are kept from the run folder on: outputs are moved.
+        """
+        kept = _with_addresses(self, str(folder.resolve().parents[1]) + "/", BACK)
+        secret = redact_url(self.tracking_uri) != self.tracking_uri
         partial = folder / f"{STATE}.partial"
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        partial.unlink(missing_ok=True)
+        mode = 0o600 if secret else 0o644
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "w") as file:
-            json.dump(asdict(self), file, indent=1)
+            json.dump(asdict(kept), file, indent=1)
         partial.replace(folder / STATE)
 
     def resumed(self, previous: "State | None") -> "State":
@@ -100,7 +115,13 @@ class State:
     def page(self) -> str:
         """Path of the run, or of all experiments before there is a run, in the MLflow UI."""
         run = f"/{self.experiment_id}/runs/{self.run_id}" if self.run_id else ""
-        return f"/#/experiments{run}?{TRAINING_VIEW}"
+        return f"/#/experiments{run}?{TRAINING_MODE}"
+
+    @property
+    def ranking(self) -> str:
+        """Path of the experiment's runs, best first, in the MLflow UI."""
+        view = f"viewStateShareKey={self.view}&" if self.view else ""
+        return f"/#/experiments/{self.experiment_id}/runs?{view}{TRAINING_MODE}"
 
     @property
     def url(self) -> str | None:
@@ -110,9 +131,23 @@ class State:
         return public_url(self.tracking_uri) + self.page
 
 
-def new_state(folder: Path, config: TrackingConfig, outputs: Path) -> State:
-    """Settings of `config`, addresses made absolute, nothing sent."""
-    uri = config.uri or f"sqlite:///{outputs.resolve() / 'mlflow.db'}"
+def _with_addresses(state: State, old: str, new: str) -> State:
+    """The state with the beginning of the paths in its addresses exchanged."""
+
+    def moved(address: str | None) -> str | None:
+        for scheme, spelled in (("sqlite:///", str), ("file://", quote)):
+            if address is not None and address.startswith(scheme + spelled(old)):
+                return scheme + spelled(new) + address.removeprefix(scheme + spelled(old))
+        return address
+
+    uri = moved(state.tracking_uri)
+    assert uri is not None
+    return replace(state, tracking_uri=uri, artifact_root=moved(state.artifact_root))
+
+
+def new_state(config: TrackingConfig, outputs: Path) -> State:
+    """Settings of `config` and of the environment, addresses made absolute, nothing sent."""
+    uri = config.address or f"sqlite:///{outputs.resolve() / 'mlflow.db'}"
     artifact_root: str | None = (outputs.resolve() / "mlartifacts").as_uri()
     if uri.startswith("sqlite:///"):
         database = Path(uri.removeprefix("sqlite:///")).resolve()
@@ -123,12 +158,23 @@ def new_state(folder: Path, config: TrackingConfig, outputs: Path) -> State:
     return State(
         tracking_uri=uri,
         artifact_root=artifact_root,
-        experiment=config.experiment,
-        name=config.name or folder.name,
+        experiment=config.experiment_name,
+        name=config.name,
         system_metrics=config.system_metrics,
         flush_seconds=config.flush_seconds,
         finish_timeout_seconds=config.finish_timeout_seconds,
     )
+
+
+def place(config: TrackingConfig, outputs: Path) -> str:
+    """Where the record goes, for the screen."""
+    if not config.enabled:
+        return "the run folder alone"
+    uri = new_state(config, outputs).tracking_uri
+    if uri.startswith("sqlite:///"):
+        file, here = Path(uri.removeprefix("sqlite:///")), Path.cwd()
+        uri = str(file.relative_to(here) if file.is_relative_to(here) else file)
+    return f"MLflow experiment {config.experiment_name} at {public_url(uri)}"
 
 
 @dataclass(frozen=True)
@@ -153,10 +199,12 @@ class Pending:
     journal_bytes: int
     command: str
     """Sends the rest."""
+    why: str | None = None
+    """What kept MLflow from taking it. None: nothing but time, as far as anybody knows."""
 
     def __str__(self) -> str:
-        """One line for the terminal."""
-        return (
+        """For the terminal."""
+        return (f"{self.why}\n" if self.why else "") + (
             f"metrics pending: MLflow has {self.sent_bytes} of {self.journal_bytes} bytes of the "
             f"journal; nothing is lost, send the rest with: {self.command}"
         )
@@ -166,6 +214,10 @@ class NoMirror:
     """Stands in for a mirror when tracking is disabled."""
 
     run_id: str | None = None
+
+    def news(self) -> str | None:
+        """What keeps the record from being sent, told once. None: nothing, or nothing new."""
+        return None
 
     def finish(self, timeout: float | None = None) -> Done | Pending:
         """Do nothing."""
@@ -180,6 +232,8 @@ class Mirror(NoMirror):
         self.folder = folder
         self.default_timeout = default_timeout
         self.process = self._spawn("--follow")
+        self._told: set[str] = set()
+        self._looked_at: tuple[int, int] | None = None
 
     @property
     def run_id(self) -> str | None:  # type: ignore[override]
@@ -187,13 +241,32 @@ class Mirror(NoMirror):
         state = State.load(self.folder)
         return state.run_id if state else None
 
+    def news(self) -> str | None:
+        """What keeps the record from being sent, told once; reads a file only if it is new."""
+        try:
+            facts = (self.folder / STATE).stat()
+        except OSError:
+            return None
+        seen, self._looked_at = self._looked_at, (facts.st_mtime_ns, facts.st_ino)
+        state = State.load(self.folder) if seen != self._looked_at else None
+        return self._first_time(state.trouble) if state else None
+
     def finish(self, timeout: float | None = None) -> Done | Pending:
         """Wait until all is sent, at most `timeout` seconds; leaves no process behind."""
         deadline = time.monotonic() + (self.default_timeout if timeout is None else timeout)
         sent = _end_of_job(self.process, deadline)
         if not sent and time.monotonic() < deadline:  # the mirror had died or given up
             _end_of_job(self._spawn(), deadline)
-        return outcome(self.folder)
+        found = outcome(self.folder)
+        if isinstance(found, Pending):
+            return replace(found, why=self._first_time(found.why))
+        return found
+
+    def _first_time(self, trouble: str | None) -> str | None:
+        if trouble is None or trouble in self._told:
+            return None
+        self._told.add(trouble)
+        return trouble
 
     def _spawn(self, *flags: str) -> "subprocess.Popen[bytes] | None":
         root = str(Path(__file__).resolve().parents[3])
@@ -227,7 +300,7 @@ def start_mirror(folder: Path, config: TrackingConfig, outputs: Path) -> NoMirro
     if not config.enabled:
         return NoMirror()
     folder = folder.resolve()
-    state = new_state(folder, config, outputs).resumed(State.load(folder))
+    state = new_state(config, outputs).resumed(State.load(folder))
     state.driver = process_name(os.getpid())
     state.save(folder)
     return Mirror(folder, config.finish_timeout_seconds)
@@ -245,7 +318,7 @@ def outcome(folder: Path) -> Done | Pending:
     if state.done and sent >= sum(sizes.values()):
         return Done(state.run_id, state.url, tuple(state.refused))
     command = f"orchestrate sync {shlex.quote(str(folder))}"
-    return Pending(state.run_id, sent, sum(sizes.values()), command)
+    return Pending(state.run_id, sent, sum(sizes.values()), command, state.trouble)
 
 
 def process_name(pid: int) -> str | None:

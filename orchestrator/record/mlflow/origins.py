@@ -1,7 +1,9 @@
 """Models of MLflow that a run works on and did not make: where its weights come from."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.record.mlflow.history import find_run
 from orchestrator.record.mlflow.points import Datasets, Point, Points
 from orchestrator.record.mlflow.sink import Sink, key
 
@@ -22,9 +24,20 @@ class Origins:
 
     def link(self, event: dict[str, Any]) -> None:
         """Make the model of an event `weights` an input of the run."""
+        self._sink.tags({f"weights.{event['role']}": str(event["manifest_sha256"])})
+        self._input(event)
+
+    def resumed(self, event: dict[str, Any], key: str) -> None:
+        """Make the run of this key the parent of the run, and its checkpoint an input."""
+        self._sink.tags({"resumed.manifest_sha256": str(event["manifest_sha256"])})
+        found = (find_run(self._sink.client, ids, key) for ids in self._experiments())
+        for parent in filter(None, found):
+            self._sink.tags({"mlflow.parentRunId": parent.info.run_id})
+        self._input(event)
+
+    def _input(self, event: dict[str, Any]) -> None:
         from mlflow.entities import LoggedModelInput
 
-        self._sink.tags({f"weights.{event['role']}": str(event["manifest_sha256"])})
         model = self._find(event)
         if model is not None:
             inputs = [LoggedModelInput(model.model_id)]
@@ -54,8 +67,19 @@ class Origins:
         self._sink.metrics(metrics)
 
     def _find(self, event: dict[str, Any]) -> "LoggedModel | None":
-        client, found = self._sink.client, str(event["manifest_sha256"])
-        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        wanted = f"params.manifest_sha256 = '{found}'"
-        models = client.search_logged_models(experiments, wanted, max_results=1)
-        return models[0] if models else None
+        wanted = f"params.manifest_sha256 = '{event['manifest_sha256']}'"
+        for ids in self._experiments():
+            if found := self._sink.client.search_logged_models(ids, wanted, max_results=1):
+                return found[0]
+        return None
+
+    def _experiments(self) -> Iterator[list[str]]:
+        """The ids of all experiments, a page at a time."""
+        page = None
+        while True:
+            experiments = self._sink.client.search_experiments(page_token=page)
+            if experiments:
+                yield [experiment.experiment_id for experiment in experiments]
+            page = experiments.token
+            if not page:
+                return

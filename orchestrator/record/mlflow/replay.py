@@ -16,11 +16,18 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from orchestrator.record.lines import EVENTS, METRICS, read
+from orchestrator.record.mlflow import view
 from orchestrator.record.mlflow.checkpoints import CheckpointModels
 from orchestrator.record.mlflow.description import Description
+from orchestrator.record.mlflow.history import (
+    RUN_TAG,
+    find_run,
+    key_of,
+    parent_of,
+    points_before,
+)
 from orchestrator.record.mlflow.mirror import State
 from orchestrator.record.mlflow.origins import Origins
 from orchestrator.record.mlflow.points import CHUNK_BYTES, Datasets, Point, Points
@@ -30,7 +37,7 @@ from orchestrator.record.redaction import redact_url
 
 log = logging.getLogger("tracking")
 
-RUN_TAG = "orchestrate.run"
+FIGURES = "figures"  # in the run folder, and among the artifacts
 RUN_STATUS = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
 
@@ -65,10 +72,14 @@ class Replay:
         self._describe()
         status = self.state.status or self.description.result.get("status") or "killed"
         self.sink.tags(self.description.final_tags(status, self.state.lineage))
+        self._draw()
         with tempfile.TemporaryDirectory() as scratch:
             self.description.copy_records(Path(scratch))
-            self._draw(Path(scratch) / "figures")
             self.client.log_artifacts(self.run_id, scratch)
+        if (self.folder / FIGURES).exists():
+            self.client.log_artifacts(self.run_id, str(self.folder / FIGURES), FIGURES)
+        self.points.descent.refresh()
+        self.checkpoints.forget_gone()
         ended = self.description.last_time()
         self.client.set_terminated(self.run_id, RUN_STATUS.get(status, "KILLED"), ended)
         self.state.done = True
@@ -77,10 +88,9 @@ class Replay:
     def _open_run(self, experiment: str) -> str:
         """The run of this folder: found by its tag, or new; RUNNING, as it is being sent."""
         state = self.state
-        key = quote("/".join(self.folder.parts[-2:]))
-        found = self.client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{key}'", max_results=1)
-        if found:
-            run = found[0]
+        key = key_of(self.folder)
+        run = find_run(self.client, [experiment], key)
+        if run is not None:
             if run.info.status != "RUNNING":
                 self.client.update_run(run.info.run_id, status="RUNNING")
         else:
@@ -88,7 +98,7 @@ class Replay:
                 experiment,
                 start_time=self.description.first_time(),
                 tags={RUN_TAG: key, "mlflow.user": user_name()},
-                run_name=state.name,
+                run_name=state.name or self.description.name,
             )
         if state.run_id != run.info.run_id:  # a store that has nothing of it yet
             state.run_id = run.info.run_id
@@ -100,6 +110,7 @@ class Replay:
         """Params and tags: what was asked for, and where it comes from."""
         self.sink.params(self.description.params())
         self.sink.tags(self.description.tags())
+        self.state.view = view.put(self.client, self.state, self.description)
         self.described = True
 
     def _send_metrics(self, name: str) -> None:
@@ -172,12 +183,17 @@ class Replay:
         fingerprint = str(event["fingerprint"])
         source = redact_url(str(event.get("source", "")))
         remote = source.startswith("http")
-        sizes = {name: event[name] for name in ("documents", "bytes", "tokens") if name in event}
+        sizes = {
+            name: event[name]
+            for name in ("documents", "examples", "bytes", "tokens")
+            if name in event
+        }
         dataset = Dataset(
             name=name,
             digest=digest,
             source_type="http" if remote else "local",
             source=json.dumps({"url" if remote else "uri": source}),
+            schema=_schema(event.get("columns", {})),
             profile=json.dumps(sizes),
         )
         tags = [InputTag("mlflow.data.context", split), InputTag("fingerprint", fingerprint)]
@@ -195,10 +211,21 @@ class Replay:
         return datasets
 
     def _resumed(self, event: dict[str, Any], offset: int) -> None:
-        """Say which attempts the curves are made of, once there are several."""
+        """Say which attempts the curves are made of, once there are several; and which run before.
+
+        The curves of a run that goes on from another begin with those of that one.
+        """
         self.points.descent.refresh()
         if self.points.descent.newest > 1:
             self.sink.tags({"descent": str(self.points.descent)})
+        parent = parent_of(self.folder, event)
+        if parent is None:
+            return
+        for points in points_before(self.folder, event):
+            for batch in self.sink.points(points):
+                self._accept(f"metrics of {parent.name}", self.sink.metrics, batch)
+        self.sink.tags({"resumed.run": key_of(parent), "resumed.step": str(event["step"])})
+        self.origins.resumed(event, key_of(parent))
 
     def _weights(self, event: dict[str, Any], offset: int) -> None:
         self.origins.link(event)
@@ -229,21 +256,27 @@ class Replay:
         self.sink.tags({f"drift.{event['dataset']}": found or "passed"})
 
     def _checkpoint(self, event: dict[str, Any], offset: int) -> None:
-        """A checkpoint is a model, unless a later attempt went on from an earlier one."""
+        """A checkpoint is a model, as long as somebody can go on from it."""
         self.points.descent.refresh()
-        if self.points.descent.holds(event.get("attempt", 1), event["step"]):
+        if self.checkpoints.is_current(event):
             self.checkpoints.send(event, offset, self.datasets)
 
-    def _draw(self, folder: Path) -> None:
-        """Save the figures of the run; one that fails must not hold up the record."""
+    def _draw(self) -> None:
+        """Save the figures in the run folder; one that fails must not hold up the record."""
         from orchestrator.record.figures import training_figures
 
-        folder.mkdir()
         try:
             for name, figure in training_figures(self.folder).items():
-                figure.savefig(folder / f"{name}.png", dpi=150)
+                (self.folder / FIGURES).mkdir(exist_ok=True)
+                figure.savefig(self.folder / FIGURES / f"{name}.png", dpi=150)
         except Exception:
             log.exception("no figures")
+
+
+def _schema(columns: dict[str, str]) -> str | None:
+    """Columns with their types as MLflow writes those of a table. None: none are known."""
+    spec = [{"name": name, "type": kind, "required": True} for name, kind in columns.items()]
+    return json.dumps({"mlflow_colspec": spec}) if spec else None
 
 
 def _all_points(lines: list[dict[str, Any]]) -> list[Point]:

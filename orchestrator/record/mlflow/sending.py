@@ -6,6 +6,7 @@ import os
 import select
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -22,6 +23,7 @@ from orchestrator.record.mlflow.mirror import (
     outcome,
     process_name,
 )
+from orchestrator.record.mlflow.server import trouble
 
 log = logging.getLogger("tracking")
 
@@ -60,7 +62,7 @@ def send(folder: Path, *, live: bool = False) -> Done | Pending:
             )
         fcntl.flock(lock, fcntl.LOCK_EX)  # an earlier sender ends first
         state = State.load(folder) or state
-        state.done = False
+        state.done, state.trouble = False, None
         state.save(folder)
         follow(folder, state, parent if live else None)
     return outcome(folder)
@@ -98,16 +100,28 @@ def follow(folder: Path, state: State, driver: int | None) -> None:
             replay.send()
             if over:
                 replay.finish()
+                _remember(folder, state, None)
                 return
             failures, wait = 0, state.flush_seconds
+            _remember(folder, state, None)
         except Exception as error:
-            said = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            log.error("could not send, will try again: %s", said, exc_info=driver is not None)
+            said = trouble(state, error)
+            if said != state.trouble:
+                log.error("could not send, will try again: %s", said, exc_info=driver is not None)
+            _remember(folder, state, said)
             failures += 1
             wait = pause(failures)
         if deadline is not None and time.monotonic() > deadline:
             log.error("gave up: %s", outcome(folder))
             return
+
+
+def _remember(folder: Path, state: State, said: str | None) -> None:
+    """Keep for the driver what is wrong; on a full disk it stays in the log."""
+    if state.trouble != said:
+        state.trouble = said
+        with suppress(OSError):
+            state.save(folder)
 
 
 def pause(failures: int) -> float:
@@ -134,4 +148,4 @@ def _driver_left(driver: int | None, seconds: float) -> bool:
 def _state_from_config(folder: Path) -> State:
     """The state of a run that was never tracked, from its config."""
     config = yaml.safe_load((folder / "config.yaml").read_text()) or {}
-    return new_state(folder, TrackingConfig(**config.get("tracking", {})), folder.parents[1])
+    return new_state(TrackingConfig(**config.get("tracking", {})), folder.parents[1])

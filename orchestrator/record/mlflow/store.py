@@ -1,9 +1,10 @@
 """The MLflow store a run is sent to, and MLflow's monitors of this host."""
 
 import fcntl
+import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -15,8 +16,16 @@ from orchestrator.record.mlflow.mirror import State
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+ARTIFACTS = "mlartifacts"  # beside a SQLite store
+ADDRESSES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "storage_location"),
+)
 SYSTEM = "system.jsonl"  # written by the mirror, sent like metrics.jsonl
 SYSTEM_SECONDS = 10.0
+FIRST_EXPERIMENT = "0"  # that MLflow makes with each new store
 EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development"
 }  # else the UI expects agents
@@ -35,14 +44,43 @@ def connect(state: State) -> "MlflowClient":
         database.parent.mkdir(parents=True, exist_ok=True)
         with locked(database.with_name(f"{database.name}.lock")):
             if not database.exists():
+                from mlflow.entities import ExperimentTag
                 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
                 partial = database.with_name(f"{database.name}.partial")
                 partial.unlink(missing_ok=True)
-                store: Any = SqlAlchemyStore  # untyped, as are the monitors below
-                store(f"sqlite:///{partial}", state.artifact_root).engine.dispose()
+                kind: Any = SqlAlchemyStore  # untyped, as are the monitors below
+                store = kind(f"sqlite:///{partial}", state.artifact_root)
+                # The one that MLflow makes would stand empty beside the first of ours.
+                store.rename_experiment(FIRST_EXPERIMENT, state.experiment)
+                for name, value in EXPERIMENT_TAGS.items():
+                    store.set_experiment_tag(FIRST_EXPERIMENT, ExperimentTag(name, value))
+                store.engine.dispose()
                 partial.rename(database)
+            settle(database)
     return MlflowClient(state.tracking_uri)
+
+
+def settle(database: Path) -> None:
+    """Let the addresses of artifacts lead to the folder beside a SQLite store.
+
+    MLflow keeps them whole, and outputs are moved and copied.
+
+    Raises:
+        sqlite3.OperationalError: they lead elsewhere, and the store can't be written to.
+    """
+    here, name = (database.resolve().parent / ARTIFACTS).as_uri(), f"/{ARTIFACTS}/"
+    with closing(sqlite3.connect(database)) as store, store:
+        tables = {row[0] for row in store.execute("SELECT name FROM sqlite_master")}
+        for table, column in ADDRESSES:
+            if table not in tables:  # of an older version of MLflow
+                continue
+            select = f"SELECT DISTINCT {column} FROM {table} WHERE instr({column}, ?)"
+            for (address,) in store.execute(select, (name,)).fetchall():
+                right = f"{here}/{address.partition(name)[2]}"
+                if address != right:
+                    change = f"UPDATE {table} SET {column} = ? WHERE {column} = ?"
+                    store.execute(change, (right, address))
 
 
 def experiment_id(client: "MlflowClient", state: State) -> str:

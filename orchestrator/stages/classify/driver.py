@@ -14,7 +14,7 @@ from orchestrator.stages.classify.examples import PublishedExamples, publish_exa
 from orchestrator.stages.classify.resuming import start_position
 from orchestrator.stages.classify.stage import ClassifyConfig
 from orchestrator.stages.classify.tables import Examples, read_examples
-from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Shown, step_line
+from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Score, Shown, step_line
 
 if TYPE_CHECKING:
     from orchestrator.record.checkpoints import Checkpoint
@@ -60,7 +60,9 @@ def _ready(config: JobConfig, start: "Checkpoint | None", cache: Path | None) ->
     return Ready(
         _outline(config, f"{data}validation examples", published.train),
         inputs=published,
-        record=partial(_record, examples=examples, published=published),
+        record=partial(
+            _record, examples=examples, published=published, label=stage.label or "label"
+        ),
         files=(published.folder(cache_root()),),
     )
 
@@ -87,13 +89,20 @@ def _outline(config: JobConfig, data: str, train: int | None = None) -> Outline:
         TRAINING,
         EVALUATION,
         flops=flops,
+        score=Score("validation/accuracy", lower_is_better=False),
     )
 
 
 def _record(
-    journal: Journal, folder: Path, *, examples: Examples, published: PublishedExamples
+    journal: Journal,
+    folder: Path,
+    *,
+    examples: Examples,
+    published: PublishedExamples,
+    label: str,
 ) -> None:
     """An event for each split, which leads from the run to its data."""
+    columns = dict.fromkeys(examples.names, "double") | {label: "long"}
     for split, count in (("train", published.train), ("validation", published.validation)):
         journal.event(
             "dataset",
@@ -104,4 +113,5 @@ def _record(
             folder=str(published.folder(cache_root())),
             fingerprint=published.fingerprint,
             examples=count,
+            columns=columns,
         )

@@ -2,8 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-import models
-from orchestrator.config import JobConfig
+from orchestrator.config import JobConfig, other_architecture
 from orchestrator.stages.classify.examples import PublishedExamples
 
 if TYPE_CHECKING:
@@ -43,12 +42,7 @@ def start_position(start: "Checkpoint", config: JobConfig, published: PublishedE
             "one of a classifier"
         )
     ours, theirs = facts(config, published, 0), start.facts[FACTS]
-    before = models.config_to_dict(start.model_config())
-    wrong = [
-        f"model.{name}={value} must be {before.get(name)}"
-        for name, value in models.config_to_dict(config.role("model").model).items()
-        if value != before.get(name)
-    ]
+    wrong = other_architecture(config.role("model").model, start.model_config())
     if ours["seed"] != theirs["seed"]:
         wrong.append(f"seed={ours['seed']} must be {theirs['seed']}")
     elif ours["fingerprint"] != theirs["fingerprint"]:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from data.files import expand_home
 from models.configs import classifier
+from orchestrator.config.changes import Change
 from orchestrator.config.stage import TrainingConfig
 
 if TYPE_CHECKING:
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
 class ClassifyConfig(TrainingConfig):
     """Training of a classifier on rows of numbers, each with a label."""
 
+    changes: ClassVar[Mapping[str, Change]] = {
+        **TrainingConfig.changes,
+        **dict.fromkeys(("data", "label", "features", "validation_fraction"), Change.ACCOUNTED),
+    }
     measures: ClassVar[Mapping[str, str]] = {
         **TrainingConfig.measures,
         "validation/accuracy": "higher",
@@ -40,6 +46,7 @@ class ClassifyConfig(TrainingConfig):
     def __post_init__(self) -> None:
         """Check what belongs together."""
         super().__post_init__()
+        self.data = expand_home("stage.data", self.data)
         if not 0 < self.validation_fraction < 1:
             raise ValueError(
                 f"stage.validation_fraction={self.validation_fraction} must lie between 0 and 1; "

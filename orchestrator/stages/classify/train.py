@@ -11,6 +11,7 @@ from torch import Tensor
 
 from data.order import Order
 from models.configs import classifier
+from models.cost import flops_per_sample
 from orchestrator.config import JobConfig
 from orchestrator.stages.checkpoints import Checkpoints
 from orchestrator.stages.classify import confusion
@@ -125,6 +126,8 @@ class Training:
                 stage.keep_best,
             ),
             start_step=from_step,
+            spent=self.checkpoints.spent,
+            flops_per_step=flops_per_sample(self.model.config.model) * batch.step,
             seed=self.config.seed,
             unit="examples",
             trained=self.trained,

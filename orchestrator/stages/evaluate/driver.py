@@ -19,7 +19,7 @@ from orchestrator.stages.language.preparing import (
     make_data,
 )
 from orchestrator.stages.language.recording import record_data
-from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say
+from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Score
 from orchestrator.stages.weights import verified_weights
 
 if TYPE_CHECKING:
@@ -129,6 +129,7 @@ def _outline(config: JobConfig, weights: "Weights", data: str) -> Outline:
     parameters = cost.parameters(role.model)
     lines = {
         "model": f"{role.model.family}, {parameters:,} parameters",
+        "weights": "\n".join(weights.lines("model")),
         "data": data,
         "batch": f"{counted(config.batch.micro, 'sequence')} x {counted(workers, 'worker')} of "
         f"{counted(config.data.sequence_length, 'token')}",
@@ -137,4 +138,5 @@ def _outline(config: JobConfig, weights: "Weights", data: str) -> Outline:
         0,
         lines,
         {"model": RoleOutline(role, parameters, largest_layer=cost.largest_layer(role.model))},
+        score=Score(f"{config.section(EvaluateConfig).split}/bits_per_byte"),
     )

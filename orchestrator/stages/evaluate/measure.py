@@ -11,6 +11,7 @@ from data import ShardSet, evaluation_rows, open_published
 from orchestrator.config import JobConfig
 from orchestrator.stages.evaluate.driver import Inputs
 from orchestrator.stages.evaluate.stage import EvaluateConfig
+from orchestrator.stages.language.preparing import dataset_names
 from orchestrator.stages.language.scoring import bits_per_byte, perplexity
 from orchestrator.stages.result import Result, Table
 from orchestrator.stages.run import Run
@@ -83,6 +84,7 @@ def evaluate(config: JobConfig, inputs: Inputs, run: Run) -> Result:
         scores["all"] = together(list(scores.values()))
     metrics: dict[str, float] = {}
     rows = []
+    names = dataset_names(config.data)
     for name, score in scores.items():
         own = score.metrics()
         low, high = score.interval(stage.resamples, stage.confidence, config.seed)
@@ -91,7 +93,7 @@ def evaluate(config: JobConfig, inputs: Inputs, run: Run) -> Result:
         metrics |= {f"{prefix}/{key}": value for key, value in own.items()}
         rows.append(
             (
-                name,
+                names.get(name, name),
                 f"{len(score.nats):,}",
                 f"{score.tokens.sum():,.0f}",
                 f"{own['loss']:.4f}",

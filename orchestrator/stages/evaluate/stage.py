@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from orchestrator.config.job import JobConfig
 
 SPLITS = ("validation", "train")
+OF_TRAINING = (
+    *("seed", "phases", "max_repetition", "row_tokens", "packing", "on_bad_block", "drift"),
+)
+"""Settings of the data that matter to training alone."""
 
 
 @dataclass
@@ -49,6 +53,12 @@ class EvaluateConfig(StageConfig):
                 "stage=evaluate needs checkpoint=RUN_FOLDER (or a checkpoint, or an exported "
                 "folder); try checkpoint=outputs/latest"
             )
+
+    def unread(self, job: JobConfig) -> dict[str, str]:
+        """What orders, cuts, repeats or judges the rows of training."""
+        why = "stage=evaluate reads each document of a split once, as it is"
+        weights = {f"data.datasets.{name}.weight": why for name in job.data.datasets}
+        return {f"data.{name}": why for name in OF_TRAINING} | weights
 
     def batch(self, workers: int) -> BatchSizes:
         """One micro-batch on each worker at a time."""

@@ -9,10 +9,13 @@ from data.config import SINGLE
 from data.drift import GateReport
 from orchestrator.config import JobConfig
 from orchestrator.record.lines import EVENTS, read
+from orchestrator.stages.language.preparing import dataset_names
 
 
 def check_drift(config: JobConfig, prepared: Prepared) -> dict[str, GateReport]:
-    """A report for each dataset that the reference has, too; empty without a reference.
+    """A report for each dataset; empty without a reference.
+
+    One that the reference lacks has nothing to be compared with, and its report says so.
 
     Raises:
         ValueError: the reference is no data, or the policy is stop and the data has changed.
@@ -31,8 +34,12 @@ def check_drift(config: JobConfig, prepared: Prepared) -> dict[str, GateReport]:
             f"{', '.join(after)}: none in common; name another reference, or null"
         )
     reports: dict[str, GateReport] = {}
+    names = dataset_names(config.data)
     for name, (a, b) in shared.items():
-        reports |= compare(name, a, b)
+        reports |= compare(names[name], a, b)
+    for name in after.keys() - shared:
+        note = f"not compared: {reference} has no dataset {name}, only {', '.join(before)}"
+        reports[names[name]] = GateReport((), {}, alpha=0.0, notes=(note,))
     if config.data.drift.policy == "stop" and not all(own.passed for own in reports.values()):
         found = "; ".join(
             f"{name}: {finding.words}" for name, own in reports.items() for finding in own.findings

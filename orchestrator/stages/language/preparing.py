@@ -1,5 +1,6 @@
 """The data of a job, made once, by the process that starts it."""
 
+import re
 from collections.abc import Mapping
 
 from data import DataConfig, Prepared, Tokenizer, find_prepared, prepare
@@ -77,6 +78,24 @@ def _described(source: SourceConfig) -> str:
         return f"{name}, its tail for validation"
     given = own.path or own.split
     return f"{name}, {given} for validation" if given else name
+
+
+def dataset_names(data: DataConfig) -> dict[str, str]:
+    """What the datasets of a job are called wherever a person reads of them, by their keys.
+
+    The only one of a job has no name of its own: it is that of its files, or of its kind.
+    """
+    return {
+        key: _name_of(source.path) or source.source if key == SINGLE else key
+        for key, source in data.sources().items()
+    }
+
+
+def _name_of(path: str | None) -> str:
+    """The last part of a path that is no pattern, without its suffix."""
+    parts = (path or "").partition("?")[0].partition("://")
+    names = [part for part in (parts[2] or parts[0]).split("/") if not re.search(r"[*\[{]", part)]
+    return next((name.partition(".")[0] for name in reversed(names) if name.strip(".")), "")
 
 
 def check_records(config: JobConfig) -> None:

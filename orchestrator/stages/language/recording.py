@@ -11,8 +11,10 @@ from data.files import write_text_atomic
 from data.filters.report import Report
 from orchestrator.config import JobConfig
 from orchestrator.record.journal import Journal
+from orchestrator.stages.language.preparing import dataset_names
 
 FOLDER = "data"  # in the run folder, and among the artifacts
+TYPES = {"string": "string", "boolean": "boolean", "integer": "long", "number": "double"}
 
 
 def record_data(
@@ -24,12 +26,14 @@ def record_data(
 ) -> None:
     """Write the reports to the run folder, and events that lead from the run to its data."""
     (folder / FOLDER).mkdir()
+    names = dataset_names(config.data)
     for name, source in config.data.sources().items():
         dataset = prepared.datasets[name]
         for split, shards in (("train", dataset.train), ("validation", dataset.validation)):
             journal.event(
                 "dataset",
-                name=source.source if name == SINGLE else name,
+                name=names[name],
+                columns=_columns(source),
                 source=_source(source, split),
                 split=split,
                 mixture=name != SINGLE,
@@ -39,9 +43,9 @@ def record_data(
                 bytes=shards.manifest.bytes,
                 tokens=shards.tokens,
             )
-        _write(journal, folder, f"{name}-filters.md", dataset.report.markdown())
-    table = json.dumps(_table({n: d.report for n, d in prepared.datasets.items()}), indent=1)
-    _write(journal, folder, "filters.json", table, table=True)
+        _write(journal, folder, f"{names[name]}-filters.md", dataset.report.markdown())
+    table = _table({names[key]: own.report for key, own in prepared.datasets.items()})
+    _write(journal, folder, "filters.json", json.dumps(table, indent=1), table=True)
     for name, report in drift.items():
         _write(journal, folder, f"{name}-drift.md", report.markdown())
         found = [finding.words for finding in report.findings]
@@ -61,6 +65,19 @@ def _source(source: SourceConfig, split: str) -> str:
     """Where the documents of a split come from."""
     own = source.validation_source() if split == "validation" else None
     return (own or source).path or source.source
+
+
+def _columns(source: SourceConfig) -> dict[str, str]:
+    """The columns that are read, with their types as MLflow calls them."""
+    contract = {name: TYPES.get(kind, "object") for name, kind in source.contract.columns.items()}
+    return (
+        contract
+        | {
+            "text": {source.text_column: "string"},
+            "conversations": {"messages": "object"},
+            "preferences": {"chosen": "object", "rejected": "object"},
+        }[source.records]
+    )
 
 
 def _write(journal: Journal, folder: Path, name: str, text: str, *, table: bool = False) -> None:

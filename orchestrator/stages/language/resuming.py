@@ -2,13 +2,12 @@
 
 from typing import TYPE_CHECKING
 
-import models
 from data import DataError, Prepared
 from data.feed.ledger import check_prefix
 from data.feed.stream import Stream
 from data.order.resuming import changes, resume
 from data.order.state import DataState
-from orchestrator.config import JobConfig, TrainingConfig
+from orchestrator.config import JobConfig, TrainingConfig, other_architecture
 from orchestrator.stages.language.roles import language_role
 
 if TYPE_CHECKING:
@@ -44,14 +43,9 @@ def resumed_state(
             f"stage={config.stage.name}, without an account of text; give one that was trained "
             "on text"
         )
-    model = models.config_to_dict(language_role(config, prepared.tokenizer.vocab_size).model)
-    before = models.config_to_dict(start.model_config())
+    model = language_role(config, prepared.tokenizer.vocab_size).model
     theirs, ours = start.data, initial_state(config, stream)
-    wrong = [
-        f"model.{name}={value} must be {before.get(name)}"
-        for name, value in model.items()
-        if value != before.get(name)
-    ]
+    wrong = other_architecture(model, start.model_config())
     if start.facts["tokenizer_fingerprint"] != prepared.tokenizer.fingerprint:
         wrong.append(f"the tokenizer must be {start.path / 'tokenizer.json'}")
     wrong += changes(theirs, ours)

@@ -29,7 +29,7 @@ from orchestrator.stages.language.recording import record_data
 from orchestrator.stages.language.resuming import initial_state, resumed_state
 from orchestrator.stages.language.roles import language_role
 from orchestrator.stages.pretrain.stage import PretrainConfig
-from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Shown, step_line
+from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Score, Shown, step_line
 
 if TYPE_CHECKING:
     from orchestrator.record.checkpoints import Checkpoint
@@ -162,6 +162,7 @@ def _outline(
         EVALUATION,
         tokens_per_step=per_step,
         flops=flops,
+        score=Score("validation/bits_per_byte"),
     )
 
 
@@ -191,6 +192,7 @@ def _epochs(epochs: Mapping[str, float], about: str) -> str:
 def _drift_lines(drift: Mapping[str, GateReport]) -> list[str]:
     lines = []
     for name, report in drift.items():
-        lines.append(f"{name}: {report.lines()[0].removeprefix('drift: ')}")
+        found = report.lines()[0].removeprefix("drift: ") if report.checked else report.notes[0]
+        lines.append(f"{name}: {found}")
         lines += [finding.words for finding in report.findings]
     return lines

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from models.configs import language
+from orchestrator.config.changes import Change
 from orchestrator.config.checks import check_at_least
 from orchestrator.config.stage import TrainingConfig
 
@@ -19,6 +20,11 @@ class PretrainConfig(TrainingConfig):
     """Next-token training of a model, from random weights or from those of `model.weights`."""
 
     reads: ClassVar[tuple[str, ...]] = (*TrainingConfig.reads, "data", "tokenizer")
+    changes: ClassVar[Mapping[str, Change]] = {
+        **TrainingConfig.changes,
+        "prompts": Change.FREE,
+        "sample_tokens": Change.FREE,
+    }
     measures: ClassVar[Mapping[str, str]] = {
         **TrainingConfig.measures,
         "validation/perplexity": "lower",
@@ -59,6 +65,12 @@ class PretrainConfig(TrainingConfig):
         names = job.data.datasets if len(job.data.datasets) > 1 else ()
         own = {f"validation/{name}/bits_per_byte": "lower" for name in names}
         return {**self.measures, **own}
+
+    def unread(self, job: JobConfig) -> dict[str, str]:
+        """Prompts, where nothing is written."""
+        if self.sample_tokens:
+            return {}
+        return {"stage.prompts": "stage.sample_tokens=0 writes nothing after them"}
 
     def check_job(self, job: JobConfig) -> None:
         """Check that a sequence fits the model, too."""

@@ -101,6 +101,8 @@ class Training:
                     stage.keep_best,
                 ),
                 start_step=from_step,
+                spent=self.checkpoints.spent,
+                flops_per_step=self._flops * config.batch.step * length,
                 seed=config.seed,
                 unit="tokens",
                 trained=self.ledger.add,

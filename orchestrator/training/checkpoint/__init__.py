@@ -22,9 +22,11 @@ from orchestrator.record.checkpoints import (
     Retention,
     find,
     folder_name,
+    hold,
     newest_valid,
     published,
     read,
+    told,
     verify,
 )
 from orchestrator.training.checkpoint.exporting import Weights, export, open_weights
@@ -46,6 +48,7 @@ __all__ = [
     "export",
     "find",
     "folder_name",
+    "hold",
     "load_gpt",
     "load_model",
     "newest_valid",
@@ -55,6 +58,7 @@ __all__ = [
     "published",
     "read",
     "save",
+    "told",
     "verify",
     "verify_shared",
 ]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import models
 from data.files import fsync_folder, sha256_file
-from data.messages import size
+from data.messages import short, size
 from models.configs import ModelConfig
 from orchestrator.record.checkpoints.finding import find
 from orchestrator.record.checkpoints.manifest import (
@@ -45,6 +45,13 @@ class Weights(NamedTuple):
     """Optimizer steps that made them."""
     manifest_sha256: str
     """Of the checkpoint that they come from: its name in every record."""
+    passed_over: tuple[str, ...] = ()
+    """Why newer checkpoints of the same run were not taken."""
+
+    def lines(self, role: str) -> list[str]:
+        """Where a role gets them from, for a plan."""
+        passed_over = [f"passed over: {reason}" for reason in self.passed_over]
+        return [*passed_over, f"{role} from {short(self.path)}, step {self.step}"]
 
 
 def export(checkpoint: Checkpoint, folder: Path, role: str | None = None) -> Path:
@@ -119,25 +126,28 @@ def open_weights(path: Path, role: str | None = None, *, verified: bool = False)
         name,
         checkpoint.step,
         checkpoint.manifest_sha256,
+        checkpoint.passed_over,
     )
 
 
 def _open_exported(folder: Path, role: str | None, verified: bool) -> Weights:
     try:
         described: dict[str, Any] = json.loads((folder / MODEL).read_bytes())
-        files, config, source = described["files"], described["model"], described["source"]
+        hashes = {name: file["sha256"] for name, file in described["files"].items()}
+        plain, source = described["model"], described["source"]
+        config = models.config_from_dict(plain) if plain is not None else None
         has, step, manifest_sha256 = source["role"], source["step"], source["manifest_sha256"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{folder / MODEL} is damaged ({error}); export it again") from None
     if role not in (None, has):
         raise CheckpointError(f"{folder} has the role {has}, not {role}; name that")
-    for name, file in ({} if verified else files).items():
-        if not (folder / name).is_file() or sha256_file(folder / name) != file["sha256"]:
+    for name, sha256 in ({} if verified else hashes).items():
+        if not (folder / name).is_file() or sha256_file(folder / name) != sha256:
             raise CheckpointError(f"{folder / name} is missing or damaged; export it again")
     return Weights(
         WholeTensors([folder / WEIGHTS]),
-        models.config_from_dict(config) if config is not None else None,
-        folder / TOKENIZER if TOKENIZER in files else None,
+        config,
+        folder / TOKENIZER if TOKENIZER in hashes else None,
         folder,
         has,
         step,

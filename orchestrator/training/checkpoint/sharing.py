@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from orchestrator.record.checkpoints.finding import (
-    check_hashes,
+    check_content,
     check_sizes,
     newest_of,
     published,
@@ -18,7 +18,7 @@ def verify_shared(path: Path) -> Checkpoint:
     try:
         checkpoint = read(path)
         check_sizes(checkpoint)
-        check_hashes(checkpoint, distributed.rank(), distributed.world_size())
+        check_content(checkpoint, distributed.rank(), distributed.world_size())
     except CheckpointError as error:
         problem = str(error)
     problems = [said for said in distributed.gather_objects(problem) if said is not None]

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import models
 from data.files import fsync_folder
 from models.configs import ModelConfig
 from orchestrator.record.checkpoints import manifest
+from orchestrator.record.checkpoints.content import all_finite
 from orchestrator.record.checkpoints.manifest import (
     MANIFEST,
     PARTIAL,
@@ -164,11 +163,7 @@ def _write_slices(
 
 def _check_finite(role: str, name: str, key: str, data: memoryview) -> None:
     """Raise NonFiniteState for NaN or infinity."""
-    values = np.frombuffer(data, dtype=np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = values.sum()
-    # A sum is quick and needs no memory; it may overflow, hence the second look.
-    if not np.isfinite(total) and not np.isfinite(values).all():
+    if not all_finite(data):
         raise NonFiniteState(
             f"non-finite {key} of {name} in the role {role}: not saved; "
             "the newest checkpoint is from before"

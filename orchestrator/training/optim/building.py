@@ -1,7 +1,6 @@
 """From settings to an optimizer over a model's parameters."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -17,25 +16,26 @@ STATE_KEYS = "state_keys"
 parameter itself."""
 
 Groups = list[dict[str, Any]]
-Builder = Callable[[Groups, dict[str, Any]], torch.optim.Optimizer]
+Builder = Callable[[Groups, Any], torch.optim.Optimizer]
 
 BUILDERS: dict[str, Builder] = {
     "adamw": lambda groups, own: torch.optim.AdamW(groups, **_adam(own), fused=True),
     "adam": lambda groups, own: torch.optim.Adam(groups, **_adam(own), fused=True),
     "sgd": lambda groups, own: torch.optim.SGD(
-        groups, lr=0.0, momentum=own["momentum"], nesterov=own["nesterov"]
+        groups, lr=0.0, momentum=own.momentum, nesterov=own.nesterov
     ),
     # Not torch's: DeepSpeed would build it anew over one group, with one weight decay for all.
-    "adagrad": lambda groups, own: Adagrad(groups, eps=own["epsilon"]),
+    "adagrad": lambda groups, own: Adagrad(groups, eps=own.epsilon),
     "rmsprop": lambda groups, own: torch.optim.RMSprop(
-        groups, lr=0.0, alpha=own["beta2"], eps=own["epsilon"], momentum=own["momentum"]
+        groups, lr=0.0, alpha=own.beta2, eps=own.epsilon, momentum=own.momentum
     ),
-    "lion": lambda groups, own: Lion(groups, betas=(own["beta1"], own["beta2"])),
+    "lion": lambda groups, own: Lion(groups, betas=(own.beta1, own.beta2)),
     "muon": lambda groups, own: Muon(
-        groups, momentum=own["momentum"], nesterov=own["nesterov"], **_adam(own)
+        groups, momentum=own.momentum, nesterov=own.nesterov, **_adam(own)
     ),
 }
-"""By name in the config; each takes parameter groups and the settings as plain data."""
+"""By name in the config; each takes parameter groups and an OptimConfig, which has a value for
+every setting that the optimizer has."""
 
 
 def build(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
@@ -60,7 +60,7 @@ def build(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
             {**decayed, "params": matrices},
             {**decayed, "weight_decay": 0.0, "params": vectors},
         ]
-    return BUILDERS[config.name]([group for group in groups if group["params"]], asdict(config))
+    return BUILDERS[config.name]([group for group in groups if group["params"]], config)
 
 
 def dimensions(parameter: nn.Parameter) -> int:
@@ -68,5 +68,5 @@ def dimensions(parameter: nn.Parameter) -> int:
     return len(getattr(parameter, "ds_shape", parameter.shape))
 
 
-def _adam(own: dict[str, Any]) -> dict[str, Any]:
-    return {"lr": 0.0, "betas": (own["beta1"], own["beta2"]), "eps": own["epsilon"]}
+def _adam(own: Any) -> dict[str, Any]:
+    return {"lr": 0.0, "betas": (own.beta1, own.beta2), "eps": own.epsilon}

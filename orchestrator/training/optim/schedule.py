@@ -13,11 +13,12 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
     over the last `decay_fraction` of all steps (Hu et al. 2024, MiniCPM, section 4.2); `constant`
     stays.
     """
-    peak, final = config.peak, config.peak * config.final_fraction
+    peak = config.peak
     if step <= config.warmup_steps:
         return peak * step / config.warmup_steps
     if config.schedule == "constant":
         return peak
+    final = peak * config.final_fraction
     if config.schedule == "cosine":
         progress = (step - config.warmup_steps) / (steps - config.warmup_steps)
         return final + (peak - final) * (1 + math.cos(math.pi * progress)) / 2

@@ -54,5 +54,5 @@ class Subject:
             return self.saved
         start = find_start(self.config) if self.folder is None else None
         if start is not None:
-            return resumed_state(start, self.config, self.prepared, self.stream)
+            return resumed_state(start.checkpoint, self.config, self.prepared, self.stream)
         return initial_state(self.config, self.stream)

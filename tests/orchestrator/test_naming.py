@@ -1,0 +1,66 @@
+"""What MLflow calls a run, and how it describes it."""
+
+import json
+
+import pytest
+
+from orchestrator.record.mlflow.description import Description, _without_folders
+from orchestrator.record.mlflow.naming import run_name
+from tests.orchestrator.tracked import make_run, play
+
+STARTED = {"event": "started", "roles": {"model": {"family": "gpt", "parameters": 2557632}}}
+WEIGHTS = {
+    "event": "weights",
+    "role": "model",
+    "path": "/o/d/12-00-00-a-b/checkpoints/s",
+    "step": 9,
+}
+WIKI, CODE = ({"event": "dataset", "name": name} for name in ("wiki", "code"))
+
+
+@pytest.mark.parametrize(
+    ("events", "typed", "command", "name"),
+    [
+        ([STARTED, WIKI, WIKI], ["data=text", "data.path=a/wiki.txt"], "", "s gpt 2.56M wiki"),
+        ([STARTED, WEIGHTS, WIKI], [], "", "s gpt 2.56M of a-b-step-9 wiki"),
+        (
+            [WIKI, CODE],
+            ["model.layers=2", "seed=2", "++outputs=x", "tracking.experiment=e"],
+            "model.layers=2 seed=2",
+            "s wiki+code seed=2 layers=2",
+        ),
+        (
+            [],
+            ["seed=2", "stage.steps=5", "roles.a.optim.lr=1", "roles.b.optim.lr=2"],
+            "-m seed=2 stage.steps=5,6 roles.a.optim.lr=1 roles.b.optim.lr=2",
+            "s steps=5 seed=2 roles.a.optim.lr=1 roles.b.optim.lr=2",
+        ),
+    ],
+    ids=["data", "weights", "order", "sweep"],
+)
+def test_a_run_is_called_by_what_it_is_and_what_tells_it_from_others(events, typed, command, name):
+    assert run_name("s", events, typed, command.split()) == name
+    assert len(run_name("s", events, [f"{key}=1" for key in ("longer" * 9, "k" * 99)], [])) <= 120
+
+
+def test_the_source_is_the_command_with_the_last_part_of_each_path():
+    command = "orchestrate run checkpoint=/a/b/latest data.path=texts/ 'data.path=x/*.txt'"
+    assert _without_folders(command) == (
+        "orchestrate run checkpoint=latest data.path=texts 'data.path=*.txt'"
+    )
+
+
+def test_the_description_says_what_the_job_is_and_where(tmp_path):
+    folder = make_run(tmp_path)
+    note = Description(folder).note(None, {})
+    assert note.startswith("pretrain on `here`: running\n")
+    assert f"`{folder}`" in note
+    assert "with uncommitted changes" in note
+    play(folder, status="failed")
+    result = json.loads((folder / "result.json").read_text())
+    result["error"] = {"class": "OOM", "message": "out of\nmemory"}
+    (folder / "result.json").write_text(json.dumps(result))
+    note = Description(folder).note("failed", {"tokenizer": "abc"})
+    assert note.startswith("**2.100 validation loss (gzip 2.400, unigram 4.800).** pretrain on")
+    assert "- error: out of memory\n- typed: `hub.token=[redacted]`\n- validation/loss: 2.1" in note
+    assert "- tokenizer: `abc`" in note
