@@ -8,7 +8,7 @@ drift/        sketches of shards and tables, and the gate that compares them
 packing/      documents -> rows of a fixed length
 order/        position -> dataset, epoch, row; and the state that proves what was trained on
 feed/         the three together: batches for each rank, and their account
-ask/          which documents, when; what reading will cost; how two datasets differ
+ask/          which documents, when; about how much; what reading costs; how two datasets differ
 
 Beside them: the settings (config), what a record is and must satisfy (records, contract), the
 tokenizer, and what all of them write to disks and say to people (files, messages).
@@ -18,7 +18,7 @@ from data.config import DataConfig
 from data.feed.loader import Batch, Loader, evaluation_rows
 from data.feed.stream import Stream
 from data.files import DamagedData, DataError, cache_root
-from data.preparation import Prepared, Published, open_published, prepare
+from data.preparation import Prepared, Published, find_prepared, open_published, prepare
 from data.shards import ShardSet
 from data.tokenizer import Tokenizer, TokenizerConfig, vocab_size
 
@@ -36,6 +36,7 @@ __all__ = [
     "TokenizerConfig",
     "cache_root",
     "evaluation_rows",
+    "find_prepared",
     "open_published",
     "prepare",
     "vocab_size",

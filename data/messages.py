@@ -61,6 +61,12 @@ def override(setting: str, value: str) -> str:
     return shlex.quote(f'{setting}="{inner}"')
 
 
+class Passing(str):
+    """A line on what is being done, which the next line ends: a terminal shows it with a clock."""
+
+    __slots__ = ()
+
+
 def nearest(word: str, known: Iterable[str], least: float = 0.5) -> str | None:
     """The known word that looks most like this one, but is another; None when none is near.
 

@@ -23,9 +23,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from orchestrator.job.codes import FAILED, INTERRUPTED, REFUSED, STOPPED
+from orchestrator.job.codes import FAILED, INTERRUPTED, REFUSED, STOPPED, UNREAD
 from orchestrator.job.signals import handled, interrupt
+from orchestrator.terminal import leave_reader, prepare_streams, say
 
 OURS = ("orchestrator", "data", "models", "cluster")
 
@@ -44,11 +46,18 @@ class Verb:
     summary: str
     module: str
     takes: str = "arguments"
+    flags: tuple[str, ...] = ()
+    """Words of its own beside a config; `main` gets each by its name, as true or false."""
 
 
 VERBS = {
     "run": Verb("run a job here or on the cluster in RAY_ADDRESS", "run", "config"),
-    "plan": Verb("check a job and say what it will do; starts nothing", "plan", "config"),
+    "plan": Verb(
+        "check a job and say what it will do; --with-data makes its data, too",
+        "plan",
+        "config",
+        ("--with-data",),
+    ),
     "data": Verb("make, look at, check and trace the data of a job", "data.command", "either"),
     "runs": Verb("list the runs: newest or best first, by stage, status or setting", "runs"),
     "show": Verb("all about one run on one screen", "show", "defaults"),
@@ -63,6 +72,24 @@ VERBS = {
 
 def main() -> None:
     """Entry point of the console script."""
+    prepare_streams()
+    if os.path.expanduser("~") == "~":  # noqa: PTH111 - a user without a name: pathlib raises
+        os.environ["HOME"] = "/"  # as containers have it; libraries ask for it, too
+    try:
+        try:
+            _main()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        leave_reader()
+        sys.exit(UNREAD)
+    except OSError as error:  # a full disk behind the output
+        leave_reader()
+        say(f"error: the output can't be written: {error}", sys.stderr)
+        sys.exit(FAILED)
+
+
+def _main() -> None:
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
@@ -80,11 +107,8 @@ def main() -> None:
         _check_encoding(rest)
         with handled(interrupt):  # SIGTERM and a lost terminal end a verb as Ctrl-C does
             code = _call(verb, rest)
-            sys.stdout.flush()
     except BrokenPipeError:
-        # Of `| head`, which has seen enough; what a job meets on its connections, it explains.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(FAILED)
+        raise
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
@@ -142,7 +166,7 @@ def refuse(message: str, code: int = REFUSED) -> None:
     from data.messages import shortened
     from orchestrator.record.redaction import Redactor
 
-    print(f"error: {shortened(Redactor({}).known(message))}", file=sys.stderr)
+    say(f"error: {shortened(Redactor({}).known(message))}", sys.stderr)
     sys.exit(code)
 
 
@@ -156,11 +180,13 @@ def run_with_config(verb: Verb, arguments: Sequence[str]) -> int:
     from orchestrator.job.startup import age_of_process
     from orchestrator.verbs import sweep
 
-    jobs = compose(arguments)
+    flags = {f.strip("-").replace("-", "_"): f in arguments for f in verb.flags}
+    jobs = compose([word for word in arguments if word not in verb.flags])
+    function = partial(_function(verb), **flags)
     asked = time.monotonic() - age_of_process()
     if len(jobs) > 1:
-        return sweep.carry_out(jobs, _function(verb), asked, starts=verb is VERBS["run"])
-    return max((_function(verb)(config, words, asked) for config, words in jobs), default=0)
+        return sweep.carry_out(jobs, function, asked, starts=verb is VERBS["run"])
+    return max((function(config, words, asked) for config, words in jobs), default=0)
 
 
 def complete(arguments: Sequence[str]) -> int:
@@ -182,7 +208,7 @@ def complete(arguments: Sequence[str]) -> int:
     elif verb is not None:
         with contextlib.suppress(Exception):  # of what is half typed; a shell shows nothing then
             if verb.takes == "config":
-                found = completion.of_overrides(words[2:])
+                found = [*completion.of_overrides(words[2:]), *verb.flags]
             elif verb.takes == "either" and len(words) > 3:  # behind the action
                 found = completion.of_overrides([w for w in words[3:-1] if "=" in w] + words[-1:])
             if verb.takes != "config":

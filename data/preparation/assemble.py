@@ -13,6 +13,7 @@ from data.drift.table_sketches import TableSketch, merged
 from data.files import DataError, json_sha256, publish, write_text_atomic
 from data.filters.filters import EMPTY, EXACT
 from data.filters.report import Report
+from data.messages import Passing
 from data.preparation.dataset import Fact, fingerprint_of
 from data.preparation.running import Runner, Say
 from data.preparation.spill import BIN_BITS, BINS, SPLITS, Histogram, Selection
@@ -147,6 +148,7 @@ def publish_all(
         )
         for dataset in datasets
     ]
+    say(Passing("measuring what a model has to beat"))
     measured = run(measure, tasks, lambda index, result: None)
     folders = {}
     for dataset, baselines in zip(datasets, measured, strict=True):

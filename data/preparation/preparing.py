@@ -31,14 +31,15 @@ from data.files import (
     write_text_atomic,
 )
 from data.filters import filters_of
+from data.messages import Passing, counted
 from data.preparation.assemble import PREPARE_VERSION
 from data.preparation.dataset import SETS, Dataset, Prepared, open_set
 from data.preparation.making import left_out, make_datasets, scan_all
-from data.preparation.running import Runner, Say, inline
+from data.preparation.running import Runner, Say, inline, read_progress
 from data.preparation.scan import read_repeats, sampled_below, training_texts
 from data.preparation.work import WHOLE, DatasetWork, Input, limit_of
 from data.shards import FORMAT_VERSION
-from data.sources import outside_state, passed_over, tail_of, units_of
+from data.sources import is_local, outside_state, passed_over, tail_of, units_of
 from data.tokenizer import Tokenizer, TokenizerConfig, load_or_train
 
 WORK_KEPT_S = 7 * 24 * 3600  # work that nobody went on with for so long is removed
@@ -86,6 +87,18 @@ def prepare(
     return prepared
 
 
+def find_prepared(data: DataConfig, tokenizer: TokenizerConfig) -> Prepared | None:
+    """The data of the settings if it is in the cache; nothing is made, read or fetched for it.
+
+    Raises:
+        DataError: there is nothing where the settings say, or the cache is damaged.
+    """
+    if not all(map(is_local, data.sources().values())):
+        return None  # whether it has changed is known to a server
+    request = _Request(cache_root() / "data", data, tokenizer)
+    return request.open() if request.is_known() else None
+
+
 class _Request:
     """What one call asks for, and where in the cache it stands or will stand."""
 
@@ -131,7 +144,7 @@ class _Request:
         for n, source in self.sources.items():
             if name is None or self._set(n, name) is None:
                 count = len(self._inputs(n))
-                say(f"reading {source.described} ({count} unit{'s' if count != 1 else ''})")
+                say(Passing(f"reading {source.described} ({counted(count, 'unit')})"))
         path = None if name is None else self._tokenizer_path(name)
         if name is None or path is None or not path.is_file():
             tokenizer = self.given or self._train(say, run)
@@ -177,7 +190,8 @@ class _Request:
             f"training a tokenizer of {self.settings.vocab_size:,} tokens on {len(texts):,} "
             f"documents, {size:,} bytes"
         )
-        return load_or_train(self.settings, lambda: iter(texts))
+        watched = read_progress(texts, size, "training a tokenizer", say)
+        return load_or_train(self.settings, lambda: watched)
 
     def _work(self, name: str, tokenizer: str | None = None) -> DatasetWork:
         key = self.outside[name] if tokenizer is None else self._set_key(name, tokenizer)

@@ -6,10 +6,10 @@ workers are the caller's.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
-from data.messages import clock, size
+from data.messages import Passing, clock, counted, size
 
 Say = Callable[[str], None]
 SAY_EVERY_S = 2.0
@@ -49,6 +49,8 @@ class UnitProgress:
         self._begun = self._said = time.monotonic()
         if done:
             say(f"{what}: {done} of {units} units were done before")
+        if done < units:
+            say(Passing(f"{what}: {counted(units - done, 'unit')}"))
 
     def __call__(self, index: int, result: Any) -> None:
         """A unit is done; its result says how many bytes of text it had."""
@@ -59,7 +61,21 @@ class UnitProgress:
             self._said = now
             seconds = now - self._begun
             left = seconds / (self._done - self._before) * (self._units - self._done)
-            self._say(
+            line = (
                 f"{self._what}: {self._done} of {self._units} units, {size(self._bytes)}, "
                 f"{size(self._bytes / seconds)}/s, {clock(left)} left"
             )
+            self._say(Passing(line))
+
+
+def read_progress(texts: Iterable[str], total: int, what: str, say: Say) -> Iterator[str]:
+    """The texts, of `total` UTF-8 bytes; says every couple of seconds how many were taken."""
+    done, said = 0, time.monotonic()
+    say(Passing(f"{what}: 0% of the text read"))
+    for text in texts:
+        yield text
+        done += len(text.encode("utf-8"))
+        if (now := time.monotonic()) - said >= SAY_EVERY_S:
+            said = now
+            say(Passing(f"{what}: {done / total:.0%} of the text read"))
+    say(Passing(f"{what}: all of the text read, joining pairs of tokens"))

@@ -1,6 +1,7 @@
 """Where records come from: files, URLs, the hub, and the contract they are checked against."""
 
 from data.sources.reading import (
+    is_local,
     outside_state,
     passed_over,
     read_records,
@@ -10,6 +11,7 @@ from data.sources.reading import (
 )
 
 __all__ = [
+    "is_local",
     "outside_state",
     "passed_over",
     "read_records",

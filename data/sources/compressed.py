@@ -61,6 +61,21 @@ def head_of(path: Path, name: str) -> bytes:
         return b""
 
 
+def growth(path: Path, name: str, most: int) -> float:
+    """How many bytes come out of each that goes in, by about the first `most` that come out.
+
+    Raises:
+        DataError: the file can't be opened or is damaged.
+    """
+    unpacked = 0
+    with path.open("rb") as file:
+        stream = _Unpacked(file, path.suffix.lower(), name)
+        buffer = bytearray(CHUNK)
+        while unpacked < most and (count := stream.readinto(buffer)):
+            unpacked += count
+        return unpacked / max(1, file.tell())
+
+
 def damaged(name: str, size: int, reason: str) -> DamagedData:
     """The error of a file of so many bytes that ends too early or breaks in the middle."""
     return DamagedData(

@@ -102,9 +102,16 @@ def read_records(
     Raises:
         DataError: a file is missing, damaged, binary or not UTF-8, or a record breaks the contract.
     """
+    yield from checked(config, unit, _rows(config, unit, _named(config, columns)), columns)
+
+
+def checked(
+    config: SourceConfig, unit: InputUnit, rows: Iterator[Placed], columns: Sequence[str] = ()
+) -> Iterator[Record]:
+    """Rows of a unit as records; raises as `read_records`."""
     try:
         with _recognised(config, unit):
-            yield from _records(config, unit, _named(config, columns))
+            yield from _records(config, unit, rows, _named(config, columns))
     except contract.ColumnError as error:
         raise DataError(f"{error}{_compared(config, unit)}") from None
 
@@ -126,6 +133,14 @@ def outside_state(config: SourceConfig) -> list[Any]:
     return [[name_of(file.name), file.version or _content(file.name)] for file in files_of(config)]
 
 
+def is_local(config: SourceConfig) -> bool:
+    """Whether its records, and those it is validated on, can be had without a network."""
+    if config.source == "hf" or is_url(str(config.path).removeprefix("file://")):
+        return False
+    own = config.validation_source()
+    return own is None or is_local(own)
+
+
 def schema_changes(config: SourceConfig) -> list[str]:
     """A line for each later file of this machine whose columns are not those of the first file.
 
@@ -143,10 +158,12 @@ def schema_changes(config: SourceConfig) -> list[str]:
     ]
 
 
-def _records(config: SourceConfig, unit: InputUnit, named: Sequence[str]) -> Iterator[Record]:
+def _records(
+    config: SourceConfig, unit: InputUnit, rows: Iterator[Placed], named: Sequence[str]
+) -> Iterator[Record]:
     rules = contract.Contract(config.contract, as_text=config.source == "csv")
     build = builder(config)
-    for place, raw in _rows(config, unit, named):
+    for place, raw in rows:
         try:
             row = rules.check(_parsed(raw))
             texts, spans, columns = build(row)

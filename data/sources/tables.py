@@ -44,11 +44,15 @@ def table_units(files: list[InputFile]) -> list[InputUnit]:
         if is_url(file.name):
             units.append(InputUnit((file.name,)))
             continue
-        path = Path(file.name)
-        with _whole(path, file.name):
-            cuts = group([size for _, size in _parts(path)], inputs.UNIT_BYTES)
+        cuts = group([size for _, size in parts_of(file)], inputs.UNIT_BYTES)
         units += [InputUnit((file.name,), start, stop) for start, stop in cuts]
     return units
+
+
+def parts_of(file: InputFile) -> list[tuple[int, int]]:
+    """(rows, bytes in memory) of each row group or record batch of a file of this machine."""
+    with _whole(Path(file.name), file.name):
+        return list(_parts(Path(file.name)))
 
 
 def schema_of(path: Path, name: str) -> dict[str, str]:

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table as Grid
 
 from data.messages import override, short
 from orchestrator.job.failures import Explanation
+from orchestrator.job.screen import Terminal
 from orchestrator.plan.planning import Plan
 from orchestrator.record import runfolder
 from orchestrator.record.mlflow import Done, Pending
 from orchestrator.record.standing import Standing
+from orchestrator.terminal import fitted_command
 
 if TYPE_CHECKING:
     from orchestrator.stages.result import Result, Table
@@ -83,46 +84,60 @@ def result_of(
     return result
 
 
-def show(console: Console, ended: Ending, outcome: "Result | None") -> None:
+def show(console: Terminal, ended: Ending, outcome: "Result | None") -> None:
     """Print how the job ended and what to type next."""
-
-    def say(text: str = "") -> None:
-        console.print(text, highlight=False, soft_wrap=True, markup=False)
-
-    folder, result, tracked = ended.folder, ended.result, ended.tracked
-    if outcome is not None and outcome.samples:
-        say()
-        for text in outcome.samples:
-            say("| " + text.strip().replace("\n", "\n| "))
-            say()
-    if outcome is not None and result["status"] == "done":
-        for table in outcome.tables:
-            console.print(grid(table))
+    say, result = console.say, ended.result
+    if outcome is not None:
+        _show_outcome(console, outcome, done=result["status"] == "done")
     steps = f": {result['steps']} steps" if result["steps"] else ""
     say(f"{result['status']}{steps} in {result['wall_s']:.0f} s")
     if result["reason"] is not None:
         say(f"ended early: {result['reason']}")
     if best := result["best"]:
-        kept = short((folder / best["checkpoint"]).resolve())
+        kept = short((ended.folder / best["checkpoint"]).resolve())
         say(f"best:        {best['metric']} {best['value']:.4g} after step {best['step']}: {kept}")
     if ended.explanation is not None and result["status"] == "failed":
         say(f"error: {ended.explanation.line()}")
+    _show_places(console, ended, outcome)
+
+
+def _show_outcome(console: Terminal, outcome: "Result", *, done: bool) -> None:
+    """What the stage has made, and what the user should know of it."""
+    if outcome.samples:
+        console.say("")
+        for text in outcome.samples:
+            console.say("| " + text.strip().replace("\n", "\n| "))
+            console.say("")
+    if done:
+        for table in outcome.tables:
+            console.print(grid(table))
+        for notice in outcome.notices:
+            console.say(f"note: {notice}")
+
+
+def _show_places(console: Terminal, ended: Ending, outcome: "Result | None") -> None:
+    """What to type next, and where everything is."""
+    say, width = console.say, console.fitting
+    folder, result, tracked = ended.folder, ended.result, ended.tracked
     newest = (folder / result["checkpoint"]).resolve() if result["checkpoint"] else None
     own = newest is not None and newest.is_relative_to(folder.resolve())
     start = "" if newest is None else short(folder if own else newest)
     for label, command in outcome.next if outcome is not None else ():
-        say(f"{label + ':':13}{command.replace('{run}', shlex.quote(start or short(folder)))}")
+        command = command.replace("{run}", shlex.quote(start or short(folder)))
+        say(fitted_command(f"{label + ':':13}", command, width))
     if start and result["status"] != "done":
         typed = () if own else ended.overrides  # its own folder has its config, too
         again = [word for word in typed if not word.startswith("resume=")]
-        typed_again = shlex.join(["orchestrate", "run", *again])
-        say(f"go on:       {typed_again} {override('resume', start)}")
+        command = f"{shlex.join(['orchestrate', 'run', *again])} {override('resume', start)}"
+        say(fitted_command("go on:       ", command, width))
+    if newest is not None:
+        say(f"checkpoint:  {short(newest)}")
     say(f"run folder:  {short(folder)}")
     if isinstance(tracked, Pending):
         say(str(tracked))
     elif tracked.mlflow_run_id is not None:
         where = tracked.url or f"orchestrate ui {shlex.quote(short(folder))}"
-        say(f"MLflow:      {where}")
+        say(fitted_command("MLflow:      ", where, width))
 
 
 def grid(table: "Table") -> Grid:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.gang import Files, Placement, run_gang, run_inline
 from cluster.host.output import output_to
 from data.files import cache_root, in_use, read_json, write_text_atomic
-from data.messages import short
+from data.messages import counted, short
 from orchestrator.config import JobConfig, to_dict
 from orchestrator.job import ending, torchrun
 from orchestrator.job.codes import DONE, FAILED, INTERRUPTED, REFUSED, STOPPED
@@ -30,7 +30,7 @@ from orchestrator.job.rank import Assignment, environment, work
 from orchestrator.job.screen import Screen, Terminal
 from orchestrator.job.signals import Stops
 from orchestrator.job.startup import Startup
-from orchestrator.plan.planning import Plan, make_plan
+from orchestrator.plan.planning import LABEL, Plan, make_plan
 from orchestrator.record import runfolder
 from orchestrator.record.checkpoints import FOLDER as CHECKPOINTS
 from orchestrator.record.checkpoints import remove_partial
@@ -66,7 +66,7 @@ def execute(config: JobConfig, overrides: Sequence[str], asked: float) -> int:
         screen.phase("preparing the data")
         plan = make_plan(config, screen.say)
         for line in plan.lines():
-            screen.say(line)
+            screen.say(line, hang=LABEL)
         folder = runfolder.create(plan.config, overrides, plan.devices)
         screen.say(f"run folder {short(folder)}")
         assert plan.ready is not None  # make_plan makes it
@@ -139,9 +139,10 @@ class Job:
         """Carry out the stage in its workers; returns rank 0's result."""
         self.startup.enter("Ray and workers")
         if self.config.resources.launcher == "inline":
+            self.screen.phase("importing torch and building the model")
             return self._work_here()
         resources = self.config.resources
-        self.screen.phase(f"starting {resources.workers} workers")
+        self.screen.phase(f"starting {counted(resources.workers, 'worker')}")
         placement = Placement(
             resources.workers,
             resources.cpus_per_worker,

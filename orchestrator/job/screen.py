@@ -3,7 +3,6 @@
 It shows what the stage's outline names and keeps nothing that anybody else needs.
 """
 
-import os
 import textwrap
 import time
 from collections.abc import Mapping
@@ -16,11 +15,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from data.messages import Passing, clock
 from orchestrator.record.redaction import Redactor
 from orchestrator.record.standing import Standing
 from orchestrator.stages import Outline
+from orchestrator.terminal import fitted, fitted_parts, leave_reader
 
 PLAIN_SECONDS = 10.0  # between two plain lines without an evaluation
+BAR = 10  # columns
+MAJOR = 2  # of the metrics of training come before the time left
 SMOOTHING = 0.9  # of the shown throughput, per step
 
 
@@ -43,26 +46,34 @@ class Terminal(Console):
     def on_broken_pipe(self) -> None:
         """Go on without a reader; rich would end the program."""
         self.quiet = True
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 1)  # else the interpreter fails at its end, when it flushes
-        os.close(nowhere)
+        leave_reader()
+
+    def say(self, text: str, hang: int = 2) -> None:
+        """Print text as it is, in lines that fit a terminal (`terminal.fitted`)."""
+        shown = fitted(text, self.fitting, hang)
+        self.print(shown, highlight=False, soft_wrap=True, markup=False)
+
+    @property
+    def fitting(self) -> int | None:
+        """Columns that lines must fit; None where it is no terminal."""
+        return self.width if self.is_terminal else None
 
 
 class Screen:
     """Follows the record of a job. The driver is its only caller."""
 
-    def __init__(self, outline: Outline, console: Console) -> None:
+    def __init__(self, outline: Outline, console: Terminal) -> None:
         """Show nothing yet."""
         self.console = console
         self._outline = outline
         self._standing = Standing()
         self._rates: dict[str, float] = {}  # smoothed
-        self._phase = ""
+        self._phase, self._phase_begun = "", time.monotonic()
         self._first: tuple[int, float] | None = None  # step and time of the first metrics
         self._plain_at = 0.0
         self._live = (
             Live(console=console, get_renderable=self._bar, refresh_per_second=4, transient=True)
-            if console.is_terminal
+            if console.is_terminal and not console.is_dumb_terminal
             else None
         )
 
@@ -86,12 +97,17 @@ class Screen:
         if self._live:
             self._live.stop()
 
-    def say(self, text: str) -> None:
-        """Print a line above the bar."""
-        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+    def say(self, text: str, hang: int = 2) -> None:
+        """Print a line above the bar; in a terminal a Passing one is the bar, with a clock."""
+        if self._live and isinstance(text, Passing):
+            self.phase(text)
+        else:
+            self.console.say(text, hang)
 
     def phase(self, text: str) -> None:
         """Show what the job is busy with before its first step or after its last."""
+        if text.partition(":")[0] != self._phase.partition(":")[0]:
+            self._phase_begun = time.monotonic()
         self._phase = text
         if not self._live:
             self.say(text)
@@ -114,10 +130,11 @@ class Screen:
             if shown.metric in values
         ]
         if evaluated:
-            self.say("  ".join([self._text(), *evaluated]))
+            self._say_parts(self._parts())
+            self._say_parts([self._at(), *evaluated])
             self._plain_at = now
         elif not self._live and now - self._plain_at > PLAIN_SECONDS:
-            self.say(self._text())
+            self._say_parts(self._parts())
             self._plain_at = now
         self._phase = ""
 
@@ -130,21 +147,27 @@ class Screen:
         elif kind == "sampled":
             self.say("| " + textwrap.shorten(facts["texts"][0], 76, placeholder=" ..."))
 
-    def _text(self, *, live: bool = False) -> str:
-        """The state of the job in one line; the live one fits a terminal of 80 columns."""
-        seen, steps = self._standing.metrics, self._outline.steps
-        parts = [f"step {self._standing.step}/{steps}"]
-        also = self._outline.evaluation[1:2] if live else ()
-        for shown in (*self._outline.training, *also):
-            if shown.metric in seen:
-                value = self._rates[shown.metric] if shown.rate else seen[shown.metric]
-                parts.append(shown.text.format(value))
+    def _at(self) -> str:
+        return f"step {self._standing.step}/{self._outline.steps}"
+
+    def _parts(self) -> list[str]:
+        """The state of the job, what matters most first."""
+        seen = self._standing.metrics
+        shown = [
+            own.text.format(self._rates[own.metric] if own.rate else seen[own.metric])
+            for own in self._outline.training
+            if own.metric in seen
+        ]
+        parts = [self._at(), *shown[:MAJOR]]
         left = self._seconds_left()
-        if left is not None and self._standing.step < steps:
-            parts.append(f"{int(left // 60)}:{int(left % 60):02d} left")
+        if left is not None and self._standing.step < self._outline.steps:
+            parts.append(f"{clock(left)} left")
         if self._standing.checkpoint_step is not None:
             parts.append(f"saved {self._standing.checkpoint_step}")
-        return "  ".join(parts)
+        return [*parts, *shown[MAJOR:]]
+
+    def _say_parts(self, parts: list[str]) -> None:
+        self.console.say(fitted_parts(parts, self.console.fitting))
 
     def _seconds_left(self) -> float | None:
         if self._first is None or self._standing.step <= self._first[0]:
@@ -156,9 +179,17 @@ class Screen:
     def _bar(self) -> Table:
         table = Table.grid(padding=(0, 1))
         if self._phase:
-            table.add_row(self._phase)
+            gone = clock(time.monotonic() - self._phase_begun)
+            table.add_row(Text(f"{gone}  {self._phase}", no_wrap=True, overflow="ellipsis"))
         else:
             total, done = self._outline.steps, self._standing.step
-            bar = ProgressBar(total=total, completed=done, width=10)
-            table.add_row(bar, Text(self._text(live=True), no_wrap=True, overflow="ellipsis"))
+            bar = ProgressBar(total=total, completed=done, width=BAR)
+            table.add_row(bar, Text(self._fitting(self.console.width - BAR - 2), no_wrap=True))
         return table
+
+    def _fitting(self, width: int) -> str:
+        """As much of the state of the job as fits."""
+        parts = self._parts()
+        while len(parts) > 1 and len("  ".join(parts)) > width:
+            parts.pop()
+        return "  ".join(parts)

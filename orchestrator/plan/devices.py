@@ -2,14 +2,16 @@
 
 import os
 import re
+import shutil
 import socket
+from collections.abc import Iterable
 from functools import cache
 
 from cluster.inline import given_world_size
 from cluster.inventory import devices
 from cluster.nodes import Devices
 from cluster.placement import GangRefused, Placement, refuse_what_never_fits
-from orchestrator.config import ResourcesConfig
+from orchestrator.config import EngineConfig, ResourcesConfig
 
 CONNECT_SECONDS = 5
 
@@ -26,7 +28,7 @@ def available(address: str | None) -> Devices:
         if address is not None and (place := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address)):
             socket.create_connection((place[1], int(place[2])), CONNECT_SECONDS).close()
         return devices(address)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"resources.address (or RAY_ADDRESS)={address}: no Ray cluster answers there "
             f"({str(error).splitlines()[0]}); unset it to run on this machine"
@@ -62,6 +64,20 @@ def check_fits(resources: ResourcesConfig) -> Devices:
             f"{here.gpus}; try resources.gpus_per_worker=0{note}"
         )
     return here
+
+
+def check_compiler(resources: ResourcesConfig, engines: Iterable[EngineConfig]) -> None:
+    """Raise ValueError if an engine compiles and this machine, where it would, has no compiler."""
+    if resources.address is not None or not any(engine.compile for engine in engines):
+        return
+    # What torch.compile looks for: inductor a C++ compiler, triton one for C.
+    variable, names = ("CC", ("gcc", "clang")) if resources.gpus_per_worker else ("CXX", ("g++",))
+    if not any(map(shutil.which, (os.environ.get(variable) or names[0], *names))):
+        raise ValueError(
+            f"engine.compile=true needs a compiler, and this machine has no {' or '.join(names)}; "
+            f"install it (apt-get install {names[0]}), name another in the variable {variable}, "
+            "or set engine.compile=false"
+        )
 
 
 def ranks_here() -> int:

@@ -6,12 +6,12 @@ Everything that can be refused is refused here, with exit code 2 and nothing sta
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from cluster.nodes import Devices
 from data.messages import counted, size
 from orchestrator.config import JobConfig, TrainingConfig
-from orchestrator.plan.devices import check_fits
+from orchestrator.plan.devices import check_compiler, check_fits
 from orchestrator.plan.memory import Memory, memory_of
 from orchestrator.plan.outputs import check_disk, check_outputs
 from orchestrator.plan.resume import Start, find_start
@@ -22,6 +22,8 @@ from orchestrator.stages import STAGES, Outline, Ready
 if TYPE_CHECKING:
     from orchestrator.training.checkpoint import Weights
 
+Found = TypeVar("Found")
+LABEL = 12  # columns of the label of a line
 STATE_BYTES = 4  # of a number in a checkpoint; fp32 on disk
 
 
@@ -41,6 +43,8 @@ class Plan:
     """Where roles start from, if not from random weights."""
     start: Start | None = None
     """Where the job goes on. None: at step 0."""
+    notes: tuple[str, ...] = ()
+    """What is missing here, or in doubt."""
 
     @property
     def passed_over(self) -> list[str]:
@@ -98,6 +102,11 @@ class Plan:
             free=free,
         )
 
+    def check_compiler(self) -> None:
+        """Raise ValueError if a model is to be compiled where there is no compiler."""
+        engines = (role.config.engine for role in self.outline.roles.values())
+        check_compiler(self.config.resources, engines)
+
     @property
     def memory(self) -> Memory:
         """State of one worker, all models together."""
@@ -122,10 +131,11 @@ class Plan:
         if early := self._early_end():
             shown["early end"] = early
         shown["record"] = place(self.config.tracking, Path(self.config.outputs))
-        if self.devices is not None and self.devices.note:
-            shown["note"] = self.devices.note
+        own = (self.devices.note,) if self.devices is not None and self.devices.note else ()
+        if notes := (*own, *self.notes):
+            shown["note"] = "\n".join(notes)
         return [
-            f"{label if not number else '':12}{line}"
+            f"{label if not number else '':{LABEL}}{line}"
             for label, text in shown.items()
             for number, line in enumerate(text.splitlines())
         ]
@@ -205,6 +215,61 @@ def make_plan(config: JobConfig, say: Callable[[str], None]) -> Plan:
         ValueError: the job can't work; the message says what to type instead.
     """
     rough = rough_plan(config)
+    config, start, weights = _begin(config, rough, say)
+    free = check_outputs(Path(config.outputs))
+    rough.check_disk(free)
+    _check_record(config)
+    devices = check_fits(config.resources)
+    rough.check_compiler()
+    checkpoint = None if start is None else start.checkpoint
+    ready = STAGES[config.stage.name].driver.prepare(config, checkpoint, say)
+    return Plan(config, ready.outline, ready, free, devices, weights, start)
+
+
+def foresee(config: JobConfig, say: Callable[[str], None], *, with_data: bool) -> Plan:
+    """The plan of a job that is not started now, and maybe not here: what is missing is a note.
+
+    Args:
+        config: the job.
+        say: gets a line for each stage of the work on data.
+        with_data: make the data and count it; else a look at it tells about how much there is.
+
+    Raises:
+        ValueError: the job can't work anywhere, or not with the data that is here.
+    """
+    rough, notes = rough_plan(config), []
+
+    def noting(check: Callable[[], Found]) -> Found | None:
+        try:
+            return check()
+        except ValueError as error:
+            notes.append(str(error))
+            return None
+
+    config, start, weights = _begin(config, rough, say)
+    free = noting(lambda: check_outputs(Path(config.outputs)))
+    if free is not None:
+        noting(lambda: rough.check_disk(free))
+    devices = noting(lambda: check_fits(config.resources))
+    driver = STAGES[config.stage.name].driver
+
+    def outline() -> Outline:
+        _check_record(config)
+        rough.check_compiler()
+        checkpoint = None if start is None else start.checkpoint
+        if with_data:
+            return driver.prepare(config, checkpoint, say).outline
+        return driver.estimate(config, checkpoint)
+
+    # For a job that another machine will run, compiler and data may be there, too.
+    found = noting(outline) or rough.outline if devices is None else outline()
+    return Plan(config, found, None, free, devices, weights, start, (*notes, *found.notes))
+
+
+def _begin(
+    config: JobConfig, rough: Plan, say: Callable[[str], None]
+) -> tuple[JobConfig, Start | None, Mapping[str, "Weights"]]:
+    """The job by what it begins with: a checkpoint to resume, or weights of each role."""
     start = find_start(config)
     if start is not None:  # `outputs/latest` will soon mean the new run
         config = replace(config, resume=str(start.checkpoint.path.resolve()))
@@ -213,12 +278,9 @@ def make_plan(config: JobConfig, say: Callable[[str], None]) -> Plan:
         config = replace(config, resume=None, allow_changes=[])
     # A run that goes on has its own weights; those that it began with may be gone.
     weights = find_weights(rough.outline) if start is None else {}
-    config = pinned(config, weights)
-    free = check_outputs(Path(config.outputs))
-    rough.check_disk(free)
+    return pinned(config, weights), start, weights
+
+
+def _check_record(config: JobConfig) -> None:
     if config.tracking.enabled:
         check_store(new_state(config.tracking, Path(config.outputs)))
-    devices = check_fits(config.resources)
-    checkpoint = None if start is None else start.checkpoint
-    ready = STAGES[config.stage.name].driver.prepare(config, checkpoint, say)
-    return Plan(config, ready.outline, ready, free, devices, weights, start)

@@ -30,6 +30,8 @@ class Result:
     """Why it ended before its last step by itself, if it did."""
     tokens_per_second: float | None = None
     """Over optimizer steps alone: without start-up, evaluations and checkpoints."""
+    notices: tuple[str, ...] = ()
+    """What the user should know of the outcome, each a sentence with what to try."""
     samples: tuple[str, ...] = ()
     """Texts written by the model, for samples.txt."""
     tables: tuple[Table, ...] = ()

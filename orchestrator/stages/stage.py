@@ -1,7 +1,7 @@
 """What a stage declares to the job around it, and what the two exchange.
 
 The job knows a stage only by this: a config section; a module for the process that starts the job,
-with `outline` and `prepare`; and a function that every rank calls.
+with `outline`, `estimate` and `prepare`; and a function that every rank calls.
 """
 
 import importlib
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from data.messages import counted
 from orchestrator.config import JobConfig, RoleConfig, StageConfig
 from orchestrator.record.journal import Journal
 
@@ -63,15 +64,26 @@ class Outline:
     """The plan's first lines, by their label."""
     roles: Mapping[str, RoleOutline]
     training: tuple[Shown, ...] = ()
-    """What the screen shows of each step."""
+    """What the screen shows of each step, what matters most first."""
     evaluation: tuple[Shown, ...] = ()
     """What it shows of an evaluation; the first tells that there was one."""
     tokens_per_step: int | None = None
     """Tokens predicted in a step, over all ranks. None: the stage does not count in tokens."""
     flops: float | None = None
     """Floating-point operations of the whole job, forward and backward (models/cost.py)."""
+    notes: tuple[str, ...] = ()
+    """What an estimate makes doubtful."""
     score: Score | None = None
     """What runs are ranked by. None: nothing is measured that would rank them."""
+
+
+def step_line(config: JobConfig, sample: str) -> str:
+    """How the samples of an optimizer step are cut over micro-steps and workers."""
+    batch = config.batch
+    return (
+        f"{counted(batch.micro, sample)} x {counted(batch.accumulation_steps, 'micro-step')} x "
+        f"{counted(config.resources.workers, 'worker')} = {counted(batch.step, sample)}"
+    )
 
 
 @dataclass(frozen=True)
@@ -93,6 +105,12 @@ class Driver(Protocol):
     def outline(self, config: JobConfig) -> Outline:
         """The job from its settings alone. Raises ValueError for what can't work."""
 
+    def estimate(self, config: JobConfig, start: "Checkpoint | None") -> Outline:
+        """The job with what a look at its inputs tells; nothing is made, and little is read.
+
+        With inputs that are ready it is the outline that `prepare` gives.
+        """
+
     def prepare(self, config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
         """Make what the ranks need, or find it made; `start` is the checkpoint to resume.
 
@@ -107,7 +125,7 @@ class Stage:
     section: type[StageConfig]
     """Its settings."""
     driver_module: str
-    """Has `outline` and `prepare`, see Driver."""
+    """Has `outline`, `estimate` and `prepare`, see Driver."""
     rank_function: str
     """MODULE:FUNCTION that every rank calls; its module is imported in workers only."""
 

@@ -198,6 +198,7 @@ def fit(
     for step in range(start_step + 1, schedule.steps + 1):
         begun = time.perf_counter()
         micro_batches = next(batches)
+        waited = time.perf_counter() - begun
         own_weight = float(sum(batch.weight for batch in micro_batches))
         overdue = _overdue(schedule.save_minutes, saved_at)
         # In one reduction, so that all ranks stop and save at the same step.
@@ -234,6 +235,8 @@ def fit(
             f"train/{unit}": spent.weight,
             "train/flops": spent.flops,
             "train/seconds": spent.seconds,
+            "train/step_seconds": seconds,
+            "train/data_wait": waited / seconds,
         }
         log(step, metrics)
         due = schedule.save_at(step) or bool(overdue_ranks) or step == schedule.steps

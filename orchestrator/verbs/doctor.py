@@ -61,7 +61,10 @@ def main(argv: Sequence[str]) -> int:
             except ImportError as error:
                 remedy = "install what is missing, then look again"
                 findings.append(Finding(subject, f"can't be looked at: {error}", remedy))
-    print("\n".join(table(findings)))
+    from orchestrator.terminal import say
+
+    for line in table(findings):
+        say(line, hang=column(findings))
     return 1 if any(finding.mark == "MISSING" for finding in findings) else 0
 
 
@@ -74,13 +77,17 @@ def parser() -> argparse.ArgumentParser:
 
 def table(findings: Sequence[Finding]) -> list[str]:
     """A line per finding in columns; what to type stands below what it is about."""
-    width = max(len(finding.subject) for finding in findings)
-    lines = []
+    start, lines = column(findings), []
     for finding in findings:
-        lines.append(f"{finding.mark:8}{finding.subject:{width + 2}}{finding.found}")
+        lines.append(f"{f'{finding.mark:8}{finding.subject}':{start}}{finding.found}")
         if finding.remedy is not None:
-            lines.append(f"{'':{width + 10}}-> {finding.remedy}")
+            lines.append(f"{'':{start}}-> {finding.remedy}")
     return lines
+
+
+def column(findings: Sequence[Finding]) -> int:
+    """Where what was found begins in each line of the table."""
+    return 10 + max(len(finding.subject) for finding in findings)
 
 
 def _python() -> list[Finding]:

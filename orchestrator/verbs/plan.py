@@ -1,22 +1,20 @@
-"""`orchestrate plan`: check a job and say what it will do; starts nothing."""
+"""`orchestrate plan`: check a job and say what it will do; starts nothing, and makes nothing."""
 
 from collections.abc import Sequence
 
-from cluster.gang import GangRefused
 from orchestrator.config import JobConfig
-from orchestrator.plan.outputs import DiskTooSmall
-from orchestrator.plan.planning import make_plan, rough_plan
+from orchestrator.plan.planning import LABEL, foresee
+from orchestrator.terminal import say
 
 
-def main(config: JobConfig, overrides: Sequence[str], asked: float) -> int:
+def main(
+    config: JobConfig, overrides: Sequence[str], asked: float, *, with_data: bool = False
+) -> int:
     """Print the plan; returns the exit code. Raises ValueError if the job can't work.
 
-    A job for more than this machine has is still worked out, as far as that goes without it.
+    What this machine lacks for the job is a note below the plan. `with_data` makes the data, as
+    `run` would, and counts it.
     """
-    try:
-        plan = make_plan(config, print)
-    except (GangRefused, DiskTooSmall):
-        print("\n".join(rough_plan(config).lines()), flush=True)
-        raise
-    print("\n".join(plan.lines()))
+    for line in foresee(config, say, with_data=with_data).lines():
+        say(line, hang=LABEL)
     return 0

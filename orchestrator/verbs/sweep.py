@@ -43,7 +43,7 @@ def carry_out(jobs: Jobs, verb: Callable[..., int], asked: float, *, starts: boo
     """
     from orchestrator.plan.planning import make_plan
 
-    for number, (config, overrides) in enumerate(jobs) if starts else ():
+    for number, (config, overrides) in enumerate(jobs if starts else ()):
         try:
             # Its config names what `outputs/latest` means now, not after the first job.
             jobs[number] = make_plan(config, print).config, overrides

@@ -2,11 +2,14 @@
 
 import json
 import os
+import pty
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -27,13 +30,23 @@ NOISE = ("Warning", "WARNING", "INFO", "Traceback", "deprecated", "DeepSpeed ops
 
 
 class Job:
-    """One command in a folder of its own, in a process group as under a terminal."""
+    """One command in a folder of its own, in a process group as under a terminal.
 
-    def __init__(self, folder, corpus, *overrides, command=RUN, own=TINY, **environment):
+    `columns` puts a real one under it, as wide as that.
+    """
+
+    def __init__(
+        self, folder, corpus, *overrides, command=RUN, own=TINY, columns=None, **environment
+    ):
         self.folder = folder
         self.home = folder / "home"
         self.home.mkdir(parents=True, exist_ok=True)
         self._output = (folder / "screen.txt").open("wb")
+        self._reader, output = None, self._output.fileno()
+        if columns is not None:
+            environment = {"COLUMNS": str(columns), "TERM": "xterm", **environment}
+            driver, output = pty.openpty()
+            self._reader = threading.Thread(target=self._read, args=(driver,))
         environment = {"HOME": str(self.home), "PYTHONPATH": str(ROOT), **environment}
         unwanted = ("XDG_CACHE_HOME", "MPLCONFIGDIR", "RAY_AUTH_MODE", "MLFLOW_DISABLE_TELEMETRY")
         inherited = {k: v for k, v in os.environ.items() if k not in unwanted}
@@ -42,10 +55,19 @@ class Job:
             cwd=folder,
             env=inherited | environment,
             stdin=subprocess.DEVNULL,
-            stdout=self._output,
-            stderr=self._output,
+            stdout=output,
+            stderr=output,
             start_new_session=True,
         )
+        if self._reader is not None:
+            os.close(output)
+            self._reader.start()
+
+    def _read(self, terminal):
+        with suppress(OSError):  # all who could write have ended
+            while shown := os.read(terminal, 4096):
+                self._output.write(shown)
+        os.close(terminal)
 
     def wait(self, seconds=150):
         """The exit code."""
@@ -53,6 +75,8 @@ class Job:
             return self.process.wait(seconds)
         finally:
             self.kill()
+            if self._reader is not None:
+                self._reader.join(10)
             self._output.close()
 
     def kill(self):

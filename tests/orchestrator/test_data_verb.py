@@ -160,7 +160,11 @@ def test_a_mixture_is_typed_as_one_override(corpus, tmp_path):
         "plan", "data=mixture", datasets, *small, "data.phases=[{start: 4096, weights: {c: 1}}]"
     )
     assert "names c, but data.datasets has a, b" in said
-    said = refused("plan", "data=mixture", datasets, *small, "data.max_repetition=0.001")
+    often = ("data=mixture", datasets, *small, "data.max_repetition=0.001")
+    answer = typed("plan", *often)
+    assert answer.code == 0
+    assert "by this estimate data.max_repetition=0.001, but stage.steps=" in answer.out
+    said = refused("plan", "--with-data", *often)
     assert "data.max_repetition=0.001, but stage.steps=" in said
 
 
@@ -265,7 +269,7 @@ def test_coordinates_that_became_radians_stop_a_job_and_are_named(tmp_path, corp
     small += ["data=jsonl", "data.contract.columns={text: string, latitude: number}"]
     folder = answered("prepare", *small, "data.path=old.jsonl").split("data: ")[1].split(",")[0]
     drift = (f"data.drift.reference={folder}", "data.drift.policy=stop")
-    said = refused("plan", *small, "data.path=new.jsonl", *drift)
+    said = refused("plan", "--with-data", *small, "data.path=new.jsonl", *drift)
     assert "latitude" in said
     assert "radians" in said
     assert typed("plan", *small, "data.path=old.jsonl", *drift).code == 0

@@ -7,6 +7,7 @@ compared: Ray, torchrun, one process and a resumed run must tell the same losses
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -19,6 +20,7 @@ import pytest
 import yaml
 
 from orchestrator.record.lines import read
+from orchestrator.stages.language.scoring import notices
 from tests.orchestrator.commands import NOISE, ROOT, RUN, STEPS, TINY, Job, no_left_overs
 
 LEFT_OVER = {
@@ -151,14 +153,45 @@ def test_the_quick_start_needs_no_compiler_and_leaves_nothing_behind(quick):
     assert no_left_overs(quick), quick.left_overs()
 
 
-def test_one_process_of_plain_pytorch_tells_the_same_losses(quick, tmp_path, corpus):
-    job = Job(tmp_path, corpus, "resources=inline", "engine=torch", "tracking=none")
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, corpus):
+    """One process of plain PyTorch under a terminal, which makes its data anew."""
+    folder = tmp_path_factory.mktemp("alone")
+    words = ("resources=inline", "engine=torch", "tracking=none")
+    job = Job(folder, corpus, *words, columns=80, ORCHESTRATE_CACHE=str(folder / "cache"))
     assert job.wait() == 0, job.screen
+    return job
+
+
+def test_a_terminal_shows_a_clock_that_moves_and_no_line_that_does_not_fit(alone):
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", alone.screen)
+    assert len(set(re.findall(r"(\d:\d\d)  importing torch", shown))) > 1
+    lines = re.split(r"[\r\n]+", shown)
+    assert max(map(len, lines)) <= 80
+    assert any(re.search(r"step 12/12  train loss \d", line) for line in lines)
+    assert any(re.match(r"step 12/12  validation loss [\d.]+  [\d.]+ bits/byte$", x) for x in lines)
+    assert f"checkpoints/step_{STEPS:08d}" in shown.partition("done: ")[2]
+
+
+def test_a_model_worse_than_counts_of_bytes_says_so(alone):
+    rows = json.loads((alone.run / "bits_per_byte.json").read_text())["data"]
+    bits = {name: float(value) for name, value in rows}
+    worse = bits["this model"] > bits["bytes, add-one bigram"]
+    assert ("note: this model predicts text worse" in alone.screen) == worse
+    assert notices(3.0, {"bigram": 3.1, "unigram": 4.0}) == ()
+    assert "pairs of bytes (3.100)" in notices(3.2, {"bigram": 3.1, "unigram": 4.0})[0]
+    assert "single bytes (4.000)" in notices(4.2, {"bigram": 3.1, "unigram": 4.0})[0]
+
+
+def test_one_process_of_plain_pytorch_tells_the_same_losses(quick, alone):
+    job = alone
     assert job.metric() == pytest.approx(quick.metric(), rel=1e-4)
     assert job.metric("validation/loss") == pytest.approx(quick.metric("validation/loss"), rel=1e-4)
     assert [line for line in job.screen.splitlines() if any(n in line for n in NOISE)] == []
     assert "MLflow" not in job.screen
-    assert {path.name for path in tmp_path.iterdir()} == {"home", "outputs", "screen.txt"}
+    assert {path.name for path in job.folder.iterdir()} == {
+        *("home", "outputs", "screen.txt", "cache"),
+    }
 
 
 def test_torchrun_tells_the_same_losses_and_leaves_one_run_folder(quick, tmp_path, corpus):

@@ -1,5 +1,6 @@
 """The loop on real ranks: NaN, stops, resuming at the end, evaluation, what is logged when."""
 
+import time
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -179,8 +180,15 @@ def due():
         save=lambda step: called.append(("save", step)),
         evaluate=lambda step: called.append(("evaluate", step)) or {},
         log=lambda step, values: metrics.append(values),
+        batches=late_at_step_3(config),
     )
     return called, metrics
+
+
+def late_at_step_3(config):
+    for step, batch in enumerate(tiny.batches(config), start=1):
+        time.sleep(0.2 * (step == 3))
+        yield batch
 
 
 def test_evaluations_and_checkpoints_come_when_due_and_at_the_end_and_metrics_are_whole(one):
@@ -191,7 +199,11 @@ def test_evaluations_and_checkpoints_come_when_due_and_at_the_end_and_metrics_ar
         mask = tiny.rows(np.arange(8 * step)).loss_mask
         assert values["train/tokens"] == mask.sum(), "of all steps so far, for the axis of a curve"
         assert values["train/flops"] == 2.5 * step
-        assert values["train/tokens_per_second"] > 0
+        seconds = values["train/step_seconds"]
+        own = tiny.rows(np.arange(8 * (step - 1), 8 * step)).loss_mask.sum()
+        assert values["train/tokens_per_second"] == pytest.approx(own / seconds)
+        waited = values["train/data_wait"] * seconds
+        assert 0.2 <= waited <= seconds if step == 3 else 0 <= waited <= seconds
         assert values["train/learning_rate"] == pytest.approx(1e-2 * min(1, step / 5), rel=0.1)
     seconds = [values["train/seconds"] for values in metrics]
     assert seconds == sorted(seconds)

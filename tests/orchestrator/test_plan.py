@@ -1,3 +1,4 @@
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -41,7 +42,7 @@ def job(**stage):
 
 def test_the_plan_counts_what_the_job_will_do(corpus):
     answer = typed(
-        "plan", *on(corpus), "stage.steps=10", "stage.global_batch_size=6",
+        "plan", "--with-data", *on(corpus), "stage.steps=10", "stage.global_batch_size=6",
         "stage.micro_batch_size=2",
     )  # fmt: skip
     assert answer.code == 0, answer
@@ -57,6 +58,41 @@ def test_the_plan_counts_what_the_job_will_do(corpus):
     assert f"= {1920 / train:.3g} epochs" in answer.out
     assert "cores" in answer.out
     assert "free" in answer.out
+
+
+def but_disk(plan):
+    """The plan without what others may use up meanwhile."""
+    return re.sub(r"; [\d.]+ \w+ free", "", plan)
+
+
+def test_a_plan_makes_nothing_and_says_about_how_much_there_is(corpus, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("ORCHESTRATE_CACHE", str(cache))
+    words = (*on(corpus), "tokenizer=bpe", "tokenizer.vocab_size=300", "stage.steps=10")
+    first = typed("plan", *words)
+    assert (first.code, first.err, cache.exists()) == (0, "", False), first
+    assert list(Path.cwd().iterdir()) == []
+    counted = typed("plan", "--with-data", *words)
+    assert but_disk(typed("plan", *words).out) == but_disk(counted.out.partition("tokens/s\n")[2])
+    about, exact = (
+        [int(n.replace(",", "")) for n in re.findall(r"([\d,]+) (?:train|validation) ", own.out)]
+        for own in (first, counted)
+    )
+    assert sum(about) == pytest.approx(sum(exact[-2:]), rel=0.1)
+    assert "about" in first.out
+    assert "--with-data counts them" in first.out
+    assert "about" not in counted.out
+
+
+def test_a_plan_of_a_table_publishes_nothing(tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("ORCHESTRATE_CACHE", str(cache))
+    plan = ("plan", "stage=classify", "resources=cpu1", "tracking=none")
+    made = typed(*plan)
+    assert "train and" in made.out, made
+    assert not cache.exists()
+    assert but_disk(typed(*plan, "--with-data").out) == but_disk(made.out)
+    assert cache.exists()
 
 
 @pytest.mark.parametrize(
@@ -183,16 +219,23 @@ def test_a_small_disk_is_refused_before_anything_is_written(corpus, small_disk):
     assert list(small_disk.iterdir()) == []
 
 
-def test_a_model_too_large_for_the_disk_is_planned_and_refused():
+def test_a_job_for_another_machine_is_planned_and_what_is_missing_here_is_noted():
     free = shutil.disk_usage(".").free
     kept = 2 + free // (8_030_261_248 * 12)
     answer = typed(
         "plan", "experiment=llama_8b_64gpu", "data.path=x", f"stage.checkpoints_kept={kept}",
         "stage.checkpoint_every=1",
     )  # fmt: skip
-    assert answer.code == 2
+    assert (answer.code, answer.err) == (0, ""), answer
     assert "8,030,261,248 parameters" in answer.out
-    assert "error: outputs=outputs needs" in answer.err
+    notes = answer.out[answer.out.index("note ") :]
+    assert "outputs=outputs needs" in notes
+    assert "resources.workers=64 with 4 CPU(s) and 1 GPU(s) each do not fit" in notes
+    assert "data.path=x: there is no such file or folder" in notes
+
+
+def test_data_that_is_not_there_is_refused_for_a_job_of_this_machine():
+    assert "there is no such file or folder" in refused("plan", *on(Path("x")))
 
 
 @pytest.mark.parametrize("outputs", ["afile/runs", "/proc/runs", "/dev/null"])
@@ -221,6 +264,18 @@ def test_gpus_that_are_not_there_are_refused(monkeypatch):
     available.cache_clear()
 
 
+def test_compiling_without_a_compiler_is_refused_before_the_start(corpus, tmp_path, monkeypatch):
+    words = (*on(corpus), "stage.steps=2", "engine.compile=true")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    assert "engine.compile=true needs a compiler" in refused("run", *words)
+    assert "no g++; install it" in refused("plan", *words)
+    own = tmp_path / "my-compiler"
+    own.touch(mode=0o755)
+    monkeypatch.setenv("CXX", "my-compiler")
+    assert typed("plan", *words).code == 0
+
+
 def test_inline_workers_are_as_many_as_there_are_processes():
     said = refused("run", "resources=inline", "resources.workers=2")
     assert "try resources.workers=1, or torchrun --nproc-per-node=2" in said
@@ -240,6 +295,23 @@ def test_data_that_cannot_be_read_is_refused(content, said, tmp_path):
     if content is not None:
         file.write_bytes(content)
     assert said in refused("run", *on(file))
+
+
+def test_what_a_look_can_tell_is_refused_by_a_plan(corpus, tmp_path):
+    words = on(corpus)
+    (tmp_path / "empty.txt").touch()
+    assert "there is no text in it" in refused("plan", *words, f"data.path={tmp_path}/empty.txt")
+    long = f"stage.prompts=[{'x' * 40}]"
+    other = "data.validation_fraction=0.06"  # of which there is no data yet
+    assert "shorter than data.sequence_length" in refused("plan", *words, other, long)
+    drift = "data.drift.reference=nowhere"
+    assert "nowhere is no run folder" in refused("plan", *words, other, drift)
+    (tmp_path / "small.txt").write_text("a few words")
+    answer = typed("plan", *words, f"data.path={tmp_path}/small.txt")
+    assert answer.code == 0
+    assert "a row takes 32: it may be too small" in answer.out
+    address = ("resources.launcher=ray", "resources.address=nonsense")
+    assert "(or RAY_ADDRESS)=nonsense: no Ray cluster" in refused("run", *words, *address)
 
 
 def test_a_hub_name_is_refused_without_a_network():

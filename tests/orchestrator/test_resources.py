@@ -78,8 +78,8 @@ def test_gpus_that_a_cpu_build_of_torch_cannot_use_are_never_passed_over_in_sile
     assert " x CPU" in done.stdout
     assert "note        2 GPU(s) are here but the installed torch is a CPU build" in done.stdout
     done = machine(2, None, *small, "resources=gpu1", "resources.cpus_per_worker=1")
-    assert done.returncode == 2
-    assert "the installed torch is a CPU build" in done.stderr
+    assert done.returncode == 0, "a plan may be for another machine"
+    assert "the installed torch is a CPU build" in done.stdout.partition("note ")[2]
 
 
 def test_without_gpus_there_are_up_to_two_workers_that_fit(monkeypatch):

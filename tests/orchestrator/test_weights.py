@@ -156,7 +156,7 @@ def test_a_tokenizer_that_comes_out_the_same_is_the_same_and_another_is_refused(
     for number in range(40):
         (tmp_path / "other" / f"{number}.txt").write_text(f"Another text, {number}. " * 9)
     elsewhere = [word for word in learned if not word.startswith("data.path=")]
-    answer = typed("plan", *elsewhere, "data.path=other", f"model.weights={run}")
+    answer = typed("plan", "--with-data", *elsewhere, "data.path=other", f"model.weights={run}")
     assert answer.code == 2
     assert "add tokenizer=file tokenizer.path=" in answer.err
 

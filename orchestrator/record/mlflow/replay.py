@@ -97,7 +97,7 @@ class Replay:
             run = self.client.create_run(
                 experiment,
                 start_time=self.description.first_time(),
-                tags={RUN_TAG: key, "mlflow.user": _user()},
+                tags={RUN_TAG: key, "mlflow.user": user_name()},
                 run_name=self.description.redactor.known(state.name or self.description.name),
             )
         if state.run_id != run.info.run_id:  # a store that has nothing of it yet
@@ -279,14 +279,6 @@ class Replay:
             log.exception("no figures")
 
 
-def _user() -> str:
-    """Who sends it; a bare user id in a container has no name."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.getuid())
-
-
 def _schema(columns: dict[str, str]) -> str | None:
     """Columns with their types as MLflow writes those of a table. None: none are known."""
     spec = [{"name": name, "type": kind, "required": True} for name, kind in columns.items()]
@@ -300,3 +292,11 @@ def _all_points(lines: list[dict[str, Any]]) -> list[Point]:
         for line in lines
         for key, value in line["metrics"].items()
     ]
+
+
+def user_name() -> str:
+    """Of whoever runs this; the number where it has no name, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())

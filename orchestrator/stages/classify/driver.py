@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.files import cache_root
-from data.messages import counted
+from data.messages import counted, size
 from models import cost
 from models.configs import classifier
 from orchestrator.config import JobConfig
@@ -14,15 +14,19 @@ from orchestrator.stages.classify.examples import PublishedExamples, publish_exa
 from orchestrator.stages.classify.resuming import start_position
 from orchestrator.stages.classify.stage import ClassifyConfig
 from orchestrator.stages.classify.tables import Examples, read_examples
-from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Score, Shown
+from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Score, Shown, step_line
 
 if TYPE_CHECKING:
     from orchestrator.record.checkpoints import Checkpoint
 
-TRAINING = (Shown("train/loss", "loss {:.3f}"), Shown("train/accuracy", "accuracy {:.1%}"))
+MOST_BYTES = 2**26  # of a table that is read for a plan
+TRAINING = (
+    Shown("train/loss", "train loss {:.3f}"),
+    Shown("train/accuracy", "train accuracy {:.1%}"),
+)
 EVALUATION = (
     Shown("validation/accuracy", "validation accuracy {:.1%}"),
-    Shown("validation/loss", "loss {:.3f}"),
+    Shown("validation/loss", "validation loss {:.3f}"),
 )
 
 
@@ -32,11 +36,24 @@ def outline(config: JobConfig) -> Outline:
     return _outline(config, f"{source}, not read yet")
 
 
+def estimate(config: JobConfig, start: "Checkpoint | None") -> Outline:
+    """The job with its examples, unless they are a large table; nothing is published."""
+    table = config.section(ClassifyConfig).data
+    if table is not None and (path := Path(table)).is_file() and path.stat().st_size > MOST_BYTES:
+        line = f"{table}, {size(path.stat().st_size)}, not read yet; --with-data reads it"
+        return _outline(config, line)
+    return _ready(config, start, None).outline
+
+
 def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
     """Read, check and publish the examples; check that the job can go on from `start`."""
+    return _ready(config, start, cache_root())
+
+
+def _ready(config: JobConfig, start: "Checkpoint | None", cache: Path | None) -> Ready:
     stage = config.section(ClassifyConfig)
     examples = read_examples(stage, classifier(config.role("model").model))
-    published = publish_examples(examples, stage.validation_fraction, config.seed, cache_root())
+    published = publish_examples(examples, stage.validation_fraction, config.seed, cache)
     if start is not None:
         start_position(start, config, published)
     data = f"{examples.source}: {published.train:,} train and {published.validation:,} "
@@ -61,9 +78,7 @@ def _outline(config: JobConfig, data: str, train: int | None = None) -> Outline:
     lines = {
         "model": f"{role.model.family}, {parameters:,} parameters",
         "data": data,
-        "step": f"{counted(batch.micro, 'example')} x "
-        f"{counted(batch.accumulation_steps, 'micro-step')} x "
-        f"{counted(config.resources.workers, 'worker')} = {counted(batch.step, 'example')}",
+        "step": step_line(config, "example"),
         "job": f"{counted(stage.steps, 'step')} = {examples:,} examples{epochs}; evaluated "
         f"{evaluated}; {flops:.3g} floating-point operations",
     }
@@ -88,7 +103,7 @@ def _record(
 ) -> None:
     """An event for each split, which leads from the run to its data."""
     columns = dict.fromkeys(examples.names, "double") | {label: "long"}
-    for split, size in (("train", published.train), ("validation", published.validation)):
+    for split, count in (("train", published.train), ("validation", published.validation)):
         journal.event(
             "dataset",
             name="digits" if examples.path is None else examples.path.stem,
@@ -97,6 +112,6 @@ def _record(
             mixture=False,
             folder=str(published.folder(cache_root())),
             fingerprint=published.fingerprint,
-            examples=size,
+            examples=count,
             columns=columns,
         )

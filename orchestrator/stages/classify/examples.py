@@ -64,9 +64,15 @@ class PublishedExamples:
 
 
 def publish_examples(
-    examples: Examples, validation_fraction: float, seed: int, cache: Path
+    examples: Examples, validation_fraction: float, seed: int, cache: Path | None
 ) -> PublishedExamples:
     """Cut, standardise and publish the examples, unless that has been done.
+
+    Args:
+        examples: all of them.
+        validation_fraction: share of the validation split.
+        seed: of the cut.
+        cache: root of the cache to publish in. None: only say what would be published.
 
     Raises:
         ValueError: a split would be empty, or the training split has a single label.
@@ -93,7 +99,8 @@ def publish_examples(
         digest.update(f"{name} {array.shape}".encode())
         digest.update(array.tobytes())
     found = PublishedExamples(digest.hexdigest(), len(train), len(held_out), standard)
-    _write(found.folder(cache), arrays, about)
+    if cache is not None:
+        _write(found.folder(cache), arrays, about)
     return found
 
 

@@ -5,13 +5,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from data import Published, TokenizerConfig
+from data import Prepared, Published, TokenizerConfig
 from data.messages import counted
 from models import cost
 from models.configs import LanguageModelConfig, language
 from orchestrator.config import JobConfig, RoleConfig
 from orchestrator.stages.evaluate.stage import EvaluateConfig
-from orchestrator.stages.language.preparing import describe, make_data
+from orchestrator.stages.language.preparing import (
+    about,
+    describe,
+    estimated_line,
+    find_data,
+    make_data,
+)
 from orchestrator.stages.language.recording import record_data
 from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Score
 from orchestrator.stages.weights import verified_weights
@@ -38,13 +44,32 @@ def outline(config: JobConfig) -> Outline:
     return _outline(config, weights, f"{describe(config.data)}, not read yet")
 
 
+def estimate(config: JobConfig, start: "Checkpoint | None") -> Outline:
+    """The evaluation with the data that has been made, else with about what its sources hold."""
+    weights = _weights(config)
+    config = _with_tokenizer(config, weights)
+    prepared = find_data(config)
+    if prepared is not None:
+        return _ready(config, weights, prepared).outline
+    split = config.section(EvaluateConfig).split
+    return _outline(config, weights, estimated_line(config, about(config), split))
+
+
 def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
     """Make the data with the checkpoint's tokenizer; `start` is None, nothing is resumed."""
-    weights, split = _weights(config), config.section(EvaluateConfig).split
+    weights = _weights(config)
+    config = _with_tokenizer(config, weights)
+    return _ready(config, weights, make_data(config, say))
+
+
+def _with_tokenizer(config: JobConfig, weights: "Weights") -> JobConfig:
     assert weights.tokenizer is not None  # `_weights` checks it
     given = TokenizerConfig(kind="file", path=str(weights.tokenizer))
-    config = replace(config, tokenizer=given)
-    prepared = make_data(config, say)
+    return replace(config, tokenizer=given)
+
+
+def _ready(config: JobConfig, weights: "Weights", prepared: Prepared) -> Ready:
+    split = config.section(EvaluateConfig).split
     sets = [getattr(own, split) for own in prepared.datasets.values()]
     documents, tokens = sum(own.documents for own in sets), sum(own.tokens for own in sets)
     found = f"{describe(config.data)}: {documents:,} {split} documents, {tokens:,} tokens"

@@ -3,9 +3,11 @@
 import re
 from collections.abc import Mapping
 
-from data import DataConfig, Prepared, Tokenizer, prepare
+from data import DataConfig, Prepared, Tokenizer, find_prepared, prepare
 from data.addresses import hide
+from data.ask.estimate import Estimate, estimate
 from data.config import SINGLE, SourceConfig
+from data.messages import size
 from data.tokenizer import load_or_train, vocab_size
 from orchestrator.config import JobConfig
 from orchestrator.stages.language.tokenizing import tokenizing
@@ -31,6 +33,38 @@ def make_data(config: JobConfig, say: Say, workers: int | None = None) -> Prepar
         if found < asked:
             say(f"tokenizer.vocab_size={asked}: this text fills {found} tokens, and has no more")
     return prepared
+
+
+def find_data(config: JobConfig) -> Prepared | None:
+    """The data of the job, if it has been made before; nothing is made or read for it."""
+    return find_prepared(config.data, config.tokenizer)
+
+
+def about(config: JobConfig) -> dict[str, Estimate] | None:
+    """About how much each dataset of the job holds; None if that can't be seen from here."""
+    return estimate(config.data, config.tokenizer)
+
+
+def estimated_line(config: JobConfig, found: Mapping[str, Estimate] | None, *splits: str) -> str:
+    """The data of a job in a line of its plan, as far as it is known before it is made."""
+    if found is None:
+        return f"{describe(config.data)}: not on this machine; --with-data fetches and counts it"
+    tokens = {
+        "train": sum(own.train for own in found.values()),
+        "validation": sum(own.validation for own in found.values()),
+    }
+    shown = " and ".join(f"{rounded(tokens[split])} {split}" for split in splits)
+    looked = size(sum(own.sampled_bytes for own in found.values()))
+    return (
+        f"{describe(config.data)}: about {shown} tokens, by a look at {looked} of the text; "
+        "--with-data counts them"
+    )
+
+
+def rounded(count: float) -> str:
+    """An estimate for a reader, with two digits: 1,300,000."""
+    digits = max(0, len(str(int(count))) - 2)
+    return f"{round(count, -digits):,.0f}"
 
 
 def describe(data: DataConfig) -> str:

@@ -27,6 +27,18 @@ def perplexity(loss: float) -> float:
         return math.inf
 
 
+def notices(ours: float, baselines: Mapping[str, float]) -> tuple[str, ...]:
+    """A sentence for a model that predicts text worse than counts of bytes, in bits per byte."""
+    for name, what in (("unigram", "single bytes"), ("bigram", "pairs of bytes")):
+        if name in baselines and ours > baselines[name]:
+            return (
+                f"this model predicts text worse ({ours:.3f} bits per byte) than mere counts of "
+                f"{what} ({baselines[name]:.3f}), so it has learned little; train for more steps "
+                "(stage.steps), and if its loss does not fall, change optim.learning_rate",
+            )
+    return ()
+
+
 def comparison(ours: float, baselines: Mapping[str, float]) -> Table:
     """Bits per byte of the validation text, best first; lower is better."""
     rows = sorted([("this model", ours), *baselines.items()], key=lambda row: row[1])

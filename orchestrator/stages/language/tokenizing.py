@@ -10,6 +10,7 @@ from typing import Any
 from cluster.nodes import local_devices
 from cluster.pool import FolderNotSeen, Placement, Pool, PoolFailed, pool
 from data.files import DataError, cache_root
+from data.messages import Passing
 from data.preparation.running import Runner, Say, inline
 from orchestrator.config import ResourcesConfig
 
@@ -49,7 +50,7 @@ def tokenizing(
             if len(arguments) < few or count == 1 or here:
                 return inline(function, arguments, on_result)
             if started is None:
-                say(f"starting {min(count, len(arguments))} tokenization workers")
+                say(Passing(f"starting {min(count, len(arguments))} tokenization workers"))
                 logs = stack.enter_context(_log_folder())
                 placement = Placement(count, 1, 0, resources.address)
                 # A core each: rayon's threads would fight for them.

@@ -14,7 +14,7 @@ from orchestrator.stages.language.objective import next_token
 from orchestrator.stages.language.resuming import initial_state, resumed_state
 from orchestrator.stages.language.roles import language_role
 from orchestrator.stages.language.sampling import sample, sample_in_training
-from orchestrator.stages.language.scoring import bits_per_byte, comparison, perplexity
+from orchestrator.stages.language.scoring import bits_per_byte, comparison, notices, perplexity
 from orchestrator.stages.pretrain.stage import PretrainConfig
 from orchestrator.stages.result import SEPARATOR, Result
 from orchestrator.stages.run import Run
@@ -36,6 +36,7 @@ def pretrain(config: JobConfig, inputs: Published, run: Run) -> Result:
         stopped=outcome.stopped,
         reason=training.checkpoints.reason(outcome),
         tokens_per_second=outcome.weight / max(outcome.training_seconds, 1e-9),
+        notices=() if ours is None else notices(ours, training.prepared.baselines),
         samples=tuple(texts),
         tables=() if ours is None else (comparison(ours, training.prepared.baselines),),
         next=(("write text", "orchestrate generate {run} --prompt 'Return the'"),),

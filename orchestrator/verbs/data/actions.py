@@ -18,6 +18,7 @@ from data.shards import BLOCK_BYTES, CACHE_BLOCKS
 from data.shards.blocks import HASH_BYTES, REMEDY
 from data.sources.lines import place_of_line
 from orchestrator.config import TrainingConfig, nearest_multiples
+from orchestrator.terminal import say
 from orchestrator.verbs.data.subject import Subject
 
 SHOWN = 70  # characters of a text on a line
@@ -28,9 +29,9 @@ def prepare(subject: Subject, options: argparse.Namespace) -> int:
     """Make the data and say where it stands."""
     prepared = subject.prepare(workers=options.workers)
     for name, dataset in prepared.datasets.items():
-        print(f"{name}: {dataset.folder}, fingerprint {dataset.train.fingerprint[:12]}")
+        say(f"{name}: {dataset.folder}, fingerprint {dataset.train.fingerprint[:12]}")
         for line in dataset.report.lines():
-            print(f"  {line}")
+            say(f"  {line}")
     return 0
 
 
@@ -53,20 +54,20 @@ def verify(subject: Subject, options: argparse.Namespace) -> int:
             ]
             stored = sum(entry.size for entry in shards.entries)
             said = counted(len(found), "problem") if found else "all hashes as written"
-            print(
+            say(
                 f"{name} {split}: {counted(len(shards.entries), 'shard')}, {stored:,} bytes, {said}"
             )
     if subject.saved is not None:
         state = subject.saved
         lost = check_prefix(subject.stream, state, most_rows=state.cursor)
         problems += [lost] if lost else []
-        print(
+        say(
             f"run: {state.cursor:,} tokens in {state.step:,} steps, "
             f"{state.skipped.sequences:,} sequences skipped; "
             + ("the account does not hold" if lost else "each exactly as often as planned")
         )
     for problem in problems:
-        print(f"problem: {problem}")
+        say(f"problem: {problem}")
     return 1 if problems else 0
 
 
@@ -94,14 +95,14 @@ def explain(subject: Subject, options: argparse.Namespace) -> int:
         print(json.dumps([{"sample": n, "pieces": [asdict(p) for p in own]} for n, own in rows]))
         return 0
     done = "was" if step <= state.step else "will be"
-    print(
+    say(
         f"step {step} {done} tokens {cursor:,}..{cursor + tokens - 1:,}: "
         f"{counted(tokens // length, 'sequence')} of {counted(length, 'token')}"
     )
     for number, pieces in zip(chosen, found, strict=True):
-        print(f"\nsequence {number}: {_origin(pieces)}")
+        say(f"\nsequence {number}: {_origin(pieces)}")
         for piece in pieces:
-            print(f"  {_line(piece, whole=sample is not None)}")
+            say(f"  {_line(piece, whole=sample is not None)}")
     return 0
 
 
@@ -166,16 +167,16 @@ def when(subject: Subject, options: argparse.Namespace) -> int:
         return 0
     for document in documents:
         start, end = shards.extent(document)
-        print(f"document {document} of {name}, {shards.place(document)}, {end - start} tokens")
+        say(f"document {document} of {name}, {shards.place(document)}, {end - start} tokens")
         mine = [row for row in rows if row["document"] == document]
         for row in mine:
             done = "was" if row["step"] <= state.step else "will be"
-            print(
+            say(
                 f"  step {row['step']} ({done}), epoch {row['epoch']}: tokens {row['offset']}.."
                 f"{row['offset'] + row['tokens'] - 1}"
             )
         if not mine:
-            print(f"  in none of the {subject.config.section(TrainingConfig).steps} steps")
+            say(f"  in none of the {subject.config.section(TrainingConfig).steps} steps")
     return 0
 
 
@@ -211,14 +212,12 @@ def simulate(subject: Subject, options: argparse.Namespace) -> int:
     )
     seconds = found.seconds_per_step(options.bandwidth * 1e6)
     fetched = sum(found.fetched_bytes)
-    print(
-        ", ".join(counted(*own) for own in ((hosts, "host"), (workers, "worker"), (steps, "step")))
-    )
-    print(f"useful   {size(found.useful_bytes)} of tokens")
-    print(f"fetched  {size(fetched)} by all hosts, {found.amplification:.2f} x the useful")
-    print(
+    say(", ".join(counted(*own) for own in ((hosts, "host"), (workers, "worker"), (steps, "step"))))
+    say(f"useful   {size(found.useful_bytes)} of tokens")
+    say(f"fetched  {size(fetched)} by all hosts, {found.amplification:.2f} x the useful")
+    say(
         f"busiest  host: {size(max(found.fetched_bytes))}, {seconds * 1000:,.2f} ms a step at "
         f"{options.bandwidth:g} MB/s"
     )
-    print(f"cache    at most {size(found.peak_blocks * HASH_BYTES)} on the fullest host")
+    say(f"cache    at most {size(found.peak_blocks * HASH_BYTES)} on the fullest host")
     return 0

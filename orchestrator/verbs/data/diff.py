@@ -5,6 +5,7 @@ from pathlib import Path
 
 from data.drift import GateReport
 from data.sources.table_files import TABLES, is_table
+from orchestrator.terminal import say
 
 
 def diff(a: str, b: str, as_json: bool) -> int:
@@ -33,10 +34,10 @@ def diff(a: str, b: str, as_json: bool) -> int:
         print(json.dumps({"facts": facts, "reports": found}))
     else:
         for line in facts:
-            print(line)
+            say(line)
         for name, report in reports.items():
             for line in report.lines():
-                print(f"{name}: {line}" if len(reports) > 1 else line)
+                say(f"{name}: {line}" if len(reports) > 1 else line)
     return 0 if all(report.passed for report in reports.values()) else 1
 
 

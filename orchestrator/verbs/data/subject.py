@@ -13,6 +13,7 @@ from orchestrator.config import JobConfig
 from orchestrator.plan.resume import find_start
 from orchestrator.stages.language.preparing import make_data
 from orchestrator.stages.language.resuming import initial_state, resumed_state
+from orchestrator.terminal import say
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,14 @@ class Subject:
     config: JobConfig
     folder: Path | None
 
-    def prepare(self, say: Callable[[str], None] = print, workers: int | None = None) -> Prepared:
+    def prepare(self, say: Callable[[str], None] = say, workers: int | None = None) -> Prepared:
         """The data, made now if it is not there, by so many processes."""
         return make_data(self.config, say, workers)
 
     @cached_property
     def prepared(self) -> Prepared:
         """The data, made now if it is not there; standard output is for the answer."""
-        return self.prepare(lambda line: print(line, file=sys.stderr))
+        return self.prepare(lambda line: say(line, sys.stderr))
 
     @cached_property
     def stream(self) -> Stream:
