@@ -30,9 +30,9 @@ SMOOTHING = 0.9  # of the shown throughput, per step
 class Terminal(Console):
     """Standard output without secrets; its reader may go away while a job goes on."""
 
-    def __init__(self, redactor: Redactor) -> None:
+    def __init__(self, redactor: Redactor, **options: Any) -> None:
         """Hide what `redactor` knows: what is on the screen is kept by CI and screenshots."""
-        super().__init__()
+        super().__init__(**options)
         self._redactor = redactor
 
     def print(self, *objects: Any, **options: Any) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.compose import refusal, schema
 from orchestrator.compose.schema import GROUPS
+from orchestrator.job.codes import UNREAD
 from orchestrator.stages.pretrain.stage import PretrainConfig
 from tests.orchestrator.typed import on, refused, typed
 
@@ -236,7 +237,7 @@ def test_a_reader_that_has_seen_enough_ends_a_verb_without_a_word():
     with subprocess.Popen(command, **pipes, cwd=Path(__file__).parents[2]) as verb:
         verb.stdout.close()  # before it says anything
         assert verb.stderr.read() == b""
-    assert verb.returncode == 1
+    assert verb.returncode == UNREAD
 
 
 def test_the_command_line_imports_nothing_heavy_and_no_plugin(corpus, tmp_path):
