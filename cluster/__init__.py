@@ -11,6 +11,7 @@ What they stand on:
     worker.py     the process of a worker, from inside; answers.py: what goes to it and back
     bundles.py, gang_run.py, polls.py, world.py    the parts of a gang
     inline.py     a gang without Ray
+    pulse.py      whether a worker of a pool or a service still answers
     slot.py, replica.py    one worker of a pool, one replica of a service
     files.py      files on hosts that do not share the driver's disk
     failure.py, post_mortem.py, ending.py    who is to blame, of what it died, and that all are gone

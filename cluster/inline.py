@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 from cluster.host.environment import environment
+from cluster.host.launched import OF_ELASTIC, OF_MPI, left_over
 from cluster.host.network import free_port
 from cluster.polls import OnRecords
 from cluster.worker import Channel, Target
@@ -26,8 +27,13 @@ def given_world_size() -> int | None:
 def run_inline(
     target: Target, payload: Any, *, on_records: OnRecords, stop: threading.Event
 ) -> Any:
-    """Run the target in this process: as rank 0 of 1, or as the rank that torchrun gave it."""
+    """Run the target in this process: as rank 0 of 1, or as the rank that torchrun gave it.
+
+    Raises:
+        ValueError: only a part of torchrun's variables is set.
+    """
     alone = {
+        **left_over(*OF_ELASTIC),
         "RANK": "0",
         "LOCAL_RANK": "0",
         "WORLD_SIZE": "1",
@@ -36,7 +42,7 @@ def run_inline(
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
     }
-    with environment(alone if given_world_size() is None else {}):
+    with environment({**left_over(*OF_MPI), **(alone if given_world_size() is None else {})}):
         rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         channel = Channel(rank, world_size, lambda r: on_records(rank, [r]), stop.is_set)
         return target(payload, channel)

@@ -17,15 +17,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from cluster import pulse
 from cluster.answers import PoolWorker, pickled
 from cluster.connection.session import Session, ray_session
 from cluster.errands import pinned_to
-from cluster.failure import UNKNOWN, from_death
+from cluster.failure import UNKNOWN, WorkerFailed, from_death, from_silence
 from cluster.files import nodes_that_see
+from cluster.head import node_answers
 from cluster.placement import Placement, places, refuse_what_never_fits
 from cluster.polls import POLL_S
 from cluster.post_mortem import memory_report
 from cluster.slot import Slot, end_slots
+from cluster.worker import Record
 
 __all__ = ["FolderNotSeen", "Placement", "Pool", "PoolFailed", "pool", "ray_session", "run_pool"]
 
@@ -166,6 +169,11 @@ class Pool:
             assert self._session is not None
             self._session.check()
             self._give_out(work, arguments)
+            for slot in [slot for slot in self.slots if slot.works and slot.pulse.is_silent]:
+                worker = self._described(slot)
+                answers = node_answers(ray, worker["node"])
+                failure = from_silence(worker, slot.pulse.silent_s, node_answers=answers)
+                self._replace(slot, failure, arguments)
             # Calls of an actor are carried out in order, so its oldest one is the one to wait for.
             oldest = {next(iter(slot.units)): slot for slot in self.slots if slot.units}
             starting = {slot.begun: slot for slot in self.slots if not slot.works}
@@ -175,7 +183,7 @@ class Pool:
                 try:
                     answer = ray.get(call)
                 except ray.exceptions.RayError as error:
-                    self._replace(slot, error, arguments)
+                    self._replace_dead(slot, error, arguments)
                     continue
                 if call in starting:
                     slot.works = True
@@ -223,7 +231,7 @@ class Pool:
         if self._places is not None:
             options["scheduling_strategy"] = pinned_to(self._places[number % len(self._places)])
         actor = (
-            self.ray.remote(PoolWorker)
+            self.ray.remote(**pulse.OPTIONS)(PoolWorker)
             .options(
                 num_cpus=self.placement.cpus_per_worker,
                 num_gpus=self.placement.gpus_per_worker,
@@ -235,9 +243,8 @@ class Pool:
         threads = str(self.placement.cpus_per_worker)
         env = {"RANK": str(number), "WORLD_SIZE": str(self.placement.workers)}
         env |= {"OMP_NUM_THREADS": threads, "RAYON_NUM_THREADS": threads, **self.env}
-        return Slot(
-            number, log, actor, actor.describe.remote(), actor.start.remote(number, log, env)
-        )
+        described, begun = actor.describe.remote(), actor.start.remote(number, log, env)
+        return Slot(number, log, actor, described, begun, pulse.Pulse(self.ray, actor))
 
     def _give_out(self, work: Any, arguments: Sequence[Any]) -> None:
         """Fill the queues, the shortest first; the last units wait for whoever is free first."""
@@ -252,15 +259,22 @@ class Pool:
             self._said = True
             self.say("the workers wait for free CPUs in the cluster")
 
-    def _replace(self, slot: Slot, error: Exception, arguments: Sequence[Any]) -> None:
-        """Put a new worker in the place of a dead one, or give up the unit that it was at."""
+    def _described(self, slot: Slot) -> Record:
         facts = UNKNOWN | (slot.describe(self.ray) or {})
-        facts |= {"rank": slot.number, "log": str(slot.log)}
-        failure = from_death(error, facts, memory_report(self.ray, facts, slot.memory_kills))
+        return facts | {"rank": slot.number, "log": str(slot.log)}
+
+    def _replace_dead(self, slot: Slot, error: Exception, arguments: Sequence[Any]) -> None:
+        worker = self._described(slot)
+        failure = from_death(error, worker, memory_report(self.ray, worker, slot.memory_kills))
+        if failure.cause == "exception":  # Ray could not carry the argument or the result
+            name = str(arguments[next(iter(slot.units.values()))]) if slot.units else "its start"
+            raise PoolFailed(f"{name}: {failure.error_type}: {failure.message}") from error
+        self._replace(slot, failure, arguments)
+
+    def _replace(self, slot: Slot, failure: WorkerFailed, arguments: Sequence[Any]) -> None:
+        """Put a new worker in the place of a lost one, or give up the unit that it was at."""
         blamed = next(iter(slot.units.values()), None)  # None: it died before it had a unit
         name = "its start" if blamed is None else str(arguments[blamed])
-        if failure.cause == "exception":  # Ray could not carry the argument or the result
-            raise PoolFailed(f"{name}: {failure.error_type}: {failure.message}") from error
         death = f"worker {slot.number} on {failure.host} {failure.message}"
         deaths = self.deaths.setdefault(blamed, [])
         deaths.append(death)
@@ -268,7 +282,7 @@ class Pool:
             raise PoolFailed(
                 f"{name}: each of {len(deaths)} workers that tried it died: {'; '.join(deaths)} "
                 f"(what they wrote is in {slot.log})"
-            ) from error
+            ) from failure
         self.say(f"{death} at {name}; it is replaced, and its work done again")
         self.waiting.extendleft(reversed(slot.units.values()))
         if self._places is not None and failure.cause == "lost":

@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
+from cluster import pulse
 from cluster.answers import Answer, ReplicaWorker
 from cluster.ending import end_workers
-from cluster.failure import UNKNOWN, WorkerFailed, from_death
+from cluster.failure import UNKNOWN, WorkerFailed, from_death, from_silence
+from cluster.head import node_answers
 from cluster.host.network import free_port
 from cluster.placement import Placement
 from cluster.polls import POLL_S
@@ -61,6 +63,7 @@ class Replica:
         self._actor: Any = None
         self._worker: Record | None = None  # known once the actor has a place
         self._memory_kills: int | None = None
+        self._pulse: pulse.Pulse | None = None  # from when it has a place and is set up
 
     @property
     def lives(self) -> bool:
@@ -80,10 +83,11 @@ class Replica:
             Exception: what the factory raised.
         """
         each = self.placement
-        remote = self.ray.remote(ReplicaWorker).options(
+        remote = self.ray.remote(**pulse.OPTIONS)(ReplicaWorker).options(
             num_cpus=each.cpus_per_worker, num_gpus=each.gpus_per_worker, max_restarts=0
         )
         self._actor, self._worker, self._memory_kills = remote.remote(), None, None
+        self._pulse = None
         described = self._get(self._actor.describe.remote(), patience_s=PATIENCE_S)
         self._worker = described | {"rank": self.number, "log": str(self.log), "log_begins_at": 0}
         threads = str(each.cpus_per_worker)
@@ -93,6 +97,7 @@ class Replica:
         env = {**alone, "OMP_NUM_THREADS": threads, "RAYON_NUM_THREADS": threads, **self._env}
         size = self._get(self._actor.start.remote(self.number, self.log, env))
         self._worker["log_begins_at"] = size
+        self._pulse = pulse.Pulse(self.ray, self._actor)
         self._open(self._get(self._actor.build.remote(work, self.number)))
 
     def call(self, method: str, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
@@ -114,6 +119,11 @@ class Replica:
         say_at = float("inf") if patience_s is None else time.monotonic() + patience_s
         while not self.ray.wait([call], timeout=POLL_S)[0]:
             self._check()
+            if self._pulse is not None and self._pulse.is_silent:
+                assert self._worker is not None  # it has a pulse
+                answers = node_answers(self.ray, self._worker["node"])
+                silent_s = self._pulse.silent_s
+                self._die(from_silence(self._worker, silent_s, node_answers=answers))
             if time.monotonic() > say_at:
                 say_at = float("inf")
                 self._say(f"replica {self.number} waits for free room in the cluster")
@@ -126,8 +136,11 @@ class Replica:
             if failure.cause == "exception":
                 told = f"replica {self.number} on {self.host}: {failure.error_type}: {error}"
                 raise ServiceFailed(self.number, self.host, "exception", told) from error
-            self.end()
-            raise Died(failure) from error
+            self._die(failure)
+
+    def _die(self, failure: WorkerFailed) -> NoReturn:
+        self.end()
+        raise Died(failure)
 
     def _open(self, answer: Answer) -> Any:
         self._memory_kills = answer.memory_kills

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from cluster.ending import end_workers
+from cluster.pulse import Pulse
 from cluster.worker import Record
 
 
@@ -23,6 +24,7 @@ class Slot:
     """Call that tells host, node and pid."""
     begun: Any
     """Call that tells the size the log had before."""
+    pulse: Pulse
     works: bool = False
     """Whether it has a place and is set up."""
     units: dict[Any, int] = field(default_factory=dict)

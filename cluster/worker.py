@@ -25,6 +25,7 @@ from typing import Any
 
 from cluster.host import network
 from cluster.host.environment import environment
+from cluster.host.launched import OF_ELASTIC, OF_MPI, left_over
 from cluster.host.memory import MemoryGroup, kills_now, memory_group
 from cluster.host.processes import process_space, started
 
@@ -157,7 +158,8 @@ class Worker:
         sys.stderr = open(2, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
         faulthandler.enable(file=sys.stderr)
         self._world.close()  # what an earlier world has set is as it was before
-        self._world.enter_context(environment(variables))
+        others = left_over(*OF_MPI, *OF_ELASTIC)
+        self._world.enter_context(environment({**others, **variables}))
         self._rank, self._world_size = rank, int(variables["WORLD_SIZE"])
         self._attempt = Attempt()
         return size

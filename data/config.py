@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from data.addresses import hide
 from data.files import DataError, expand_home
 from data.messages import check_choice
 
@@ -85,7 +86,8 @@ class SourceConfig:
     """Name of the column, or of the JSON field, that holds the text."""
     document_characters: int | None = 8192
     """For source=text: characters of the longest document; a longer file is cut into several, at
-    blank lines where it has some. null: a file is a document, however long."""
+    blank lines where it has some. null: a file is a document. (In any source a text of more than
+    1,048,576 characters becomes several documents, and that is said.)"""
     records: str = "text"
     """What a record is: text, conversations (a column `messages`), or preferences (a pair of
     answers in columns `chosen` and `rejected`)."""
@@ -99,6 +101,11 @@ class SourceConfig:
     weight: int | None = 1
     """In a mixture: how many rows come from this dataset, relative to the others' weights. null:
     none at the start; one of data.phases brings it in."""
+
+    @property
+    def described(self) -> str:
+        """Source and path, without secrets, for people."""
+        return f"{self.source} {hide(self.path)}" if self.path else self.source
 
     def check(self, where: str) -> None:
         """Raise DataError, naming the setting, for a field that can't be.

@@ -1,18 +1,19 @@
 """What every record of a dataset must satisfy, checked while it is read.
 
-Columns: there, and of their type. Texts: whole UTF-8 without NUL, not longer than allowed, not
-empty where that is asked. Messages say column, value, rule and what to set; who calls puts file
-and row in front.
+Columns: there, and of their type. NaN and infinity, which Python writes into JSON, are numbers;
+NaN is taken for a missing one, as pandas means it. Texts: whole UTF-8 without NUL, not longer than
+allowed, not empty where that is asked. Messages say column, value, rule and what to set; who calls
+puts file and row in front.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from data.config import ContractConfig
 from data.files import DataError
-from data.messages import nearest
+from data.messages import cut, listed, nearest, override, shown
 
-SHOWN = 40  # characters of a value in a message
 KINDS: dict[type, str] = {
     str: "string",
     bool: "boolean",
@@ -36,21 +37,25 @@ def kind_of(value: Any) -> str:
     return KINDS.get(type(value), type(value).__name__)
 
 
-def shown(value: Any) -> str:
-    """A value for a message, shortened."""
-    text = value if isinstance(value, str) else repr(value)
-    short = text[:SHOWN] + ("..." if len(text) > SHOWN else "")
-    return repr(short) if isinstance(value, str) else short
-
-
 def no_column(setting: str, column: str, names: Iterable[str]) -> ColumnError:
     """The error of a column that a setting names and a file lacks."""
     names = list(names)
-    remedy = f"take {column} out of it"
+    remedy = f"take {cut(column)} out of it"
     if setting == "data.text_column":
-        remedy = f"set data.text_column={nearest(column, names) or 'NAME'}"
-    there = ", ".join(names) or "none"
-    return ColumnError(f"{setting}={column} is not a column; there are: {there} ({remedy})")
+        near = nearest(column, names)
+        remedy = f"set {override(setting, near) if near else f'{setting}=NAME'}"
+    return ColumnError(
+        f"{setting}={cut(column)} is not a column; there are: {listed(names)} ({remedy})"
+    )
+
+
+def check_size(name: str, value: Any) -> None:
+    """Raise ColumnError for a whole number that no column of a table can hold."""
+    if isinstance(value, int) and value.bit_length() > 63:
+        raise ColumnError(
+            f"{name} holds {shown(value)}, and whole numbers have at most 64 bits here, with their "
+            "sign; keep it as a string"
+        )
 
 
 class Contract:
@@ -93,10 +98,11 @@ class Contract:
         for name in self.rules.not_null:
             if name not in row:
                 raise no_column("data.contract.not_null", name, row)
-            if converted[name] is None:
+            if (value := converted[name]) is None or _is_nan(value):
                 raise DataError(
-                    f"{name} is null, but data.contract.not_null names it; repair or drop the "
-                    f"record, or take {name} out of data.contract.not_null"
+                    f"{name} is {'null' if value is None else 'NaN'}, but data.contract.not_null "
+                    f"names it; repair or drop the record, or take {name} out of "
+                    "data.contract.not_null"
                 )
         return converted
 
@@ -151,6 +157,10 @@ def check_utf8(text: str, column: str) -> None:
         )
 
 
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
 def _a(kind: str) -> str:
     return f"an {kind}" if kind[0] in "aeiou" else ("null" if kind == "null" else f"a {kind}")
 
@@ -165,6 +175,8 @@ def text_of(value: Any, column: str) -> str:
         return value
     if value is None:
         return ""
+    if _is_nan(value):
+        raise ColumnError(f"{column} holds NaN, not text; write null where there is no text")
     raise ColumnError(
         f"{column} holds {_a(kind_of(value))}, {shown(value)}, not text; repair the record, or set "
         "data.text_column=ANOTHER"

@@ -9,10 +9,13 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+MOST_JSON = 2**28  # bytes of a file that is one JSON value; the largest tokenizers have 2**25
 
 
 class DataError(ValueError):
@@ -67,6 +70,45 @@ def read_utf8(file: Path) -> str:
         raise DataError(f"{file} {error}") from None
 
 
+def parse_json(text: str | bytes, loads: Callable[[Any], Any] = json.loads) -> Any:
+    """A JSON value, by `json.loads` or another that raises the same.
+
+    Raises:
+        DataError: it is none, or more than can be read; the message begins with "is ...".
+    """
+    try:
+        return loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"is not JSON ({error.msg.removesuffix(' at')} at character {error.pos})"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"is not JSON (not UTF-8 at byte {error.start})") from None
+    except RecursionError:
+        raise DataError("is JSON nested too deep to be read") from None
+    except ValueError:  # of int(): the digits of a number are limited, since that is quadratic
+        digits = sys.get_int_max_str_digits()
+        raise DataError(f"is JSON with a number of more than {digits:,} digits") from None
+
+
+def read_json(path: Path, most_bytes: int = MOST_JSON) -> Any:
+    """The JSON value in a file.
+
+    Raises:
+        DataError: the file can't be read, is no JSON, or larger than `most_bytes`; names it.
+    """
+    try:
+        if (size := path.stat().st_size) > most_bytes:
+            raise DataError(
+                f"has {size:,} bytes, and at most {most_bytes:,} are read of such a file"
+            )
+        return parse_json(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror}") from None
+    except DataError as error:
+        raise DataError(f"{path} {error}") from None
+
+
 def json_sha256(value: Any) -> str:
     """Hex sha256 of a JSON value, the same whatever the order of the keys in its objects."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
@@ -102,12 +144,16 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
-def write_text_atomic(path: Path, text: str) -> None:
-    """Write a UTF-8 file so that readers see the old text or the new one, never a part."""
+def write_text_atomic(path: Path, text: str, mode: int = 0o666) -> None:
+    """Write a UTF-8 file so that readers see the old text or the new one, never a part.
+
+    `mode` says who may read and write it, less what the umask takes away.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with naming(path), temporary.open("xb") as file:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with naming(path), os.fdopen(os.open(temporary, flags, mode), "wb") as file:
             file.write(text.encode("utf-8"))
             file.flush()
             os.fsync(file.fileno())
@@ -200,9 +246,18 @@ def is_in_use(folder: Path) -> bool:
 
 
 def cache_root() -> Path:
-    """$ORCHESTRATE_CACHE, else $XDG_CACHE_HOME/orchestrate, else ~/.cache/orchestrate."""
+    """$ORCHESTRATE_CACHE, else $XDG_CACHE_HOME/orchestrate, else ~/.cache/orchestrate.
+
+    Raises:
+        DataError: none of them is known, as for a bare user id in a container.
+    """
     if own := os.environ.get("ORCHESTRATE_CACHE"):
         return Path(own).expanduser().absolute()
     if shared := os.environ.get("XDG_CACHE_HOME"):
         return Path(shared).expanduser().absolute() / "orchestrate"
-    return Path.home() / ".cache" / "orchestrate"
+    try:
+        return Path.home() / ".cache" / "orchestrate"
+    except RuntimeError:
+        raise DataError(
+            f"user {os.getuid()} has no home folder for the cache; set ORCHESTRATE_CACHE=DIR"
+        ) from None

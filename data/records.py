@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data.config import SourceConfig
-from data.contract import ColumnError, check_utf8, kind_of, no_column, shown, text_of
+from data.contract import ColumnError, check_utf8, kind_of, no_column, text_of
 from data.files import DataError
+from data.messages import listed, shown
 
 Span = tuple[int, int]
 Message = tuple[str, str]  # (role, content)
@@ -46,6 +47,8 @@ class Record:
     """Per text: which characters [start, stop) are trained on. (): all of every text."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """Values of the columns that the contract or a filter names."""
+    part: int = 0
+    """Of a text too long for one document; 0: the first."""
 
 
 def render(messages: Iterable[Message]) -> tuple[str, tuple[Span, ...]]:
@@ -79,8 +82,7 @@ def columns_read(config: SourceConfig, names: Iterable[str]) -> list[str]:
     for name in ("chosen", "rejected"):
         if name not in names:
             raise ColumnError(
-                f"data.records=preferences needs a column {name}; there are: "
-                f"{', '.join(names) or 'none'}"
+                f"data.records=preferences needs a column {name}; there are: {listed(names)}"
             )
     return [name for name in ("prompt", "chosen", "rejected") if name in names]
 
@@ -114,7 +116,7 @@ def _conversation_column(config: SourceConfig, names: Iterable[str]) -> str:
             return name
     raise ColumnError(
         f"data.records=conversations needs a column {' or '.join(allowed)}; there are: "
-        f"{', '.join(names) or 'none'} (set data.text_column=NAME)"
+        f"{listed(names)} (set data.text_column=NAME)"
     )
 
 
@@ -138,7 +140,7 @@ def _message(item: Any, where: str) -> Message:
     elif "from" in item:
         role, content = SHAREGPT.get(str(item["from"]), item["from"]), item.get("value")
     else:
-        names = ", ".join(map(str, item)) or "nothing"
+        names = listed(item) if item else "nothing"
         raise DataError(f"{where} has {names}; it needs role and content (or from and value)")
     if role not in ROLES:
         raise DataError(f"{where}: role {shown(role)} is not one of {', '.join(ROLES)}")

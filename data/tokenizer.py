@@ -6,13 +6,15 @@ Every tokenizer here has one `end_of_text` id that no text can produce: the char
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.files import DataError, write_text_atomic
-from data.messages import check_choice
+from data.files import DataError, parse_json, read_json, write_text_atomic
+from data.messages import check_choice, cut, listed, override
+from data.within import within
 
 END_OF_TEXT = "<|endoftext|>"
 # Names of the end of a text in published tokenizers, the most particular first.
@@ -20,6 +22,13 @@ END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "[SEP]")
 KINDS = ("bpe", "bytes", "file")
 SMALLEST_BPE = 257  # 256 bytes and end of text
 USUAL_BPE = 4096
+MOST_BYTES = 2**26  # of a tokenizer.json; the largest known has 2**25
+MOST_TOKENS = 2**24  # the largest known has 2**18
+CHOSEN = "end_of_text"  # marks the added token that a setting has chosen, for the library does not
+ENDS = re.compile(r"end|eos|eot|</s>|stop", re.IGNORECASE)  # what such a token may be called
+# A pattern in a tokenizer.json of others can take time that is exponential in the text; usual ones
+# make a million characters a second.
+PATIENCE_S, SLOWEST = 30.0, 50_000
 
 
 @dataclass
@@ -34,7 +43,11 @@ class TokenizerConfig:
     included; a text without so many pairs to merge yields fewer. null: 4096. The other kinds have
     a size of their own."""
     path: str | None = None
-    """For kind=file: a tokenizer.json, as the tokenizers library writes it."""
+    """For kind=file: a tokenizer.json, as the tokenizers library writes it, or the folder it is
+    in."""
+    end_of_text: str | None = None
+    """For kind=file: the special token that ends a text, where it is called otherwise than usual.
+    null: the first of the usual names that the file has."""
 
     def __post_init__(self) -> None:
         """Check every field; messages name the setting, its value and what would do."""
@@ -61,6 +74,11 @@ class TokenizerConfig:
                 f"tokenizer.path={self.path} is not read by tokenizer.kind={self.kind}; add "
                 "tokenizer.kind=file or drop the path"
             )
+        if self.kind != "file" and self.end_of_text is not None:
+            raise DataError(
+                f"tokenizer.end_of_text={cut(self.end_of_text)} is not read by tokenizer.kind="
+                f"{self.kind}, which has one of its own; drop it"
+            )
 
 
 def vocab_size(config: TokenizerConfig) -> int:
@@ -70,7 +88,7 @@ def vocab_size(config: TokenizerConfig) -> int:
     if config.kind == "bpe":
         assert config.vocab_size is not None  # checked by the config
         return config.vocab_size
-    return Tokenizer.load(Path(str(config.path)).expanduser()).vocab_size
+    return Tokenizer.of_file(config).vocab_size
 
 
 class Tokenizer:
@@ -82,21 +100,26 @@ class Tokenizer:
         fingerprint: sha256 of the canonical JSON.
     """
 
-    def __init__(self, text: str, place: str) -> None:
-        """Build from the JSON text of a tokenizer; `place` names it in errors."""
-        try:
-            content = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{place} is not JSON ({error}); it must be a tokenizer.json of tokenizers"
-            ) from None
+    def __init__(self, content: Any, place: str, end_of_text: str | None = None) -> None:
+        """Build from the JSON value of a tokenizer.
+
+        Args:
+            content: what its file holds.
+            place: names it in errors.
+            end_of_text: as the setting; it stays chosen in `json`.
+
+        Raises:
+            DataError: it is no tokenizer, or has no such token.
+        """
         if not isinstance(content, dict):
             raise DataError(f"{place} is JSON but no tokenizer; it must be a tokenizer.json")
         # Padding and cutting belong to whoever makes batches: neither may change what a text is.
         content.update({"truncation": None, "padding": None} if "model" in content else {})
+        _choose(content, place, end_of_text)
         self.json = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         self.fingerprint = hashlib.sha256(self.json.encode("utf-8")).hexdigest()
         self.bpe: Any = None
+        self._place, self._has_patterns = place, '"Regex":' in self.json
         if content == BYTES:
             self.vocab_size, self.end_of_text = SMALLEST_BPE, 256
             return
@@ -106,29 +129,38 @@ class Tokenizer:
             self.bpe = HuggingFaceTokenizer.from_str(self.json)
         except Exception as error:  # the library raises bare Exception
             raise DataError(
-                f"{place} is JSON but no tokenizer ({error}); it must be a tokenizer.json of the "
-                "tokenizers library"
+                f"{place} is JSON but no tokenizer ({cut(str(error), 200)}); it must be a "
+                "tokenizer.json of the tokenizers library"
             ) from None
         self.bpe.encode_special_tokens = True  # specials inside a text are plain text
         vocabulary = self.bpe.get_vocab(with_added_tokens=True)
         if not vocabulary:
             raise DataError(f"{place} holds a tokenizer without tokens")
         self.vocab_size = max(vocabulary.values()) + 1
+        if self.vocab_size > MOST_TOKENS:
+            raise DataError(
+                f"{place} has a token with the id {self.vocab_size - 1:,}; ids below "
+                f"{MOST_TOKENS:,} are read"
+            )
         special = {
             t.content: i for i, t in self.bpe.get_added_tokens_decoder().items() if t.special
         }
-        names = [name for name in END_NAMES if name in special]
+        chosen = [t["content"] for t in content.get("added_tokens") or () if t.get(CHOSEN)]
+        names = [name for name in (*chosen, *END_NAMES) if name in special]
         if not names:
+            near = sorted(special, key=lambda name: not ENDS.search(name))
+            example = override("tokenizer.end_of_text", next(filter(ENDS.search, near), "NAME"))
             raise DataError(
-                f"{place} has no end-of-text token: none of {', '.join(END_NAMES)} is a special "
-                f"token of it (its special tokens: {', '.join(special) or 'none'}); add one"
+                f"{place} has no end of text that is known: none of {', '.join(END_NAMES)} is a "
+                f"special token of it (its special tokens: {listed(near)}); say which ends a "
+                f"text: {example}"
             )
         self.end_of_text = special[names[0]]
 
     @staticmethod
     def plain_bytes() -> "Tokenizer":
         """One token per UTF-8 byte, and end of text."""
-        return Tokenizer(json.dumps(BYTES), "the bytes tokenizer")
+        return Tokenizer(BYTES, "the bytes tokenizer")
 
     @staticmethod
     def train(texts: Iterable[str], vocab_size: int) -> "Tokenizer":
@@ -149,17 +181,69 @@ class Tokenizer:
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         )
         bpe.train_from_iterator(texts, trainer=trainer)
-        return Tokenizer(bpe.to_str(), "the trained tokenizer")
+        return Tokenizer(parse_json(bpe.to_str()), "the trained tokenizer")
 
     @staticmethod
-    def load(path: Path) -> "Tokenizer":
-        """Read a tokenizer.json, of `save` or of the tokenizers library."""
+    def of_file(config: TokenizerConfig) -> "Tokenizer":
+        """The tokenizer of kind=file: that of a file, or of a folder of a model."""
+        path = Path(str(config.path)).expanduser()
+        if path.is_dir():
+            there = sorted(own.name for own in path.iterdir() if "token" in own.name)
+            path /= "tokenizer.json"
+            if not path.is_file():
+                raise DataError(
+                    f"tokenizer.path={config.path} is a folder without a tokenizer.json; of "
+                    f"tokenizers it has: {listed(there)}"
+                )
+        return Tokenizer.load(path, config.end_of_text)
+
+    @staticmethod
+    def load(path: Path, end_of_text: str | None = None) -> "Tokenizer":
+        """Read a tokenizer.json, of `save` or of the tokenizers library.
+
+        Raises:
+            DataError: there is none, or none that can be used; names the file.
+        """
         if not path.is_file():
             raise DataError(f"tokenizer.path={path}: there is no such file")
         try:
-            return Tokenizer(path.read_text(encoding="utf-8"), str(path))
-        except UnicodeDecodeError:
-            raise DataError(f"{path} is not a tokenizer.json: it is not UTF-8 text") from None
+            content = read_json(path, MOST_BYTES)
+        except DataError as error:
+            raise DataError(f"{error}; it must be a tokenizer.json of tokenizers") from None
+        return Tokenizer(content, str(path), end_of_text)
+
+    def bounded(
+        self, size: int, function: Callable[..., Any], *arguments: Any, **options: Any
+    ) -> Any:
+        """What a method of `bpe` returns, which a pattern of others must not hold for ever.
+
+        Args:
+            size: characters or tokens it is given, by which it has time.
+            function: the method.
+            *arguments: its own.
+            **options: its own.
+
+        Raises:
+            DataError: it takes too long, or its library breaks down.
+        """
+        seconds = PATIENCE_S + size / SLOWEST
+        try:
+            if self._has_patterns:
+                return within(seconds, function, *arguments, **options)
+            return function(*arguments, **options)
+        except TimeoutError:
+            raise DataError(
+                f"{self._place}: no answer for {size:,} characters or tokens in {seconds:.0f} s; a "
+                "pattern (Regex) in it takes time that is exponential in the text; use another "
+                "tokenizer"
+            ) from None
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # of Rust; no Exception
+                raise
+            raise DataError(
+                f"{self._place}: the tokenizers library breaks down in it "
+                f"({cut(str(error), 200)}); use another tokenizer"
+            ) from None
 
     def save(self, path: Path) -> None:
         """Write the canonical JSON, all at once."""
@@ -169,21 +253,44 @@ class Tokenizer:
         """Token ids of a text, without end of text."""
         if self.bpe is None:
             return list(text.encode("utf-8"))
-        ids: list[int] = self.bpe.encode(text, add_special_tokens=False).ids
+        encode = self.bpe.encode_batch_fast  # of one text, since `encode` stops other threads
+        [encoding] = self.bounded(len(text), encode, [text], add_special_tokens=False)
+        ids: list[int] = encoding.ids
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of token ids; end of text shows as its name, broken UTF-8 as U+FFFD."""
         ids = [int(i) for i in ids]
         if self.bpe is not None:
-            text: str = self.bpe.decode(ids, skip_special_tokens=False)
-            return text
+            decode = self.bpe.decode_batch
+            [text] = self.bounded(len(ids), decode, [ids], skip_special_tokens=False)
+            return str(text)
         parts, start = [], 0
         for i, token in enumerate([*ids, self.end_of_text]):
             if token == self.end_of_text:
                 parts.append(bytes(ids[start:i]).decode("utf-8", errors="replace"))
                 start = i + 1
         return END_OF_TEXT.join(parts)
+
+
+def _choose(content: dict[str, Any], place: str, end_of_text: str | None) -> None:
+    """Mark the token that the setting names as the end of a text.
+
+    Raises:
+        DataError: it is no special token.
+    """
+    if end_of_text is None:
+        return
+    added = content.get("added_tokens")
+    tokens = [t for t in added if isinstance(t, dict)] if isinstance(added, list) else []
+    special = [str(t.get("content")) for t in tokens if t.get("special")]
+    if end_of_text not in special:
+        raise DataError(
+            f"tokenizer.end_of_text={cut(end_of_text)} is no special token of {place}; these are: "
+            f"{listed(sorted(special, key=lambda name: not ENDS.search(name)))}"
+        )
+    for token in tokens:
+        token[CHOSEN] = token.get("content") == end_of_text
 
 
 BYTES: dict[str, Any] = {"kind": "bytes", "version": 1}
@@ -194,5 +301,5 @@ def load_or_train(config: TokenizerConfig, texts: Callable[[], Iterator[str]]) -
     if config.kind == "bytes":
         return Tokenizer.plain_bytes()
     if config.kind == "file":
-        return Tokenizer.load(Path(str(config.path)).expanduser())
+        return Tokenizer.of_file(config)
     return Tokenizer.train(texts(), vocab_size(config))

@@ -25,9 +25,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from orchestrator.job.codes import FAILED, INTERRUPTED, STOPPED, UNREAD
+from orchestrator.job.codes import FAILED, INTERRUPTED, REFUSED, STOPPED
 from orchestrator.job.signals import handled, interrupt
 from orchestrator.terminal import leave_reader, prepare_streams, say
+
+OURS = ("orchestrator", "data", "models", "cluster")
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,9 @@ def main() -> None:
             _main()
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:
+    except BrokenPipeError:  # of `| head`, which has seen enough
         leave_reader()
-        sys.exit(UNREAD)
+        sys.exit(FAILED)
     except OSError as error:  # a full disk behind the output
         leave_reader()
         say(f"error: the output can't be written: {error}", sys.stderr)
@@ -102,21 +104,19 @@ def _main() -> None:
         refuse(_no_verb(name))
     verb = VERBS[name]
     try:
+        _check_encoding(rest)
         with handled(interrupt):  # SIGTERM and a lost terminal end a verb as Ctrl-C does
             code = _call(verb, rest)
-    except ValueError as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        refuse(str(error))
     except BrokenPipeError:
-        raise
+        raise  # what a job meets on its connections, it explains
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
+        if isinstance(error, ValueError) and _is_ours(error):
+            refuse(str(error))
         from orchestrator.job.failures import explain_failure
 
-        say(f"error: {explain_failure(error, resumable=False).line()}", sys.stderr)
-        sys.exit(FAILED)
+        refuse(explain_failure(error, resumable=False).line(), FAILED)
     except KeyboardInterrupt:
         sys.exit(STOPPED if name == "run" else INTERRUPTED)
     sys.exit(code)
@@ -161,12 +161,13 @@ def usage() -> str:
     return "\n".join(lines)
 
 
-def refuse(message: str) -> None:
-    """Say what is wrong with the request, however long a name in it is, and exit with 2."""
+def refuse(message: str, code: int = REFUSED) -> None:
+    """Say what is wrong with the request, cut short and without secrets, and exit with 2."""
     from data.messages import shortened
+    from orchestrator.record.redaction import Redactor
 
-    say(f"error: {shortened(message)}", sys.stderr)
-    sys.exit(2)
+    say(f"error: {shortened(Redactor({}).known(message))}", sys.stderr)
+    sys.exit(code)
 
 
 def run_with_config(verb: Verb, arguments: Sequence[str]) -> int:
@@ -229,3 +230,25 @@ def _no_verb(name: str) -> str:
 def _function(verb: Verb) -> Callable[..., int]:
     function: Callable[..., int] = importlib.import_module(f"orchestrator.verbs.{verb.module}").main
     return function
+
+
+def _is_ours(error: ValueError) -> bool:
+    """Whether the message was written for the user, and did not come out of a library."""
+    if type(error) is not ValueError:
+        return type(error).__module__.partition(".")[0] in OURS
+    raised = error.__traceback__
+    while raised is not None and raised.tb_next is not None:
+        raised = raised.tb_next
+    module = raised.tb_frame.f_globals.get("__name__", "") if raised else ""
+    return module.partition(".")[0] in OURS
+
+
+def _check_encoding(arguments: Sequence[str]) -> None:
+    """Raise ValueError for bytes that are no text: no config and no record can hold them."""
+    for word in arguments:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"{os.fsencode(word)!r} is no UTF-8; rename the file, or type the text in UTF-8"
+            ) from None

@@ -12,7 +12,8 @@ _TEMPORARY = tempfile.TemporaryDirectory(prefix="orchestrate-tests-", ignore_cle
 SCRATCH = Path(_TEMPORARY.name)
 
 # Before any test module is imported: libraries read these once, and child processes inherit them.
-for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "MLFLOW_TRACKING_URI", "RANK", "WORLD_SIZE"):
+UNWANTED = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")
+for name in (*UNWANTED, "RANK", "WORLD_SIZE"):
     os.environ.pop(name, None)
 os.environ |= {
     "HOME": str(SCRATCH / "home"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cluster.host.environment import environment
@@ -27,7 +27,10 @@ def token_of_user() -> dict[str, str]:
     if os.environ.get("RAY_AUTH_MODE"):
         return {}
     named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    has_token = bool(named) or (Path.home() / ".ray" / "auth_token").exists()
+    kept = Path("~/.ray/auth_token")
+    with suppress(RuntimeError):  # a user without a home has kept none
+        kept = kept.expanduser()
+    has_token = bool(named) or kept.exists()
     return {"RAY_AUTH_MODE": "token" if has_token else "disabled"}
 
 

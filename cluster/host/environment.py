@@ -6,15 +6,22 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def environment(values: Mapping[str, str], keep: Iterable[str] = ()) -> Iterator[None]:
-    """Set variables while the block runs; they, and those named in `keep`, are put back after."""
+def environment(values: Mapping[str, str | None], keep: Iterable[str] = ()) -> Iterator[None]:
+    """Set variables while the block runs, unset those that are None.
+
+    They, and those named in `keep`, are put back after.
+    """
     before = {name: os.environ.get(name) for name in {*values, *keep}}
-    os.environ.update(values)
+    _set(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        _set(before)
+
+
+def _set(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

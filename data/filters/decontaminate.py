@@ -7,7 +7,6 @@ shared n-grams are too many is a setting.
 """
 
 import functools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import xxhash
 
-from data.files import DataError, read_utf8, sha256_file
+from data.files import DataError, parse_json, read_utf8, sha256_file
 from data.filters.rules import Drop, Rule, existing_file, option
 from data.filters.words import PARAGRAPH_END, WORD, Hashes, hash_ngrams, hash_words, normal_words
 
@@ -141,9 +140,9 @@ def evaluation_texts(file: Path, fields: tuple[str, ...]) -> Iterator[str]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{file}:{number}: not a JSON object: {error}") from None
+            record = parse_json(line)
+        except DataError as error:
+            raise DataError(f"{file}:{number}: {error}") from None
         if not isinstance(record, dict):
             raise DataError(f"{file}:{number}: a JSON {type(record).__name__}, not an object")
         for name in fields:

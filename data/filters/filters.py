@@ -3,8 +3,9 @@
     filters: [{name: length, min: 20}, {name: personal}, {name: near_duplicates, threshold: 0.8}]
 
 1. Local filters look at one record at a time, in the declared order, wherever the record is read.
-2. exact_duplicates, which is always on, keeps the first of equal records (data/preparation/).
-3. near_duplicates, if declared, keeps the first of similar ones (data/filters/duplicates.py).
+2. no_text, which is always on, leaves out records whose text is empty, null or white space.
+3. exact_duplicates, which is always on, keeps the first of equal records (data/preparation/).
+4. near_duplicates, if declared, keeps the first of similar ones (data/filters/duplicates.py).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +24,8 @@ from data.filters.rules import Rule, rule_of
 from data.messages import check_choice
 from data.records import Record
 
-FILTERS_VERSION = 1  # raise it when the same settings keep other records
+FILTERS_VERSION = 2  # raise it when the same settings keep other records
+EMPTY = "no_text"
 EXACT = "exact_duplicates"
 NEAR = "near_duplicates"
 
@@ -140,7 +142,7 @@ def filters_of(settings: Sequence[Mapping[str, Any]], where: str = "data.filters
     local = [(name, shown, rule) for name, shown, rule in built if name not in DUPLICATES]
     near = [(shown, rule) for _, shown, rule in built if isinstance(rule, NearDuplicates)]
     declared = [(name, shown) for name, shown, _ in local]
-    declared += [(EXACT, ""), *((NEAR, shown) for shown, _ in near)]
+    declared += [(EMPTY, ""), (EXACT, ""), *((NEAR, shown) for shown, _ in near)]
     return Filters(
         tuple((name, rule) for name, _, rule in local),
         near[0][1] if near else None,

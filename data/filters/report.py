@@ -130,6 +130,10 @@ class Report:
         """Records that the last filter left."""
         return self.filters[-1].seen - self.filters[-1].dropped if self.filters else 0
 
+    def left_out(self) -> str:
+        """How many records each filter left out: length min=20: 3, no_text: 2; "" for none."""
+        return ", ".join(f"{own.label}: {own.dropped:,}" for own in self.filters if own.dropped)
+
     def merge(self, other: "Report") -> "Report":
         """The report of both parts of the records; an empty report changes nothing.
 

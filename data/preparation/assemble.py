@@ -11,7 +11,7 @@ import numpy as np
 from data.drift.sketches import VERSION as SKETCHES
 from data.drift.table_sketches import TableSketch, merged
 from data.files import DataError, json_sha256, publish, write_text_atomic
-from data.filters.filters import EXACT
+from data.filters.filters import EMPTY, EXACT
 from data.filters.report import Report
 from data.messages import Passing
 from data.preparation.dataset import Fact, fingerprint_of
@@ -104,11 +104,8 @@ def _moved_limit(dataset: DatasetWork, histogram: Histogram) -> int:
 
 
 def _left_out(results: Sequence[dict[str, Any]]) -> str:
-    empty = sum(result["empty"] for result in results)
-    report = merged_reports(results)
-    dropped = sum(count.dropped for count in report.filters)
-    each = ", ".join(f"{own.label}: {own.dropped}" for own in report.filters if own.dropped)
-    return f"{empty} empty documents and {dropped} that filters left out{each and f': {each}'}"
+    said = merged_reports(results).left_out()
+    return f"left out: {said}" if said else "nothing was left out"
 
 
 def ranges(counts: Histogram) -> list[tuple[int, int]]:
@@ -165,7 +162,7 @@ def publish_all(
         content = {
             "fingerprint": fingerprint,
             "baselines": baselines,
-            "facts": _facts(dataset, train, validation, report, sum(u["empty"] for u in units)),
+            "facts": _facts(dataset, train, validation, report, sum(u["cut"] for u in units)),
             "report": report.to_dict(),
             "table": _table(units),
         }
@@ -224,13 +221,14 @@ def _publish(dataset: DatasetWork, folder: Path) -> Path:
 
 
 def _facts(
-    dataset: DatasetWork, train: Manifest, validation: Manifest, report: Report, empty: int
+    dataset: DatasetWork, train: Manifest, validation: Manifest, report: Report, cut: int
 ) -> dict[str, Fact]:
     facts: dict[str, Fact] = {
         "source": dataset.config.source,
         "documents": train.documents + validation.documents,
         "duplicates_dropped": report[EXACT].dropped,
-        "empty_dropped": empty,
+        "empty_dropped": report[EMPTY].dropped,
+        **({"texts_cut": cut} if cut else {}),
         "vocab_size": train.max_id + 1,
     }
     for manifest in (train, validation):

@@ -1,16 +1,17 @@
 """What `prepare` gives: datasets that are ready, and what is known about them."""
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from data.files import DamagedData, DataError, NotOnThisHost, cache_root, json_sha256
+from data.files import DamagedData, DataError, NotOnThisHost, cache_root, json_sha256, read_json
 from data.filters.report import Report
+from data.messages import counted
 from data.shards import Manifest, ShardSet
 from data.shards.blocks import REMEDY
+from data.sources.folders import summary
 from data.tokenizer import Tokenizer
 
 SETS = Path("data/sets")  # under the cache root
@@ -34,11 +35,24 @@ class Dataset:
     """Share in the mixture at the start; None: it enters by a phase."""
     folder: Path
     """Where it stands in the cache."""
+    passed_over: tuple[tuple[str, str], ...] = ()
+    """Path and reason of what data.path reaches and is not read; known where it was prepared."""
 
     @property
     def fingerprint(self) -> str:
         """sha256 that stands for both splits and the tokenizer."""
         return fingerprint_of(self.train, self.validation)
+
+    def left_out(self) -> str:
+        """On one line what is not in it, of the records and of the files; "" if that is nothing."""
+        said = []
+        if records := self.report.left_out():
+            said.append(f"left out of {self.report.seen:,} records {records}")
+        if cut := self.facts.get("texts_cut"):
+            said.append(f"cut {counted(int(cut), 'long text')} into several documents")
+        if files := summary(self.passed_over):
+            said.append(f"did not read {files}")
+        return "; ".join(said)
 
 
 @dataclass(frozen=True)
@@ -172,7 +186,7 @@ def open_set(folder: Path, name: str, weight: int | None) -> tuple[Tokenizer, Da
     """
     remedy = f"delete {folder} and start again"
     try:
-        result: Mapping[str, Any] = json.loads((folder / "prepared.json").read_text("utf-8"))
+        result: Mapping[str, Any] = read_json(folder / "prepared.json")
         tokenizer = Tokenizer.load(folder / "tokenizer.json")
         train, validation = (ShardSet.open(folder / split) for split in ("train", "validation"))
         if result["fingerprint"] != fingerprint_of(train, validation):
@@ -185,7 +199,7 @@ def open_set(folder: Path, name: str, weight: int | None) -> tuple[Tokenizer, Da
     except DataError as error:  # deleting the folder of a split would be too little
         said = str(error).replace(f"; {REMEDY}", "")
         raise DamagedData(f"{said}; {remedy}") from None
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, KeyError, TypeError) as error:
         raise DamagedData(f"{folder}: the prepared data is damaged ({error}); {remedy}") from error
     return tokenizer, Dataset(name, train, validation, report, baselines, facts, weight, folder)
 

@@ -12,15 +12,24 @@ import json
 import shutil
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from data.addresses import hide
 from data.config import DataConfig, SourceConfig
 from data.drift.sketches import VERSION as SKETCHES
-from data.files import DamagedData, DataError, cache_root, json_sha256, lock, write_text_atomic
+from data.files import (
+    DamagedData,
+    DataError,
+    cache_root,
+    json_sha256,
+    lock,
+    read_json,
+    write_text_atomic,
+)
 from data.filters import filters_of
 from data.messages import Passing, counted
 from data.preparation.assemble import PREPARE_VERSION
@@ -30,7 +39,7 @@ from data.preparation.running import Runner, Say, inline, read_progress
 from data.preparation.scan import read_repeats, sampled_below, training_texts
 from data.preparation.work import WHOLE, DatasetWork, Input, limit_of
 from data.shards import FORMAT_VERSION
-from data.sources import is_local, outside_state, tail_of, units_of
+from data.sources import is_local, outside_state, passed_over, tail_of, units_of
 from data.tokenizer import Tokenizer, TokenizerConfig, load_or_train
 
 WORK_KEPT_S = 7 * 24 * 3600  # work that nobody went on with for so long is removed
@@ -51,7 +60,7 @@ def prepare(
     Args:
         data: which text.
         tokenizer: how it becomes tokens.
-        say: gets a line per stage of the work; nothing is said when the cache has it.
+        say: gets a line per stage of the work, none when the cache has it; and what was left out.
         run: carries out the units of work; `inline` in this process.
 
     Raises:
@@ -71,7 +80,11 @@ def prepare(
         raise DataError(
             f"the cache {root} can't be written ({error}); make room, or set ORCHESTRATE_CACHE=DIR"
         ) from error
-    return request.open()
+    prepared = request.open()
+    for name, dataset in prepared.datasets.items():
+        if said := dataset.left_out():
+            say(f"{name}: {said}")
+    return prepared
 
 
 def find_prepared(data: DataConfig, tokenizer: TokenizerConfig) -> Prepared | None:
@@ -116,7 +129,11 @@ class _Request:
             folder = self._set(name, tokenizer) if tokenizer else None
             if folder is None:
                 raise DataError(f"{self.root} lost dataset {name} just now; start again")
-            own, datasets[name] = open_set(folder, name, source.weight)
+            own, dataset = open_set(folder, name, source.weight)
+            others = passed_over(source)
+            if (validation := source.validation_source()) and validation.path != source.path:
+                others += passed_over(validation)
+            datasets[name] = replace(dataset, passed_over=others)
             made = made or (own, folder / "tokenizer.json")
         assert made is not None  # a job has a dataset
         return Prepared(*made, datasets)
@@ -127,8 +144,7 @@ class _Request:
         for n, source in self.sources.items():
             if name is None or self._set(n, name) is None:
                 count = len(self._inputs(n))
-                where = f"{source.source} {source.path}" if source.path else source.source
-                say(Passing(f"reading {where} ({counted(count, 'unit')})"))
+                say(Passing(f"reading {source.described} ({counted(count, 'unit')})"))
         path = None if name is None else self._tokenizer_path(name)
         if name is None or path is None or not path.is_file():
             tokenizer = self.given or self._train(say, run)
@@ -258,8 +274,8 @@ class _Request:
 
     def _known(self, key: str) -> dict[str, str]:
         try:
-            content = json.loads((self.root / "keys" / f"{key}.json").read_text("utf-8"))
-        except (OSError, ValueError):
+            content = read_json(self.root / "keys" / f"{key}.json")
+        except DataError:
             return {}  # only a pointer: the work finds the same thing again
         return content if isinstance(content, dict) else {}
 
@@ -275,7 +291,9 @@ class _Request:
                     keys.append(self._set_key(name, tokenizer))
                 for key in keys:
                     shutil.rmtree(self.root / "work" / key, ignore_errors=True)
-                raise DataError(f"data.path={source.path} changed while it was read; start again")
+                raise DataError(
+                    f"data.path={hide(str(source.path))} changed while it was read; start again"
+                )
 
 
 def _given_tokenizer(settings: TokenizerConfig) -> Tokenizer | None:

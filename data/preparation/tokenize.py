@@ -5,8 +5,9 @@
     measure     a finished dataset -> bits per byte of n-grams and compressors on it
 
 Each may be killed at any time and done again, here or elsewhere: what it leaves under its name is
-whole, and the same whoever made it. A worker needs about 0.4 GB for `tokenize`, with documents of
-usual length, and 0.8 GB for `write` (a shard of SHARD_TOKENS, twice, and its text): measured.
+whole, and the same whoever made it. A worker needs about 0.4 GB for `tokenize`, at most 1 GB with
+records of any length (LONGEST_LINE, LONGEST_DOCUMENT), and 0.8 GB for `write` (a shard of
+SHARD_TOKENS, twice, and its text): measured.
 """
 
 from collections.abc import Iterator, Mapping
@@ -97,7 +98,7 @@ def tokenize(task: TokenizeTask) -> dict[str, Any]:
         return {
             "text_bytes": text_bytes,
             "tokens": tokens,
-            "empty": survivors.empty,
+            "cut": survivors.cut,
             "lowest": spill.lowest.hex() if spill.lowest else None,
             "highest": spill.highest.hex() if spill.highest else None,
             "report": report.to_dict(),

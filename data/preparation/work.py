@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.addresses import hide
 from data.config import SourceConfig
 from data.filters import Filters
 from data.filters.report import Report
@@ -61,7 +62,7 @@ class DatasetWork:
     def source(self) -> str:
         """The source, for messages."""
         return f"data.source={self.config.source}" + (
-            f" data.path={self.config.path}" if self.config.path else ""
+            f" data.path={hide(self.config.path)}" if self.config.path else ""
         )
 
     @property

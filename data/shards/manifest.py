@@ -22,7 +22,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.files import DamagedData, DataError, fsync_folder, sha256_file, write_text_atomic
+from data.files import (
+    DamagedData,
+    DataError,
+    fsync_folder,
+    read_json,
+    sha256_file,
+    write_text_atomic,
+)
 from data.shards.blocks import HASH_BYTES, REMEDY
 
 FORMAT_VERSION = 3
@@ -226,13 +233,15 @@ def _check_sizes(folder: Path, entries: Iterable[ShardEntry]) -> None:
 
 def _read_manifest(path: Path) -> Manifest:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        if not path.is_file():
+            raise DamagedData(f"{path} is missing: this is no finished shard set; {REMEDY}")
+        content = read_json(path)
         version = content.get("format_version")
         if version == FORMAT_VERSION:
             return Manifest(**content)
-    except FileNotFoundError:
-        raise DamagedData(f"{path} is missing: this is no finished shard set; {REMEDY}") from None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except DamagedData:
+        raise
+    except (DataError, TypeError, AttributeError) as error:
         raise DamagedData(f"{path} is damaged ({error}); {REMEDY}") from None
     raise DataError(
         f"{path} has format_version {version}, but {FORMAT_VERSION} is read here; {REMEDY}"

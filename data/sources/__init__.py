@@ -3,10 +3,19 @@
 from data.sources.reading import (
     is_local,
     outside_state,
+    passed_over,
     read_records,
     schema_changes,
     tail_of,
     units_of,
 )
 
-__all__ = ["is_local", "outside_state", "read_records", "schema_changes", "tail_of", "units_of"]
+__all__ = [
+    "is_local",
+    "outside_state",
+    "passed_over",
+    "read_records",
+    "schema_changes",
+    "tail_of",
+    "units_of",
+]

@@ -2,14 +2,16 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from data.config import SourceConfig
+from data.config import FORMATS, SourceConfig
 from data.contract import ColumnError
 from data.files import DataError
+from data.messages import cut, listed
 from data.sources import inputs
 from data.sources.inputs import InputUnit, local_state
 from data.sources.lines import Placed
@@ -81,10 +83,9 @@ def _loaded(path: str, split: str, streaming: bool, state: str) -> Any:
     try:
         if folder.is_dir():
             if not any((folder / n).exists() for n in ("state.json", "dataset_dict.json")):
+                _check_no_pattern(folder, path)
                 return datasets.load_dataset(str(folder), split=split, streaming=streaming)
             saved = datasets.load_from_disk(str(folder))
-        elif path.startswith((".", "/", "~")):
-            raise DataError(f"data.path={path}: there is no such folder")
         else:
             name, _, subset = path.partition(":")
             return datasets.load_dataset(name, subset or None, split=split, streaming=streaming)
@@ -95,18 +96,49 @@ def _loaded(path: str, split: str, streaming: bool, state: str) -> Any:
     if isinstance(saved, dict):
         if split not in saved:
             raise DataError(
-                f"data.split={split} is not a split of {path}; there are: {', '.join(saved)}"
+                f"data.split={split} is not a split of {path}; there are: {listed(saved)}"
             )
         saved = saved[split]
     return saved.to_iterable_dataset() if streaming else saved
+
+
+def _check_no_pattern(folder: Path, path: str) -> None:
+    """Refuse a name that `datasets`, which can't be told otherwise, takes for a pattern."""
+    if found := re.search(r"[\[\]*?]", str(folder.absolute())):
+        raise DataError(
+            f"data.path={path}: {found[0]} in the name of a folder is a pattern to Hugging Face "
+            "datasets; rename the folder, or read its files with data.source=jsonl, csv or parquet"
+        )
+
+
+def _check_name(path: str) -> None:
+    """Refuse what can't be a name on the hub, before the network is asked for it."""
+    local = Path(path).expanduser()
+    try:
+        is_folder = local.is_dir()
+    except OSError as error:  # a name too long, a folder that may not be looked into
+        raise DataError(f"data.path={cut(path, 200)} can't be read: {error.strerror}") from None
+    if local.is_file():
+        name = local.name.lower().removesuffix(".gz").removesuffix(".zst")
+        own = next((s for s, ends in FORMATS.items() if ends and name.endswith(ends)), "text")
+        raise DataError(
+            f"data.path={path} is a file, and data.source=hf reads datasets of the hub or of a "
+            f"folder; set data.source={own}"
+        )
+    name = path.partition(":")[0]
+    if not is_folder and not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name, re.ASCII):
+        raise DataError(
+            f"data.path={cut(path, 200)}: there is no such folder here, and a dataset of the hub "
+            "is called OWNER/NAME, or OWNER/NAME:SUBSET"
+        )
 
 
 def _failure(path: str, error: Exception) -> DataError:
     reason = f"{type(error).__name__}: {first_line(error)}"
     if Path(path).expanduser().is_dir():
         return DataError(
-            f"data.path={path} can't be read as a dataset ({reason}); a file in it may be damaged "
-            "or its download interrupted: fetch it again"
+            f"data.path={path} can't be read as a dataset ({reason}); is each file in it whole, "
+            "and of a kind that Hugging Face datasets reads?"
         )
     return DataError(
         f"data.path={path}: dataset not loaded ({reason}). Check the name; {OFFLINE_HELP}."
@@ -115,6 +147,7 @@ def _failure(path: str, error: Exception) -> DataError:
 
 def hub_state(config: SourceConfig) -> list[Any]:
     """Versions of the files of a local folder, or the revision of a name."""
+    _check_name(str(config.path))
     path = Path(str(config.path)).expanduser()
     if path.is_dir():
         return [local_state(p).version for p in sorted(path.rglob("*")) if p.is_file()]

@@ -1,17 +1,19 @@
 """Which files a dataset consists of, and how they are cut into units of work."""
 
-import glob
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.addresses import hide
 from data.config import FORMATS, SourceConfig
 from data.files import DataError
-from data.messages import did_you_mean
-from data.sources.compressed import COMPRESSED
+from data.messages import cut, override
+from data.sources.folders import KIND, find
+from data.sources.recognise import COMPRESSED
 from data.sources.remote import fetch, listing
-from data.sources.urls import hide_secrets, is_pattern, is_url, local_path
+from data.sources.urls import is_pattern, is_url, local_path
 
 UNIT_BYTES = 64 * 2**20  # about so much input is one unit of work
 
@@ -52,9 +54,22 @@ class InputFile:
     """JSON-able; changes when the content does. None: a server does not say."""
 
 
+@dataclass(frozen=True)
+class Listing:
+    """What data.path stands for, and what it reaches that is not read."""
+
+    files: list[InputFile]
+    """Sorted by name."""
+    passed_over: tuple[tuple[str, str], ...] = ()
+    """Path and reason of each, sorted."""
+
+
 def name_of(file: str) -> str:
-    """What messages call a file: its path, or its URL without secrets."""
-    return hide_secrets(file) if is_url(file) else file
+    """What messages and records call a file: its path, or its URL without secrets.
+
+    Bytes of a path that are not UTF-8, which no record could hold, are escaped: caf\\xe9.txt.
+    """
+    return os.fsencode(hide(file)).decode("utf-8", "backslashreplace")
 
 
 def path_of(file: str) -> Path:
@@ -67,14 +82,19 @@ def path_of(file: str) -> Path:
         return fetch(file)
     if not (path := Path(file)).is_file():
         raise DataError(
-            f"{file} is not there ({Path.cwd()} on {os.uname().nodename}); every machine that "
-            "reads the data must see it under this path"
+            f"{name_of(file)} is not there ({Path.cwd()} on {os.uname().nodename}); every machine "
+            "that reads the data must see it under this path"
         )
     return path
 
 
 def files_of(config: SourceConfig) -> list[InputFile]:
-    """The files that data.path stands for, sorted by name.
+    """The files that data.path stands for, sorted by name. Raises DataError as `listing_of`."""
+    return listing_of(config).files
+
+
+def listing_of(config: SourceConfig) -> Listing:
+    """The files that data.path stands for, and what else it reaches.
 
     Raises:
         DataError: there is nothing at the path, or no file of the source's kind in the folder.
@@ -85,11 +105,15 @@ def files_of(config: SourceConfig) -> list[InputFile]:
     if not is_url(path):
         return _local_files(config, Path(path).expanduser())
     found = listing(path)
+    others = []
     if [file.url for file in found] != [path] and not is_pattern(path):
-        found = [file for file in found if file.url.lower().endswith(_suffixes(config))]
+        kinds = _suffixes(config)
+        others = [name_of(file.url) for file in found if not file.url.lower().endswith(kinds)]
+        found = [file for file in found if file.url.lower().endswith(kinds)]
+    passed_over = tuple((name, KIND) for name in others)
     if not found:
-        raise _nothing(config)
-    return [InputFile(file.url, file.size, file.identity) for file in found]
+        raise _nothing(config, others)
+    return Listing([InputFile(file.url, file.size, file.identity) for file in found], passed_over)
 
 
 def local_state(path: Path) -> InputFile:
@@ -106,31 +130,28 @@ def _suffixes(config: SourceConfig) -> tuple[str, ...]:
     return plain + tuple(kind + packed for kind in plain for packed in COMPRESSED)
 
 
-def _nothing(config: SourceConfig) -> DataError:
-    kinds = " or ".join(FORMATS[config.source])
+def _nothing(config: SourceConfig, others: list[str]) -> DataError:
+    path = name_of(str(config.path)).rstrip("/")
+    kinds = Counter(Path(name).suffix.lower() for name in others)
+    kinds.pop("", None)
+    there = ", ".join(f"{count:,} {cut(kind)}" for kind, count in kinds.most_common(3))
+    other = next((s for kind in kinds for s in FORMATS if kind in FORMATS[s]), None)
+    pattern = f"{path}/**/*{next(iter(kinds), '.log')}"
+    remedy = (
+        f"set data.source={other}" if other else f"give a pattern: {override('data.path', pattern)}"
+    )
     return DataError(
-        f"data.path={name_of(str(config.path))}: no {kinds} file in this folder or below; "
-        f"give a glob, for example '{name_of(str(config.path))}/**/*.log'"
+        f"data.path={path}: no {' or '.join(FORMATS[config.source])} file in this folder or below"
+        f"{f', but {there}' if there else ''}; {remedy}"
     )
 
 
-def _local_files(config: SourceConfig, path: Path) -> list[InputFile]:
-    if path.is_file():
-        return [local_state(path)]
-    if path.is_dir():
-        kinds = _suffixes(config)
-        found = sorted(p for p in path.rglob("*") if p.name.lower().endswith(kinds) and p.is_file())
-        if not found:
-            raise _nothing(config)
-        return [local_state(p) for p in found]
-    found = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file())  # noqa: PTH207 - absolute patterns
-    if found:
-        return [local_state(p) for p in found]
-    if glob.has_magic(str(path)):
-        raise DataError(f"data.path={config.path}: no file matches this pattern in {Path.cwd()}")
-    parent = next(p for p in path.absolute().parents if p.exists())
-    hint = did_you_mean(path.name, (p.name for p in parent.iterdir())) or f" ({parent} exists)"
-    raise DataError(f"data.path={config.path}: there is no such file or folder{hint}")
+def _local_files(config: SourceConfig, path: Path) -> Listing:
+    found = find(path, _suffixes(config), f"data.path={cut(str(config.path), 300)}")
+    if not found.files:
+        raise _nothing(config, [name for name, _ in found.passed_over])
+    passed_over = tuple((name_of(name), reason) for name, reason in found.passed_over)
+    return Listing([local_state(file) for file in found.files], passed_over)
 
 
 def group(sizes: list[int], limit: int) -> list[tuple[int, int]]:

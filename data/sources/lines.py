@@ -1,24 +1,27 @@
-"""Sources of plain characters: text files, JSON lines and csv, each also compressed.
+"""Sources of plain characters: text files and JSON lines, each also compressed.
 
-Readers give (place, row) pairs one by one and never hold a file, except text files, which are
-documents themselves.
+Readers give (place, row) pairs one by one and never hold a file, however large it is or unpacks to.
 """
 
-import csv
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from data.contract import kind_of
-from data.files import DamagedData, DataError, decode_utf8
+from data.files import DataError, decode_utf8, parse_json
+from data.messages import shown
 from data.sources import inputs
-from data.sources.compressed import is_compressed, open_bytes
+from data.sources.compressed import open_bytes
 from data.sources.inputs import InputFile, InputUnit, group, name_of, path_of
+from data.sources.recognise import HEAD, is_compressed, misfit, packing
 
-LONGEST_LINE = 2**28  # bytes; a longer one is no line but another kind of file
+LONGEST_LINE = 2**25
+"""Bytes of a record; longer ones are refused. As JSON, a record may take 25 times its bytes."""
+CHUNK = 2**20  # bytes of a text file that are read at once
+BOM = b"\xef\xbb\xbf"
 Placed = tuple[str, Any]  # (place, row): file and row for messages, and what stands there
 
 
@@ -46,9 +49,8 @@ def jsonl_units(files: list[InputFile]) -> list[InputUnit]:
 
 def decode(raw: bytes, offset: int = 0) -> str:
     """Bytes of a file as text, as `decode_utf8`; at its start they must not be compressed."""
-    for magic, suffix in ((b"\x1f\x8b", ".gz"), (b"\x28\xb5\x2f\xfd", ".zst")):
-        if offset == 0 and raw.startswith(magic):
-            raise DataError(f"is compressed, but its name does not say so; add {suffix} to it")
+    if offset == 0 and (packed := packing(raw)):
+        raise DataError(f"is {packed[0]}, but its name does not say so; add {packed[1]} to it")
     return decode_utf8(raw, offset)
 
 
@@ -60,45 +62,93 @@ def read_text(unit: InputUnit, column: str, longest: int | None) -> Iterator[Pla
     for file in unit.files:
         name = name_of(file)
         with open_bytes(path_of(file), name) as opened:
-            raw = opened.read()
-        start = _character(raw, unit.start)
-        stop = len(raw) if unit.stop is None else _character(raw, unit.stop)
+            line = 1 + _line_ends(opened, unit.start)
+            parts = _characters(opened, unit, path_of(file), name)
+            for piece in pieces(parts, min(longest or LONGEST_LINE, LONGEST_LINE)):
+                yield f"{name}:{line}", {column: piece}
+                line += piece.count("\n")
+
+
+def _line_ends(opened: BinaryIO, stop: int) -> int:
+    """How many line ends stand before a byte, to which the file is read."""
+    found = 0
+    while stop > 0 and (raw := opened.read(min(stop, CHUNK))):
+        found += raw.count(b"\n")
+        stop -= len(raw)
+    return found
+
+
+def _characters(opened: BinaryIO, unit: InputUnit, path: Path, name: str) -> Iterator[str]:
+    """The text of a unit's part of a file, which stands at its start, in parts of about CHUNK."""
+    offset, rest = unit.start, b""
+    for number, raw in enumerate(_bytes(opened, unit)):
         try:
-            text = decode(raw[start:stop], start)
+            if not number and not unit.start and (said := misfit(raw[:HEAD], path, "text")):
+                raise DataError(said)
+            if not number and unit.start:
+                offset += _continued(raw)
+                raw = raw[_continued(raw) :]
+            raw = rest + raw
+            whole = len(raw) - _begun(raw)
+            yield decode(raw[:whole], offset)
         except DataError as error:
             raise DataError(f"{name} {error}") from None
-        line = 1 + raw.count(b"\n", 0, start)
-        for piece in pieces(text, longest):
-            yield f"{name}:{line}", {column: piece}
-            line += piece.count("\n")
+        offset, rest = offset + whole, raw[whole:]
+    if rest:
+        raise DataError(f"{name} ends in the middle of a character, at offset {offset}")
 
 
-def _character(raw: bytes, place: int) -> int:
-    """Where the first character begins from a byte of a UTF-8 text on."""
-    while place < len(raw) and raw[place] & 0xC0 == 0x80:
-        place += 1
-    return place
+def _bytes(opened: BinaryIO, unit: InputUnit) -> Iterator[bytes]:
+    """The bytes of the unit, and those that finish a character that begins in it."""
+    at = unit.start
+    while unit.stop is None or at < unit.stop:
+        raw = opened.read(CHUNK if unit.stop is None else min(CHUNK, unit.stop - at))
+        if not raw:
+            return
+        at += len(raw)
+        yield raw
+    after = opened.read(3)
+    yield after[: _continued(after)]
 
 
-def pieces(text: str, longest: int | None) -> Iterator[str]:
-    """Cut a text in pieces of at most so many characters that join to the text again.
+def _continued(raw: bytes) -> int:
+    """How many bytes at the start go on with a character of UTF-8 that begins before."""
+    return next((n for n, byte in enumerate(raw) if byte & 0xC0 != 0x80), len(raw))
 
-    None: it stays whole.
+
+def _begun(raw: bytes) -> int:
+    """How many bytes at the end begin a character of UTF-8 and do not finish it."""
+    for count in range(1, min(4, len(raw) + 1)):
+        first = raw[-count]
+        if first >= 0xC0:
+            length = 2 + (first >= 0xE0) + (first >= 0xF0)
+            return count if length > count else 0
+        if first < 0x80:
+            return 0
+    return 0
+
+
+def pieces(parts: Iterable[str], longest: int) -> Iterator[str]:
+    """Cut a text, which comes in parts, in pieces of at most so many characters that join to it.
 
     Cuts at the last blank line of the piece, else the last line end, else the last space, else
     in the middle of a word.
     """
-    start = 0
-    while longest is not None and len(text) - start > longest:
-        end = start + longest
-        for mark in ("\n\n", "\n", " "):
-            if (cut := text.rfind(mark, start + 1, end)) > start:
-                end = cut + len(mark)
-                break
-        yield text[start:end]
-        start = end
-    if start < len(text):
-        yield text[start:]
+    text = ""
+    for part in parts:
+        text += part
+        start = 0
+        while len(text) - start > longest:
+            end = start + longest
+            for mark in ("\n\n", "\n", " "):
+                if (cut := text.rfind(mark, start + 1, end)) > start:
+                    end = cut + len(mark)
+                    break
+            yield text[start:end]
+            start = end
+        text = text[start:]
+    if text:
+        yield text
 
 
 def read_jsonl(unit: InputUnit) -> Iterator[Placed]:
@@ -120,8 +170,8 @@ def read_jsonl(unit: InputUnit) -> Iterator[Placed]:
             place = f"{name}: byte {offset}" if unit.start else f"{name}:{number}"
             if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
                 raise DataError(
-                    f"{exact_place(unit, place)}: this line is longer than {LONGEST_LINE:,} bytes; "
-                    "is it JSON lines (one object in each line)?"
+                    f"{exact_place(unit, place)}: this line is longer than {LONGEST_LINE:,} bytes, "
+                    "the most that are read; is it JSON lines (one object in each line)?"
                 )
             if not line.isspace():
                 yield place, (line, offset)
@@ -167,74 +217,37 @@ def place_of_line(place: str) -> str | None:
     return f"{found[1]}: byte {offset}"
 
 
-def parse_json(row: tuple[bytes, int]) -> dict[str, Any]:
-    """A line as an object.
+class _Doubled(dict[str, Any]):
+    """An object that has a key twice; of the values the last one."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    return made if len(made) == len(pairs) else _Doubled(made)
+
+
+_loads = json.JSONDecoder(object_pairs_hook=_object).decode
+
+
+def parse_line(row: tuple[bytes, int]) -> dict[str, Any]:
+    """A line as an object; a byte order mark before it, as of joined files, is passed over.
 
     Raises:
-        DataError: it is not UTF-8, not JSON, or not an object.
+        DataError: it is not UTF-8, not JSON, not an object, or an object with a key twice.
     """
     line, offset = row
-    text = decode(line, offset)
+    mark = len(BOM) if line.startswith(BOM) else 0
+    text = decode(line[mark:], offset + mark)
     try:
-        record = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        record = parse_json(text, _loads)
+    except DataError as error:
         raise DataError(
-            f"not a JSON object: {error}; repair or remove this line, or set data.source to what "
-            "the file is"
+            f"{error}; repair or remove this line, or set data.source to what the file is"
         ) from None
     if not isinstance(record, dict):
-        raise DataError(f"a JSON {kind_of(record)}, not an object")
-    return record
-
-
-def read_csv(unit: InputUnit) -> Iterator[Placed]:
-    """A csv file with a header; fields with commas, quotes or line ends stand in "quotes".
-
-    A place is the row, counted without the header. All values are text.
-    """
-    [file] = unit.files
-    name = name_of(file)
-    csv.field_size_limit(LONGEST_LINE)
-    number = 0  # of the row that is being read; 0: the header
-    with open_bytes(path_of(file), name) as opened:
-        rows = csv.reader(_decoded_lines(opened), strict=True)
-        try:
-            header = _header(next(rows, []))
-            number = 1
-            for values in rows:
-                if not values:  # a blank line
-                    continue
-                if len(values) != len(header):
-                    raise DataError(
-                        f"line {rows.line_num} ends a row of {len(values)} fields, but the header "
-                        f"has {len(header)} ({', '.join(header)}); quote fields that hold commas "
-                        "or line ends"
-                    )
-                yield f"{name}: row {number}", dict(zip(header, values, strict=True))
-                number += 1
-        except DamagedData:
-            raise
-        except (csv.Error, DataError) as error:
-            row = f"row {number}" if number else "header"
-            line = f" (line {rows.line_num})" if isinstance(error, csv.Error) else ""
-            raise DataError(f"{name}: {row}: {error}{line}") from None
-
-
-def _decoded_lines(opened: BinaryIO) -> Iterator[str]:
-    """Lines of at most LONGEST_LINE; decoded one by one, so that an error is of its own row."""
-    offset = 0
-    while line := opened.readline(LONGEST_LINE):
-        yield decode(line, offset)
-        offset += len(line)
-
-
-def _header(names: list[str]) -> list[str]:
-    """The names of the columns, if each has one of its own."""
-    if not names:
-        raise DataError("the file is empty; its first line must name the columns")
-    twice = [name for name in names if names.count(name) > 1]
-    if twice or not all(names):
+        raise DataError(f"is a JSON {kind_of(record)}, {shown(record)}, not an object")
+    if isinstance(record, _Doubled):
         raise DataError(
-            f"names of columns must be there and differ, but are: {', '.join(map(repr, names))}"
+            f"has a key twice ({shown(text)}), and readers differ in which one they take; keep one"
         )
-    return names
+    return record

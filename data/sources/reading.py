@@ -15,8 +15,8 @@ the remedy. What a document is in each source stands in the source's reader.
 import itertools
 import sys
 import sysconfig
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -24,14 +24,26 @@ from data import contract
 from data.config import SourceConfig
 from data.files import DataError, sha256_file
 from data.records import Record, builder, columns_read
-from data.sources import hub, lines, tables
-from data.sources.compressed import is_compressed
-from data.sources.inputs import InputFile, InputUnit, clipped, files_of, name_of, path_of
+from data.sources import csv_files, hub, lines, tables
+from data.sources.compressed import head_of
+from data.sources.inputs import (
+    InputFile,
+    InputUnit,
+    clipped,
+    files_of,
+    listing_of,
+    name_of,
+    path_of,
+)
 from data.sources.lines import Placed
 from data.sources.python_docs import BUILDER_VERSION, python_docs
+from data.sources.recognise import is_compressed, misfit
 from data.sources.urls import is_url
 
 SCHEMA_ROWS = 100  # of a file without a schema that tell which columns it has
+# Characters of a text that are tokenized at once; a longer one is cut into several documents. The
+# tokens of so many take some 200 MB.
+LONGEST_DOCUMENT = 2**20
 
 
 def units_of(config: SourceConfig, columns: Sequence[str] = ()) -> list[InputUnit]:
@@ -98,9 +110,15 @@ def checked(
 ) -> Iterator[Record]:
     """Rows of a unit as records; raises as `read_records`."""
     try:
-        yield from _records(config, unit, rows, _named(config, columns))
+        with _recognised(config, unit):
+            yield from _records(config, unit, rows, _named(config, columns))
     except contract.ColumnError as error:
         raise DataError(f"{error}{_compared(config, unit)}") from None
+
+
+def passed_over(config: SourceConfig) -> tuple[tuple[str, str], ...]:
+    """Path and reason of each file or folder that data.path reaches and that is not read."""
+    return () if config.source in ("python_docs", "hf") else listing_of(config).passed_over
 
 
 def outside_state(config: SourceConfig) -> list[Any]:
@@ -151,15 +169,45 @@ def _records(
             texts, spans, columns = build(row)
             rules.check_texts(texts, columns)
             values = {name: _value(row, name) for name in named}
+            cut = _cut(texts, columns, is_text=config.records == "text")
         except DataError as error:
             raise type(error)(f"{lines.exact_place(unit, place)}: {error}") from None
-        yield Record(texts, place, spans, values)
+        for part, own in enumerate(cut):
+            yield Record(own, place, spans, values, part)
+
+
+def _cut(
+    texts: tuple[str, ...], columns: tuple[str, ...], *, is_text: bool
+) -> Iterable[tuple[str, ...]]:
+    """The texts of the documents that the texts of a record become: one, but of long texts."""
+    if max(map(len, texts)) <= LONGEST_DOCUMENT:
+        return [texts]
+    if is_text:
+        return ((piece,) for piece in lines.pieces(texts, LONGEST_DOCUMENT))
+    text, column = max(zip(texts, columns, strict=True), key=lambda own: len(own[0]))
+    raise DataError(
+        f"{column} has {len(text):,} characters, and a conversation, which can't be cut, may have "
+        f"{LONGEST_DOCUMENT:,}; drop or shorten it"
+    )
+
+
+@contextmanager
+def _recognised(config: SourceConfig, unit: InputUnit) -> Iterator[None]:
+    """Let an error say what a file is where it plainly is not what its source reads."""
+    try:
+        yield
+    except DataError:
+        if config.source in ("jsonl", "csv"):
+            path, name = path_of(unit.files[0]), name_of(unit.files[0])
+            if said := misfit(head_of(path, name), path, config.source):
+                raise DataError(f"{name} {said}") from None
+        raise
 
 
 def _parsed(row: Any) -> dict[str, Any]:
     """A row as an object; lines of jsonl are parsed here, so that their errors get a place."""
     if isinstance(row, tuple):
-        return lines.parse_json(row)
+        return lines.parse_line(row)
     plain: dict[str, Any] = row
     return plain
 
@@ -167,6 +215,7 @@ def _parsed(row: Any) -> dict[str, Any]:
 def _value(row: Any, name: str) -> Any:
     if name not in row:
         raise contract.no_column("data.filters", name, row)
+    contract.check_size(name, row[name])
     return row[name]
 
 
@@ -186,7 +235,14 @@ def _chosen(config: SourceConfig, named: Sequence[str] | None, names: list[str])
             raise contract.no_column(
                 "data.contract" if in_contract else "data.filters", name, names
             )
-    return list(dict.fromkeys([*columns_read(config, names), *named]))
+    wanted = list(dict.fromkeys([*columns_read(config, names), *named]))
+    for name in wanted:
+        if (count := names.count(name)) > 1:
+            raise contract.ColumnError(
+                f"several columns ({count}) are named {name}, and which is meant does not show; "
+                "rename or drop all but one"
+            )
+    return wanted
 
 
 def _rows(config: SourceConfig, unit: InputUnit, named: Sequence[str] | None) -> Iterator[Placed]:
@@ -200,7 +256,7 @@ def _rows(config: SourceConfig, unit: InputUnit, named: Sequence[str] | None) ->
     if config.source == "jsonl":
         return lines.read_jsonl(unit)
     if config.source == "csv":
-        return lines.read_csv(unit)
+        return csv_files.read_csv(unit, chosen)
     if config.source == "parquet":
         return tables.read_table(unit, chosen)
     return hub.read_hub(config, unit, chosen)
@@ -221,14 +277,17 @@ def _schema(config: SourceConfig, file: str) -> dict[str, str]:
     """The columns of a file and their types; of jsonl those of its first rows."""
     if config.source == "parquet":
         return tables.schema_of(path_of(file), name_of(file))
-    rows = _rows(config, InputUnit((file,)), None)
-    parsed = []
-    for place, row in itertools.islice(rows, SCHEMA_ROWS):
+    unit = InputUnit((file,))
+    with _recognised(config, unit):
+        return contract.column_types(_first_rows(config, unit))
+
+
+def _first_rows(config: SourceConfig, unit: InputUnit) -> Iterator[dict[str, Any]]:
+    for place, row in itertools.islice(_rows(config, unit, None), SCHEMA_ROWS):
         try:
-            parsed.append(_parsed(row))
+            yield _parsed(row)
         except DataError as error:
             raise DataError(f"{place}: {error}") from None
-    return contract.column_types(parsed)
 
 
 def _compared(config: SourceConfig, unit: InputUnit) -> str:

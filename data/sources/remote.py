@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from data.addresses import hide
 from data.files import DataError, cache_root, fsync_folder, lock, write_text_atomic
 from data.sources.urls import (
     cause_of,
     failure,
     first_line,
-    hide_secrets,
     is_own_disk,
     is_pattern,
     local_path,
@@ -130,7 +130,7 @@ def _fetch(url: str, folder: Path) -> Path:
     fsync_folder(folder)
     stat = final.stat()
     about = {
-        "url": hide_secrets(url),
+        "url": hide(url),
         "name": final.name,
         "identity": remote.identity,
         "size": stat.st_size,
@@ -156,7 +156,7 @@ def _download(
     size = announced.size if remote.size is None else remote.size
     if size is None:
         raise DataError(
-            f"data.path={hide_secrets(remote.url)}: the server announces no length, so a download "
+            f"data.path={hide(remote.url)}: the server announces no length, so a download "
             "that was cut can't be told from a whole one; fetch the file yourself and set "
             "data.path=FILE"
         )
@@ -218,12 +218,12 @@ def _open(url: str) -> tuple[Any, str]:
         package = PACKAGES.get(protocol)
         remedy = f"pip install {package}" if package else first_line(error)
         raise DataError(
-            f"data.path={hide_secrets(url)}: reading {protocol}:// needs a package that is not "
+            f"data.path={hide(url)}: reading {protocol}:// needs a package that is not "
             f"installed: {remedy}"
         ) from None
     except ValueError as error:
         raise DataError(
-            f"data.path={hide_secrets(url)}: {first_line(error)}; known are http(s)://, s3://, "
+            f"data.path={hide(url)}: {first_line(error)}; known are http(s)://, s3://, "
             "gs://, hf:// and file://"
         ) from None
     return files, path

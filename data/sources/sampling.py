@@ -13,11 +13,12 @@ from math import sqrt
 from data.config import SourceConfig
 from data.files import DataError
 from data.records import Record
-from data.sources import lines, tables
-from data.sources.compressed import growth, is_compressed, open_bytes
+from data.sources import csv_files, lines, tables
+from data.sources.compressed import growth, open_bytes
 from data.sources.inputs import InputFile, InputUnit, files_of, path_of
 from data.sources.lines import Placed
 from data.sources.reading import checked, is_local, read_records, units_of
+from data.sources.recognise import is_compressed
 
 SAMPLE_BYTES = 2**20
 PLACES = 8  # of large files
@@ -120,7 +121,7 @@ def _rows(config: SourceConfig, file: InputFile, start: int, most: int) -> tuple
     if config.source == "jsonl":
         return list(lines.read_jsonl(InputUnit((file.name,), start, start + most))), most
     rows, read = [], 0
-    for place, row in lines.read_csv(InputUnit((file.name,))):
+    for place, row in csv_files.read_csv(InputUnit((file.name,)), lambda names: names):
         rows.append((place, row))
         read += sum(len(value.encode("utf-8")) + 1 for value in row.values())
         if read >= most:

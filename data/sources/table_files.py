@@ -6,7 +6,8 @@ from typing import Any
 
 from data.files import DataError
 from data.messages import did_you_mean
-from data.sources.compressed import COMPRESSED, open_bytes
+from data.sources.compressed import open_bytes
+from data.sources.recognise import COMPRESSED
 
 PLAIN = (".csv", ".jsonl", ".ndjson")
 TABLES = (".parquet", ".arrow", *PLAIN, *(kind + end for kind in PLAIN for end in COMPRESSED))
@@ -39,18 +40,19 @@ def table_parts(path: Path) -> Iterator[Any]:
 def _parts(path: Path) -> Iterator[Any]:
     import pyarrow as pa
 
-    if path.suffix == ".parquet":
+    kind = path.with_suffix("").suffix if path.suffix in COMPRESSED else path.suffix
+    if kind == ".parquet":
         import pyarrow.parquet as pq
 
         with pq.ParquetFile(path) as opened:
             yield from opened.iter_batches(batch_size=PART_ROWS)
         return
-    if ".csv" in path.suffixes[-2:]:
+    if kind == ".csv":
         from pyarrow import csv
 
         with open_bytes(path, str(path)) as opened:
             table = csv.read_csv(opened)
-    elif path.suffix == ".arrow":
+    elif kind == ".arrow":
         with pa.OSFile(str(path)) as file:
             is_file = file.read(6) == b"ARROW1"
             file.seek(0)

@@ -8,25 +8,29 @@ from typing import Any
 from data.contract import ColumnError
 from data.files import DataError
 from data.sources import inputs
-from data.sources.compressed import damaged
+from data.sources.compressed import damaged, head_of
 from data.sources.inputs import InputFile, InputUnit, group, name_of, path_of
 from data.sources.lines import Placed
+from data.sources.recognise import misfit
 from data.sources.urls import is_url
 
 Chosen = Callable[[list[str]], list[str]]  # the columns in a file -> those to read
-ROWS = 1024  # that are turned into Python values at once
+ROWS = 1024  # that are turned into Python values at once, at most
+ROWS_BYTES = 2**24  # of the values of these rows, if all are of the usual size of their part
 # The end of a stream of Arrow messages. Without it a file that was cut reads like a shorter one.
 END_MARK = b"\xff\xff\xff\xff\0\0\0\0"
 
 
 @contextmanager
 def _whole(path: Path, name: str) -> Iterator[None]:
-    """Turn pyarrow's messages about a damaged file into one that says which and what to do."""
+    """Turn pyarrow's messages about a file into one that says which, what it is, what to do."""
     import pyarrow as pa
 
     try:
         yield
     except (pa.ArrowException, OSError) as error:
+        if said := misfit(head_of(path, name), path, "parquet"):
+            raise DataError(f"{name} {said}") from None
         raise damaged(name, path.stat().st_size, str(error).splitlines()[0]) from None
 
 
@@ -165,8 +169,9 @@ def _batches(path: Path, name: str, unit: InputUnit, columns: Chosen) -> Iterato
                 if unit.stop is not None and number >= unit.stop:
                     return
                 if number >= unit.start:
-                    for at in range(0, batch.num_rows, ROWS):
-                        yield row + at, batch.slice(at, ROWS).select(wanted)
+                    step = _rows_at_once(batch.num_rows, batch.nbytes)
+                    for at in range(0, batch.num_rows, step):
+                        yield row + at, batch.slice(at, step).select(wanted)
                 row += batch.num_rows
         return
     with pq.ParquetFile(path) as opened:
@@ -174,10 +179,16 @@ def _batches(path: Path, name: str, unit: InputUnit, columns: Chosen) -> Iterato
         about = opened.metadata
         stop = about.num_row_groups if unit.stop is None else unit.stop
         row += sum(about.row_group(number).num_rows for number in range(unit.start))
-        groups = list(range(unit.start, stop))
-        for batch in opened.iter_batches(batch_size=ROWS, row_groups=groups, columns=wanted):
-            yield row, batch
-            row += batch.num_rows
+        for number in range(unit.start, stop):
+            group = about.row_group(number)
+            size = _rows_at_once(group.num_rows, group.total_byte_size)
+            for batch in opened.iter_batches(size, row_groups=[number], columns=wanted):
+                yield row, batch
+                row += batch.num_rows
+
+
+def _rows_at_once(rows: int, size: int) -> int:
+    return max(1, min(ROWS, ROWS_BYTES * rows // max(size, 1)))
 
 
 def _columns(columns: Chosen, name: str, names: list[str]) -> list[str]:

@@ -5,7 +5,9 @@ import re
 from pathlib import Path
 from urllib.parse import unquote
 
+from data.addresses import hide
 from data.files import DataError, cache_root
+from data.messages import cut
 
 
 def is_url(path: str) -> bool:
@@ -17,11 +19,6 @@ def is_pattern(url: str) -> bool:
     """Whether it stands for all files that fit; in http only * does (a ? begins a query there)."""
     http = url.lower().startswith(("http://", "https://"))
     return re.search(r"\*" if http else r"[*?\[]", url) is not None
-
-
-def hide_secrets(url: str) -> str:
-    """The URL without what may be a secret: user and password, and all after a question mark."""
-    return re.sub(r"//[^/@\s]*@", "//", re.sub(r"\?[^\s'\"<>]*", "?...", url))
 
 
 def local_path(url: str) -> Path:
@@ -51,8 +48,8 @@ def may_pass(error: BaseException) -> bool:
 def failure(url: str, error: BaseException, attempts: int) -> DataError:
     """The error that a user sees: what was asked, what happened, what to do."""
     status = getattr(error, "status", None)
-    asked = f"data.path={hide_secrets(url)}"
-    reason = hide_secrets(first_line(error).replace(url, hide_secrets(url)))
+    asked = f"data.path={hide(url)}"
+    reason = hide(first_line(error).replace(url, hide(url)))
     if is_own_disk(error):
         return DataError(
             f"the cache {cache_root()} can't be written ({reason}); make room, or set "
@@ -86,6 +83,6 @@ def is_own_disk(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its kind if it has none."""
+    """The first line of an error's text, cut short, or its kind if it has none."""
     text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    return cut(text.splitlines()[0], 200) if text else type(error).__name__

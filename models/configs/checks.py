@@ -4,11 +4,19 @@ import math
 from collections.abc import Collection
 from difflib import get_close_matches
 
+MOST = 2**31 - 1
+MOST_LAYERS = 10_000
+"""Ten times the deepest Transformer known (Wang et al. 2022, arXiv:2203.00555). A config may come
+from a file of others, and building layers takes time before anything can be compared."""
 
-def check_size(name: str, value: object) -> None:
+
+def check_size(name: str, value: object, most: int = MOST) -> None:
     """Raise unless `value` counts something; a bool does not, though Python has it as an int."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"model.{name}={value!r} must be a whole number of at least 1")
+    if value > most:
+        given = value if value.bit_length() < 64 else f"a number of {value.bit_length():,} bits"
+        raise ValueError(f"model.{name}={given} must be at most {most:,}")
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str:

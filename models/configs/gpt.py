@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from models.configs.base import LanguageModelConfig
 from models.configs.checks import (
+    MOST_LAYERS,
     check_choice,
     check_positive,
     check_probability,
@@ -72,8 +73,9 @@ class GPTConfig(LanguageModelConfig):
         check_choice("norm", self.norm, NORMS)
         check_choice("positions", self.positions, POSITIONS)
         check_choice("activation", self.activation, ACTIVATIONS)
-        for name in ("layers", "width", "heads"):
+        for name in ("width", "heads"):
             check_size(name, getattr(self, name))
+        check_size("layers", self.layers, MOST_LAYERS)
         for name in ("kv_heads", "ffn_width"):
             if getattr(self, name) is not None:
                 check_size(name, getattr(self, name))
@@ -110,7 +112,8 @@ class GPTConfig(LanguageModelConfig):
                 f"{self.width} must be even; {nearest}"
             )
         if self.heads % self.key_value_heads:
-            divisors = [n for n in range(1, self.heads + 1) if self.heads % n == 0]
+            small = [n for n in range(1, math.isqrt(self.heads) + 1) if self.heads % n == 0]
+            divisors = [*small, *(self.heads // n for n in small)]
             low = max((n for n in divisors if n < self.key_value_heads), default=1)
             high = min((n for n in divisors if n > self.key_value_heads), default=self.heads)
             raise ValueError(

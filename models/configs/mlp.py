@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from models.configs.base import ClassifierConfig
-from models.configs.checks import check_choice, check_probability, check_size
+from models.configs.checks import MOST_LAYERS, check_choice, check_probability, check_size
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "gelu")
 INITS = ("kaiming", "xavier")
@@ -37,6 +37,11 @@ class MLPConfig(ClassifierConfig):
         """Check every value."""
         super().__post_init__()
         check_choice("family", self.family, ("mlp",))
+        if len(self.hidden) > MOST_LAYERS:
+            raise ValueError(
+                f"model.hidden has {len(self.hidden):,} layers and must have at most "
+                f"{MOST_LAYERS:,}"
+            )
         for layer, units in enumerate(self.hidden):
             check_size(f"hidden[{layer}]", units)
         check_choice("activation", self.activation, ACTIVATIONS)

@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from data.files import expand_home
 from orchestrator.compose.schema import GROUPS
 from orchestrator.compose.word import Spelled, Word
 from orchestrator.config import SECTIONS, JobConfig
@@ -120,7 +121,7 @@ def _primary_of(word: Word) -> str | None:
         return None
     from orchestrator.compose.resuming import primary_config
 
-    return primary_config(str(word.value))
+    return primary_config(str(expand_home("resume", str(word.value))))
 
 
 def _chooses(composer: "Composer", word: Word) -> bool:

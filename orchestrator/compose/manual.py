@@ -128,9 +128,12 @@ def _section(
             yield from _section(hint, f"{name}.", value)  # type: ignore[arg-type]
             continue
         left = f"  {name}={_shown(value)}"
-        gap = " " if len(left) > 40 else " " * (42 - len(left))
-        yield f"{left}{gap}{kind_in_words(hint)}"
-        meaning = said.get(field.name, "")
+        takes, meaning = kind_in_words(hint), said.get(field.name, "")
+        if len(left) + len(takes) < WIDTH:
+            left = f"{left:41} {takes}"
+        else:
+            meaning = f"Takes {takes}. {meaning}"
+        yield left
         readers = [n for n, stage in STAGES.items() if name in stage.section.reads]
         if name in BY_STAGE and len(readers) < len(STAGES):
             meaning += f" Read by stage={', '.join(readers)}."

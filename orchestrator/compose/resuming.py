@@ -12,6 +12,7 @@ from typing import Any
 from data.messages import short
 from orchestrator.compose.schema import SCHEMA, conf_folder
 from orchestrator.plan.resume import AUTO, run_folder
+from orchestrator.record.reading import CONFIG
 from orchestrator.stages import saved
 
 CHOICE = "resumed" + SCHEMA  # not shown among the choices of a group
@@ -35,7 +36,7 @@ def _store(folder: Path) -> None:
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
 
-    run, store = saved.read(folder / saved.CONFIG), ConfigStore.instance()
+    run, store = saved.read(folder / CONFIG), ConfigStore.instance()
     if here := os.environ.get("RAY_ADDRESS"):
         run.resources.address = here
     primary: dict[str, Any] = yaml.safe_load((conf_folder() / "config.yaml").read_bytes())

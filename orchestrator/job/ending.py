@@ -1,4 +1,4 @@
-"""The end of a job on the screen: samples, tables, the places to look at, what to type next."""
+"""The end of a job in result.json and on the screen: samples, tables, what to type next."""
 
 import shlex
 from collections.abc import Sequence
@@ -11,7 +11,10 @@ from rich.table import Table as Grid
 from data.messages import short
 from orchestrator.job.failures import Explanation
 from orchestrator.job.screen import Terminal
+from orchestrator.plan.planning import Plan
+from orchestrator.record import runfolder
 from orchestrator.record.mlflow import Done, Pending
+from orchestrator.record.standing import Standing
 from orchestrator.terminal import fitted_command
 
 if TYPE_CHECKING:
@@ -29,6 +32,56 @@ class Ending:
     """What result.json says."""
     explanation: Explanation | None
     tracked: Done | Pending
+
+
+def result_of(
+    folder: Path,
+    plan: Plan,
+    standing: Standing,
+    outcome: "Result | None",
+    explanation: Explanation | None,
+) -> dict[str, Any]:
+    """What result.json says, by the record: the truth also for a job that failed.
+
+    Its time and its run in MLflow are still to be filled in.
+
+    Args:
+        folder: of the run.
+        plan: of the job.
+        standing: how far the run has got.
+        outcome: rank 0's result, if it came so far.
+        explanation: of what ended it, if anything did.
+    """
+    status = "interrupted" if outcome is not None and outcome.stopped else "done"
+    if explanation is not None:
+        status = "interrupted" if explanation.failure == "interrupted" else "failed"
+    steps = max(standing.step, standing.checkpoint_step or 0)
+    start = runfolder.placed(plan.start.checkpoint.path, folder) if plan.start else None
+    result: dict[str, Any] = {
+        "run_id": folder.name,
+        "stage": plan.config.stage.name,
+        "status": status,
+        "reason": outcome.reason if outcome else None,
+        "attempts": 1,
+        "steps": steps if plan.outline.steps else 0,
+        "tokens": standing.tokens or None,
+        "wall_s": None,
+        "tokens_per_second": outcome.tokens_per_second if outcome else None,
+        "metrics": standing.metrics,
+        "baselines": standing.baselines,
+        "best": standing.best,
+        "checkpoint": standing.checkpoint or start,
+        "mlflow_run_id": None,
+    }
+    if explanation is not None:
+        result["error"] = {
+            "class": explanation.failure,
+            "rank": explanation.rank,
+            "host": explanation.host,
+            "message": explanation.message,
+            "remedy": explanation.remedy,
+        }
+    return result
 
 
 def show(console: Terminal, ended: Ending, outcome: "Result | None") -> None:

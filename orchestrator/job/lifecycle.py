@@ -9,19 +9,20 @@ What the job knows of its stage is in its plan; how far it got is in its record.
 """
 
 import os
+import sys
 import time
 import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.gang import Files, Placement, run_gang, run_inline
 from cluster.host.output import output_to
-from data.files import cache_root, in_use, write_text_atomic
+from data.files import cache_root, in_use, read_json, write_text_atomic
 from data.messages import counted, short
-from orchestrator.config import JobConfig
+from orchestrator.config import JobConfig, to_dict
 from orchestrator.job import ending, torchrun
 from orchestrator.job.codes import DONE, FAILED, INTERRUPTED, REFUSED, STOPPED
 from orchestrator.job.failures import Explanation, explain_failure
@@ -36,6 +37,7 @@ from orchestrator.record.checkpoints import remove_partial
 from orchestrator.record.checkpoints.finding import newest_of, published, read_complete
 from orchestrator.record.journal import Journal
 from orchestrator.record.mlflow import NoMirror, start_mirror
+from orchestrator.record.redaction import Redactor
 from orchestrator.stages import STAGES
 from orchestrator.stages.result import SEPARATOR
 
@@ -56,7 +58,8 @@ def execute(config: JobConfig, overrides: Sequence[str], asked: float) -> int:
         return torchrun.follow(config)
     outline = STAGES[config.stage.name].driver.outline(config)
     startup = Startup(asked)
-    with Screen(outline, Terminal()) as screen, torchrun.leading(config) as hand_out:
+    redactor = Redactor(to_dict(config))
+    with Screen(outline, Terminal(redactor)) as screen, torchrun.leading(config) as hand_out:
         startup.enter("data")
         for run in runfolder.remove_leftovers(Path(config.outputs)):
             screen.say(f"removed a checkpoint that {short(run)} had left half-written")
@@ -70,9 +73,9 @@ def execute(config: JobConfig, overrides: Sequence[str], asked: float) -> int:
         assignment = Assignment(plan.config, folder, plan.ready.inputs)
         hand_out(assignment)
         try:
-            return Job(plan, overrides, assignment, screen, startup).run()
-        except ValueError as error:  # from now on nothing is refused, as a ValueError would be
-            raise RuntimeError("a job has ended without saying how") from error
+            return Job(plan, overrides, assignment, screen, startup, redactor).run()
+        except Exception as error:  # whatever it is, the job was started: nothing was refused
+            return _end_badly(assignment, redactor, error)
 
 
 @dataclass
@@ -84,6 +87,7 @@ class Job:
     assignment: Assignment
     screen: Screen
     startup: Startup
+    redactor: Redactor
 
     def __post_init__(self) -> None:
         """Nothing is open yet."""
@@ -99,7 +103,7 @@ class Job:
         error: BaseException | None = None
         assert self.plan.ready is not None  # make_plan makes it
         with self.stops.heard(), in_use(self.plan.ready.files):
-            with Journal(self.folder) as journal:
+            with Journal(self.folder, redactor=self.redactor) as journal:
                 self._journal = journal
                 try:
                     self._record_start()
@@ -109,8 +113,9 @@ class Job:
                     self._record_outcome(outcome)
                 except (Exception, KeyboardInterrupt) as caught:
                     error = caught
-                    self._look_at_checkpoints()
                 self.stops.over = True
+                if error is not None:
+                    self._look_at_checkpoints()
                 result, explanation = self._close(outcome, error, begun, self._mirror.run_id)
             if self.config.tracking.enabled:
                 self.screen.phase("sending the rest of the record to MLflow")
@@ -128,8 +133,7 @@ class Job:
             ending.show(self.screen.console, ended, outcome)
         if explanation is not None and explanation.failure == "not_shared":
             return REFUSED
-        interrupted = INTERRUPTED if result["checkpoint"] else STOPPED
-        return {"done": DONE, "interrupted": interrupted}.get(result["status"], FAILED)
+        return _code(result)
 
     def _work(self) -> "Result":
         """Carry out the stage in its workers; returns rank 0's result."""
@@ -174,7 +178,7 @@ class Job:
                 )
         except Exception:
             with suppress(OSError), log.open("a", encoding="utf-8") as file:  # the disk may be full
-                traceback.print_exc(file=file)
+                file.write(self.redactor.text(traceback.format_exc()))
             raise
         return result
 
@@ -195,9 +199,11 @@ class Job:
         """Write what a worker sent to the journal, and show it."""
         for record in records:
             if "metrics" in record and "event" not in record:
+                first = not self.stops.stepped and self.plan.outline.steps > 0
+                self.stops.stepped = self.stops.stepped or first
                 self._journal.metrics(record["step"], record["metrics"], record["time_ms"])
                 self.screen.metrics(self._journal.standing, record["metrics"])
-                if not self.stops.stepped and self.plan.outline.steps:
+                if first:
                     self._first_step()
             else:
                 self._event(record)
@@ -220,7 +226,6 @@ class Job:
 
     def _first_step(self) -> None:
         """Say how long it took from Enter to the first optimizer step, and where that went."""
-        self.stops.stepped = True
         total, parts = self.startup.parts()
         self._journal.event("first_step", seconds=round(total, 1), parts=parts)
         shown = ", ".join(f"{name} {seconds}" for name, seconds in parts.items())
@@ -275,10 +280,6 @@ class Job:
             runfolder.write_table(path, table.columns, table.rows)
             self._journal.event("artifact", path=path.name, table=True)
 
-    def _resumed_from(self) -> str | None:
-        start = self.plan.start
-        return runfolder.placed(start.checkpoint.path, self.folder) if start else None
-
     def _close(
         self,
         outcome: "Result | None",
@@ -294,9 +295,12 @@ class Job:
         def end() -> tuple[dict[str, Any], Explanation | None]:
             explanation, standing = None, self._journal.standing
             if error is not None:
-                resumable = bool(standing.checkpoint or self.config.resume)
+                resumable = bool(standing.checkpoint or self.plan.start)
                 explanation = explain_failure(error, standing.step or None, resumable=resumable)
-            result = self._result(outcome, explanation, time.monotonic() - begun)
+                message = self.redactor.text(explanation.message)
+                explanation = replace(explanation, message=message)
+            result = ending.result_of(self.folder, self.plan, standing, outcome, explanation)
+            result["wall_s"] = round(time.monotonic() - begun, 3)
             result["mlflow_run_id"] = mlflow_run_id
             runfolder.write_result(self.folder, result)
             return result, explanation
@@ -311,38 +315,28 @@ class Job:
             ended = end()
         return ended
 
-    def _result(
-        self, outcome: "Result | None", explanation: Explanation | None, seconds: float
-    ) -> dict[str, Any]:
-        """What result.json says, by the record: the truth also for a job that failed."""
-        standing, status = self._journal.standing, "done"
-        trains = self.plan.outline.steps > 0
-        if explanation is not None:
-            status = "interrupted" if explanation.failure == "interrupted" else "failed"
-        elif outcome is not None and outcome.stopped:
-            status = "interrupted"
-        result: dict[str, Any] = {
-            "run_id": self.folder.name,
-            "stage": self.config.stage.name,
-            "status": status,
-            "reason": outcome.reason if outcome else None,
-            "attempts": 1,
-            "steps": max(standing.step, standing.checkpoint_step or 0) if trains else 0,
-            "tokens": standing.tokens or None,
-            "wall_s": round(seconds, 3),
-            "tokens_per_second": outcome.tokens_per_second if outcome else None,
-            "metrics": standing.metrics,
-            "baselines": standing.baselines,
-            "best": standing.best,
-            "checkpoint": standing.checkpoint or self._resumed_from(),
-            "mlflow_run_id": None,
-        }
-        if explanation is not None:
-            result["error"] = {
-                "class": explanation.failure,
-                "rank": explanation.rank,
-                "host": explanation.host,
-                "message": explanation.message,
-                "remedy": explanation.remedy,
-            }
-        return result
+
+def _end_badly(assignment: Assignment, redactor: Redactor, error: Exception) -> int:
+    """Say in a sentence what happened to the record of a job; returns its exit code.
+
+    A job that has ended is what its result.json says, also if that could not be shown.
+    """
+    folder, log = assignment.folder, assignment.folder / "logs" / "driver.log"
+    with suppress(OSError):
+        log.write_text(redactor.text(traceback.format_exc()), encoding="utf-8")
+    explained = explain_failure(error, log=log)
+    print(f"error: {redactor.text(explained.line())}", file=sys.stderr)
+    if (folder / runfolder.RESULT).exists():
+        return _code(read_json(folder / runfolder.RESULT))
+    told = {"class": explained.failure, "rank": None, "host": None}
+    told |= {"message": redactor.text(explained.message), "remedy": explained.remedy}
+    facts = {"run_id": folder.name, "stage": assignment.config.stage.name, "status": "failed"}
+    with suppress(OSError):
+        runfolder.write_result(folder, {**facts, "error": told})
+    return FAILED
+
+
+def _code(result: dict[str, Any]) -> int:
+    """The exit code of a job with this result.json."""
+    interrupted = INTERRUPTED if result.get("checkpoint") else STOPPED
+    return {"done": DONE, "interrupted": interrupted}.get(result["status"], FAILED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.gang import Channel
 from data.files import NotOnThisHost, cache_root
-from orchestrator.config import JobConfig
+from orchestrator.config import JobConfig, to_dict
+from orchestrator.record.redaction import RedactingStream, Redactor
 
 if TYPE_CHECKING:
     from orchestrator.stages.result import Result
-
-OF_MPI = ("OMPI_COMM_WORLD_", "PMI_", "PMIX_", "MV2_COMM_WORLD_")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,10 @@ def work(assignment: Assignment, channel: Channel) -> Result:
             f"the run folder {folder} is not on the host {os.uname().nodename}; let outputs=FOLDER "
             "name a folder that all hosts share"
         )
-    forget_mpi()
+    if config.resources.launcher == "ray":  # this process writes to a log that others may read
+        redactor = Redactor(to_dict(config))
+        sys.stdout = RedactingStream(sys.stdout, redactor)
+        sys.stderr = RedactingStream(sys.stderr, redactor)
     keep_freed_memory()
     torch.set_num_threads(config.resources.cpus_per_worker)
     device = distributed.device_of(config.resources.device)
@@ -53,12 +56,6 @@ def work(assignment: Assignment, channel: Channel) -> Result:
         run = Run(folder, device, channel.send, channel.should_stop, cache_root())
         run.event("imported", seconds=round(time.perf_counter() - begun, 3))
         return STAGES[config.stage.name].carry_out(config, assignment.inputs, run)
-
-
-def forget_mpi() -> None:
-    """Take out what mpirun has left in the environment: DeepSpeed would believe its ranks."""
-    for name in [name for name in os.environ if name.startswith(OF_MPI)]:
-        del os.environ[name]
 
 
 def environment(config: JobConfig) -> dict[str, str]:

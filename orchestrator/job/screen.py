@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data.messages import Passing, clock
+from orchestrator.record.redaction import Redactor
 from orchestrator.record.standing import Standing
 from orchestrator.stages import Outline
 from orchestrator.terminal import fitted, fitted_parts, leave_reader
@@ -27,12 +28,18 @@ SMOOTHING = 0.9  # of the shown throughput, per step
 
 
 class Terminal(Console):
-    """Standard output, whose reader may go away while a job goes on: then nothing is shown."""
+    """Standard output without secrets; its reader may go away while a job goes on."""
+
+    def __init__(self, redactor: Redactor, **options: Any) -> None:
+        """Hide what `redactor` knows: what is on the screen is kept by CI and screenshots."""
+        super().__init__(**options)
+        self._redactor = redactor
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print, if somebody is still there."""
+        shown = (self._redactor.known(o) if isinstance(o, str) else o for o in objects)
         try:
-            super().print(*objects, **options)
+            super().print(*shown, **options)
         except OSError:  # the terminal is gone
             self.on_broken_pipe()
 
@@ -43,7 +50,7 @@ class Terminal(Console):
 
     def say(self, text: str, hang: int = 2) -> None:
         """Print text as it is, in lines that fit a terminal (`terminal.fitted`)."""
-        shown = fitted(text, self.fitting, hang)
+        shown = fitted(self._redactor.known(text), self.fitting, hang)
         self.print(shown, highlight=False, soft_wrap=True, markup=False)
 
     @property

@@ -1,10 +1,12 @@
 """Whether what a job writes fits where it goes."""
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
 
 from data.messages import size
+from orchestrator.record.runfolder import LATEST
 
 
 class DiskTooSmall(ValueError):
@@ -13,6 +15,19 @@ class DiskTooSmall(ValueError):
 
 def check_outputs(folder: Path) -> int:
     """Free bytes where run folders go. Raises ValueError unless they can be created there."""
+    latest = folder / LATEST
+    if latest.exists() and not latest.is_symlink():
+        raise ValueError(
+            f"outputs={folder}: {latest} is no link to the newest run, maybe since links were "
+            "followed in copying; remove or rename it"
+        )
+    try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"outputs={folder} is {os.fsencode(folder.absolute())!r}, which is no UTF-8, and no "
+            "record can hold it; rename it, or try outputs=ANOTHER_FOLDER"
+        ) from None
     folders = [folder.absolute(), *folder.absolute().parents]
     existing = next(path for path in folders if path.exists())
     if not existing.is_dir():

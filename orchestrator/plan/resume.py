@@ -13,6 +13,7 @@ from orchestrator.record import runfolder
 from orchestrator.record.checkpoints import FOLDER, Checkpoint, RoleRecord, find, published
 from orchestrator.record.journal import goes_on
 from orchestrator.record.lines import EVENTS, read
+from orchestrator.record.reading import CONFIG
 from orchestrator.record.redaction import Redactor, flatten
 from orchestrator.stages import saved
 
@@ -71,10 +72,10 @@ def run_folder(resume: str) -> Path:
             f"resume={resume} does not exist; try resume=outputs/latest, or a run folder in outputs"
         )
     for folder in (path, *path.parents[:2]):
-        if (folder / saved.CONFIG).is_file():
+        if (folder / CONFIG).is_file():
             return folder
     raise ValueError(
-        f"resume={resume} is not in a run folder: there is no {saved.CONFIG} that says what it was "
+        f"resume={resume} is not in a run folder: there is no {CONFIG} that says what it was "
         f"trained with; name a whole run folder, or start anew with model.weights={resume}"
     )
 
@@ -97,7 +98,7 @@ def find_start(config: JobConfig) -> Start | None:
             f"it; end that one first, or start another run from its weights with "
             f"model.weights={config.resume}"
         )
-    before = saved.load(folder / saved.CONFIG)
+    before = saved.load(folder / CONFIG)
     found, steps = find(Path(config.resume)), config.section(TrainingConfig).steps
     if found.step >= steps:
         raise ValueError(
@@ -116,7 +117,7 @@ def find_start(config: JobConfig) -> Start | None:
 
 def _newest_unfinished(config: JobConfig) -> Path | None:
     """The newest run of this very job that has a checkpoint, unless a newer one is done."""
-    runs = Path(config.outputs).glob(f"*/*/{saved.CONFIG}")
+    runs = Path(config.outputs).glob(f"*/*/{CONFIG}")
     for file in sorted(runs, key=lambda file: file.parts[-3:], reverse=True):
         try:
             same = all(own.name == "outputs" for own in _changes(saved.load(file), config))

@@ -13,7 +13,10 @@ from typing import Any
 
 from orchestrator.record.clock import Clock
 from orchestrator.record.lines import EVENTS, METRICS, LineFile, is_claimed
+from orchestrator.record.redaction import Redactor
 from orchestrator.record.standing import Standing
+
+PATHS = ("path", "folder")  # facts of events that somebody opens later
 
 
 def goes_on(folder: Path, *, unknown: bool = False) -> bool:
@@ -24,13 +27,16 @@ def goes_on(folder: Path, *, unknown: bool = False) -> bool:
 class Journal:
     """Appends metrics and events to a run folder; `attempt` may be raised when a job is retried."""
 
-    def __init__(self, folder: Path, attempt: int = 1) -> None:
+    def __init__(self, folder: Path, attempt: int = 1, redactor: Redactor | None = None) -> None:
         """Open both files in `folder`; the torn last line of a killed writer is cut off.
+
+        What `redactor` knows for a secret is hidden in events, but for paths, which are opened.
 
         Raises:
             ValueError: another process writes this journal.
         """
         self.attempt = attempt
+        self._redactor = redactor or Redactor({})
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._metrics = LineFile(folder / METRICS)
@@ -55,7 +61,9 @@ class Journal:
 
     def event(self, kind: str, /, **facts: Any) -> None:
         """Record that something happened, e.g. `event("checkpoint", step=100, path=...)`."""
-        self._append(self._events, {"event": kind, **facts}, None)
+        hide = self._redactor.settings
+        shown = {name: v if name in PATHS else hide(v, name) for name, v in facts.items()}
+        self._append(self._events, {"event": kind, **shown}, None)
 
     def sync(self) -> None:
         """Return when all lines are on the disk."""

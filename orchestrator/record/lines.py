@@ -191,7 +191,7 @@ def _parse(path: Path, start: int, line: bytes) -> dict[str, Any]:
             raise ValueError("not a JSON object")
         if "metrics" in record:
             record["metrics"] = {key: float(value) for key, value in record["metrics"].items()}
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         with path.open("rb") as file:
             number = file.read(start).count(b"\n") + 1
         raise JournalError(

@@ -54,10 +54,10 @@ def create(config: JobConfig, overrides: Sequence[str], devices: Devices | None 
     (folder / "logs").mkdir()
     plain = to_dict(config)
     redactor = Redactor(plain)
-    text = yaml.safe_dump(plain, sort_keys=False)
-    settings = folder / "config.yaml"
-    settings.touch(mode=0o644 if redactor.text(text) == text else 0o600)
-    settings.write_text(text, encoding="utf-8")
+    settings = yaml.safe_dump(plain, sort_keys=False)
+    private = redactor.settings(plain) != plain
+    write_text_atomic(folder / "config.yaml", settings, mode=0o600 if private else 0o666)
+    redactor.keep(folder, settings)
     shown = [redactor.text(override) for override in overrides]
     write_text_atomic(folder / "overrides.yaml", yaml.safe_dump(shown))
     write_text_atomic(folder / "code.json", json.dumps(_code(redactor, devices), indent=1))

@@ -30,7 +30,8 @@ class Standing:
     path from the run folder on."""
     checkpoint_step: int | None = None
     best: dict[str, Any] | None = None
-    """The best evaluation whose checkpoint is kept: metric, value, step, checkpoint."""
+    """The best evaluation whose checkpoint is kept: metric, value, step, checkpoint (a path as that
+    above)."""
     baselines: dict[str, dict[str, float]] = field(default_factory=dict)
     """What the model has to beat, by metric: the name of each baseline, and its value."""
     status: str | None = None
@@ -100,7 +101,11 @@ class Standing:
             facts = {name: line[name] for name in ("metric", "value", "step")}
             self.best = {**facts, "checkpoint": str(line["path"])}
         elif kind == "baselines":
-            self.baselines = {"validation/bits_per_byte": dict(line["bits_per_byte"])}
+            self.baselines = {
+                f"validation/{measured}": dict(values)
+                for measured, values in line.items()
+                if isinstance(values, Mapping)
+            }
 
 
 def _works(line: Mapping[str, Any]) -> bool:

@@ -17,7 +17,6 @@ from orchestrator.training.roles import Role, build_role
 from orchestrator.training.selection import Selection
 
 SELECTION = "selection"  # the entry of a manifest
-
 SPENT = "spent"  # the entry of a manifest; one that was written before there was any lacks it
 
 

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 from models import MODELS
 from orchestrator.config import SECTIONS, JobConfig, check_choice
+from orchestrator.record.reading import read_settings
 from orchestrator.stages import STAGES
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-CONFIG = "config.yaml"
-MOST_BYTES = 1 << 20  # of a config; those that runs write have some kilobytes
-
 
 def load(path: Path) -> JobConfig:
     """The config of a run from its config.yaml; what the file lacks has its default.
+
+    Its values are taken as they stand there: what looks like an interpolation is none.
 
     Raises:
         ValueError: a setting is unknown or wrong, or the file is not one that a run has written.
@@ -74,32 +74,7 @@ def _name(plain: dict[str, Any], section: str, setting: str) -> str | None:
 
 def _plain(path: Path) -> dict[str, Any]:
     """The file as plain values, each text spelled so that OmegaConf takes it for itself."""
-    import yaml
-
-    class Values(yaml.SafeLoader):
-        """Without aliases, of which a few lines can make any number of values."""
-
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):
-                raise yaml.YAMLError("it has an alias, and runs write none")
-            return super().compose_node(parent, index)
-
-    try:
-        with path.open("rb") as file:
-            text = file.read(MOST_BYTES + 1)
-        if len(text) > MOST_BYTES:
-            raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
-        plain = yaml.load(text, Values)
-        if not isinstance(plain, dict):
-            raise ValueError("it has no settings")
-        return {str(name): _literal(value) for name, value in plain.items()}
-    except OSError as error:
-        raise ValueError(f"{path} can't be read: {error.strerror}") from None
-    except RecursionError:
-        raise ValueError(f"{path} is not the config of a run: it is nested too deeply") from None
-    except (yaml.YAMLError, ValueError) as error:
-        said = " ".join(str(error).split())
-        raise ValueError(f"{path} is not the config of a run: {said[:200]}") from None
+    return {str(name): _literal(value) for name, value in read_settings(path).items()}
 
 
 def _literal(value: Any) -> Any:

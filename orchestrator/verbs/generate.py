@@ -108,6 +108,13 @@ def check(options: argparse.Namespace) -> None:
         )
     if options.top_p is not None and not 0 < options.top_p <= 1:
         raise ValueError(f"--top-p={options.top_p} must be above 0 and at most 1; try --top-p=0.95")
+    for name in ("top_k", "top_p", "seed"):
+        value, flag = getattr(options, name), name.replace("_", "-")
+        if value and options.temperature == 0:
+            raise ValueError(
+                f"--{flag}={value} has no effect: --temperature=0 takes the likeliest token; leave "
+                "one of the two out"
+            )
     if options.path == LATEST and not Path(LATEST).exists():
         raise ValueError(f"{LATEST} does not exist; run `orchestrate run` first, or name a run")
 

@@ -107,11 +107,13 @@ def _table(path: Path) -> tuple[list[str], list[list[str]]] | None:
 def _differences(run: Run, defaults: Defaults) -> Iterator[str]:
     """Settings whose value is not that of a job that says no more than its stage."""
     usual = flatten(defaults(run.stage))
+    shown = Redactor.of_run(run.folder, run.settings)
     for name, value in run.settings.items():
         if name.startswith(NOT_ASKED) or str(usual.get(name, "")).startswith("${"):
             continue
         if name in usual and usual[name] != value:
-            yield f"{name}={_short(value)}  (default {_short(usual[name])})"
+            said = _short(shown.settings(value, name))
+            yield f"{name}={said}  (default {_short(usual[name])})"
 
 
 def _events(run: Run) -> Iterator[str]:

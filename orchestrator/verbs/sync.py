@@ -7,6 +7,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 
 from orchestrator.record.mlflow import Pending
 from orchestrator.record.mlflow.sending import send
@@ -21,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
             print(replace(sent, why=None))  # which stands above, since it was found
             code = 1
             continue
-        print(f"{folder} is in MLflow: {sent.url or f'orchestrate ui {folder}'}")
+        print(f"{folder} is in MLflow: {sent.url or f'orchestrate ui {quote(str(folder))}'}")
         for problem in sent.refused:
             print(f"MLflow did not accept {problem}")
     return code

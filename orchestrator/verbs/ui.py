@@ -10,6 +10,7 @@ A store that is a server already only has its link printed.
 import argparse
 import contextlib
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -23,10 +24,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
+from data.addresses import public
 from orchestrator.job.signals import handled, interrupt
 from orchestrator.record.mlflow.mirror import ENVIRONMENT, STATE, TRAINING_MODE, State
+from orchestrator.record.mlflow.sqlite import sqlite_path, sqlite_url
 from orchestrator.record.mlflow.store import settle
-from orchestrator.record.redaction import public_url
 
 PORT = 5000
 START_SECONDS = 120.0
@@ -41,8 +43,8 @@ def main(argv: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     if uri.startswith("http"):
-        print(f"{public_url(uri)}{page}", flush=True)
-        _open(f"{public_url(uri)}{page}")
+        print(f"{public(uri)}{page}", flush=True)
+        _open(f"{public(uri)}{page}")
         return 0
     try:
         port = choose_port(options.host, options.port)
@@ -82,23 +84,21 @@ def find_store(outputs: Path, run: Path | None) -> tuple[str, str]:
         if state is None:
             raise ValueError(
                 f"{run} was not sent to MLflow: it has no mlflow.json; "
-                f"send it with: orchestrate sync {run}"
+                f"send it with: orchestrate sync {shlex.quote(str(run))}"
             )
         uri, page = state.tracking_uri, state.page
     elif (newest := _newest(outputs)) is not None:
         uri, page = newest.tracking_uri, newest.ranking
     else:
-        uri, page = (
-            f"sqlite:///{outputs.resolve() / 'mlflow.db'}",
-            f"/#/experiments?{TRAINING_MODE}",
+        uri = sqlite_url(outputs.resolve() / "mlflow.db")
+        page = f"/#/experiments?{TRAINING_MODE}"
+    database = sqlite_path(uri)
+    if database is not None and not database.exists():
+        raise ValueError(
+            f"{database} does not exist: no run was sent to it yet; start one with "
+            "`orchestrate run`, or name another folder with --outputs"
         )
-    if uri.startswith("sqlite:///"):
-        database = Path(uri.removeprefix("sqlite:///"))
-        if not database.exists():
-            raise ValueError(
-                f"{database} does not exist: no run was sent to it yet; start one with "
-                "`orchestrate run`, or name another folder with --outputs"
-            )
+    if database is not None:
         settle(database)
     return uri, page
 
@@ -134,13 +134,15 @@ def choose_port(host: str, port: int | None) -> int:
 @contextlib.contextmanager
 def serve(uri: str, host: str, port: int, output: IO[bytes]) -> Iterator["subprocess.Popen[bytes]"]:
     """Run `mlflow server` on a store; on leaving, it and all it started are gone."""
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    command = [sys.executable, "-m", "mlflow", "server"]
     command += ["--host", host, "--port", str(port), "--workers", "1"]
-    if uri.startswith("sqlite:///"):
-        artifacts = Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts"
+    if database := sqlite_path(uri):
+        artifacts = database.parent / "mlartifacts"
         command += ["--default-artifact-root", artifacts.as_uri(), "--no-serve-artifacts"]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "UVICORN_LOG_LEVEL": "warning"}
-    environment = {**os.environ, **ENVIRONMENT, **quiet}
+    # The address may have a password, and everybody can read the arguments of a process.
+    store = {"MLFLOW_BACKEND_STORE_URI": uri}
+    environment = {**os.environ, **ENVIRONMENT, **quiet, **store}
     # Whatever ends us, a closed terminal too, ends the server: so not before we listen for it.
     with handled(interrupt):
         # A session of its own: Ctrl-C reaches us alone, and the group can be ended as one.

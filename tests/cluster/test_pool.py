@@ -5,7 +5,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cluster import pulse
 from cluster.pool import Placement, PoolFailed, pool, run_pool
 
 TWO = Placement(workers=2, cpus_per_worker=1)
@@ -115,6 +115,28 @@ def test_workers_killed_at_random_moments_are_replaced_and_no_unit_is_lost(sprea
     assert all(gone(n["pid"]) for n in notes(folder))
 
 
+def freeze_once(task):
+    folder, number = task
+    if number == 1 and not notes(folder, "frozen"):
+        note(folder, "frozen")
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return number
+
+
+def test_a_worker_that_is_frozen_is_replaced_and_its_units_are_done_again(
+    spread, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(pulse, "SILENT_AFTER_S", 2.0)
+    (folder := tmp_path / "units").mkdir()
+    said = []
+    tasks = [(str(folder), number) for number in range(4)]
+    assert spread(freeze_once, tasks, say=said.append) == [0, 1, 2, 3]
+    assert len(said) == 1
+    assert "has not answered for" in said[0]
+    assert "it is replaced, and its work done again" in said[0]
+    assert gone(notes(folder, "frozen")[0]["pid"])
+
+
 class Unit:
     """A task that tells its name; number 3 kills whoever carries it out."""
 
@@ -192,41 +214,3 @@ def test_the_stop_event_ends_workers_and_what_they_started(spread, tmp_path):
     pids = [n[key] for n in notes(folder) for key in ("pid", "child")]
     assert len(pids) == 4
     assert all(gone(pid) for pid in pids)
-
-
-DRIVER = """
-import os, sys, time
-from pathlib import Path
-from cluster.pool import Placement, pool
-
-def work(folder):
-    (Path(folder) / str(os.getpid())).touch()
-    time.sleep(600)
-
-with pool(Placement(2, 1), log_folder=Path(sys.argv[2])) as own:
-    print(own.run(len, ["ab", "c"]), flush=True)
-    own.run(work, [sys.argv[1]] * 2)
-"""
-
-
-def test_a_pool_may_have_a_ray_of_its_own_and_a_killed_driver_leaves_no_worker(tmp_path):
-    (folder := tmp_path / "units").mkdir()
-    arguments = [sys.executable, "-c", DRIVER, str(folder), str(tmp_path / "logs")]
-    with subprocess.Popen(
-        arguments,
-        cwd=Path(__file__).parents[2],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as driver:
-        assert driver.stdout.readline() == "[2, 1]\n"
-        deadline = time.monotonic() + 60
-        while len(list(folder.iterdir())) < 2 and time.monotonic() < deadline:
-            time.sleep(0.05)
-        pids = [int(path.name) for path in folder.iterdir()]
-        driver.kill()
-        assert driver.stderr.read() == ""
-    assert len(pids) == 2
-    while not all(map(gone, pids)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert all(map(gone, pids))

@@ -88,7 +88,7 @@ def test_overlaps_are_those_of_a_slow_search(tmp_path_factory, words, evaluation
         ("gone.txt", None, {}, r"data\.filters\[0\]\.paths=.*gone\.txt: there is no such file"),
         ("empty.txt", " \n", {}, r"has no word to compare with: empty"),
         ("bad.jsonl", "[1]\n", {}, r"bad\.jsonl:1: a JSON list, not an object"),
-        ("bad.jsonl", '{"a": 1}\n{"a"\n', {}, r"bad\.jsonl:2: not a JSON object"),
+        ("bad.jsonl", '{"a": 1}\n{"a"\n', {}, r"bad\.jsonl:2: is not JSON"),
         ("f.jsonl", '{"a": "x"}', {"fields": ["b"]}, r"f\.jsonl:1: there is no field b; .* a"),
         ("f.jsonl", '{"a": 7}', {"fields": ["a"]}, r"no text in the fields a"),
     ],

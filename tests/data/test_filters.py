@@ -104,7 +104,7 @@ def test_filters_run_in_the_declared_order_and_each_sees_what_the_one_before_kep
         ("length", 5, 1),
         ("words", 4, 2),
     ]
-    assert [f.name for f in report.filters] == ["length", "words", "exact_duplicates"]
+    assert [f.name for f in report.filters] == ["length", "words", "no_text", "exact_duplicates"]
     assert report["length"].reasons == {"fewer than 3 characters": 1}
     assert [e.place for e in report["length"].examples] == ["f.txt:2"]
 
@@ -151,7 +151,7 @@ def test_no_record_is_lost_between_filters_and_cuts_do_not_matter(vowels, drawn,
     whole = filters.report()
     result = list(filters.apply(all_records, whole))
     for one, next_ in pairwise(whole.filters):
-        if next_.name != "exact_duplicates":
+        if next_.name != "no_text":
             assert next_.seen == one.seen - one.dropped
             assert sum(one.reasons.values()) == one.dropped
         else:
@@ -282,4 +282,4 @@ def test_filters_can_be_sent_to_another_process(tmp_path):
 def test_without_filters_all_records_pass():
     rows, report = kept([], records("a", ""))
     assert rows == [0, 1]
-    assert [f.name for f in report.filters] == ["exact_duplicates"]
+    assert [f.name for f in report.filters] == ["no_text", "exact_duplicates"]

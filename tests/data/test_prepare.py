@@ -65,6 +65,9 @@ def test_every_document_comes_back_once_in_an_order_that_is_not_the_sources(tmp_
     again = prepare(write_jsonl(tmp_path / "b.jsonl", texts[::-1]), TokenizerConfig(vocab_size=400))
     assert documents_of(again.train, again.tokenizer) == train
     assert 4 < len(validation) < 45  # 20 expected
+    said: list[str] = []
+    prepare(config, TokenizerConfig(vocab_size=400), said.append)  # from the cache, it is said too
+    assert said == ["data: left out of 409 records no_text: 2, exact_duplicates: 7"]
     facts = done.facts
     assert (facts["duplicates_dropped"], facts["empty_dropped"]) == (7, 2)
     assert facts["documents"] == 400
@@ -246,7 +249,11 @@ def test_a_damaged_cache_is_refused_with_the_remedy(tmp_path, spoil):
 
 @pytest.mark.parametrize(
     ("texts", "message"),
-    [([], "there is no text in it"), (["", " "], "2 empty documents"), (["one"], "only one")],
+    [
+        ([], "there is no text in it"),
+        (["", " "], r"\(left out: no_text: 2\)"),
+        (["one"], "only one"),
+    ],
 )
 def test_too_little_text_is_refused(tmp_path, texts, message):
     with pytest.raises(DataError, match=message) as caught:

@@ -15,7 +15,6 @@ from data.config import DataConfig
 from data.files import DataError
 from data.sources import outside_state, remote, units_of
 from data.sources.remote import fetch, listing
-from data.sources.urls import hide_secrets
 from tests.data.sites import S3Site, Site
 from tests.data.texts import documents
 
@@ -173,25 +172,14 @@ def test_no_message_holds_a_password_or_a_query(site):
         site.status = statuses
         message = refused(url)
         assert "geheim" not in message
-        assert f"http://{host}/a.jsonl?..." in message
+        hidden = f"http://[redacted]@{host}/a.jsonl?X-Amz-Signature=[redacted]"
+        assert hidden in message
     site.status = []
     site.files["/a.jsonl"] = b'{"text": 5}'
     with pytest.raises(DataError, match=r"a\.jsonl") as caught:
         list(documents(DataConfig(source="jsonl", path=url)))
     assert "geheim" not in str(caught.value)
     assert "geheim" not in json.dumps(outside_state(DataConfig(source="jsonl", path=url)))
-
-
-@pytest.mark.parametrize(
-    ("url", "clean"),
-    [
-        ("s3://bucket/key.jsonl", "s3://bucket/key.jsonl"),
-        ("https://u:p@host/a?b=c", "https://host/a?..."),
-        ("said 'https://u@h/a?b' and more", "said 'https://h/a?...' and more"),
-    ],
-)
-def test_redaction(url, clean):
-    assert hide_secrets(url) == clean
 
 
 def ask(url, cache, barrier, answers):

@@ -81,7 +81,7 @@ def test_python_docs_are_the_same_in_another_process(docs):
 def test_a_long_text_is_cut_at_blank_lines_and_nothing_is_lost():
     paragraphs = [f"Paragraph {i}. " + "word " * (i % 90) for i in range(500)]
     text = "\n\n".join(paragraphs)
-    cut = list(pieces(text, PIECE))
+    cut = list(pieces([text], PIECE))
     assert "".join(cut) == text
     assert all(piece.endswith("\n\n") for piece in cut[:-1])
     assert all(PIECE // 2 < len(piece) <= PIECE for piece in cut[:-1])
@@ -91,8 +91,8 @@ def test_a_long_text_is_cut_at_blank_lines_and_nothing_is_lost():
     "text", ["x" * (3 * PIECE + 1), "\n" * (2 * PIECE), "a b" * PIECE, "", "x"]
 )
 def test_texts_without_good_places_to_cut_are_cut_all_the_same(text):
-    cut = list(pieces(text, PIECE))
-    assert list(pieces(text, None)) == ([text] if text else [])
+    cut = list(pieces([text], PIECE))
+    assert cut == list(pieces(text, PIECE))  # however it comes
     assert "".join(cut) == text
     assert all(0 < len(piece) <= PIECE for piece in cut)
 
@@ -133,14 +133,14 @@ def test_jsonl_gives_the_text_field_of_each_line(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"text": "cut', "a.jsonl:2: not a JSON object"),
-        ('["list"]', "a.jsonl:2: a JSON list, not an object"),
+        ('{"text": "cut', "a.jsonl:2: is not JSON (Unterminated string"),
+        ('["list"]', "a.jsonl:2: is a JSON list, ['list'], not an object"),
         ('{"txt": "a", "id": 1}', "there are: txt, id (set data.text_column=txt)"),
         ('{"text": 5}', "a.jsonl:2: text holds an integer, 5, not text"),
         ('{"text": "a\\ud800"}', "half of a surrogate pair (U+D800 at character 1)"),
-        ("[" * 100_000, "a.jsonl:2: not a JSON object"),
+        ("[" * 100_000, "a.jsonl:2: is JSON nested too deep to be read"),
         ('{"text": "a\\u0000"}', "a.jsonl:2: text holds a NUL (U+0000 at character 1)"),
-        ("1" * 5000, "a.jsonl:2: not a JSON object"),
+        ("1" * 5000, "a.jsonl:2: is JSON with a number of more than 4,300 digits"),
     ],
 )
 def test_a_bad_jsonl_line_is_named(tmp_path, line, message):
@@ -178,7 +178,7 @@ def test_an_interrupted_download_is_named(tmp_path, name, keep):
     path.write_bytes(raw[: keep if isinstance(keep, int) else int(len(raw) * keep)])
     message = refused(source="parquet", path=str(tmp_path))
     assert str(path) in message
-    assert "download was interrupted" in message
+    assert "its download was interrupted" in message
 
 
 def test_a_stream_cut_between_two_batches_is_not_a_shorter_one(tmp_path):
@@ -228,11 +228,10 @@ def test_csv_gives_the_field_under_the_header_whatever_is_quoted(tmp_path):
     ("raw", "message"),
     [
         (b"", "a.csv: header: the file is empty; its first line must name the columns"),
-        (b"text,text\na,b\n", "names of columns must be there and differ"),
-        (b"text,\na,b\n", "names of columns must be there and differ"),
+        (b"text,text\na,b\n", "a.csv: header: several columns (2) are named text"),
         (
             b"txt,id\na,1\n",
-            "a.csv: row 1: data.text_column=text is not a column; there are: txt, id",
+            "a.csv: header: data.text_column=text is not a column; there are: txt, id",
         ),
         (
             b'text\n"a\nb"\nc,d\n',
@@ -350,7 +349,31 @@ def test_hf_reads_a_saved_dataset_and_names_splits_and_columns(tmp_path, monkeyp
     assert "there are: text, id" in refused(**settings, text_column="body")
     arrow = next((tmp_path / "saved" / "train").glob("*.arrow"))
     arrow.write_bytes(arrow.read_bytes()[:200])
-    assert "download interrupted" in refused(**settings)
+    assert "is each file in it whole" in refused(**settings)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("sub/a.jsonl.gz", r"is a file, and data\.source=hf reads .*; set data\.source=jsonl$"),
+        ("sub/a.py", r"is a file, .*; set data\.source=text$"),
+        ("[2024] run", r"\[ in the name of a folder is a pattern to Hugging Face datasets; rename"),
+        ("./wiki", "no such folder here, and a dataset of the hub is called OWNER/NAME"),
+        ("a/b/c", "no such folder here, and a dataset of the hub is called OWNER/NAME"),
+        ("x" * 10**5 + "/b/c", r"x\.\.\. can't be read: File name too long"),
+    ],
+)
+def test_what_is_no_name_on_the_hub_is_said_without_asking_it(tmp_path, monkeypatch, path, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("data.sources.hub._revision", pytest.fail)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.jsonl.gz").touch()
+    (tmp_path / "sub" / "a.py").touch()
+    (tmp_path / "[2024] run").mkdir()
+    (tmp_path / "[2024] run" / "a.jsonl").touch()
+    with pytest.raises(DataError, match=said) as caught:
+        units_of(DataConfig(source="hf", path=path))
+    assert len(str(caught.value)) < 500
 
 
 def test_a_hub_name_without_a_network_says_what_works(tmp_path):

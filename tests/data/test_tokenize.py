@@ -361,8 +361,8 @@ def test_near_copies_are_left_out_after_equal_ones_and_of_the_tokenizers_text_to
     kept = [t for s in (done.train, done.validation) for t in documents_of(s, done.tokenizer)]
     assert sorted(kept) == sorted([*texts, *long])
     report = done.datasets["data"].report
-    assert [count.dropped for count in report.filters] == [1, 2, 2]
-    assert [count.seen for count in report.filters] == [128, 127, 125]
+    assert [count.dropped for count in report.filters] == [1, 0, 2, 2]
+    assert [count.seen for count in report.filters] == [128, 127, 127, 125]
     offset = sum(len(json.dumps({"text": text})) + 1 for text in texts[:60])
     reasons = [example.reason for example in report["near_duplicates"].examples]
     assert any(reason.endswith(f"at {tmp_path / 'a.jsonl'}: byte {offset}") for reason in reasons)
@@ -431,7 +431,8 @@ def test_progress_is_said_now_and_then(corpus, monkeypatch):
     lines = [line for line in said if line.startswith("tokenizing: ")]
     assert len(lines) >= 5
     assert all(" units, " in line and "B/s, " in line and line.endswith(" left") for line in lines)
-    assert said[-1].startswith("prepared in 0:0")
+    assert said[-2].startswith("prepared in 0:0")
+    assert said[-1] == "data: left out of 305 records exact_duplicates: 5"
 
 
 def test_work_that_nobody_went_on_with_is_removed(corpus, tmp_path):

@@ -100,15 +100,76 @@ def test_a_file_tokenizer_counts_added_tokens_and_neither_cuts_nor_pads(tmp_path
     assert len(loaded.encode("the")) == 1
 
 
-def test_a_tokenizer_without_an_end_of_text_is_refused(tmp_path):
-    word_level(tmp_path, special=None)
-    with pytest.raises(DataError, match=r"no end-of-text token.*special tokens: \[UNK\]"):
+def test_an_end_of_text_of_another_name_is_asked_for_and_then_stays_chosen(tmp_path):
+    path, other, name = tmp_path / "tokenizer.json", tmp_path / "other", "<~end of sentence~>"
+    word_level(tmp_path, special=name)
+    with pytest.raises(DataError, match=rf"special tokens: {name}, \[UNK\]") as caught:
+        Tokenizer.load(path)
+    asked = f"'tokenizer.end_of_text=\"{name}\"'"
+    assert str(caught.value).endswith(f"say which ends a text: {asked}")
+    with pytest.raises(DataError, match=r"end_of_text=</s> is no special token of .* are: <~end"):
+        Tokenizer.load(path, "</s>")
+    settings = TokenizerConfig(kind="file", path=str(tmp_path), end_of_text=name, vocab_size=None)
+    loaded = Tokenizer.of_file(settings)
+    assert loaded.decode([loaded.end_of_text]) == name
+    loaded.save(tmp_path / "kept.json")
+    kept = Tokenizer.load(tmp_path / "kept.json")
+    assert (kept.end_of_text, kept.fingerprint) == (loaded.end_of_text, loaded.fingerprint)
+    HuggingFaceTokenizer.from_file(str(tmp_path / "kept.json"))  # still one of the library
+    other.mkdir()
+    (other / "tokenizer.model").touch()
+    with pytest.raises(DataError, match=r"folder without a tokenizer.json; .*: tokenizer\.model"):
+        Tokenizer.of_file(TokenizerConfig(kind="file", path=str(other)))
+
+
+def test_hundreds_of_special_tokens_do_not_make_a_message_without_an_end(tmp_path):
+    made = word_level(tmp_path, special=None)
+    made.add_special_tokens([f"<place {'x' * 500} {i}>" for i in range(300)])
+    made.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(DataError, match=r"and 293 more.*tokenizer\.end_of_text=NAME") as caught:
         Tokenizer.load(tmp_path / "tokenizer.json")
+    assert len(str(caught.value)) < 1500
+
+
+def with_pattern(tmp_path, pattern):
+    """A byte-level tokenizer that cuts texts by a pattern of somebody else."""
+    path = tmp_path / "tokenizer.json"
+    Tokenizer.train(["abc"], 257).save(path)
+    content = json.loads(path.read_text())
+    own = {"type": "Split", "behavior": "Isolated", "invert": False, "pattern": {"Regex": pattern}}
+    content["pre_tokenizer"] = {
+        "type": "Sequence",
+        "pretokenizers": [own, {**content["pre_tokenizer"], "use_regex": False}],
+    }
+    path.write_text(json.dumps(content))
+    return Tokenizer.load(path)
+
+
+def test_a_pattern_of_others_ends_in_bounded_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("data.tokenizer.PATIENCE_S", 0.2)
+    assert len(with_pattern(tmp_path, r"\s+").encode("a b")) == 3
+    bad = with_pattern(tmp_path, "(a+)+$")
+    with pytest.raises(DataError, match=r"json: no answer for 525 characters .* pattern \(Regex"):
+        bad.encode(("a" * 20 + "b") * 25)  # each of 25 words takes 2**20 attempts
+    monkeypatch.setattr("data.tokenizer.PATIENCE_S", 60)
+    with pytest.raises(DataError, match=r"breaks down in it .*retry-limit"):
+        bad.encode("a" * 30 + "b")
 
 
 @pytest.mark.parametrize(
     ("raw", "message"),
-    [(b"{", "is not JSON"), (b"[]", "no tokenizer"), (b"{}", "no tokenizer"), (b"\xff", "UTF-8")],
+    [
+        (b"{", "is not JSON"),
+        (b"[]", "no tokenizer"),
+        (b"{}", "no tokenizer"),
+        (b"\xff", "UTF-8"),
+        (b"[" * 100_000, "t.json is JSON nested too deep to be read; it must be a tokenizer.json"),
+        (b"1" * 5000, "number of more than 4,300 digits"),
+        (
+            b'{"model": {"type": "WordLevel", "vocab": {"a": 4294967295}, "unk_token": "a"}}',
+            "a token with the id 4,294,967,295; ids below 16,777,216 are read",
+        ),
+    ],
 )
 def test_a_file_that_is_no_tokenizer_is_refused(tmp_path, raw, message):
     (tmp_path / "t.json").write_bytes(raw)
@@ -125,6 +186,7 @@ def test_a_file_that_is_no_tokenizer_is_refused(tmp_path, raw, message):
         ({"kind": "file", "path": "x", "vocab_size": 300}, "kind=file has a size of its own"),
         ({"kind": "file"}, "needs tokenizer.path"),
         ({"path": "x"}, "tokenizer.path=x is not read by tokenizer.kind=bpe"),
+        ({"end_of_text": "</s>"}, "tokenizer.end_of_text=</s> is not read by tokenizer.kind=bpe"),
     ],
 )
 def test_settings_are_checked_with_names_and_values(arguments, message):

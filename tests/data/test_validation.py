@@ -135,7 +135,9 @@ def test_the_tail_of_jsonl_is_of_whole_records(tmp_path, monkeypatch):
 def test_a_split_without_text_is_refused_and_says_what_would_do(tmp_path):
     settings = {"source": "jsonl", "path": jsonl(tmp_path / "a.jsonl", ["one", "two"])}
     empty = ValidationConfig(path=jsonl(tmp_path / "b.jsonl", ["", " "]))
-    with pytest.raises(DataError, match=r"there is no text for validation \(2 empty documents"):
+    with pytest.raises(
+        DataError, match=r"there is no text for validation \(left out: no_text: 2\)"
+    ):
         split(**settings, validation=empty)
     (tmp_path / "one.txt").write_text("alone")
     with pytest.raises(DataError, match=r"only one document.*data.validation.take=tail"):

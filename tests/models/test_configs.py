@@ -45,6 +45,12 @@ from models.configs import (
         ({"activation": "swiglue"}, "did you mean swiglu?"),
         ({"family": "gtp"}, "model.family='gtp' must be one of gpt; did you mean gpt?"),
         ({"layers": 0}, "model.layers=0 must be a whole number of at least 1"),
+        ({"layers": 10**7}, "model.layers=10000000 must be at most 10,000"),
+        ({"width": 10**5000}, "model.width=a number of 16,610 bits must be at most 2,147,483,647"),
+        (
+            {"heads": 2**31 - 1, "width": 2**31 - 1, "kv_heads": 5},  # a prime
+            "must be a multiple of model.kv_heads=5; nearest model.kv_heads: 1, 2147483647",
+        ),
         ({"width": "128"}, "model.width='128' must be a whole number"),
         ({"kv_heads": -1}, "model.kv_heads=-1 must be"),
         ({"ffn_width": 0}, "model.ffn_width=0 must be"),
@@ -111,6 +117,7 @@ def test_a_config_survives_the_round_trip_through_json(config):
         ({"family": "gpt"}, "model.family='gpt' must be one of mlp"),
         ({"inputs": 0}, "model.inputs=0 must be a whole number of at least 1"),
         ({"classes": 2.5}, "model.classes=2.5 must be a whole number"),
+        ({"hidden": [1] * 10_001}, "model.hidden has 10,001 layers and must have at most 10,000"),
         ({"hidden": [8, 0]}, "model.hidden[1]=0 must be a whole number of at least 1"),
         ({"activation": "rely"}, "must be one of sigmoid, tanh, relu, gelu; did you mean relu?"),
         ({"init": "he"}, "model.init='he' must be one of kaiming, xavier"),

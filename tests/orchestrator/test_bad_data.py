@@ -160,7 +160,7 @@ def changed(name, change):
         (changed(FACTS, truncated), "the index says"),
         (changed("train/index.arrow", edited), "is damaged or stale"),
         (changed("train/manifest.json", truncated), "is damaged"),
-        (changed("prepared.json", truncated), "is damaged"),
+        (changed("prepared.json", truncated), "is not JSON"),
         (changed("tokenizer.json", truncated), "is not JSON"),
         (of_the_validation_split, "the index says"),
         (splits_swapped, "belongs to other shards"),
@@ -374,7 +374,7 @@ def test_row_1000000_of_a_file_is_named_exactly(unit, cache, tmp_path, monkeypat
     part = '{"text": "words"}\n' + "\n" * 99
     file.write_text(part * 9_999 + "\n" * 99 + '{"text": "torn\n' + part)
     said = refused("run", *of("jsonl", file))
-    assert f"{file}:1000000: not a JSON object" in said
+    assert f"{file}:1000000: is not JSON" in said
     assert "repair or remove this line" in said
 
 

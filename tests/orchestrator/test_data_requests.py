@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from data.sources.compressed import COMPRESSED
+from data.sources.recognise import COMPRESSED
 from data.sources.table_files import table_parts
 from tests.orchestrator.typed import SMALL, on, refused, trained, typed
 
@@ -183,3 +183,25 @@ def test_a_record_deep_in_a_large_file_is_named_and_found_by_its_line(
         said = typed("data", "when", piece["place"], *job)
         assert said.code == 0, said
         assert "step 1 (will be)" in said.out
+
+
+def test_a_vocabulary_and_a_validation_text_of_ones_own_are_on_the_screen_and_on_record(tmp_path):
+    (tmp_path / "train.txt").write_text("".join(f"A line, number {i}.\n" for i in range(400)))
+    (tmp_path / "held_out.txt").write_text("".join(f"Line {i} of another.\n" for i in range(99)))
+    words = [word for word in SMALL if word != "tokenizer=bytes"]
+    words += ["data=text", "data.path=train.txt", "tokenizer.vocab_size=4000", "stage.steps=2"]
+    own = ("data.validation.path=held_out.txt", "data.validation_fraction=0")
+    said = answered("run", *words, *own, "stage.keep_best=true")
+    size = int(re.search(r"tokenizer.vocab_size=4000: this text fills (\d+) tokens", said)[1])
+    assert "text train.txt, held_out.txt for validation" in said
+    run = (tmp_path / "outputs" / "latest").resolve()
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    tokenizer = next(event for event in events if event["event"] == "tokenizer")
+    assert (tokenizer["vocab_size"], tokenizer["vocab_size_asked"]) == (size, 4000)
+    assert [(e["split"], e["source"]) for e in events if e["event"] == "dataset"] == [
+        ("train", "train.txt"),
+        ("validation", "held_out.txt"),
+    ]
+    result = json.loads((run / "result.json").read_text())
+    assert {"unigram", "xz"} <= set(result["baselines"]["validation/bits_per_byte"])
+    assert result["best"]["value"] == result["metrics"]["validation/loss"]

@@ -222,8 +222,16 @@ def test_a_run_records_what_its_filters_left_out_and_whether_its_data_drifted(co
         f"data.filters=[{{name: length, min: {least}}}]",
         f"data.drift.reference={trained(corpus)}",
     )
-    answer = typed("run", *on(corpus), "stage.steps=2", *words)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "corpus").symlink_to(corpus)
+    (tmp_path / "mine" / "lost.txt").symlink_to("nowhere")
+    (tmp_path / "mine" / "half.parquet").touch()
+    answer = typed("run", *on(tmp_path / "mine"), "stage.steps=2", *words)
     assert answer.code == 0, answer
+    assert (
+        f"data: left out of 80 records length min={least}: {below}; did not read 1 link to nothing "
+        "(lost.txt), 1 file of another kind (.parquet: 1)"
+    ) in answer.out
     run = tmp_path / "outputs" / "latest"
     table = json.loads((run / "data" / "filters.json").read_text())
     rows = {row[1]: dict(zip(table["columns"], row, strict=True)) for row in table["data"]}
@@ -231,12 +239,16 @@ def test_a_run_records_what_its_filters_left_out_and_whether_its_data_drifted(co
         80,
         below,
     )
-    filters = run / "data" / f"{corpus.name}-filters.md"
+    assert (run / "data" / "mine-files-not-read.txt").read_text().splitlines() == [
+        f"{tmp_path}/mine/half.parquet: of another kind",
+        f"{tmp_path}/mine/lost.txt: a link to nothing",
+    ]
+    filters = run / "data" / "mine-filters.md"
     assert f"{80 - below} of 80 records kept" in filters.read_text()
     (drift,) = events_of(run, "drift")
     assert drift["passed"] == (not drift["findings"])
-    assert (run / "data" / f"{corpus.name}-drift.md").is_file()
-    assert drift["dataset"] == corpus.name == events_of(run, "dataset")[0]["name"]
+    assert (run / "data" / "mine-drift.md").is_file()
+    assert drift["dataset"] == "mine" == events_of(run, "dataset")[0]["name"]
     said = refused("run", *on(corpus), "stage.steps=2", "data.drift.reference=nowhere")
     assert "nowhere is no run folder whose data is known" in said
 

@@ -272,7 +272,7 @@ def test_a_setting_of_a_source_is_read_or_refused(source, watched, tmp_path, mon
 
 
 def test_what_is_asked_of_tracking_goes_to_whoever_sends_the_record(watched, tmp_path):
-    new_state(tmp_path, TrackingConfig(), tmp_path)
+    new_state(TrackingConfig(), tmp_path)
     assert {f"tracking.{name}" for node, name in watched if node is TrackingConfig} == SENT
 
 

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 import models
+from orchestrator.training import checkpoint, distributed
 from orchestrator.training.engine import build
+from orchestrator.training.loop import every
 from orchestrator.training.optim import learning_rate
 from tests.orchestrator import tiny
 
@@ -146,3 +148,29 @@ def test_activation_checkpointing_changes_nothing_also_with_dropout(one):
     answer = one.run(losses_and_norms, jobs)[0]
     for name in ("torch", "zero3"):
         assert answer[name, True][0] == pytest.approx(answer[name, False][0], rel=1e-5)
+
+
+def step_beyond_fp32(root, names):
+    """A finite loss and gradient, and a step that makes weights infinite; what its save says."""
+    answer = {}
+    for name in names:
+        config = tiny.job(name, distributed.world_size())
+        trainer = tiny.build(config)
+        role = checkpoint.SavedRole(trainer.state, config.model, "adamw")
+
+        def save(step, role=role, name=name):
+            checkpoint.save(root / name, step, {"model": role}, None, {})
+
+        schedule = {"save_at": every(1), "learning_rate": lambda step: 3e38 if step > 1 else 1e-3}
+        with pytest.raises((checkpoint.NonFiniteState, checkpoint.SaveFailed)) as caught:
+            tiny.run(config, trainer, 2, save=save, schedule=schedule)
+        answer[name] = str(caught.value)
+    return answer
+
+
+def test_a_step_that_makes_weights_infinite_leaves_the_checkpoint_before_it(one, two, tmp_path):
+    for world, names in ((one, ("torch",)), (two, ("zero1", "zero3"))):
+        for rank in world.run(step_beyond_fp32, tmp_path, names):
+            for name in names:
+                assert "non-finite" in rank[name]
+                assert [path.name for path in (tmp_path / name).iterdir()] == ["step_00000001"]

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from data.shards.blocks import BadBlock  # noqa: F401  # a kind of DamagedData
 from orchestrator.config import JobConfig
 from orchestrator.job.failures import explain_failure
 from orchestrator.job.rank import Assignment, work
+from orchestrator.record import runfolder
 from orchestrator.stages.classify.examples import PublishedExamples, Standard, open_split
+from tests.orchestrator.typed import on, typed
 
 
 def raised(kind, message, rank=1):
@@ -103,7 +106,7 @@ SAID = {
     ],
     "bad_data": [
         ("BadBlock", "train/shard-00000.arrow block 3 is not what was written"),
-        ("DataError", "a.jsonl:1000000: not a JSON object"),
+        ("DataError", "a.jsonl:1000000: is not JSON"),
         ("NothingToTrainOn", "no sequence of step 3 can be read"),
         ("CheckpointError", "step_00000002/model.safetensors is damaged"),
         ("DifferentState", "the saved weights are of another model: norm.weight is absent there"),
@@ -337,3 +340,22 @@ def test_a_long_message_of_many_lines_becomes_one_line():
 def test_failures_need_neither_torch_nor_ray():
     code = "import sys, orchestrator.job.failures; assert not {'torch', 'ray'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_a_job_with_a_damaged_journal_was_started_so_it_failed(tmp_path, corpus, monkeypatch):
+    create = runfolder.create
+
+    def create_and_damage(*arguments):
+        folder = create(*arguments)
+        (folder / "events.jsonl").write_text("not what a run writes\n")
+        return folder
+
+    monkeypatch.setattr(runfolder, "create", create_and_damage)
+    answer = typed("run", *on(corpus), "stage.steps=2", f"outputs={tmp_path}")
+    folder = (tmp_path / "latest").resolve()
+    result = json.loads((folder / "result.json").read_text())
+    assert (answer.code, result["status"], result["error"]["class"]) == (1, "failed", "bad_data")
+    assert answer.err.startswith("error: JournalError: ")
+    assert f"{folder}/events.jsonl:1 is damaged" in answer.err
+    assert answer.err.count("\n") == 1
+    assert "Traceback" in (folder / "logs" / "driver.log").read_text()

@@ -34,9 +34,14 @@ def leave(disk, free):
     (disk / "left").unlink()
 
 
-@pytest.mark.parametrize("free", [0, 1, 2, 3, 5, 8, 15, 30, 60])
+FREE = (0, 1, 2, 3, 5, 8, 15, 30, 60)
+
+
+@pytest.mark.parametrize(
+    ("free", "tracking"), [*((free, "none") for free in FREE), (0, "mlflow"), (40, "mlflow")]
+)
 def test_a_run_on_a_disk_that_is_full_at_any_point_has_a_result_and_a_remedy(
-    free, disk, corpus, monkeypatch
+    free, tracking, disk, corpus, monkeypatch
 ):
     """`free` pages of 4 kB are left once there is a run folder."""
     create = runfolder.create
@@ -47,8 +52,10 @@ def test_a_run_on_a_disk_that_is_full_at_any_point_has_a_result_and_a_remedy(
         return folder
 
     monkeypatch.setattr(runfolder, "create", create_and_fill)
+    limit = ["tracking.finish_timeout_seconds=1"] if tracking == "mlflow" else []
     answer = typed(
-        "run", *on(corpus), "stage.steps=4", "stage.checkpoint_every=1", f"outputs={disk}"
+        *("run", *on(corpus), "stage.steps=4", "stage.checkpoint_every=1", f"outputs={disk}"),
+        *(f"tracking={tracking}", *limit),
     )
     result = json.loads((disk / "latest" / "result.json").read_text())
     assert (answer.code, result["status"]) == (1, "failed")

@@ -58,6 +58,7 @@ def test_without_a_number_it_writes_what_fits(run):
         (["--top-k", "0"], "--top-k=0 must be at least 1"),
         (["--top-p", "1.5"], "--top-p=1.5 must be above 0 and at most 1"),
         (["--top-p", "nan"], "--top-p=nan must be above 0 and at most 1"),
+        (["--temperature", "0", "--top-p", "0.9"], "--top-p=0.9 has no effect: --temperature=0"),
         (["--seed", "-1"], "--seed=-1 must be at least 0"),
     ],
 )

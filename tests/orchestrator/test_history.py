@@ -8,6 +8,7 @@ import sys
 from orchestrator.config import TrackingConfig
 from orchestrator.record.journal import Journal
 from orchestrator.record.mlflow.mirror import ENVIRONMENT, State, new_state
+from orchestrator.record.mlflow.sqlite import sqlite_path
 from tests.orchestrator.tracked import ROOT, make_run, play, rows
 
 SEND_MOVE_AND_OPEN = """
@@ -89,7 +90,7 @@ def test_where_a_run_is_sent_moves_with_it_and_is_secret_only_with_a_password(tm
     assert stat.S_IMODE((folder / "mlflow.json").stat().st_mode) == 0o644
     outputs.rename(moved)
     state = State.load(moved / "2026-01-01" / "run")
-    assert state.tracking_uri == f"sqlite:///{moved / 'mlflow.db'}"
+    assert sqlite_path(state.tracking_uri) == moved / "mlflow.db"
     assert state.artifact_root == (moved / "mlartifacts").as_uri()
     server = TrackingConfig(uri="https://bob:pa55word@host")
     new_state(server, moved).save(moved)

@@ -23,6 +23,12 @@ from orchestrator.record.lines import read
 from orchestrator.stages.language.scoring import notices
 from tests.orchestrator.commands import NOISE, ROOT, RUN, STEPS, TINY, Job, no_left_overs
 
+LEFT_OVER = {
+    **{"OMPI_COMM_WORLD_LOCAL_RANK": "0", "OMPI_COMM_WORLD_RANK": "0", "PMI_RANK": "3"},
+    **{"RANK": "7", "LOCAL_RANK": "7", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "8"},
+    **{"TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_ADDR": "203.0.113.1"},
+}
+
 
 @pytest.fixture(scope="module")
 def bare_path(tmp_path_factory):
@@ -42,8 +48,9 @@ def bare_path(tmp_path_factory):
 def quick(tmp_path_factory, corpus, bare_path):
     """The shortened quick start: two Ray workers, MLflow, no compiler on the machine.
 
-    It is typed in a folder of somebody who has packages of the same names as ours, in a shell
-    that mpirun and torchrun have left variables in.
+    It is typed in a folder of somebody who has packages of the same names as ours, there and on
+    PYTHONPATH, in a shell where mpirun and torchrun have left their variables, with few
+    descriptors.
     """
     folder = tmp_path_factory.mktemp("quick")
     for name in ("cluster", "data", "models", "orchestrator"):
@@ -51,11 +58,14 @@ def quick(tmp_path_factory, corpus, bare_path):
         (folder / name / "__init__.py").write_text("raise RuntimeError('not ours')")
     extensions = str(folder / "extensions")
     command = [str(Path(sys.executable).with_name("orchestrate")), "run"]
-    left_over = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE")
-    environment = {"PATH": bare_path, "TORCH_EXTENSIONS_DIR": extensions}
-    environment |= dict.fromkeys((*left_over, "WORLD_SIZE"), "3")
+    project = folder / "project"
+    for name in ("cluster", "data", "models"):
+        shutil.copytree(folder / name, project / name)
+    environment = {"PATH": bare_path, "TORCH_EXTENSIONS_DIR": extensions} | LEFT_OVER
+    command = ["sh", "-c", 'ulimit -n 256 && exec "$@"', "sh", *command]
+    path = os.pathsep.join((str(project), str(ROOT)))
     asked = ("resources=cpu2", "stage.sample_at_evaluations=true")
-    job = Job(folder, corpus, *asked, command=command, **environment)
+    job = Job(folder, corpus, *asked, command=command, PYTHONPATH=path, **environment)
     job.code = job.wait()
     return job
 

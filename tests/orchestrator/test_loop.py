@@ -235,7 +235,7 @@ def early(names):
 
 def test_all_ranks_save_when_one_is_overdue_and_where_it_is_best_and_end_without_progress(two):
     """Best after 3 and 6; 9 and 12 are no better, which ends the run with a checkpoint."""
-    for rank in two.run(early, ("zero1", "zero3")):
+    for rank in two.run(early, ("zero1",)):
         for name, found in rank.items():
             assert found == ([1, 2, 3], [3, 6, 12], 12, False, True), name
 

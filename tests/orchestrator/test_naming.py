@@ -59,8 +59,11 @@ def test_the_description_says_what_the_job_is_and_where(tmp_path):
     play(folder, status="failed")
     result = json.loads((folder / "result.json").read_text())
     result["error"] = {"class": "OOM", "message": "out of\nmemory"}
+    result |= {"best": {"metric": "validation/loss", "step": 3}, "reason": "no better"}
     (folder / "result.json").write_text(json.dumps(result))
     note = Description(folder).note("failed", {"tokenizer": "abc"})
     assert note.startswith("**2.100 validation loss (gzip 2.400, unigram 4.800).** pretrain on")
     assert "- error: out of memory\n- typed: `hub.token=[redacted]`\n- validation/loss: 2.1" in note
     assert "- tokenizer: `abc`" in note
+    tags = Description(folder).final_tags("done", {})
+    assert (json.loads(tags["best"])["step"], tags["reason"]) == (3, "no better")

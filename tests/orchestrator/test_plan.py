@@ -329,69 +329,6 @@ def test_a_sequence_longer_than_the_corpus_is_refused_with_the_longest(corpus):
     assert answer.code == 0
 
 
-class TestResume:
-    def test_a_run_that_is_not_there(self):
-        said = refused("run", "resume=/nonexistent")
-        assert said.startswith("resume=/nonexistent does not exist; try resume=outputs/latest")
-
-    def test_a_folder_without_a_checkpoint(self, tmp_path, corpus):
-        shutil.copy(trained(corpus) / "config.yaml", tmp_path)
-        said = refused("run", *on(corpus), f"resume={tmp_path}")
-        assert "holds no valid checkpoint" in said
-
-    def test_a_damaged_checkpoint(self, corpus, tmp_path):
-        copy = tmp_path / "copy"
-        shutil.copytree(trained(corpus), copy)
-        weights = copy / "checkpoints" / "step_00000002" / "model" / "weights-0.safetensors"
-        weights.write_bytes(weights.read_bytes()[:-1])
-        said = refused("run", *on(corpus), f"resume={copy}", "stage.steps=4")
-        assert "is damaged" in said
-
-    def test_a_finished_run_without_more_steps(self, corpus):
-        said = refused("run", *on(corpus), f"resume={trained(corpus)}", "stage.steps=2")
-        assert "stage.steps=2 must be more than the 2 steps" in said
-        assert "try stage.steps=4" in said
-
-    @pytest.mark.parametrize(
-        ("other", "said"),
-        [
-            ("model.width=64", "model.width=64 must be 32"),
-            ("model.norm=layernorm", "model.norm=layernorm must be rmsnorm"),
-            ("data.seed=5", "data.seed=5 must be 0"),
-            ("data.packing=best_fit", "data.packing=best_fit must be chunked"),
-            ("data.sequence_length=16", "data.row_tokens=16, but the run began with 32"),
-            ("data.validation_fraction=0.3", "data.validation_fraction=0.3 must be 0.05"),
-            ("data.isolate_documents=true", "allow_changes=[data.isolate_documents]"),
-        ],
-    )
-    def test_another_setting_is_named_with_its_value_then(self, corpus, other, said):
-        run = trained(corpus)
-        answer = refused("run", *on(corpus), "stage.steps=4", f"resume={run}", other)
-        assert said in answer
-        assert "; and " not in answer
-
-    @pytest.mark.parametrize(
-        "changed",
-        [
-            (),
-            ("stage.global_batch_size=8",),
-            ("data.sequence_length=16", "data.row_tokens=32"),
-        ],
-    )
-    def test_the_same_stream_goes_on_also_in_other_batches(self, corpus, changed):
-        run = trained(corpus)
-        answer = typed("plan", *on(corpus), "stage.steps=4", f"resume={run}", *changed)
-        assert answer.code == 0, answer
-
-    def test_the_settings_are_all_that_a_stage_compares(self, corpus):
-        # What stages/pretrain.py wants to be equal must be refused here, before a run folder.
-        run = trained(corpus)
-        found = checkpoint.read(run / "checkpoints" / "step_00000002")
-        compared, described = {"data", "tokenizer_fingerprint"}, {"data_fingerprint", "spent"}
-        assert set(found.facts) == compared | described
-        assert found.roles["model"].model is not None  # compared, too
-
-
 def test_sizes_are_for_readers():
     assert [size(n) for n in (0, 999, 1000, 12_345_678, 999_999, 3e15)] == [
         "0 B", "999 B", "1 kB", "12.3 MB", "1 MB", "3e+03 TB",

@@ -27,6 +27,7 @@ from orchestrator.record.checkpoints.content import look
 from orchestrator.record.journal import Journal
 from orchestrator.stages import STAGES, saved
 from orchestrator.stages.pretrain.stage import PretrainConfig
+from orchestrator.training import checkpoint
 from tests.orchestrator.typed import on, refused, trained, typed
 
 
@@ -175,6 +176,48 @@ def test_auto_takes_the_newest_run_of_the_same_job_that_is_not_done(run, corpus)
     (run / "result.json").unlink()
     assert "2 steps that resume=" in refused("plan", *words), "it was taken, and has no step left"
     assert "begins at step 0" in typed("plan", *words, "optim.beta1=0.5").out
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ("model.width=64", "model.width=64 must be 32"),
+        ("model.norm=layernorm", "model.norm=layernorm must be rmsnorm"),
+        ("data.seed=5", "data.seed=5 must be 0"),
+        ("data.packing=best_fit", "data.packing=best_fit must be chunked"),
+        ("data.sequence_length=16", "data.row_tokens=16, but the run began with 32"),
+        ("data.validation_fraction=0.3", "data.validation_fraction=0.3 must be 0.05"),
+        ("data.isolate_documents=true", "allow_changes=[data.isolate_documents]"),
+    ],
+)
+def test_another_setting_is_named_with_its_value_then(corpus, other, said):
+    run = trained(corpus)
+    answer = refused("run", *on(corpus), "stage.steps=4", f"resume={run}", other)
+    assert said in answer
+    assert "; and " not in answer
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        (),
+        ("stage.global_batch_size=8",),
+        ("data.sequence_length=16", "data.row_tokens=32"),
+    ],
+)
+def test_the_same_stream_goes_on_also_in_other_batches(corpus, changed):
+    run = trained(corpus)
+    answer = typed("plan", *on(corpus), "stage.steps=4", f"resume={run}", *changed)
+    assert answer.code == 0, answer
+
+
+def test_the_settings_are_all_that_a_stage_compares(corpus):
+    # What stages/pretrain.py wants to be equal must be refused here, before a run folder.
+    run = trained(corpus)
+    found = checkpoint.read(run / "checkpoints" / "step_00000002")
+    compared, described = {"data", "tokenizer_fingerprint"}, {"data_fingerprint", "spent"}
+    assert set(found.facts) == compared | described
+    assert found.roles["model"].model is not None  # compared, too
 
 
 def test_a_run_that_goes_on_is_not_resumed(run):

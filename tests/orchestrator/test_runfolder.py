@@ -2,6 +2,7 @@ import contextlib
 import json
 import math
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -70,6 +71,35 @@ def test_latest_moves_on_also_when_the_outputs_folder_was_moved(tmp_path):
     runfolder.create(JobConfig(outputs=str(tmp_path / "a")), [])
     (tmp_path / "a").rename(tmp_path / "b")
     assert (tmp_path / "b" / "latest" / "config.yaml").is_file()
+
+
+def test_a_folder_that_copying_made_of_the_link_stays_and_costs_no_run(tmp_path, capsys):
+    copied = tmp_path / "latest" / "config.yaml"
+    copied.parent.mkdir()
+    copied.write_text("mine")
+    folder = runfolder.create(JobConfig(outputs=str(tmp_path)), [])
+    assert (folder / "code.json").is_file()
+    assert copied.read_text() == "mine"
+    said = f"{tmp_path / 'latest'} is a folder, not the link to the newest run"
+    assert said in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == [folder.parent.name, "latest"]
+
+
+def test_the_command_of_a_rank_of_torchrun_is_that_of_torchrun(tmp_path):
+    """A shell script in the place of torchrun: what counts are the words of the parent."""
+    torchrun = tmp_path / "torchrun"
+    torchrun.write_text(
+        "import os, subprocess, sys\n"
+        "code = 'import shlex; from orchestrator.record.runfolder import command; '\n"
+        "code += 'print(shlex.join(command()))'\n"
+        "environment = {**os.environ, 'TORCHELASTIC_RUN_ID': 'x'}\n"
+        "subprocess.run([sys.executable, '-c', code, *sys.argv[-2:]], env=environment)\n"
+    )
+    words = ["--nproc-per-node", "2", "-m", "orchestrator", "run", "tracking.name=a b"]
+    done = subprocess.run(
+        [sys.executable, torchrun, *words], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert shlex.split(done.stdout) == ["torchrun", *words]
 
 
 def test_what_ended_runs_left_half_written_goes_and_what_a_living_one_writes_stays(tmp_path):

@@ -20,7 +20,6 @@ from orchestrator.record.checkpoints import CheckpointError, Retention, finding
 from orchestrator.training import checkpoint, distributed
 from orchestrator.training.checkpoint.tensorfile import CHUNK, HashedFile, TensorWriter
 from orchestrator.training.state import WEIGHT, DifferentState
-from tests.orchestrator import tiny
 from tests.orchestrator.plain import KEYS, Plain, bytes_read, check_equal
 
 NOTHING_MUCH = 10_000
@@ -191,34 +190,6 @@ def test_non_finite_state_is_never_published_and_every_rank_learns_why(two, tmp_
     assert f"rank 1 could not save step 1: NonFiniteState: {said}" in first[1]
     assert (second[0], second[1].startswith(said)) == ("NonFiniteState", True)
     assert not list(tmp_path.iterdir())
-
-
-def step_beyond_fp32(root, names):
-    """A finite loss and gradient, and a step that makes weights infinite; then a save."""
-    answer = {}
-    for name in names:
-        config = tiny.job(name, distributed.world_size())
-        trainer = tiny.build(config)
-        role = checkpoint.SavedRole(trainer.state, config.model, "adamw")
-
-        def save(step, role=role, name=name):
-            checkpoint.save(root / name, step, {"model": role}, None, {})
-
-        schedule = {"checkpoint_every": 1, "learning_rate": lambda step: 3e38 if step > 1 else 1e-3}
-        answer[name] = raised(
-            lambda trainer=trainer, config=config, save=save, schedule=schedule: tiny.run(
-                config, trainer, 2, save=save, schedule=schedule
-            )
-        )
-    return answer
-
-
-def test_a_step_that_makes_weights_infinite_leaves_the_checkpoint_before_it(one, two, tmp_path):
-    for world, names in ((one, ("torch",)), (two, ("zero1", "zero3"))):
-        for rank in world.run(step_beyond_fp32, tmp_path, names):
-            for name in names:
-                assert "non-finite" in rank[name][1], (name, rank[name])
-                assert [path.name for path in (tmp_path / name).iterdir()] == ["step_00000001"]
 
 
 def raised(target, *arguments):

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from data.messages import Passing
 from orchestrator.job.screen import Screen, Terminal
+from orchestrator.record.redaction import Redactor
 from orchestrator.record.standing import Standing
 from orchestrator.stages import Outline
 from orchestrator.stages.pretrain.driver import EVALUATION, TRAINING
@@ -46,7 +47,7 @@ class Following:
 
 
 def screen(terminal=False, width=80):
-    return Terminal(file=io.StringIO(), force_terminal=terminal, width=width)
+    return Terminal(Redactor({}), file=io.StringIO(), force_terminal=terminal, width=width)
 
 
 def test_without_a_terminal_an_evaluation_has_plain_lines_that_name_their_numbers():

@@ -139,7 +139,6 @@ def test_a_run_goes_on_without_the_weights_that_it_began_with(corpus, tmp_path):
 def test_settings_that_change_nothing_that_the_weights_compute_may_differ(corpus):
     words = (
         "model.dropout=0.2",
-        "model.init_std=0.5",
         "model.kv_heads=2",
         "model.max_positions=64",
     )

@@ -120,7 +120,7 @@ def assert_sent(database, run_id, folder):
 
 
 def rows(database, query, *values):
-    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+    with sqlite3.connect(f"{Path(database).absolute().as_uri()}?mode=ro", uri=True) as connection:
         found = connection.execute(query, values).fetchall()
     connection.close()
     return found

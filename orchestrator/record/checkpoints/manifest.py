@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import models
-from data.files import json_sha256
+from data.files import DataError, json_sha256, parse_json
 from data.order.state import DataState
 from models.configs import ModelConfig
 
@@ -223,11 +223,13 @@ def parse(path: Path, text: bytes) -> Checkpoint:
     """The checkpoint in the folder `path` whose manifest.json this is. Raises CheckpointError."""
     file = path / MANIFEST
     try:
-        manifest = json.loads(text)
+        manifest = parse_json(text)
         digest = manifest.pop("digest", None) if isinstance(manifest, dict) else None
         whole = digest == json_sha256(manifest)
-    except (ValueError, RecursionError) as error:  # or nested deeper than any of ours
-        raise CheckpointError(f"{file} is damaged: {error}") from None
+    except DataError as error:
+        raise CheckpointError(f"{file} is damaged: it {error}") from None
+    except RecursionError:
+        raise CheckpointError(f"{file} is damaged: it is nested too deeply") from None
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found not in (FORMAT, WHOLE_TENSORS):
         raise CheckpointError(
@@ -238,12 +240,13 @@ def parse(path: Path, text: bytes) -> Checkpoint:
         raise CheckpointError(f"{file} is damaged: it differs from its own digest")
     try:
         return _checkpoint(path, manifest, hashlib.sha256(text).hexdigest())
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         said = f"{type(error).__name__}: {error}"
         raise CheckpointError(f"{file} was written by something else ({said})") from None
 
 
 def _checkpoint(path: Path, manifest: Mapping[str, Any], sha256: str) -> Checkpoint:
+    """The checkpoint of a manifest that agrees with its digest."""
     if manifest["format"] == FORMAT:
         roles = {name: RoleRecord.from_dict(role) for name, role in manifest["roles"].items()}
         facts = dict(manifest["facts"])

@@ -11,12 +11,14 @@ from typing import Any
 
 import yaml
 
+from data.files import read_json
 from orchestrator.record.lines import EVENTS, METRICS, last_line, read
 from orchestrator.record.mlflow.naming import run_name
+from orchestrator.record.reading import CONFIG, lies_in, read_settings, read_yaml
 from orchestrator.record.redaction import Redactor, flatten
 
 RECORDS = (
-    *("config.yaml", "overrides.yaml", "code.json", "result.json", "samples.txt"),
+    *("overrides.yaml", "code.json", "result.json", "samples.txt"),
     *(EVENTS, METRICS),
 )
 OWN_LOG = "tracking.log"  # grows while it would be uploaded
@@ -29,11 +31,9 @@ class Description:
     def __init__(self, folder: Path) -> None:
         """Read config.yaml; the other files may still be missing."""
         self.folder = folder
-        path = folder / "config.yaml"
-        self.config: dict[str, Any] = (
-            yaml.safe_load(path.read_text()) if path.exists() else {}
-        ) or {}
-        self.redactor = Redactor(self.config)
+        path = folder / CONFIG
+        self.config: dict[str, Any] = read_settings(path) if path.exists() else {}
+        self.redactor = Redactor.of_run(folder, self.config)
         stage = self.config.get("stage", "job")
         self.stage = str(stage.get("name", "job") if isinstance(stage, dict) else stage)
 
@@ -146,18 +146,23 @@ class Description:
     def _typed(self) -> list[str]:
         """The overrides, without secrets."""
         path = self.folder / "overrides.yaml"
-        words = yaml.safe_load(path.read_text()) if path.exists() else []
-        return [self.redactor.text(str(word)) for word in words or []]
+        words = read_yaml(path) if path.exists() else []
+        return [self.redactor.text(str(word)) for word in words] if isinstance(words, list) else []
 
     def copy_records(self, target: Path) -> None:
         """Copy the records and logs of the run to `target`, secrets taken out."""
+        shown = yaml.safe_dump(self.redactor.settings(self.config), sort_keys=False)
+        (target / CONFIG).write_text(shown, encoding="utf-8")
         paths = [self.folder / name for name in RECORDS]
         paths += sorted((self.folder / "logs").rglob("*"))
         for path in paths:
-            if path.is_file() and path.name != OWN_LOG:
+            if path.is_file() and path.name != OWN_LOG and lies_in(self.folder, path):
                 copy = target / path.relative_to(self.folder)
                 copy.parent.mkdir(parents=True, exist_ok=True)
-                with path.open(errors="replace") as lines, copy.open("w") as out:
+                with (
+                    path.open(encoding="utf-8", errors="replace") as lines,
+                    copy.open("w", encoding="utf-8") as out,
+                ):
                     out.writelines(self.redactor.text(line) for line in lines)
 
     def first_time(self) -> int:
@@ -186,7 +191,8 @@ class Description:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text())) if path.exists() else {}
+    found = read_json(path) if path.exists() else {}
+    return found if isinstance(found, dict) else {}
 
 
 def _without_folders(command: str) -> str:

@@ -16,9 +16,12 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from urllib.parse import quote
 
+from data.addresses import hide, public
+from data.files import DataError, read_json
 from orchestrator.config import TrackingConfig
 from orchestrator.record import lines
-from orchestrator.record.redaction import public_url, redact_url
+from orchestrator.record.mlflow.sqlite import absolute, moved, sqlite_path, sqlite_url
+from orchestrator.record.redaction import KEPT
 
 STATE = "mlflow.json"
 BACK = "../../"  # from a run folder to the outputs folder
@@ -81,24 +84,23 @@ class State:
         What it said is then found again: sending a run folder anew doubles nothing.
         """
         try:
-            written = json.loads((folder / STATE).read_text())
-        except (FileNotFoundError, ValueError):
+            written = read_json(folder / STATE)
+            state = State(**{f.name: written[f.name] for f in fields(State) if f.name in written})
+        except (DataError, TypeError):
             return None
-        known = {f.name: written[f.name] for f in fields(State) if f.name in written}
-        return _with_addresses(State(**known), BACK, str(folder.resolve().parents[1]) + "/")
+        return _with_addresses(state, BACK, str(folder.resolve().parents[1]) + "/")
 
     def save(self, folder: Path) -> None:
-        """Replace mlflow.json; only its owner may read an address that holds a password.
+        """Replace mlflow.json; only its owner may read one with a secret, as in the address.
 
         Addresses inside the outputs folder are kept from the run folder on: outputs are moved.
         """
         kept = _with_addresses(self, str(folder.resolve().parents[1]) + "/", BACK)
-        secret = redact_url(self.tracking_uri) != self.tracking_uri
+        private = hide(self.tracking_uri) != self.tracking_uri or (folder / KEPT).exists()
         partial = folder / f"{STATE}.partial"
         partial.unlink(missing_ok=True)
-        mode = 0o600 if secret else 0o644
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(descriptor, "w") as file:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with os.fdopen(os.open(partial, flags, 0o600 if private else 0o644), "w") as file:
             json.dump(asdict(kept), file, indent=1)
         partial.replace(folder / STATE)
 
@@ -128,30 +130,24 @@ class State:
         """Page of the run on the server. None: the store is a database."""
         if not self.tracking_uri.startswith("http"):
             return None
-        return public_url(self.tracking_uri) + self.page
+        return public(self.tracking_uri) + self.page
 
 
 def _with_addresses(state: State, old: str, new: str) -> State:
     """The state with the beginning of the paths in its addresses exchanged."""
 
-    def moved(address: str | None) -> str | None:
-        for scheme, spelled in (("sqlite:///", str), ("file://", quote)):
-            if address is not None and address.startswith(scheme + spelled(old)):
-                return scheme + spelled(new) + address.removeprefix(scheme + spelled(old))
-        return address
-
-    uri = moved(state.tracking_uri)
-    assert uri is not None
-    return replace(state, tracking_uri=uri, artifact_root=moved(state.artifact_root))
+    root, before = state.artifact_root, f"file://{quote(old)}"
+    if root is not None and root.startswith(before):
+        root = f"file://{quote(new)}{root.removeprefix(before)}"
+    return replace(state, tracking_uri=moved(state.tracking_uri, old, new), artifact_root=root)
 
 
 def new_state(config: TrackingConfig, outputs: Path) -> State:
     """Settings of `config` and of the environment, addresses made absolute, nothing sent."""
-    uri = config.address or f"sqlite:///{outputs.resolve() / 'mlflow.db'}"
+    address = config.address
+    uri = absolute(address) if address else sqlite_url(outputs.resolve() / "mlflow.db")
     artifact_root: str | None = (outputs.resolve() / "mlartifacts").as_uri()
-    if uri.startswith("sqlite:///"):
-        database = Path(uri.removeprefix("sqlite:///")).resolve()
-        uri = f"sqlite:///{database}"
+    if database := sqlite_path(uri):
         artifact_root = (database.parent / "mlartifacts").as_uri()
     elif uri.startswith("http") or uri.startswith("databricks"):
         artifact_root = None
@@ -171,10 +167,10 @@ def place(config: TrackingConfig, outputs: Path) -> str:
     if not config.enabled:
         return "the run folder alone"
     uri = new_state(config, outputs).tracking_uri
-    if uri.startswith("sqlite:///"):
-        file, here = Path(uri.removeprefix("sqlite:///")), Path.cwd()
-        uri = str(file.relative_to(here) if file.is_relative_to(here) else file)
-    return f"MLflow experiment {config.experiment_name} at {public_url(uri)}"
+    where, here = public(uri), Path.cwd()
+    if file := sqlite_path(uri):
+        where = str(file.relative_to(here) if file.is_relative_to(here) else file)
+    return f"MLflow experiment {config.experiment_name} at {where}"
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from orchestrator.record.mlflow.origins import Origins
 from orchestrator.record.mlflow.points import CHUNK_BYTES, Datasets, Point, Points
 from orchestrator.record.mlflow.sink import Sink
 from orchestrator.record.mlflow.store import SYSTEM, connect, experiment_id
-from orchestrator.record.redaction import redact_url
+from orchestrator.record.reading import lies_in
 
 log = logging.getLogger("tracking")
 
@@ -97,8 +97,8 @@ class Replay:
             run = self.client.create_run(
                 experiment,
                 start_time=self.description.first_time(),
-                tags={RUN_TAG: key, "mlflow.user": user_name()},
-                run_name=state.name or self.description.name,
+                tags={RUN_TAG: key, "mlflow.user": _user()},
+                run_name=self.description.redactor.known(state.name or self.description.name),
             )
         if state.run_id != run.info.run_id:  # a store that has nothing of it yet
             state.run_id = run.info.run_id
@@ -181,7 +181,7 @@ class Replay:
 
         split, (name, digest) = event.get("split", "train"), self.datasets.add(event)
         fingerprint = str(event["fingerprint"])
-        source = redact_url(str(event.get("source", "")))
+        source = self.description.redactor.text(str(event.get("source", "")))
         remote = source.startswith("http")
         sizes = {
             name: event[name]
@@ -234,11 +234,11 @@ class Replay:
         self.origins.measured(event, self.datasets)
 
     def _tokenizer(self, event: dict[str, Any], offset: int) -> None:
-        self.sink.artifact(str(self.folder / event["path"]), "tokenizer")
         self.sink.tags(
             {f"tokenizer.{k}": str(event[k]) for k in ("vocab_size", "kind") if k in event}
         )
         self._lineage("tokenizer", str(event["fingerprint"]))
+        self._upload(self.folder / event["path"], "tokenizer")
 
     def _lineage(self, name: str, fingerprint: str) -> None:
         self.state.lineage[name] = fingerprint
@@ -247,9 +247,15 @@ class Replay:
     def _artifact(self, event: dict[str, Any], offset: int) -> None:
         path = self.folder / event["path"]
         folder = event.get("artifact_path")
-        self.sink.artifact(str(path), folder)
+        self._upload(path, folder)
         if event.get("table"):
             self.sink.table(f"{folder}/{path.name}" if folder else path.name)
+
+    def _upload(self, path: Path, folder: str | None) -> None:
+        """Send a file of the run folder. Raises ValueError for one outside, by `..` or a link."""
+        if not lies_in(self.folder, path):
+            raise ValueError(f"{path} is not in the run folder, so it is not sent")
+        self.sink.artifact(str(path), folder)
 
     def _drift(self, event: dict[str, Any], offset: int) -> None:
         found = "; ".join(event["findings"])
@@ -273,6 +279,14 @@ class Replay:
             log.exception("no figures")
 
 
+def _user() -> str:
+    """Who sends it; a bare user id in a container has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
 def _schema(columns: dict[str, str]) -> str | None:
     """Columns with their types as MLflow writes those of a table. None: none are known."""
     spec = [{"name": name, "type": kind, "required": True} for name, kind in columns.items()]
@@ -286,11 +300,3 @@ def _all_points(lines: list[dict[str, Any]]) -> list[Point]:
         for line in lines
         for key, value in line["metrics"].items()
     ]
-
-
-def user_name() -> str:
-    """Of whoever runs this; the number where it has no name, as in many containers."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.getuid())

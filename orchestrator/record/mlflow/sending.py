@@ -9,8 +9,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import yaml
-
 from data import cache_root
 from orchestrator.config import TrackingConfig
 from orchestrator.record.mlflow.mirror import (
@@ -24,6 +22,8 @@ from orchestrator.record.mlflow.mirror import (
     process_name,
 )
 from orchestrator.record.mlflow.server import trouble
+from orchestrator.record.reading import CONFIG, read_settings
+from orchestrator.record.redaction import RedactingFormatter, Redactor
 
 log = logging.getLogger("tracking")
 
@@ -44,13 +44,18 @@ def send(folder: Path, *, live: bool = False) -> Done | Pending:
     parent = os.getppid()
     os.environ.update(ENVIRONMENT)
     os.environ.setdefault("MPLCONFIGDIR", str(cache_root() / "matplotlib"))  # else in the home
+    if os.path.expanduser("~") == "~":  # noqa: PTH111 - a bare user id, but MLflow wants a home
+        os.environ["HOME"] = str(cache_root())
     folder = folder.resolve()
-    if not (folder / "config.yaml").exists():
+    if not (folder / CONFIG).exists():
         raise ValueError(
             f"{folder} is not a run folder: it has no config.yaml; name one like "
             "outputs/<date>/<time>-<stage>-<id>, or outputs/latest"
         )
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+    redactor = Redactor.of_run(folder, read_settings(folder / CONFIG))
+    handler = logging.StreamHandler()
+    handler.setFormatter(RedactingFormatter("%(asctime)s %(message)s", redactor))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     log.setLevel(logging.INFO)
     (folder / "logs").mkdir(exist_ok=True)
     with (folder / LOG).open("ab") as lock:
@@ -147,5 +152,9 @@ def _driver_left(driver: int | None, seconds: float) -> bool:
 
 def _state_from_config(folder: Path) -> State:
     """The state of a run that was never tracked, from its config."""
-    config = yaml.safe_load((folder / "config.yaml").read_text()) or {}
-    return new_state(TrackingConfig(**config.get("tracking", {})), folder.parents[1])
+    tracking = read_settings(folder / CONFIG).get("tracking", {})
+    try:
+        config = TrackingConfig(**tracking)
+    except TypeError as error:
+        raise ValueError(f"{folder / CONFIG}: tracking={tracking}: {error}") from None
+    return new_state(config, folder.parents[1])

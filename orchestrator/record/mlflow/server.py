@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
+from data.addresses import public
 from orchestrator.record.mlflow.mirror import State
-from orchestrator.record.redaction import public_url
+from orchestrator.record.mlflow.sqlite import sqlite_path, sqlite_url
 
 BEFORE_START_SECONDS = 3.0
-SQLITE = "sqlite:///"
 REFUSED = (401, 403)
 LOGIN = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 
@@ -31,8 +31,8 @@ def check_store(state: State) -> None:
     Raises:
         ValueError: the experiment is deleted, or what is there is no store of MLflow.
     """
-    if state.tracking_uri.startswith(SQLITE):
-        stage = _stage_in_file(Path(state.tracking_uri.removeprefix(SQLITE)), state.experiment)
+    if database := sqlite_path(state.tracking_uri):
+        stage = _stage_in_file(database, state.experiment)
     elif state.tracking_uri.startswith("http"):
         stage = _stage_on_server(state)
     else:
@@ -40,7 +40,7 @@ def check_store(state: State) -> None:
     if stage == "deleted":
         name = state.experiment
         raise ValueError(
-            f"the MLflow experiment {name} at {public_url(state.tracking_uri)} is deleted; name "
+            f"the MLflow experiment {name} at {public(state.tracking_uri)} is deleted; name "
             f"another with tracking.experiment=NAME (or MLFLOW_EXPERIMENT_NAME), or restore it in "
             "the MLflow page"
         )
@@ -48,7 +48,7 @@ def check_store(state: State) -> None:
 
 def trouble(state: State, error: Exception) -> str:
     """Why the store did not take what was sent, in one sentence, by asking it once more."""
-    where = public_url(state.tracking_uri)
+    where = public(state.tracking_uri)
     said = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
     if not state.tracking_uri.startswith("http"):
         return f"MLflow's store {where} can't be written to: {said}"
@@ -77,8 +77,8 @@ def _stage_in_file(database: Path, experiment: str) -> str | None:
         return None
     except sqlite3.DatabaseError as error:
         raise ValueError(
-            f"tracking.uri={SQLITE}{database} is no database: {error}; name another file, or move "
-            "this one away"
+            f"tracking.uri={sqlite_url(database)} is no database: {error}; name another file, or "
+            "move this one away"
         ) from None
     return str(found[0]) if found else None
 
@@ -93,7 +93,7 @@ def _stage_on_server(state: State) -> str | None:
         return str(answer["experiment"].get("lifecycle_stage"))
     if status in (200, 404) and "error_code" not in answer:
         raise ValueError(
-            f"tracking.uri (or MLFLOW_TRACKING_URI)={public_url(state.tracking_uri)} answers, but "
+            f"tracking.uri (or MLFLOW_TRACKING_URI)={public(state.tracking_uri)} answers, but "
             "not as an MLflow server does; give the address that `mlflow server` has printed"
         )
     return None

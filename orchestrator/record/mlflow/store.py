@@ -12,6 +12,7 @@ from urllib.parse import quote
 from orchestrator.record.clock import Clock
 from orchestrator.record.lines import LineFile, last_line
 from orchestrator.record.mlflow.mirror import State
+from orchestrator.record.mlflow.sqlite import sqlite_path, sqlite_url
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -39,8 +40,7 @@ def connect(state: State) -> "MlflowClient":
     """
     from mlflow import MlflowClient
 
-    if state.tracking_uri.startswith("sqlite:///"):
-        database = Path(state.tracking_uri.removeprefix("sqlite:///"))
+    if database := sqlite_path(state.tracking_uri):
         database.parent.mkdir(parents=True, exist_ok=True)
         with locked(database.with_name(f"{database.name}.lock")):
             if not database.exists():
@@ -50,7 +50,7 @@ def connect(state: State) -> "MlflowClient":
                 partial = database.with_name(f"{database.name}.partial")
                 partial.unlink(missing_ok=True)
                 kind: Any = SqlAlchemyStore  # untyped, as are the monitors below
-                store = kind(f"sqlite:///{partial}", state.artifact_root)
+                store = kind(sqlite_url(partial), state.artifact_root)
                 # The one that MLflow makes would stand empty beside the first of ours.
                 store.rename_experiment(FIRST_EXPERIMENT, state.experiment)
                 for name, value in EXPERIMENT_TAGS.items():

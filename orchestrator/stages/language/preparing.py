@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 
 from data import DataConfig, Prepared, Tokenizer, find_prepared, prepare
+from data.addresses import hide
 from data.ask.estimate import Estimate, estimate
 from data.config import SINGLE, SourceConfig
 from data.messages import size
@@ -72,11 +73,10 @@ def describe(data: DataConfig) -> str:
 
 
 def _described(source: SourceConfig) -> str:
-    name = f"{source.source} {source.path}" if source.path else source.source
-    own = source.validation
+    name, own = source.described, source.validation
     if own.take == "tail":
         return f"{name}, its tail for validation"
-    given = own.path or own.split
+    given = hide(own.path) if own.path else own.split
     return f"{name}, {given} for validation" if given else name
 
 

@@ -14,6 +14,7 @@ from orchestrator.record.journal import Journal
 from orchestrator.stages.language.preparing import dataset_names
 
 FOLDER = "data"  # in the run folder, and among the artifacts
+TOKENIZER = "tokenizer.json"
 TYPES = {"string": "string", "boolean": "boolean", "integer": "long", "number": "double"}
 
 
@@ -44,15 +45,19 @@ def record_data(
                 tokens=shards.tokens,
             )
         _write(journal, folder, f"{names[name]}-filters.md", dataset.report.markdown())
+        if dataset.passed_over:
+            lines = [f"{path}: {reason}\n" for path, reason in dataset.passed_over]
+            _write(journal, folder, f"{names[name]}-files-not-read.txt", "".join(lines))
     table = _table({names[key]: own.report for key, own in prepared.datasets.items()})
     _write(journal, folder, "filters.json", json.dumps(table, indent=1), table=True)
     for name, report in drift.items():
         _write(journal, folder, f"{name}-drift.md", report.markdown())
         found = [finding.words for finding in report.findings]
         journal.event("drift", dataset=name, passed=report.passed, findings=found)
+    prepared.tokenizer.save(folder / FOLDER / TOKENIZER)  # the record leads nowhere else
     journal.event(
         "tokenizer",
-        path=str(prepared.tokenizer_path),
+        path=f"{FOLDER}/{TOKENIZER}",
         kind=config.tokenizer.kind,
         fingerprint=prepared.tokenizer.fingerprint,
         vocab_size=prepared.tokenizer.vocab_size,

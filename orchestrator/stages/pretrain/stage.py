@@ -24,6 +24,7 @@ class PretrainConfig(TrainingConfig):
         **TrainingConfig.changes,
         "prompts": Change.FREE,
         "sample_tokens": Change.FREE,
+        "sample_at_evaluations": Change.FREE,
     }
     measures: ClassVar[Mapping[str, str]] = {
         **TrainingConfig.measures,

@@ -14,6 +14,7 @@ from data.order import shuffled
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+PASSED_OVER = 20  # files that are not read, on the screen
 COUNTED_TOKENS = 1 << 24  # at most so many are read to count how often each occurs
 PICTURE_INK = "#2a78d6"
 
@@ -39,6 +40,10 @@ def inspect(prepared: Prepared, console: Console, examples: int, picture: Path) 
     for name, dataset in prepared.datasets.items():
         for line in dataset.report.lines():
             console.print(f"{name}: {line}", markup=False, highlight=False, soft_wrap=True)
+        for path, reason in dataset.passed_over[:PASSED_OVER]:
+            console.print(f"{name}: not read: {path}: {reason}", markup=False, soft_wrap=True)
+        if (more := len(dataset.passed_over) - PASSED_OVER) > 0:
+            console.print(f"{name}: not read: {more:,} more, which a run has on record")
         for number in chosen_documents(dataset.train, examples):
             text = prepared.tokenizer.decode(dataset.train.document(number)[:-1].tolist())
             place = dataset.train.place(number)
