@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from orchestrator.job.codes import FAILED, INTERRUPTED, REFUSED, STOPPED, UNREAD
+from orchestrator.job.codes import FAILED, INTERRUPTED, REFUSED, STOPPED
 from orchestrator.job.signals import handled, interrupt
 from orchestrator.terminal import leave_reader, prepare_streams, say
 
@@ -80,9 +80,9 @@ def main() -> None:
             _main()
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:
+    except BrokenPipeError:  # of `| head`, which has seen enough
         leave_reader()
-        sys.exit(UNREAD)
+        sys.exit(FAILED)
     except OSError as error:  # a full disk behind the output
         leave_reader()
         say(f"error: the output can't be written: {error}", sys.stderr)
@@ -108,7 +108,7 @@ def _main() -> None:
         with handled(interrupt):  # SIGTERM and a lost terminal end a verb as Ctrl-C does
             code = _call(verb, rest)
     except BrokenPipeError:
-        raise
+        raise  # what a job meets on its connections, it explains
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise

@@ -8,5 +8,3 @@ STOPPED = 3
 """A job was interrupted before it had a checkpoint: it starts anew."""
 INTERRUPTED = 130
 """A job was interrupted and has a checkpoint to go on from; any other command: Ctrl-C."""
-UNREAD = 141
-"""Whoever read the output has left before it was whole; a shell says so of any program."""

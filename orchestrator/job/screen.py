@@ -50,7 +50,7 @@ class Terminal(Console):
 
     def say(self, text: str, hang: int = 2) -> None:
         """Print text as it is, in lines that fit a terminal (`terminal.fitted`)."""
-        shown = fitted(text, self.fitting, hang)
+        shown = fitted(self._redactor.known(text), self.fitting, hang)
         self.print(shown, highlight=False, soft_wrap=True, markup=False)
 
     @property

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.compose import refusal, schema
 from orchestrator.compose.schema import GROUPS
-from orchestrator.job.codes import UNREAD
+from orchestrator.job.codes import FAILED
 from orchestrator.stages.pretrain.stage import PretrainConfig
 from tests.orchestrator.typed import on, refused, typed
 
@@ -237,7 +237,7 @@ def test_a_reader_that_has_seen_enough_ends_a_verb_without_a_word():
     with subprocess.Popen(command, **pipes, cwd=Path(__file__).parents[2]) as verb:
         verb.stdout.close()  # before it says anything
         assert verb.stderr.read() == b""
-    assert verb.returncode == UNREAD
+    assert verb.returncode == FAILED
 
 
 def test_the_command_line_imports_nothing_heavy_and_no_plugin(corpus, tmp_path):
