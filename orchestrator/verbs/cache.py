@@ -16,6 +16,7 @@ from pathlib import Path
 
 from data.files import cache_root, is_in_use
 from data.messages import size
+from orchestrator.terminal import say
 
 DAYS = 30
 DAY_SECONDS = 86400
@@ -57,22 +58,22 @@ def main(argv: Sequence[str]) -> int:
     found = sorted(entries(root), key=lambda entry: entry.used)
     if options.action == "list":
         show(found)
-        print(f"{_total(found)} in {root}")
+        say(f"{_total(found)} in {root}")
         return 0
     old = [entry for entry in found if entry.days > options.days]
     going = unused(old, found)
     show(going)
-    print(f"{len(going)} of {len(found)} entries, {_total(going)} of {_total(found)} in {root}")
+    say(f"{len(going)} of {len(found)} entries, {_total(going)} of {_total(found)} in {root}")
     if len(going) < len(old):
-        print(f"{len(old) - len(going)} more are as old, but a running job reads them")
+        say(f"{len(old) - len(going)} more are as old, but a running job reads them")
     if not going:
-        print(f"nothing was left unused for {options.days} days")
+        say(f"nothing was left unused for {options.days} days")
         return 0
     if not options.yes and not _agreed():
-        print("nothing was removed; --yes removes it")
+        say("nothing was removed; --yes removes it")
         return 0
     removed = sum(entry.bytes for entry in going if _remove(entry.path))
-    print(f"removed {size(removed)}")
+    say(f"removed {size(removed)}")
     return 0
 
 
@@ -119,7 +120,7 @@ def unused(old: Sequence[Entry], every: Sequence[Entry]) -> list[Entry]:
 def show(listed: Sequence[Entry]) -> None:
     """A line for each, the longest unused first."""
     for entry in listed:
-        print(f"{entry.kind:16} {size(entry.bytes):>8}  {entry.days:4.0f} days  {entry.path.name}")
+        say(f"{entry.kind:16} {size(entry.bytes):>8}  {entry.days:4.0f} days  {entry.path.name}")
 
 
 def _total(some: Sequence[Entry]) -> str:

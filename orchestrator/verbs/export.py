@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from orchestrator.terminal import say
+
 
 def main(argv: Sequence[str]) -> int:
     """Write the folder; returns the exit code. Raises ValueError for a wrong request."""
@@ -19,18 +21,18 @@ def main(argv: Sequence[str]) -> int:
 
     found = checkpoint.find(Path(options.path))
     for line in checkpoint.told(found.path, found.passed_over):
-        print(line, file=sys.stderr)
+        say(line, sys.stderr)
     checkpoint.hold(found.path)
     try:
         folder = checkpoint.export(found, Path(options.folder), options.role)
     except OSError as error:
-        print(
+        say(
             f"error: {options.folder} was not written: {error.strerror}; nothing is left of it",
-            file=sys.stderr,
+            sys.stderr,
         )
         return 1
     written = sum(file.stat().st_size for file in folder.iterdir())
-    print(f"{folder}: the weights of {found.path} after step {found.step}, {size(written)}")
+    say(f"{folder}: the weights of {found.path} after step {found.step}, {size(written)}")
     return 0
 
 

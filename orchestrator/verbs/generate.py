@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from orchestrator.terminal import say
+
 LATEST = "outputs/latest"
 USUAL_TOKENS = 100
 
@@ -26,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
 
     weights = checkpoint.open_weights(Path(options.path), options.role)
     for line in checkpoint.told(weights.path, weights.passed_over):
-        print(line, file=sys.stderr)
+        say(line, sys.stderr)
     model = checkpoint.build_gpt(weights.reader, weights.model_config, weights.path)
     if weights.tokenizer is None:
         raise ValueError(f"{weights.path} has no tokenizer: its model was not trained on text")
@@ -121,5 +123,5 @@ def check(options: argparse.Namespace) -> None:
 
 def _standard_input() -> str:
     if sys.stdin.isatty():
-        print("type the text to continue, then Ctrl-D", file=sys.stderr)
+        say("type the text to continue, then Ctrl-D", sys.stderr)
     return sys.stdin.read()

@@ -12,6 +12,7 @@ import yaml
 
 from data.messages import did_you_mean
 from orchestrator.record.runs import Run, runs
+from orchestrator.terminal import say
 
 SHOWN = 20
 HIGHER_IS_BETTER = ("accuracy", "per_second", "mfu")
@@ -38,13 +39,13 @@ def main(argv: Sequence[str]) -> int:
     rows = [COLUMNS, *(_row(run, metric) for run in shown)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).strip())
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).strip())
     if len(found) > len(shown):
-        print(f"and {len(found) - len(shown)} more; --limit={len(found)} shows all")
+        say(f"and {len(found) - len(shown)} more; --limit={len(found)} shows all")
     if not found:
-        print(f"no run in {outputs} is so" if options.only else f"no run in {outputs} yet")
+        say(f"no run in {outputs} is so" if options.only else f"no run in {outputs} yet")
     else:
-        print(f"orchestrate show {found[0].id} shows the first")
+        say(f"orchestrate show {found[0].id} shows the first")
     return 0
 
 

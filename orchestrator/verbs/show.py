@@ -11,6 +11,7 @@ from typing import Any
 from data.messages import clock, counted, override, size
 from orchestrator.record.redaction import Redactor, flatten
 from orchestrator.record.runs import RUNNING, Run, find, mapping
+from orchestrator.terminal import say
 
 LATEST = "outputs/latest"
 MOST = 12  # lines of each part
@@ -30,11 +31,12 @@ def main(argv: Sequence[str], defaults: Defaults) -> int:
         shown = [*lines]
         if not shown:
             continue
-        print(f"\n{heading}" if heading else "", end="\n" if heading else "")
+        if heading:
+            say(f"\n{heading}")
         for line in shown[:MOST]:
-            print("  " * bool(heading) + _printable(hide(line)))
+            say("  " * bool(heading) + _printable(hide(line)), hang=6)
         if len(shown) > MOST:
-            print(f"  and {len(shown) - MOST} more")
+            say(f"  and {len(shown) - MOST} more")
     return 0
 
 

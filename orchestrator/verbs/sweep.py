@@ -17,6 +17,7 @@ from data.messages import clock
 from orchestrator.config import JobConfig
 from orchestrator.job.codes import DONE, FAILED, REFUSED
 from orchestrator.record.runs import Run, runs
+from orchestrator.terminal import say
 
 LOOKED_AT = 50  # newest runs among which that of a job is looked for; others may start runs, too
 Jobs = list[tuple[JobConfig, list[str]]]
@@ -51,13 +52,13 @@ def carry_out(jobs: Jobs, verb: Callable[..., int], asked: float, *, starts: boo
             raise ValueError(f"in the job {shlex.join(overrides)}: {error}") from error
     ended: list[Ended] = []
     for number, (config, overrides) in enumerate(jobs, 1):
-        print(f"\njob {number} of {len(jobs)}: {shlex.join(overrides)}", flush=True)
+        say(f"\njob {number} of {len(jobs)}: {shlex.join(overrides)}")
         try:
             code = verb(config, overrides, asked)
         except ValueError as error:  # of what has changed since all were checked
             if not starts:
                 raise ValueError(f"in the job {shlex.join(overrides)}: {error}") from error
-            print(f"error: {error}", file=sys.stderr)
+            say(f"error: {error}", sys.stderr)
             code = FAILED
         before = [own.run.folder for own in ended if own.run is not None]
         run = _newest(Path(config.outputs), before) if starts else None
@@ -66,7 +67,7 @@ def carry_out(jobs: Jobs, verb: Callable[..., int], asked: float, *, starts: boo
         if code not in (DONE, FAILED, REFUSED):
             break
     if starts:
-        print("\n" + "\n".join(table([overrides for _, overrides in jobs], ended)), flush=True)
+        say("\n" + "\n".join(table([overrides for _, overrides in jobs], ended)))
     return max(own.code for own in ended)
 
 

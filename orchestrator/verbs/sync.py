@@ -11,6 +11,7 @@ from shlex import quote
 
 from orchestrator.record.mlflow import Pending
 from orchestrator.record.mlflow.sending import send
+from orchestrator.terminal import say
 
 
 def main(argv: Sequence[str]) -> int:
@@ -19,12 +20,12 @@ def main(argv: Sequence[str]) -> int:
     for folder in parser().parse_args(argv).folders:
         sent = send(folder)
         if isinstance(sent, Pending):
-            print(replace(sent, why=None))  # which stands above, since it was found
+            say(str(replace(sent, why=None)))  # which stands above, since it was found
             code = 1
             continue
-        print(f"{folder} is in MLflow: {sent.url or f'orchestrate ui {quote(str(folder))}'}")
+        say(f"{folder} is in MLflow: {sent.url or f'orchestrate ui {quote(str(folder))}'}")
         for problem in sent.refused:
-            print(f"MLflow did not accept {problem}")
+            say(f"MLflow did not accept {problem}")
     return code
 
 

@@ -29,6 +29,7 @@ from orchestrator.job.signals import handled, interrupt
 from orchestrator.record.mlflow.mirror import ENVIRONMENT, STATE, TRAINING_MODE, State
 from orchestrator.record.mlflow.sqlite import sqlite_path, sqlite_url
 from orchestrator.record.mlflow.store import settle
+from orchestrator.terminal import say
 
 PORT = 5000
 START_SECONDS = 120.0
@@ -40,23 +41,23 @@ def main(argv: Sequence[str]) -> int:
     try:
         uri, page = find_store(options.outputs, options.run)
     except ValueError as error:
-        print(error, file=sys.stderr)
+        say(str(error), sys.stderr)
         return 2
     if uri.startswith("http"):
-        print(f"{public(uri)}{page}", flush=True)
+        say(f"{public(uri)}{page}")
         _open(f"{public(uri)}{page}")
         return 0
     try:
         port = choose_port(options.host, options.port)
     except OSError as error:
-        print(
+        say(
             f"--port={options.port} on --host={options.host} can't be used: {error.strerror}; "
             "leave --port out to take a free one",
-            file=sys.stderr,
+            sys.stderr,
         )
         return 2
     base = f"http://{options.host}:{port}"
-    print(f"{base}{page}\nstarting the server of this page, which takes some seconds", flush=True)
+    say(f"{base}{page}\nstarting the server of this page, which takes some seconds")
     with (
         contextlib.suppress(KeyboardInterrupt),
         tempfile.TemporaryFile() as output,
@@ -65,9 +66,9 @@ def main(argv: Sequence[str]) -> int:
         if not _answers(base, server):
             output.seek(0)
             words = output.read().decode(errors="replace")
-            print(f"mlflow server did not start, it said:\n{words}", file=sys.stderr)
+            say(f"mlflow server did not start, it said:\n{words}", sys.stderr)
             return 1
-        print("the page is there; Ctrl-C ends it", flush=True)
+        say("the page is there; Ctrl-C ends it")
         _open(f"{base}{page}")
         return server.wait()
     return 0
