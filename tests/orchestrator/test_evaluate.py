@@ -143,7 +143,7 @@ def test_the_scores_stand_on_the_checkpoints_own_model_in_mlflow(corpus, tmp_pat
     assert {row[0] for row in rows} == {models[0][0]}
     scores = {name: value for _, name, value, _ in rows}
     assert scores == pytest.approx(result["metrics"])
-    assert {row[3] for row in rows} == {"text/validation"}
+    assert {row[3] for row in rows} == {f"{corpus.name}/validation"}
     assert inputs == [(models[0][0],)]
     assert {count for _, count in points} == {1}, "the run has each score once"
 
