@@ -428,7 +428,8 @@ def test_progress_is_said_now_and_then(corpus, monkeypatch):
     monkeypatch.setattr("data.preparation.running.SAY_EVERY_S", 0.0)
     said = []
     prepare(config, BYTES, said.append)
-    lines = [line for line in said if line.startswith("tokenizing: ")]
+    first, *lines = [line for line in said if line.startswith("tokenizing: ")]
+    assert first.endswith(" units")
     assert len(lines) >= 5
     assert all(" units, " in line and "B/s, " in line and line.endswith(" left") for line in lines)
     assert said[-2].startswith("prepared in 0:0")

@@ -9,8 +9,8 @@ from orchestrator.packages import HOME
 CODE = """
 from cluster.connection.authentication import token_of_user
 from data.files import cache_root
-from orchestrator.record.mlflow.replay import _user
-print(_user(), token_of_user())
+from orchestrator.record.mlflow.replay import user_name
+print(user_name(), token_of_user())
 cache_root()
 """
 

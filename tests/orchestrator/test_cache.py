@@ -62,7 +62,7 @@ def test_what_a_living_process_reads_stays_however_old_and_counts_as_used(cache)
 
 def test_what_was_pruned_is_made_again_for_the_next_run(cache, corpus, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    job = ("plan", *on(corpus), "stage.steps=2")
+    job = ("plan", "--with-data", *on(corpus), "stage.steps=2")
     first = typed(*job)
     assert first.code == 0, first
     assert "prepared in" in first.out

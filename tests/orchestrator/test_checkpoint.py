@@ -270,7 +270,6 @@ def test_a_writer_killed_at_any_time_leaves_the_one_before_as_newest_valid(tmp_p
         sys.path.insert(0, sys.argv[2])
         from orchestrator.training import checkpoint
         from orchestrator.training.checkpoint import SavedRole
-from orchestrator.training.loop import every
         from tests.orchestrator import tiny
         folder, config = Path(sys.argv[1]), tiny.job("torch")
         config.model.width = 512

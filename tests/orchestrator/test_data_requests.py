@@ -143,7 +143,9 @@ def test_a_dataset_that_the_reference_lacks_is_said_not_to_be_compared(corpus, r
     (tmp_path / "old" / "events.jsonl").write_text(json.dumps(known | {"name": "wiki"}) + "\n")
     datasets = ", ".join(f"{name}: {{source: jsonl, path: {rows}}}" for name in ("wiki", "code"))
     reference = f"data.drift.reference={tmp_path / 'old'}"
-    said = answered("plan", "data=mixture", f"data.datasets={{{datasets}}}", reference, *SMALL)
+    said = answered(
+        "plan", "--with-data", "data=mixture", f"data.datasets={{{datasets}}}", reference, *SMALL
+    )
     assert f"code: not compared: {tmp_path / 'old'} has no dataset code, only wiki" in said
 
 
