@@ -69,7 +69,7 @@ def run_folder(resume: str) -> Path:
     path = Path(resume).resolve()
     if not path.exists():
         raise ValueError(
-            f"resume={resume} does not exist; try resume=outputs/latest, or a run folder in outputs"
+            f"resume={resume} does not exist; name a run folder, `orchestrate runs` lists them"
         )
     for folder in (path, *path.parents[:2]):
         if (folder / CONFIG).is_file():

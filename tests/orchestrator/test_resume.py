@@ -120,7 +120,7 @@ def test_mathematics_change_only_by_name(run):
             ("resume={run}", "-cn", "mine"),
             "--config-name=mine: a job that is",
         ),
-        (("resume={run}/checkpoints/step_00000001",), "does not exist; try resume=outputs/latest"),
+        (("resume={run}/checkpoints/step_00000001",), "does not exist; name a run folder"),
         (("resume={run}/../../..",), "is not in a run folder: there is no config.yaml"),
         (("resume={run}",), "stage.steps=2 must be more than the 2 steps"),
     ],
@@ -247,6 +247,7 @@ def test_wherever_a_checkpoint_is_chosen_the_screen_says_what_was_passed_over(ru
         ("plan", "stage=evaluate", f"checkpoint={run}", *on_text(corpus)),
         ("generate", str(run), "--prompt", "The", "--max-new-tokens", "1"),
         ("export", str(run), "exported"),
+        ("data", "explain", "1", str(run)),
     ):
         answer = typed(*words)
         assert answer.code == 0, answer

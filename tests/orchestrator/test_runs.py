@@ -1,4 +1,6 @@
 import json
+import os
+import pty
 import shutil
 import socket
 import subprocess
@@ -122,3 +124,19 @@ def test_listing_runs_imports_nothing_heavy():
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("words", [("runs",), ("show", "aaa111")])
+def test_what_is_listed_fits_the_terminal_word_by_word(outputs, words):
+    driver, terminal = pty.openpty()
+    command = [sys.executable, "-m", "orchestrator", *words]
+    environment = {**os.environ, "COLUMNS": "60", "PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run(command, stdout=terminal, env=environment, check=True)
+    os.close(terminal)
+    shown = os.read(driver, 100_000).decode()
+    os.close(driver)
+    told = typed(*words).out
+    assert shown.split() == told.split()
+    assert max(map(len, told.splitlines())) > 60
+    # A path or a hash that is wider stays whole.
+    assert all(len(line) <= 60 or " " not in line.strip() for line in shown.splitlines())

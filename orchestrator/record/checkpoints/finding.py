@@ -124,10 +124,12 @@ def _newest_run_with_one(run: Path) -> Path | None:
     return max(runs - {run}, default=None)
 
 
-def told(used: Path, passed_over: Sequence[str]) -> list[str]:
+def told(used: Path | None, passed_over: Sequence[str]) -> list[str]:
     """Lines for the screen: what was passed over, and what is used; none if all is well."""
     lines = [f"passed over: {reason}" for reason in passed_over]
-    return [*lines, f"used instead: {short(used.resolve())}"] if lines else []
+    if lines and used is not None:
+        lines.append(f"used instead: {short(used.resolve())}")
+    return lines
 
 
 def newest_of(

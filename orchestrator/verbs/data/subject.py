@@ -44,15 +44,17 @@ class Subject:
 
         if self.folder is None:
             return None
-        newest, _ = checkpoints.newest_valid(self.folder / "checkpoints")
+        newest, rejected = checkpoints.newest_valid(self.folder / "checkpoints")
+        for line in checkpoints.told(None if newest is None else newest.path, rejected):
+            say(line, sys.stderr)
         return newest.data if newest is not None else None
 
     @cached_property
     def state(self) -> DataState:
-        """That of the run's newest checkpoint, else that with which the job will begin."""
+        """That of the run's newest checkpoint, else that with which the job began or will begin."""
         if self.saved is not None:
             return self.saved
-        start = find_start(self.config) if self.folder is None else None
+        start = find_start(self.config)
         if start is not None:
             return resumed_state(start.checkpoint, self.config, self.prepared, self.stream)
         return initial_state(self.config, self.stream)
