@@ -6,6 +6,7 @@ Hydra's own order, as it would on top of the defaults.
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from orchestrator.plan.resume import AUTO, run_folder
 from orchestrator.record.reading import CONFIG
 from orchestrator.stages import saved
 
+DATE = re.compile(r"\d{4}-\d\d-\d\d")
 CHOICE = "resumed" + SCHEMA  # not shown among the choices of a group
 
 
@@ -47,7 +49,8 @@ def _store(folder: Path) -> None:
                 store.store(group=group, name=CHOICE, node=run[group])
     primary["seed"] = run.seed
     primary["roles"] = OmegaConf.to_container(run.roles)
-    primary["outputs"] = _outputs(str(run.outputs), folder)
+    if DATE.fullmatch(folder.parent.name):  # else it was copied out of its outputs, alone
+        primary["outputs"] = _outputs(str(run.outputs), folder)
     store.store(name=CHOICE, node=primary)
 
 

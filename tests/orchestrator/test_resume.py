@@ -72,6 +72,12 @@ def test_resume_alone_means_the_config_of_the_run(run):
     assert plain == to_dict(before)
 
 
+def test_a_run_that_was_copied_out_of_its_outputs_goes_on_in_the_usual_ones(run):
+    alone = run.rename(run.parents[2] / "alone")
+    again = compose_one([f"resume={alone}", "stage.steps=4"])
+    assert again.outputs == "outputs"
+
+
 def test_what_is_typed_goes_on_top_of_it_and_is_listed_before_the_start(run):
     words = ("stage.steps=8", "stage.global_batch_size=6", "stage.micro_batch_size=3")
     answer = typed("plan", f"resume={run}", *words)
