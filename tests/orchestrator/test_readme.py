@@ -66,7 +66,7 @@ def test_every_table_of_the_readme_renders_whole():
     code = "".join(token.content for token in tokens if token.type == "fence").splitlines()
     written = [line for line in README.splitlines() if line.startswith("|")]
     rows = len(written) - sum(line.startswith("|") for line in code)
-    rules = sum(set(line) <= set("|-") for line in written)
+    rules = sum("-" in line and set(line) <= set("|-") for line in written)
     assert sum(token.type == "tr_open" for token in tokens) == rows - rules > 10
     cells = sum(token.type in ("td_open", "th_open") for token in tokens)
     assert cells == 3 * (rows - rules)
