@@ -11,6 +11,7 @@ from models.cost import flops_per_token
 from orchestrator.config import JobConfig
 from orchestrator.stages.checkpoints import Checkpoints
 from orchestrator.stages.language.objective import next_token
+from orchestrator.stages.language.preparing import dataset_names
 from orchestrator.stages.language.resuming import initial_state, resumed_state
 from orchestrator.stages.language.roles import language_role
 from orchestrator.stages.language.sampling import sample, sample_in_training
@@ -168,8 +169,11 @@ class Training:
         damage = [own for rank in distributed.gather_objects(self.stream.damage) for own in rank]
         known = len(self.ledger.state.exclusions)
         state = self.ledger.commit(sums, damage)
+        names = dataset_names(self.config.data)
         for left_out in state.exclusions[known:]:
-            self.run.event("data_skipped", **asdict(left_out))
+            self.run.event(
+                "data_skipped", **asdict(left_out) | {"dataset": names[left_out.dataset]}
+            )
         self.checkpoints.save(
             step,
             [self.model],
