@@ -4,7 +4,6 @@ A run folder may come from somebody else: its files are read as data, and what c
 left open rather than raised.
 """
 
-import json
 import re
 import socket
 from collections.abc import Iterator, Mapping
@@ -13,13 +12,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from data.files import DataError, read_json
 from data.messages import did_you_mean
+from orchestrator.record.journal import goes_on
 from orchestrator.record.lines import EVENTS, read
+from orchestrator.record.reading import CONFIG, read_yaml
 from orchestrator.record.redaction import flatten
 
-RESULT, CONFIG = "result.json", "config.yaml"
+RESULT = "result.json"
 HEADLINES = ("bits_per_byte", "accuracy", "loss")  # of a run, the first that it measured
 RUNNING, LOST = "running", "lost"
 LEAST_OF_ID = 3  # characters
@@ -84,10 +84,9 @@ class Run:
         """As result.json has it; before that `running`, or `lost` if its driver is gone."""
         if self.result:
             return str(self.result.get("status", "?"))
-        host, pid = self.driver
-        if host not in (None, socket.gethostname()):
+        if self.driver[0] not in (None, socket.gethostname()):
             return RUNNING  # for all that can be seen from here
-        return RUNNING if _lives(pid) else LOST
+        return RUNNING if goes_on(self.folder, unknown=True) else LOST
 
     @property
     def driver(self) -> tuple[Any, Any]:
@@ -150,20 +149,10 @@ def find(name: str, outputs: Path) -> Run:
     )
 
 
-def _lives(pid: Any) -> bool:
-    """Whether a driver of a job with this process id is alive on this host."""
-    try:
-        return "orchestrat" in Path(f"/proc/{int(pid)}/cmdline").read_text(errors="replace")
-    except (OSError, TypeError, ValueError):
-        return False
-
-
 def mapping(path: Path) -> dict[str, Any]:
-    """A JSON or YAML file that holds a mapping; empty if it does not, or is not there."""
+    """A JSON or YAML file that holds a mapping; empty if it does not, or can't be read."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        found = json.loads(text) if path.suffix == ".json" else yaml.load(text, loader)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        found = read_json(path) if path.suffix == ".json" else read_yaml(path)
+    except DataError:
         return {}
     return dict(found) if isinstance(found, Mapping) else {}

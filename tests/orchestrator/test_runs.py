@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -30,16 +31,17 @@ def outputs(corpus, tmp_path, monkeypatch):
     second = first.with_name("03-04-06-pretrain-aab222")
     shutil.copytree(source, second)
     (second / "result.json").write_text(json.dumps(bad))
-    command = [sys.executable, "-c", "input()", "orchestrate"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as living:
-        for pid in (living.pid, 2**22 + 1):
-            config = JobConfig(
-                stage=PretrainConfig(), model=GPTConfig(max_positions=256), outputs="outputs"
-            )
-            with Journal(runfolder.create(config, [])) as journal:
-                journal.event("started", host=socket.gethostname(), pid=pid)
+    config = JobConfig(
+        stage=PretrainConfig(), model=GPTConfig(max_positions=256), outputs="outputs"
+    )
+    with (
+        Journal(runfolder.create(config, [])) as living,
+        Journal(runfolder.create(config, [])) as dead,
+    ):
+        for journal in (living, dead):
+            journal.event("started", host=socket.gethostname(), pid=os.getpid())
+        dead.close()
         yield Path("outputs")
-        living.communicate(b"\n")
 
 
 def rows(*words):
@@ -140,3 +142,15 @@ def test_what_is_listed_fits_the_terminal_word_by_word(outputs, words):
     assert max(map(len, told.splitlines())) > 60
     # A path or a hash that is wider stays whole.
     assert all(len(line) <= 60 or " " not in line.strip() for line in shown.splitlines())
+
+
+def test_a_config_of_somebody_else_that_stands_for_a_huge_one_is_left_open(tmp_path):
+    folder = tmp_path / "2026-01-01" / "01-01-01-pretrain-aaa111"
+    folder.mkdir(parents=True)
+    lines = ["a: &a {x: 1, y: 2}"]
+    for before, name in pairwise("abcdefghijklmnopqrstuvwxyz"):
+        lines.append(f"{name}: &{name} {{x: *{before}, y: *{before}}}")
+    (folder / "config.yaml").write_text("\n".join(lines))
+    answer = typed("runs", f"--outputs={tmp_path}")
+    assert answer.code == 0, answer
+    assert "aaa111" in answer.out
