@@ -142,7 +142,7 @@ class Job:
         if self.config.resources.launcher == "inline":
             self.screen.phase("importing torch and building the model")
             return self._work_here()
-        self.screen.phase(f"starting {counted(self.config.resources.workers, 'worker')}")
+        self.screen.phase(f"starting {counted(self.config.workers, 'worker')}")
         start = self.plan.start
         return Attempts(
             self.assignment,

@@ -110,7 +110,7 @@ class Plan:
     @property
     def memory(self) -> Memory:
         """State of one worker, all models together."""
-        workers = self.config.resources.workers
+        workers = self.config.sizes[-1]  # of whom each has the most
         each = (memory_of(role, workers) for role in self.outline.roles.values())
         return sum(each, Memory())
 
@@ -144,7 +144,8 @@ class Plan:
         resources = self.config.resources
         kind = "GPU" if resources.gpus_per_worker else "CPU"
         cores = counted(resources.cpus_per_worker, "core")
-        line = f"{resources.workers} x {kind} with {cores}"
+        sizes = [str(size) for size in self.config.sizes[::-1]]
+        line = f"{' or '.join(sizes)} x {kind} with {cores}"
         for role in self.outline.roles.values():
             engine, trained = role.config.engine, role.config.optim is not None
             # A frozen model is whole on every worker but under ZeRO 3.
@@ -219,7 +220,7 @@ def make_plan(config: JobConfig, say: Callable[[str], None]) -> Plan:
     free = check_outputs(Path(config.outputs))
     rough.check_disk(free)
     _check_record(config)
-    devices = check_fits(config.resources)
+    devices = check_fits(config.resources, config.sizes)
     rough.check_compiler()
     checkpoint = None if start is None else start.checkpoint
     ready = STAGES[config.stage.name].driver.prepare(config, checkpoint, say)
@@ -250,7 +251,7 @@ def foresee(config: JobConfig, say: Callable[[str], None], *, with_data: bool) -
     free = noting(lambda: check_outputs(Path(config.outputs)))
     if free is not None:
         noting(lambda: rough.check_disk(free))
-    devices = noting(lambda: check_fits(config.resources))
+    devices = noting(lambda: check_fits(config.resources, config.sizes))
     driver = STAGES[config.stage.name].driver
 
     def outline() -> Outline:
