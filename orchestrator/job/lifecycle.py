@@ -39,6 +39,7 @@ from orchestrator.record.checkpoints.finding import newest_of, published, read_c
 from orchestrator.record.journal import Journal
 from orchestrator.record.mlflow import NoMirror, start_mirror
 from orchestrator.record.redaction import Redactor
+from orchestrator.record.story.spending import GOODPUT, spending
 from orchestrator.stages import STAGES
 from orchestrator.stages.result import SEPARATOR
 
@@ -295,6 +296,8 @@ class Job:
             runfolder.write_result(self.folder, result)
             return result, explanation
 
+        with suppress(OSError):  # a full disk, which ends the job in what follows
+            self._measure_goodput()
         ended = end()
         try:
             error_facts = {name: ended[0][name] for name in ("error",) if name in ended[0]}
@@ -304,6 +307,13 @@ class Job:
             error = error or full
             ended = end()
         return ended
+
+    def _measure_goodput(self) -> None:
+        """Put the goodput of the run, now that its last step is done, on record."""
+        standing = self._journal.standing
+        goodput = spending(self.folder, standing, now_ms=self._journal.now_ms()).goodput
+        if goodput is not None:
+            self._journal.metrics(standing.step, {GOODPUT: goodput})
 
 
 def _end_badly(assignment: Assignment, redactor: Redactor, error: Exception) -> int:

@@ -65,6 +65,10 @@ class Journal:
         shown = {name: v if name in PATHS else hide(v, name) for name, v in facts.items()}
         self._append(self._events, {"event": kind, **shown}, None)
 
+    def now_ms(self) -> int:
+        """The time that a line would get now, milliseconds since 1970."""
+        return self._clock.now_ms()
+
     def sync(self) -> None:
         """Return when all lines are on the disk."""
         self._metrics.sync()
