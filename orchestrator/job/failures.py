@@ -31,6 +31,7 @@ FAILURES = {
     "non_finite_loss": Failure(False, "training is exact: the same step diverges again"),
     "not_shared": Failure(False, "the same hosts see the same folders"),
     "bad_data": Failure(False, "the same bytes are read again"),
+    "fenced": Failure(False, "the run is in other hands"),
     "user_error": Failure(False, "the same code with the same config fails again"),
     "hardware": Failure(True, "another device, or the same after a reset, may do it"),
     "storage": Failure(True, "a file system that was away comes back"),
@@ -93,6 +94,7 @@ RULES = (
         pattern=r"(loss|gradient( norm)?|grad_norm) (is|was|became|=) *(nan|[+-]?inf|not finite"
         r"|non-finite)|non-finite (loss|gradient|\w+ of)",
     ),
+    Rule("fenced", "follow that attempt with `orchestrate show`", types=("Fenced",)),
     Rule(
         "not_shared",
         "let every host see that folder, then start again",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.gang import Channel
 from data.files import NotOnThisHost, cache_root
 from orchestrator.config import JobConfig, to_dict
+from orchestrator.record.fencing import Fence
 from orchestrator.record.redaction import RedactingStream, Redactor
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ class Assignment:
     """The run folder, on a file system that all hosts share."""
     inputs: Any
     """What the stage's `prepare` has made."""
+    fence: Fence
+    """Of this attempt."""
 
 
 def work(assignment: Assignment, channel: Channel) -> Result:
@@ -53,7 +56,7 @@ def work(assignment: Assignment, channel: Channel) -> Result:
     torch.set_num_threads(config.resources.cpus_per_worker)
     device = distributed.device_of(config.resources.device)
     with distributed.process_group(device):
-        run = Run(folder, device, channel.send, channel.should_stop, cache_root())
+        run = Run(folder, device, channel.send, channel.should_stop, cache_root(), assignment.fence)
         run.event("imported", seconds=round(time.perf_counter() - begun, 3))
         return STAGES[config.stage.name].carry_out(config, assignment.inputs, run)
 
