@@ -18,12 +18,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.gang import Files, Placement, run_gang, run_inline
+from cluster.gang import Files, run_inline
 from cluster.host.output import output_to
 from data.files import cache_root, in_use, read_json, write_text_atomic
 from data.messages import counted, short
 from orchestrator.config import JobConfig, to_dict
 from orchestrator.job import ending, torchrun
+from orchestrator.job.attempts import Attempts
 from orchestrator.job.codes import DONE, FAILED, INTERRUPTED, REFUSED, STOPPED
 from orchestrator.job.failures import Explanation, explain_failure
 from orchestrator.job.rank import Assignment, environment, work
@@ -39,13 +40,13 @@ from orchestrator.record.fencing import Fenced, take
 from orchestrator.record.journal import Journal
 from orchestrator.record.mlflow import NoMirror, start_mirror
 from orchestrator.record.redaction import Redactor
+from orchestrator.record.story.spending import GOODPUT, spending
 from orchestrator.stages import STAGES
 from orchestrator.stages.result import SEPARATOR
 
 if TYPE_CHECKING:
     from orchestrator.stages.result import Result
 
-SILENT_AFTER_S = 45.0  # a rank that answers nothing for so long is frozen, or its host is gone
 PLACE = ("rank", "host", "ip", "node", "pid", "gpus", "log")  # of a worker, for the record
 
 
@@ -119,7 +120,9 @@ class Job:
                 except (Exception, KeyboardInterrupt) as caught:
                     error = caught
                 self.stops.over = True
-                if error is not None:
+                if error is not None:  # and the ranks are gone
+                    assert journal.fence is not None  # it was opened with one
+                    journal.fence.clear()
                     self._look_at_checkpoints()
                 result, explanation = self._close(outcome, error, begun, self._mirror.run_id)
             if self.config.tracking.enabled:
@@ -146,29 +149,19 @@ class Job:
         if self.config.resources.launcher == "inline":
             self.screen.phase("importing torch and building the model")
             return self._work_here()
-        resources = self.config.resources
-        self.screen.phase(f"starting {counted(resources.workers, 'worker')}")
-        placement = Placement(
-            resources.workers,
-            resources.cpus_per_worker,
-            resources.gpus_per_worker,
-            resources.address,
-        )
-        results: list[Result] = run_gang(
-            work,
+        self.screen.phase(f"starting {counted(self.config.resources.workers, 'worker')}")
+        start = self.plan.start
+        return Attempts(
             self.assignment,
-            placement,
-            log_folder=self.folder / "logs",
-            env=environment(self.config),
+            self._journal,
+            start_step=0 if start is None else start.checkpoint.step,
             files=self._files(),
-            on_records=self._take,
-            on_started=self._admitted,
-            silent_after_s=SILENT_AFTER_S,
+            take=self._take,
+            admitted=self._admitted,
+            look_at_checkpoints=self._look_at_checkpoints,
             say=self.screen.say,
-            stop=self.stops.stop,
-            kill=self.stops.kill,
-        )
-        return results[0]
+            stops=self.stops,
+        ).run()
 
     def _work_here(self) -> "Result":
         """Carry out the stage in this process, alone or as rank 0 of torchrun's."""
@@ -237,9 +230,9 @@ class Job:
         self.screen.say(f"first step after {total:.1f} s: {shown}")
 
     def _look_at_checkpoints(self) -> None:
-        """The ranks are gone: record what one published and did not live to say; clear up."""
+        """Record what a rank has published and did not live to say."""
         root, known = self.folder / CHECKPOINTS, self._journal.standing.checkpoint_step
-        self.assignment.fence.clear()
+        self._journal.check()
         restore_replaced(root)
         newest, _ = newest_of(published(root), read_complete)
         if newest is not None and (known is None or known < newest.step):
@@ -276,7 +269,7 @@ class Job:
 
     def _record_outcome(self, outcome: "Result") -> None:
         """Put what the stage has made on record."""
-        self.assignment.fence.check()
+        self._journal.check()
         if outcome.reason is not None:
             self._journal.event("ended_early", reason=outcome.reason)
         if outcome.samples:
@@ -301,7 +294,7 @@ class Job:
         """
 
         def end() -> tuple[dict[str, Any], Explanation | None]:
-            self.assignment.fence.check()
+            self._journal.check()
             explanation, standing = None, self._journal.standing
             if error is not None:
                 resumable = bool(standing.checkpoint or self.plan.start)
@@ -314,6 +307,8 @@ class Job:
             runfolder.write_result(self.folder, result)
             return result, explanation
 
+        with suppress(OSError):  # a full disk, which ends the job in what follows
+            self._measure_goodput()
         ended = end()
         try:
             error_facts = {name: ended[0][name] for name in ("error",) if name in ended[0]}
@@ -323,6 +318,13 @@ class Job:
             error = error or full
             ended = end()
         return ended
+
+    def _measure_goodput(self) -> None:
+        """Put the goodput of the run, now that its last step is done, on record."""
+        standing = self._journal.standing
+        goodput = spending(self.folder, standing, now_ms=self._journal.now_ms()).goodput
+        if goodput is not None:
+            self._journal.metrics(standing.step, {GOODPUT: goodput})
 
 
 def _end_badly(stage: str, folder: Path, redactor: Redactor, error: Exception) -> int:

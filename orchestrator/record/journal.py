@@ -76,6 +76,15 @@ class Journal:
         shown = {name: v if name in PATHS else hide(v, name) for name, v in facts.items()}
         self._append(self._events, {"event": kind, **shown}, None)
 
+    def now_ms(self) -> int:
+        """The time that a line would get now, milliseconds since 1970."""
+        return self._clock.now_ms()
+
+    def check(self) -> None:
+        """Raise Fenced if another attempt, of another process, has taken the run."""
+        if self.fence is not None:
+            self.fence.check()
+
     def sync(self) -> None:
         """Return when all lines are on the disk."""
         self._metrics.sync()
@@ -105,8 +114,7 @@ class Journal:
 
         A worker's clock may be another host's: what it says is kept within these bounds.
         """
-        if self.fence is not None:
-            self.fence.check()
+        self.check()
         now = self._clock.now_ms()
         time_ms = max(self._last_ms[file], now if time_ms is None else min(time_ms, now))
         line = {"time_ms": time_ms, "attempt": self.attempt, **facts}

@@ -28,6 +28,8 @@ class Run:
     """Root of the cache on this host, where the files are that the driver made ready."""
     fence: Fence | None = None
     """This attempt's right to write to the run folder. None: nobody else can."""
+    sync: Callable[[], None] = lambda: None
+    """Returns when what this rank has recorded is on the disk."""
     clock: Clock = field(default_factory=Clock)
     """Tells when something was recorded; a clock that is set meanwhile changes nothing."""
 
