@@ -24,6 +24,7 @@ from orchestrator.config import BUDGETS, RecoveryConfig
 from orchestrator.job.failures import Explanation, explain_failure
 from orchestrator.job.rank import Assignment, environment, work
 from orchestrator.job.signals import Stops
+from orchestrator.record.fencing import take
 from orchestrator.record.journal import Journal
 from orchestrator.record.outbox import unheard
 
@@ -184,11 +185,15 @@ class Attempts:
 
         Raises:
             Exception: the error, if there is to be none.
+            Fenced: another process has taken the run.
         """
         seen_at = getattr(error, "seen_at", time.monotonic())
         seen_after_s = getattr(error, "seen_after_s", None)
         detect_s = None if seen_after_s is None else round(seen_after_s, 3)
         self._forget_records()
+        attempt = self._journal.attempt + 1
+        self._journal.check()  # who was fenced off does not take the run back
+        self._journal.fence = take(self._assignment.folder, attempt)
         self._look_at_checkpoints()
         standing = self._journal.standing
         step, from_step = standing.step, standing.checkpoint_step or self._start_step
@@ -206,7 +211,7 @@ class Attempts:
         if wait_s is None:
             self._give_up(failure)
             raise error
-        remedy, attempt = BUDGETS[failure.failure].remedy, self._journal.attempt + 1
+        remedy = BUDGETS[failure.failure].remedy
         self._say(
             f"attempt {attempt - 1} failed: {failure.happened}; attempt {attempt} goes on from "
             f"step {from_step}, {counted(step - from_step, 'step')} lost"
@@ -219,7 +224,7 @@ class Attempts:
         self._wait(wait_s)
         self._unrecovered = _Unrecovered(seen_at, detect_s)
         self._journal.attempt = attempt
-        self._assignment = replace(self._assignment, attempt=attempt)
+        self._assignment = replace(self._assignment, fence=self._journal.fence)
         self._journal.event(
             "restarting",
             remedy=remedy,
