@@ -18,12 +18,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.gang import Files, Placement, run_gang, run_inline
+from cluster.gang import Files, run_inline
 from cluster.host.output import output_to
 from data.files import cache_root, in_use, read_json, write_text_atomic
 from data.messages import counted, short
 from orchestrator.config import JobConfig, to_dict
 from orchestrator.job import ending, torchrun
+from orchestrator.job.attempts import Attempts
 from orchestrator.job.codes import DONE, FAILED, INTERRUPTED, REFUSED, STOPPED
 from orchestrator.job.failures import Explanation, explain_failure
 from orchestrator.job.rank import Assignment, environment, work
@@ -45,7 +46,6 @@ from orchestrator.stages.result import SEPARATOR
 if TYPE_CHECKING:
     from orchestrator.stages.result import Result
 
-SILENT_AFTER_S = 45.0  # a rank that answers nothing for so long is frozen, or its host is gone
 PLACE = ("rank", "host", "ip", "node", "pid", "gpus", "log")  # of a worker, for the record
 
 
@@ -115,7 +115,8 @@ class Job:
                 except (Exception, KeyboardInterrupt) as caught:
                     error = caught
                 self.stops.over = True
-                if error is not None:
+                if error is not None:  # and the ranks are gone
+                    remove_partial(self.folder / CHECKPOINTS)
                     self._look_at_checkpoints()
                 result, explanation = self._close(outcome, error, begun, self._mirror.run_id)
             if self.config.tracking.enabled:
@@ -149,29 +150,19 @@ class Job:
         if self.config.resources.launcher == "inline":
             self.screen.phase("importing torch and building the model")
             return self._work_here()
-        resources = self.config.resources
-        self.screen.phase(f"starting {counted(resources.workers, 'worker')}")
-        placement = Placement(
-            resources.workers,
-            resources.cpus_per_worker,
-            resources.gpus_per_worker,
-            resources.address,
-        )
-        results: list[Result] = run_gang(
-            work,
+        self.screen.phase(f"starting {counted(self.config.resources.workers, 'worker')}")
+        start = self.plan.start
+        return Attempts(
             self.assignment,
-            placement,
-            log_folder=self.folder / "logs",
-            env=environment(self.config),
+            self._journal,
+            start_step=0 if start is None else start.checkpoint.step,
             files=self._files(),
-            on_records=self._take,
-            on_started=self._admitted,
-            silent_after_s=SILENT_AFTER_S,
+            take=self._take,
+            admitted=self._admitted,
+            look_at_checkpoints=self._look_at_checkpoints,
             say=self.screen.say,
-            stop=self.stops.stop,
-            kill=self.stops.kill,
-        )
-        return results[0]
+            stops=self.stops,
+        ).run()
 
     def _work_here(self) -> "Result":
         """Carry out the stage in this process, alone or as rank 0 of torchrun's."""
@@ -240,9 +231,8 @@ class Job:
         self.screen.say(f"first step after {total:.1f} s: {shown}")
 
     def _look_at_checkpoints(self) -> None:
-        """The ranks are gone: record what one published and did not live to say; clear up."""
+        """Record what a rank has published and did not live to say."""
         root, known = self.folder / CHECKPOINTS, self._journal.standing.checkpoint_step
-        remove_partial(root)
         newest, _ = newest_of(published(root), read_complete)
         if newest is not None and (known is None or known < newest.step):
             path = runfolder.placed(newest.path, self.folder)

@@ -103,6 +103,7 @@ class Checkpoints:
             best = self._stage.keep_best and chosen.best_step == step
             self._retention.best = path if best else self._retention.best
             facts = {**facts, SELECTION: chosen.to_dict() | {"path": self._best_seen_from(path)}}
+        self._run.sync()  # who goes on from this checkpoint must not lack the steps before it
         self.newest = done = checkpoint.save(
             self._root, step, {role.name: role.saved for role in roles}, tokenizer, facts
         )

@@ -25,6 +25,8 @@ class Run:
     """Whether this process was asked to save a checkpoint and leave."""
     cache: Path
     """Root of the cache on this host, where the files are that the driver made ready."""
+    sync: Callable[[], None] = lambda: None
+    """Returns when what this rank has recorded is on the disk."""
     clock: Clock = field(default_factory=Clock)
     """Tells when something was recorded; a clock that is set meanwhile changes nothing."""
 
