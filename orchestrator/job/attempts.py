@@ -26,6 +26,7 @@ from orchestrator.job.failures import Explanation, explain_failure
 from orchestrator.job.rank import Assignment, environment, work
 from orchestrator.job.signals import Stops
 from orchestrator.plan.devices import placement_of
+from orchestrator.record.fencing import take
 from orchestrator.record.journal import Journal
 from orchestrator.record.outbox import unheard
 
@@ -207,6 +208,7 @@ class Attempts:
             remedy = BUDGETS["preemption"].remedy
         if gang.needs_other_room():
             self._drop_gang()
+        self._take_fence()
         self._begin_next(remedy, standing.step, standing.step)
         return True
 
@@ -227,11 +229,13 @@ class Attempts:
 
         Raises:
             Exception: the error, if there is to be none.
+            Fenced: another process has taken the run.
         """
         seen_at = getattr(error, "seen_at", time.monotonic())
         seen_after_s = getattr(error, "seen_after_s", None)
         detect_s = None if seen_after_s is None else round(seen_after_s, 3)
         self._take_unheard()
+        self._take_fence()
         self._look_at_checkpoints()
         standing = self._journal.standing
         step, from_step = standing.step, standing.checkpoint_step or self._start_step
@@ -264,10 +268,16 @@ class Attempts:
         self._unrecovered, self._reason = _Unrecovered(seen_at, detect_s), failure.failure
         self._begin_next(remedy, step, from_step)
 
+    def _take_fence(self) -> None:
+        """Nothing of this attempt may be published any more; Fenced if that holds for us, too."""
+        self._journal.check()
+        self._journal.fence = take(self._assignment.folder, self._journal.attempt + 1)
+
     def _begin_next(self, remedy: str, step: int, from_step: int) -> None:
         """From here on it is another attempt."""
+        assert self._journal.fence is not None
         self._journal.attempt += 1
-        self._assignment = replace(self._assignment, attempt=self._journal.attempt)
+        self._assignment = replace(self._assignment, fence=self._journal.fence)
         self._journal.event(
             "restarting",
             remedy=remedy,

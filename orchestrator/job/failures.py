@@ -70,6 +70,7 @@ RULES = (
         pattern=r"(loss|gradient( norm)?|grad_norm) (is|was|became|=) *(nan|[+-]?inf|not finite"
         r"|non-finite)|non-finite (loss|gradient|\w+ of)",
     ),
+    Rule("fenced", "follow that attempt with `orchestrate show`", types=("Fenced",)),
     Rule(
         "not_shared",
         "let every host see that folder, then start again",

@@ -144,8 +144,9 @@ class Plan:
         resources = self.config.resources
         kind = "GPU" if resources.gpus_per_worker else "CPU"
         cores = counted(resources.cpus_per_worker, "core")
-        sizes = [str(size) for size in self.config.sizes[::-1]]
-        line = f"{' or '.join(sizes)} x {kind} with {cores}"
+        most, *fewer = self.config.sizes
+        several = f"{', '.join(map(str, fewer[::-1]))} or " if fewer else ""
+        line = f"{several}{most} x {kind} with {cores}"
         for role in self.outline.roles.values():
             engine, trained = role.config.engine, role.config.optim is not None
             # A frozen model is whole on every worker but under ZeRO 3.

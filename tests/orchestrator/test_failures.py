@@ -16,6 +16,7 @@ from orchestrator.config import BUDGETS, JobConfig
 from orchestrator.job.failures import explain_failure
 from orchestrator.job.rank import Assignment, work
 from orchestrator.record import runfolder
+from orchestrator.record.fencing import Fence
 from orchestrator.stages.classify.examples import PublishedExamples, Standard, open_split
 from tests.orchestrator.typed import on, typed
 
@@ -157,7 +158,7 @@ def test_what_a_host_does_not_see_is_no_damage_and_needs_no_traceback(tmp_path):
     channel = None  # nothing is sent before the folder is looked for
     for asked in (
         lambda: open_split(examples, "train", tmp_path),
-        lambda: work(Assignment(JobConfig(), tmp_path, None), channel),
+        lambda: work(Assignment(JobConfig(), tmp_path, None, Fence(tmp_path, 1, 1)), channel),
     ):
         with pytest.raises((ValueError, RuntimeError), match=str(tmp_path)) as caught:
             asked()
