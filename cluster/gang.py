@@ -35,6 +35,7 @@ __all__ = [
     "Files",
     "Gang",
     "GangRefused",
+    "OnRecords",
     "Placement",
     "Silence",
     "WorkerFailed",
@@ -43,7 +44,7 @@ __all__ = [
     "run_inline",
 ]
 
-RESTART_GRACE_S = 10.0
+RESTART_GRACE_S = 3.0  # a new process takes about as long to import what it needs
 ANSWER_LIMIT_S = 2.0
 
 
@@ -187,7 +188,7 @@ class Gang:
         self._run = GangRun(self._bundles.ray, actors, self.workers, work, on_records)
         return self._run.finish(self._stop, self._kill, silent_after_s, watch, self._session.check)
 
-    def restart(self, grace_s: float = RESTART_GRACE_S) -> list[Record]:
+    def restart(self, grace_s: float = RESTART_GRACE_S, *, keep: bool = True) -> list[Record]:
         """After WorkerFailed: a new world of the same size in the same room, ready for `run`.
 
         All are asked to stop. A worker's process is *kept* if it lives, answers, and its target
@@ -203,6 +204,7 @@ class Gang:
 
         Args:
             grace_s: seconds that the survivors' targets have to end.
+            keep: False: no process is kept, as is better where there are GPUs.
 
         Raises:
             WorkerFailed: a worker did not start; this may be called again.
@@ -215,6 +217,8 @@ class Gang:
             survivors = self._run.survivors(grace_s, self._kill)
             kept = {self._order[rank] for rank in survivors}
             self._run = None
+        if not keep:
+            kept = set()
         kept &= bundles.answering(sorted(kept & bundles.actors.keys()), ANSWER_LIMIT_S)
         bundles.clear(sorted(bundles.actors.keys() - kept))
         bundles.fill()

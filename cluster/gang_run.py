@@ -70,7 +70,7 @@ class GangRun:
             if kill.is_set():
                 raise KeyboardInterrupt("the job was killed")
             self.polls.collect()
-            if stop.is_set() or self.polls.asked_to_stop:
+            if stop.is_set() or self.polls.terminated:
                 self.tell_to_stop()
             for ref in ready:
                 self._settle(ref)
@@ -100,6 +100,12 @@ class GangRun:
         for ref in self._ready(LAST_RECORDS_S, at_least=len(self.running)):
             self._settle(ref)
         raise first_cause(self.failures)
+
+    def _fail(self, failure: WorkerFailed) -> None:
+        """Count a failure, with how long its rank had not been heard."""
+        if failure.rank is not None:
+            failure.seen_after_s = self.polls.unheard_s(failure.rank)
+        self.failures.append(failure)
 
     def survivors(self, grace_s: float, kill: threading.Event) -> set[int]:
         """After a failure: ranks whose process lives and whose target has ended in the grace."""
@@ -139,19 +145,19 @@ class GangRun:
             failure = from_death(error, worker, self._memory_report(rank))
             if failure.cause != "exception":
                 self.dead.add(rank)
-            self.failures.append(failure)
+            self._fail(failure)
             return
         self.polls.finish(rank, outcome.records)
         if outcome.error_type is None:
             self.results[rank] = outcome.result
         else:
-            self.failures.append(from_outcome(outcome, worker))
+            self._fail(from_outcome(outcome, worker))
 
     def _look_at_ray(self, check: Callable[[], None]) -> None:
         try:
             check()
         except WorkerFailed as lost:  # calls of the ranks' actors need no head process
-            self.failures.append(lost)
+            self._fail(lost)
             self.tell_to_stop()
 
     def _silent(self, limit_s: float) -> dict[int, float]:
@@ -170,7 +176,7 @@ class GangRun:
             worker = self.workers[rank]
             self.dead.add(rank)
             answers = node_answers(self.ray, worker["node"])
-            self.failures.append(from_silence(worker, silent_s, node_answers=answers))
+            self._fail(from_silence(worker, silent_s, node_answers=answers))
 
     def _memory_report(self, rank: int) -> str | None:
         """Ask the host of a dead rank whether its kernel ran out of memory since it last spoke."""
