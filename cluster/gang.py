@@ -35,6 +35,7 @@ __all__ = [
     "Files",
     "Gang",
     "GangRefused",
+    "GangRun",
     "Placement",
     "Silence",
     "WorkerFailed",
@@ -172,12 +173,12 @@ class Gang:
             on_records: gets each rank's records, in order, in the calling thread.
             silent_after_s: a rank that has not answered for so long has failed. None: wait for
                 ever. A rank that holds the GIL in native code is silent, too: be generous.
-            watch: gets the silence of each working rank, several times a second, in the calling
-                thread; may raise to end the run.
+            watch: gets the run several times a second, in the calling thread: it sees how far
+                each rank has come, and may end the run as hung.
 
         Raises:
-            WorkerFailed: a worker raised, died or fell silent. The others go on with what they do
-                until `restart` or `end`.
+            WorkerFailed: a worker raised, died, fell silent or hangs. The others go on with what
+                they do until `restart` or `end`.
             KeyboardInterrupt: `kill` was set.
         """
         assert self._bundles is not None

@@ -37,6 +37,7 @@ FAILURES = {
     "time_out": Failure(True, "what was slow or away may answer next time"),
     "collective": Failure(True, "a new gang has new connections"),
     "lost_node": Failure(True, "other nodes are there, or the node comes back"),
+    "hang": Failure(True, "what it waited for may come next time"),
     "silent": Failure(True, "another process or host may answer"),
     "killed": Failure(True, "whoever sent the signal may not send it again"),
     "start": Failure(True, "the next start may find the host less busy"),
@@ -174,6 +175,7 @@ RULES_OF_CAUSES = {
     "start": Rule("start", "the worker never began: read {log} and logs/ray.log"),
     "lost": Rule("lost_node", f"mend that node or leave it out, then {GO_ON}"),
     "silent": Rule("silent", f"see what that host is busy with, then {GO_ON}"),
+    "hang": Rule("hang", f"read the stacks of all ranks in logs/stacks-rank-*.txt, then {GO_ON}"),
     "killed": Rule("killed", f"find who sent the signal, then {GO_ON}"),
 }
 CRASHED = Rule("killed", "native code crashed: the stacks of all threads are in {log}")
@@ -236,7 +238,7 @@ def explain_failure(
     if rule.own_words and "; " in said:
         said, advice = said.rsplit("; ", 1)
     at = f" after step {step}" if step is not None else ""
-    if cause in ("killed", "lost", "silent"):
+    if cause in ("killed", "lost", "silent", "hang"):
         what = re.match(r"[^,:]*", said)
         assert what is not None  # it may be empty
         message = f"{what[0]}{at}{said[what.end() :]}"

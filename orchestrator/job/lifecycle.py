@@ -30,6 +30,7 @@ from orchestrator.job.rank import Assignment, environment, work
 from orchestrator.job.screen import Screen, Terminal
 from orchestrator.job.signals import Stops
 from orchestrator.job.startup import Startup
+from orchestrator.job.watchdog import Watchdog
 from orchestrator.plan.planning import LABEL, Plan, make_plan
 from orchestrator.record import runfolder
 from orchestrator.record.checkpoints import FOLDER as CHECKPOINTS
@@ -159,11 +160,18 @@ class Job:
             on_records=self._take,
             on_started=self._admitted,
             silent_after_s=SILENT_AFTER_S,
+            watch=self._watchdog(),
             say=self.screen.say,
             stop=self.stops.stop,
             kill=self.stops.kill,
         )
         return results[0]
+
+    def _watchdog(self) -> Watchdog | None:
+        limit_s = self.config.resources.hang_after
+        if limit_s is None:
+            return None
+        return Watchdog(limit_s, self.folder / "logs", self._happened)
 
     def _work_here(self) -> "Result":
         """Carry out the stage in this process, alone or as rank 0 of torchrun's."""
@@ -209,6 +217,10 @@ class Job:
                 self._event(record)
         if trouble := self._mirror.news():
             self.screen.say(trouble)
+
+    def _happened(self, kind: str, **facts: Any) -> None:
+        self._journal.event(kind, **facts)
+        self.screen.event(kind, facts)
 
     def _event(self, record: dict[str, Any]) -> None:
         kind = record["event"]

@@ -52,8 +52,10 @@ def work(assignment: Assignment, channel: Channel) -> Result:
     keep_freed_memory()
     torch.set_num_threads(config.resources.cpus_per_worker)
     device = distributed.device_of(config.resources.device)
-    with distributed.process_group(device):
-        run = Run(folder, device, channel.send, channel.should_stop, cache_root())
+    watched = config.resources.hang_after is not None
+    with distributed.process_group(device, watched=watched):
+        told = channel.send, channel.should_stop
+        run = Run(folder, device, *told, cache_root(), channel.heart)
         run.event("imported", seconds=round(time.perf_counter() - begun, 3))
         return STAGES[config.stage.name].carry_out(config, assignment.inputs, run)
 

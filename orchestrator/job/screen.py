@@ -144,6 +144,11 @@ class Screen:
             self.say(f"resumed after step {facts['step']} from {facts['path']}")
         elif kind == "checkpoint_rejected":
             self.say(f"passed over: {facts['reason']}")
+        elif kind == "slow_rank":
+            self.say(
+                f"rank {facts['rank']} on {facts['host']} is slow: at step {facts['step']} its own "
+                f"work takes {facts['factor']:g} times that of the others"
+            )
         elif kind == "sampled":
             self.say("| " + textwrap.shorten(facts["texts"][0], 76, placeholder=" ..."))
 

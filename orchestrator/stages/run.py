@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from cluster.heart import Heart
 from orchestrator.record.clock import Clock
 from orchestrator.training import distributed
 
@@ -25,6 +26,8 @@ class Run:
     """Whether this process was asked to save a checkpoint and leave."""
     cache: Path
     """Root of the cache on this host, where the files are that the driver made ready."""
+    heart: Heart = field(default_factory=Heart)
+    """Told what this rank is busy with."""
     clock: Clock = field(default_factory=Clock)
     """Tells when something was recorded; a clock that is set meanwhile changes nothing."""
 

@@ -21,10 +21,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from cluster.heart import Heart
 from models.dropout import keyed
 from orchestrator.training import distributed
 from orchestrator.training.engine import Engine
 from orchestrator.training.objectives import Batch, MicroBatch, Objective, Summed
+from orchestrator.training.own_work import OwnWork
+from orchestrator.training.patience import CHECKPOINT, END, EVALUATION, STEP
 from orchestrator.training.selection import Selection
 
 Metrics = dict[str, float]
@@ -64,6 +67,12 @@ class Spent:
     """Floating-point operations of the models, by models/cost.py."""
     seconds: float = 0.0
     """Wall time in optimizer steps alone."""
+
+    def add(self, weight: float, flops: float, seconds: float) -> None:
+        """Count a step that was done."""
+        self.weight += weight
+        self.flops += flops
+        self.seconds += seconds
 
 
 @dataclass(frozen=True)
@@ -164,6 +173,7 @@ def fit(
     evaluate: Callable[[int], Metrics],
     save: Callable[[int], None],
     should_stop: Callable[[], bool],
+    heart: Heart,
     selection: Selection | None = None,
 ) -> Trained:
     """Train from `start_step` to the end of the schedule, a stop, or the end of all progress.
@@ -187,6 +197,7 @@ def fit(
             the same on every rank.
         save: called with the step when a checkpoint is due.
         should_stop: whether this process was asked to stop; one rank is enough.
+        heart: told what this rank is busy with, and how long its own work took.
         selection: takes in each evaluation, and says when there is no more progress.
 
     Raises:
@@ -195,9 +206,12 @@ def fit(
     """
     trained_weight, training_seconds, saved_step = 0.0, 0.0, start_step
     step, saved_at, exhausted = start_step, time.monotonic(), False
+    own = OwnWork(engine.device)
     for step in range(start_step + 1, schedule.steps + 1):
+        heart.beat(STEP, step)
         begun = time.perf_counter()
-        micro_batches = next(batches)
+        with own():
+            micro_batches = next(batches)
         waited = time.perf_counter() - begun
         own_weight = float(sum(batch.weight for batch in micro_batches))
         overdue = _overdue(schedule.save_minutes, saved_at)
@@ -213,21 +227,17 @@ def fit(
                 f"no sample of step {step} has a target: all were on damaged blocks, or masked; "
                 "repair the data, or use a larger stage.global_batch_size"
             )
-        parts = [_backward(engine, objective, batch, weight, seed) for batch in micro_batches]
+        parts = [_backward(engine, objective, batch, weight, seed, own) for batch in micro_batches]
         totals = Totals.of(parts, own_weight).of_step(engine.device)
-        if not math.isfinite(totals.loss):
-            raise _non_finite(step, micro_batches, parts)
+        _check_loss(step, totals.loss, micro_batches, parts)
         rate = schedule.learning_rate(step)
         norm = engine.step(rate)
-        if not math.isfinite(norm):
-            ids = _over_ranks(sample for batch in micro_batches for sample in batch.sample_ids)
-            raise NonFiniteLoss(f"the gradient norm of step {step} is {norm}; samples {ids}")
+        _check_gradient(step, norm, micro_batches)
+        heart.worked(step, own.take())
         trained(micro_batches)
         seconds = time.perf_counter() - begun
         trained_weight, training_seconds = trained_weight + weight, training_seconds + seconds
-        spent.weight += weight
-        spent.flops += flops_per_step
-        spent.seconds += seconds
+        spent.add(weight, flops_per_step, seconds)
         metrics = totals.metrics("train") | {
             "train/learning_rate": rate,
             "train/gradient_norm": norm,
@@ -247,12 +257,15 @@ def fit(
                 exhausted = selection.exhausted
                 due |= exhausted or (best and schedule.save_best)
         if due:
+            heart.beat(CHECKPOINT)
             save(step)
             saved_step, saved_at = step, time.monotonic()
         if exhausted:
             break
     if saved_step != step:
+        heart.beat(CHECKPOINT)
         save(step)
+    heart.beat(END)
     early = step < schedule.steps
     return Trained(
         step, trained_weight, training_seconds, early and not exhausted, early and exhausted
@@ -276,7 +289,9 @@ def evaluating(engine: Engine) -> Iterator[None]:
         engine.model.train(training)
 
 
-def evaluate(engine: Engine, objective: Objective[Batch], batches: Iterable[Batch]) -> Totals:
+def evaluate(
+    engine: Engine, objective: Objective[Batch], batches: Iterable[Batch], heart: Heart
+) -> Totals:
     """The objective over all micro-batches of all ranks, without dropout. Every rank calls it.
 
     Ranks may have different numbers of micro-batches; under ZeRO 3, whose forward pass is one of
@@ -285,17 +300,24 @@ def evaluate(engine: Engine, objective: Objective[Batch], batches: Iterable[Batc
     weight, parts = 0.0, []
     with evaluating(engine):
         for batch in batches:
+            heart.beat(EVALUATION)
             parts.append(objective(engine, batch))
             weight += batch.weight
     return Totals.of(parts, weight).over_ranks()
 
 
 def _backward(
-    engine: Engine, objective: Objective[Batch], batch: Batch, weight: float, seed: int
+    engine: Engine,
+    objective: Objective[Batch],
+    batch: Batch,
+    weight: float,
+    seed: int,
+    own: OwnWork,
 ) -> Summed:
     """What the objective says of one micro-batch; adds its part of the step's gradient."""
     with _randomness(seed, batch, engine.device):
-        summed = objective(engine, batch)
+        with own():
+            summed = objective(engine, batch)
         engine.backward(summed.loss / weight)
     return replace(summed, loss=summed.loss.detach())
 
@@ -318,14 +340,24 @@ def _added(some: Metrics, others: Metrics) -> Metrics:
     return {name: some.get(name, 0.0) + others.get(name, 0.0) for name in {**some, **others}}
 
 
-def _non_finite(
-    step: int, micro_batches: Sequence[MicroBatch], parts: Sequence[Summed]
-) -> NonFiniteLoss:
-    """The error for a step whose loss is not finite; the same on every rank."""
+def _check_loss(
+    step: int, loss: float, micro_batches: Sequence[MicroBatch], parts: Sequence[Summed]
+) -> None:
+    """Raise NonFiniteLoss, the same on every rank, unless the loss of the step is finite."""
+    if math.isfinite(loss):
+        return
     pairs = zip(micro_batches, parts, strict=True)
     wrong = [batch.sample_ids for batch, part in pairs if not math.isfinite(float(part.loss))]
     samples = _over_ranks(sample for ids in wrong for sample in ids)
-    return NonFiniteLoss(f"the loss of step {step} is not finite; samples {samples}")
+    raise NonFiniteLoss(f"the loss of step {step} is not finite; samples {samples}")
+
+
+def _check_gradient(step: int, norm: float, micro_batches: Sequence[MicroBatch]) -> None:
+    """Raise NonFiniteLoss, the same on every rank, unless the norm of the gradient is finite."""
+    if math.isfinite(norm):
+        return
+    samples = _over_ranks(sample for batch in micro_batches for sample in batch.sample_ids)
+    raise NonFiniteLoss(f"the gradient norm of step {step} is {norm}; samples {samples}")
 
 
 def _over_ranks(samples: Iterable[int]) -> list[int]:

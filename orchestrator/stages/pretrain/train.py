@@ -23,6 +23,7 @@ from orchestrator.training import distributed
 from orchestrator.training.hardware import device_name, peak_flops
 from orchestrator.training.loop import Metrics, Schedule, Trained, evaluate, every, fit
 from orchestrator.training.optim import learning_rate
+from orchestrator.training.patience import SAMPLING
 
 SAMPLES = "samples"  # folder of what was written at evaluations
 
@@ -111,6 +112,7 @@ class Training:
                 evaluate=self.evaluate,
                 save=self.save,
                 should_stop=self.run.should_stop,
+                heart=self.run.heart,
                 selection=self.checkpoints.selection,
             )
 
@@ -135,7 +137,7 @@ class Training:
                 self.config.batch.micro,
                 isolate_documents=self.config.data.isolate_documents,
             )
-            own = evaluate(self.model.engine, next_token, rows)
+            own = evaluate(self.model.engine, next_token, rows, self.run.heart)
             own_nats, own_tokens = own.loss, int(own.weight)
             own_size = validation.manifest.bytes
             if len(self.prepared.validation_sets) > 1:
@@ -155,6 +157,7 @@ class Training:
 
     def show_samples(self, step: int) -> None:
         """Put on record what the weights in training write. Every rank calls it."""
+        self.run.heart.beat(SAMPLING)
         texts = sample_in_training(self.model.engine, **self._sampling())
         path = self.run.folder / SAMPLES / f"step_{step:08d}.txt"
         if distributed.rank() == 0:
