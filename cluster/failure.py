@@ -58,6 +58,10 @@ class WorkerFailed(Exception):
         failed_at: float | None = None,
     ) -> None:
         """Facts only; what to do about it is said elsewhere. `failed_at` in seconds since 1970."""
+        self.seen_after_s: float | None = None
+        """Seconds from the worker's last sign of life to when it was known to have failed."""
+        self.seen_at = time.monotonic()
+        """When it was known, by this process's monotonic clock."""
         self.rank, self.host, self.cause = rank, host, cause
         self.error_type, self.message, self.traceback = error_type, message, traceback
         self.log, self.signal, self.out_of_memory = log, signal, out_of_memory

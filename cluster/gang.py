@@ -36,6 +36,7 @@ __all__ = [
     "Gang",
     "GangRefused",
     "GangRun",
+    "OnRecords",
     "Placement",
     "Silence",
     "WorkerFailed",
@@ -44,7 +45,7 @@ __all__ = [
     "run_inline",
 ]
 
-RESTART_GRACE_S = 10.0
+RESTART_GRACE_S = 3.0  # a new process takes about as long to import what it needs
 ANSWER_LIMIT_S = 2.0
 
 
@@ -173,12 +174,12 @@ class Gang:
             on_records: gets each rank's records, in order, in the calling thread.
             silent_after_s: a rank that has not answered for so long has failed. None: wait for
                 ever. A rank that holds the GIL in native code is silent, too: be generous.
-            watch: gets the run several times a second, in the calling thread: it sees how far
-                each rank has come, and may end the run as hung.
+            watch: gets the silence of each working rank, several times a second, in the calling
+                thread; may raise to end the run.
 
         Raises:
-            WorkerFailed: a worker raised, died, fell silent or hangs. The others go on with what
-                they do until `restart` or `end`.
+            WorkerFailed: a worker raised, died or fell silent. The others go on with what they do
+                until `restart` or `end`.
             KeyboardInterrupt: `kill` was set.
         """
         assert self._bundles is not None
@@ -188,7 +189,7 @@ class Gang:
         self._run = GangRun(self._bundles.ray, actors, self.workers, work, on_records)
         return self._run.finish(self._stop, self._kill, silent_after_s, watch, self._session.check)
 
-    def restart(self, grace_s: float = RESTART_GRACE_S) -> list[Record]:
+    def restart(self, grace_s: float = RESTART_GRACE_S, *, keep: bool = True) -> list[Record]:
         """After WorkerFailed: a new world of the same size in the same room, ready for `run`.
 
         All are asked to stop. A worker's process is *kept* if it lives, answers, and its target
@@ -204,6 +205,7 @@ class Gang:
 
         Args:
             grace_s: seconds that the survivors' targets have to end.
+            keep: False: no process is kept, as is better where there are GPUs.
 
         Raises:
             WorkerFailed: a worker did not start; this may be called again.
@@ -216,6 +218,8 @@ class Gang:
             survivors = self._run.survivors(grace_s, self._kill)
             kept = {self._order[rank] for rank in survivors}
             self._run = None
+        if not keep:
+            kept = set()
         kept &= bundles.answering(sorted(kept & bundles.actors.keys()), ANSWER_LIMIT_S)
         bundles.clear(sorted(bundles.actors.keys() - kept))
         bundles.fill()

@@ -78,7 +78,7 @@ class GangRun:
             if kill.is_set():
                 raise KeyboardInterrupt("the job was killed")
             self.polls.collect()
-            if stop.is_set() or self.polls.asked_to_stop:
+            if stop.is_set() or self.polls.terminated:
                 self.tell_to_stop()
             for ref in ready:
                 self._settle(ref)
@@ -91,7 +91,7 @@ class GangRun:
             if self.failures:
                 # An echo waits for its cause to show; a cause waits for nothing.
                 cause = first_cause(self.failures)
-                lost_ray = cause.rank is None and cause.cause == "lost"
+                lost_ray = cause.cause == "lost" and cause.rank is None
                 grace = ECHO_GRACE_S if cause.is_echo else LEAVING_S if lost_ray else 0.0
                 give_up_at = min(give_up_at, time.monotonic() + grace)
         if not self.failures:
@@ -109,6 +109,12 @@ class GangRun:
             self._settle(ref)
         raise first_cause(self.failures)
 
+    def _fail(self, failure: WorkerFailed) -> None:
+        """Count a failure, with how long its rank had not been heard."""
+        if failure.rank is not None:
+            failure.seen_after_s = self.polls.unheard_s(failure.rank)
+        self.failures.append(failure)
+
     def survivors(self, grace_s: float, kill: threading.Event) -> set[int]:
         """After a failure: ranks whose process lives and whose target has ended in the grace."""
         self.tell_to_stop()
@@ -125,11 +131,12 @@ class GangRun:
         found = {rank: stacks(self.ray, self.workers[rank]) for rank in self.polls.silences()}
         return {rank: text for rank, text in found.items() if text}
 
-    def fail_hung(self, rank: int | None, message: str) -> None:
+    def fail_hung(self, rank: int | None, message: str, silent_s: float) -> None:
         """Count the gang as hung: by one rank, whose process is killed, or by all (None)."""
         ranks = set(self.running.values()) if rank is None else {rank}
-        first = self.workers[min(ranks)]
-        self.failures.append(from_hang(first, message, all_of_them=rank is None))
+        failure = from_hang(self.workers[min(ranks)], message, all_of_them=rank is None)
+        failure.seen_after_s = silent_s
+        self.failures.append(failure)
         self._give_up(ranks)
 
     def tell_to_stop(self) -> None:
@@ -159,19 +166,19 @@ class GangRun:
             failure = from_death(error, worker, self._memory_report(rank))
             if failure.cause != "exception":
                 self.dead.add(rank)
-            self.failures.append(failure)
+            self._fail(failure)
             return
         self.polls.finish(rank, outcome.records)
         if outcome.error_type is None:
             self.results[rank] = outcome.result
         else:
-            self.failures.append(from_outcome(outcome, worker))
+            self._fail(from_outcome(outcome, worker))
 
     def _look_at_ray(self, check: Callable[[], None]) -> None:
         try:
             check()
         except WorkerFailed as lost:  # calls of the ranks' actors need no head process
-            self.failures.append(lost)
+            self._fail(lost)
             self.tell_to_stop()
 
     def _silent(self, limit_s: float) -> dict[int, float]:
@@ -202,10 +209,9 @@ class GangRun:
         for rank, silent_s in self._silent(limit_s).items():
             worker = self.workers[rank]
             answers = node_answers(self.ray, worker["node"])
-            if answers and with_node_alone:
-                continue
-            self.failures.append(from_silence(worker, silent_s, node_answers=answers))
-            self._give_up({rank})
+            if not (answers and with_node_alone):
+                self._fail(from_silence(worker, silent_s, node_answers=answers))
+                self._give_up({rank})
 
     def _fail_frozen(self) -> None:
         """Count ranks among the failures that are silent because their process is stopped."""
@@ -214,7 +220,7 @@ class GangRun:
                 continue
             self._asked_at[rank] = silent_s
             if stopped(self.ray, self.workers[rank]):
-                self.failures.append(from_silence(self.workers[rank], silent_s, stopped=True))
+                self._fail(from_silence(self.workers[rank], silent_s, stopped=True))
                 self._give_up({rank})
 
     def _give_up(self, ranks: Collection[int]) -> None:

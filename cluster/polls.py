@@ -51,7 +51,7 @@ class Polls:
         ranks = range(len(actors))
         self.asked = {rank: actor.poll.remote() for rank, actor in enumerate(actors)}
         self.due = dict.fromkeys(ranks, 0.0)
-        self.asked_to_stop = False  # a worker got SIGTERM: its node is wanted for something else
+        self.terminated: set[int] = set()  # ranks that got SIGTERM: their host is wanted elsewhere
         self.memory_kills: dict[int, int] = {}  # in each rank's memory group, by its last answer
         self._listened, self._now = 0.0, time.monotonic()
         self._answered, self._recorded = dict.fromkeys(ranks, 0.0), dict.fromkeys(ranks, 0.0)
@@ -80,13 +80,17 @@ class Polls:
         """How long each rank that still works has been silent, as of the last `collect`."""
         return {
             rank: Silence(
-                self._listened - self._answered[rank],
+                self.unheard_s(rank),
                 self._listened - self._recorded[rank],
                 self._listened - self._came_on[rank],
                 self._progress[rank],
             )
             for rank in self.due
         }
+
+    def unheard_s(self, rank: int) -> float:
+        """Seconds since a rank, also one that has failed, last answered."""
+        return self._listened - self._answered[rank]
 
     def finish(self, rank: int, rest: list[Record]) -> None:
         """Deliver a finished worker's last records, behind those of a poll under way."""
@@ -118,7 +122,8 @@ class Polls:
         except self.ray.exceptions.RayError:
             self.due.pop(rank, None)  # it is dead, which its run tells better
             return
-        self.asked_to_stop |= pulse.terminated
+        if pulse.terminated:
+            self.terminated.add(rank)
         self.memory_kills[rank] = pulse.memory_kills
         self._answered[rank] = self._listened
         if pulse.progress.beats != self._progress[rank].beats:

@@ -27,7 +27,7 @@ from cluster.connection.starting import (
     handlers_kept,
     on_loopback,
     ray_log,
-    without_dashboard_dependencies,
+    servers_alone,
 )
 from cluster.head import HeadWatch
 from cluster.host.processes import end_processes
@@ -180,7 +180,7 @@ class Session:
         for attempt in (1, 2):
             try:
                 with (
-                    without_dashboard_dependencies(),
+                    servers_alone(),
                     on_loopback(),
                     handlers_kept(),
                     self._abandonable(),

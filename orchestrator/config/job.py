@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 from data.config import DataConfig
@@ -11,6 +11,7 @@ from data.tokenizer import TokenizerConfig
 from models.configs import ModelConfig
 from orchestrator.config.engine import EngineConfig
 from orchestrator.config.optim import OptimConfig
+from orchestrator.config.recovery import RecoveryConfig
 from orchestrator.config.resources import ResourcesConfig
 from orchestrator.config.roles import RoleConfig, RoleSettings, merged
 from orchestrator.config.stage import BatchSizes, StageConfig
@@ -31,6 +32,7 @@ class JobConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
     seed: int = 0
     """Of initial weights, dropout and sample order; 0 to 2^63 - 1."""
     outputs: str = "outputs"
@@ -82,10 +84,13 @@ class JobConfig:
         A default among them is harmless; one that was asked for is refused (compose).
         """
         found = self.stage.unread(self)
-        for name in ("data", "resources", "tracking"):
+        for name in ("data", "resources", "tracking", "recovery"):
             if name not in BY_STAGE or name in self.stage.reads:
                 own = getattr(self, name).unread()
                 found |= {f"{name}.{setting}": why for setting, why in own.items()}
+        if self.resources.launcher == "inline":
+            why = "resources.launcher=inline restarts nothing; try resources=auto"
+            found |= {f"recovery.{own.name}": why for own in fields(RecoveryConfig)}
         roles = {name: self.role(name).unread() for name in self.stage.roles}
         for name, own in roles.items():
             found |= {f"roles.{name}.{setting}": why for setting, why in own.items()}
@@ -147,4 +152,5 @@ SECTIONS: dict[str, type[Any]] = {
     "engine": EngineConfig,
     "resources": ResourcesConfig,
     "tracking": TrackingConfig,
+    "recovery": RecoveryConfig,
 }

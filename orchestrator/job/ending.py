@@ -62,7 +62,7 @@ def result_of(
         "stage": plan.config.stage.name,
         "status": status,
         "reason": outcome.reason if outcome else None,
-        "attempts": 1,
+        "attempts": standing.attempt,
         "steps": steps if plan.outline.steps else 0,
         "tokens": standing.tokens or None,
         "wall_s": None,

@@ -23,6 +23,7 @@ from orchestrator.training.patience import limit_s
 SLOWER = 1.3  # its fastest quarter of steps, as a multiple of the slowest quarter of the others
 PART_OF_STEP = 0.05  # what it takes longer, at least; less costs nobody anything
 QUIET_STEPS = 100  # between two reports of one rank
+STACKS = "stacks-rank-{}.txt"
 
 # What a rank waits in for its peers, as it stands in a stack.
 COLLECTIVE = re.compile(
@@ -65,11 +66,8 @@ class Watchdog:
     def _report_hang(self, run: GangRun, silences: Mapping[int, Silence]) -> None:
         stacks = run.stacks()
         rank = to_blame(silences, stacks)
-        paths = []
-        for number, text in sorted(stacks.items()):
-            path = self._logs / f"stacks-rank-{number}.txt"
-            path.write_text(text)
-            paths.append(f"logs/{path.name}")
+        for number, text in stacks.items():
+            (self._logs / STACKS.format(number)).write_text(text)
         behind = silences[min(silences) if rank is None else rank]
         phase, silent_s = behind.progress.phase, min(own.beat_s for own in silences.values())
         usual = behind.progress.usual_s.get(phase)
@@ -88,9 +86,9 @@ class Watchdog:
             step=behind.progress.step,
             phase=phase,
             silent_s=round(silent_s, 1),
-            stacks=paths,
+            stacks=f"{self._logs.name}/{STACKS.format('*')}",
         )
-        run.fail_hung(rank, message)
+        run.fail_hung(rank, message, silent_s)
 
     def _name_slow_ranks(self, run: GangRun, silences: Mapping[int, Silence]) -> None:
         own = {rank: [s for _, s in run.polls.own[rank]] for rank in silences}

@@ -34,6 +34,7 @@ from orchestrator.record.mlflow.points import CHUNK_BYTES, Datasets, Point, Poin
 from orchestrator.record.mlflow.sink import Sink
 from orchestrator.record.mlflow.store import SYSTEM, connect, experiment_id
 from orchestrator.record.reading import lies_in
+from orchestrator.record.story.sentences import LIVE
 
 log = logging.getLogger("tracking")
 
@@ -134,11 +135,12 @@ class Replay:
             "tokenizer": self._tokenizer,
             "weights": self._weights,
             "evaluated": self._evaluated,
-            "resumed": self._resumed,
             "checkpoint": self._checkpoint,
             "artifact": self._artifact,
             "drift": self._drift,
             "finished": self._finished,
+            **dict.fromkeys(LIVE, self._told),
+            "resumed": self._resumed,
         }
         while True:
             offset = self.state.offsets.get(EVENTS, 0)
@@ -171,6 +173,10 @@ class Replay:
 
     def _started(self, event: dict[str, Any], offset: int) -> None:
         self.state.status = None
+
+    def _told(self, event: dict[str, Any], offset: int) -> None:
+        """The description of the run says at once what a user would want to know at once."""
+        self.sink.tags({"mlflow.note.content": self.description.note(None, self.state.lineage)})
 
     def _finished(self, event: dict[str, Any], offset: int) -> None:
         self.state.status = event["status"]
