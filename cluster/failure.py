@@ -18,6 +18,7 @@ ECHO = re.compile(
     r"|nccl (error|communicator was aborted|operation .* failed)|nccl(System|Remote|Internal)Error",
     re.IGNORECASE,
 )
+NO_MEMORY = re.compile(r"bad_alloc|cannot allocate memory|out of memory", re.IGNORECASE)
 CRASH = re.compile(r"^Fatal Python error: (.*)$", re.MULTILINE)  # written by faulthandler
 NODE_DEATH = re.compile(r"node (has |was |is )?(died|dead|terminated|marked dead)", re.IGNORECASE)
 SIGNALS_OF_CRASHES = {
@@ -117,10 +118,13 @@ def from_death(error: Exception, worker: Record, memory: str | None = None) -> W
     if NODE_DEATH.search(text):
         message = f"was lost with its node {worker['node'][:8]}"
         return WorkerFailed(cause="lost", error_type="", message=message, traceback=text, **facts)
-    crash = CRASH.findall(_written_since(log, worker["log_begins_at"]))
+    written = _written_since(log, worker["log_begins_at"])
+    crash = CRASH.findall(written)
+    aborted_for_memory = bool(crash) and bool(NO_MEMORY.search(written))
     signal = SIGNALS_OF_CRASHES.get(crash[-1]) if crash else "SIGKILL"
     if crash:
         message = f"was killed by {signal}" if signal else f"died: {crash[-1]}"
+        message += ": native code got no memory" if aborted_for_memory else ""
     elif memory:
         message = f"was killed by SIGKILL, by the kernel: {memory}"
     else:
@@ -131,7 +135,7 @@ def from_death(error: Exception, worker: Record, memory: str | None = None) -> W
         message=message,
         traceback=text,
         signal=signal,
-        out_of_memory=bool(memory) or "running low on memory" in text,
+        out_of_memory=bool(memory) or aborted_for_memory or "running low on memory" in text,
         **facts,
     )
 

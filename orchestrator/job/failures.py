@@ -50,7 +50,7 @@ RULES = (
         types=("OutOfMemoryError", "MemoryError"),
         pattern=r"out of memory|cannot allocate memory|can't allocate memory|DefaultCPUAllocator"
         r"|CU(BLAS|SOLVER|SPARSE)_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED"
-        r"|running low on memory",
+        r"|running low on memory|MemoryError: |unable to allocate|[mr]e?alloc of size|bad_alloc",
     ),
     Rule(
         "disk",
@@ -60,7 +60,7 @@ RULES = (
     Rule(
         "numerical",
         "lower the learning rate or lengthen its warm-up, and look at the batch of that step",
-        types=("NonFiniteLoss", "NonFiniteState"),
+        types=("NonFiniteLoss", "LossSpike", "NonFiniteState"),
         pattern=r"(loss|gradient( norm)?|grad_norm) (is|was|became|=) *(nan|[+-]?inf|not finite"
         r"|non-finite)|non-finite (loss|gradient|\w+ of)",
     ),

@@ -12,7 +12,7 @@ It is called with the gang's run several times a second, in the driver.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -22,6 +22,7 @@ from orchestrator.training.patience import limit_s
 
 SLOWER = 1.3  # its fastest quarter of steps, as a multiple of the slowest quarter of the others
 PART_OF_STEP = 0.05  # what it takes longer, at least; less costs nobody anything
+ANSWERS_S = 5.0  # who has answered within so long does answer
 QUIET_STEPS = 100  # between two reports of one rank
 STACKS = "stacks-rank-{}.txt"
 
@@ -56,12 +57,19 @@ class Watchdog:
         """Look at a run; may end it by `GangRun.fail_hung`."""
         silences = run.polls.silences()
         self._name_slow_ranks(run, silences)
-        if silences and all(self._is_stuck(own) for own in silences.values()):
+        if silences and self._is_stuck(list(silences.values())):
             self._report_hang(run, silences)
 
-    def _is_stuck(self, rank: Silence) -> bool:
-        progress = rank.progress
-        return rank.beat_s > limit_s(progress.phase, progress.usual_s, self._hang_seconds)
+    def _is_stuck(self, ranks: Sequence[Silence]) -> bool:
+        """Whether none has come on for longer than it may.
+
+        What a rank is busy with that does not answer is known by those that do: they wait for it.
+        """
+        heard = [own for own in ranks if own.answer_s < ANSWERS_S] or ranks
+        limit = max(
+            limit_s(own.progress.phase, own.progress.usual_s, self._hang_seconds) for own in heard
+        )
+        return min(own.beat_s for own in ranks) > limit
 
     def _report_hang(self, run: GangRun, silences: Mapping[int, Silence]) -> None:
         stacks = run.stacks()

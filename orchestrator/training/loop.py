@@ -12,10 +12,9 @@ nothing of stages, Ray or MLflow. One optimizer step:
 """
 
 import hashlib
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +23,7 @@ import torch
 from cluster.heart import Heart
 from models.dropout import keyed
 from orchestrator.training import distributed
+from orchestrator.training.bad_loss import Losses
 from orchestrator.training.engine import Engine
 from orchestrator.training.objectives import Batch, MicroBatch, Objective, Summed
 from orchestrator.training.own_work import OwnWork
@@ -31,10 +31,6 @@ from orchestrator.training.patience import CHECKPOINT, END, EVALUATION, STEP
 from orchestrator.training.selection import Selection
 
 Metrics = dict[str, float]
-
-
-class NonFiniteLoss(RuntimeError):
-    """The loss or the gradient of a step is NaN or infinite."""
 
 
 class NothingToTrainOn(RuntimeError):
@@ -175,6 +171,8 @@ def fit(
     should_stop: Callable[[], bool],
     heart: Heart,
     selection: Selection | None = None,
+    spike_sigmas: float | None = None,
+    left_out: Container[int] = (),
 ) -> Trained:
     """Train from `start_step` to the end of the schedule, a stop, or the end of all progress.
 
@@ -199,14 +197,17 @@ def fit(
         should_stop: whether this process was asked to stop; one rank is enough.
         heart: told what this rank is busy with, and how long its own work took.
         selection: takes in each evaluation, and says when there is no more progress.
+        spike_sigmas: from where on a loss is a spike, see `Losses`. None: nowhere.
+        left_out: steps that may have no target at all: their gradient is zero, and momentum and
+            the count of steps go on as in any other.
 
     Raises:
-        NonFiniteLoss: on every rank, naming the step and the samples.
+        BadLoss: on every rank, naming the step and the samples.
         NothingToTrainOn: on every rank, naming the step.
     """
     trained_weight, training_seconds, saved_step = 0.0, 0.0, start_step
     step, saved_at, exhausted = start_step, time.monotonic(), False
-    own = OwnWork(engine.device)
+    own, losses = OwnWork(engine.device), Losses(spike_sigmas)
     for step in range(start_step + 1, schedule.steps + 1):
         heart.beat(STEP, step)
         begun = time.perf_counter()
@@ -222,23 +223,25 @@ def fit(
         if stop:
             step -= 1
             break
-        if not weight:
+        if not weight and step not in left_out:
             raise NothingToTrainOn(
                 f"no sample of step {step} has a target: all were on damaged blocks, or masked; "
                 "repair the data, or use a larger stage.global_batch_size"
             )
-        parts = [_backward(engine, objective, batch, weight, seed, own) for batch in micro_batches]
+        parts = [
+            backward(engine, objective, batch, weight or 1.0, seed, own) for batch in micro_batches
+        ]
         totals = Totals.of(parts, own_weight).of_step(engine.device)
-        _check_loss(step, totals.loss, micro_batches, parts)
+        losses.check(step, totals.loss / (weight or 1.0), micro_batches, parts)
         rate = schedule.learning_rate(step)
         norm = engine.step(rate)
-        _check_gradient(step, norm, micro_batches)
+        losses.check_gradient(step, norm, micro_batches)
         heart.worked(step, own.take())
         trained(micro_batches)
         seconds = time.perf_counter() - begun
         trained_weight, training_seconds = trained_weight + weight, training_seconds + seconds
         spent.add(weight, flops_per_step, seconds)
-        metrics = totals.metrics("train") | {
+        metrics = (totals.metrics("train") if weight else {}) | {
             "train/learning_rate": rate,
             "train/gradient_norm": norm,
             f"train/{unit}_per_second": weight / seconds,
@@ -306,17 +309,26 @@ def evaluate(
     return Totals.of(parts, weight).over_ranks()
 
 
-def _backward(
+def backward(
     engine: Engine,
     objective: Objective[Batch],
     batch: Batch,
     weight: float,
     seed: int,
-    own: OwnWork,
+    own: OwnWork | None = None,
 ) -> Summed:
-    """What the objective says of one micro-batch; adds its part of the step's gradient."""
+    """What the objective says of one micro-batch; adds its part of the step's gradient.
+
+    Args:
+        engine: holds the model.
+        objective: what is minimised.
+        batch: the micro-batch.
+        weight: of the whole step, over all ranks.
+        seed: of dropout; with the numbers of the samples it fixes every mask.
+        own: measures the forward pass.
+    """
     with _randomness(seed, batch, engine.device):
-        with own():
+        with own() if own is not None else nullcontext():
             summed = objective(engine, batch)
         engine.backward(summed.loss / weight)
     return replace(summed, loss=summed.loss.detach())
@@ -338,29 +350,3 @@ def _randomness(seed: int, batch: MicroBatch, device: torch.device) -> Iterator[
 
 def _added(some: Metrics, others: Metrics) -> Metrics:
     return {name: some.get(name, 0.0) + others.get(name, 0.0) for name in {**some, **others}}
-
-
-def _check_loss(
-    step: int, loss: float, micro_batches: Sequence[MicroBatch], parts: Sequence[Summed]
-) -> None:
-    """Raise NonFiniteLoss, the same on every rank, unless the loss of the step is finite."""
-    if math.isfinite(loss):
-        return
-    pairs = zip(micro_batches, parts, strict=True)
-    wrong = [batch.sample_ids for batch, part in pairs if not math.isfinite(float(part.loss))]
-    samples = _over_ranks(sample for ids in wrong for sample in ids)
-    raise NonFiniteLoss(f"the loss of step {step} is not finite; samples {samples}")
-
-
-def _check_gradient(step: int, norm: float, micro_batches: Sequence[MicroBatch]) -> None:
-    """Raise NonFiniteLoss, the same on every rank, unless the norm of the gradient is finite."""
-    if math.isfinite(norm):
-        return
-    samples = _over_ranks(sample for batch in micro_batches for sample in batch.sample_ids)
-    raise NonFiniteLoss(f"the gradient norm of step {step} is {norm}; samples {samples}")
-
-
-def _over_ranks(samples: Iterable[int]) -> list[int]:
-    """Samples of all ranks, sorted."""
-    everyone = distributed.gather_objects([int(sample) for sample in samples])
-    return sorted(sample for own in everyone for sample in own)

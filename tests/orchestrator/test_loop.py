@@ -12,8 +12,9 @@ from cluster.heart import Heart
 from data import DataConfig, TokenizerConfig, evaluation_rows, prepare
 from orchestrator.stages.language.objective import next_token
 from orchestrator.training import distributed
+from orchestrator.training.bad_loss import NonFiniteLoss
 from orchestrator.training.engine import build
-from orchestrator.training.loop import NonFiniteLoss, NothingToTrainOn, evaluate, every
+from orchestrator.training.loop import NothingToTrainOn, evaluate, every
 from orchestrator.training.objectives import classification
 from orchestrator.training.selection import Selection
 from orchestrator.training.state import WEIGHT

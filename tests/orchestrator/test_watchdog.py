@@ -11,7 +11,7 @@ import time
 import pytest
 
 from cluster.connection.session import ray_session
-from cluster.gang import Gang, Placement, WorkerFailed
+from cluster.gang import Gang, Placement, Silence, WorkerFailed
 from cluster.heart import Heart, Progress
 from orchestrator.job.watchdog import Watchdog, to_blame
 from orchestrator.training.patience import FIRST_S, LONG_S, limit_s
@@ -63,6 +63,10 @@ def take_steps(payload, channel):
     return os.getpid()
 
 
+def nothing(rank, records):
+    pass
+
+
 def happened(events):
     return lambda kind, **facts: events.append({"event": kind, **facts})
 
@@ -74,7 +78,7 @@ def test_the_rank_that_others_wait_for_is_blamed_with_its_stack_and_replaced(gan
     with pytest.raises(
         WorkerFailed, match=r"rank 1 on .* hangs, in .* \(take_steps\), wh"
     ) as caught:
-        gang.run(take_steps, (kind, 10), lambda rank, records: None, watch=watchdog)
+        gang.run(take_steps, (kind, 10), nothing, silent_after_s=45.0, watch=watchdog)
     assert (caught.value.cause, caught.value.rank) == ("hang", 1)
     assert "no rank has come on for" in caught.value.message
     assert time.monotonic() - begun < LIMIT_S + 20  # most of it is the import of torch
@@ -93,7 +97,7 @@ def test_the_rank_that_others_wait_for_is_blamed_with_its_stack_and_replaced(gan
 def test_a_rank_whose_own_work_takes_longer_is_named_once_within_20_steps(gang, kind, named):
     events = []
     watchdog = Watchdog(30.0, gang.log_folder, happened(events))
-    done = gang.run(take_steps, (kind, 70), lambda rank, records: None, watch=watchdog)
+    done = gang.run(take_steps, (kind, 70), nothing, watch=watchdog)
     assert done == [worker["pid"] for worker in gang.workers]
     assert [own["rank"] for own in events] == named
     for own in events:
@@ -105,8 +109,6 @@ def test_a_rank_whose_own_work_takes_longer_is_named_once_within_20_steps(gang, 
 
 
 def silence(beats):
-    from cluster.gang import Silence
-
     return Silence(0.0, 0.0, 40.0, Progress("step", 7, beats, {}, ()))
 
 
@@ -156,3 +158,24 @@ def test_a_heart_tells_the_median_of_each_phase_and_each_step_of_own_work_once(m
     heart.beat("evaluation")
     assert heart.progress() == Progress("evaluation", 3, 4, {"step": 2.0}, ((3, 1.5),))
     assert heart.progress().own_s == ()
+
+
+@pytest.mark.parametrize(
+    ("ranks", "stuck"),
+    [
+        ([(40, 0, "step", {"step": 0.2}), (40, 0, "step", {"step": 0.2})], True),
+        ([(40, 0, "step", {"step": 0.2}), (20, 0, "step", {"step": 0.2})], False),
+        ([(40, 0, "step", {"step": 9.0}), (40, 0, "step", {"step": 0.2})], False),
+        ([(40, 0, "step", {}), (40, 0, "step", {})], False),
+        ([(40, 0, "step", {"step": 0.2}), (40, 0, "checkpoint", {"step": 0.2})], False),
+        # What is last known of a rank that holds the GIL is from before its first step.
+        ([(40, 0, "step", {"step": 0.2}), (42, 42, "start", {})], True),
+        ([(700, 700, "step", {}), (700, 700, "step", {})], True),
+    ],
+)
+def test_a_gang_hangs_when_no_rank_has_come_on_for_longer_than_it_may(ranks, stuck, tmp_path):
+    seen = [
+        Silence(answer_s, 0.0, beat_s, Progress(phase, 4, 4, usual))
+        for beat_s, answer_s, phase, usual in ranks
+    ]
+    assert Watchdog(30.0, tmp_path, nothing)._is_stuck(seen) == stuck
