@@ -147,7 +147,7 @@ def test_goodput_is_committed_steps_times_their_median_time_over_the_wall_time(t
     assert spent.goodput == pytest.approx(4 * 2.0 / wall)
     assert spent.seconds == pytest.approx(
         {
-            **{"start": 3, "steps": 2 * 1.5 + 2 * 2.0, "data": 2 * 0.5, "done again": 2.0},
+            **{"start": 3, "steps": 2 * 1.5 + 2 * 2.0, "data": 2 * 0.5, "lost steps": 2.0},
             **{"recovery": 5, "evaluation": 1.5, "saves": 0.25 + 0.125, "other": 0.5 - 0.125},
         }
     )
@@ -227,8 +227,8 @@ def test_why_tells_a_run_that_failed_and_went_on(tmp_path, monkeypatch):
         "attempt 2 goes on from step 2 with 2 workers; 1 step is lost and done again",
         "running again at step 3, 4 s after the failure",
         "goodput 40%: 4 steps x 2 s / 20.2 s",
-        "2 attempts, 1 failure; lost 1 step (2 s), and 5 s until it ran again",
-        "steps 35% (7.0 s)  recovery 25% (5.0 s)  start 15% (3.0 s)  done again 10% (2.0 s)",
+        "2 attempts, 1 failure; lost 1 step (2 s), 5 s until it ran again",
+        "steps 35% (7.0 s)  recovery 25% (5.0 s)  start 15% (3.0 s)  lost steps 10% (2.0 s)",
     ):
         assert words in told.out
     assert len(told.out.splitlines()) < 40, "a story is one screen"

@@ -55,7 +55,11 @@ def send(folder: Path, *, live: bool = False) -> Done | Pending:
     redactor = Redactor.of_run(folder, read_settings(folder / CONFIG))
     handler = logging.StreamHandler()
     handler.setFormatter(RedactingFormatter("%(asctime)s %(message)s", redactor))
-    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    for earlier in logging.root.handlers:
+        if isinstance(earlier.formatter, RedactingFormatter):  # it knows another run's secrets
+            logging.root.removeHandler(earlier)
+    logging.root.addHandler(handler)
+    logging.root.setLevel(logging.WARNING)
     log.setLevel(logging.INFO)
     (folder / "logs").mkdir(exist_ok=True)
     with (folder / LOG).open("ab") as lock:

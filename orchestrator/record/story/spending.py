@@ -6,7 +6,7 @@ wall time:
 start        up to the begin of the first step
 steps        optimizer steps that count, without their wait for data
 data         what these steps waited for data
-done again   steps that a later attempt had to do again, or that no checkpoint kept
+lost steps   steps that a later attempt had to do again, or that no checkpoint kept
 recovery     from the last step before a failure, or another end of an attempt, to the next one
 evaluation   from a step or evaluation to what was measured next
 saves        what checkpoints made training wait
@@ -28,7 +28,7 @@ CHUNK_BYTES = 1 << 20
 GOODPUT = "run/goodput"
 """The metric's name in the journal, result.json and MLflow."""
 STEP_SECONDS, DATA_WAIT = "train/step_seconds", "train/data_wait"
-PARTS = ("start", "steps", "data", "done again", "recovery", "evaluation", "saves", "other")
+PARTS = ("start", "steps", "data", "lost steps", "recovery", "evaluation", "saves", "other")
 Line = dict[str, Any]
 
 
@@ -121,7 +121,7 @@ class _Account:
             self.spent.seconds["steps"] += (1 - waiting) * (end - begin) / 1000
             self._until = end
         else:
-            self._give("done again", end)
+            self._give("lost steps", end)
         self._part = "other"
 
     def take(self, line: Line) -> None:
