@@ -91,6 +91,8 @@ class Bundles:
 
     def room(self) -> int:
         """Workers that the gang could have now, if it were placed anew."""
+        if not head_answers(self.ray):
+            return 0
         return len(self.placed()) + self._free_room()
 
     def fill(self, indices: Sequence[int]) -> None:

@@ -36,6 +36,7 @@ __all__ = [
     "Files",
     "Gang",
     "GangRefused",
+    "GangRun",
     "OnRecords",
     "Placement",
     "Silence",
@@ -222,7 +223,7 @@ class Gang:
         assert self._bundles is not None
         bundles, kept = self._bundles, set(self._bundles.actors)
         if self._run is not None:
-            survivors = self._run.survivors(grace_s, self._kill)
+            survivors = self._run.survivors(grace_s if keep else 0.0, self._kill)
             kept = {self._order[rank] for rank in survivors}
             bundles.lost_nodes |= self._run.lost_nodes
             self._run = None

@@ -1,5 +1,6 @@
 """Where the workers of a job run."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,9 @@ class ResourcesConfig:
     wait_minutes: float | None = 60
     """Minutes to wait for room in the cluster, at the start and after a node is lost. None: for
     ever."""
+    hang_seconds: float | None = 30.0
+    """Seconds without progress of any rank after which the workers hang, or five times the usual
+    step if that is more. None: nobody looks, as for a debugger in a worker."""
 
     def __post_init__(self) -> None:
         """Check ranges and choices."""
@@ -32,6 +36,11 @@ class ResourcesConfig:
         if self.wait_minutes is not None:
             check_at_least("resources.wait_minutes", self.wait_minutes, 0)
         check_at_least("resources.cpus_per_worker", self.cpus_per_worker, 1)
+        if self.hang_seconds is not None and not 1 <= self.hang_seconds < math.inf:
+            raise ValueError(
+                f"resources.hang_seconds={self.hang_seconds:g} must be at least 1; try "
+                "resources.hang_seconds=30, or null"
+            )
         if self.gpus_per_worker not in (0, 1):
             raise ValueError(f"resources.gpus_per_worker={self.gpus_per_worker} must be 0 or 1")
 
@@ -39,7 +48,7 @@ class ResourcesConfig:
         """Settings that change nothing as the others are, and what they are for."""
         if self.launcher == "inline":
             why = "resources.launcher=inline starts no Ray; try resources=auto"
-            return {"address": why, "wait_minutes": why}
+            return dict.fromkeys(("address", "wait_minutes", "hang_seconds"), why)
         return {}
 
     @property
@@ -56,6 +65,11 @@ class ResourcesConfig:
     def text(self) -> str:
         """The workers as they are typed."""
         return str(self.workers).replace(" ", "")
+
+    @property
+    def hang_after(self) -> float | None:
+        """Seconds without progress after which the driver ends the job; None: it does not."""
+        return None if self.launcher == "inline" else self.hang_seconds
 
     def _check_workers(self) -> None:
         given = self.workers if isinstance(self.workers, list) else [self.workers]

@@ -13,18 +13,19 @@ A run in this process, or under torchrun, has one attempt: nobody is left to beg
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from cluster.gang import Files, Gang, OnRecords, Silence
+from cluster.gang import Files, Gang, GangRun, OnRecords
 from data.messages import counted
 from orchestrator.config import BUDGETS
 from orchestrator.job.budgets import Budgets
 from orchestrator.job.failures import Explanation, explain_failure
 from orchestrator.job.rank import Assignment, environment, work
 from orchestrator.job.signals import Stops
+from orchestrator.job.watchdog import Watchdog
 from orchestrator.plan.devices import placement_of
 from orchestrator.record.fencing import take
 from orchestrator.record.journal import Journal
@@ -88,6 +89,7 @@ class Attempts:
         self._gang: Gang | None = None
         self._workers = 0  # of the attempt before this one
         self._reason = ""  # why there is another attempt
+        self._watchdog: Watchdog | None = None
         self._must_leave: dict[int, str] = {}  # ranks, and how that was told
         self._grows = False  # whether this attempt ends to make room for a larger one
         self._look_at = self._grow_at = 0.0  # not before, by the monotonic clock
@@ -114,6 +116,7 @@ class Attempts:
     def _attempt(self) -> Result:
         """Start the gang, or what is missing in it, and have the work done."""
         self._heard, self._must_leave, self._grows = 0, {}, False
+        self._watchdog = self._new_watchdog()
         if self._gang is None:
             gang = self._stack.enter_context(self._new_gang())
             workers = gang.start()
@@ -128,7 +131,7 @@ class Attempts:
             assignment,
             self._on_records,
             silent_after_s=SILENT_AFTER_S,
-            watch=self._watch if self._job.recovery.max_restarts else None,
+            watch=self._watch,
         )
         self._take_unheard()
         return results[0]
@@ -157,10 +160,21 @@ class Attempts:
             self._say(f"goes on with {went} workers: {before} before, {self._workers} now")
         self._admitted(workers)
 
-    def _watch(self, silences: Mapping[int, Silence]) -> None:
-        """Look now and then who must leave, and whether there is room for more workers."""
-        now = time.monotonic()
-        if now < self._look_at or self._must_leave or self._grows or self._asked_to_end:
+    def _new_watchdog(self) -> Watchdog | None:
+        """Of one attempt. None: nobody is to look for hangs."""
+        limit_s, logs = self._job.resources.hang_after, self._assignment.folder / "logs"
+
+        def event(kind: str, **facts: Any) -> None:
+            self._take(0, [{"event": kind, **facts}])
+
+        return None if limit_s is None else Watchdog(limit_s, logs, event)
+
+    def _watch(self, run: GangRun) -> None:
+        """Look for hangs; now and then who must leave, and whether there is room for more."""
+        if self._watchdog is not None:
+            self._watchdog(run)
+        now, leaves = time.monotonic(), self._must_leave or self._grows or self._asked_to_end
+        if leaves or now < self._look_at or not self._job.recovery.max_restarts:
             return
         self._look_at = now + LOOK_AT_CLUSTER_S
         assert self._gang is not None

@@ -31,6 +31,7 @@ from orchestrator.job.rank import Assignment, environment, work
 from orchestrator.job.screen import Screen, Terminal
 from orchestrator.job.signals import Stops
 from orchestrator.job.startup import Startup
+from orchestrator.plan.fitting import what_would_fit
 from orchestrator.plan.planning import LABEL, Plan, make_plan
 from orchestrator.record import outbox, runfolder
 from orchestrator.record.checkpoints import FOLDER as CHECKPOINTS
@@ -311,6 +312,9 @@ class Job:
                 explanation = explain_failure(error, standing.step or None, resumable=resumable)
                 message = self.redactor.text(explanation.message)
                 explanation = replace(explanation, message=message)
+                if explanation.failure == "out_of_memory":
+                    remedy = what_would_fit(self.plan, message)
+                    explanation = replace(explanation, remedy=remedy)
             result = ending.result_of(self.folder, self.plan, standing, outcome, explanation)
             result["wall_s"] = round(time.monotonic() - begun, 3)
             result["mlflow_run_id"] = mlflow_run_id
