@@ -163,6 +163,7 @@ def fit(
     log: Callable[[int, Metrics], None],
     evaluate: Callable[[int], Metrics],
     save: Callable[[int], None],
+    before_update: Callable[[], None],
     should_stop: Callable[[], bool],
     selection: Selection | None = None,
 ) -> Trained:
@@ -185,7 +186,8 @@ def fit(
         log: takes a step and its metrics; called on every rank with the same values.
         evaluate: called with the step when an evaluation is due; returns what it has measured,
             the same on every rank.
-        save: called with the step when a checkpoint is due.
+        save: called with the step when a checkpoint is due; it may read the engine's state until
+            `before_update`, which is called before that changes.
         should_stop: whether this process was asked to stop; one rank is enough.
         selection: takes in each evaluation, and says when there is no more progress.
 
@@ -218,6 +220,7 @@ def fit(
         if not math.isfinite(totals.loss):
             raise _non_finite(step, micro_batches, parts)
         rate = schedule.learning_rate(step)
+        before_update()
         norm = engine.step(rate)
         if not math.isfinite(norm):
             ids = _over_ranks(sample for batch in micro_batches for sample in batch.sample_ids)

@@ -88,7 +88,7 @@ class Training:
             distributed.rank(),
             distributed.world_size(),
         )
-        with closing(steps) as batches:
+        with closing(steps) as batches, self.checkpoints:
             return fit(
                 self.model.engine,
                 next_token,
@@ -110,7 +110,8 @@ class Training:
                 log=self.log,
                 evaluate=self.evaluate,
                 save=self.save,
-                should_stop=self.run.should_stop,
+                before_update=self.checkpoints.before_update,
+                should_stop=self.checkpoints.should_stop,
                 selection=self.checkpoints.selection,
             )
 
@@ -164,7 +165,7 @@ class Training:
         self.run.event("artifact", path=f"{SAMPLES}/{path.name}", artifact_path=SAMPLES)
 
     def save(self, step: int) -> None:
-        """Publish the checkpoint of this step. Every rank calls it."""
+        """Begin to publish the checkpoint of this step. Every rank calls it."""
         sums = [own for rank in distributed.gather_objects(self.ledger.sums) for own in rank]
         damage = [own for rank in distributed.gather_objects(self.stream.damage) for own in rank]
         known = len(self.ledger.state.exclusions)
