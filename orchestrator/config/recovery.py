@@ -24,6 +24,7 @@ BUDGETS = {
     "disk": Budget(0, 0, "someone has to make room"),
     "numerical": Budget(0, 0, "training is exact: the same step diverges again"),
     "not_shared": Budget(0, 0, "the same hosts see the same folders"),
+    "fenced": Budget(0, 0, "the run is in other hands"),
     "bad_data": Budget(0, 0, "the same bytes are read again"),
     "user_error": Budget(1, 0, AGAIN),
     "out_of_memory": Budget(1, 0, AGAIN),

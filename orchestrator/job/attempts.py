@@ -24,6 +24,8 @@ from orchestrator.config import BUDGETS, RecoveryConfig
 from orchestrator.job.failures import Explanation, explain_failure
 from orchestrator.job.rank import Assignment, environment, work
 from orchestrator.job.signals import Stops
+from orchestrator.job.watchdog import Watchdog
+from orchestrator.record.fencing import take
 from orchestrator.record.journal import Journal
 from orchestrator.record.outbox import unheard
 
@@ -144,7 +146,11 @@ class Attempts:
             workers = self._gang.restart(keep=self._assignment.config.resources.device == "cpu")
         self._admitted(workers)
         results: list[Result] = self._gang.run(
-            work, self._assignment, self._on_records, silent_after_s=SILENT_AFTER_S
+            work,
+            self._assignment,
+            self._on_records,
+            silent_after_s=SILENT_AFTER_S,
+            watch=self._watchdog(),
         )
         self._forget_records()
         return results[0]
@@ -167,6 +173,15 @@ class Attempts:
             kill=self._stops.kill,
         )
 
+    def _watchdog(self) -> Watchdog | None:
+        limit_s = self._assignment.config.resources.hang_after
+        logs = self._assignment.folder / "logs"
+
+        def event(kind: str, **facts: Any) -> None:
+            self._take(0, [{"event": kind, **facts}])
+
+        return None if limit_s is None else Watchdog(limit_s, logs, event)
+
     def _on_records(self, rank: int, records: list[dict[str, Any]]) -> None:
         """Hand on what a rank has sent; the first step after a failure ends the recovery."""
         if rank == 0:
@@ -184,11 +199,15 @@ class Attempts:
 
         Raises:
             Exception: the error, if there is to be none.
+            Fenced: another process has taken the run.
         """
         seen_at = getattr(error, "seen_at", time.monotonic())
         seen_after_s = getattr(error, "seen_after_s", None)
         detect_s = None if seen_after_s is None else round(seen_after_s, 3)
         self._forget_records()
+        attempt = self._journal.attempt + 1
+        self._journal.check()  # who was fenced off does not take the run back
+        self._journal.fence = take(self._assignment.folder, attempt)
         self._look_at_checkpoints()
         standing = self._journal.standing
         step, from_step = standing.step, standing.checkpoint_step or self._start_step
@@ -206,7 +225,7 @@ class Attempts:
         if wait_s is None:
             self._give_up(failure)
             raise error
-        remedy, attempt = BUDGETS[failure.failure].remedy, self._journal.attempt + 1
+        remedy = BUDGETS[failure.failure].remedy
         self._say(
             f"attempt {attempt - 1} failed: {failure.happened}; attempt {attempt} goes on from "
             f"step {from_step}, {counted(step - from_step, 'step')} lost"
@@ -219,7 +238,7 @@ class Attempts:
         self._wait(wait_s)
         self._unrecovered = _Unrecovered(seen_at, detect_s)
         self._journal.attempt = attempt
-        self._assignment = replace(self._assignment, attempt=attempt)
+        self._assignment = replace(self._assignment, fence=self._journal.fence)
         self._journal.event(
             "restarting",
             remedy=remedy,

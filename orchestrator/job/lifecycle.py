@@ -31,11 +31,13 @@ from orchestrator.job.rank import Assignment, environment, work
 from orchestrator.job.screen import Screen, Terminal
 from orchestrator.job.signals import Stops
 from orchestrator.job.startup import Startup
+from orchestrator.plan.fitting import what_would_fit
 from orchestrator.plan.planning import LABEL, Plan, make_plan
 from orchestrator.record import runfolder
 from orchestrator.record.checkpoints import FOLDER as CHECKPOINTS
-from orchestrator.record.checkpoints import remove_partial
+from orchestrator.record.checkpoints import restore_replaced
 from orchestrator.record.checkpoints.finding import newest_of, published, read_complete
+from orchestrator.record.fencing import Fenced, take
 from orchestrator.record.journal import Journal
 from orchestrator.record.mlflow import NoMirror, sending_left_over, start_mirror
 from orchestrator.record.redaction import Redactor
@@ -71,12 +73,15 @@ def execute(config: JobConfig, overrides: Sequence[str], asked: float) -> int:
         folder = runfolder.create(plan.config, overrides, plan.devices)
         screen.say(f"run folder {short(folder)}")
         assert plan.ready is not None  # make_plan makes it
-        assignment = Assignment(plan.config, folder, plan.ready.inputs)
-        hand_out(assignment)
         try:
+            assignment = Assignment(plan.config, folder, plan.ready.inputs, take(folder, 1))
+            hand_out(assignment)
             return Job(plan, overrides, assignment, screen, startup, redactor).run()
+        except Fenced as error:  # the record is another attempt's
+            print(f"error: {error}", file=sys.stderr)
+            return FAILED
         except Exception as error:  # whatever it is, the job was started: nothing was refused
-            return _end_badly(assignment, redactor, error)
+            return _end_badly(plan.config.stage.name, folder, redactor, error)
 
 
 @dataclass
@@ -103,8 +108,9 @@ class Job:
         outcome: Result | None = None
         error: BaseException | None = None
         assert self.plan.ready is not None  # make_plan makes it
+        fence = self.assignment.fence
         with self.stops.heard(), in_use(self.plan.ready.files), self._left_over():
-            with Journal(self.folder, redactor=self.redactor) as journal:
+            with Journal(self.folder, redactor=self.redactor, fence=fence) as journal:
                 self._journal = journal
                 try:
                     self._record_start()
@@ -116,7 +122,8 @@ class Job:
                     error = caught
                 self.stops.over = True
                 if error is not None:  # and the ranks are gone
-                    remove_partial(self.folder / CHECKPOINTS)
+                    assert journal.fence is not None  # it was opened with one
+                    journal.fence.clear()
                     self._look_at_checkpoints()
                 result, explanation = self._close(outcome, error, begun, self._mirror.run_id)
             if self.config.tracking.enabled:
@@ -233,6 +240,8 @@ class Job:
     def _look_at_checkpoints(self) -> None:
         """Record what a rank has published and did not live to say."""
         root, known = self.folder / CHECKPOINTS, self._journal.standing.checkpoint_step
+        self._journal.check()
+        restore_replaced(root)
         newest, _ = newest_of(published(root), read_complete)
         if newest is not None and (known is None or known < newest.step):
             path = runfolder.placed(newest.path, self.folder)
@@ -268,6 +277,7 @@ class Job:
 
     def _record_outcome(self, outcome: "Result") -> None:
         """Put what the stage has made on record."""
+        self._journal.check()
         if outcome.reason is not None:
             self._journal.event("ended_early", reason=outcome.reason)
         if outcome.samples:
@@ -287,16 +297,21 @@ class Job:
     ) -> tuple[dict[str, Any], Explanation | None]:
         """Write result.json first, then say in the journal that the job has ended.
 
-        What can't be written any more, on a full disk, makes the job a failed one.
+        What can't be written any more, on a full disk, makes the job a failed one. Raises Fenced,
+        with nothing written, if another attempt has taken the run.
         """
 
         def end() -> tuple[dict[str, Any], Explanation | None]:
+            self._journal.check()
             explanation, standing = None, self._journal.standing
             if error is not None:
                 resumable = bool(standing.checkpoint or self.plan.start)
                 explanation = explain_failure(error, standing.step or None, resumable=resumable)
                 message = self.redactor.text(explanation.message)
                 explanation = replace(explanation, message=message)
+                if explanation.failure == "out_of_memory":
+                    remedy = what_would_fit(self.plan, message)
+                    explanation = replace(explanation, remedy=remedy)
             result = ending.result_of(self.folder, self.plan, standing, outcome, explanation)
             result["wall_s"] = round(time.monotonic() - begun, 3)
             result["mlflow_run_id"] = mlflow_run_id
@@ -323,12 +338,12 @@ class Job:
             self._journal.metrics(standing.step, {GOODPUT: goodput})
 
 
-def _end_badly(assignment: Assignment, redactor: Redactor, error: Exception) -> int:
+def _end_badly(stage: str, folder: Path, redactor: Redactor, error: Exception) -> int:
     """Say in a sentence what happened to the record of a job; returns its exit code.
 
     A job that has ended is what its result.json says, also if that could not be shown.
     """
-    folder, log = assignment.folder, assignment.folder / "logs" / "driver.log"
+    log = folder / "logs" / "driver.log"
     with suppress(OSError):
         log.write_text(redactor.text(traceback.format_exc()), encoding="utf-8")
     explained = explain_failure(error, log=log)
@@ -337,7 +352,7 @@ def _end_badly(assignment: Assignment, redactor: Redactor, error: Exception) -> 
         return _code(read_json(folder / runfolder.RESULT))
     told = {"class": explained.failure, "rank": None, "host": None}
     told |= {"message": redactor.text(explained.message), "remedy": explained.remedy}
-    facts = {"run_id": folder.name, "stage": assignment.config.stage.name, "status": "failed"}
+    facts = {"run_id": folder.name, "stage": stage, "status": "failed"}
     with suppress(OSError):
         runfolder.write_result(folder, {**facts, "error": told})
     return FAILED

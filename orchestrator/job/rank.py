@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.gang import Channel
 from data.files import NotOnThisHost, cache_root
 from orchestrator.config import JobConfig, to_dict
+from orchestrator.record.fencing import Fence
 from orchestrator.record.outbox import Outbox
 from orchestrator.record.redaction import RedactingStream, Redactor
 
@@ -30,8 +31,13 @@ class Assignment:
     """The run folder, on a file system that all hosts share."""
     inputs: Any
     """What the stage's `prepare` has made."""
-    attempt: int = 1
-    """Of the run, counted from 1."""
+    fence: Fence
+    """Of the attempt, by which it may write to the run folder."""
+
+    @property
+    def attempt(self) -> int:
+        """Of the run, counted from 1."""
+        return self.fence.attempt
 
 
 def work(assignment: Assignment, channel: Channel) -> Result:
@@ -61,12 +67,14 @@ def work(assignment: Assignment, channel: Channel) -> Result:
     torch.set_num_threads(config.resources.cpus_per_worker)
     device = distributed.device_of(config.resources.device)
     with ExitStack() as stack:
-        run = Run(folder, device, channel.send, channel.should_stop, cache_root())
+        told = channel.send, channel.should_stop
+        run = Run(folder, device, *told, cache_root(), assignment.fence, heart=channel.heart)
         if channel.rank == 0 and config.resources.launcher == "ray":
             outbox = stack.enter_context(Outbox(folder, assignment.attempt, channel.send))
             run = replace(run, send=outbox.send, sync=outbox.sync)
         stack.callback(forget_process_group)
-        stack.enter_context(distributed.process_group(device))
+        watched = config.resources.hang_after is not None
+        stack.enter_context(distributed.process_group(device, watched=watched))
         run.event("imported", seconds=round(time.perf_counter() - begun, 3))
         return STAGES[config.stage.name].carry_out(config, assignment.inputs, run)
 

@@ -32,7 +32,7 @@ class Checkpoints:
         """
         self._run, self._root = run, run.folder / FOLDER
         self._stage, resume = config.section(TrainingConfig), config.resume
-        self._retention = Retention(self._root, self._stage.checkpoints_kept)
+        self._retention = Retention(self._root, self._stage.checkpoints_kept, run.fence)
         found, rejected = checkpoint.newest_valid_shared(self._root)
         for reason in rejected:
             run.event("checkpoint_rejected", reason=reason)
@@ -105,7 +105,12 @@ class Checkpoints:
             facts = {**facts, SELECTION: chosen.to_dict() | {"path": self._best_seen_from(path)}}
         self._run.sync()  # who goes on from this checkpoint must not lack the steps before it
         self.newest = done = checkpoint.save(
-            self._root, step, {role.name: role.saved for role in roles}, tokenizer, facts
+            self._root,
+            step,
+            {role.name: role.saved for role in roles},
+            tokenizer,
+            facts,
+            self._run.fence,
         )
         if distributed.rank() == 0:
             self._retention.after(done)

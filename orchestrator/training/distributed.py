@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 T = TypeVar("T")
 
 LOOPBACK = "127.0.0.1"
-COLLECTIVE_TIMEOUT = timedelta(minutes=10)  # a first evaluation or compile may take minutes
+UNWATCHED = timedelta(minutes=30)  # as torch's own: a first evaluation or compile takes minutes
+WATCHED = timedelta(days=7)  # the watch-dog knows better how long a rank may be waited for
 
 
 def rank() -> int:
@@ -51,19 +52,22 @@ def backend(device: torch.device) -> str:
 
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
+def process_group(device: torch.device, *, watched: bool = False) -> Iterator[None]:
     """Join the job's torch.distributed group for the time of the block. Every rank calls it.
 
+    `watched` says that a driver ends the job when nobody comes on, so that collectives need no
+    time-out.
     After an error on a GPU the process is of no further use, and should end: its group stays.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    timeout = WATCHED if watched else UNWATCHED
     dist.init_process_group(
         backend(device),
-        store=_store_of_one_host(),
+        store=_store_of_one_host(timeout),
         rank=rank(),
         world_size=world_size(),
-        timeout=COLLECTIVE_TIMEOUT,
+        timeout=timeout,
     )
     try:
         yield
@@ -76,7 +80,7 @@ def process_group(device: torch.device) -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def _store_of_one_host() -> Any:
+def _store_of_one_host(timeout: timedelta) -> Any:
     """Where the ranks meet, if they are all on this host; None: where torch lets them meet.
 
     Torch's own store asks for no password and listens on all interfaces, also for ranks that say
@@ -94,7 +98,7 @@ def _store_of_one_host() -> Any:
         port,
         world_size(),
         is_master=leads,
-        timeout=COLLECTIVE_TIMEOUT,
+        timeout=timeout,
         master_listen_fd=listening,
     )
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 import models
 from models.configs import GPTConfig
 from orchestrator.record.checkpoints import CheckpointError, Retention, finding
+from orchestrator.record.fencing import take
 from orchestrator.training import checkpoint, distributed
 from orchestrator.training.checkpoint.tensorfile import CHUNK, HashedFile, TensorWriter
 from orchestrator.training.state import WEIGHT, DifferentState
@@ -344,14 +345,16 @@ class TestRetention:
         assert bytes_read() - before < 200  # the counter alone
 
 
-def test_the_next_save_removes_what_killed_writers_left(tmp_path):
-    plain = Plain()
-    for name in ("step_00000001.partial", "step_00000002.partial"):
-        (tmp_path / name / "model").mkdir(parents=True)
-        (tmp_path / name / "model" / "weights-0.safetensors").write_bytes(b"left")
-        (tmp_path / name / "model" / "weights-7.safetensors").write_bytes(b"left")
-    done = saved(tmp_path, 2, plain)
-    assert [path.name for path in tmp_path.iterdir()] == ["step_00000002"]
+def test_the_next_attempt_removes_what_killed_writers_left(tmp_path):
+    plain, root = Plain(), tmp_path / "checkpoints"
+    for name in ("step_00000001.000001.partial", "step_00000002.000002.partial"):
+        (root / name / "model").mkdir(parents=True)
+        (root / name / "model" / "weights-0.safetensors").write_bytes(b"left")
+        (root / name / "model" / "weights-7.safetensors").write_bytes(b"left")
+    take(tmp_path, 1)
+    fence = take(tmp_path, 2)
+    done = checkpoint.save(root, 2, {"model": plain.role()}, None, {}, fence)
+    assert [path.name for path in root.iterdir()] == ["step_00000002"]
     assert not (done.path / "model" / "weights-7.safetensors").exists()
     check_equal(checkpoint.open_role(checkpoint.verify(done.path)), plain)
 

@@ -16,6 +16,7 @@ from orchestrator.record.checkpoints.manifest import (
     CheckpointError,
     read,
 )
+from orchestrator.record.fencing import Fence
 
 
 class Retention:
@@ -26,9 +27,12 @@ class Retention:
     known to be good, so the last good one is never at stake.
     """
 
-    def __init__(self, root: Path, keep: int) -> None:
-        """Nothing is known yet of what lies in `root`, of which `keep` are to stay."""
-        self._root = root
+    def __init__(self, root: Path, keep: int, fence: Fence | None = None) -> None:
+        """Nothing is known yet of what lies in `root`, of which `keep` are to stay.
+
+        With a `fence`, nothing is deleted any more once another attempt has taken the run.
+        """
+        self._root, self._fence = root, fence
         self._keep = keep
         self._sound: set[Path] = set()
         self.best: Path | None = None
@@ -44,6 +48,8 @@ class Retention:
         kept = 0
         for path in reversed(published(self._root)):
             if kept >= self._keep and path not in (written.path, self.best):
+                if self._fence is not None:
+                    self._fence.check()
                 _delete(path)
                 self._sound.discard(path)
             elif self._is_sound(path):
@@ -81,12 +87,17 @@ def hold(path: Path) -> int:
     return descriptor
 
 
-def remove_partial(root: Path) -> None:
-    """Remove what writers that are gone have left half written in a run's `root`."""
+def restore_replaced(root: Path) -> None:
+    """Give back its name to a checkpoint whose writer was gone between two renames."""
     for folder in root.glob(f"*{REPLACED}"):
         final = folder.with_name(folder.name.removesuffix(REPLACED))
-        if not final.exists():  # they were gone between two renames
+        if not final.exists():
             folder.rename(final)
+
+
+def remove_partial(root: Path) -> None:
+    """Remove what writers that are gone have left half written in a run's `root`."""
+    restore_replaced(root)
     for folder in root.glob(f"*{PARTIAL}"):
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -135,6 +135,7 @@ class Training:
             evaluate=self.evaluate,
             save=self.save,
             should_stop=self.run.should_stop,
+            heart=self.run.heart,
             selection=self.checkpoints.selection,
         )
 
@@ -162,9 +163,10 @@ class Training:
         shares = evaluation(
             self.validation, self.config.batch.micro, distributed.rank(), distributed.world_size()
         )
-        metrics = evaluate(self.model.engine, counted_loss, shares).metrics("validation")
-        totals = distributed.sum_over_ranks(counts.tolist(), self.run.device)
-        self.matrix = np.array(totals, dtype=np.int64).reshape(classes, classes)
+        totals = evaluate(self.model.engine, counted_loss, shares, self.run.heart)
+        metrics = totals.metrics("validation")
+        sums = distributed.sum_over_ranks(counts.tolist(), self.run.device)
+        self.matrix = np.array(sums, dtype=np.int64).reshape(classes, classes)
         self.latest |= metrics
         self.run.log(step, metrics)
         return metrics
