@@ -21,10 +21,9 @@ T = TypeVar("T")
 Group = dist.ProcessGroup | None
 """None: the group of the job."""
 LOOPBACK = "127.0.0.1"
-COLLECTIVE_TIMEOUT = timedelta(minutes=10)  # a first evaluation or compile may take minutes
-BACKGROUND_TIMEOUT = timedelta(
-    days=1
-)  # a slow disk takes what it takes; who is dead is told anyway
+UNWATCHED = timedelta(minutes=30)  # as torch's own: a first evaluation or compile takes minutes
+WATCHED = timedelta(days=7)  # the watch-dog knows better how long a rank may be waited for
+BACKGROUND = timedelta(days=1)  # a slow disk takes what it takes; who is dead is told anyway
 
 
 def rank() -> int:
@@ -56,19 +55,22 @@ def backend(device: torch.device) -> str:
 
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
+def process_group(device: torch.device, *, watched: bool = False) -> Iterator[None]:
     """Join the job's torch.distributed group for the time of the block. Every rank calls it.
 
+    `watched` says that a driver ends the job when nobody comes on, so that collectives need no
+    time-out.
     After an error on a GPU the process is of no further use, and should end: its group stays.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    timeout = WATCHED if watched else UNWATCHED
     dist.init_process_group(
         backend(device),
-        store=_store_of_one_host(),
+        store=_store_of_one_host(timeout),
         rank=rank(),
         world_size=world_size(),
-        timeout=COLLECTIVE_TIMEOUT,
+        timeout=timeout,
     )
     try:
         yield
@@ -81,7 +83,7 @@ def process_group(device: torch.device) -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def _store_of_one_host() -> Any:
+def _store_of_one_host(timeout: timedelta) -> Any:
     """Where the ranks meet, if they are all on this host; None: where torch lets them meet.
 
     Torch's own store asks for no password and listens on all interfaces, also for ranks that say
@@ -99,7 +101,7 @@ def _store_of_one_host() -> Any:
         port,
         world_size(),
         is_master=leads,
-        timeout=COLLECTIVE_TIMEOUT,
+        timeout=timeout,
         master_listen_fd=listening,
     )
 
@@ -158,7 +160,7 @@ def background_group() -> Group:
     """
     if world_size() == 1:
         return None
-    group: Group = dist.new_group(backend="gloo", timeout=BACKGROUND_TIMEOUT)
+    group: Group = dist.new_group(backend="gloo", timeout=BACKGROUND)
     return group
 
 

@@ -173,8 +173,9 @@ def _preempted(e: Event) -> str:
 
 def _hung(e: Event) -> str:
     return _joined(
-        f"{where(e) or 'a worker'} hangs",
-        _if(e, "step", " at step {}"),
+        f"{where(e) or 'every rank'} hangs",
+        _if(e, "phase", " in its {}"),
+        _if(e, "step", ", at step {}"),
         f", silent for {silent}" if (silent := seconds(e.get("silent_s"))) else "",
         _if(e, "stacks", "; the stacks of all ranks are in {}"),
     )
@@ -196,7 +197,8 @@ def _spike(e: Event) -> str:
 
 def _rolled_back(e: Event) -> str:
     return _joined(
-        f"went back before step {e.get('step')} to leave its batch out",
+        f"the batch of step {e.get('step')} is left out",
+        _if(e, "from_step", ", from step {} on all is done again"),
         _if(e, "reason", ": {}"),
         f"; the batch is in {PurePath(str(e['batch']))}" if e.get("batch") else "",
     )

@@ -137,6 +137,7 @@ class Training:
                 save=self.save,
                 before_update=self.checkpoints.before_update,
                 should_stop=self.checkpoints.should_stop,
+                heart=self.run.heart,
                 selection=self.checkpoints.selection,
             )
 
@@ -164,9 +165,10 @@ class Training:
         shares = evaluation(
             self.validation, self.config.batch.micro, distributed.rank(), distributed.world_size()
         )
-        metrics = evaluate(self.model.engine, counted_loss, shares).metrics("validation")
-        totals = distributed.sum_over_ranks(counts.tolist(), self.run.device)
-        self.matrix = np.array(totals, dtype=np.int64).reshape(classes, classes)
+        totals = evaluate(self.model.engine, counted_loss, shares, self.run.heart)
+        metrics = totals.metrics("validation")
+        sums = distributed.sum_over_ranks(counts.tolist(), self.run.device)
+        self.matrix = np.array(sums, dtype=np.int64).reshape(classes, classes)
         self.latest |= metrics
         self.run.log(step, metrics)
         return metrics
