@@ -80,6 +80,7 @@ class TrainingConfig(StageConfig):
         "checkpoint_every": Change.FREE,
         "checkpoint_every_minutes": Change.FREE,
         "checkpoints_kept": Change.FREE,
+        "keep_every": Change.FREE,
         "save_async": Change.FREE,
         **dict.fromkeys(("keep_best", "patience", "min_delta", "best_metric"), Change.FREE),
     }
@@ -103,6 +104,9 @@ class TrainingConfig(StageConfig):
     alone decide."""
     checkpoints_kept: int = 2
     """Newest checkpoints that stay on the disk."""
+    keep_every: int | None = None
+    """Checkpoints at multiples of so many steps stay on the disk for ever, beside the newest ones.
+    None: none does."""
     save_async: bool = True
     """true: a checkpoint is written while training goes on, for which each worker keeps a copy of
     what it saves in host memory. false: training stands still meanwhile."""
@@ -131,7 +135,24 @@ class TrainingConfig(StageConfig):
                 f"stage.checkpoint_every_minutes={minutes} must be greater than 0; try "
                 "stage.checkpoint_every_minutes=10, or null"
             )
+        self._check_keep_every()
         self._check_selection()
+
+    def _check_keep_every(self) -> None:
+        keep, every = self.keep_every, self.checkpoint_every
+        if keep is None:
+            return
+        check_at_least("stage.keep_every", keep, 1)
+        if every is None:
+            raise ValueError(
+                f"stage.keep_every={keep} keeps checkpoints of stage.checkpoint_every, which is "
+                f"not set; try stage.checkpoint_every={keep}"
+            )
+        if keep % every:
+            raise ValueError(
+                f"stage.keep_every={keep} must be a multiple of stage.checkpoint_every={every}; "
+                f"nearest: {nearest_multiples(keep, every)}"
+            )
 
     def _check_selection(self) -> None:
         if not 0 <= self.min_delta < math.inf:

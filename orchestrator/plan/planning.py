@@ -84,7 +84,8 @@ class Plan:
         stage = self.config.stage
         if not isinstance(stage, TrainingConfig):
             return 0
-        most = stage.checkpoints_kept + 1 + stage.keep_best
+        for_ever = stage.steps // stage.keep_every if stage.keep_every is not None else 0
+        most = stage.checkpoints_kept + 1 + stage.keep_best + for_ever
         return most if stage.saves is None else min(stage.saves, most)
 
     @property
@@ -180,10 +181,12 @@ class Plan:
     def _checkpoints(self) -> str:
         stage = self.config.section(TrainingConfig)
         often, minutes = stage.checkpoint_every, stage.checkpoint_every_minutes
+        keep = stage.keep_every
         when = [
             *([] if often is None else [f"every {counted(often, 'step')}"]),
             *([] if minutes is None else [f"every {minutes:g} minutes"]),
             *([f"at the best {stage.compared_by}, which stays"] if stage.keep_best else []),
+            *([] if keep is None else [f"those of every {counted(keep, 'step')} for ever"]),
         ]
         each = f"{size(self.checkpoint_bytes)} each, {' and '.join(when) or 'at the end'}"
         at_once = f"at most {self.most_checkpoints} at once = {size(self.disk_bytes)}"
