@@ -62,7 +62,7 @@ VERBS = {
     "runs": Verb("list the runs: newest or best first, by stage, status or setting", "runs"),
     "show": Verb("all about one run on one screen", "show", "defaults"),
     "why": Verb("the story of a run: how it ended, what was lost, where the time went", "why"),
-    "generate": Verb("write text with the model of a run or checkpoint", "generate"),
+    "generate": Verb("write text with the model of a run or checkpoint", "generate.command"),
     "export": Verb("put the weights of a run into a folder for others", "export"),
     "ui": Verb("open the record of all runs in the MLflow UI", "ui"),
     "sync": Verb("send what MLflow lacks of runs, after an outage or a crash", "sync"),
