@@ -218,14 +218,30 @@ class Session:
 
     @contextmanager
     def _abandonable(self) -> Iterator[None]:
-        """While the block runs, `close` makes it raise Abandoned."""
+        """While the block runs, `close` makes it raise Abandoned; it ends with Ray connected.
+
+        The last part, in which this process becomes a driver, is waited for: one that is given up
+        half-made can be neither used nor ended, and Ray allows no second.
+        """
+        from ray._private import worker as driver
+
+        def connect_wholly(*arguments: Any, **options: Any) -> None:
+            with self._lock:
+                self._starting = False
+            if self._leave.is_set():
+                raise Abandoned
+            connect(*arguments, **options)
+
+        connect = driver.connect
         with self._lock:
             if self._leave.is_set():
                 raise Abandoned
             self._starting = True
+        driver.connect = connect_wholly
         try:
             yield
         finally:
+            driver.connect = connect
             with self._lock:
                 self._starting = False
         if self._leave.is_set():

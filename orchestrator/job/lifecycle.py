@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from orchestrator.job.rank import Assignment, environment, work
 from orchestrator.job.screen import Screen, Terminal
 from orchestrator.job.signals import Stops
 from orchestrator.job.startup import Startup
+from orchestrator.plan.fitting import what_would_fit
 from orchestrator.plan.planning import LABEL, Plan, make_plan
 from orchestrator.record import runfolder
 from orchestrator.record.checkpoints import FOLDER as CHECKPOINTS
@@ -38,7 +39,7 @@ from orchestrator.record.checkpoints import restore_replaced
 from orchestrator.record.checkpoints.finding import newest_of, published, read_complete
 from orchestrator.record.fencing import Fenced, take
 from orchestrator.record.journal import Journal
-from orchestrator.record.mlflow import NoMirror, start_mirror
+from orchestrator.record.mlflow import NoMirror, sending_left_over, start_mirror
 from orchestrator.record.redaction import Redactor
 from orchestrator.record.story.spending import GOODPUT, spending
 from orchestrator.stages import STAGES
@@ -107,8 +108,8 @@ class Job:
         outcome: Result | None = None
         error: BaseException | None = None
         assert self.plan.ready is not None  # make_plan makes it
-        with self.stops.heard(), in_use(self.plan.ready.files):
-            fence = self.assignment.fence
+        fence = self.assignment.fence
+        with self.stops.heard(), in_use(self.plan.ready.files), self._left_over():
             with Journal(self.folder, redactor=self.redactor, fence=fence) as journal:
                 self._journal = journal
                 try:
@@ -142,6 +143,13 @@ class Job:
         if explanation is not None and explanation.failure == "not_shared":
             return REFUSED
         return _code(result)
+
+    def _left_over(self) -> AbstractContextManager[object]:
+        """Meanwhile, what earlier runs of these outputs could not send to MLflow is sent."""
+        if not self.config.tracking.enabled:
+            return nullcontext()
+        outputs = Path(self.config.outputs).absolute()
+        return sending_left_over(outputs, self.folder / "logs" / "left-over.log")
 
     def _work(self) -> "Result":
         """Carry out the stage in its workers; returns rank 0's result."""
@@ -301,6 +309,9 @@ class Job:
                 explanation = explain_failure(error, standing.step or None, resumable=resumable)
                 message = self.redactor.text(explanation.message)
                 explanation = replace(explanation, message=message)
+                if explanation.failure == "out_of_memory":
+                    remedy = what_would_fit(self.plan, message)
+                    explanation = replace(explanation, remedy=remedy)
             result = ending.result_of(self.folder, self.plan, standing, outcome, explanation)
             result["wall_s"] = round(time.monotonic() - begun, 3)
             result["mlflow_run_id"] = mlflow_run_id

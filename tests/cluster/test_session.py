@@ -41,7 +41,7 @@ def gang(stop, kill):
                     kill=kill, on_records=lambda rank, records: None, on_started=look_around)
 
 told = []
-for name, moment in (("stop", 0.3), ("kill", 1.2)):
+for name, moment in (("stop", 0.1), ("kill", 0.4)):
     events = {"stop": threading.Event(), "kill": threading.Event()}
     threading.Timer(moment, events[name].set).start()
     begun = time.monotonic()

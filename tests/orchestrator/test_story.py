@@ -44,13 +44,19 @@ SAID = {
         "rank 0 on host a is being taken away: SIGTERM",
     ),
     "hung": (
-        {"rank": 1, "host": "a", "step": 7, "silent_s": 34.2, "stacks": "logs/stacks-7.txt"},
-        "rank 1 on host a hangs at step 7, silent for 34.2 s; the stacks of all ranks are in "
-        "logs/stacks-7.txt",
+        {"rank": 1, "host": "a", "step": 7, "phase": "step", "silent_s": 34.2}
+        | {"stacks": "logs/stacks-*.txt"},
+        "rank 1 on host a hangs in its step, at step 7, silent for 34.2 s; the stacks of all "
+        "ranks are in logs/stacks-*.txt",
     ),
     "slow_rank": (
         {"rank": 1, "host": "a", "factor": 2.31, "step": 20},
         "rank 1 on host a is slow: 2.31 times the time of the others, seen at step 20",
+    ),
+    "rolled_back": (
+        {"step": 53, "reason": "the loss is nan", "batch": "bad_steps/53.json", "from_step": 50},
+        "the batch of step 53 is left out, from step 50 on all is done again: the loss is nan; the "
+        "batch is in bad_steps/53.json",
     ),
     "checkpoint": (
         {"step": 50, "path": "x", "bytes": 30_700_000, "stall_s": 0.012, "write_s": 1.25},
@@ -147,7 +153,7 @@ def test_goodput_is_committed_steps_times_their_median_time_over_the_wall_time(t
     assert spent.goodput == pytest.approx(4 * 2.0 / wall)
     assert spent.seconds == pytest.approx(
         {
-            **{"start": 3, "steps": 2 * 1.5 + 2 * 2.0, "data": 2 * 0.5, "done again": 2.0},
+            **{"start": 3, "steps": 2 * 1.5 + 2 * 2.0, "data": 2 * 0.5, "lost steps": 2.0},
             **{"recovery": 5, "evaluation": 1.5, "saves": 0.25 + 0.125, "other": 0.5 - 0.125},
         }
     )
@@ -227,8 +233,8 @@ def test_why_tells_a_run_that_failed_and_went_on(tmp_path, monkeypatch):
         "attempt 2 goes on from step 2 with 2 workers; 1 step is lost and done again",
         "running again at step 3, 4 s after the failure",
         "goodput 40%: 4 steps x 2 s / 20.2 s",
-        "2 attempts, 1 failure; lost 1 step (2 s), and 5 s until it ran again",
-        "steps 35% (7.0 s)  recovery 25% (5.0 s)  start 15% (3.0 s)  done again 10% (2.0 s)",
+        "2 attempts, 1 failure; lost 1 step (2 s), 5 s until it ran again",
+        "steps 35% (7.0 s)  recovery 25% (5.0 s)  start 15% (3.0 s)  lost steps 10% (2.0 s)",
     ):
         assert words in told.out
     assert len(told.out.splitlines()) < 40, "a story is one screen"

@@ -6,8 +6,8 @@ wall time:
 start        up to the begin of the first step
 steps        optimizer steps that count, without their wait for data
 data         what these steps waited for data
-done again   steps that a later attempt had to do again, or that no checkpoint kept
-recovery     from the last step before a failure, or another end of an attempt, to the next one
+lost steps   steps that a later attempt had to do again, or that no checkpoint kept
+recovery     from the last step before a failure, a roll-back or the end of an attempt to the next
 evaluation   from a step or evaluation to what was measured next
 saves        what checkpoints made training wait
 other        the rest: what comes after the last step, samples, the record
@@ -28,7 +28,7 @@ CHUNK_BYTES = 1 << 20
 GOODPUT = "run/goodput"
 """The metric's name in the journal, result.json and MLflow."""
 STEP_SECONDS, DATA_WAIT = "train/step_seconds", "train/data_wait"
-PARTS = ("start", "steps", "data", "done again", "recovery", "evaluation", "saves", "other")
+PARTS = ("start", "steps", "data", "lost steps", "recovery", "evaluation", "saves", "other")
 Line = dict[str, Any]
 
 
@@ -121,7 +121,7 @@ class _Account:
             self.spent.seconds["steps"] += (1 - waiting) * (end - begin) / 1000
             self._until = end
         else:
-            self._give("done again", end)
+            self._give("lost steps", end)
         self._part = "other"
 
     def take(self, line: Line) -> None:
@@ -131,6 +131,8 @@ class _Account:
         kind = line.get("event")
         if kind == "failed":
             self.spent.failures += 1
+            self._part = "recovery"
+        elif kind == "rolled_back":  # its steps are done again without a line
             self._part = "recovery"
         elif kind == "checkpoint" and "stall_s" in line:  # written behind the steps
             self._stalls += float(line["stall_s"])

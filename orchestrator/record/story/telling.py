@@ -110,11 +110,11 @@ class Story:
         ]
         attempts = counted(self.standing.attempt, "attempt")
         if spent.failures or spent.lost_steps or self.standing.attempt > 1:
-            again, recovery = spent.seconds["done again"], spent.seconds["recovery"]
+            again, recovery = spent.seconds["lost steps"], spent.seconds["recovery"]
             lines.append(
                 f"{attempts}, {counted(spent.failures, 'failure')}; "
-                f"lost {counted(spent.lost_steps, 'step')} ({seconds(again)}), and "
-                f"{seconds(recovery)} until it ran again"
+                f"lost {counted(spent.lost_steps, 'step')} ({seconds(again)})"
+                + (f", {seconds(recovery)} until it ran again" if recovery else "")
             )
         else:
             lines.append(f"{attempts}, no failure, nothing lost")
