@@ -35,6 +35,7 @@ __all__ = [
     "Files",
     "Gang",
     "GangRefused",
+    "GangRun",
     "OnRecords",
     "Placement",
     "Silence",

@@ -11,23 +11,30 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from types import ModuleType
 from typing import Any
 
-from cluster.failure import WorkerFailed, first_cause, from_death, from_outcome, from_silence
+from cluster.ending import end_processes_of
+from cluster.failure import (
+    WorkerFailed,
+    first_cause,
+    from_death,
+    from_hang,
+    from_outcome,
+    from_silence,
+)
 from cluster.head import node_answers
-from cluster.polls import POLL_S, OnRecords, Polls, Silence
-from cluster.post_mortem import memory_report
+from cluster.polls import POLL_S, OnRecords, Polls
+from cluster.post_mortem import memory_report, stacks, stopped
 from cluster.worker import Outcome, Record
 
 ECHO_GRACE_S = 2.0  # how long to wait for the cause behind a "connection reset by peer"
 SUSPICION_S = 1.5  # a rank that has not answered for so long may be that cause,
 VERDICT_S = 6.0  # and is it if it still does not; a busy one answers by then
 LEAVING_S = 15.0  # a rank that is silent for so long keeps nobody who wants to leave
+FROZEN_S = 6.0  # silent for so long, and its host says that the process is stopped
 LAST_RECORDS_S = 0.5
-
-Watch = Callable[[Mapping[int, Silence]], None]
 
 
 class GangRun:
@@ -51,6 +58,7 @@ class GangRun:
         self.dead: set[int] = set()
         """Ranks whose process is gone, out of reach, or silent."""
         self._told_to_stop = False
+        self._asked_at: dict[int, float] = {}  # rank -> how silent when its host was last asked
 
     def finish(
         self,
@@ -77,14 +85,14 @@ class GangRun:
             if not self.failures:
                 self._look_at_ray(check)
             if silent_after_s is not None:
-                leaving = LEAVING_S if self._told_to_stop else silent_after_s
-                self._fail_silent(min(leaving, silent_after_s))
+                self._look_at_silence(silent_after_s, watched=watch is not None)
             if watch is not None and not self.failures:
-                watch(self.polls.silences())
+                watch(self)
             if self.failures:
                 # An echo waits for its cause to show; a cause waits for nothing.
                 cause = first_cause(self.failures)
-                grace = ECHO_GRACE_S if cause.is_echo else LEAVING_S if cause.rank is None else 0.0
+                lost_ray = cause.cause == "lost" and cause.rank is None
+                grace = ECHO_GRACE_S if cause.is_echo else LEAVING_S if lost_ray else 0.0
                 give_up_at = min(give_up_at, time.monotonic() + grace)
         if not self.failures:
             return [self.results[rank] for rank in range(len(self.actors))]
@@ -117,6 +125,19 @@ class GangRun:
             for ref in self._ready(POLL_S):
                 self._settle(ref)
         return set(range(len(self.actors))) - self.dead - set(self.running.values())
+
+    def stacks(self) -> dict[int, str]:
+        """Where the threads of each working rank are, as far as their hosts can tell."""
+        found = {rank: stacks(self.ray, self.workers[rank]) for rank in self.polls.silences()}
+        return {rank: text for rank, text in found.items() if text}
+
+    def fail_hung(self, rank: int | None, message: str, silent_s: float) -> None:
+        """Count the gang as hung: by one rank, whose process is killed, or by all (None)."""
+        ranks = set(self.running.values()) if rank is None else {rank}
+        failure = from_hang(self.workers[min(ranks)], message, all_of_them=rank is None)
+        failure.seen_after_s = silent_s
+        self.failures.append(failure)
+        self._give_up(ranks)
 
     def tell_to_stop(self) -> None:
         """Make `channel.should_stop()` true everywhere."""
@@ -170,15 +191,48 @@ class GangRun:
             if silent_s > limit_s and rank not in blamed
         }
 
-    def _fail_silent(self, limit_s: float) -> None:
+    def _look_at_silence(self, limit_s: float, *, watched: bool) -> None:
+        """Count ranks among the failures that are frozen, or that have been silent too long.
+
+        Where a watch sees how far they come, one whose node answers is left to it: a long call of
+        native code may keep the GIL.
+        """
+        if not self.failures:
+            self._fail_frozen()
+        if self._told_to_stop:
+            self._fail_silent(min(LEAVING_S, limit_s))
+        else:
+            self._fail_silent(limit_s, with_node_alone=watched)
+
+    def _fail_silent(self, limit_s: float, *, with_node_alone: bool = False) -> None:
         """Count ranks that have not answered for so long among the failures."""
         for rank, silent_s in self._silent(limit_s).items():
             worker = self.workers[rank]
-            self.dead.add(rank)
             answers = node_answers(self.ray, worker["node"])
-            self._fail(from_silence(worker, silent_s, node_answers=answers))
+            if not (answers and with_node_alone):
+                self._fail(from_silence(worker, silent_s, node_answers=answers))
+                self._give_up({rank})
+
+    def _fail_frozen(self) -> None:
+        """Count ranks among the failures that are silent because their process is stopped."""
+        for rank, silent_s in self._silent(FROZEN_S).items():
+            if 0 <= silent_s - self._asked_at.get(rank, -FROZEN_S) < FROZEN_S:
+                continue
+            self._asked_at[rank] = silent_s
+            if stopped(self.ray, self.workers[rank]):
+                self._fail(from_silence(self.workers[rank], silent_s, stopped=True))
+                self._give_up({rank})
+
+    def _give_up(self, ranks: Collection[int]) -> None:
+        """Kill the processes of these ranks, so that peers that wait for them come back."""
+        self.dead |= set(ranks)
+        end_processes_of(self.ray, [self.workers[rank] for rank in ranks])
 
     def _memory_report(self, rank: int) -> str | None:
         """Ask the host of a dead rank whether its kernel ran out of memory since it last spoke."""
         worker = self.workers[rank]
         return memory_report(self.ray, worker, self.polls.memory_kills.get(rank))
+
+
+Watch = Callable[[GangRun], None]
+"""Looks at a run several times a second, in the calling thread; may end it by `fail_hung`."""

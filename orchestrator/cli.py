@@ -62,6 +62,9 @@ VERBS = {
     "runs": Verb("list the runs: newest or best first, by stage, status or setting", "runs"),
     "show": Verb("all about one run on one screen", "show", "defaults"),
     "why": Verb("the story of a run: how it ended, what was lost, where the time went", "why"),
+    "drill": Verb(
+        "rehearse failures on your own job: kill, freeze, fill, flip", "drill.command", "either"
+    ),
     "generate": Verb("write text with the model of a run or checkpoint", "generate"),
     "export": Verb("put the weights of a run into a folder for others", "export"),
     "ui": Verb("open the record of all runs in the MLflow UI", "ui"),

@@ -20,7 +20,6 @@ GROUPS = 8  # more would tell the noise better and make the sketch larger
 BUCKETS = 64  # hashed token ids
 TOP = 24  # ids that are counted under their own name
 LANGUAGE_BYTES = 1 << 14  # one language guess per so much text: 2 % of the time of tokenization
-LANGUAGE_CHARACTERS = 300
 # Half octaves 1, 2 (1.4 rounds up), 2, 3, 4, 6, 8 ... 2^24: bin i holds edges[i-1] <= length.
 EDGES = np.unique(np.ceil(2.0 ** (np.arange(49) / 2))).astype(np.int64)
 SIZES = ("documents", "tokens", "bytes")
@@ -91,23 +90,23 @@ class Sketch:
 
 def sketch_documents(
     ids: Sequence[NDArray[Any]],
-    texts: Sequence[str],
+    text_bytes: Sequence[int],
     digests: Sequence[bytes],
     tokenizer: Tokenizer,
-    identify: Callable[[str], str],
+    identify: Callable[[int], str],
 ) -> Sketch:
     """Sketch the documents of one shard, at least one.
 
     Args:
         ids: token ids of each document, with or without end of text, which is not counted.
-        texts: of each.
+        text_bytes: of each.
         digests: 16 bytes of hash of each text; they also decide groups and samples.
         tokenizer: that made the ids.
-        identify: gives the language of a text.
+        identify: gives the language of the document with a number.
     """
     raw = np.frombuffer(b"".join(digests), np.uint8).reshape(len(ids), 16)
     group = raw[:, 15].astype(np.int64) % GROUPS
-    sizes = np.array([len(text.encode("utf-8")) for text in texts], dtype=np.int64)
+    sizes = np.array(text_bytes, dtype=np.int64)
     ended = [len(one) > 0 and int(one[-1]) == tokenizer.end_of_text for one in ids]
     lengths = np.array([len(one) for one in ids], dtype=np.int64) - ended
     words = _per_group(ids, group, tokenizer.vocab_size)  # (GROUPS, V)
@@ -123,7 +122,7 @@ def sketch_documents(
     chosen = np.flatnonzero(raw[:, 8:].copy().view(">u8")[:, 0] < chance * 2.0**64)
     languages: dict[str, list[int]] = {}
     for i in chosen.tolist():
-        name = identify(texts[i][:LANGUAGE_CHARACTERS])
+        name = identify(i)
         languages.setdefault(name, [0] * GROUPS)[int(group[i])] += 1
     return Sketch(
         counts,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data.config import SourceConfig
 from data.drift.sketches import sketch_documents
@@ -25,7 +26,7 @@ from data.filters import filters_of
 from data.filters.content import language_model
 from data.filters.filters import EXACT, NEAR
 from data.filters.rules import excerpt
-from data.preparation.baselines import baselines
+from data.preparation.baselines import compressors, ngrams
 from data.preparation.commits import commit
 from data.preparation.encoding import Encoder, batches, bytes_of
 from data.preparation.scan import read_repeats
@@ -39,6 +40,7 @@ from data.tokenizer import Tokenizer
 SPILL = "documents.arrow"
 HISTOGRAM = "histogram.npy"
 REASONS = {EXACT: EQUAL, NEAR: "almost equal to an earlier record"}
+LANGUAGE_CHARACTERS = 300  # that tell the language of a document
 BASELINE_TRAIN_BYTES = 1 << 26
 BASELINE_VALIDATION_BYTES = 1 << 22  # xz takes a second for 2 MB
 
@@ -171,43 +173,47 @@ def write(task: WriteTask) -> dict[str, Any]:
 def _sketch(encoder: Encoder, documents: list[Tokenized]) -> str:
     return sketch_documents(
         [document.ids for document in documents],
-        _texts(encoder, documents),
+        [document.text_bytes for document in documents],
         [document.digest for document in documents],
         encoder.tokenizer,
-        lambda text: str(language_model().classify(text)[0]),
+        lambda number: str(language_model().classify(_start(encoder, documents[number].ids))[0]),
     ).to_json()
 
 
-def _texts(encoder: Encoder, documents: list[Tokenized]) -> list[str]:
-    """The texts again, from the tokens."""
+def _start(encoder: Encoder, ids: NDArray[Any]) -> str:
+    """The first LANGUAGE_CHARACTERS of a document's text again, from its tokens."""
     if encoder.pieces is None:
-        return [encoder.tokenizer.decode(document.ids[:-1]) for document in documents]
-    return [str(bytes_of(encoder.pieces, document.ids), "utf-8") for document in documents]
+        text = encoder.tokenizer.decode(ids[:-1])
+    else:  # a token is a byte at least, and a character four bytes at most
+        text = str(bytes_of(encoder.pieces, ids[: 4 * LANGUAGE_CHARACTERS]), "utf-8", "ignore")
+    return text[:LANGUAGE_CHARACTERS]
 
 
 @dataclass(frozen=True)
 class MeasureTask:
     """A dataset to be measured; folders of its splits."""
 
+    what: str
+    """ngrams or compressors."""
     train: str
     validation: str
     tokenizer: str
 
     def __str__(self) -> str:
         """For messages."""
-        return f"baselines of {self.train}"
+        return f"{self.what} of {self.train}"
 
 
 def measure(task: MeasureTask) -> dict[str, float]:
-    """Bits per byte of the baselines, on the first so many bytes of each split.
+    """Bits per byte of some baselines, on the first so many bytes of each split.
 
     Documents stand in order of a hash, so these are a fair sample.
     """
     encoder = encoder_of(task.tokenizer)
-    return baselines(
-        _text(encoder, Path(task.train), BASELINE_TRAIN_BYTES),
-        _text(encoder, Path(task.validation), BASELINE_VALIDATION_BYTES),
-    )
+    validation = _text(encoder, Path(task.validation), BASELINE_VALIDATION_BYTES)
+    if task.what == "compressors":
+        return compressors(validation)
+    return ngrams(_text(encoder, Path(task.train), BASELINE_TRAIN_BYTES), validation)
 
 
 def _text(encoder: Encoder, folder: Path, most: int, step: int = 1 << 20) -> bytes:

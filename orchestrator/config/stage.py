@@ -71,6 +71,7 @@ class TrainingConfig(StageConfig):
         "checkpoint_every": Change.FREE,
         "checkpoint_every_minutes": Change.FREE,
         "checkpoints_kept": Change.FREE,
+        "save_async": Change.FREE,
         **dict.fromkeys(("keep_best", "patience", "min_delta", "best_metric"), Change.FREE),
     }
     measures: ClassVar[Mapping[str, str]] = {"validation/loss": "lower"}
@@ -93,6 +94,9 @@ class TrainingConfig(StageConfig):
     alone decide."""
     checkpoints_kept: int = 2
     """Newest checkpoints that stay on the disk."""
+    save_async: bool = True
+    """true: a checkpoint is written while training goes on, for which each worker keeps a copy of
+    what it saves in host memory. false: training stands still meanwhile."""
     keep_best: bool = False
     """true: the best evaluation by best_metric is saved, and its checkpoint stays on the disk
     beside the newest ones."""

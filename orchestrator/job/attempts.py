@@ -24,6 +24,7 @@ from orchestrator.config import BUDGETS, RecoveryConfig
 from orchestrator.job.failures import Explanation, explain_failure
 from orchestrator.job.rank import Assignment, environment, work
 from orchestrator.job.signals import Stops
+from orchestrator.job.watchdog import Watchdog
 from orchestrator.record.fencing import take
 from orchestrator.record.journal import Journal
 from orchestrator.record.outbox import unheard
@@ -148,7 +149,11 @@ class Attempts:
             workers = self._gang.restart(keep=self._assignment.config.resources.device == "cpu")
         self._admitted(workers)
         results: list[Result] = self._gang.run(
-            work, self._assignment, self._on_records, silent_after_s=SILENT_AFTER_S
+            work,
+            self._assignment,
+            self._on_records,
+            silent_after_s=SILENT_AFTER_S,
+            watch=self._watchdog(),
         )
         self._forget_records()
         return results[0]
@@ -170,6 +175,15 @@ class Attempts:
             stop=self._stops.stop,
             kill=self._stops.kill,
         )
+
+    def _watchdog(self) -> Watchdog | None:
+        limit_s = self._assignment.config.resources.hang_after
+        logs = self._assignment.folder / "logs"
+
+        def event(kind: str, **facts: Any) -> None:
+            self._take(0, [{"event": kind, **facts}])
+
+        return None if limit_s is None else Watchdog(limit_s, logs, event)
 
     def _on_records(self, rank: int, records: list[dict[str, Any]]) -> None:
         """Hand on what a rank has sent; the first step after a failure ends the recovery."""

@@ -50,7 +50,7 @@ RULES = (
         types=("OutOfMemoryError", "MemoryError"),
         pattern=r"out of memory|cannot allocate memory|can't allocate memory|DefaultCPUAllocator"
         r"|CU(BLAS|SOLVER|SPARSE)_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED"
-        r"|running low on memory",
+        r"|running low on memory|MemoryError: |unable to allocate|[mr]e?alloc of size|bad_alloc",
     ),
     Rule(
         "disk",
@@ -60,7 +60,7 @@ RULES = (
     Rule(
         "numerical",
         "lower the learning rate or lengthen its warm-up, and look at the batch of that step",
-        types=("NonFiniteLoss", "NonFiniteState"),
+        types=("NonFiniteLoss", "LossSpike", "NonFiniteState"),
         pattern=r"(loss|gradient( norm)?|grad_norm) (is|was|became|=) *(nan|[+-]?inf|not finite"
         r"|non-finite)|non-finite (loss|gradient|\w+ of)",
     ),
@@ -146,6 +146,7 @@ RULES_OF_CAUSES = {
     "start": Rule("start", "the worker never began: read {log} and logs/ray.log"),
     "lost": Rule("node_lost", f"mend that node or leave it out, then {GO_ON}"),
     "silent": Rule("hang", f"see what that host is busy with, then {GO_ON}"),
+    "hang": Rule("hang", f"read the stacks of all ranks in logs/stacks-rank-*.txt, then {GO_ON}"),
     "killed": Rule("worker_lost", f"find who sent the signal, then {GO_ON}"),
 }
 CRASHED = Rule("worker_lost", "native code crashed: the stacks of all threads are in {log}")
@@ -207,7 +208,7 @@ def explain_failure(
     if rule.own_words and "; " in said:
         said, advice = said.rsplit("; ", 1)
     at = f" after step {step}" if step is not None else ""
-    if cause in ("killed", "lost", "silent"):
+    if cause in ("killed", "lost", "silent", "hang"):
         what = re.match(r"[^,:]*", said)
         assert what is not None  # it may be empty
         message = f"{what[0]}{at}{said[what.end() :]}"

@@ -31,6 +31,7 @@ from orchestrator.job.rank import Assignment, environment, work
 from orchestrator.job.screen import Screen, Terminal
 from orchestrator.job.signals import Stops
 from orchestrator.job.startup import Startup
+from orchestrator.plan.fitting import what_would_fit
 from orchestrator.plan.planning import LABEL, Plan, make_plan
 from orchestrator.record import runfolder
 from orchestrator.record.checkpoints import FOLDER as CHECKPOINTS
@@ -331,7 +332,10 @@ class Job:
         standing = self._journal.standing
         resumable = bool(standing.checkpoint or self.plan.start)
         explanation = explain_failure(error, standing.step or None, resumable=resumable)
-        return replace(explanation, message=self.redactor.text(explanation.message))
+        message, remedy = self.redactor.text(explanation.message), explanation.remedy
+        if explanation.failure == "out_of_memory":
+            remedy = what_would_fit(self.plan, message)
+        return replace(explanation, message=message, remedy=remedy)
 
     def _tell(self, error: BaseException) -> None:
         """Say what ends the job as soon as that is known, once; its record is closed after it."""

@@ -67,12 +67,14 @@ def work(assignment: Assignment, channel: Channel) -> Result:
     torch.set_num_threads(config.resources.cpus_per_worker)
     device = distributed.device_of(config.resources.device)
     with ExitStack() as stack:
-        run = Run(folder, device, channel.send, channel.should_stop, cache_root(), assignment.fence)
+        told = channel.send, channel.should_stop
+        run = Run(folder, device, *told, cache_root(), assignment.fence, heart=channel.heart)
         if channel.rank == 0 and config.resources.launcher == "ray":
             outbox = stack.enter_context(Outbox(folder, assignment.attempt, channel.send))
             run = replace(run, send=outbox.send, sync=outbox.sync)
         stack.callback(forget_process_group)
-        stack.enter_context(distributed.process_group(device))
+        watched = config.resources.hang_after is not None
+        stack.enter_context(distributed.process_group(device, watched=watched))
         run.event("imported", seconds=round(time.perf_counter() - begun, 3))
         return STAGES[config.stage.name].carry_out(config, assignment.inputs, run)
 

@@ -186,7 +186,14 @@ class Plan:
         each = f"{size(self.checkpoint_bytes)} each, {' and '.join(when) or 'at the end'}"
         at_once = f"at most {self.most_checkpoints} at once = {size(self.disk_bytes)}"
         free = "" if self.free_bytes is None else f"; {size(self.free_bytes)} free"
-        return f"{each}, {at_once}{free}"
+        return f"{each}, {at_once}{free}{self._copies()}"
+
+    def _copies(self) -> str:
+        """The memory bill of saves that are written while training goes on."""
+        if not self.config.section(TrainingConfig).save_async:
+            return ""
+        each = -(-self.checkpoint_bytes // self.config.resources.workers)
+        return f"; copied to {size(each)} of host memory per worker"
 
     def _early_end(self) -> str | None:
         stage = self.config.stage

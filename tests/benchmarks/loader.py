@@ -7,6 +7,8 @@ The libraries need an environment of their own with `pip install -e '.[bench]'`,
 back numpy and transformers; what isn't installed is named and left out. Parts:
 - hot: tokens per second of batches (64, 1025) int64 from a set in the page cache. "mixed" is how
   far apart neighbours in a batch lie in the set, 1 for an even shuffle, 0 for reading in order.
+- first: the same of a process's first epoch, from opening on: blocks are compared with their hashes
+  and pages are mapped, which `hot` has behind it.
 - cold: the same after the pages of the set were dropped, from opening until a quarter of it was
   used, and bytes read from the device per byte used. Random reads bring each page to the page cache
   once, so their ratio is at most set / used here; of a set larger than the memory it is far worse.
@@ -33,14 +35,14 @@ from tests.benchmarks.loader_bench import Bench, Settings
 from tests.benchmarks.loader_crash import crash
 from tests.benchmarks.loader_libraries import CONTENDERS, is_installed
 from tests.benchmarks.loader_memory import memory
-from tests.benchmarks.loader_rates import cold, hot
+from tests.benchmarks.loader_rates import cold, first, hot
 from tests.benchmarks.loader_resume import resume
 from tests.benchmarks.loader_tokenize import tokenize
 from tests.benchmarks.runs import scratch
 
 PARTS = {
-    "hot": hot, "resume": resume, "crash": crash, "tokenize": tokenize, "cold": cold,
-    "memory": memory,
+    "hot": hot, "first": first, "resume": resume, "crash": crash, "tokenize": tokenize,
+    "cold": cold, "memory": memory,
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Parts `hot` and `cold` of loader.py: tokens per second from the page cache and the device."""
+"""Parts `hot`, `first` and `cold` of loader.py: tokens per second from page cache and device."""
 
 import itertools
 import statistics
@@ -34,6 +34,18 @@ def measure_hot(name: str, folder: Path, workers: int, count: int, seconds: floa
     while (took := time.perf_counter() - begun) < seconds:
         rows += len(_checked(next(batches)))
     return {"rate": rows * T / took, "mixed": mixed(numbers, count)}
+
+
+def measure_first(name: str, folder: Path, workers: int, count: int) -> Any:
+    """Tokens per second of a process's first epoch, from opening on, and the mixing."""
+    own, begun = CONTENDERS[name], time.perf_counter()
+    batches = own.open(folder, BATCH, How(workers)).batches
+    numbers, rows = [], 0
+    for batch in itertools.islice(batches, count // BATCH):
+        rows += len(_checked(batch))
+        if len(numbers) < LOOKED_AT:
+            numbers.append(own.numbers(batch))
+    return {"rate": rows * T / (time.perf_counter() - begun), "mixed": mixed(numbers, count)}
 
 
 def measure_cold(
@@ -73,6 +85,13 @@ def hot(bench: Bench) -> None:
     print(f"hot: batches ({BATCH}, {T + 1}) of a set of {size} MiB in the page cache")
     settings = {"count": windows_of(size), "seconds": bench.settings.hot_s}
     _compare(bench, measure_hot, bring_pages, size, settings)
+
+
+def first(bench: Bench) -> None:
+    """Tokens per second of the first epoch of a process, as training reads it."""
+    size = bench.settings.hot_mib
+    print(f"first: an epoch of a new process, a set of {size} MiB in the page cache")
+    _compare(bench, measure_first, bring_pages, size, {"count": windows_of(size)})
 
 
 def cold(bench: Bench) -> None:

@@ -185,7 +185,7 @@ def test_a_stopped_process_is_named_soon_after_the_limit_and_replaced(
             None,
             on_records,
             silent_after_s=silent_after_s,
-            watch=silences.append,
+            watch=lambda run: silences.append(run.polls.silences()),
         )
     assert limit_s - 1.5 < time.monotonic() - frozen_at[0] < limit_s + 4
     assert caught.value.cause == "silent"

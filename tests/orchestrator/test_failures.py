@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.failure import from_silence
+from cluster.failure import from_death, from_hang, from_silence
 from cluster.gang import GangRefused, WorkerFailed
 from data.contract import ColumnError
 from data.files import DamagedData, DataError, NotOnThisHost
@@ -30,6 +30,9 @@ def raised(kind, message, rank=1):
 # What torch, NCCL, gloo, CUDA, the kernel and our own code really say.
 SAID = {
     "out_of_memory": [
+        ("_ArrayMemoryError", "Unable to allocate 8.00 EiB for an array with shape (1152921504,)"),
+        ("RuntimeError", "std::bad_alloc"),
+        ("ArrowMemoryError", "malloc of size 1099511627776 failed"),
         ("OutOfMemoryError", "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total"),
         ("MemoryError", ""),
         (
@@ -259,9 +262,36 @@ def test_the_step_stands_behind_what_happened_and_before_why(said, told):
 
 def test_a_silent_worker_is_told_with_how_long_it_was_silent():
     worker = {"rank": 1, "host": "a", "log": "/runs/r/logs/rank-1.log"}
-    explanation = explain_failure(from_silence(worker, 40, node_answers=True), step=3)
+    explanation = explain_failure(from_silence(worker, 40, stopped=True), step=3)
     assert explanation.failure == "hang"
     assert "has not answered for 40 s after step 3: its process is stopped" in explanation.line()
+
+
+def test_native_code_that_aborts_for_want_of_memory_did_not_merely_crash(tmp_path):
+    log = tmp_path / "rank-1.log"
+    log.write_text(
+        "terminate called after throwing an instance of 'std::bad_alloc'\n"
+        "Fatal Python error: Aborted\n"
+    )
+    worker = {"rank": 1, "host": "a", "log": str(log), "log_begins_at": 0}
+
+    class ActorDiedError(Exception):
+        pass
+
+    failure = from_death(ActorDiedError("The actor died unexpectedly"), worker)
+    assert (failure.signal, failure.out_of_memory) == ("SIGABRT", True)
+    assert explain_failure(failure, step=3).failure == "out_of_memory"
+
+
+def test_a_hang_is_told_with_where_it_is_and_where_the_stacks_are():
+    worker = {"rank": 1, "host": "a", "log": "/runs/r/logs/rank-1.log"}
+    seen = "hangs, in data/reader.py:7 (read), while the others wait for it: no rank has come on"
+    explanation = explain_failure(from_hang(worker, seen, all_of_them=False), step=3)
+    assert explanation.failure == "hang"
+    assert explanation.line().startswith(
+        "rank 1 on host a hangs after step 3, in data/reader.py:7 (read), while the others wait"
+    )
+    assert "logs/stacks-rank-*.txt" in explanation.remedy
 
 
 def test_a_real_allocation_that_cannot_be_met_is_out_of_memory():

@@ -47,7 +47,7 @@ def tokenizing(
         ) -> list[Any]:
             nonlocal started
             here = resources.launcher == "inline" and workers is None
-            if len(arguments) < few or count == 1 or here:
+            if (started is None and len(arguments) < few) or count == 1 or here:
                 return inline(function, arguments, on_result)
             if started is None:
                 say(Passing(f"starting {min(count, len(arguments))} tokenization workers"))
