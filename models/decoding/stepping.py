@@ -43,7 +43,7 @@ class Stepper:
         """Return the logits (B, V) of the token after each of tokens (B,), int64."""
         model, cache = self.model, self.cache
         config, length = model.config, cache.length
-        positions = torch.tensor([length], device=tokens.device)  # (1,)
+        positions = torch.full((1,), length, device=tokens.device)  # (1,)
         mask = None
         if cache.starts is not None:
             positions, mask = cache.placed(positions)  # (B, 1), (B, 1, 1, S)
