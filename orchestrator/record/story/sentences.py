@@ -20,7 +20,16 @@ UNTOLD = (
 """Kinds that are for programs, or that somebody else shows."""
 LIVE = (
     *("checkpoint_rejected", "data_skipped", "failed", "fenced", "gave_up", "hung", "preempted"),
-    *("recovered", "resized", "restarting", "resumed", "rolled_back", "slow_rank", "spike"),
+    *(
+        "checkpoint_waited",
+        "recovered",
+        "resized",
+        "restarting",
+        "resumed",
+        "rolled_back",
+        "slow_rank",
+        "spike",
+    ),
 )
 """Kinds that a job says on its screen when they happen; the others it shows by other means."""
 OWN = ("event", "time_ms", "attempt")  # facts of every event
@@ -89,6 +98,13 @@ def _checkpoint(e: Event) -> str:
 
 def _best(e: Event) -> str:
     return f"best so far after step {e.get('step')}: {e.get('metric')} {_number(e.get('value'))}"
+
+
+def _checkpoint_waited(e: Event) -> str:
+    return (
+        f"step {e.get('step')} stood for {seconds(e.get('seconds')) or '?'} until the checkpoint "
+        "before was written; a larger stage.checkpoint_every saves that"
+    )
 
 
 def _checkpoint_rejected(e: Event) -> str:
@@ -219,6 +235,7 @@ SENTENCES: dict[str, Callable[[Event], str]] = {
     "weights": _weights,
     "checkpoint": _checkpoint,
     "best": _best,
+    "checkpoint_waited": _checkpoint_waited,
     "checkpoint_rejected": _checkpoint_rejected,
     "data_skipped": _data_skipped,
     "drift": _drift,
