@@ -18,6 +18,7 @@ ECHO = re.compile(
     r"|nccl (error|communicator was aborted|operation .* failed)|nccl(System|Remote|Internal)Error",
     re.IGNORECASE,
 )
+NO_MEMORY = re.compile(r"bad_alloc|cannot allocate memory|out of memory", re.IGNORECASE)
 CRASH = re.compile(r"^Fatal Python error: (.*)$", re.MULTILINE)  # written by faulthandler
 NODE_DEATH = re.compile(r"node (has |was |is )?(died|dead|terminated|marked dead)", re.IGNORECASE)
 SIGNALS_OF_CRASHES = {
@@ -37,7 +38,8 @@ class WorkerFailed(Exception):
     """One worker ended the gang: by an exception, by the death of its process or node, by silence.
 
     `cause` is "exception", "killed" (its process died), "lost" (its node died or cannot be
-    reached), "silent" (it does not answer, and nobody knows why) or "start".
+    reached), "silent" (it does not answer: its process is stopped, or nobody knows why), "hang"
+    (its gang does not come on, because of it if it has a rank) or "start".
     `signal` is the signal's name where it is known, e.g. "SIGKILL"; `out_of_memory` says that
     Ray's or the kernel's memory killer was at work.
     """
@@ -57,6 +59,10 @@ class WorkerFailed(Exception):
         failed_at: float | None = None,
     ) -> None:
         """Facts only; what to do about it is said elsewhere. `failed_at` in seconds since 1970."""
+        self.seen_after_s: float | None = None
+        """Seconds from the worker's last sign of life to when it was known to have failed."""
+        self.seen_at = time.monotonic()
+        """When it was known, by this process's monotonic clock."""
         self.rank, self.host, self.cause = rank, host, cause
         self.error_type, self.message, self.traceback = error_type, message, traceback
         self.log, self.signal, self.out_of_memory = log, signal, out_of_memory
@@ -112,10 +118,13 @@ def from_death(error: Exception, worker: Record, memory: str | None = None) -> W
     if NODE_DEATH.search(text):
         message = f"was lost with its node {worker['node'][:8]}"
         return WorkerFailed(cause="lost", error_type="", message=message, traceback=text, **facts)
-    crash = CRASH.findall(_written_since(log, worker["log_begins_at"]))
+    written = _written_since(log, worker["log_begins_at"])
+    crash = CRASH.findall(written)
+    aborted_for_memory = bool(crash) and bool(NO_MEMORY.search(written))
     signal = SIGNALS_OF_CRASHES.get(crash[-1]) if crash else "SIGKILL"
     if crash:
         message = f"was killed by {signal}" if signal else f"died: {crash[-1]}"
+        message += ": native code got no memory" if aborted_for_memory else ""
     elif memory:
         message = f"was killed by SIGKILL, by the kernel: {memory}"
     else:
@@ -126,20 +135,41 @@ def from_death(error: Exception, worker: Record, memory: str | None = None) -> W
         message=message,
         traceback=text,
         signal=signal,
-        out_of_memory=bool(memory) or "running low on memory" in text,
+        out_of_memory=bool(memory) or aborted_for_memory or "running low on memory" in text,
         **facts,
     )
 
 
-def from_silence(worker: Record, silent_s: float, *, node_answers: bool) -> WorkerFailed:
+def from_silence(
+    worker: Record, silent_s: float, *, node_answers: bool = True, stopped: bool = False
+) -> WorkerFailed:
     """The failure of a worker that no longer answers: frozen, or lost with its node."""
-    message = f"has not answered for {silent_s:.0f} s: its process is stopped, or its host hangs"
+    why = "its process is stopped (SIGSTOP)" if stopped else "it is stuck, or its host hangs"
+    message = f"has not answered for {silent_s:.0f} s: {why}"
     if not node_answers:
         message = f"was lost with its node {worker['node'][:8]}: neither answers any more"
     return WorkerFailed(
         rank=worker["rank"],
         host=worker["host"],
         cause="silent" if node_answers else "lost",
+        error_type="",
+        message=message,
+        log=Path(worker["log"]),
+    )
+
+
+def from_hang(worker: Record, message: str, *, all_of_them: bool) -> WorkerFailed:
+    """The failure of a gang in which nobody comes on: because of one worker, or of no single one.
+
+    Args:
+        worker: the one to blame, or any.
+        message: what was seen, for the words behind `rank 1 on host a`, or without them.
+        all_of_them: whether no single worker is to blame.
+    """
+    return WorkerFailed(
+        rank=None if all_of_them else worker["rank"],
+        host=worker["host"],
+        cause="hang",
         error_type="",
         message=message,
         log=Path(worker["log"]),

@@ -11,23 +11,30 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from types import ModuleType
 from typing import Any
 
-from cluster.failure import WorkerFailed, first_cause, from_death, from_outcome, from_silence
+from cluster.ending import end_processes_of
+from cluster.failure import (
+    WorkerFailed,
+    first_cause,
+    from_death,
+    from_hang,
+    from_outcome,
+    from_silence,
+)
 from cluster.head import node_answers
-from cluster.polls import POLL_S, OnRecords, Polls, Silence
-from cluster.post_mortem import memory_report
+from cluster.polls import POLL_S, OnRecords, Polls
+from cluster.post_mortem import memory_report, stacks, stopped
 from cluster.worker import Outcome, Record
 
 ECHO_GRACE_S = 2.0  # how long to wait for the cause behind a "connection reset by peer"
 SUSPICION_S = 1.5  # a rank that has not answered for so long may be that cause,
 VERDICT_S = 6.0  # and is it if it still does not; a busy one answers by then
 LEAVING_S = 15.0  # a rank that is silent for so long keeps nobody who wants to leave
+FROZEN_S = 6.0  # silent for so long, and its host says that the process is stopped
 LAST_RECORDS_S = 0.5
-
-Watch = Callable[[Mapping[int, Silence]], None]
 
 
 class GangRun:
@@ -50,7 +57,10 @@ class GangRun:
         self.failures: list[WorkerFailed] = []
         self.dead: set[int] = set()
         """Ranks whose process is gone, out of reach, or silent."""
+        self.lost_nodes: set[str] = set()
+        """Ray ids of nodes that ranks were lost with."""
         self._told_to_stop = False
+        self._asked_at: dict[int, float] = {}  # rank -> how silent when its host was last asked
 
     def finish(
         self,
@@ -70,36 +80,53 @@ class GangRun:
             if kill.is_set():
                 raise KeyboardInterrupt("the job was killed")
             self.polls.collect()
-            if stop.is_set() or self.polls.asked_to_stop:
+            if stop.is_set() or self.polls.terminated:
                 self.tell_to_stop()
             for ref in ready:
                 self._settle(ref)
             if not self.failures:
                 self._look_at_ray(check)
             if silent_after_s is not None:
-                leaving = LEAVING_S if self._told_to_stop else silent_after_s
-                self._fail_silent(min(leaving, silent_after_s))
+                self._look_at_silence(silent_after_s, watched=watch is not None)
             if watch is not None and not self.failures:
-                watch(self.polls.silences())
+                watch(self)
             if self.failures:
                 # An echo waits for its cause to show; a cause waits for nothing.
                 cause = first_cause(self.failures)
-                grace = ECHO_GRACE_S if cause.is_echo else LEAVING_S if cause.rank is None else 0.0
+                lost_ray = cause.cause == "lost" and cause.rank is None
+                grace = ECHO_GRACE_S if cause.is_echo else LEAVING_S if lost_ray else 0.0
                 give_up_at = min(give_up_at, time.monotonic() + grace)
         if not self.failures:
             return [self.results[rank] for rank in range(len(self.actors))]
         if first_cause(self.failures).is_echo:
-            # Ray tells only after a minute that a node is gone; its ranks are silent at once.
-            deadline = time.monotonic() + VERDICT_S - SUSPICION_S
-            while self._silent(SUSPICION_S) and time.monotonic() < deadline:
-                self.polls.collect()
-                time.sleep(POLL_S)
-            self._fail_silent(VERDICT_S - SUSPICION_S)
+            self._look_for_lost()
         self.polls.last(LAST_RECORDS_S)
         # Who fails because of it, too, has its last records in its outcome.
         for ref in self._ready(LAST_RECORDS_S, at_least=len(self.running)):
             self._settle(ref)
         raise first_cause(self.failures)
+
+    def _look_for_lost(self) -> None:
+        """Count ranks that are lost with their node among the failures, before Ray knows of it.
+
+        Ray tells only after a minute that a node is gone; its ranks are silent at once.
+        """
+        deadline = time.monotonic() + VERDICT_S - SUSPICION_S
+        while (silent := self._silent(SUSPICION_S)) and time.monotonic() < deadline:
+            if not all(node_answers(self.ray, self.workers[rank]["node"]) for rank in silent):
+                self._fail_silent(SUSPICION_S)  # nobody need wait for more
+                return
+            self.polls.collect()
+            time.sleep(POLL_S)
+        self._fail_silent(VERDICT_S - SUSPICION_S)
+
+    def _fail(self, failure: WorkerFailed) -> None:
+        """Count a failure, with how long its rank had not been heard."""
+        if failure.rank is not None:
+            failure.seen_after_s = self.polls.unheard_s(failure.rank)
+            if failure.cause == "lost":
+                self.lost_nodes.add(self.workers[failure.rank]["node"])
+        self.failures.append(failure)
 
     def survivors(self, grace_s: float, kill: threading.Event) -> set[int]:
         """After a failure: ranks whose process lives and whose target has ended in the grace."""
@@ -110,7 +137,22 @@ class GangRun:
                 raise KeyboardInterrupt("the job was killed")
             for ref in self._ready(POLL_S):
                 self._settle(ref)
-        return set(range(len(self.actors))) - self.dead - set(self.running.values())
+        # One that got SIGTERM has been told to leave its host, and would be told again.
+        gone = self.dead | self.polls.terminated | set(self.running.values())
+        return set(range(len(self.actors))) - gone
+
+    def stacks(self) -> dict[int, str]:
+        """Where the threads of each working rank are, as far as their hosts can tell."""
+        found = {rank: stacks(self.ray, self.workers[rank]) for rank in self.polls.silences()}
+        return {rank: text for rank, text in found.items() if text}
+
+    def fail_hung(self, rank: int | None, message: str, silent_s: float) -> None:
+        """Count the gang as hung: by one rank, whose process is killed, or by all (None)."""
+        ranks = set(self.running.values()) if rank is None else {rank}
+        failure = from_hang(self.workers[min(ranks)], message, all_of_them=rank is None)
+        failure.seen_after_s = silent_s
+        self.failures.append(failure)
+        self._give_up(ranks)
 
     def tell_to_stop(self) -> None:
         """Make `channel.should_stop()` true everywhere."""
@@ -139,19 +181,19 @@ class GangRun:
             failure = from_death(error, worker, self._memory_report(rank))
             if failure.cause != "exception":
                 self.dead.add(rank)
-            self.failures.append(failure)
+            self._fail(failure)
             return
         self.polls.finish(rank, outcome.records)
         if outcome.error_type is None:
             self.results[rank] = outcome.result
         else:
-            self.failures.append(from_outcome(outcome, worker))
+            self._fail(from_outcome(outcome, worker))
 
     def _look_at_ray(self, check: Callable[[], None]) -> None:
         try:
             check()
         except WorkerFailed as lost:  # calls of the ranks' actors need no head process
-            self.failures.append(lost)
+            self._fail(lost)
             self.tell_to_stop()
 
     def _silent(self, limit_s: float) -> dict[int, float]:
@@ -164,15 +206,48 @@ class GangRun:
             if silent_s > limit_s and rank not in blamed
         }
 
-    def _fail_silent(self, limit_s: float) -> None:
+    def _look_at_silence(self, limit_s: float, *, watched: bool) -> None:
+        """Count ranks among the failures that are frozen, or that have been silent too long.
+
+        Where a watch sees how far they come, one whose node answers is left to it: a long call of
+        native code may keep the GIL.
+        """
+        if not self.failures:
+            self._fail_frozen()
+        if self._told_to_stop:
+            self._fail_silent(min(LEAVING_S, limit_s))
+        else:
+            self._fail_silent(limit_s, with_node_alone=watched)
+
+    def _fail_silent(self, limit_s: float, *, with_node_alone: bool = False) -> None:
         """Count ranks that have not answered for so long among the failures."""
         for rank, silent_s in self._silent(limit_s).items():
             worker = self.workers[rank]
-            self.dead.add(rank)
             answers = node_answers(self.ray, worker["node"])
-            self.failures.append(from_silence(worker, silent_s, node_answers=answers))
+            if not (answers and with_node_alone):
+                self._fail(from_silence(worker, silent_s, node_answers=answers))
+                self._give_up({rank})
+
+    def _fail_frozen(self) -> None:
+        """Count ranks among the failures that are silent because their process is stopped."""
+        for rank, silent_s in self._silent(FROZEN_S).items():
+            if 0 <= silent_s - self._asked_at.get(rank, -FROZEN_S) < FROZEN_S:
+                continue
+            self._asked_at[rank] = silent_s
+            if stopped(self.ray, self.workers[rank]):
+                self._fail(from_silence(self.workers[rank], silent_s, stopped=True))
+                self._give_up({rank})
+
+    def _give_up(self, ranks: Collection[int]) -> None:
+        """Kill the processes of these ranks, so that peers that wait for them come back."""
+        self.dead |= set(ranks)
+        end_processes_of(self.ray, [self.workers[rank] for rank in ranks])
 
     def _memory_report(self, rank: int) -> str | None:
         """Ask the host of a dead rank whether its kernel ran out of memory since it last spoke."""
         worker = self.workers[rank]
         return memory_report(self.ray, worker, self.polls.memory_kills.get(rank))
+
+
+Watch = Callable[[GangRun], None]
+"""Looks at a run several times a second, in the calling thread; may end it by `fail_hung`."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from cluster.heart import Progress
 from cluster.worker import Pulse, Record
 
 OnRecords = Callable[[int, list[Record]], None]
 
 POLL_S = 0.25
 POLL_OTHERS_S = 1.0  # ranks other than 0 seldom have anything to say
+OWN_STEPS = 12  # of each rank, whose own work is kept for a comparison
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,10 @@ class Silence:
     """Seconds since it last answered a poll; up to about 1 s in a healthy one."""
     record_s: float
     """Seconds since its last record, or since the work began."""
+    beat_s: float
+    """Seconds since it was last seen to come on, or since the work began."""
+    progress: Progress
+    """How far it had come then."""
 
 
 class Polls:
@@ -44,10 +51,15 @@ class Polls:
         ranks = range(len(actors))
         self.asked = {rank: actor.poll.remote() for rank, actor in enumerate(actors)}
         self.due = dict.fromkeys(ranks, 0.0)
-        self.asked_to_stop = False  # a worker got SIGTERM: its node is wanted for something else
+        self.terminated: set[int] = set()  # ranks that got SIGTERM: their host is wanted elsewhere
         self.memory_kills: dict[int, int] = {}  # in each rank's memory group, by its last answer
         self._listened, self._now = 0.0, time.monotonic()
         self._answered, self._recorded = dict.fromkeys(ranks, 0.0), dict.fromkeys(ranks, 0.0)
+        self._came_on, self._progress = dict.fromkeys(ranks, 0.0), dict.fromkeys(ranks, Progress())
+        self.own: dict[int, deque[tuple[int, float]]] = {
+            rank: deque(maxlen=OWN_STEPS) for rank in ranks
+        }
+        """The last steps of each rank, with the seconds of its own work in each."""
 
     def collect(self) -> None:
         """Deliver what has arrived, and ask again those whose turn it is."""
@@ -68,10 +80,17 @@ class Polls:
         """How long each rank that still works has been silent, as of the last `collect`."""
         return {
             rank: Silence(
-                self._listened - self._answered[rank], self._listened - self._recorded[rank]
+                self.unheard_s(rank),
+                self._listened - self._recorded[rank],
+                self._listened - self._came_on[rank],
+                self._progress[rank],
             )
             for rank in self.due
         }
+
+    def unheard_s(self, rank: int) -> float:
+        """Seconds since a rank, also one that has failed, last answered."""
+        return self._listened - self._answered[rank]
 
     def finish(self, rank: int, rest: list[Record]) -> None:
         """Deliver a finished worker's last records, behind those of a poll under way."""
@@ -103,9 +122,14 @@ class Polls:
         except self.ray.exceptions.RayError:
             self.due.pop(rank, None)  # it is dead, which its run tells better
             return
-        self.asked_to_stop |= pulse.terminated
+        if pulse.terminated:
+            self.terminated.add(rank)
         self.memory_kills[rank] = pulse.memory_kills
         self._answered[rank] = self._listened
+        if pulse.progress.beats != self._progress[rank].beats:
+            self._came_on[rank] = self._listened
+        self._progress[rank] = pulse.progress
+        self.own[rank].extend(pulse.progress.own_s)
         if pulse.records:
             self._recorded[rank] = self._listened
             self.on_records(rank, pulse.records)

@@ -19,15 +19,17 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cluster.heart import Heart, Progress
 from cluster.host import network
 from cluster.host.environment import environment
 from cluster.host.launched import OF_ELASTIC, OF_MPI, left_over
 from cluster.host.memory import MemoryGroup, kills_now, memory_group
 from cluster.host.processes import process_space, started
+from cluster.host.stacks import SHOW_STACKS
 
 Record = dict[str, Any]
 
@@ -42,6 +44,8 @@ class Channel:
     """Hand a record to the driver; cheap, never blocks."""
     should_stop: Callable[[], bool]
     """True once the driver has asked the gang to finish by itself."""
+    heart: Heart = field(default_factory=Heart)
+    """Where the function says how far it has come; the driver tells a hang by it."""
 
 
 Target = Callable[[Any, Channel], Any]
@@ -73,6 +77,8 @@ class Pulse:
     """Whether this process got SIGTERM: its host is wanted for something else."""
     memory_kills: int
     """What the kernel has counted in this process's memory group."""
+    progress: Progress
+    """How far the target has come."""
 
 
 class Attempt:
@@ -81,6 +87,7 @@ class Attempt:
     def __init__(self) -> None:
         """Nothing is said yet."""
         self.stop = threading.Event()
+        self.heart = Heart()
         self._records: list[Record] = []
         self._lock = threading.Lock()
 
@@ -157,6 +164,7 @@ class Worker:
         sys.stdout = open(1, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
         faulthandler.enable(file=sys.stderr)
+        faulthandler.register(SHOW_STACKS, file=sys.stderr)
         self._world.close()  # what an earlier world has set is as it was before
         others = left_over(*OF_MPI, *OF_ELASTIC)
         self._world.enter_context(environment({**others, **variables}))
@@ -167,7 +175,9 @@ class Worker:
     def run(self, work: bytes) -> Outcome:
         """Carry out the pickled (target, payload); an exception becomes part of the outcome."""
         attempt = self._attempt
-        channel = Channel(self._rank, self._world_size, attempt.send, attempt.stop.is_set)
+        channel = Channel(
+            self._rank, self._world_size, attempt.send, attempt.stop.is_set, attempt.heart
+        )
         try:
             # Unpickled here and not by Ray, since it may import torch: after `start`, not before.
             target, payload = pickle.loads(work)
@@ -187,7 +197,9 @@ class Worker:
 
     def poll(self) -> Pulse:
         """Answer the driver, which takes no answer for a bad sign."""
-        return Pulse(self._attempt.take(), self._terminated.is_set(), self.memory_kills())
+        attempt = self._attempt
+        kills = self.memory_kills()
+        return Pulse(attempt.take(), self._terminated.is_set(), kills, attempt.heart.progress())
 
     def memory_kills(self) -> int:
         """What the kernel counts in this process's memory group by now."""

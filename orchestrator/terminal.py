@@ -46,6 +46,11 @@ def say(text: str, stream: TextIO | None = None, hang: int = 2) -> None:
     print(fitted(text, width_of(stream), hang), file=stream, flush=True)
 
 
+def printable(line: str) -> str:
+    """Without control characters, which a file from somebody else may hold."""
+    return "".join(c if c.isprintable() else "?" for c in line)
+
+
 def prepare_streams() -> None:
     """Let no character and no closed stream end a program: what can't be shown is replaced.
 

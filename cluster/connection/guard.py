@@ -1,6 +1,6 @@
 """A small process that outlives a killed driver for a moment, to clear up after its private Ray.
 
-Ray's server processes die with their driver, but its agents were still there 10 s later, and nobody
+Ray's server processes die with their driver, what those have started a while later, and nobody
 removes the temporary folder. Run as `python guard.py FOLDER PID...` with a pipe from the driver
 as its input, which ends when the driver does.
 """

@@ -27,7 +27,7 @@ from cluster.connection.starting import (
     handlers_kept,
     on_loopback,
     ray_log,
-    without_dashboard_dependencies,
+    servers_alone,
 )
 from cluster.head import HeadWatch
 from cluster.host.processes import end_processes
@@ -53,13 +53,15 @@ def ray_session(
     Raises:
         GangRefused: this machine has fewer CPUs or GPUs than the placement asks for.
     """
+    workers = placement.workers
     if placement.address is None:
         here = local_devices()
         room = [{"CPU": float(here.cpus), "GPU": float(here.gpus)}]
         refuse_what_never_fits(placement, room, "this machine", here.note)
+        workers = placement.most(placement.room(room)) or workers
     session = Session(
-        placement.workers * placement.cpus_per_worker,
-        placement.workers * placement.gpus_per_worker,
+        workers * placement.cpus_per_worker,
+        workers * placement.gpus_per_worker,
         placement.address,
         log_folder / "ray.log",
         object_store_bytes,
@@ -180,7 +182,7 @@ class Session:
         for attempt in (1, 2):
             try:
                 with (
-                    without_dashboard_dependencies(),
+                    servers_alone(),
                     on_loopback(),
                     handlers_kept(),
                     self._abandonable(),
@@ -218,14 +220,30 @@ class Session:
 
     @contextmanager
     def _abandonable(self) -> Iterator[None]:
-        """While the block runs, `close` makes it raise Abandoned."""
+        """While the block runs, `close` makes it raise Abandoned; it ends with Ray connected.
+
+        The last part, in which this process becomes a driver, is waited for: one that is given up
+        half-made can be neither used nor ended, and Ray allows no second.
+        """
+        from ray._private import worker as driver
+
+        def connect_wholly(*arguments: Any, **options: Any) -> None:
+            with self._lock:
+                self._starting = False
+            if self._leave.is_set():
+                raise Abandoned
+            connect(*arguments, **options)
+
+        connect = driver.connect
         with self._lock:
             if self._leave.is_set():
                 raise Abandoned
             self._starting = True
+        driver.connect = connect_wholly
         try:
             yield
         finally:
+            driver.connect = connect
             with self._lock:
                 self._starting = False
         if self._leave.is_set():

@@ -34,6 +34,21 @@ def started(pid: int) -> int | None:
         return None
 
 
+def is_stopped(pid: int, begun: int) -> bool:
+    """Whether a process of this host was stopped by a signal; a debugger's hold is none.
+
+    Args:
+        pid: of the process.
+        begun: what `started` told of it.
+    """
+    if started(pid) != begun:
+        return False
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except OSError:
+        return False
+
+
 def process_space() -> str:
     """Names the set in which a pid of this process is unique: a kernel's boot and a pid namespace.
 

@@ -11,12 +11,14 @@ from orchestrator.config.checks import check_at_least, check_choice, nearest_mul
 from orchestrator.config.engine import EngineConfig
 from orchestrator.config.job import BY_STAGE, SECTIONS, JobConfig, to_dict
 from orchestrator.config.optim import OptimConfig
+from orchestrator.config.recovery import BUDGETS, RecoveryConfig
 from orchestrator.config.resources import ResourcesConfig
 from orchestrator.config.roles import RoleConfig, RoleSettings
 from orchestrator.config.stage import BatchSizes, StageConfig, TrainingConfig
 from orchestrator.config.tracking import TrackingConfig
 
 __all__ = [
+    "BUDGETS",
     "BY_STAGE",
     "SECTIONS",
     "BatchSizes",
@@ -24,6 +26,7 @@ __all__ = [
     "EngineConfig",
     "JobConfig",
     "OptimConfig",
+    "RecoveryConfig",
     "ResourcesConfig",
     "RoleConfig",
     "RoleSettings",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from data.config import DataConfig
@@ -11,6 +11,7 @@ from data.tokenizer import TokenizerConfig
 from models.configs import ModelConfig
 from orchestrator.config.engine import EngineConfig
 from orchestrator.config.optim import OptimConfig
+from orchestrator.config.recovery import RecoveryConfig
 from orchestrator.config.resources import ResourcesConfig
 from orchestrator.config.roles import RoleConfig, RoleSettings, merged
 from orchestrator.config.stage import BatchSizes, StageConfig
@@ -31,6 +32,7 @@ class JobConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
     seed: int = 0
     """Of initial weights, dropout and sample order; 0 to 2^63 - 1."""
     outputs: str = "outputs"
@@ -63,7 +65,27 @@ class JobConfig:
     @property
     def batch(self) -> BatchSizes:
         """How an optimizer step is cut over the workers."""
-        return self.stage.batch(self.resources.workers)
+        return self.stage.batch(self.workers)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The numbers of workers that the job may have, the largest first."""
+        resources = self.resources
+        asked = range(resources.most, resources.least - 1, -1)
+        return tuple(size for size in asked if self.stage.allows(size)) or (resources.most,)
+
+    @property
+    def workers(self) -> int:
+        """Ranks of the job; of a job that may have several numbers of them, the most."""
+        return self.sizes[0]
+
+    def on(self, workers: int) -> JobConfig:
+        """The same job on so many workers; what a rank computes at a time does not grow."""
+        return replace(
+            self,
+            resources=replace(self.resources, workers=workers),
+            stage=self.stage.cut_for(workers, self.batch.micro) if self.sizes[1:] else self.stage,
+        )
 
     def role(self, name: str) -> RoleConfig:
         """The model of this name: the job's sections, with what `roles` says of it."""
@@ -82,10 +104,13 @@ class JobConfig:
         A default among them is harmless; one that was asked for is refused (compose).
         """
         found = self.stage.unread(self)
-        for name in ("data", "resources", "tracking"):
+        for name in ("data", "resources", "tracking", "recovery"):
             if name not in BY_STAGE or name in self.stage.reads:
                 own = getattr(self, name).unread()
                 found |= {f"{name}.{setting}": why for setting, why in own.items()}
+        if self.resources.launcher == "inline":
+            why = "resources.launcher=inline restarts nothing; try resources=auto"
+            found |= {f"recovery.{own.name}": why for own in fields(RecoveryConfig)}
         roles = {name: self.role(name).unread() for name in self.stage.roles}
         for name, own in roles.items():
             found |= {f"roles.{name}.{setting}": why for setting, why in own.items()}
@@ -109,12 +134,13 @@ class JobConfig:
                 raise ValueError(
                     f"roles.{name}: stage={self.stage.name} has no role of that name; it has {has}"
                 )
-        workers = self.resources.workers
+        workers = self.resources.most
         for role in map(self.role, self.stage.roles):
             role.check_recomputation()
             if role.optim is not None and role.engine.name == "torch" and workers > 1:
+                asked = f"resources.workers={self.resources.text}"
                 raise ValueError(
-                    f"engine=torch trains in one process, but resources.workers={workers}; "
+                    f"engine=torch trains in one process, but {asked}; "
                     "try resources.workers=1 or engine=zero0"
                 )
 
@@ -147,4 +173,5 @@ SECTIONS: dict[str, type[Any]] = {
     "engine": EngineConfig,
     "resources": ResourcesConfig,
     "tracking": TrackingConfig,
+    "recovery": RecoveryConfig,
 }

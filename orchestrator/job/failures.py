@@ -1,8 +1,9 @@
 """What kind of failure ended a job, in one line that says what to do about it.
 
 The failure class is the key to everything that depends on the kind: result.json shows it, and
-whether trying again can help is a property of it. Nothing here imports torch or ray: an error is
-known by its attributes (those of `cluster.gang.WorkerFailed`), its type's name and its message.
+how often the run goes on after it is looked up by it (`config/recovery.py`). Nothing here imports
+torch or ray: an error is known by its attributes (those of `cluster.gang.WorkerFailed`), its type's
+name and its message.
 """
 
 from __future__ import annotations
@@ -15,41 +16,11 @@ from cluster.failure import ECHO
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A class of failures."""
-
-    retry: bool
-    """Whether the same job may well succeed when it is tried again from its last checkpoint."""
-    because: str
-    """Why, in a few words."""
-
-
-FAILURES = {
-    "interrupted": Failure(False, "someone wanted it to stop"),
-    "out_of_memory": Failure(False, "the same step takes the same memory again"),
-    "disk_full": Failure(False, "someone has to make room"),
-    "non_finite_loss": Failure(False, "training is exact: the same step diverges again"),
-    "not_shared": Failure(False, "the same hosts see the same folders"),
-    "bad_data": Failure(False, "the same bytes are read again"),
-    "user_error": Failure(False, "the same code with the same config fails again"),
-    "hardware": Failure(True, "another device, or the same after a reset, may do it"),
-    "storage": Failure(True, "a file system that was away comes back"),
-    "time_out": Failure(True, "what was slow or away may answer next time"),
-    "collective": Failure(True, "a new gang has new connections"),
-    "lost_node": Failure(True, "other nodes are there, or the node comes back"),
-    "silent": Failure(True, "another process or host may answer"),
-    "killed": Failure(True, "whoever sent the signal may not send it again"),
-    "start": Failure(True, "the next start may find the host less busy"),
-    "unknown": Failure(True, "nobody knows that it would fail again"),
-}
-
-
-@dataclass(frozen=True)
 class Rule:
     """How an error is known, by its type's name or by a pattern in `type: message`."""
 
     failure: str
-    """A key of FAILURES."""
+    """Its class, a key of `config.recovery.BUDGETS`."""
     remedy: str
     """What to do; `{log}` is where the traceback stands, `{go_on}` says how to go on."""
     types: tuple[str, ...] = ()
@@ -71,28 +42,36 @@ RULES = (
         "give it more memory, or prepare with fewer --workers",
         pattern=r"^PoolFailed: .*out of memory",
     ),
+    Rule(
+        "no_room",
+        f"see whose workers are there, ask for less or let it wait longer with "
+        f"resources.wait_minutes, then {GO_ON}",
+        types=("NoRoom",),
+    ),
     Rule("start", "see logs/ray.log, and whether the host is overloaded", types=("RayNotStarted",)),
-    Rule("killed", "find out who killed them, then start again", types=("PoolFailed",)),
+    Rule("worker_lost", "find out who killed them, then start again", types=("PoolFailed",)),
     Rule(
         "out_of_memory",
         "halve stage.micro_batch_size (the global batch stays the same), or shorten the sequence",
         types=("OutOfMemoryError", "MemoryError"),
         pattern=r"out of memory|cannot allocate memory|can't allocate memory|DefaultCPUAllocator"
         r"|CU(BLAS|SOLVER|SPARSE)_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED"
-        r"|running low on memory",
+        r"|running low on memory|MemoryError: |unable to allocate|[mr]e?alloc of size|bad_alloc",
     ),
     Rule(
-        "disk_full",
+        "disk",
         f"free some space there, then {GO_ON}",
         pattern=r"no space left on device|disk quota exceeded|errno 28\b|errno 122\b",
     ),
     Rule(
-        "non_finite_loss",
-        "lower the learning rate or lengthen its warm-up, and look at the batch of that step",
-        types=("NonFiniteLoss", "NonFiniteState"),
+        "numerical",
+        "lower the learning rate or lengthen its warm-up; in pretraining stage.replay looks at the "
+        "step again, and stage.on_bad_loss=skip leaves its batch out",
+        types=("NonFiniteLoss", "LossSpike", "NonFiniteState"),
         pattern=r"(loss|gradient( norm)?|grad_norm) (is|was|became|=) *(nan|[+-]?inf|not finite"
         r"|non-finite)|non-finite (loss|gradient|\w+ of)",
     ),
+    Rule("fenced", "follow that attempt with `orchestrate show`", types=("Fenced",)),
     Rule(
         "not_shared",
         "let every host see that folder, then start again",
@@ -136,13 +115,13 @@ RULES = (
         r"|unhandled cuda error|launch timed out and was terminated",
     ),
     Rule(
-        "collective",
+        "network",
         "a peer was lost or stuck and none said why: look at every rank's log, and at the network",
         types=("DistBackendError", "DistNetworkError", "DistStoreError"),
         pattern=ECHO.pattern,
     ),
     Rule(
-        "time_out",
+        "network",
         f"see whether what it waited for is up and not overloaded, then {GO_ON}",
         types=(
             *("TimeoutError", "GetTimeoutError", "ReadTimeout", "ConnectTimeout", "TimeoutExpired"),
@@ -172,11 +151,12 @@ RULES = (
 # What the driver saw of a worker that raised nothing (`WorkerFailed.cause`).
 RULES_OF_CAUSES = {
     "start": Rule("start", "the worker never began: read {log} and logs/ray.log"),
-    "lost": Rule("lost_node", f"mend that node or leave it out, then {GO_ON}"),
-    "silent": Rule("silent", f"see what that host is busy with, then {GO_ON}"),
-    "killed": Rule("killed", f"find who sent the signal, then {GO_ON}"),
+    "lost": Rule("node_lost", f"mend that node or leave it out, then {GO_ON}"),
+    "silent": Rule("hang", f"see what that host is busy with, then {GO_ON}"),
+    "hang": Rule("hang", f"read the stacks of all ranks in logs/stacks-rank-*.txt, then {GO_ON}"),
+    "killed": Rule("worker_lost", f"find who sent the signal, then {GO_ON}"),
 }
-CRASHED = Rule("killed", "native code crashed: the stacks of all threads are in {log}")
+CRASHED = Rule("worker_lost", "native code crashed: the stacks of all threads are in {log}")
 KILLED_FOR_MEMORY = Rule(
     "out_of_memory",
     "give the job more memory, or start fewer workers on a host; halving stage.micro_batch_size "
@@ -191,24 +171,23 @@ class Explanation:
     """One failure: its class, where it happened, what happened, and what to do about it."""
 
     failure: str
-    """A key of FAILURES."""
+    """Its class, a key of `config.recovery.BUDGETS`."""
     rank: int | None
     host: str | None
     message: str
     remedy: str
 
     @property
-    def retry(self) -> bool:
-        """Whether the same job may well succeed when it is tried again."""
-        return FAILURES[self.failure].retry
+    def happened(self) -> str:
+        """Where and what, e.g. `rank 1 on host a was killed by SIGKILL after step 12`."""
+        if self.rank is None:
+            return self.message
+        where = f"rank {self.rank}" + (f" on host {self.host}" if self.host else "")
+        return f"{where} {self.message}"
 
     def line(self) -> str:
-        """For the screen, e.g. `rank 1 on host a was killed by SIGKILL after step 12; ...`."""
-        happened = self.message
-        if self.rank is not None:
-            where = f"rank {self.rank}" + (f" on host {self.host}" if self.host else "")
-            happened = f"{where} {self.message}"
-        return f"{happened}; {self.remedy}"
+        """For the screen: what happened and what to do about it."""
+        return f"{self.happened}; {self.remedy}"
 
 
 def explain_failure(
@@ -236,7 +215,7 @@ def explain_failure(
     if rule.own_words and "; " in said:
         said, advice = said.rsplit("; ", 1)
     at = f" after step {step}" if step is not None else ""
-    if cause in ("killed", "lost", "silent"):
+    if cause in ("killed", "lost", "silent", "hang"):
         what = re.match(r"[^,:]*", said)
         assert what is not None  # it may be empty
         message = f"{what[0]}{at}{said[what.end() :]}"

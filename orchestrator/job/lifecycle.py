@@ -13,38 +13,41 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.gang import Files, Placement, run_gang, run_inline
+from cluster.gang import Files, run_inline
 from cluster.host.output import output_to
 from data.files import cache_root, in_use, read_json, write_text_atomic
 from data.messages import counted, short
 from orchestrator.config import JobConfig, to_dict
 from orchestrator.job import ending, torchrun
+from orchestrator.job.attempts import Attempts
 from orchestrator.job.codes import DONE, FAILED, INTERRUPTED, REFUSED, STOPPED
 from orchestrator.job.failures import Explanation, explain_failure
 from orchestrator.job.rank import Assignment, environment, work
 from orchestrator.job.screen import Screen, Terminal
 from orchestrator.job.signals import Stops
 from orchestrator.job.startup import Startup
+from orchestrator.plan.fitting import what_would_fit
 from orchestrator.plan.planning import LABEL, Plan, make_plan
-from orchestrator.record import runfolder
+from orchestrator.record import outbox, runfolder
 from orchestrator.record.checkpoints import FOLDER as CHECKPOINTS
-from orchestrator.record.checkpoints import remove_partial
+from orchestrator.record.checkpoints import restore_replaced
 from orchestrator.record.checkpoints.finding import newest_of, published, read_complete
+from orchestrator.record.fencing import Fenced, take
 from orchestrator.record.journal import Journal
-from orchestrator.record.mlflow import NoMirror, start_mirror
+from orchestrator.record.mlflow import NoMirror, sending_left_over, start_mirror
 from orchestrator.record.redaction import Redactor
+from orchestrator.record.story.spending import GOODPUT, spending
 from orchestrator.stages import STAGES
 from orchestrator.stages.result import SEPARATOR
 
 if TYPE_CHECKING:
     from orchestrator.stages.result import Result
 
-SILENT_AFTER_S = 45.0  # a rank that answers nothing for so long is frozen, or its host is gone
 PLACE = ("rank", "host", "ip", "node", "pid", "gpus", "log")  # of a worker, for the record
 
 
@@ -67,15 +70,21 @@ def execute(config: JobConfig, overrides: Sequence[str], asked: float) -> int:
         plan = make_plan(config, screen.say)
         for line in plan.lines():
             screen.say(line, hang=LABEL)
+        if plan.start is not None:  # what its driver did not live to hear belongs to the curve
+            with suppress(OSError, ValueError):  # somebody else's folder, which stays as it is
+                outbox.complete(plan.start.checkpoint.path.parents[1])
         folder = runfolder.create(plan.config, overrides, plan.devices)
         screen.say(f"run folder {short(folder)}")
         assert plan.ready is not None  # make_plan makes it
-        assignment = Assignment(plan.config, folder, plan.ready.inputs)
-        hand_out(assignment)
         try:
+            assignment = Assignment(plan.config, folder, plan.ready.inputs, take(folder, 1))
+            hand_out(assignment)
             return Job(plan, overrides, assignment, screen, startup, redactor).run()
+        except Fenced as error:  # the record is another attempt's
+            print(f"error: {error}", file=sys.stderr)
+            return FAILED
         except Exception as error:  # whatever it is, the job was started: nothing was refused
-            return _end_badly(assignment, redactor, error)
+            return _end_badly(plan.config.stage.name, folder, redactor, error)
 
 
 @dataclass
@@ -98,12 +107,13 @@ class Job:
     def run(self) -> int:
         """Run to the end and leave a truthful result.json in every case."""
         begun = time.monotonic()
-        self._mirror = NoMirror()
+        self._mirror, self._told = NoMirror(), False
         outcome: Result | None = None
         error: BaseException | None = None
         assert self.plan.ready is not None  # make_plan makes it
-        with self.stops.heard(), in_use(self.plan.ready.files):
-            with Journal(self.folder, redactor=self.redactor) as journal:
+        fence = self.assignment.fence
+        with self.stops.heard(), in_use(self.plan.ready.files), self._left_over():
+            with Journal(self.folder, redactor=self.redactor, fence=fence) as journal:
                 self._journal = journal
                 try:
                     self._record_start()
@@ -114,8 +124,11 @@ class Job:
                 except (Exception, KeyboardInterrupt) as caught:
                     error = caught
                 self.stops.over = True
-                if error is not None:
+                if error is not None:  # and the ranks are gone
+                    assert journal.fence is not None  # it was opened with one
+                    journal.fence.clear()
                     self._look_at_checkpoints()
+                    self._tell(error)
                 result, explanation = self._close(outcome, error, begun, self._mirror.run_id)
             if self.config.tracking.enabled:
                 self.screen.phase("sending the rest of the record to MLflow")
@@ -129,41 +142,40 @@ class Job:
                 with suppress(OSError):  # on a full disk the first one stays
                     runfolder.write_result(self.folder, result)
             self.screen.close()
-            ended = ending.Ending(self.folder, self.overrides, result, explanation, tracked)
+            ended = ending.Ending(self.folder, self.overrides, result, tracked)
             ending.show(self.screen.console, ended, outcome)
         if explanation is not None and explanation.failure == "not_shared":
             return REFUSED
         return _code(result)
 
+    def _left_over(self) -> AbstractContextManager[object]:
+        """Meanwhile, what earlier runs of these outputs could not send to MLflow is sent."""
+        if not self.config.tracking.enabled:
+            return nullcontext()
+        outputs = Path(self.config.outputs).absolute()
+        return sending_left_over(outputs, self.folder / "logs" / "left-over.log")
+
     def _work(self) -> "Result":
         """Carry out the stage in its workers; returns rank 0's result."""
-        self.startup.enter("Ray and workers")
         if self.config.resources.launcher == "inline":
+            self.startup.enter("import of torch")
             self.screen.phase("importing torch and building the model")
             return self._work_here()
-        resources = self.config.resources
-        self.screen.phase(f"starting {counted(resources.workers, 'worker')}")
-        placement = Placement(
-            resources.workers,
-            resources.cpus_per_worker,
-            resources.gpus_per_worker,
-            resources.address,
-        )
-        results: list[Result] = run_gang(
-            work,
+        self.startup.enter("Ray and workers")
+        self.screen.phase(f"starting {counted(self.config.workers, 'worker')}")
+        start = self.plan.start
+        return Attempts(
             self.assignment,
-            placement,
-            log_folder=self.folder / "logs",
-            env=environment(self.config),
+            self._journal,
+            start_step=0 if start is None else start.checkpoint.step,
             files=self._files(),
-            on_records=self._take,
-            on_started=self._admitted,
-            silent_after_s=SILENT_AFTER_S,
+            take=self._take,
+            admitted=self._admitted,
+            look_at_checkpoints=self._look_at_checkpoints,
+            ends_with=self._tell,
             say=self.screen.say,
-            stop=self.stops.stop,
-            kill=self.stops.kill,
-        )
-        return results[0]
+            stops=self.stops,
+        ).run()
 
     def _work_here(self) -> "Result":
         """Carry out the stage in this process, alone or as rank 0 of torchrun's."""
@@ -232,9 +244,10 @@ class Job:
         self.screen.say(f"first step after {total:.1f} s: {shown}")
 
     def _look_at_checkpoints(self) -> None:
-        """The ranks are gone: record what one published and did not live to say; clear up."""
+        """Record what a rank has published and did not live to say."""
         root, known = self.folder / CHECKPOINTS, self._journal.standing.checkpoint_step
-        remove_partial(root)
+        self._journal.check()
+        restore_replaced(root)
         newest, _ = newest_of(published(root), read_complete)
         if newest is not None and (known is None or known < newest.step):
             path = runfolder.placed(newest.path, self.folder)
@@ -270,6 +283,7 @@ class Job:
 
     def _record_outcome(self, outcome: "Result") -> None:
         """Put what the stage has made on record."""
+        self._journal.check()
         if outcome.reason is not None:
             self._journal.event("ended_early", reason=outcome.reason)
         if outcome.samples:
@@ -289,22 +303,22 @@ class Job:
     ) -> tuple[dict[str, Any], Explanation | None]:
         """Write result.json first, then say in the journal that the job has ended.
 
-        What can't be written any more, on a full disk, makes the job a failed one.
+        What can't be written any more, on a full disk, makes the job a failed one. Raises Fenced,
+        with nothing written, if another attempt has taken the run.
         """
 
         def end() -> tuple[dict[str, Any], Explanation | None]:
-            explanation, standing = None, self._journal.standing
-            if error is not None:
-                resumable = bool(standing.checkpoint or self.plan.start)
-                explanation = explain_failure(error, standing.step or None, resumable=resumable)
-                message = self.redactor.text(explanation.message)
-                explanation = replace(explanation, message=message)
+            self._journal.check()
+            explanation = None if error is None else self._explain(error)
+            standing = self._journal.standing
             result = ending.result_of(self.folder, self.plan, standing, outcome, explanation)
             result["wall_s"] = round(time.monotonic() - begun, 3)
             result["mlflow_run_id"] = mlflow_run_id
             runfolder.write_result(self.folder, result)
             return result, explanation
 
+        with suppress(OSError):  # a full disk, which ends the job in what follows
+            self._measure_goodput()
         ended = end()
         try:
             error_facts = {name: ended[0][name] for name in ("error",) if name in ended[0]}
@@ -313,15 +327,40 @@ class Job:
         except OSError as full:
             error = error or full
             ended = end()
+            self._tell(error)
         return ended
 
+    def _explain(self, error: BaseException) -> Explanation:
+        """What ended the job, as far as it had come."""
+        standing = self._journal.standing
+        resumable = bool(standing.checkpoint or self.plan.start)
+        explanation = explain_failure(error, standing.step or None, resumable=resumable)
+        message, remedy = self.redactor.text(explanation.message), explanation.remedy
+        if explanation.failure == "out_of_memory":
+            remedy = what_would_fit(self.plan, message)
+        return replace(explanation, message=message, remedy=remedy)
 
-def _end_badly(assignment: Assignment, redactor: Redactor, error: Exception) -> int:
+    def _tell(self, error: BaseException) -> None:
+        """Say what ends the job as soon as that is known, once; its record is closed after it."""
+        explanation = self._explain(error)
+        if explanation.failure != "interrupted" and not self._told:
+            self._told = True
+            self.screen.say(f"error: {explanation.line()}")
+
+    def _measure_goodput(self) -> None:
+        """Put the goodput of the run, now that its last step is done, on record."""
+        standing = self._journal.standing
+        goodput = spending(self.folder, standing, now_ms=self._journal.now_ms()).goodput
+        if goodput is not None:
+            self._journal.metrics(standing.step, {GOODPUT: goodput})
+
+
+def _end_badly(stage: str, folder: Path, redactor: Redactor, error: Exception) -> int:
     """Say in a sentence what happened to the record of a job; returns its exit code.
 
     A job that has ended is what its result.json says, also if that could not be shown.
     """
-    folder, log = assignment.folder, assignment.folder / "logs" / "driver.log"
+    log = folder / "logs" / "driver.log"
     with suppress(OSError):
         log.write_text(redactor.text(traceback.format_exc()), encoding="utf-8")
     explained = explain_failure(error, log=log)
@@ -330,7 +369,7 @@ def _end_badly(assignment: Assignment, redactor: Redactor, error: Exception) -> 
         return _code(read_json(folder / runfolder.RESULT))
     told = {"class": explained.failure, "rank": None, "host": None}
     told |= {"message": redactor.text(explained.message), "remedy": explained.remedy}
-    facts = {"run_id": folder.name, "stage": assignment.config.stage.name, "status": "failed"}
+    facts = {"run_id": folder.name, "stage": stage, "status": "failed"}
     with suppress(OSError):
         runfolder.write_result(folder, {**facts, "error": told})
     return FAILED

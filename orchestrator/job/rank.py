@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.gang import Channel
 from data.files import NotOnThisHost, cache_root
 from orchestrator.config import JobConfig, to_dict
+from orchestrator.record.fencing import Fence
+from orchestrator.record.outbox import Outbox
 from orchestrator.record.redaction import RedactingStream, Redactor
 
 if TYPE_CHECKING:
@@ -27,6 +31,13 @@ class Assignment:
     """The run folder, on a file system that all hosts share."""
     inputs: Any
     """What the stage's `prepare` has made."""
+    fence: Fence
+    """Of the attempt, by which it may write to the run folder."""
+
+    @property
+    def attempt(self) -> int:
+        """Of the run, counted from 1."""
+        return self.fence.attempt
 
 
 def work(assignment: Assignment, channel: Channel) -> Result:
@@ -38,6 +49,7 @@ def work(assignment: Assignment, channel: Channel) -> Result:
     from orchestrator.stages import STAGES
     from orchestrator.stages.run import Run
     from orchestrator.training import distributed
+    from orchestrator.training.engine import forget_process_group
     from orchestrator.training.hostmemory import keep_freed_memory
 
     if not (folder / "config.yaml").is_file():
@@ -50,10 +62,19 @@ def work(assignment: Assignment, channel: Channel) -> Result:
         sys.stdout = RedactingStream(sys.stdout, redactor)
         sys.stderr = RedactingStream(sys.stderr, redactor)
     keep_freed_memory()
+    if assignment.attempt > 1:
+        gc.collect()  # the engine of the attempt before, if this process has had one
     torch.set_num_threads(config.resources.cpus_per_worker)
     device = distributed.device_of(config.resources.device)
-    with distributed.process_group(device):
-        run = Run(folder, device, channel.send, channel.should_stop, cache_root())
+    with ExitStack() as stack:
+        told = channel.send, channel.should_stop
+        run = Run(folder, device, *told, cache_root(), assignment.fence, heart=channel.heart)
+        if channel.rank == 0 and config.resources.launcher == "ray":
+            outbox = stack.enter_context(Outbox(folder, assignment.attempt, channel.send))
+            run = replace(run, send=outbox.send, sync=outbox.sync)
+        stack.callback(forget_process_group)
+        watched = config.resources.hang_after is not None
+        stack.enter_context(distributed.process_group(device, watched=watched))
         run.event("imported", seconds=round(time.perf_counter() - begun, 3))
         return STAGES[config.stage.name].carry_out(config, assignment.inputs, run)
 

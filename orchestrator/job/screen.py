@@ -18,6 +18,7 @@ from rich.text import Text
 from data.messages import Passing, clock
 from orchestrator.record.redaction import Redactor
 from orchestrator.record.standing import Standing
+from orchestrator.record.story.sentences import LIVE, sentence
 from orchestrator.stages import Outline
 from orchestrator.terminal import fitted, fitted_parts, leave_reader
 
@@ -140,12 +141,10 @@ class Screen:
 
     def event(self, kind: str, facts: Mapping[str, Any]) -> None:
         """Take in an event of the job."""
-        if kind == "resumed":
-            self.say(f"resumed after step {facts['step']} from {facts['path']}")
-        elif kind == "checkpoint_rejected":
-            self.say(f"passed over: {facts['reason']}")
-        elif kind == "sampled":
+        if kind == "sampled":
             self.say("| " + textwrap.shorten(facts["texts"][0], 76, placeholder=" ..."))
+        elif kind in LIVE:
+            self.say(str(sentence({**facts, "event": kind})))
 
     def _at(self) -> str:
         return f"step {self._standing.step}/{self._outline.steps}"

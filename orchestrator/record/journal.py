@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from orchestrator.record.clock import Clock
+from orchestrator.record.fencing import Fence
 from orchestrator.record.lines import EVENTS, METRICS, LineFile, is_claimed
 from orchestrator.record.redaction import Redactor
 from orchestrator.record.standing import Standing
@@ -25,17 +26,27 @@ def goes_on(folder: Path, *, unknown: bool = False) -> bool:
 
 
 class Journal:
-    """Appends metrics and events to a run folder; `attempt` may be raised when a job is retried."""
+    """Appends metrics and events to a run folder.
 
-    def __init__(self, folder: Path, attempt: int = 1, redactor: Redactor | None = None) -> None:
+    `attempt` may be raised when a job is retried, and `fence` is then that attempt's.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        attempt: int = 1,
+        redactor: Redactor | None = None,
+        fence: Fence | None = None,
+    ) -> None:
         """Open both files in `folder`; the torn last line of a killed writer is cut off.
 
         What `redactor` knows for a secret is hidden in events, but for paths, which are opened.
+        With a `fence`, every line is refused with Fenced once another attempt has taken the run.
 
         Raises:
             ValueError: another process writes this journal.
         """
-        self.attempt = attempt
+        self.attempt, self.fence = attempt, fence
         self._redactor = redactor or Redactor({})
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -64,6 +75,15 @@ class Journal:
         hide = self._redactor.settings
         shown = {name: v if name in PATHS else hide(v, name) for name, v in facts.items()}
         self._append(self._events, {"event": kind, **shown}, None)
+
+    def now_ms(self) -> int:
+        """The time that a line would get now, milliseconds since 1970."""
+        return self._clock.now_ms()
+
+    def check(self) -> None:
+        """Raise Fenced if another attempt, of another process, has taken the run."""
+        if self.fence is not None:
+            self.fence.check()
 
     def sync(self) -> None:
         """Return when all lines are on the disk."""
@@ -94,6 +114,7 @@ class Journal:
 
         A worker's clock may be another host's: what it says is kept within these bounds.
         """
+        self.check()
         now = self._clock.now_ms()
         time_ms = max(self._last_ms[file], now if time_ms is None else min(time_ms, now))
         line = {"time_ms": time_ms, "attempt": self.attempt, **facts}

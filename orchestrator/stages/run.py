@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
+from cluster.heart import Heart
 from orchestrator.record.clock import Clock
+from orchestrator.record.fencing import Fence
 from orchestrator.training import distributed
 
 
@@ -25,6 +27,12 @@ class Run:
     """Whether this process was asked to save a checkpoint and leave."""
     cache: Path
     """Root of the cache on this host, where the files are that the driver made ready."""
+    fence: Fence | None = None
+    """This attempt's right to write to the run folder. None: nobody else can."""
+    sync: Callable[[], None] = lambda: None
+    """Returns when what this rank has recorded is on the disk."""
+    heart: Heart = field(default_factory=Heart)
+    """Told what this rank is busy with."""
     clock: Clock = field(default_factory=Clock)
     """Tells when something was recorded; a clock that is set meanwhile changes nothing."""
 

@@ -18,8 +18,12 @@ from numpy.typing import NDArray
 
 T = TypeVar("T")
 
+Group = dist.ProcessGroup | None
+"""None: the group of the job."""
 LOOPBACK = "127.0.0.1"
-COLLECTIVE_TIMEOUT = timedelta(minutes=10)  # a first evaluation or compile may take minutes
+UNWATCHED = timedelta(minutes=30)  # as torch's own: a first evaluation or compile takes minutes
+WATCHED = timedelta(days=7)  # the watch-dog knows better how long a rank may be waited for
+BACKGROUND = timedelta(days=1)  # a slow disk takes what it takes; who is dead is told anyway
 
 
 def rank() -> int:
@@ -51,19 +55,22 @@ def backend(device: torch.device) -> str:
 
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
+def process_group(device: torch.device, *, watched: bool = False) -> Iterator[None]:
     """Join the job's torch.distributed group for the time of the block. Every rank calls it.
 
+    `watched` says that a driver ends the job when nobody comes on, so that collectives need no
+    time-out.
     After an error on a GPU the process is of no further use, and should end: its group stays.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    timeout = WATCHED if watched else UNWATCHED
     dist.init_process_group(
         backend(device),
-        store=_store_of_one_host(),
+        store=_store_of_one_host(timeout),
         rank=rank(),
         world_size=world_size(),
-        timeout=COLLECTIVE_TIMEOUT,
+        timeout=timeout,
     )
     try:
         yield
@@ -76,7 +83,7 @@ def process_group(device: torch.device) -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def _store_of_one_host() -> Any:
+def _store_of_one_host(timeout: timedelta) -> Any:
     """Where the ranks meet, if they are all on this host; None: where torch lets them meet.
 
     Torch's own store asks for no password and listens on all interfaces, also for ranks that say
@@ -94,7 +101,7 @@ def _store_of_one_host() -> Any:
         port,
         world_size(),
         is_master=leads,
-        timeout=COLLECTIVE_TIMEOUT,
+        timeout=timeout,
         master_listen_fd=listening,
     )
 
@@ -125,15 +132,15 @@ def gather_objects(value: T) -> list[T]:
     return values
 
 
-def broadcast_object(value: T) -> T:
+def broadcast_object(value: T, group: Group = None) -> T:
     """Rank 0's value, on every rank; anything that can be pickled. Every rank calls it."""
     values = [value]
     if world_size() > 1:
-        dist.broadcast_object_list(values)
+        dist.broadcast_object_list(values, group=group)
     return values[0]
 
 
-def gather_on_rank_0(value: T) -> list[T] | None:
+def gather_on_rank_0(value: T, group: Group = None) -> list[T] | None:
     """The values of all ranks, in rank order, on rank 0; None on the others. Every rank calls it.
 
     Anything that can be pickled; for what only one rank needs.
@@ -141,5 +148,23 @@ def gather_on_rank_0(value: T) -> list[T] | None:
     if world_size() == 1:
         return [value]
     values: list[Any] | None = [None] * world_size() if rank() == 0 else None
-    dist.gather_object(value, values)
+    dist.gather_object(value, values, group=group)
     return values
+
+
+def background_group() -> Group:
+    """All ranks once more, for a thread beside the training. Every rank calls it; `leave` it.
+
+    A process group must not be used by two threads at once, and NCCL would wait for the stream of
+    the steps.
+    """
+    if world_size() == 1:
+        return None
+    group: Group = dist.new_group(backend="gloo", timeout=BACKGROUND)
+    return group
+
+
+def leave(group: Group) -> None:
+    """Close a `background_group`. Waits for nobody."""
+    if group is not None:
+        dist.destroy_process_group(group)

@@ -12,26 +12,25 @@ nothing of stages, Ray or MLflow. One optimizer step:
 """
 
 import hashlib
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from cluster.heart import Heart
 from models.dropout import keyed
 from orchestrator.training import distributed
+from orchestrator.training.bad_loss import Losses
 from orchestrator.training.engine import Engine
 from orchestrator.training.objectives import Batch, MicroBatch, Objective, Summed
+from orchestrator.training.own_work import OwnWork
+from orchestrator.training.patience import CHECKPOINT, END, EVALUATION, STEP
 from orchestrator.training.selection import Selection
 
 Metrics = dict[str, float]
-
-
-class NonFiniteLoss(RuntimeError):
-    """The loss or the gradient of a step is NaN or infinite."""
 
 
 class NothingToTrainOn(RuntimeError):
@@ -64,6 +63,12 @@ class Spent:
     """Floating-point operations of the models, by models/cost.py."""
     seconds: float = 0.0
     """Wall time in optimizer steps alone."""
+
+    def add(self, weight: float, flops: float, seconds: float) -> None:
+        """Count a step that was done."""
+        self.weight += weight
+        self.flops += flops
+        self.seconds += seconds
 
 
 @dataclass(frozen=True)
@@ -163,8 +168,12 @@ def fit(
     log: Callable[[int, Metrics], None],
     evaluate: Callable[[int], Metrics],
     save: Callable[[int], None],
+    before_update: Callable[[], None],
     should_stop: Callable[[], bool],
+    heart: Heart,
     selection: Selection | None = None,
+    spike_sigmas: float | None = None,
+    left_out: Container[int] = (),
 ) -> Trained:
     """Train from `start_step` to the end of the schedule, a stop, or the end of all progress.
 
@@ -185,19 +194,27 @@ def fit(
         log: takes a step and its metrics; called on every rank with the same values.
         evaluate: called with the step when an evaluation is due; returns what it has measured,
             the same on every rank.
-        save: called with the step when a checkpoint is due.
+        save: called with the step when a checkpoint is due; it may read the engine's state until
+            `before_update`, which is called before that changes.
         should_stop: whether this process was asked to stop; one rank is enough.
+        heart: told what this rank is busy with, and how long its own work took.
         selection: takes in each evaluation, and says when there is no more progress.
+        spike_sigmas: from where on a loss is a spike, see `Losses`. None: nowhere.
+        left_out: steps that may have no target at all: their gradient is zero, and momentum and
+            the count of steps go on as in any other.
 
     Raises:
-        NonFiniteLoss: on every rank, naming the step and the samples.
+        BadLoss: on every rank, naming the step and the samples.
         NothingToTrainOn: on every rank, naming the step.
     """
     trained_weight, training_seconds, saved_step = 0.0, 0.0, start_step
     step, saved_at, exhausted = start_step, time.monotonic(), False
+    own, losses = OwnWork(engine.device), Losses(spike_sigmas)
     for step in range(start_step + 1, schedule.steps + 1):
+        heart.beat(STEP, step)
         begun = time.perf_counter()
-        micro_batches = next(batches)
+        with own():
+            micro_batches = next(batches)
         waited = time.perf_counter() - begun
         own_weight = float(sum(batch.weight for batch in micro_batches))
         overdue = _overdue(schedule.save_minutes, saved_at)
@@ -208,27 +225,26 @@ def fit(
         if stop:
             step -= 1
             break
-        if not weight:
+        if not weight and step not in left_out:
             raise NothingToTrainOn(
                 f"no sample of step {step} has a target: all were on damaged blocks, or masked; "
                 "repair the data, or use a larger stage.global_batch_size"
             )
-        parts = [_backward(engine, objective, batch, weight, seed) for batch in micro_batches]
+        parts = [
+            backward(engine, objective, batch, weight or 1.0, seed, own) for batch in micro_batches
+        ]
         totals = Totals.of(parts, own_weight).of_step(engine.device)
-        if not math.isfinite(totals.loss):
-            raise _non_finite(step, micro_batches, parts)
+        losses.check(step, totals.loss / (weight or 1.0), micro_batches, parts)
         rate = schedule.learning_rate(step)
+        before_update()
         norm = engine.step(rate)
-        if not math.isfinite(norm):
-            ids = _over_ranks(sample for batch in micro_batches for sample in batch.sample_ids)
-            raise NonFiniteLoss(f"the gradient norm of step {step} is {norm}; samples {ids}")
+        losses.check_gradient(step, norm, micro_batches)
+        heart.worked(step, own.take())
         trained(micro_batches)
         seconds = time.perf_counter() - begun
         trained_weight, training_seconds = trained_weight + weight, training_seconds + seconds
-        spent.weight += weight
-        spent.flops += flops_per_step
-        spent.seconds += seconds
-        metrics = totals.metrics("train") | {
+        spent.add(weight, flops_per_step, seconds)
+        metrics = (totals.metrics("train") if weight else {}) | {
             "train/learning_rate": rate,
             "train/gradient_norm": norm,
             f"train/{unit}_per_second": weight / seconds,
@@ -247,12 +263,15 @@ def fit(
                 exhausted = selection.exhausted
                 due |= exhausted or (best and schedule.save_best)
         if due:
+            heart.beat(CHECKPOINT)
             save(step)
             saved_step, saved_at = step, time.monotonic()
         if exhausted:
             break
     if saved_step != step:
+        heart.beat(CHECKPOINT)
         save(step)
+    heart.beat(END)
     early = step < schedule.steps
     return Trained(
         step, trained_weight, training_seconds, early and not exhausted, early and exhausted
@@ -276,7 +295,9 @@ def evaluating(engine: Engine) -> Iterator[None]:
         engine.model.train(training)
 
 
-def evaluate(engine: Engine, objective: Objective[Batch], batches: Iterable[Batch]) -> Totals:
+def evaluate(
+    engine: Engine, objective: Objective[Batch], batches: Iterable[Batch], heart: Heart
+) -> Totals:
     """The objective over all micro-batches of all ranks, without dropout. Every rank calls it.
 
     Ranks may have different numbers of micro-batches; under ZeRO 3, whose forward pass is one of
@@ -285,17 +306,33 @@ def evaluate(engine: Engine, objective: Objective[Batch], batches: Iterable[Batc
     weight, parts = 0.0, []
     with evaluating(engine):
         for batch in batches:
+            heart.beat(EVALUATION)
             parts.append(objective(engine, batch))
             weight += batch.weight
     return Totals.of(parts, weight).over_ranks()
 
 
-def _backward(
-    engine: Engine, objective: Objective[Batch], batch: Batch, weight: float, seed: int
+def backward(
+    engine: Engine,
+    objective: Objective[Batch],
+    batch: Batch,
+    weight: float,
+    seed: int,
+    own: OwnWork | None = None,
 ) -> Summed:
-    """What the objective says of one micro-batch; adds its part of the step's gradient."""
+    """What the objective says of one micro-batch; adds its part of the step's gradient.
+
+    Args:
+        engine: holds the model.
+        objective: what is minimised.
+        batch: the micro-batch.
+        weight: of the whole step, over all ranks.
+        seed: of dropout; with the numbers of the samples it fixes every mask.
+        own: measures the forward pass.
+    """
     with _randomness(seed, batch, engine.device):
-        summed = objective(engine, batch)
+        with own() if own is not None else nullcontext():
+            summed = objective(engine, batch)
         engine.backward(summed.loss / weight)
     return replace(summed, loss=summed.loss.detach())
 
@@ -316,19 +353,3 @@ def _randomness(seed: int, batch: MicroBatch, device: torch.device) -> Iterator[
 
 def _added(some: Metrics, others: Metrics) -> Metrics:
     return {name: some.get(name, 0.0) + others.get(name, 0.0) for name in {**some, **others}}
-
-
-def _non_finite(
-    step: int, micro_batches: Sequence[MicroBatch], parts: Sequence[Summed]
-) -> NonFiniteLoss:
-    """The error for a step whose loss is not finite; the same on every rank."""
-    pairs = zip(micro_batches, parts, strict=True)
-    wrong = [batch.sample_ids for batch, part in pairs if not math.isfinite(float(part.loss))]
-    samples = _over_ranks(sample for ids in wrong for sample in ids)
-    return NonFiniteLoss(f"the loss of step {step} is not finite; samples {samples}")
-
-
-def _over_ranks(samples: Iterable[int]) -> list[int]:
-    """Samples of all ranks, sorted."""
-    everyone = distributed.gather_objects([int(sample) for sample in samples])
-    return sorted(sample for own in everyone for sample in own)

@@ -11,12 +11,12 @@ from typing import Any
 from data.messages import clock, counted, override, size
 from orchestrator.record.redaction import Redactor, flatten
 from orchestrator.record.runs import RUNNING, Run, find, mapping
-from orchestrator.terminal import say
+from orchestrator.record.story.sentences import sentence
+from orchestrator.record.story.spending import GOODPUT
+from orchestrator.terminal import printable, say
 
 LATEST = "outputs/latest"
 MOST = 12  # lines of each part
-QUIET = ("dataset", "artifact", "imported", "training", "tokenizer", "baselines", "first_step")
-OF_EVENTS = ("step", "reason", "why", "path", "message", "status", "stage", "host")
 NOT_ASKED = ("outputs", "resources.", "tracking.", "resume", "checkpoint")  # of where, not of what
 
 Defaults = Callable[[str], dict[str, Any]]
@@ -34,7 +34,7 @@ def main(argv: Sequence[str], defaults: Defaults) -> int:
         if heading:
             say(f"\n{heading}")
         for line in shown[:MOST]:
-            say("  " * bool(heading) + _printable(hide(line)), hang=6)
+            say("  " * bool(heading) + printable(hide(line)), hang=6)
         if len(shown) > MOST:
             say(f"  and {len(shown) - MOST} more")
     return 0
@@ -75,6 +75,8 @@ def _head(run: Run) -> Iterator[str]:
         yield f"data: {', '.join(map(str, data))}"
     if typed := mapping(run.folder / "code.json").get("command"):
         yield f"typed: {typed}"
+    if GOODPUT in run.metrics:
+        yield f"goodput: {run.metrics[GOODPUT]:.0%}; orchestrate why {shlex.quote(str(run.folder))}"
     if isinstance(error := result.get("error"), Mapping):
         yield f"error: {error.get('message')}"
         yield f"remedy: {error.get('remedy')}"
@@ -119,11 +121,10 @@ def _differences(run: Run, defaults: Defaults) -> Iterator[str]:
 
 
 def _events(run: Run) -> Iterator[str]:
-    told = [event for event in run.events if event.get("event") not in QUIET]
-    for event in told[-MOST:]:
+    told = [(event, said) for event in run.events if (said := sentence(event)) is not None]
+    for event, said in told[-MOST:]:
         at = time.strftime("%H:%M:%S", time.localtime(event.get("time_ms", 0) / 1000))
-        facts = ", ".join(f"{n} {_short(event[n])}" for n in OF_EVENTS if event.get(n) is not None)
-        yield f"{at}  {event.get('event')}  {facts}"
+        yield f"{at}  {said}"
 
 
 def _checkpoints(run: Run) -> Iterator[str]:
@@ -160,8 +161,3 @@ def _short(value: Any) -> str:
         str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
     )
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _printable(line: str) -> str:
-    """Without control characters, which a file from somebody else may hold."""
-    return "".join(c if c.isprintable() else "?" for c in line)

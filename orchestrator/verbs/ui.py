@@ -1,9 +1,10 @@
 """`orchestrate ui [RUN]`: which run won, in the MLflow UI, until Ctrl-C.
 
-1. The page is found: that of RUN, else the runs of the newest run's experiment, best first.
-2. Its link is printed, and `mlflow server` is started on the store, for this machine only unless
+1. With --sync, what MLflow lacks of runs that are over is sent; else that is done meanwhile.
+2. The page is found: that of RUN, else the runs of the newest run's experiment, best first.
+3. Its link is printed, and `mlflow server` is started on the store, for this machine only unless
    --host says otherwise.
-3. When it answers, the page is opened, where there is a screen to open it on.
+4. When it answers, the page is opened, where there is a screen to open it on.
 A store that is a server already only has its link printed.
 """
 
@@ -25,11 +26,14 @@ from pathlib import Path
 from typing import IO
 
 from data.addresses import public
+from data.messages import counted
 from orchestrator.job.signals import handled, interrupt
+from orchestrator.record.mlflow.leftover import left_over, sending_left_over
 from orchestrator.record.mlflow.mirror import ENVIRONMENT, STATE, TRAINING_MODE, State
 from orchestrator.record.mlflow.sqlite import sqlite_path, sqlite_url
 from orchestrator.record.mlflow.store import settle
 from orchestrator.terminal import say
+from orchestrator.verbs.sync import send_all
 
 PORT = 5000
 START_SECONDS = 120.0
@@ -38,12 +42,16 @@ START_SECONDS = 120.0
 def main(argv: Sequence[str]) -> int:
     """Show the UI; returns the exit code."""
     options = parser().parse_args(argv)
+    if options.sync:
+        send_all(left_over(options.outputs))
     try:
         uri, page = find_store(options.outputs, options.run)
     except ValueError as error:
         say(str(error), sys.stderr)
         return 2
     if uri.startswith("http"):
+        if lacking := left_over(options.outputs):
+            say(f"MLflow lacks a part of {counted(len(lacking), 'run')}: orchestrate ui --sync")
         say(f"{public(uri)}{page}")
         _open(f"{public(uri)}{page}")
         return 0
@@ -61,14 +69,18 @@ def main(argv: Sequence[str]) -> int:
     with (
         contextlib.suppress(KeyboardInterrupt),
         tempfile.TemporaryFile() as output,
+        tempfile.NamedTemporaryFile() as log,
+        sending_left_over(options.outputs, Path(log.name)) as lacking,
         serve(uri, options.host, port, output) as server,
     ):
-        if not _answers(base, server):
+        if not answers(base, server):
             output.seek(0)
             words = output.read().decode(errors="replace")
             say(f"mlflow server did not start, it said:\n{words}", sys.stderr)
             return 1
         say("the page is there; Ctrl-C ends it")
+        if lacking:
+            say(f"what it lacks of {counted(len(lacking), 'run')} is being sent meanwhile")
         _open(f"{base}{page}")
         return server.wait()
     return 0
@@ -168,7 +180,7 @@ def _open(link: str) -> None:
         webbrowser.open(link)
 
 
-def _answers(base: str, server: "subprocess.Popen[bytes]") -> bool:
+def answers(base: str, server: "subprocess.Popen[bytes]") -> bool:
     """Wait for the server's /health."""
     deadline = time.monotonic() + START_SECONDS
     while server.poll() is None and time.monotonic() < deadline:
@@ -187,5 +199,6 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("run", nargs="?", type=Path, help="run folder; without it, all runs")
     new.add_argument("--port", type=int, help=f"default: {PORT}, or a free one if it is taken")
     new.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    new.add_argument("--sync", action="store_true", help="first send what MLflow lacks of runs")
     new.add_argument("--outputs", type=Path, default=Path("outputs"), help="folder of all runs")
     return new

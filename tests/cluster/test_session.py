@@ -30,6 +30,10 @@ def seven(payload, channel):
 def look_around(workers):
     [folder] = Path("/tmp").glob(f"orch-{os.getpid()}-*")
     told.append(oct(folder.stat().st_mode & 0o777))
+    started = [process.cmdline() for process in psutil.Process().children(recursive=True)]
+    names = [[Path(part).name for part in command] for command in started]
+    told.append(sorted(next(n for n in command if n.endswith((".py", "server", "raylet")))
+                       for command in names if not command[0].startswith("ray::")))
     os.kill(os.getpid(), signal.SIGTERM)
 
 def gang(stop, kill):
@@ -37,7 +41,7 @@ def gang(stop, kill):
                     kill=kill, on_records=lambda rank, records: None, on_started=look_around)
 
 told = []
-for name, moment in (("stop", 0.3), ("kill", 1.2)):
+for name, moment in (("stop", 0.1), ("kill", 0.4)):
     events = {"stop": threading.Event(), "kill": threading.Event()}
     threading.Timer(moment, events[name].set).start()
     begun = time.monotonic()
@@ -66,11 +70,12 @@ def test_ray_is_given_up_at_once_while_it_starts_and_can_be_started_again(tmp_pa
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    after_stop, left_then, after_kill, left_at_last, mode, heard, results = told
+    after_stop, left_then, after_kill, left_at_last, mode, programs, heard, results = told
     assert after_stop < 4
     assert after_kill < 4
     assert left_then == left_at_last == []
     assert (mode, heard, results) == ("0o700", "SIGTERM", [7])
+    assert programs == ["gcs_server", "guard.py", "raylet", *["stand_in.py"] * 2]
     assert done.stderr == ""
     assert "it is tried again: Can't find" in (tmp_path / "ray.log").read_text()
 

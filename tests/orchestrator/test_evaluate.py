@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+from cluster.heart import Heart
 from data import DataConfig, TokenizerConfig, prepare
 from orchestrator.record import lines
 from orchestrator.stages.evaluate.measure import Score, score_documents, together
@@ -189,7 +190,7 @@ def nats_of_documents(corpus, run):
         device=torch.device("cpu"),
         reader=weights.reader,
     )
-    return score_documents(model, prepared.validation, config)
+    return score_documents(model, prepared.validation, config, Heart())
 
 
 def test_every_token_is_credited_to_its_document_on_one_rank_and_on_two(one, two, corpus):

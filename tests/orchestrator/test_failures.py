@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from cluster.failure import from_silence
+from cluster.failure import from_death, from_hang, from_silence
 from cluster.gang import GangRefused, WorkerFailed
 from data.contract import ColumnError
 from data.files import DamagedData, DataError, NotOnThisHost
 from data.shards.blocks import BadBlock  # noqa: F401  # a kind of DamagedData
-from orchestrator.config import JobConfig
+from orchestrator.config import BUDGETS, JobConfig
 from orchestrator.job.failures import explain_failure
 from orchestrator.job.rank import Assignment, work
 from orchestrator.record import runfolder
+from orchestrator.record.fencing import Fence
 from orchestrator.stages.classify.examples import PublishedExamples, Standard, open_split
 from tests.orchestrator.typed import on, typed
 
@@ -29,6 +30,9 @@ def raised(kind, message, rank=1):
 # What torch, NCCL, gloo, CUDA, the kernel and our own code really say.
 SAID = {
     "out_of_memory": [
+        ("_ArrayMemoryError", "Unable to allocate 8.00 EiB for an array with shape (1152921504,)"),
+        ("RuntimeError", "std::bad_alloc"),
+        ("ArrowMemoryError", "malloc of size 1099511627776 failed"),
         ("OutOfMemoryError", "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total"),
         ("MemoryError", ""),
         (
@@ -44,7 +48,7 @@ SAID = {
         ),
         ("OSError", f"[Errno {errno.ENOMEM}] {os.strerror(errno.ENOMEM)}"),
     ],
-    "disk_full": [
+    "disk": [
         ("OSError", os.strerror(errno.ENOSPC)),
         ("OSError", f"[Errno {errno.ENOSPC}] {os.strerror(errno.ENOSPC)}: '/x'"),
         ("OSError", f"[Errno {errno.EDQUOT}] {os.strerror(errno.EDQUOT)}: '/x'"),
@@ -75,7 +79,7 @@ SAID = {
             "ncclUnhandledCudaError: Call to CUDA function failed.",
         ),
     ],
-    "collective": [
+    "network": [
         ("RuntimeError", "[..gloo/transport/tcp/pair.cc:547] Connection closed by peer [::1]:21"),
         ("RuntimeError", "[..gloo/tcp/unbound_buffer.cc:81] Timed out waiting 30000ms for recv"),
         ("RuntimeError", "Application timeout caused pair closure"),
@@ -96,8 +100,6 @@ SAID = {
             "connect to (10.0.0.1, 29500).",
         ),
         ("DistStoreError", "wait timeout after 300000ms, keys: /default_pg/0//cpu//0/0"),
-    ],
-    "time_out": [
         ("TimeoutError", ""),
         ("GetTimeoutError", "Get timed out: some object(s) not ready."),
         ("ReadTimeout", "HTTPSConnectionPool(host='h', port=443): Read timed out."),
@@ -113,11 +115,14 @@ SAID = {
         ("TensorFileError", "weights-0.safetensors ends at byte 100, inside a tensor"),
         ("SafetensorError", "Error while deserializing header: incomplete metadata"),
     ],
-    "non_finite_loss": [
+    "numerical": [
         ("NonFiniteLoss", "loss is nan at step 3"),
         ("NonFiniteState", "non-finite weight of blocks.0.norm.weight in the role model"),
         ("SaveFailed", "rank 1 could not save step 3: NonFiniteState: non-finite exp_avg of x"),
         ("RuntimeError", "gradient norm is inf"),
+    ],
+    "no_room": [
+        ("NoRoom", "no room for 2 worker(s) with 1 CPU(s) each in 3600 s; 1 of 2 CPU(s) are free"),
     ],
     "start": [
         ("RayNotStarted", "Ray did not start, twice: Can't find a `node_ip_address.json` file"),
@@ -139,7 +144,7 @@ SAID = {
         ("KernelPanicked", ""),
     ],
 }
-RETRIED = {"storage", "hardware", "collective", "time_out", "start", "unknown"}
+NEVER_RESTARTED = {"disk", "numerical", "bad_data", "no_room"}
 
 
 @pytest.mark.parametrize(
@@ -149,7 +154,7 @@ RETRIED = {"storage", "hardware", "collective", "time_out", "start", "unknown"}
 def test_an_exception_is_classified_by_its_type_or_its_words(failure, kind, message):
     explanation = explain_failure(raised(kind, message))
     assert explanation.failure == failure
-    assert explanation.retry is (failure in RETRIED)
+    assert (BUDGETS[failure].restarts == 0) is (failure in NEVER_RESTARTED)
     assert explanation.line().startswith(f"rank 1 on host node-a failed: {kind}")
     assert explanation.remedy in explanation.line()
 
@@ -159,12 +164,12 @@ def test_what_a_host_does_not_see_is_no_damage_and_needs_no_traceback(tmp_path):
     channel = None  # nothing is sent before the folder is looked for
     for asked in (
         lambda: open_split(examples, "train", tmp_path),
-        lambda: work(Assignment(JobConfig(), tmp_path, None), channel),
+        lambda: work(Assignment(JobConfig(), tmp_path, None, Fence(tmp_path, 1, 1)), channel),
     ):
         with pytest.raises((ValueError, RuntimeError), match=str(tmp_path)) as caught:
             asked()
         explanation = explain_failure(raised(type(caught.value).__name__, str(caught.value)))
-        assert (explanation.failure, explanation.retry) == ("not_shared", False)
+        assert explanation.failure == "not_shared"
         assert explanation.remedy == "let every host see that folder, then start again"
 
 
@@ -174,7 +179,7 @@ def test_whatever_is_wrong_with_data_is_known_by_the_name_of_its_error():
     for kind in (kind for kind in kinds if kind.__module__.startswith("data.")):
         explanation = explain_failure(raised(kind.__name__, "shard-00000.arrow: block 3"))
         known = "not_shared" if kind is NotOnThisHost else "bad_data"
-        assert (explanation.failure, explanation.retry) == (known, False), kind
+        assert explanation.failure == known, kind
 
 
 def test_damaged_data_is_told_with_its_file_and_its_own_remedy_alone():
@@ -187,7 +192,7 @@ def test_damaged_data_is_told_with_its_file_and_its_own_remedy_alone():
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EROFS, errno.ENOSPC])
 def test_an_error_of_the_system_is_known_whether_it_names_a_file_or_not(code):
-    want = "disk_full" if code == errno.ENOSPC else "storage"
+    want = "disk" if code == errno.ENOSPC else "storage"
     assert explain_failure(OSError(code, os.strerror(code))).failure == want
     assert (
         explain_failure(OSError(code, os.strerror(code), "/mnt/step_00000005/model")).failure
@@ -260,10 +265,36 @@ def test_the_step_stands_behind_what_happened_and_before_why(said, told):
 
 def test_a_silent_worker_is_told_with_how_long_it_was_silent():
     worker = {"rank": 1, "host": "a", "log": "/runs/r/logs/rank-1.log"}
-    explanation = explain_failure(from_silence(worker, 40, node_answers=True), step=3)
-    assert explanation.failure == "silent"
-    assert explanation.retry
+    explanation = explain_failure(from_silence(worker, 40, stopped=True), step=3)
+    assert explanation.failure == "hang"
     assert "has not answered for 40 s after step 3: its process is stopped" in explanation.line()
+
+
+def test_native_code_that_aborts_for_want_of_memory_did_not_merely_crash(tmp_path):
+    log = tmp_path / "rank-1.log"
+    log.write_text(
+        "terminate called after throwing an instance of 'std::bad_alloc'\n"
+        "Fatal Python error: Aborted\n"
+    )
+    worker = {"rank": 1, "host": "a", "log": str(log), "log_begins_at": 0}
+
+    class ActorDiedError(Exception):
+        pass
+
+    failure = from_death(ActorDiedError("The actor died unexpectedly"), worker)
+    assert (failure.signal, failure.out_of_memory) == ("SIGABRT", True)
+    assert explain_failure(failure, step=3).failure == "out_of_memory"
+
+
+def test_a_hang_is_told_with_where_it_is_and_where_the_stacks_are():
+    worker = {"rank": 1, "host": "a", "log": "/runs/r/logs/rank-1.log"}
+    seen = "hangs, in data/reader.py:7 (read), while the others wait for it: no rank has come on"
+    explanation = explain_failure(from_hang(worker, seen, all_of_them=False), step=3)
+    assert explanation.failure == "hang"
+    assert explanation.line().startswith(
+        "rank 1 on host a hangs after step 3, in data/reader.py:7 (read), while the others wait"
+    )
+    assert "logs/stacks-rank-*.txt" in explanation.remedy
 
 
 def test_a_real_allocation_that_cannot_be_met_is_out_of_memory():
@@ -286,7 +317,7 @@ def test_workers_of_the_preparation_that_died_are_told_from_those_that_ran_out_o
         pass
 
     killed = "part 3: each of 3 workers that tried it died: worker 0 on a was killed by SIGKILL"
-    assert explain_failure(PoolFailed(killed)).failure == "killed"
+    assert explain_failure(PoolFailed(killed)).failure == "worker_lost"
     starved = explain_failure(PoolFailed(killed + ", by the kernel: out of memory, limit 900 MiB"))
     assert starved.failure == "out_of_memory"
     assert "--workers" in starved.remedy
@@ -302,7 +333,7 @@ def test_a_killed_rank_is_explained_with_its_signal_and_step():
         signal="SIGKILL",
     )
     explanation = explain_failure(error, step=12)
-    assert explanation.failure == "killed"
+    assert explanation.failure == "worker_lost"
     assert explanation.line().startswith(
         "rank 1 on host node-a was killed by SIGKILL after step 12, it seems: it left no "
         "exception; "
@@ -313,8 +344,8 @@ def test_a_killed_rank_is_explained_with_its_signal_and_step():
     ("failure", "facts"),
     [
         ("out_of_memory", {"cause": "killed", "signal": "SIGKILL", "out_of_memory": True}),
-        ("killed", {"cause": "killed", "signal": "SIGSEGV"}),
-        ("lost_node", {"cause": "lost"}),
+        ("worker_lost", {"cause": "killed", "signal": "SIGSEGV"}),
+        ("node_lost", {"cause": "lost"}),
         ("start", {"cause": "start"}),
     ],
 )
@@ -325,7 +356,7 @@ def test_a_death_is_classified_by_its_cause(failure, facts):
 
 def test_errors_of_the_driver_itself_are_classified_too():
     assert explain_failure(KeyboardInterrupt()).failure == "interrupted"
-    assert explain_failure(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))).failure == "disk_full"
+    assert explain_failure(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))).failure == "disk"
     refused = explain_failure(GangRefused("resources.workers=3 does not fit"))
     assert (refused.failure, refused.rank) == ("user_error", None)
     assert refused.line().startswith("GangRefused: resources.workers=3 does not fit; ")

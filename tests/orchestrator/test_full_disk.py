@@ -59,7 +59,7 @@ def test_a_run_on_a_disk_that_is_full_at_any_point_has_a_result_and_a_remedy(
     )
     result = json.loads((disk / "latest" / "result.json").read_text())
     assert (answer.code, result["status"]) == (1, "failed")
-    assert result["error"]["class"] == "disk_full"
+    assert result["error"]["class"] == "disk"
     assert "Traceback" not in answer.out + answer.err
     (line,) = [line for line in answer.out.splitlines() if line.startswith("error: ")]
     assert "No space left on device" in line

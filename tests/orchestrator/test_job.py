@@ -4,6 +4,7 @@ The jobs of this file train the same tiny model in fp32 on the same text, so the
 compared: Ray, torchrun, one process and a resumed run must tell the same losses.
 """
 
+import itertools
 import json
 import math
 import os
@@ -258,7 +259,7 @@ def test_a_killed_worker_ends_the_job_with_one_line_and_resume_ends_as_if_it_had
     quick, tmp_path, corpus
 ):
     """The run of `quick`, but for more evaluations, which give time to kill it after step 5."""
-    job = Job(tmp_path, corpus, "resources=cpu2", "stage.evaluate_every=1")
+    job = Job(tmp_path, corpus, "resources=cpu2", "stage.evaluate_every=1", "recovery=none")
     job.until(lambda: (job.run / "checkpoints" / "step_00000005").is_dir())
     os.kill(job.workers()[1]["pid"], signal.SIGKILL)
     began = time.monotonic()
@@ -266,13 +267,14 @@ def test_a_killed_worker_ends_the_job_with_one_line_and_resume_ends_as_if_it_had
     assert time.monotonic() - began < 20
     result = job.result
     assert result["status"] == "failed"
-    assert (result["error"]["class"], result["error"]["rank"]) == ("killed", 1)
+    assert (result["error"]["class"], result["error"]["rank"]) == ("worker_lost", 1)
     assert job.events("finished")[-1]["error"] == result["error"]
     kept = sorted(path.name for path in (job.run / "checkpoints").iterdir())
     assert kept[-1] == Path(result["checkpoint"]).name, "the newest, and nothing half-written"
     line = next(line for line in job.screen.splitlines() if line.startswith("error:"))
     assert f"rank 1 on host {os.uname().nodename} was killed by SIGKILL" in line
     assert "resume=RUN_FOLDER" in line
+    assert job.screen.index(line) < job.screen.index("sending the rest of the record to MLflow")
     again = f"orchestrate run resume={job.run.relative_to(job.folder)}"
     assert f"go on:       {again}\n" in job.screen
     assert [line for line in job.screen.splitlines() if any(n in line for n in NOISE)] == []
@@ -291,6 +293,43 @@ def test_a_killed_worker_ends_the_job_with_one_line_and_resume_ends_as_if_it_had
         assert store.execute(tags, [job.result["mlflow_run_id"]]).fetchone() == (killed,)
 
 
+def test_a_run_that_loses_each_of_its_workers_once_goes_on_and_ends_as_if_none_had_died(
+    quick, tmp_path, corpus
+):
+    job = Job(tmp_path, corpus, "resources=cpu2", "stage.evaluate_every=1")
+    for step, victim in ((5, 1), (10, 0)):
+        job.until((job.run / "checkpoints" / f"step_{step:08d}").is_dir)
+        os.kill(job.workers()[victim]["pid"], signal.SIGKILL)
+    assert job.wait() == 0, job.screen
+    assert (job.result["status"], job.result["attempts"]) == ("done", 3)
+    assert job.metric() == quick.metric(), "to the last bit"
+    assert saved_files(job) == saved_files(quick), "weights and moments, too"
+    assert (
+        job.events("checkpoint")[-1]["data_multiset"]
+        == (quick.events("checkpoint")[-1]["data_multiset"])
+    )
+    failed, restarting = job.events("failed"), job.events("restarting")
+    assert [(event["cause"], event["rank"]) for event in failed] == [
+        ("worker_lost", 1),
+        ("worker_lost", 0),
+    ]
+    assert [(event["attempt"], event["workers"]) for event in restarting] == [(2, 2), (3, 2)]
+    for event, before in zip(restarting, failed, strict=True):
+        assert event["lost_steps"] == before["step"] - event["from_step"] <= 5
+    assert [event["attempt"] for event in job.events("recovered")] == [2, 3]
+    pids = [{w["pid"] for w in event["workers"]} for event in job.events("admitted")]
+    assert [len(now & then) for now, then in itertools.pairwise(pids)] == [1, 1]
+    line = next(line for line in job.screen.splitlines() if line.startswith("attempt 1 failed"))
+    assert f"rank 1 on host {os.uname().nodename} was killed by SIGKILL" in line
+    assert "attempt 2 goes on from step 5, " in line
+    status, metrics = job.mlflow_run()
+    curve = {step: loss for (key, step), loss in metrics.items() if key == "train/loss"}
+    assert (status, curve) == ("FINISHED", quick.metric())
+    assert [line for line in job.screen.splitlines() if any(n in line for n in NOISE)] == []
+    assert not list(job.run.glob(".records*"))
+    assert no_left_overs(job), job.left_overs()
+
+
 def saved_files(job):
     """Hashes of the files of the last checkpoint."""
     manifest = json.loads((job.run / job.result["checkpoint"] / "manifest.json").read_bytes())
@@ -307,6 +346,8 @@ def test_an_exception_in_one_rank_is_told_with_its_remedy_and_its_traceback_is_i
     assert job.wait() == 1, job.screen
     error = job.result["error"]
     assert (job.result["status"], job.result["checkpoint"]) == ("failed", None)
+    assert job.result["attempts"] == 2, "the same error at the same step again ends it"
+    assert job.events("gave_up")[0]["cause"] == "user_error"
     assert "Error" in error["message"]
     assert "Traceback" not in job.screen
     log = job.run / "logs" / f"rank-{error['rank']}.log"
@@ -327,7 +368,7 @@ def test_diverging_alone_in_this_process_leaves_a_strict_result_and_the_tracebac
         "stage.evaluate_every=1",
     )
     assert job.wait() == 1, job.screen
-    assert job.result["error"]["class"] == "non_finite_loss"
+    assert job.result["error"]["class"] == "numerical"
     assert "NaN" not in (job.run / "result.json").read_text().replace('"NaN"', "")
     assert "NonFiniteLoss" in (job.run / "logs" / "rank-0.log").read_text()
 

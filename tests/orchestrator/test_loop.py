@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from cluster.heart import Heart
 from data import DataConfig, TokenizerConfig, evaluation_rows, prepare
 from orchestrator.stages.language.objective import next_token
 from orchestrator.training import distributed
+from orchestrator.training.bad_loss import NonFiniteLoss
 from orchestrator.training.engine import build
-from orchestrator.training.loop import NonFiniteLoss, NothingToTrainOn, evaluate, every
+from orchestrator.training.loop import NothingToTrainOn, evaluate, every
 from orchestrator.training.objectives import classification
 from orchestrator.training.selection import Selection
 from orchestrator.training.state import WEIGHT
@@ -257,7 +259,7 @@ def evaluated(names, prepared, micro_batch):
         trainer = tiny.build(config)
         place = distributed.rank(), distributed.world_size()
         rows = evaluation_rows(validation, tiny.T, *place, micro_batch)
-        totals = evaluate(trainer, next_token, rows)
+        totals = evaluate(trainer, next_token, rows, Heart())
         answer[name] = totals.loss, totals.weight
         assert trainer.model.training
     if distributed.world_size() > 1:
@@ -297,8 +299,8 @@ def packed(names):
         batch = tiny.rows(place + np.arange(config.batch.micro))
         batch = replace(batch, documents=np.tile(documents, (len(batch.tokens), 1)))
         trainer, logged = tiny.build(config), []
-        apart = evaluate(trainer, next_token, [batch])
-        together = evaluate(trainer, next_token, [replace(batch, documents=None)])
+        apart = evaluate(trainer, next_token, [batch], Heart())
+        together = evaluate(trainer, next_token, [replace(batch, documents=None)], Heart())
         keep = {"log": lambda step, metrics, to=logged: to.append(metrics["train/loss"])}
         tiny.run(config, trainer, 1, batches=iter([[batch]]), **keep)
         trained = logged[0] * apart.weight
@@ -379,7 +381,7 @@ def classified(names):
         uneven = [np.arange(30, 33), np.arange(33, 40)] if rank == 0 else []
         alone = [] if ranks == 1 else [np.arange(30, 33)] if rank == 0 else [np.arange(33, 40)]
         chosen = uneven if name != "zero3" or ranks == 1 else alone
-        totals = evaluate(trainer, classify, map(points, chosen))
+        totals = evaluate(trainer, classify, map(points, chosen), Heart())
         answer[name, precision] = logged, totals.metrics("validation")
     return answer
 

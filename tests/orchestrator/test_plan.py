@@ -14,6 +14,7 @@ from orchestrator.config import (
     OptimConfig,
     ResourcesConfig,
 )
+from orchestrator.plan.fitting import what_would_fit
 from orchestrator.plan.memory import memory_of
 from orchestrator.plan.outputs import DiskTooSmall
 from orchestrator.plan.planning import rough_plan
@@ -124,6 +125,8 @@ def test_the_plan_tells_when_it_saves_what_it_keeps_and_when_it_ends_early():
     assert "every 7.5 minutes and at the best validation/loss, which stays, at most 4" in said
     assert "after 2 evaluations without progress in validation/loss" in said
     assert rough_plan(job(checkpoint_every=None)).most_checkpoints == 1
+    kept = rough_plan(job(steps=100, checkpoint_every=5, checkpoints_kept=2, keep_every=25))
+    assert kept.most_checkpoints == 2 + 1 + 4
 
 
 def test_a_checkpoint_is_as_large_as_planned(corpus):
@@ -333,3 +336,26 @@ def test_sizes_are_for_readers():
     assert [size(n) for n in (0, 999, 1000, 12_345_678, 999_999, 3e15)] == [
         "0 B", "999 B", "1 kB", "12.3 MB", "1 MB", "3e+03 TB",
     ]  # fmt: skip
+
+
+def test_out_of_memory_is_told_with_what_used_it_and_which_settings_need_less():
+    """Each number is that of the plan with the setting that is named."""
+    plan = rough_plan(job(global_batch_size=24))  # ZeRO 1 in fp32, 2 workers, micro-batch 12
+    said = what_would_fit(plan, "was killed by the kernel: out of memory, limit 900 MiB")
+    held = plan.memory
+    assert f"the plan knows {size(held.total)}: weights {size(held.weights)}" in said
+    first, *others = said.partition("; try ")[2].split(", or ")
+    assert first.startswith(
+        "stage.micro_batch_size=6 instead of 12 (activations x 0.5, the same 24"
+    )
+    assert others[0].startswith("engine.activation_checkpointing=true")
+    for stage, other in zip((2, 3), others[1:3], strict=True):
+        smaller = rough_plan(replace(plan.config, engine=EngineConfig(zero_stage=stage)))
+        assert other == f"engine.zero_stage={stage} ({size(smaller.memory.total)} of state)"
+    assert 1.5 * 2**20 < held.total < 3 * 2**20
+    tight = what_would_fit(plan, "GPU 0 has a total capacity of 3 MiB")
+    assert "; try engine.zero_stage=2" in tight, "the state is what does not fit"
+    alone = replace(plan.config, resources=ResourcesConfig(workers=1), engine=EngineConfig("torch"))
+    assert "zero_stage" not in what_would_fit(rough_plan(alone), "")
+    least = rough_plan(job(global_batch_size=2))
+    assert "micro_batch_size" not in what_would_fit(least, ""), "a single sequence can't be cut"

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 import models
 from models.configs import GPTConfig
 from orchestrator.record.checkpoints import CheckpointError, Retention, finding
+from orchestrator.record.fencing import take
 from orchestrator.training import checkpoint, distributed
 from orchestrator.training.checkpoint.tensorfile import CHUNK, HashedFile, TensorWriter
 from orchestrator.training.state import WEIGHT, DifferentState
@@ -334,6 +335,12 @@ class TestRetention:
         names = [int(path.name[-1]) for path in checkpoint.published(tmp_path)]
         assert names == [3, 5, 6]
 
+    def test_multiples_of_a_number_of_steps_stay_for_ever(self, tmp_path):
+        retention = Retention(tmp_path, 1, keep_every=3)
+        for step in range(1, 9):
+            retention.after(saved(tmp_path, step))
+        assert [int(path.name[-1]) for path in checkpoint.published(tmp_path)] == [3, 6, 8]
+
     def test_what_was_found_is_looked_at_once(self, tmp_path):
         saved(tmp_path, 1)
         retention = Retention(tmp_path, 9)
@@ -344,14 +351,16 @@ class TestRetention:
         assert bytes_read() - before < 200  # the counter alone
 
 
-def test_the_next_save_removes_what_killed_writers_left(tmp_path):
-    plain = Plain()
-    for name in ("step_00000001.partial", "step_00000002.partial"):
-        (tmp_path / name / "model").mkdir(parents=True)
-        (tmp_path / name / "model" / "weights-0.safetensors").write_bytes(b"left")
-        (tmp_path / name / "model" / "weights-7.safetensors").write_bytes(b"left")
-    done = saved(tmp_path, 2, plain)
-    assert [path.name for path in tmp_path.iterdir()] == ["step_00000002"]
+def test_the_next_attempt_removes_what_killed_writers_left(tmp_path):
+    plain, root = Plain(), tmp_path / "checkpoints"
+    for name in ("step_00000001.000001.partial", "step_00000002.000002.partial"):
+        (root / name / "model").mkdir(parents=True)
+        (root / name / "model" / "weights-0.safetensors").write_bytes(b"left")
+        (root / name / "model" / "weights-7.safetensors").write_bytes(b"left")
+    take(tmp_path, 1)
+    fence = take(tmp_path, 2)
+    done = checkpoint.save(root, 2, {"model": plain.role()}, None, {}, fence)
+    assert [path.name for path in root.iterdir()] == ["step_00000002"]
     assert not (done.path / "model" / "weights-7.safetensors").exists()
     check_equal(checkpoint.open_role(checkpoint.verify(done.path)), plain)
 

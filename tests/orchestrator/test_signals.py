@@ -139,7 +139,7 @@ def test_a_job_that_fails_leaves_no_half_written_checkpoint(corpus, monkeypatch)
     """Another rank has been killed while it saved, and this one with it."""
 
     def die_while_saving(*_, **__):
-        half = Path("outputs/latest/checkpoints/step_00000003.partial/model")
+        half = Path("outputs/latest/checkpoints/step_00000003.000001.partial/model")
         half.mkdir(parents=True)
         (half / "weights-0.safetensors").write_bytes(b"half")
         raise MemoryError

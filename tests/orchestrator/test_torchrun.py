@@ -18,6 +18,7 @@ from orchestrator.config import JobConfig, ResourcesConfig
 from orchestrator.job import lifecycle, torchrun
 from orchestrator.job.rank import Assignment
 from orchestrator.plan.devices import check_fits
+from orchestrator.record.fencing import Fence
 from tests.orchestrator.typed import on, typed
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +36,7 @@ def two_ranks(monkeypatch):
 def test_a_rank_waits_longer_than_any_single_look(two_ranks, monkeypatch):
     monkeypatch.setattr(torchrun, "LOOK", timedelta(milliseconds=50))
     heard = []
-    assignment = Assignment(JobConfig(), Path("run"), inputs=7)
+    assignment = Assignment(JobConfig(), Path("run"), 7, Fence(Path("run"), 1, 1))
     with torchrun.leading(INLINE) as hand_out:
         store = torchrun._store()
         other = threading.Thread(target=lambda: heard.append(torchrun.wait_for_word(store)))
@@ -70,7 +71,7 @@ def test_variables_that_torchrun_left_behind_start_no_store(launcher, left_over,
     config = JobConfig(resources=ResourcesConfig(launcher=launcher))
     assert not torchrun.is_follower(config)
     with torchrun.leading(config) as hand_out:
-        hand_out(Assignment(config, Path("run"), None))
+        hand_out(Assignment(config, Path("run"), None, Fence(Path("run"), 1, 1)))
     assert automatic("inline_workers") == 1
     check_fits(ResourcesConfig(launcher="inline"))
 

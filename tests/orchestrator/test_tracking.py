@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -15,9 +16,18 @@ import pytest
 from orchestrator.config import TrackingConfig
 from orchestrator.record.journal import Journal
 from orchestrator.record.lines import read
-from orchestrator.record.mlflow import Done, NoMirror, State, check_store, start_mirror
+from orchestrator.record.mlflow import (
+    Done,
+    NoMirror,
+    State,
+    check_store,
+    sending_left_over,
+    start_mirror,
+)
+from orchestrator.record.mlflow.leftover import left_over
 from orchestrator.record.mlflow.mirror import ENVIRONMENT, new_state
 from orchestrator.record.mlflow.sending import LONGEST_WAIT, pause
+from orchestrator.record.story.spending import GOODPUT, spending
 from tests.orchestrator.tracked import (
     COUNT_STEPS,
     ROOT,
@@ -224,6 +234,39 @@ def test_when_the_driver_is_killed_the_run_is_closed_as_killed_and_the_mirror_le
     wait_until(lambda: not Path(f"/proc/{mirror}").exists())
     assert rows(outputs / "mlflow.db", "SELECT status FROM runs") == [("KILLED",)]
     assert points(outputs / "mlflow.db", State.load(folder).run_id) == expected_points(folder)
+    assert left_over(outputs) == []
+
+
+def test_a_run_killed_with_its_mirror_is_completed_by_whatever_comes_next(outputs):
+    """A power cut leaves it RUNNING in MLflow; the lock of its journal tells that it is over."""
+    database, log = outputs / "mlflow.db", outputs / "left-over.log"
+    folder, other = make_run(outputs), make_run(outputs, "13-00-00-pretrain-def456")
+    mirror = start_mirror(folder, TrackingConfig(flush_seconds=0.2), outputs)
+    with Journal(folder) as book:
+        book.event("started", host=socket.gethostname(), pid=os.getpid())
+        for step in (1, 2):
+            book.metrics(step, {"train/loss": 1.0 / step, "train/step_seconds": 0.5})
+        book.event("checkpoint", step=1, path="checkpoints/step_00000001")
+        wait_until(lambda: rows(database, COUNT_STEPS)[0][0] > 0)
+        mirror.process.kill()
+        mirror.process.communicate()
+        book.metrics(3, {"train/loss": 0.3})  # which MLflow does not get
+        assert left_over(outputs) == [], "its driver lives"
+    assert rows(database, "SELECT status FROM runs") == [("RUNNING",)]
+    with sending_left_over(outputs, log) as folders:
+        assert folders == [folder]
+        wait_until(lambda: rows(database, "SELECT status FROM runs") == [("KILLED",)])
+    sent = points(database, State.load(folder).run_id)
+    ((goodput,),) = [point[3:4] for point in sent if point[0] == GOODPUT]
+    assert goodput == spending(folder).goodput > 0
+    assert [point for point in sent if point[0] != GOODPUT] == expected_points(folder)
+
+    play(other, steps=20)
+    new_state(TrackingConfig(), outputs).save(other)  # all its time, the store was away
+    assert sync("--outputs", outputs).returncode == 0
+    assert points(database, State.load(other).run_id) == expected_points(other)
+    assert sorted(rows(database, "SELECT status FROM runs")) == [("FINISHED",), ("KILLED",)]
+    assert left_over(outputs) == []
 
 
 def test_a_killed_mirror_is_replaced_at_the_end_and_a_resumed_job_goes_on_in_the_same_run(outputs):

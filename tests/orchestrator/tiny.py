@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cluster.heart import Heart
 from data import Batch, DataConfig
 from models.configs import GPTConfig
 from orchestrator.config import (
@@ -116,7 +117,9 @@ def run(
         "log": lambda step, metrics: None,
         "evaluate": lambda step: {},
         "save": lambda step: None,
+        "before_update": lambda: None,
         "should_stop": lambda: False,
+        "heart": Heart(),
     }
     return fit(
         trainer,

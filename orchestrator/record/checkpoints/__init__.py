@@ -22,7 +22,12 @@ from orchestrator.record.checkpoints.manifest import (
     folder_name,
     read,
 )
-from orchestrator.record.checkpoints.retention import Retention, hold, remove_partial
+from orchestrator.record.checkpoints.retention import (
+    Retention,
+    hold,
+    remove_partial,
+    restore_replaced,
+)
 
 __all__ = [
     "FOLDER",
@@ -39,6 +44,7 @@ __all__ = [
     "published",
     "read",
     "remove_partial",
+    "restore_replaced",
     "told",
     "verify",
 ]

@@ -13,6 +13,7 @@ import models
 from data.files import DataError, json_sha256, parse_json
 from data.order.state import DataState
 from models.configs import ModelConfig
+from orchestrator.record.fencing import PARTIAL as PARTIAL
 
 FORMAT = 3
 WHOLE_TENSORS = 2
@@ -22,7 +23,6 @@ FOLDER = "checkpoints"
 """In a run folder."""
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
-PARTIAL = ".partial"
 REPLACED = f".replaced{PARTIAL}"  # a checkpoint that one of the same step takes the place of
 
 
@@ -114,6 +114,8 @@ class Checkpoint:
     """What the stage adds, such as the state of its data."""
     manifest_sha256: str
     """Names the checkpoint: it covers the hash of every file."""
+    attempt: int | None = None
+    """Of its run that wrote it. None: it was written outside of one, or before there were any."""
     passed_over: tuple[str, ...] = ()
     """Why newer ones of its run were not taken, where this one was looked for."""
 
@@ -207,14 +209,16 @@ def to_text(
     roles: Mapping[str, RoleRecord],
     files: Mapping[str, FileRecord],
     facts: Mapping[str, Any],
+    writer: Mapping[str, int],
 ) -> str:
-    """What manifest.json says of a checkpoint."""
+    """What manifest.json says of a checkpoint; `writer` is a `Fence.record`."""
     manifest = {
         "format": FORMAT,
         "step": step,
         "roles": {name: role.to_dict() for name, role in roles.items()},
         "files": {name: file.to_dict() for name, file in files.items()},
         "facts": dict(facts),
+        "writer": dict(writer),
     }
     return json.dumps({**manifest, "digest": json_sha256(manifest)})
 
@@ -254,7 +258,8 @@ def _checkpoint(path: Path, manifest: Mapping[str, Any], sha256: str) -> Checkpo
         roles = {"model": RoleRecord(manifest["model"], "adamw", None)}
         facts = {key: value for key, value in manifest.items() if key not in OWN_ENTRIES}
     files = {name: FileRecord(**record) for name, record in manifest["files"].items()}
-    return Checkpoint(path, int(manifest["step"]), roles, files, facts, sha256)
+    attempt = manifest.get("writer", {}).get("attempt")
+    return Checkpoint(path, int(manifest["step"]), roles, files, facts, sha256, attempt)
 
 
 def read(path: Path) -> Checkpoint:

@@ -8,12 +8,14 @@ the job runs, so nothing that happens to MLflow can slow or end training:
 4. it sends what is new in the journal every `flush_seconds`; mlflow.json says how far it got
 5. when the driver is done, or dead, it sends the rest, the artifacts and the final status.
 Each step can be repeated without doubling anything, so the mirror may be killed anywhere, and
-`orchestrate sync RUN_FOLDER` may be typed at any time to send what is missing.
+`orchestrate sync RUN_FOLDER` may be typed at any time to send what is missing. Runs that are over
+and were not wholly sent are found by the next job, and sent (`leftover.py`).
 
 Of a step that a later attempt repeats, what counts is sent; `points.py` says what becomes of what
 was sent before. The journal, which is uploaded too, has everything.
 """
 
+from orchestrator.record.mlflow.leftover import sending_left_over
 from orchestrator.record.mlflow.mirror import (
     Done,
     Mirror,
@@ -35,5 +37,6 @@ __all__ = [
     "check_store",
     "new_state",
     "place",
+    "sending_left_over",
     "start_mirror",
 ]

@@ -16,11 +16,14 @@ from orchestrator.record.lines import EVENTS, METRICS, last_line, read
 from orchestrator.record.mlflow.naming import run_name
 from orchestrator.record.reading import CONFIG, lies_in, read_settings, read_yaml
 from orchestrator.record.redaction import Redactor, flatten
+from orchestrator.record.runs import Run
+from orchestrator.record.story.telling import happened, story_text
 
 RECORDS = (
     *("overrides.yaml", "code.json", "result.json", "samples.txt"),
     *(EVENTS, METRICS),
 )
+STORY = "story.txt"
 OWN_LOG = "tracking.log"  # grows while it would be uploaded
 START_BYTES = 1 << 20  # of the events, in which stand those of before the first step
 
@@ -125,7 +128,9 @@ class Description:
         host = f"on `{code.get('host', 'unknown host')}`"
         head = f"**{self._headline(metrics)}** {self.stage} {host}: {status or 'running'}\n"
         lines = [f"- {name}: {_readable(v)}" for name, v in facts.items() if v is not None]
-        return self.redactor.text("\n".join([head.removeprefix("**** "), *lines]))
+        story = [f"- {said}" for said in happened(Run(self.folder))]
+        text = [head.removeprefix("**** "), *lines, "\n**What happened**\n", *story]
+        return self.redactor.text("\n".join(text))
 
     def _headline(self, metrics: dict[str, float]) -> str:
         """The result in a line, with what it is to be compared with; empty while there is none."""
@@ -150,7 +155,9 @@ class Description:
         return [self.redactor.text(str(word)) for word in words] if isinstance(words, list) else []
 
     def copy_records(self, target: Path) -> None:
-        """Copy the records and logs of the run to `target`, secrets taken out."""
+        """Copy the records and logs of the run to `target`, and its story, secrets taken out."""
+        story = self.redactor.text(story_text(Run(self.folder)))
+        (target / STORY).write_text(story, encoding="utf-8")
         shown = yaml.safe_dump(self.redactor.settings(self.config), sort_keys=False)
         (target / CONFIG).write_text(shown, encoding="utf-8")
         paths = [self.folder / name for name in RECORDS]

@@ -265,30 +265,28 @@ class Mirror(NoMirror):
         return trouble
 
     def _spawn(self, *flags: str) -> "subprocess.Popen[bytes] | None":
-        root = str(Path(__file__).resolve().parents[3])
-        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-        (self.folder / "logs").mkdir(exist_ok=True)
-        with (self.folder / LOG).open("ab") as output:
-            try:
-                # A group of its own: Ctrl-C ends the driver, the mirror then sends how it ended.
-                return subprocess.Popen(
-                    [
-                        sys.executable,
-                        "-P",
-                        "-m",
-                        SENDER,
-                        str(self.folder),
-                        *flags,
-                    ],
-                    env={**os.environ, **ENVIRONMENT, "PYTHONPATH": path},
-                    stdin=subprocess.PIPE,
-                    stdout=output,
-                    stderr=output,
-                    process_group=0,
-                )
-            except OSError as error:  # no process or memory left: the job is worth more
-                output.write(f"the mirror did not start: {error}\n".encode())
-                return None
+        return start_sender(self.folder / LOG, str(self.folder), *flags)
+
+
+def start_sender(log: Path, *arguments: str) -> "subprocess.Popen[bytes] | None":
+    """Start the process that sends runs. None: this host has no process or memory left for it."""
+    root = str(Path(__file__).resolve().parents[3])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    log.parent.mkdir(exist_ok=True)
+    with log.open("ab") as output:
+        try:
+            # A group of its own: Ctrl-C ends the driver, the mirror then sends how it ended.
+            return subprocess.Popen(
+                [sys.executable, "-P", "-m", SENDER, *arguments],
+                env={**os.environ, **ENVIRONMENT, "PYTHONPATH": path},
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                process_group=0,
+            )
+        except OSError as error:  # the job is worth more
+            output.write(f"the mirror did not start: {error}\n".encode())
+            return None
 
 
 def start_mirror(folder: Path, config: TrackingConfig, outputs: Path) -> NoMirror:

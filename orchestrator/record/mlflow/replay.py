@@ -34,6 +34,9 @@ from orchestrator.record.mlflow.points import CHUNK_BYTES, Datasets, Point, Poin
 from orchestrator.record.mlflow.sink import Sink
 from orchestrator.record.mlflow.store import SYSTEM, connect, experiment_id
 from orchestrator.record.reading import lies_in
+from orchestrator.record.standing import Standing
+from orchestrator.record.story.sentences import LIVE
+from orchestrator.record.story.spending import GOODPUT, spending
 
 log = logging.getLogger("tracking")
 
@@ -81,9 +84,19 @@ class Replay:
         self.points.descent.refresh()
         self.checkpoints.forget_gone()
         ended = self.description.last_time()
+        if self.state.status is None:
+            self._measure_goodput(ended)
         self.client.set_terminated(self.run_id, RUN_STATUS.get(status, "KILLED"), ended)
         self.state.done = True
         self.state.save(self.folder)
+
+    def _measure_goodput(self, ended: int) -> None:
+        """Of a run whose driver was killed before it could put it on record."""
+        standing = Standing.read(self.folder)
+        goodput = spending(self.folder, standing).goodput
+        if goodput is not None:
+            for batch in self.sink.points([Point(GOODPUT, goodput, ended, standing.step)]):
+                self.sink.metrics(batch)
 
     def _open_run(self, experiment: str) -> str:
         """The run of this folder: found by its tag, or new; RUNNING, as it is being sent."""
@@ -134,11 +147,12 @@ class Replay:
             "tokenizer": self._tokenizer,
             "weights": self._weights,
             "evaluated": self._evaluated,
-            "resumed": self._resumed,
             "checkpoint": self._checkpoint,
             "artifact": self._artifact,
             "drift": self._drift,
             "finished": self._finished,
+            **dict.fromkeys(LIVE, self._told),
+            "resumed": self._resumed,
         }
         while True:
             offset = self.state.offsets.get(EVENTS, 0)
@@ -171,6 +185,10 @@ class Replay:
 
     def _started(self, event: dict[str, Any], offset: int) -> None:
         self.state.status = None
+
+    def _told(self, event: dict[str, Any], offset: int) -> None:
+        """The description of the run says at once what a user would want to know at once."""
+        self.sink.tags({"mlflow.note.content": self.description.note(None, self.state.lineage)})
 
     def _finished(self, event: dict[str, Any], offset: int) -> None:
         self.state.status = event["status"]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from data import cache_root
 from orchestrator.config import TrackingConfig
+from orchestrator.record.lines import METRICS
 from orchestrator.record.mlflow.mirror import (
     ENVIRONMENT,
     LOG,
@@ -28,6 +29,7 @@ from orchestrator.record.redaction import RedactingFormatter, Redactor
 log = logging.getLogger("tracking")
 
 LONGEST_WAIT = 15.0  # seconds between two tries while the job runs and the store is away
+START_S, LOOK_S = 20.0, 0.25
 
 
 def send(folder: Path, *, live: bool = False) -> Done | Pending:
@@ -55,7 +57,11 @@ def send(folder: Path, *, live: bool = False) -> Done | Pending:
     redactor = Redactor.of_run(folder, read_settings(folder / CONFIG))
     handler = logging.StreamHandler()
     handler.setFormatter(RedactingFormatter("%(asctime)s %(message)s", redactor))
-    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    for earlier in logging.root.handlers:
+        if isinstance(earlier.formatter, RedactingFormatter):  # it knows another run's secrets
+            logging.root.removeHandler(earlier)
+    logging.root.addHandler(handler)
+    logging.root.setLevel(logging.WARNING)
     log.setLevel(logging.INFO)
     (folder / "logs").mkdir(exist_ok=True)
     with (folder / LOG).open("ab") as lock:
@@ -84,6 +90,8 @@ def follow(folder: Path, state: State, driver: int | None) -> None:
 
     `driver` is the process id of the driver that holds stdin. None: the job is over already.
     """
+    if driver is not None:
+        _await_first_step(folder, driver)
     from orchestrator.record.mlflow.replay import Replay
     from orchestrator.record.mlflow.store import SystemMetrics
 
@@ -119,6 +127,19 @@ def follow(folder: Path, state: State, driver: int | None) -> None:
         if deadline is not None and time.monotonic() > deadline:
             log.error("gave up: %s", outcome(folder))
             return
+
+
+def _await_first_step(folder: Path, driver: int) -> None:
+    """Wait until there is a first metric, 20 s at most.
+
+    To import MLflow takes 2 s of CPU, and the workers import torch meanwhile: even at the lowest
+    priority the first step would come 0.7 s later.
+    """
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and not _driver_left(driver, LOOK_S):
+        with suppress(FileNotFoundError):
+            if (folder / METRICS).stat().st_size:
+                return
 
 
 def _remember(folder: Path, state: State, said: str | None) -> None:

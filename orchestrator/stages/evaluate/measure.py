@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cluster.heart import Heart
 from data import ShardSet, evaluation_rows, open_published
 from orchestrator.config import JobConfig
 from orchestrator.stages.evaluate.driver import Inputs
@@ -18,6 +19,7 @@ from orchestrator.stages.run import Run
 from orchestrator.training import distributed
 from orchestrator.training.engine import Engine
 from orchestrator.training.loop import evaluating
+from orchestrator.training.patience import END, EVALUATION
 from orchestrator.training.roles import build_role
 
 Floats = NDArray[np.float64]
@@ -77,9 +79,10 @@ def evaluate(config: JobConfig, inputs: Inputs, run: Run) -> Result:
     model = build_role("model", inputs.role, device=run.device, seed=config.seed)
     run.event("training", device=str(run.device), from_step=0)
     scores = {
-        name: score_documents(model.engine, getattr(own, stage.split), config)
+        name: score_documents(model.engine, getattr(own, stage.split), config, run.heart)
         for name, own in prepared.datasets.items()
     }
+    run.heart.beat(END)
     if len(scores) > 1:
         scores["all"] = together(list(scores.values()))
     metrics: dict[str, float] = {}
@@ -109,7 +112,7 @@ def evaluate(config: JobConfig, inputs: Inputs, run: Run) -> Result:
     return Result(tables=(Table("evaluation", columns, tuple(rows)),))
 
 
-def score_documents(engine: Engine, shards: ShardSet, config: JobConfig) -> Score:
+def score_documents(engine: Engine, shards: ShardSet, config: JobConfig, heart: Heart) -> Score:
     """Nats of every document of a split, over all ranks. Every rank calls it.
 
     A document starts after the end of text of the one before it, and its own end of text is
@@ -127,6 +130,7 @@ def score_documents(engine: Engine, shards: ShardSet, config: JobConfig) -> Scor
     nats = np.zeros(shards.documents)
     with evaluating(engine):
         for batch in rows:
+            heart.beat(EVALUATION)
             tokens = torch.from_numpy(batch.tokens).to(device)  # (B, T+1)
             documents = None
             if batch.documents is not None:

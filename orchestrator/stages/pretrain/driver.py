@@ -96,6 +96,7 @@ def _ready(config: JobConfig, start: "Checkpoint | None", prepared: Prepared) ->
     state = initial_state(config, stream)
     if start is not None:
         state = resumed_state(start, config, prepared, stream)
+        check_replay(stage.replay, start.step)
     rows = state.cursor_of_step(stage.steps) // stream.row_tokens
     epochs = stream.mixture.repetitions(rows)
     check_repetition(config, stage.steps, epochs)
@@ -115,6 +116,15 @@ def _ready(config: JobConfig, start: "Checkpoint | None", prepared: Prepared) ->
         record=partial(record_data, config=config, prepared=prepared, drift=drift),
         files=tuple(published.folders()),
     )
+
+
+def check_replay(step: int | None, saved: int) -> None:
+    """Raise ValueError if the step to replay is not after the checkpoint's."""
+    if step is not None and step <= saved:
+        raise ValueError(
+            f"stage.replay={step} must be after the step of the checkpoint, {saved}; let resume= "
+            "name an older checkpoint of the run, or leave it out to begin at step 0"
+        )
 
 
 def check_prompts(config: JobConfig, tokenizer: Tokenizer) -> None:

@@ -1,8 +1,9 @@
 """Saving: each rank writes what it holds, hashed on its way; the manifest comes last.
 
-1. Each rank writes the slices of its engines into `step_00000100.partial/ROLE/` and flushes them.
-2. Rank 0 gathers what was written, checks that nothing is missing, and writes the manifest.
-3. The folder gets its final name, and the ranks learn that, or why not. Nobody waits before this.
+1. Rank 0 makes the folder `step_00000100.000001.partial/`; the number is its attempt's fence.
+2. Each rank writes the slices of its engines into `ROLE/` in it and flushes them.
+3. Rank 0 gathers what was written, checks that nothing is missing, and writes the manifest.
+4. The folder gets its final name, and the ranks learn that, or why not. Nobody waits before this.
 
 Nothing is read: the sizes and hashes in the manifest are those of the bytes as they were written.
 """
@@ -22,7 +23,6 @@ from orchestrator.record.checkpoints import manifest
 from orchestrator.record.checkpoints.content import all_finite
 from orchestrator.record.checkpoints.manifest import (
     MANIFEST,
-    PARTIAL,
     REPLACED,
     TOKENIZER,
     Checkpoint,
@@ -33,6 +33,7 @@ from orchestrator.record.checkpoints.manifest import (
     file_of,
     folder_name,
 )
+from orchestrator.record.fencing import PARTIAL, Fence
 from orchestrator.training import distributed
 from orchestrator.training.checkpoint.tensorfile import HashedFile, TensorWriter
 from orchestrator.training.state import WEIGHT, Slice
@@ -74,6 +75,8 @@ def save(
     roles: Mapping[str, SavedRole],
     tokenizer: Path | None,
     facts: Mapping[str, Any],
+    fence: Fence | None = None,
+    group: distributed.Group = None,
 ) -> Checkpoint:
     """Write and publish the checkpoint of this step. Every rank calls it, with the same roles.
 
@@ -83,29 +86,36 @@ def save(
         roles: the models by name, each with the part of its state that this rank holds.
         tokenizer: the tokenizer.json the models were trained with, if they have one.
         facts: plain entries for the manifest, such as the state of the data; rank 0's count.
+        fence: the attempt that saves. None: nobody else can be writing there.
+        group: by which the ranks agree.
 
     Raises:
+        Fenced: on rank 0, another attempt has taken the run; nothing is published.
         NonFiniteState: on the rank that holds such an element; nothing is published.
         OSError: on the rank that could not write.
         SaveFailed: on all other ranks when one could not save.
     """
-    partial = root / (folder_name(step) + PARTIAL)
+    final = root / folder_name(step)
+    partial = final.with_name(final.name + PARTIAL) if fence is None else fence.staged(final)
+    _make(partial, fence, group)
     error: Exception | None = None
     try:
-        if distributed.rank() == 0:
-            _remove_leftovers(root, partial)
         share = _write_share(partial, roles)
     except Exception as caught:  # told to the others before it ends this rank
         error, share = caught, _Share({}, {}, f"{type(caught).__name__}: {caught}")
-    shares = distributed.gather_on_rank_0(share)
+    shares = distributed.gather_on_rank_0(share, group)
     outcome: Checkpoint | str = ""
     if shares is not None:
         try:
-            outcome = _publish(root, step, roles, shares, tokenizer, facts)
+            text = _complete(partial, step, roles, shares, tokenizer, facts, fence)
+            if fence is not None:
+                fence.check()
+            _rename(partial, final)
+            outcome = manifest.parse(final, text)
         except Exception as caught:
             error, outcome = error or caught, str(caught)
             shutil.rmtree(partial, ignore_errors=True)
-    outcome = distributed.broadcast_object(outcome)
+    outcome = distributed.broadcast_object(outcome, group)
     if error is not None:
         raise error
     if isinstance(outcome, str):
@@ -113,11 +123,29 @@ def save(
     return outcome
 
 
+def _make(partial: Path, fence: Fence | None, group: distributed.Group) -> None:
+    """Rank 0 makes the folder, which no other attempt writes to. Every rank calls it."""
+    error: Exception | None = None
+    if distributed.rank() == 0:
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            if fence is not None:
+                fence.check()
+        except Exception as caught:
+            error = caught
+    said = distributed.broadcast_object(None if error is None else f"{error}", group)
+    if error is not None:
+        raise error
+    if said is not None:
+        raise SaveFailed(f"rank 0 could not begin to save: {said}")
+
+
 def _write_share(partial: Path, roles: Mapping[str, SavedRole]) -> _Share:
     share = _Share({}, {})
     for role, saved in roles.items():
-        folder = partial / role
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = partial / role  # not `partial` itself: gone, it is another attempt's run
+        folder.mkdir(exist_ok=True)
         share.slices[role] = [
             SavedSlice(
                 own.name,
@@ -170,16 +198,16 @@ def _check_finite(role: str, name: str, key: str, data: memoryview) -> None:
         )
 
 
-def _publish(
-    root: Path,
+def _complete(
+    partial: Path,
     step: int,
     roles: Mapping[str, SavedRole],
     shares: list[_Share],
     tokenizer: Path | None,
     facts: Mapping[str, Any],
-) -> Checkpoint:
-    """Complete the folder and give it its final name. Rank 0 alone calls it."""
-    partial = root / (folder_name(step) + PARTIAL)
+    fence: Fence | None,
+) -> bytes:
+    """Complete the folder; returns the text of its manifest. Rank 0 alone calls it."""
     for rank, share in enumerate(shares):
         if share.failure is not None:
             raise SaveFailed(f"rank {rank} could not save step {step}: {share.failure}")
@@ -196,15 +224,12 @@ def _publish(
         with HashedFile(partial / TOKENIZER) as copy:
             copy.write(tokenizer.read_bytes())
         files[TOKENIZER] = copy.record
-    text = manifest.to_text(step, records, files, facts).encode()
+    writer = {} if fence is None else fence.record
+    text = manifest.to_text(step, records, files, facts, writer).encode()
     with HashedFile(partial / MANIFEST) as file:
         file.write(text)
-    for left in partial.rglob("*"):  # by a writer of this step that was killed, on more ranks
-        if left.is_file() and left.relative_to(partial).as_posix() not in {*files, MANIFEST}:
-            left.unlink()
     fsync_folder(partial)
-    _rename(partial, root / folder_name(step))
-    return manifest.parse(root / folder_name(step), text)
+    return text
 
 
 def _rename(partial: Path, final: Path) -> None:
@@ -212,13 +237,11 @@ def _rename(partial: Path, final: Path) -> None:
     replaced = final.with_name(final.name + REPLACED)
     if final.exists():
         final.rename(replaced)
-    partial.rename(final)
+    try:
+        partial.rename(final)
+    except OSError:  # moved away: another attempt has just taken the run
+        if replaced.exists():
+            replaced.rename(final)
+        raise
     fsync_folder(final.parent)
     shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _remove_leftovers(root: Path, partial: Path) -> None:
-    """Remove what killed writers of other steps left; other ranks may be writing into `partial`."""
-    for folder in root.glob(f"*{PARTIAL}"):
-        if folder != partial:
-            shutil.rmtree(folder)

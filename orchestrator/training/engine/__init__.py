@@ -7,6 +7,7 @@ zero_engine.py   DeepSpeed, ZeRO 0 to 3; the only package that imports it
 """
 
 from orchestrator.training.engine.building import build
+from orchestrator.training.engine.importing import forget_process_group
 from orchestrator.training.engine.protocol import Engine
 
-__all__ = ["Engine", "build"]
+__all__ = ["Engine", "build", "forget_process_group"]

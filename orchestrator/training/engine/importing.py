@@ -25,6 +25,17 @@ def import_deepspeed(device: torch.device) -> Any:
     return deepspeed
 
 
+def forget_process_group() -> None:
+    """Have DeepSpeed, where it is imported, forget a torch.distributed group that has ended.
+
+    What it keeps of it would be used in the next group that the same process joins.
+    """
+    if "deepspeed" in sys.modules:
+        from deepspeed.utils import groups
+
+        groups._release_process_group_references()
+
+
 def compiled_ops() -> list[str]:
     """Names of the DeepSpeed ops that this machine could compile; training needs none of them."""
     import_deepspeed(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
