@@ -149,36 +149,34 @@ def read_ahead(items: Iterator[list[Batch]], depth: int) -> Generator[list[Batch
 
     An exception of the thread is raised here, in its turn.
     """
-    ready: queue.Queue[list[Batch] | BaseException | None] = queue.Queue(maxsize=depth)
+    ready: queue.SimpleQueue[list[Batch] | BaseException | None] = queue.SimpleQueue()
+    wanted: queue.SimpleQueue[None] = queue.SimpleQueue()  # one for each item that may be made
     closed = threading.Event()
-
-    def put(item: list[Batch] | BaseException | None) -> None:
-        while not closed.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return
 
     def work() -> None:
         try:
             for item in items:
-                put(item)
+                ready.put(item)
+                wanted.get()
                 if closed.is_set():
                     return
-            put(None)
+            ready.put(None)
         except BaseException as error:
-            put(error)
+            ready.put(error)
 
+    for _ in range(depth):
+        wanted.put(None)
     thread = threading.Thread(target=work, name="read-ahead", daemon=True)
     thread.start()
     try:
         while (item := ready.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
+            wanted.put(None)
             yield item
     finally:
         closed.set()
+        wanted.put(None)
         thread.join()
 
 
