@@ -65,7 +65,8 @@ VERBS = {
     "drill": Verb(
         "rehearse failures on your own job: kill, freeze, fill, flip", "drill.command", "either"
     ),
-    "generate": Verb("write text with the model of a run or checkpoint", "generate"),
+    "generate": Verb("write text with the model of a run or checkpoint", "generate.command"),
+    "checkpoint": Verb("list, verify, compare and export the checkpoints of runs", "checkpoint"),
     "export": Verb("put the weights of a run into a folder for others", "export"),
     "ui": Verb("open the record of all runs in the MLflow UI", "ui"),
     "sync": Verb("send what MLflow lacks of runs, after an outage or a crash", "sync"),
@@ -153,7 +154,7 @@ def version() -> str:
 def usage() -> str:
     """What `orchestrate --help` prints."""
     lines = ["orchestrate VERB [overrides] [flags]", ""]
-    lines += [f"  {name:10}{verb.summary}" for name, verb in VERBS.items()]
+    lines += [f"  {name:12}{verb.summary}" for name, verb in VERBS.items()]
     lines += [
         "",
         "orchestrate run                                the quick start: train a small GPT here",

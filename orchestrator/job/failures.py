@@ -42,6 +42,12 @@ RULES = (
         "give it more memory, or prepare with fewer --workers",
         pattern=r"^PoolFailed: .*out of memory",
     ),
+    Rule(
+        "no_room",
+        f"see whose workers are there, ask for less or let it wait longer with "
+        f"resources.wait_minutes, then {GO_ON}",
+        types=("NoRoom",),
+    ),
     Rule("start", "see logs/ray.log, and whether the host is overloaded", types=("RayNotStarted",)),
     Rule("worker_lost", "find out who killed them, then start again", types=("PoolFailed",)),
     Rule(

@@ -33,7 +33,7 @@ from orchestrator.job.signals import Stops
 from orchestrator.job.startup import Startup
 from orchestrator.plan.fitting import what_would_fit
 from orchestrator.plan.planning import LABEL, Plan, make_plan
-from orchestrator.record import runfolder
+from orchestrator.record import outbox, runfolder
 from orchestrator.record.checkpoints import FOLDER as CHECKPOINTS
 from orchestrator.record.checkpoints import restore_replaced
 from orchestrator.record.checkpoints.finding import newest_of, published, read_complete
@@ -70,6 +70,9 @@ def execute(config: JobConfig, overrides: Sequence[str], asked: float) -> int:
         plan = make_plan(config, screen.say)
         for line in plan.lines():
             screen.say(line, hang=LABEL)
+        if plan.start is not None:  # what its driver did not live to hear belongs to the curve
+            with suppress(OSError, ValueError):  # somebody else's folder, which stays as it is
+                outbox.complete(plan.start.checkpoint.path.parents[1])
         folder = runfolder.create(plan.config, overrides, plan.devices)
         screen.say(f"run folder {short(folder)}")
         assert plan.ready is not None  # make_plan makes it
@@ -159,7 +162,7 @@ class Job:
             self.screen.phase("importing torch and building the model")
             return self._work_here()
         self.startup.enter("Ray and workers")
-        self.screen.phase(f"starting {counted(self.config.resources.workers, 'worker')}")
+        self.screen.phase(f"starting {counted(self.config.workers, 'worker')}")
         start = self.plan.start
         return Attempts(
             self.assignment,

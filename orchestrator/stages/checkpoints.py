@@ -9,12 +9,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from data.messages import counted
 from orchestrator.config import JobConfig, RoleConfig, TrainingConfig
 from orchestrator.record.checkpoints import FOLDER
 from orchestrator.record.runfolder import placed
 from orchestrator.stages.run import Run
 from orchestrator.training import checkpoint
-from orchestrator.training.checkpoint import Published, Retention
+from orchestrator.training.checkpoint import CheckpointError, Published, Retention
 from orchestrator.training.loop import Metrics, Spent, Trained
 from orchestrator.training.roles import Role, build_role
 from orchestrator.training.selection import Selection
@@ -39,7 +40,8 @@ class Checkpoints:
         """
         self._run, self._root = run, run.folder / FOLDER
         self._stage, resume = config.section(TrainingConfig), config.resume
-        self._retention = Retention(self._root, self._stage.checkpoints_kept, run.fence)
+        kept, for_ever = self._stage.checkpoints_kept, self._stage.keep_every
+        self._retention = Retention(self._root, kept, run.fence, for_ever)
         found, rejected = checkpoint.newest_valid_shared(self._root)
         for reason in rejected:
             run.event("checkpoint_rejected", reason=reason)
@@ -47,6 +49,11 @@ class Checkpoints:
             self._retention.trust(found)
         elif resume is not None:
             found = checkpoint.read(Path(resume))
+        elif rejected:
+            raise CheckpointError(
+                f"none of {counted(len(rejected), 'checkpoint')} is whole, and a run never begins "
+                f"anew by itself: {rejected[0]}"
+            )
         self.start = found
         """Where the run goes on. None: at its first step."""
         self.newest = found
