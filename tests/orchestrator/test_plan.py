@@ -81,7 +81,7 @@ def test_a_plan_makes_nothing_and_says_about_how_much_there_is(corpus, tmp_path,
     )
     assert sum(about) == pytest.approx(sum(exact[-2:]), rel=0.1)
     assert "about" in first.out
-    assert "--with-data counts them" in first.out
+    assert "--with-data counts them, in processes of at most 700 MB each" in first.out
     assert "about" not in counted.out
 
 
