@@ -111,7 +111,7 @@ class Plan:
     @property
     def memory(self) -> Memory:
         """State of one worker, all models together."""
-        workers = self.config.resources.workers
+        workers = self.config.sizes[-1]  # of whom each has the most
         each = (memory_of(role, workers) for role in self.outline.roles.values())
         return sum(each, Memory())
 
@@ -145,7 +145,9 @@ class Plan:
         resources = self.config.resources
         kind = "GPU" if resources.gpus_per_worker else "CPU"
         cores = counted(resources.cpus_per_worker, "core")
-        line = f"{resources.workers} x {kind} with {cores}"
+        most, *fewer = self.config.sizes
+        several = f"{', '.join(map(str, fewer[::-1]))} or " if fewer else ""
+        line = f"{several}{most} x {kind} with {cores}"
         for role in self.outline.roles.values():
             engine, trained = role.config.engine, role.config.optim is not None
             # A frozen model is whole on every worker but under ZeRO 3.
@@ -229,7 +231,7 @@ def make_plan(config: JobConfig, say: Callable[[str], None]) -> Plan:
     free = check_outputs(Path(config.outputs))
     rough.check_disk(free)
     _check_record(config)
-    devices = check_fits(config.resources)
+    devices = check_fits(config.resources, config.sizes)
     rough.check_compiler()
     checkpoint = None if start is None else start.checkpoint
     ready = STAGES[config.stage.name].driver.prepare(config, checkpoint, say)
@@ -260,7 +262,7 @@ def foresee(config: JobConfig, say: Callable[[str], None], *, with_data: bool) -
     free = noting(lambda: check_outputs(Path(config.outputs)))
     if free is not None:
         noting(lambda: rough.check_disk(free))
-    devices = noting(lambda: check_fits(config.resources))
+    devices = noting(lambda: check_fits(config.resources, config.sizes))
     driver = STAGES[config.stage.name].driver
 
     def outline() -> Outline:

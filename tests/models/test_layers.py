@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from models.cache import KVCache
 from models.configs import GPTConfig
 from models.layers import (
     Attention,
     FeedForward,
-    KVCache,
     document_mask,
     document_starts,
     rotary_table,
