@@ -89,7 +89,6 @@ def floor(model, B, prompt, new, clock):
     """Seconds to read each weight, and the cached keys and values, once per step."""
     config = model.config
     weights = [p for p in model.parameters() if p.ndim == 2 and len(p) != config.max_positions]
-    vectors = {w.shape[1]: torch.randn(w.shape[1], dtype=w.dtype) for w in weights}
     # bf16 products with a vector are slow in themselves: what is measured is reading, in fp32.
     wide = [w.detach().view(torch.float32) if w.dtype == torch.bfloat16 else w for w in weights]
     vectors = {w.shape[1]: torch.zeros(w.shape[1]) for w in wide}

@@ -68,6 +68,7 @@ def test_without_a_number_it_writes_what_fits(run):
         (["--stop-token", "257"], "--stop-token=257 must be below 257"),
         (["--beams", "2", "--count", "3"], "--count=3 is more than --beams=2 can find"),
         (["--beams", "2", "--top-k", "3"], "--top-k=3 has no effect: --beams=2 searches"),
+        (["--beams", "2", "--length-penalty", "nan"], "--length-penalty=nan must be finite"),
         (["--length-penalty", "2"], "--length-penalty has no effect without --beams"),
         (["--explain", "--count", "2"], "--explain shows one text"),
     ],

@@ -189,6 +189,10 @@ def check(options: argparse.Namespace) -> None:
             f"--repetition-penalty={options.repetition_penalty} must be above 0 and finite; "
             "try --repetition-penalty=1.2"
         )
+    if options.length_penalty is not None and not math.isfinite(options.length_penalty):
+        raise ValueError(
+            f"--length-penalty={options.length_penalty} must be finite; try --length-penalty=1"
+        )
     if "" in options.stop:
         raise ValueError("--stop='' would end every text before it begins; leave it out")
     _check_together(options)

@@ -34,10 +34,11 @@ def explain_and_print(
             f"{float(choice.vector.norm()):.3f}"
         )
         print(f"2. similarity: its dot product with each of the {V:,} output vectors; the highest:")
-        print("   token             dot product   cosine   softmax   chance")
-        for token in choice.similarities.topk(min(SHOWN, V)).indices.tolist():
+        print("   token             number   dot product   cosine   softmax   chance")
+        likeliest = choice.similarities.topk(min(SHOWN, V)).indices.tolist()
+        for token in dict.fromkeys((*likeliest, choice.token)):  # the one chosen in any case
             print(
-                f"   {shown(token):16.16}  {float(choice.similarities[token]):11.3f} "
+                f"   {shown(token):16.16}  {token:6}   {float(choice.similarities[token]):11.3f} "
                 f"{float(choice.cosines[token]):8.3f}  {float(choice.likelihoods[token]):8.4f} "
                 f"{float(choice.chances[token]):8.4f}"
             )
