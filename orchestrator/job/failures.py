@@ -65,7 +65,8 @@ RULES = (
     ),
     Rule(
         "numerical",
-        "lower the learning rate or lengthen its warm-up, and look at the batch of that step",
+        "lower the learning rate or lengthen its warm-up; in pretraining stage.replay looks at the "
+        "step again, and stage.on_bad_loss=skip leaves its batch out",
         types=("NonFiniteLoss", "LossSpike", "NonFiniteState"),
         pattern=r"(loss|gradient( norm)?|grad_norm) (is|was|became|=) *(nan|[+-]?inf|not finite"
         r"|non-finite)|non-finite (loss|gradient|\w+ of)",
