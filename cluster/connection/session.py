@@ -36,6 +36,9 @@ from cluster.placement import Placement, refuse_what_never_fits
 
 OBJECT_STORE_BYTES = 100 * 2**20  # Ray's least is about 75 MB; enough for results and records
 LOOK_S = 0.1
+# Ray starts workers in advance, and would end them after a second in which all room is reserved and
+# their actors, on a busy host, are still to come.
+WAITING_WORKERS = {"RAY_idle_worker_killing_time_threshold_ms": "60000"}
 
 
 @contextmanager
@@ -159,7 +162,7 @@ class Session:
     def _live_private(self) -> None:
         guard: subprocess.Popen[bytes] | None = None
         try:
-            with ray_folder() as folder, ray_environment(own_token()):
+            with ray_folder() as folder, ray_environment({**own_token(), **WAITING_WORKERS}):
                 import ray
 
                 try:
