@@ -188,9 +188,11 @@ class Job:
                 result: Result = run_inline(
                     work, self.assignment, on_records=self._take, stop=self.stops.stop
                 )
-        except Exception:
+        except Exception as error:
             with suppress(OSError), log.open("a", encoding="utf-8") as file:  # the disk may be full
                 file.write(self.redactor.text(traceback.format_exc()))
+            if torchrun.has_followers(self.config):
+                raise torchrun.failure_of_another(error) or error from None
             raise
         return result
 

@@ -50,16 +50,13 @@ def main() -> None:
                     seconds.setdefault(f"{state}: first step", []).append(first["seconds"])
                     for part, own in first["parts"].items():
                         seconds.setdefault(f"{state}:   {part}", []).append(own)
-            for verb, words in (
-                (
-                    "generate",
-                    [str(outputs / "latest"), "--prompt=Return the", "--max-new-tokens=1"],
-                ),
-                ("show", [str(outputs / "latest")]),
-                ("runs", [str(outputs)]),
-                ("plan", []),
-            ):
-                seconds.setdefault(f"orchestrate {verb}", []).append(took(verb, *words))
+                for verb, words in (
+                    ("generate", [run, "--prompt=Return the", "--max-new-tokens=1"]),
+                    ("show", [run]),
+                    ("runs", [f"--outputs={outputs}"]),
+                    ("plan", []),
+                ):
+                    seconds.setdefault(f"orchestrate {verb}", []).append(took(verb, *words))
     for name, values in seconds.items():
         print(f"{name:48} {spread(values)} s")
 
