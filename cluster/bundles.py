@@ -72,6 +72,8 @@ class Bundles:
         """Bundles on nodes that live, as far as is known, and may be used."""
         from ray.util import placement_group_table
 
+        if not head_answers(self.ray):
+            return set()
         nodes = self._usable_nodes()
         where = placement_group_table(self._group)["bundles_to_node_id"]
         return {index for index, node in where.items() if node in nodes}

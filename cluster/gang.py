@@ -193,7 +193,11 @@ class Gang:
         actors = [self._bundles.actors[index] for index in self._order]
         work = pickled((target, payload))
         self._run = GangRun(self._bundles.ray, actors, self.workers, work, on_records)
-        return self._run.finish(self._stop, self._kill, silent_after_s, watch, self._session.check)
+        check = self._session.check
+        try:
+            return self._run.finish(self._stop, self._kill, silent_after_s, watch, check)
+        finally:
+            self._bundles.lost_nodes |= self._run.lost_nodes
 
     def restart(self, grace_s: float = RESTART_GRACE_S, *, keep: bool = True) -> list[Record]:
         """After `run`: a new world in the same room, ready for the next `run`.
@@ -225,7 +229,6 @@ class Gang:
         if self._run is not None:
             survivors = self._run.survivors(grace_s if keep else 0.0, self._kill)
             kept = {self._order[rank] for rank in survivors}
-            bundles.lost_nodes |= self._run.lost_nodes
             self._run = None
         if not keep:
             kept = set()
@@ -240,9 +243,16 @@ class Gang:
 
     def needs_other_room(self) -> bool:
         """Whether another gang could have more workers than this one in the room that it holds."""
+        return (self.placement.most(self.room()) or 0) > (self._held() or 0)
+
+    def must_move(self) -> bool:
+        """Whether another gang could go on at once, and this one only when its nodes come back."""
+        return self._held() is None and self.placement.most(self.room()) is not None
+
+    def _held(self) -> int | None:
+        """The most workers in the room that the gang holds, on nodes that live and are to stay."""
         assert self._bundles is not None
-        held = self.placement.most(len(self._bundles.placed())) or 0
-        return (self.placement.most(self._bundles.room()) or 0) > held
+        return self.placement.most(len(self._bundles.placed()))
 
     def must_leave(self) -> dict[int, str]:
         """Ranks whose host is wanted for something else, and how that was told."""

@@ -278,13 +278,18 @@ class Attempts:
             + (f", after {wait_s:g} s" if wait_s else "")
             + f": {remedy}"
         )
-        if failure.rank is None and failure.failure == "node_lost":  # its Ray is lost
+        if self._gang is None or (failure.failure == "node_lost" and self._needs_new(failure)):
             self._drop_gang()
-        if self._gang is None:
-            self._stack.close()
         self._wait(wait_s)
         self._unrecovered, self._reason = _Unrecovered(seen_at, detect_s), failure.failure
         self._begin_next(remedy, step, from_step)
+
+    def _needs_new(self, lost: Explanation) -> bool:
+        """Whether what was lost is Ray itself, or a node that Ray does not yet miss while there is
+        room on another."""
+        assert self._gang is not None
+        ray_is_lost = lost.rank is None or self._job.resources.address is None
+        return ray_is_lost or self._gang.must_move()
 
     def _take_fence(self) -> None:
         """Nothing of this attempt may be published any more; Fenced if that holds for us, too."""
@@ -312,9 +317,11 @@ class Attempts:
     def _give_up(self, failure: Explanation) -> None:
         """Say that a run that has recovered, or might have, ends with this failure."""
         attempts, config = self._journal.attempt, self._budgets.config
+        if self._asked_to_end or not config.max_restarts:
+            return
         budget = config.restarts(failure.failure)
         self._journal.event("gave_up", cause=failure.failure, budget=budget, attempts=attempts)
-        if attempts > 1 and not self._asked_to_end:
+        if attempts > 1:
             budgeted = f"{counted(budget, 'restart')} in a row for {failure.failure}"
             self._say(f"gave up after {counted(attempts, 'attempt')}: {budgeted} at most")
 

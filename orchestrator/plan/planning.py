@@ -197,7 +197,7 @@ class Plan:
         """The memory bill of saves that are written while training goes on."""
         if not self.config.section(TrainingConfig).save_async:
             return ""
-        each = -(-self.checkpoint_bytes // self.config.resources.workers)
+        each = -(-self.checkpoint_bytes // self.config.sizes[-1])
         return f"; copied to {size(each)} of host memory per worker"
 
     def _early_end(self) -> str | None:

@@ -253,7 +253,8 @@ def test_a_wait_for_room_is_told_and_ends_when_the_job_is_stopped_or_after_its_t
             pytest.raises(NoRoom, match=r"no room for 2 worker.* 1 of 2 CPU.s. are free"),
         ):
             three.start()
-        with Gang(Placement(2, 1, fewer=(1,)), log_folder=tmp_path, **late) as fewer:
+        placement, late["wait_s"] = Placement(2, 1, fewer=(1,)), 60.0
+        with Gang(placement, log_folder=tmp_path, **late) as fewer:
             assert len(fewer.start()) == 1
     assert "waiting for room for 2 worker(s) with 1 CPU(s) each" in said[0]
     assert "1 of 2 CPU(s) are free; the others are held by " in said[0]

@@ -158,3 +158,9 @@ def test_a_number_of_workers_that_cannot_be_is_refused_with_what_to_type(words, 
     with pytest.raises(ValueError, match=r"workers|wait_minutes") as caught:
         compose_one(words.split())
     assert said in str(caught.value)
+
+
+def test_the_plan_of_a_range_names_the_sizes():
+    answer = typed("plan", "resources.workers=[1,2]", "engine.zero_stage=1")
+    assert answer.code == 0, answer
+    assert "workers     1 or 2 x CPU" in answer.out
