@@ -155,7 +155,7 @@ def test_a_job_that_does_not_go_on_by_itself_fails_the_drill_and_is_resumed_to_t
     words = ["resources.workers=1", "recovery.max_restarts=0", "tracking=none"]
     command = [*RUN[:-1], "drill", "kill-worker"]
     drill = Job(tmp_path, corpus, *words, command=command, own=tiny)
-    assert drill.wait() == 1, drill.screen
+    assert drill.wait(270) == 1, drill.screen  # it starts three jobs
     assert "FAILED" in drill.screen
     (kept,) = (tmp_path / "outputs" / "drills").glob("*/drills.json")
     outcome = json.loads(kept.read_text())["kill-worker"]
