@@ -20,11 +20,11 @@ import contextlib
 import importlib
 import os
 import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from orchestrator import BEGUN
 from orchestrator.job.codes import FAILED, INTERRUPTED, REFUSED, STOPPED
 from orchestrator.job.signals import handled, interrupt
 from orchestrator.terminal import leave_reader, prepare_streams, say
@@ -182,16 +182,14 @@ def run_with_config(verb: Verb, arguments: Sequence[str]) -> int:
         ValueError: a job can't work. Under --multirun all are checked before the first starts.
     """
     from orchestrator.compose import compose
-    from orchestrator.job.startup import age_of_process
     from orchestrator.verbs import sweep
 
     flags = {f.strip("-").replace("-", "_"): f in arguments for f in verb.flags}
     jobs = compose([word for word in arguments if word not in verb.flags])
     function = partial(_function(verb), **flags)
-    asked = time.monotonic() - age_of_process()
     if len(jobs) > 1:
-        return sweep.carry_out(jobs, function, asked, starts=verb is VERBS["run"])
-    return max((function(config, words, asked) for config, words in jobs), default=0)
+        return sweep.carry_out(jobs, function, BEGUN, starts=verb is VERBS["run"])
+    return max((function(config, words, BEGUN) for config, words in jobs), default=0)
 
 
 def complete(arguments: Sequence[str]) -> int:

@@ -130,13 +130,17 @@ class Loader:
         T = self.sequence_length
         ahead: deque[list[tuple[NDArray[np.int64], Samples]]] = deque()
         for depth in itertools.count():  # the first step waits for no other
-            while len(ahead) <= min(depth, PREFETCH_STEPS):
-                groups = cursor + T * np.arange(global_batch).reshape(micro_batch, -1).T
-                mine = [(own, self.source.samples(own, T)) for own in groups[rank::world_size]]
-                for _, samples in mine:
-                    self.source.prefetch(samples)
-                ahead.append(mine)
-                cursor += T * global_batch
+            most = min(depth, PREFETCH_STEPS)
+            while len(ahead) <= most:
+                steps = max(most, 1)  # looked up together: numpy costs per call, not per sample
+                groups = np.arange(steps * global_batch).reshape(steps, micro_batch, -1)
+                own = cursor + T * groups.transpose(0, 2, 1)[:, rank::world_size].reshape(-1)
+                samples = self.source.samples(own, T)
+                self.source.prefetch(samples)
+                for step in np.split(np.arange(len(own)), steps):
+                    parts = [slice(at, at + micro_batch) for at in step[::micro_batch].tolist()]
+                    ahead.append([(own[part], samples[part]) for part in parts])
+                cursor += T * global_batch * steps
             yield [self._read(*own) for own in ahead.popleft()]
 
 
@@ -145,36 +149,34 @@ def read_ahead(items: Iterator[list[Batch]], depth: int) -> Generator[list[Batch
 
     An exception of the thread is raised here, in its turn.
     """
-    ready: queue.Queue[list[Batch] | BaseException | None] = queue.Queue(maxsize=depth)
+    ready: queue.SimpleQueue[list[Batch] | BaseException | None] = queue.SimpleQueue()
+    wanted: queue.SimpleQueue[None] = queue.SimpleQueue()  # one for each item that may be made
     closed = threading.Event()
-
-    def put(item: list[Batch] | BaseException | None) -> None:
-        while not closed.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return
 
     def work() -> None:
         try:
             for item in items:
-                put(item)
+                ready.put(item)
+                wanted.get()
                 if closed.is_set():
                     return
-            put(None)
+            ready.put(None)
         except BaseException as error:
-            put(error)
+            ready.put(error)
 
+    for _ in range(depth):
+        wanted.put(None)
     thread = threading.Thread(target=work, name="read-ahead", daemon=True)
     thread.start()
     try:
         while (item := ready.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
+            wanted.put(None)
             yield item
     finally:
         closed.set()
+        wanted.put(None)
         thread.join()
 
 

@@ -38,6 +38,12 @@ class Samples:
     part: Ids
     """Which of the row's sequences."""
 
+    def __getitem__(self, chosen: slice) -> "Samples":
+        """Some of them."""
+        return Samples(
+            self.dataset[chosen], self.epoch[chosen], self.row[chosen], self.part[chosen]
+        )
+
 
 @dataclass(frozen=True)
 class Damage:

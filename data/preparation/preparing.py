@@ -37,6 +37,7 @@ from data.preparation.dataset import SETS, Dataset, Prepared, open_set
 from data.preparation.making import left_out, make_datasets, scan_all
 from data.preparation.running import Runner, Say, inline, read_progress
 from data.preparation.scan import read_repeats, sampled_below, training_texts
+from data.preparation.words import LONGEST_WORD, ShortWords
 from data.preparation.work import WHOLE, DatasetWork, Input, limit_of
 from data.shards import FORMAT_VERSION
 from data.sources import is_local, outside_state, passed_over, tail_of, units_of
@@ -180,18 +181,24 @@ class _Request:
             chosen.append((dataset.scans, copies))
         texts = training_texts(chosen)
         self._check_unchanged()
-        if not texts:
+        if not texts.documents:
             raise DataError(
                 f"{datasets[0].source}: there is no text in its train split to train a tokenizer "
                 "on; bring more text, or set tokenizer.kind=bytes"
             )
-        size = sum(len(text.encode("utf-8")) for text in texts)
         say(
-            f"training a tokenizer of {self.settings.vocab_size:,} tokens on {len(texts):,} "
-            f"documents, {size:,} bytes"
+            f"training a tokenizer of {self.settings.vocab_size:,} tokens on {texts.documents:,} "
+            f"documents, {texts.bytes:,} bytes"
         )
-        watched = read_progress(texts, size, "training a tokenizer", say)
-        return load_or_train(self.settings, lambda: watched)
+        watched = read_progress(texts, texts.bytes, "training a tokenizer", say)
+        short = ShortWords(watched)
+        tokenizer = load_or_train(self.settings, lambda: iter(short))
+        if short.cut:
+            say(
+                f"training a tokenizer: {counted(short.cut, 'word')} of more than "
+                f"{LONGEST_WORD:,} characters counted as several"
+            )
+        return tokenizer
 
     def _work(self, name: str, tokenizer: str | None = None) -> DatasetWork:
         key = self.outside[name] if tokenizer is None else self._set_key(name, tokenizer)

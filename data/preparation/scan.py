@@ -12,6 +12,7 @@ them.
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from data.config import SourceConfig
 from data.filters.duplicates import NearDuplicates, compared_text, near_duplicates, signatures
 from data.filters.filters import EXACT, NEAR
 from data.preparation.commits import commit
-from data.preparation.encoding import batches, digest_of, record_digest
+from data.preparation.encoding import Ids, batches, digest_of, record_digest
 from data.preparation.survivors import Survivors, name_of_unit
 from data.sources import inputs
 from data.sources.inputs import InputUnit
@@ -32,7 +33,10 @@ RECORDS = "records.arrow"
 SIGNATURES = "signatures.npy"
 TRAIN_BYTES = 1 << 28
 """A tokenizer is trained on at most so much text; 256 MiB take some minutes."""
+PART = 1024  # records that are written and read at a time
 WHOLE = 1 << 64
+
+Raw = tuple[bytes, ...]  # texts of a record, UTF-8
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def scan(task: ScanTask) -> dict[str, Any]:
                 text_bytes += sum(map(len, raw))
                 digest = record_digest(list(map(digest_of, raw)))
                 if int.from_bytes(digest[:8], "big") >= task.limit:
-                    sample.add(digest, row, record.texts)
+                    sample.add(digest, row, tuple(raw))
                 if near is not None:
                     rows.append(row)
                     digests.append(digest)
@@ -110,10 +114,10 @@ class Sample:
     def __init__(self, most_bytes: int, below: int = WHOLE) -> None:
         """Empty; records with keys from `below` on are not wanted."""
         self.most_bytes, self.below = most_bytes, below
-        self._records: dict[bytes, tuple[int, tuple[str, ...]]] = {}  # digest -> row, texts
+        self._records: dict[bytes, tuple[int, Raw]] = {}  # by digest
         self._size = 0
 
-    def add(self, digest: bytes, row: int, texts: tuple[str, ...]) -> None:
+    def add(self, digest: bytes, row: int, texts: Raw) -> None:
         """Take a record if it belongs to the sample."""
         if _key(digest) < self.below and digest not in self._records:
             self._records[digest] = row, texts
@@ -121,13 +125,7 @@ class Sample:
             if self._size > 1.25 * self.most_bytes:
                 self._cut()
 
-    def cut_below(self, below: int) -> None:
-        """Leave out keys from `below` on."""
-        if below < self.below:
-            self.below = below
-            self._records = {d: r for d, r in self._records.items() if _key(d) < below}
-
-    def items(self) -> Iterator[tuple[bytes, int, tuple[str, ...]]]:
+    def items(self) -> Iterator[tuple[bytes, int, Raw]]:
         """Digest, row and texts by key, at most `most_bytes` of text but at least one record."""
         self._cut()
         for digest in sorted(self._records, key=_order):
@@ -137,28 +135,27 @@ class Sample:
         """Write it as an Arrow stream, with `below`."""
         import pyarrow as pa
 
-        items = list(self.items())
-        table = pa.table(
-            {
-                "digest": pa.array([digest for digest, _, _ in items], pa.binary(16)),
-                "row": pa.array([row for _, row, _ in items], pa.int64()),
-                "texts": pa.array(
-                    [list(texts) for _, _, texts in items], pa.list_(pa.large_string())
-                ),
-            },
-            metadata={"below": str(self.below)},
-        )
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as out:
-            out.write_table(table, max_chunksize=1024)
+        items = self.items()
+        columns = [("digest", pa.binary(16)), ("row", pa.int64())]
+        schema = pa.schema([*columns, ("texts", pa.list_(pa.large_string()))])
+        part = list(islice(items, PART))  # cuts what is too much
+        schema = schema.with_metadata({"below": str(self.below)})
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as out:
+            while part:
+                values = zip(schema.types, zip(*part, strict=True), strict=True)
+                arrays = [pa.array(list(own), kind) for kind, own in values]
+                out.write_batch(pa.record_batch(arrays, schema=schema))
+                part = list(islice(items, PART))
 
     def _cut(self) -> None:
         size = 0
         for number, digest in enumerate(sorted(self._records, key=_order)):
-            size += sum(len(text.encode("utf-8")) for text in self._records[digest][1])
+            size += sum(map(len, self._records[digest][1]))
             if size > self.most_bytes and number:
-                self.cut_below(_key(digest))
+                self.below = _key(digest)
+                self._records = {d: r for d, r in self._records.items() if _key(d) < self.below}
                 break
-        self._size = sum(len(t) for _, texts in self._records.values() for t in texts)
+        self._size = sum(len(text) for _, texts in self._records.values() for text in texts)
 
 
 def _key(digest: bytes) -> int:
@@ -169,27 +166,87 @@ def _order(digest: bytes) -> tuple[bytes, bytes]:
     return digest[8:], digest[:8]
 
 
+@dataclass(frozen=True)
+class TrainingTexts:
+    """What a tokenizer is trained on, read from the samples when it is wanted.
+
+    In the order of the units: a tokenizer does not depend on the order of its texts.
+    """
+
+    documents: int
+    bytes: int
+    """UTF-8."""
+    chosen: Sequence[tuple[Path, NDArray[np.bool_]]]
+    """Samples, and which of their records are taken."""
+
+    def __iter__(self) -> Iterator[str]:
+        """The texts; of the files no more than a part is in memory."""
+        for path, taken in self.chosen:
+            at = 0
+            for _, batch in _batches(path):
+                texts = batch.column("texts")
+                for number in np.flatnonzero(taken[at : at + len(texts)]).tolist():
+                    yield from texts[number].as_py()
+                at += len(texts)
+
+
 def training_texts(
     datasets: Iterable[tuple[Sequence[Path], Sequence[Mapping[int, Any]]]],
-) -> list[str]:
-    """The texts to train a tokenizer on, in the order of their keys.
+) -> TrainingTexts:
+    """The records with the lowest keys of several samples, at most TRAIN_BYTES of text.
 
     Args:
         datasets: of each the folders that `scan` filled, and for each folder the rows not to take.
     """
-    import pyarrow as pa
-
-    whole = Sample(TRAIN_BYTES)
+    paths: list[Path] = []
+    counts: list[int] = []  # records of each
+    parts: list[tuple[NDArray[Any], ...]] = []
+    below = WHOLE
     for folders, left_out in datasets:
         for folder, without in zip(folders, left_out, strict=True):
-            with pa.memory_map(str(folder / SAMPLE)) as file:
-                reader = pa.ipc.open_stream(file)
-                whole.cut_below(int(reader.schema.metadata[b"below"]))
-                for batch in reader:
-                    for item in batch.to_pylist():
-                        if item["row"] not in without:
-                            whole.add(item["digest"], item["row"], tuple(item["texts"]))
-    return [text for _, _, texts in whole.items() for text in texts]
+            paths.append(folder / SAMPLE)
+            counts.append(0)
+            for complete, batch in _batches(paths[-1]):
+                below = min(below, complete)
+                counts[-1] += batch.num_rows
+                parts.append((*_about(batch), ~np.isin(batch.column("row"), list(without))))
+    digests, documents, sizes, wanted = (np.concatenate(own) for own in zip(*parts, strict=True))
+    first, key = digests.reshape(-1, 2).T
+    if below < WHOLE:
+        wanted &= key < np.uint64(below)
+    order = np.lexsort((first, key))
+    order = order[wanted[order]]
+    same = (np.diff(key[order], prepend=0) == 0) & (np.diff(first[order], prepend=0) == 0)
+    same[:1] = False
+    order = order[~same]
+    order = order[: max(1, int(np.searchsorted(sizes[order].cumsum(), TRAIN_BYTES, "right")))]
+    taken = np.zeros(len(key), np.bool_)
+    taken[order] = True
+    chosen = list(zip(paths, np.split(taken, np.cumsum(counts)[:-1]), strict=True))
+    return TrainingTexts(int(documents[taken].sum()), int(sizes[taken].sum()), chosen)
+
+
+def _batches(path: Path) -> Iterator[tuple[int, Any]]:
+    """Below what a sample is complete, and its records part by part; one part at least."""
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as file:
+        reader = pa.ipc.open_stream(file)
+        below = int(reader.schema.metadata[b"below"])
+        yield below, pa.RecordBatch.from_pylist([], reader.schema)
+        for batch in reader:
+            yield below, batch
+
+
+def _about(batch: Any) -> tuple[NDArray[np.uint64], Ids, Ids]:
+    """Halves of the digests (2 N,), number of texts (N,) and their bytes (N,) of N records."""
+    import pyarrow.compute as pc
+
+    digests = np.frombuffer(b"".join(batch.column("digest").to_pylist()), ">u8").astype(np.uint64)
+    texts = batch.column("texts")
+    ends = texts.offsets.to_numpy() - texts.offsets[0].as_py()
+    sizes = np.concatenate([[0], np.cumsum(pc.binary_length(texts.flatten()).to_numpy())])
+    return digests, np.diff(ends), np.diff(sizes[ends])
 
 
 def _save_records(path: Path, rows: list[int], digests: list[bytes], places: list[str]) -> None:

@@ -40,8 +40,9 @@ class Survivors:
             DataError: a record can't be read or breaks the contract; names file and row.
         """
         records = read_records(self._config, self._unit, self.filters.columns)
+        no_text = self.report[EMPTY]
         for row, record in self.filters.apply(records, self.report):
-            self.report.see(EMPTY)
+            no_text.seen += 1
             self.cut += record.part == 1
             if not all(map(str.strip, record.texts)):
                 reason = "white space alone" if all(record.texts) else "empty or null"

@@ -15,6 +15,8 @@ from data.sources.inputs import InputUnit
 
 WHOLE = 1 << 64
 """A limit above every digest: all is validation."""
+PROCESS_BYTES = 700_000_000
+"""Of memory that a process of the preparation takes at most, with usual records: measured."""
 
 
 def limit_of(fraction: float) -> int:

@@ -97,8 +97,11 @@ class Reader(ABC):
         self, starts: NDArray[np.int64], length: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """First and last block (B,) of each row."""
-        firsts = np.searchsorted(self.blocks.bounds, starts, side="right") - 1
-        lasts = np.searchsorted(self.blocks.bounds, starts + (length - 1), side="right") - 1
+        bounds = self.blocks.bounds
+        firsts = np.searchsorted(bounds, starts, side="right") - 1
+        ends, lasts = starts + (length - 1), firsts.copy()
+        beyond = ends >= bounds[firsts + 1]  # few
+        lasts[beyond] = np.searchsorted(bounds, ends[beyond], side="right") - 1
         return firsts, lasts
 
     def _join(self, block: int, inside: int, length: int) -> NDArray[Any]:

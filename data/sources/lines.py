@@ -226,7 +226,16 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made if len(made) == len(pairs) else _Doubled(made)
 
 
-_loads = json.JSONDecoder(object_pairs_hook=_object).decode
+_decoder = json.JSONDecoder(object_pairs_hook=_object)
+
+
+def _loads(text: str) -> Any:
+    """As `json.loads`; of a line that is a value and its end, as nearly all are, faster."""
+    try:
+        value, end = _decoder.raw_decode(text)
+    except json.JSONDecodeError:  # it may begin with a space
+        return _decoder.decode(text)
+    return value if text[end:] in ("", "\n") else _decoder.decode(text)
 
 
 def parse_line(row: tuple[bytes, int]) -> dict[str, Any]:

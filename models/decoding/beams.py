@@ -98,7 +98,7 @@ def beam_search(
         origins = torch.tensor([beam for _, beam, _ in running], device=tokens.device)
         cache.select(origins)
         if stepper is None or len(origins) != len(logprobs):
-            stepper = Stepper(model, cache, len(origins))
+            stepper = Stepper(model, cache, len(origins), max_new_tokens - length)
         last = torch.tensor([row[-1] for row in rows], device=tokens.device)
         logprobs = stepper.step(last).float().log_softmax(-1)  # (W, V)
     return sorted(ended, reverse=True)

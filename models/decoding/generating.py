@@ -115,7 +115,7 @@ def stream(
         raise ValueError(f"there are {len(seeds)} seeds for {B} prompts; give one for each")
     cache = KVCache(T0 + max_new_tokens - 1, starts)  # the last token is never fed back
     logits = prefill(model, tokens, cache)  # (B, V)
-    stepper = Stepper(model, cache, B)
+    stepper = Stepper(model, cache, B, max_new_tokens - 1)
     seen = None
     if sampling.repetition_penalty != 1:
         seen = _tokens_of(tokens, starts, logits.shape[-1])  # (B, V)
@@ -135,7 +135,8 @@ def stream(
         if len(stops):
             running = running & ~torch.isin(last, stops).cpu()
         if halt is not None:
-            more = [not halt(b, int(last[b])) if running[b] else False for b in range(B)]
+            rows = zip(running.tolist(), last.tolist(), strict=True)
+            more = [on and not halt(b, token) for b, (on, token) in enumerate(rows)]
             running = torch.tensor(more)
         if place + 1 == max_new_tokens or not running.any():
             return
@@ -174,7 +175,7 @@ def pad_left(prompts: Prompts, device: torch.device) -> tuple[Tensor, Tensor | N
                 f"prompts has shape {tuple(prompts.shape)}; it must be (B, T0) with at least one "
                 "row and one token"
             )
-        return prompts, None
+        return prompts.to(device), None
     lengths = [len(row) for row in prompts]
     if not lengths or 0 in lengths:
         where = f"prompt number {lengths.index(0)} (from 0) is empty" if lengths else "no prompt"

@@ -62,6 +62,7 @@ class Attempts:
         take: OnRecords,
         admitted: Callable[[list[dict[str, Any]]], None],
         look_at_checkpoints: Callable[[], None],
+        ends_with: Callable[[Exception], None],
         say: Callable[[str], None],
         stops: Stops,
     ) -> None:
@@ -75,12 +76,14 @@ class Attempts:
             take: gets each rank's records, in order.
             admitted: gets a description of each worker of an attempt before its work begins.
             look_at_checkpoints: puts a checkpoint on record that a rank did not live to tell of.
+            ends_with: gets the failure that no other attempt follows, before the gang is ended.
             say: gets a line for the user.
             stops: what the user has asked for so far.
         """
         self._assignment, self._journal, self._start_step = assignment, journal, start_step
         self._take, self._admitted, self._say, self._stops = take, admitted, say, stops
         self._files, self._look_at_checkpoints = files, look_at_checkpoints
+        self._ends_with = ends_with
         self._budgets = Budgets(assignment.config.recovery)
         self._heard = 0  # records of rank 0 in this attempt
         self._unrecovered: _Unrecovered | None = None
@@ -266,6 +269,7 @@ class Attempts:
         wait_s = None if self._asked_to_end else self._budgets.charge(failure, step, from_step)
         if wait_s is None:
             self._give_up(failure)
+            self._ends_with(error)
             raise error
         remedy, attempt = BUDGETS[failure.failure].remedy, self._journal.attempt + 1
         self._say(

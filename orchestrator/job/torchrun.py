@@ -5,6 +5,7 @@ hands the assignment to the others through torchrun's store, where they wait how
 takes; torchrun itself ends them if rank 0 dies.
 """
 
+import json
 import os
 import pickle
 import threading
@@ -12,9 +13,10 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
-from cluster.gang import run_inline
+from cluster.gang import WorkerFailed, run_inline
 from cluster.host.output import output_to
 from cluster.inline import given_world_size
 from orchestrator.config import JobConfig
@@ -24,6 +26,7 @@ from orchestrator.job.signals import handled
 
 NOTHING_TO_DO = b"refused"
 LOOK = timedelta(seconds=30)  # at a time; the waiting itself has no end
+ECHO_WAIT = timedelta(seconds=2)  # for word of the failure that made rank 0 lose its connection
 
 
 def is_follower(config: JobConfig) -> bool:
@@ -80,15 +83,18 @@ def follow(config: JobConfig) -> int:
     os.environ.update(environment(config))
     stop = threading.Event()
     with handled(lambda number, frame: stop.set()):
-        received = wait_for_word(_store())
+        store = _store()
+        received = wait_for_word(store)
         if received == NOTHING_TO_DO:
             return REFUSED
         assignment: Assignment = pickle.loads(received)  # written by rank 0 of this very job
-        with output_to(assignment.folder / "logs" / f"rank-{os.environ['RANK']}.log", 1, 2):
+        log = assignment.folder / "logs" / f"rank-{os.environ['RANK']}.log"
+        with output_to(log, 1, 2):
             try:
                 result = run_inline(work, assignment, on_records=_ignore, stop=stop)
-            except Exception:
+            except Exception as error:
                 traceback.print_exc()
+                leave_word(store, error, log)
                 return FAILED
     return INTERRUPTED if result.stopped else DONE
 
@@ -106,13 +112,49 @@ def wait_for_word(store: Any) -> bytes:
         return said
 
 
+def leave_word(store: Any, error: Exception, log: Path) -> None:
+    """Another rank tells rank 0 of its failure, unless it has itself only lost a connection."""
+    facts = _facts(error)
+    if not WorkerFailed(**facts).is_echo:
+        store.compare_set(_key("failure"), "", json.dumps({**facts, "log": str(log)}))
+
+
+def failure_of_another(error: Exception) -> WorkerFailed | None:
+    """The first failure that another rank has left word of, if rank 0 has only lost a connection.
+
+    None: rank 0's error is the cause, or nobody has said more.
+    """
+    from torch.distributed import DistStoreError
+
+    if not WorkerFailed(**_facts(error)).is_echo:
+        return None
+    store = _store()
+    try:
+        store.wait([_key("failure")], ECHO_WAIT)
+    except DistStoreError:
+        return None
+    facts = json.loads(store.get(_key("failure")))
+    return WorkerFailed(**{**facts, "log": Path(facts["log"])})
+
+
+def _facts(error: Exception) -> dict[str, Any]:
+    """What a rank's failure is, for `WorkerFailed`."""
+    return {
+        "rank": int(os.environ["RANK"]),
+        "host": os.uname().nodename,
+        "cause": "exception",
+        "error_type": type(error).__name__,
+        "message": str(error),
+    }
+
+
 def _ignore(rank: int, records: object) -> None:
     """Rank 0 alone keeps the record."""
 
 
-def _key() -> str:
+def _key(what: str = "assignment") -> str:
     """The store outlives the processes when torchrun starts them again."""
-    return f"orchestrate/assignment/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    return f"orchestrate/{what}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
 
 
 def _store() -> Any:

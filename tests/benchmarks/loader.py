@@ -16,7 +16,8 @@ back numpy and transformers; what isn't installed is named and left out. Parts:
 - crash: windows repeated or missing in an epoch after SIGKILL between two checkpoints, and after
   the number of ranks or of loader workers changed 2 -> 4 -> 3; and how many batches hold the same
   windows as those of an epoch that was not interrupted.
-- tokenize: our pipeline, files to checked documents, and `tokenizers` alone, texts in memory.
+- tokenize: our pipeline, files to checked documents; our command, Enter to published shards; and
+  `tokenizers` alone, texts in memory.
 - memory: of our readers over several epochs, beside the bound that we state.
 "ours" is what a user gets for a set of this size, which is mapped; "ours buffered" is how sets are
 read that are not local or larger than a quarter of the memory. Everything is written to one

@@ -2,14 +2,17 @@
 
     [TMPDIR=...] python tests/benchmarks/saving.py [--megabytes 600] [--rounds 7]
 
-In turns, into one temporary folder: a save by one rank with its retention, and a plain write and
-fsync of the same bytes into as many files. Their ratio is what the training loop waits beyond the
-disk; it needs an idle core for the hashing. Then the bytes read: by a save; and by verifying and
+In turns, into one temporary folder: a save by one rank with its retention, a plain write and fsync
+of the same bytes into as many files, and an asynchronous save, beside which a forward and backward
+pass of --pass-seconds is computed. What training stood still for it, over the time of the save that
+it waits for, is its stall; passes that are shorter than the copy wait for it, and the copy alone is
+told, too. The hashing needs an idle core. Then the bytes read: by a save; and by verifying and
 loading on 1, 2 and 4 ranks (one after another), over the size of the checkpoint.
 """
 
 import argparse
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -29,6 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--megabytes", type=int, default=600)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--pass-seconds", type=float, default=0.5)
     options = parser.parse_args()
     width = 2048
     layers = max(1, options.megabytes * 1_000_000 // (12 * width * width))
@@ -38,6 +42,8 @@ def main() -> None:
         root = temporary / "checkpoints"
         retention = checkpoint.Retention(root, 2)
         saves, writes, ratios, read = [], [], [], []
+        stalls, copies, behind = [], [], []
+        saver = checkpoint.Saver(temporary / "asynchronous")
         for step in range(1, options.rounds + 2):
             os.sync()
             before, began = bytes_read(), time.monotonic()
@@ -47,7 +53,14 @@ def main() -> None:
             counted = bytes_read() - before
             os.sync()
             written = plain_write(plain, root.parent / "plain")
+            os.sync()
+            stall, took = asynchronous(saver, step, plain, options.pass_seconds)
+            alone, _ = asynchronous(saver, step, plain, 0)
+            shutil.rmtree(temporary / "asynchronous")
             if step > 1:  # the first warms up
+                stalls.append(stall / saved)
+                copies.append(alone / saved)
+                behind.append(written / took)
                 saves.append(saved)
                 writes.append(written)
                 ratios.append(saved / written)
@@ -56,11 +69,28 @@ def main() -> None:
         print(f"save                          {spread(saves)} s")
         print(f"plain write and fsync         {spread(writes)} s")
         print(f"ratio                         {spread(ratios)}")
+        print(f"asynchronous: stall / save    {spread(stalls)}")
+        print(f"  where there are no passes   {spread(copies)}")
+        print(f"  plain write / its writing   {spread(behind)}")
         print(f"bytes read during a save      {spread(read)}, {counter()} of them by the counter")
         for ranks in (1, 2, 4):
             print(
                 f"bytes read loading, {ranks} ranks   {loading(done, plain, ranks):.4f} x its size"
             )
+
+
+def asynchronous(
+    saver: checkpoint.Saver, step: int, plain: Plain, pass_seconds: float
+) -> tuple[float, float]:
+    """Seconds that training stands still for a save, and those until it is published."""
+    saver.save(step, {"model": plain.role()}, None, {})
+    until, inputs = time.monotonic() + pass_seconds, torch.randn(64, 2048)
+    while time.monotonic() < until:
+        plain.model(inputs).sum().backward()
+    saver.before_update()
+    done = saver.wait()
+    assert done is not None
+    return done.stall_s, done.write_s
 
 
 def plain_write(plain: Plain, folder: Path) -> float:

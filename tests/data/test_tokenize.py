@@ -24,7 +24,7 @@ from data.config import SourceConfig
 from data.preparation.assemble import ranges
 from data.preparation.encoding import batches
 from data.preparation.running import inline
-from data.preparation.scan import Sample
+from data.preparation.scan import SAMPLE, Sample, training_texts
 from data.preparation.spill import BINS
 
 BYTES = TokenizerConfig(kind="bytes")
@@ -406,7 +406,7 @@ def test_ranges_cover_all_bins_none_empty_and_about_equal():
 
 def test_a_sample_is_the_lowest_keys_in_any_order_and_says_below_what_it_is_complete():
     rng = random.Random(0)
-    records = {rng.randbytes(16): ("x" * rng.randint(1, 50),) for _ in range(500)}
+    records = {rng.randbytes(16): (b"x" * rng.randint(1, 50),) for _ in range(500)}
     samples = []
     for order in range(3):
         items = sorted(records) if order else list(records)
@@ -421,6 +421,34 @@ def test_a_sample_is_the_lowest_keys_in_any_order_and_says_below_what_it_is_comp
     assert samples[0] == samples[1] == samples[2]
     size = sum(len(records[digest][0]) for digest in samples[0])
     assert 950 <= size <= 1000
+
+
+def test_what_a_tokenizer_is_trained_on_is_the_lowest_keys_of_all_samples(tmp_path, monkeypatch):
+    monkeypatch.setattr("data.preparation.scan.TRAIN_BYTES", 3000)
+    rng = random.Random(1)
+    records = {rng.randbytes(16): tuple("xé" * rng.randint(0, 9) for _ in "ab") for _ in range(400)}
+    folders, left_out, taken, below = [], [], [], 1 << 64
+    for number in range(3):  # they overlap
+        sample = Sample(2500)
+        own = sorted(records)[number * 100 : number * 100 + 200]
+        for row, digest in enumerate(own):
+            sample.add(digest, row, tuple(text.encode() for text in records[digest]))
+        folders.append(tmp_path / str(number))
+        folders[-1].mkdir()
+        sample.save(folders[-1] / SAMPLE)
+        left_out.append(dict.fromkeys(range(0, 200, 7), "a copy"))
+        own = {digest for row, digest in enumerate(own) if row % 7}
+        taken.append({d for d in own if int.from_bytes(d[8:], "big") < sample.below})
+        below = min(below, sample.below)
+    found = training_texts([(folders[:1], left_out[:1]), (folders[1:], left_out[1:])])
+    expected, size = [], 0
+    for digest in sorted(set.union(*taken), key=lambda own: own[8:]):
+        size += sum(len(text.encode()) for text in records[digest])
+        if size > 3000 or int.from_bytes(digest[8:], "big") >= below:
+            break
+        expected += records[digest]
+    assert sorted(found) == sorted(expected)
+    assert (found.documents, found.bytes) == (len(expected), len("".join(expected).encode()))
 
 
 def test_progress_is_said_now_and_then(corpus, monkeypatch):

@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data.preparation import words
-from data.preparation.words import WordIds, splits_as_gpt2
+from data.preparation.words import LONGEST_WORD, ShortWords, WordIds, splits_as_gpt2
 from data.tokenizer import Tokenizer
 
 # Letters, marks, digits, white space and signs of many scripts, and what the pattern names.
@@ -67,3 +67,16 @@ def test_only_tokenizers_that_do_nothing_but_merge_the_words_of_gpt2_are_taken(t
     prefixed = json.loads(trained.json)
     prefixed["pre_tokenizer"]["add_prefix_space"] = True
     assert not splits_as_gpt2(Tokenizer(prefixed, "prefixed"))
+
+
+@pytest.mark.parametrize("word", ["a", "é", "7", "-", "_", "\n", "日"])
+def test_training_sees_no_word_that_is_too_long_and_every_other_text_as_it_is(word):
+    usual = [ENGLISH, word * LONGEST_WORD, f"a b{word * 10}\n" * 500, "", "x1" * LONGEST_WORD]
+    long = [f"of {word * (3 * LONGEST_WORD + 5)} and {word * (LONGEST_WORD + 1)}", ENGLISH]
+    short = ShortWords([*usual, *long])
+    found = list(short)
+    assert "".join(found) == "".join([*usual, *long])
+    kept = [text for text in found if text]
+    assert kept[: len(usual) - 2] == [text for text in usual if text][: len(usual) - 2]
+    assert not any(word * (LONGEST_WORD + 1) in text for text in found)
+    assert short.cut == 2

@@ -89,7 +89,7 @@ def test_padding_of_any_length_and_content_changes_no_logits(padding, side, nois
     cache = KVCache(24, torch.tensor([padding, padding]))
     with torch.inference_mode():
         logits = prefill(model, tokens, cache)
-        after = Stepper(model, cache, 2).step(torch.tensor([9, 2]))
+        after = Stepper(model, cache, 2, 1).step(torch.tensor([9, 2]))
         for row, token in enumerate((9, 2)):
             alone = model(torch.tensor([[*prompt, token]]))[0]
             torch.testing.assert_close(logits[row], alone[-2], atol=1e-4, rtol=1e-4)
@@ -117,9 +117,29 @@ def test_sorted_weights_give_what_plain_ones_give(dtype, activation, bias, monke
         with torch.inference_mode():
             cache = KVCache(7)
             prefill(model, tokens, cache)
-            found.append(Stepper(model, cache, 5).step(tokens[:, 0]).float())
+            found.append(Stepper(model, cache, 5, 99).step(tokens[:, 0]).float())
     near = 1e-5 if dtype == torch.float32 else 0.05
     torch.testing.assert_close(*found, atol=near, rtol=near)
+
+
+def test_room_is_made_once_and_logits_are_made_of_last_positions_alone(monkeypatch):
+    model, rooms, shapes = model_for(), set(), []
+    logits, extend = model.logits, KVCache.extend
+
+    def counted(self, layer, keys, values):
+        found = extend(self, layer, keys, values)
+        rooms.add((layer, found[0].data_ptr(), found[1].data_ptr()))
+        return found
+
+    def shaped(hidden):
+        shapes.append(tuple(hidden.shape))
+        return logits(hidden)
+
+    monkeypatch.setattr(KVCache, "extend", counted)
+    monkeypatch.setattr(model, "logits", shaped)
+    generate(model, RAGGED, 15)
+    assert len(rooms) == 2  # layers
+    assert shapes == [(5, 32)]
 
 
 @pytest.mark.parametrize("way", ["cast", "autocast"])

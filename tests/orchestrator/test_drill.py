@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,7 @@ from orchestrator.verbs.drill import faults
 from orchestrator.verbs.drill.invariants import broken, differences, left_behind
 from orchestrator.verbs.drill.soak import MIX, schedule
 from tests.orchestrator.attempts import play
+from tests.orchestrator.commands import RUN, TINY, Job, no_left_overs
 from tests.orchestrator.typed import on, refused, trained, typed
 
 
@@ -142,6 +144,28 @@ def test_the_random_mix_is_drawn_by_its_seed_alone():
     assert all(20 <= later - at <= 40 for at, later in pairwise(times))
     assert 560 < times[-1] < 600
     assert {name for _, name in plan} <= set(MIX)
+
+
+def test_a_job_that_does_not_go_on_by_itself_fails_the_drill_and_is_resumed_to_the_bit(
+    tmp_path, corpus
+):
+    """One worker, whose death ends the job where nothing may be tried again."""
+    tiny = [word for word in TINY if not word.startswith(("stage.steps", "stage.checkpoint_every"))]
+    tiny += ["stage.steps=160", "stage.checkpoint_every=20", "at=50"]
+    words = ["resources.workers=1", "recovery.max_restarts=0", "tracking=none"]
+    command = [*RUN[:-1], "drill", "kill-worker"]
+    drill = Job(tmp_path, corpus, *words, command=command, own=tiny)
+    assert drill.wait() == 1, drill.screen
+    assert "FAILED" in drill.screen
+    (kept,) = (tmp_path / "outputs" / "drills").glob("*/drills.json")
+    outcome = json.loads(kept.read_text())["kill-worker"]
+    assert "it did not go on by itself, and was resumed" in outcome["notes"], outcome
+    assert outcome["equal"] is True
+    assert (outcome["row"], outcome["passed"]) == (1, False)
+    assert 0 <= outcome["lost_steps"] <= 20, "steps between two checkpoints"
+    assert 0 < outcome["detect_s"] < outcome["resume_s"]
+    assert broken(Path(outcome["run"])) == []
+    assert no_left_overs(drill)
 
 
 def test_a_drill_that_cannot_be_is_refused_before_anything_starts(tmp_path, monkeypatch):

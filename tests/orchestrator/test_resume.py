@@ -6,6 +6,7 @@ The run is `trained`: two steps, one checkpoint. Nothing but composing and plann
 import json
 import os
 import shutil
+import subprocess
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import get_type_hints
@@ -318,3 +319,84 @@ def test_a_run_without_a_checkpoint_names_the_newest_that_has_one(run):
         ("export", str(empty), "x"),
     ):
         assert f"the newest run that has one is {run}" in refused(*words)
+
+
+def newest(run):
+    return run / "checkpoints" / "step_00000002"
+
+
+def rewrite_manifest(run, change, *, honest):
+    """Change the manifest; an honest writer makes its digest anew."""
+    file = newest(run) / "manifest.json"
+    manifest = json.loads(file.read_text())
+    digest = manifest.pop("digest")
+    change(manifest)
+    manifest["digest"] = json_sha256(manifest) if honest else digest
+    file.write_text(json.dumps(manifest))
+
+
+def emptied(run):
+    shutil.rmtree(run)
+    run.mkdir()
+
+
+def half_written(run):
+    newest(run).rename(run / "checkpoints" / "step_00000002.000001.partial")
+
+
+def edited(run):
+    rewrite_manifest(run, lambda manifest: manifest.update(step=1), honest=False)
+
+
+def of_a_newer_version(run):
+    rewrite_manifest(run, lambda manifest: manifest.update(format=99), honest=True)
+
+
+def other_texts(run):
+    (run.parent / "other.txt").write_text("Something else entirely.\n\n" * 400)
+    return ("data.path={parent}/other.txt",)
+
+
+def contents(run):
+    """Of all files, but for what is half-written: no run that is over has a use for it."""
+    files = (path for path in run.rglob("*") if path.is_file())
+    return {path: path.read_bytes() for path in files if ".partial/" not in str(path)}
+
+
+def on_a_disk(*options):
+    """The outputs of the new run are on a disk of its own."""
+
+    def mount(run):
+        disk = run.parent / "disk"
+        disk.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join(options), "x", disk], check=True)
+        return ("outputs={parent}/disk",)
+
+    return mount
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (emptied, "is not in a run folder: there is no config.yaml"),
+        (half_written, "holds no valid checkpoint: no checkpoint has been published there"),
+        (edited, "manifest.json is damaged: it differs from its own digest"),
+        (of_a_newer_version, "has format 99, and this version reads 2 and 3"),
+        (lambda run: ("model.width=64",), "model.width=64 must be 32"),
+        (other_texts, "bring that back, or start a run without resume"),
+        (lambda run: ("tokenizer.kind=bpe", "tokenizer.vocab_size=300"), "tokenizer"),
+        (on_a_disk("size=64k"), "stage.checkpoints_kept"),
+        (on_a_disk("ro"), "Read-only file system"),
+    ],
+)
+def test_nothing_is_begun_from_what_is_no_checkpoint_of_this_job_and_nothing_is_changed(
+    run, harm, said
+):
+    """A run that is still alive: `test_a_run_that_goes_on_is_not_resumed`."""
+    words = [word.format(parent=run.parent) for word in harm(run) or ()]
+    try:
+        before = contents(run)
+        assert said in refused("run", f"resume={run}", "stage.steps=9", *words)
+        assert contents(run) == before
+    finally:
+        subprocess.run(["umount", "--lazy", run.parent / "disk"], check=False, capture_output=True)

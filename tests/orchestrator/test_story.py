@@ -33,7 +33,7 @@ SAID = {
     ),
     "gave_up": (
         {"cause": "killed", "budget": 3, "attempts": 4},
-        "gave up after 4 attempts: killed may be tried again 3 times",
+        "gave up after 4 attempts: killed, with 3 restarts in a row at most",
     ),
     "resized": (
         {"workers_before": 4, "workers": 3, "reason": "host b is gone"},

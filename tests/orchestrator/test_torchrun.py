@@ -56,6 +56,23 @@ def test_what_rank_0_refuses_sets_the_others_free(two_ranks):
     assert torchrun.wait_for_word(store) == torchrun.NOTHING_TO_DO
 
 
+def test_rank_0_that_lost_a_connection_tells_the_failure_of_the_other(two_ranks, monkeypatch):
+    monkeypatch.setattr(torchrun, "ECHO_WAIT", timedelta(milliseconds=50))
+    echo = RuntimeError("[../gloo/transport/tcp/pair.cc:537] Connection closed by peer [127.0.0.1]")
+    with torchrun.leading(INLINE):
+        assert torchrun.failure_of_another(echo) is None, "nobody has said more"
+        store = torchrun._store()
+        monkeypatch.setenv("RANK", "1")
+        torchrun.leave_word(store, echo, Path("logs/rank-1.log"))
+        torchrun.leave_word(store, OSError("no data"), Path("logs/rank-1.log"))
+        torchrun.leave_word(store, KeyError("too late"), Path("logs/rank-1.log"))
+        monkeypatch.setenv("RANK", "0")
+        assert torchrun.failure_of_another(ValueError("my own")) is None
+        first = torchrun.failure_of_another(echo)
+    assert (first.rank, first.error_type, first.message) == (1, "OSError", "no data")
+    assert first.log == Path("logs/rank-1.log")
+
+
 @pytest.mark.parametrize(
     ("launcher", "left_over"),
     [

@@ -154,11 +154,12 @@ def _recovered(e: Event) -> str:
 
 
 def _gave_up(e: Event) -> str:
+    attempts, budget = e.get("attempts"), e.get("budget")
     return _joined(
         "gave up",
-        _if(e, "attempts", " after {} attempts"),
+        f" after {counted(attempts, 'attempt')}" if isinstance(attempts, int) else "",
         _if(e, "cause", ": {}"),
-        _if(e, "budget", " may be tried again {} times"),
+        f", with {counted(budget, 'restart')} in a row at most" if isinstance(budget, int) else "",
     )
 
 

@@ -8,6 +8,7 @@ from data.addresses import hide
 from data.ask.estimate import Estimate, estimate
 from data.config import SINGLE, SourceConfig
 from data.messages import size
+from data.preparation.work import PROCESS_BYTES
 from data.tokenizer import load_or_train, vocab_size
 from orchestrator.config import JobConfig
 from orchestrator.stages.language.tokenizing import tokenizing
@@ -57,7 +58,7 @@ def estimated_line(config: JobConfig, found: Mapping[str, Estimate] | None, *spl
     looked = size(sum(own.sampled_bytes for own in found.values()))
     return (
         f"{describe(config.data)}: about {shown} tokens, by a look at {looked} of the text; "
-        "--with-data counts them"
+        f"--with-data counts them, in processes of at most {size(PROCESS_BYTES)} each"
     )
 
 

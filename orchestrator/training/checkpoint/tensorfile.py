@@ -11,8 +11,9 @@ import json
 import math
 import os
 import struct
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from orchestrator.record.checkpoints.manifest import FileRecord
 
 CHUNK = 1 << 20
 """Elements on their way to the disk at once: 4 MiB, which stay in a core's cache meanwhile."""
+LAG = 16
+"""Chunks of a file that may wait to be hashed, where copies of a GPU's stay in memory: 64 MiB."""
 ITEM = 4
 """Bytes of an element."""
 
@@ -38,7 +41,8 @@ class HashedFile:
     """A new file that is hashed while it is written; on the disk once the block has ended.
 
     The processor hashes and the disk flushes at the same time, each in a thread of its own: both
-    take about as long as handing the bytes to the kernel takes, or longer.
+    take about as long as handing the bytes to the kernel takes, or longer. The hash may lag behind,
+    so that those of several files, which are written in turns, are made at the same time.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,26 +52,28 @@ class HashedFile:
         self._file = path.open("xb", buffering=0)
         self._sha256 = hashlib.sha256()
         self._bytes = 0
-        self._threads = ThreadPoolExecutor(2)
-        self._hashing = self._threads.submit(lambda: None)
-        self._flushing = self._threads.submit(lambda: None)
+        self._hasher, self._flusher = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self._hashing: deque[Future[None]] = deque()
+        self._flushing = self._flusher.submit(lambda: None)
 
     def write(
         self, data: bytes | memoryview, check: Callable[[memoryview], None] | None = None
     ) -> None:
-        """Append; the buffer must stay as it is until the next call, or the end of the block.
+        """Append; the buffer must stay as it is until the end of the block.
 
-        What `check`, called beside the hashing, has to say against the data is raised then, too.
+        What `check`, called beside the hashing, has to say against the data is raised by a later
+        call, or at the end.
         """
-        self._hashing.result()
-        self._hashing = self._threads.submit(self._hash, memoryview(data), check)
+        while len(self._hashing) >= LAG or (self._hashing and self._hashing[0].done()):
+            self._hashing.popleft().result()
+        self._hashing.append(self._hasher.submit(self._hash, memoryview(data), check))
         left = memoryview(data)
         with naming(self._path):
             while left:
                 left = left[self._file.write(left) :]
             if self._flushing.done():
                 self._flushing.result()
-                self._flushing = self._threads.submit(os.fdatasync, self._file.fileno())
+                self._flushing = self._flusher.submit(os.fdatasync, self._file.fileno())
         self._bytes += len(data)
 
     def _hash(self, data: memoryview, check: Callable[[memoryview], None] | None) -> None:
@@ -91,9 +97,10 @@ class HashedFile:
         trace: TracebackType | None,
     ) -> None:
         """Flush to the disk, unless something went wrong, and close."""
-        with naming(self._path), self._file, self._threads:
+        with naming(self._path), self._file, self._hasher, self._flusher:
             if error is None:
-                self._hashing.result()
+                for hashed in self._hashing:
+                    hashed.result()
                 self._flushing.result()
                 os.fsync(self._file.fileno())
 

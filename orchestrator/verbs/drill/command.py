@@ -51,8 +51,12 @@ def main(argv: Sequence[str], compose: "Callable[[Sequence[str]], JobConfig]") -
             hint = did_you_mean(name, [*EVERY, ALL]) or f"; there are {', '.join(EVERY)}"
             raise ValueError(f"{name} is no drill{hint}")
     context = _context(options.overrides, Path(options.outputs), compose)
-    done = {name: _carry_out(context, name) for name in names}
-    _show(context, done)
+    done: dict[str, Outcome] = {}
+    try:
+        for name in names:
+            done[name] = _carry_out(context, name)
+    finally:  # Ctrl-C ends the drill at hand, with all it has started
+        _show(context, done)
     return int(any(outcome.passed is False for outcome in done.values()))
 
 

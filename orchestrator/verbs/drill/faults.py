@@ -20,7 +20,6 @@ from orchestrator.verbs.drill.rehearsal import Child, DrillError
 from orchestrator.verbs.ui import answers, choose_port, serve
 
 PAGE = 4096
-LAST_RANK = 1_000_000  # `Child.worker` takes the last one there is
 BUSY = "while True: pass"
 PTRACE_SEIZE, PTRACE_INTERRUPT = 0x4206, 0x4207  # linux/ptrace.h
 LOOK_S = 0.5
@@ -28,7 +27,7 @@ LOOK_S = 0.5
 
 def to_worker(number: signal.Signals) -> Callable[[Child], None]:
     """A signal to the last rank: the others learn of it from the death of a peer."""
-    return lambda child: os.kill(child.worker(LAST_RANK), number)
+    return lambda child: os.kill(child.last_worker(), number)
 
 
 def to_driver(number: signal.Signals) -> Callable[[Child], None]:
@@ -48,7 +47,7 @@ def hang(child: Child) -> None:
     As long as this process lives and the thread does: the kernel lets a tracer stop one thread.
     Raises DrillError where it does not.
     """
-    libc, thread = ctypes.CDLL(None, use_errno=True), _busiest(child.worker(LAST_RANK))
+    libc, thread = ctypes.CDLL(None, use_errno=True), _busiest(child.last_worker())
     for request in (PTRACE_SEIZE, PTRACE_INTERRUPT):
         if libc.ptrace(request, thread, None, None):
             reason = os.strerror(ctypes.get_errno())
@@ -67,7 +66,7 @@ def _busiest(pid: int) -> int:
 
 def no_more_memory(child: Child) -> None:
     """The last rank gets no more address space than it has."""
-    pid = child.worker(LAST_RANK)
+    pid = child.last_worker()
     hard = resource.prlimit(pid, resource.RLIMIT_AS)[1]
     resource.prlimit(pid, resource.RLIMIT_AS, (psutil.Process(pid).memory_info().vms, hard))
 

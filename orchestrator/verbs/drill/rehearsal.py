@@ -82,13 +82,11 @@ class Child:
         lines = read(self.folder / METRICS)[0] if self.folder else []
         return [line for line in lines if STEP_SECONDS in line["metrics"]]
 
-    def worker(self, rank: int) -> int:
-        """Process id of a rank in the newest attempt."""
+    def last_worker(self) -> int:
+        """Process id of the last rank in the newest attempt: not that which keeps the record."""
         admitted = self.events("admitted")
-        if not admitted:
-            raise DrillError("its workers have no processes of their own: resources=inline?")
         workers = {worker["rank"]: int(worker["pid"]) for worker in admitted[-1]["workers"]}
-        return workers[min(rank, max(workers))]
+        return workers[max(workers)]
 
     def until(self, found: Callable[[], Any], what: str, seconds: float = OVER_S) -> Any:
         """Wait for something of the living job; returns it. Raises DrillError if it won't come."""

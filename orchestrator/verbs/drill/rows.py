@@ -251,7 +251,7 @@ def slow_worker(context: Context) -> Outcome:
     child = job.start()
     try:
         child.until_step(job.at)
-        os.setpriority(os.PRIO_PROCESS, child.worker(faults.LAST_RANK), 19)
+        os.setpriority(os.PRIO_PROCESS, child.last_worker(), 19)
         with faults.busy_cores():
             code = child.wait()
         bad = child.leaks() + broken(child.run)

@@ -61,9 +61,9 @@ def random_mix(context: Context) -> Outcome:
     context.say(", ".join(f"{name} at {at:.0f} s" for at, name in plan))
     job, begun, bad = context.job("random"), time.monotonic(), list[str]()
     child, chain = job.start(), list[Child]()
-    progress, resumes = 0.0, 0
+    progress, resumes, faulty = 0.0, 0, len(plan)
     try:
-        while plan or child.process.poll() is None:
+        while plan or child.process.poll() != 0:
             if child.process.poll() is None:
                 if plan and time.monotonic() - begun >= plan[0][0] and child.steps():
                     MIX[plan.pop(0)[1]](child)
@@ -72,8 +72,10 @@ def random_mix(context: Context) -> Outcome:
             chain.append(child)
             if child.process.returncode == 0:
                 child = job.start()  # it is done, and the mix is not
-            else:
-                child, resumes = job.resume(child), resumes + 1
+                continue
+            if resumes > faulty:
+                raise DrillError(f"it ends more often than it is harmed: {child.last_words()}")
+            child, resumes = job.resume(child), resumes + 1
         chain.append(child)
         bad += child.leaks()
     except DrillError as error:
