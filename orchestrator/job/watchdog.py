@@ -6,7 +6,8 @@ It is called with the gang's run several times a second, in the driver.
   stacks of all ranks are saved; the rank to blame is the one that did not enter the collective in
   which the others wait. The run then fails, and only that rank's process is killed.
 - A rank is *slow* when its own work, without waits for others, takes clearly longer than that of
-  the others, step after step. It is named, and nothing else happens.
+  the others, step after step. It is named, and nothing else happens. What each rank's own work
+  takes is recorded now and then.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ SLOWER = 1.5  # its fastest quarter of steps, as a multiple of the slowest quart
 PART_OF_STEP = 0.05  # what it takes longer, at least; less costs nobody anything
 HOLD_S = 2.0  # how long that must be so: on a busy machine each rank is slow for a moment
 ANSWERS_S = 5.0  # who has answered within so long does answer
-QUIET_STEPS = 100  # between two reports of one rank
+QUIET_STEPS = 100  # between two reports of one rank, and between two records of all
 STACKS = "stacks-rank-{}.txt"
 
 # What a rank waits in for its peers, as it stands in a stack.
@@ -55,11 +56,12 @@ class Watchdog:
         self._hang_seconds, self._logs, self._event = hang_seconds, logs, event
         self._reported: dict[int, int] = {}  # slow rank -> the step when it was last named
         self._slow_since: dict[int, float] = {}  # by the monotonic clock
+        self._compared = 0  # the step whose own work was recorded last
 
     def __call__(self, run: GangRun) -> None:
         """Look at a run; may end it by `GangRun.fail_hung`."""
         silences = run.polls.silences()
-        self._name_slow_ranks(run, silences)
+        self._compare_ranks(run, silences)
         if silences and self._is_stuck(list(silences.values())):
             self._report_hang(run, silences)
 
@@ -101,10 +103,15 @@ class Watchdog:
         )
         run.fail_hung(rank, message, silent_s)
 
-    def _name_slow_ranks(self, run: GangRun, silences: Mapping[int, Silence]) -> None:
+    def _compare_ranks(self, run: GangRun, silences: Mapping[int, Silence]) -> None:
         own = {rank: [s for _, s in run.polls.own[rank]] for rank in silences}
         if len(own) < 2 or any(len(seconds) < OWN_STEPS for seconds in own.values()):
             return
+        medians = {rank: round(median(seconds), 4) for rank, seconds in own.items()}
+        reached = min(run.polls.own[rank][-1][0] for rank in own)
+        if reached - self._compared >= QUIET_STEPS:
+            self._compared = reached
+            self._event("own_work", step=reached, seconds=medians)
         for rank, seconds in own.items():
             others = [s for other in own if other != rank for s in own[other]]
             if not _is_slow(seconds, others, silences[rank].progress.usual_s.get(STEP, 0.0)):
@@ -120,7 +127,7 @@ class Watchdog:
                     host=run.workers[rank]["host"],
                     step=step,
                     factor=round(median(seconds) / median(others), 2),
-                    own_seconds={number: round(median(s), 4) for number, s in own.items()},
+                    own_seconds=medians,
                 )
 
 

@@ -15,6 +15,7 @@ Event = Mapping[str, Any]
 
 UNTOLD = (
     *("artifact", "baselines", "dataset", "evaluated", "imported", "sampled", "tokenizer"),
+    "own_work",
     "training",
 )
 """Kinds that are for programs, or that somebody else shows."""
