@@ -15,6 +15,16 @@ from models.dropout import Dropout, is_keyed
 
 Rotary = tuple[Tensor, Tensor]
 
+MULTIPLIES_BF16 = torch.cpu._is_avx512_bf16_supported()
+WRITTEN_OUT_TOKENS = 256
+"""Longest sequence whose bf16 attention is written out on a CPU when it is trained.
+
+The backward pass of torch's kernel is slow there. With it, both passes took so many times as long
+as written out, with the bf16 instructions of AVX-512 and of AMX: 4.4 to 6.3 at 16 tokens, 2.9 to
+5.1 at 64, 1.1 to 1.6 at 256, 1.0 at 384, 0.9 at 512; without such instructions 0.5, and in fp32
+0.7 to 1.0 at any length. A rule that is measured on each machine would choose the same.
+"""
+
 
 class Linear(nn.Linear):
     """A projection whose weights start as normal(0, std) and whose bias starts at zero.
@@ -167,12 +177,15 @@ class Attention(nn.Module):
             mask is None and 1 < T < S
         ):  # several new tokens after cached ones: new token t sees S - T + t + 1
             mask = torch.ones(T, S, dtype=torch.bool, device=x.device).tril(S - T)
-        if self.training and self.weights_dropout.p > 0 and is_keyed():
+        drops = self.training and self.weights_dropout.p > 0
+        if drops and is_keyed():
             # Written out, as no kernel takes a mask for dropout; (B, H, T, S) lives within each
             # pass alone, so that what is kept between them stays linear in T.
             y = checkpoint(
                 self._mix_written_out, q, k, v, mask, use_reentrant=False, preserve_rng_state=False
             )
+        elif not drops and T == S and _is_faster_written_out(q):
+            y = self._mix_written_out(q, k, v, mask)
         else:
             y = self._mix(q, k, v, mask)  # (B, H, T, K)
         y = self.output(y.transpose(1, 2).flatten(2))  # (B, T, D)
@@ -196,19 +209,29 @@ class Attention(nn.Module):
         )
 
     def _mix_written_out(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """The same with keyed dropout of the weights, whose softmax is taken in fp32."""
-        T, S = q.shape[2], k.shape[2]
+        """The same, with keyed dropout of the weights, whose softmax is taken in fp32."""
+        B, H, T, S = *q.shape[:3], k.shape[2]
         if mask is None:
             mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
+        bias = q.new_zeros(mask.shape).masked_fill(~mask, -torch.inf).expand(B, H, T, S)
         k, v = self._ungrouped(k), self._ungrouped(v)  # (B, H, S, K)
-        scores = (q * self.head_width**-0.5) @ k.transpose(-2, -1)  # (B, H, T, S)
-        weights = scores.float().masked_fill(~mask, -torch.inf).softmax(-1)
-        mixed: Tensor = self.weights_dropout(weights).type_as(v) @ v
-        return mixed
+        q, k, v, bias = (x.flatten(0, 1) for x in (q, k, v, bias))
+        scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=self.head_width**-0.5)
+        weights = scores.softmax(-1, dtype=torch.float32).view(B, H, T, S)
+        weights = self.weights_dropout(weights).type_as(v)
+        return torch.bmm(weights.flatten(0, 1), v).view(B, H, T, -1)
 
     def _ungrouped(self, x: Tensor) -> Tensor:
         """Keys or values (B, G, S, K), each repeated for the heads that share it: (B, H, S, K)."""
-        return x.repeat_interleave(self.heads // self.kv_heads, 1)
+        shared = self.heads // self.kv_heads
+        return x if shared == 1 else x.repeat_interleave(shared, 1)
+
+
+def _is_faster_written_out(q: Tensor) -> bool:
+    """Whether plain matrix products beat torch's kernel for q (B, H, T, K) and as many keys."""
+    trained_in_bf16 = q.requires_grad and q.dtype == torch.bfloat16
+    on_cpu = q.device.type == "cpu" and MULTIPLIES_BF16
+    return trained_in_bf16 and on_cpu and q.shape[2] <= WRITTEN_OUT_TOKENS
 
 
 class FeedForward(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,11 @@ AGENT_PORTS = (
     "DASHBOARD_AGENT_LISTEN_PORT_NAME",
     "RUNTIME_ENV_AGENT_PORT_NAME",
 )
+ONE_ARENA = {"MALLOC_ARENA_MAX": os.environ.get("MALLOC_ARENA_MAX", "1")}
+"""For the workers of a private Ray, which inherit it; glibc reads it when a process starts.
+
+A worker's target runs in a thread of its own. With an arena of its own, too, what mallopt says of
+keeping freed memory would not be heard: thousands of page faults in every step of a training."""
 
 
 @contextmanager

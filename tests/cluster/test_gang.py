@@ -1,7 +1,9 @@
 """Real gangs of two processes on one private Ray that all tests here share."""
 
+import ctypes
 import os
 import re
+import resource
 import signal
 import sys
 import threading
@@ -47,7 +49,21 @@ def send_and_return(payload, channel):
     print("a line for the log")
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR")
     world = {name: os.environ[name] for name in (*names, "OMP_NUM_THREADS", "EXTRA")}
-    return payload, channel.rank, "torch" in sys.modules, world
+    return payload, channel.rank, "torch" in sys.modules, world, page_faults_of_reuse()
+
+
+def page_faults_of_reuse():
+    """Page faults of allocating 8 x 16 MB once more, when malloc is to keep freed memory."""
+    libc = ctypes.CDLL(None)
+    libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+    libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
+    faults = []
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        blocks = [bytearray(1 << 24) for _ in range(8)]
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        del blocks
+    return faults[1]
 
 
 def test_results_come_by_rank_and_records_in_order(session, tmp_path):
@@ -63,10 +79,11 @@ def test_results_come_by_rank_and_records_in_order(session, tmp_path):
         on_started=started.extend,
         session=session,
     )
-    for rank, (payload, told_rank, torch_was_there, world) in enumerate(results):
+    for rank, (payload, told_rank, torch_was_there, world, faults) in enumerate(results):
         assert payload == {"any": "thing"}
         assert told_rank == rank
         assert not torch_was_there
+        assert faults < 1000  # 32,768 if all is given back to the kernel
         assert world == {
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),

@@ -1,9 +1,12 @@
 import math
+from copy import deepcopy
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
+from models import layers
 from models.cache import KVCache
 from models.configs import GPTConfig
 from models.layers import (
@@ -129,6 +132,41 @@ def test_attention_under_a_mask_agrees_with_each_document_alone(kv_heads):
     alone = [slow_attention(attention, part.double()) for part in x.split((3, 1, 3), 1)]
     y = attention(x, None, None, document_mask(starts))
     torch.testing.assert_close(y.double(), torch.cat(alone, 1), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("documents", [False, True])
+@pytest.mark.parametrize(("T", "kv_heads"), [(1, 4), (2, 1), (37, 2), (256, 4), (257, 4)])
+def test_attention_written_out_agrees_with_the_kernel(monkeypatch, T, kv_heads, documents):
+    """Output and gradients in bf16: at most twice as far from float64, since scores are rounded."""
+    torch.manual_seed(0)
+    attention = Attention(small(kv_heads=kv_heads, init_std=0.5), 0).bfloat16()
+    x, seen = torch.randn(3, T, 24).bfloat16(), torch.randn(3, T, 24)
+    mask = None
+    if documents:
+        mask = document_mask(document_starts((torch.rand(3, T) < 0.1).cumsum(1)))
+    kernel, calls = functional.scaled_dot_product_attention, []
+    monkeypatch.setattr(
+        functional,
+        "scaled_dot_product_attention",
+        lambda *args, **named: calls.append(1) or kernel(*args, **named),
+    )
+
+    def both_ways(attention, x):
+        x = x.clone().requires_grad_()
+        y = attention(x, None, None, mask)
+        trained = [x, *attention.parameters()]
+        return [y, *torch.autograd.grad((y * seen.to(y.dtype)).sum(), trained)]
+
+    monkeypatch.setattr(layers, "MULTIPLIES_BF16", False)
+    exact, by_kernel = both_ways(deepcopy(attention).double(), x.double()), both_ways(attention, x)
+    assert len(calls) == 2
+    monkeypatch.setattr(layers, "MULTIPLIES_BF16", True)
+    found = both_ways(attention, x)
+    assert len(calls) == (2 if T <= layers.WRITTEN_OUT_TOKENS else 3)
+    for own, other, true in zip(found, by_kernel, exact, strict=True):
+        assert (own - true).norm() <= 2 * (other - true).norm() + 1e-3 * true.norm()
+    with torch.no_grad():  # without a backward pass the kernel is the faster one
+        assert torch.equal(attention(x, None, None, mask), by_kernel[0])
 
 
 def test_a_document_starts_where_the_id_changes_and_sees_itself_up_to_each_token():
