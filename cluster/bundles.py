@@ -9,14 +9,20 @@ from typing import Any
 
 from cluster.ending import end_workers
 from cluster.failure import WorkerFailed
-from cluster.head import head_answers
+from cluster.head import head_answers, node_answers
+from cluster.membership import living
 from cluster.placement import Placement
 from cluster.polls import POLL_S
 from cluster.worker import Record, Worker
 
 START_LIMIT_S = 120.0
 SAY_AFTER_S, SAY_EVERY_S = 5.0, 60.0
+TRY_S = 3.0  # for a size that there may be room for, where smaller ones would do
 HOLDER_WORDS = 4  # of a command line: the settings behind them may hold secrets
+
+
+class NoRoom(Exception):  # reads as what happened
+    """The cluster had no room for the gang in all the time that it may wait."""
 
 
 class Bundles:
@@ -28,6 +34,7 @@ class Bundles:
         placement: Placement,
         say: Callable[[str], None],
         check: Callable[[], None],
+        wait_s: float | None = None,
     ) -> None:
         """Reserves nothing yet; `end` must be called in every case.
 
@@ -36,34 +43,64 @@ class Bundles:
             placement: how many bundles, and what is in each.
             say: gets a line now and then while there is no room.
             check: called often while waiting; raises if the wait is over.
+            wait_s: seconds to wait for room. None: for ever.
         """
         self.ray, self.placement, self._say, self._check = ray, placement, say, check
+        self._wait_s = wait_s
         self._group: Any = None
+        self.lost_nodes: set[str] = set()
+        """Where workers were lost with their node; Ray learns of it later than we do."""
         self.actors: dict[int, Any] = {}
         self.described: dict[int, Record] = {}
 
     def reserve(self) -> None:
-        """Wait until the cluster has room for all bundles at once; they are then ours."""
-        bundles = [self.placement.each] * self.placement.workers
-        self._group = self.ray.util.placement_group(bundles, strategy="PACK")
-        begun = time.monotonic()
-        say_at = begun + SAY_AFTER_S
-        while not self._group.wait(timeout_seconds=POLL_S):
-            self._check()
-            if time.monotonic() > say_at:
-                waited = time.monotonic() - begun
-                self._say(
-                    f"waiting for room for {self.placement} since {waited:.0f} s; "
-                    f"{self._free()}; {self._holders()}"
-                )
-                say_at += SAY_EVERY_S
+        """Wait until the cluster has room for all bundles of a size at once; they are then ours.
 
-    def fill(self) -> None:
-        """Start an actor in every bundle that has none, and learn where it is."""
+        Raises:
+            NoRoom: there was none for as long as may be waited.
+        """
+        least = self.placement.sizes[-1]
+        # What others have just given back is not yet known to be free: all that there is comes
+        # first, then what seems to be free.
+        for room in (self._whole_room, self._free_room):
+            size = self.placement.most(room()) or least
+            if size > least and self._reserve(size, TRY_S):
+                return
+        self._reserve(least, self._wait_s)
+
+    def placed(self) -> set[int]:
+        """Bundles on nodes that live, as far as is known, and may be used."""
+        from ray.util import placement_group_table
+
+        nodes = self._usable_nodes()
+        where = placement_group_table(self._group)["bundles_to_node_id"]
+        return {index for index, node in where.items() if node in nodes}
+
+    def wait_for(self, kept: set[int]) -> list[int]:
+        """Bundles for the largest gang that there is room for now; waits if there is for none.
+
+        Args:
+            kept: bundles with actors that live on; they come first.
+
+        Raises:
+            NoRoom: there was none for as long as may be waited.
+        """
+        while (size := self.placement.most(len(placed := self.placed()))) is None:
+            self._until(lambda: self.placement.most(len(self.placed())) is not None, self._wait_s)
+        return sorted(sorted(placed, key=lambda index: (index not in kept, index))[:size])
+
+    def room(self) -> int:
+        """Workers that the gang could have now, if it were placed anew."""
+        if not head_answers(self.ray):
+            return 0
+        return len(self.placed()) + self._free_room()
+
+    def fill(self, indices: Sequence[int]) -> None:
+        """Start an actor in each of the bundles that has none, and learn where it is."""
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         remote = self.ray.remote(Worker)
-        empty = [index for index in range(self.placement.workers) if index not in self.actors]
+        empty = [index for index in indices if index not in self.actors]
         for index in empty:
             self.actors[index] = remote.options(
                 num_cpus=self.placement.cpus_per_worker,
@@ -133,12 +170,66 @@ class Bundles:
                 self.ray.util.remove_placement_group(self._group)
             self._group = None
 
+    def _reserve(self, size: int, limit_s: float | None) -> bool:
+        """Ask for so many bundles; False if there was no room for them in the time.
+
+        Without room for the smallest size it raises instead.
+        """
+        group = self.ray.util.placement_group([self.placement.each] * size, strategy="PACK")
+        try:
+            self._until(lambda: group.wait(timeout_seconds=POLL_S), limit_s)
+        except NoRoom:
+            self.ray.util.remove_placement_group(group)
+            if size == self.placement.sizes[-1]:
+                raise
+            return False
+        except BaseException:
+            self._group = group  # for `end`
+            raise
+        self._group = group
+        return True
+
+    def _until(self, there_is: Callable[[], bool], limit_s: float | None) -> None:
+        """Wait for room, and say now and then who has it; NoRoom after the limit."""
+        begun = time.monotonic()
+        say_at = begun + SAY_AFTER_S
+        while not there_is():
+            self._check()
+            waited = time.monotonic() - begun
+            if limit_s is not None and waited > limit_s:
+                raise NoRoom(f"no room for {self.placement} in {waited:.0f} s; {self._taken()}")
+            if time.monotonic() > say_at:
+                since = f"since {waited:.0f} s"
+                self._say(f"waiting for room for {self.placement} {since}; {self._taken()}")
+                say_at += SAY_EVERY_S
+            time.sleep(POLL_S)
+
+    def _usable_nodes(self) -> set[str]:
+        """Ray ids of nodes that live; one that was cut off counts again once it answers."""
+        self.lost_nodes = {node for node in self.lost_nodes if not node_answers(self.ray, node)}
+        return {node["NodeID"] for node in living(self.ray)} - self.lost_nodes
+
+    def _whole_room(self) -> int:
+        """Workers for which there would be room if nobody else were there."""
+        return self.placement.room(node["Resources"] for node in living(self.ray))
+
+    def _free_room(self) -> int:
+        """Workers for which nobody has reserved the room."""
+        from ray._private import state
+
+        free = state.available_resources_per_node()  # type: ignore[no-untyped-call]
+        return self.placement.room(free[node] for node in self._usable_nodes() & free.keys())
+
     def _failure(self, index: int, kind: str, message: str) -> WorkerFailed:
         host = self.described.get(index, {}).get("host", "an unknown host")
-        worker = f"worker {index + 1} of {self.placement.workers} on {host}"
+        worker = f"worker {index + 1} on {host}"
         return WorkerFailed(
             rank=None, host=host, cause="start", error_type=kind, message=f"{worker}: {message}"
         )
+
+    def _taken(self) -> str:
+        """How much is free, and who has the rest."""
+        return f"{self._free()}; {self._holders()}"
 
     def _free(self) -> str:
         free, all_ = self.ray.available_resources(), self.ray.cluster_resources()

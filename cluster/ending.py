@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 from cluster.errands import on_nodes
-from cluster.head import head_answers
+from cluster.head import head_answers, node_answers
 from cluster.host.processes import end_processes, process_space, worker_processes
 from cluster.worker import Record
 
@@ -52,7 +52,9 @@ def _end_elsewhere(ray: ModuleType, workers: Sequence[Record]) -> list[psutil.Pr
             elsewhere[worker["node"]].append(process)
     if elsewhere and head_answers(ray):
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-        calls = {node: [processes] for node, processes in elsewhere.items() if node in alive}
+        # Ray takes a node for alive for a while after its end; a call to it would be waited for.
+        answering = [node for node in elsewhere if node in alive and node_answers(ray, node)]
+        calls = {node: [elsewhere[node]] for node in answering}
         on_nodes(ray, calls, kill_workers, limit_s=REMOTE_LIMIT_S)
     return here
 

@@ -25,6 +25,7 @@ from cluster.files import Files, bring
 from cluster.gang_run import GangRun, Watch
 from cluster.host.network import free_port
 from cluster.inline import run_inline
+from cluster.membership import leaving
 from cluster.placement import GangRefused, Placement, refuse_what_never_fits
 from cluster.polls import OnRecords, Silence
 from cluster.worker import Channel, Record, Target
@@ -97,6 +98,7 @@ class Gang:
         files: Files | None = None,
         session: Session | None = None,
         say: Callable[[str], None] = lambda line: None,
+        wait_s: float | None = None,
     ) -> None:
         """Starts nothing yet.
 
@@ -109,12 +111,14 @@ class Gang:
             files: what every host must have before the work begins.
             session: a `ray_session` already begun; None starts one and ends it.
             say: gets a line for what a person may wonder about: a long wait, a copy of files.
+            wait_s: seconds to wait for room, at the start and after a node is lost. None: for ever.
         """
         self.placement, self.log_folder = placement, log_folder.absolute()
         self.workers: list[Record] = []
         """Descriptions of the workers, in order of rank, once started."""
         self._stop, self._kill = stop, kill or threading.Event()
         self._env, self._files, self._say = dict(env or {}), files, say
+        self._wait_s = wait_s
         self._stack = ExitStack()
         self._session = session
         self._bundles: Bundles | None = None
@@ -139,6 +143,7 @@ class Gang:
 
         Raises:
             GangRefused: the cluster can never hold this gang.
+            NoRoom: it had no room for so long.
             WorkerFailed: a worker did not start.
             FilesNotBrought: a host cannot have the files.
             KeyboardInterrupt: `kill` or `stop` was set before the workers had started.
@@ -151,11 +156,12 @@ class Gang:
         ray = session.wait(self._stop, self._kill)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         refuse_what_never_fits(self.placement, nodes, f"the Ray cluster of {len(nodes)} node(s)")
-        self._bundles = Bundles(ray, self.placement, self._say, self._check_interrupted)
+        self._bundles = Bundles(
+            ray, self.placement, self._say, self._check_interrupted, self._wait_s
+        )
         self._stack.callback(self._bundles.end)
         self._bundles.reserve()
-        self._bundles.fill()
-        return self._form_world()
+        return self._form_world(kept=set())
 
     def run(
         self,
@@ -190,11 +196,12 @@ class Gang:
         return self._run.finish(self._stop, self._kill, silent_after_s, watch, self._session.check)
 
     def restart(self, grace_s: float = RESTART_GRACE_S, *, keep: bool = True) -> list[Record]:
-        """After WorkerFailed: a new world of the same size in the same room, ready for `run`.
+        """After `run`: a new world in the same room, ready for the next `run`.
 
-        All are asked to stop. A worker's process is *kept* if it lives, answers, and its target
-        has ended (returned or raised) within the grace; a peer of a killed rank usually leaves a
-        gloo collective by an exception at once. Any other is killed and replaced in its bundle.
+        It is as large as it may be and as there is room: smaller if a node was lost, larger if one
+        came back. All are asked to stop. A worker's process is *kept* if it lives, answers, and its
+        target has ended (returned or raised) within the grace; a peer of a killed rank usually
+        leaves a gloo collective by an exception at once. Any other is killed and replaced.
         All get their rank, a fresh MASTER_PORT, a log position and a cleared stop flag.
 
         What is kept is the process with all that it has imported, allocated and set: a target
@@ -208,29 +215,58 @@ class Gang:
             keep: False: no process is kept, as is better where there are GPUs.
 
         Raises:
+            NoRoom: a node is gone, and nothing took its place for so long.
             WorkerFailed: a worker did not start; this may be called again.
             FilesNotBrought: a host that is new in the gang cannot have the files.
             KeyboardInterrupt: `kill` or `stop` was set.
         """
         assert self._bundles is not None
-        bundles, kept = self._bundles, set(range(self.placement.workers))
+        bundles, kept = self._bundles, set(self._bundles.actors)
         if self._run is not None:
-            survivors = self._run.survivors(grace_s, self._kill)
+            survivors = self._run.survivors(grace_s if keep else 0.0, self._kill)
             kept = {self._order[rank] for rank in survivors}
+            bundles.lost_nodes |= self._run.lost_nodes
             self._run = None
         if not keep:
             kept = set()
         kept &= bundles.answering(sorted(kept & bundles.actors.keys()), ANSWER_LIMIT_S)
         bundles.clear(sorted(bundles.actors.keys() - kept))
-        bundles.fill()
-        return self._form_world()
+        return self._form_world(kept)
 
-    def _form_world(self) -> list[Record]:
-        """Give every actor its rank, its log and its view of the world."""
+    def room(self) -> int:
+        """Workers that there would be room for if the gang were placed anew, now."""
+        assert self._bundles is not None
+        return self._bundles.room()
+
+    def needs_other_room(self) -> bool:
+        """Whether another gang could have more workers than this one in the room that it holds."""
+        assert self._bundles is not None
+        held = self.placement.most(len(self._bundles.placed())) or 0
+        return (self.placement.most(self._bundles.room()) or 0) > held
+
+    def must_leave(self) -> dict[int, str]:
+        """Ranks whose host is wanted for something else, and how that was told."""
+        assert self._bundles is not None
+        nodes = leaving(self._bundles.ray)
+        told = {w["rank"]: "its node is drained" for w in self.workers if w["node"] in nodes}
+        signalled = self._run.polls.terminated if self._run is not None else ()
+        return told | dict.fromkeys(signalled, "it got SIGTERM")
+
+    def leave_soon(self) -> None:
+        """Ask all ranks to end their work by themselves; `run` then returns their results."""
+        if self._run is not None:
+            self._run.tell_to_stop()
+
+    def _form_world(self, kept: set[int]) -> list[Record]:
+        """Fill the bundles; give every actor its rank, its log and its view of the world."""
         assert self._bundles is not None
         bundles = self._bundles
-        placed = [bundles.described[index] for index in range(self.placement.workers)]
-        self._order = sorted(range(self.placement.workers), key=by_host(placed))
+        chosen = bundles.wait_for(kept)
+        bundles.clear([index for index in bundles.actors if index not in chosen])
+        bundles.fill(chosen)
+        hosts = by_host([bundles.described[index] for index in chosen])
+        self._order = [chosen[place] for place in sorted(range(len(chosen)), key=hosts)]
+        placed = bundles.described
         first = self._order[0]
         port = bundles.answers({first: bundles.actors[first].carry_out.remote(free_port)})[first]
         self.workers = [

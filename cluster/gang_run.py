@@ -57,6 +57,8 @@ class GangRun:
         self.failures: list[WorkerFailed] = []
         self.dead: set[int] = set()
         """Ranks whose process is gone, out of reach, or silent."""
+        self.lost_nodes: set[str] = set()
+        """Ray ids of nodes that ranks were lost with."""
         self._told_to_stop = False
         self._asked_at: dict[int, float] = {}  # rank -> how silent when its host was last asked
 
@@ -97,22 +99,33 @@ class GangRun:
         if not self.failures:
             return [self.results[rank] for rank in range(len(self.actors))]
         if first_cause(self.failures).is_echo:
-            # Ray tells only after a minute that a node is gone; its ranks are silent at once.
-            deadline = time.monotonic() + VERDICT_S - SUSPICION_S
-            while self._silent(SUSPICION_S) and time.monotonic() < deadline:
-                self.polls.collect()
-                time.sleep(POLL_S)
-            self._fail_silent(VERDICT_S - SUSPICION_S)
+            self._look_for_lost()
         self.polls.last(LAST_RECORDS_S)
         # Who fails because of it, too, has its last records in its outcome.
         for ref in self._ready(LAST_RECORDS_S, at_least=len(self.running)):
             self._settle(ref)
         raise first_cause(self.failures)
 
+    def _look_for_lost(self) -> None:
+        """Count ranks that are lost with their node among the failures, before Ray knows of it.
+
+        Ray tells only after a minute that a node is gone; its ranks are silent at once.
+        """
+        deadline = time.monotonic() + VERDICT_S - SUSPICION_S
+        while (silent := self._silent(SUSPICION_S)) and time.monotonic() < deadline:
+            if not all(node_answers(self.ray, self.workers[rank]["node"]) for rank in silent):
+                self._fail_silent(SUSPICION_S)  # nobody need wait for more
+                return
+            self.polls.collect()
+            time.sleep(POLL_S)
+        self._fail_silent(VERDICT_S - SUSPICION_S)
+
     def _fail(self, failure: WorkerFailed) -> None:
         """Count a failure, with how long its rank had not been heard."""
         if failure.rank is not None:
             failure.seen_after_s = self.polls.unheard_s(failure.rank)
+            if failure.cause == "lost":
+                self.lost_nodes.add(self.workers[failure.rank]["node"])
         self.failures.append(failure)
 
     def survivors(self, grace_s: float, kill: threading.Event) -> set[int]:
@@ -124,7 +137,9 @@ class GangRun:
                 raise KeyboardInterrupt("the job was killed")
             for ref in self._ready(POLL_S):
                 self._settle(ref)
-        return set(range(len(self.actors))) - self.dead - set(self.running.values())
+        # One that got SIGTERM has been told to leave its host, and would be told again.
+        gone = self.dead | self.polls.terminated | set(self.running.values())
+        return set(range(len(self.actors))) - gone
 
     def stacks(self) -> dict[int, str]:
         """Where the threads of each working rank are, as far as their hosts can tell."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -19,6 +19,24 @@ class Placement:
     gpus_per_worker: int = 0
     address: str | None = None
     """Ray cluster to run on. None: a private Ray, started for this job and ended with it."""
+    fewer: tuple[int, ...] = ()
+    """Smaller numbers of workers that would do where there is less room; the largest first."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """All numbers of workers that would do; the largest first."""
+        return (self.workers, *self.fewer)
+
+    def most(self, room: int) -> int | None:
+        """The largest number of workers that would do and for which there is room, if any."""
+        return next((size for size in self.sizes if size <= room), None)
+
+    def room(self, nodes: Iterable[Mapping[str, float]]) -> int:
+        """How many such workers nodes with these resources, by Ray's names, can hold."""
+        return sum(
+            min(int(node.get(name, 0) // amount) for name, amount in self.each.items())
+            for node in nodes
+        )
 
     @property
     def each(self) -> dict[str, int]:
@@ -29,7 +47,8 @@ class Placement:
     def __str__(self) -> str:
         """E.g. `2 worker(s) with 1 CPU(s) and 1 GPU(s) each`."""
         asked = " and ".join(f"{amount} {name}(s)" for name, amount in self.each.items())
-        return f"{self.workers} worker(s) with {asked} each"
+        workers = " or ".join(str(size) for size in self.sizes[::-1])
+        return f"{workers} worker(s) with {asked} each"
 
 
 def refuse_what_never_fits(
@@ -53,16 +72,15 @@ def refuse_what_never_fits(
             "the last at least 0"
         )
     each = placement.each
-    room = sum(
-        min(int(node.get(name, 0) // amount) for name, amount in each.items()) for node in nodes
-    )
-    if room >= placement.workers:
+    room, least = placement.room(nodes), placement.sizes[-1]
+    if room >= least:
         return
     asked = " and ".join(f"{amount} {name}(s)" for name, amount in each.items())
     has = " and ".join(f"{sum(n.get(name, 0) for n in nodes):.0f} {name}(s)" for name in each)
     advice = f"set resources.workers={room}" if room else "ask for fewer per worker"
+    workers = f"[{least},{placement.workers}]" if placement.fewer else f"{least}"
     raise GangRefused(
-        f"resources.workers={placement.workers} with {asked} each do not fit {where}, which has "
+        f"resources.workers={workers} with {asked} each do not fit {where}, which has "
         f"{has} in all and room for {room} such worker(s); {advice}"
         + (f" ({note})" if note else "")
     )

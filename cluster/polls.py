@@ -16,7 +16,7 @@ OnRecords = Callable[[int, list[Record]], None]
 
 POLL_S = 0.25
 POLL_OTHERS_S = 1.0  # ranks other than 0 seldom have anything to say
-OWN_STEPS = 16  # of each rank, whose own work is kept for a comparison
+OWN_STEPS = 12  # of each rank, whose own work is kept for a comparison
 
 
 @dataclass(frozen=True)

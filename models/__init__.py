@@ -3,7 +3,8 @@
 families.py   MODELS, the table of families; build, config_to_dict, config_from_dict
 configs/      sizes and choices of each family
 formulas/     parameters and operations of each family; cost.py asks them
-gpt.py        a decoder-only Transformer, of layers.py; generate.py lets it write
+gpt.py        a decoder-only Transformer, of layers.py, with a cache.py of keys and values
+decoding/     how it writes: sampling, beams, streams of text
 mlp.py        layers of fully connected units
 dropout.py    dropout that belongs to the sample
 

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from models.cache import KVCache
 from models.configs import GPTConfig
 from models.dropout import Dropout, number_dropouts
 from models.layers import (
     Block,
     Embedding,
-    KVCache,
     Linear,
     build_norm,
     document_mask,
@@ -96,6 +96,8 @@ class GPT(nn.Module):
             starts = document_starts(documents)  # (B, T)
             mask = document_mask(starts)  # (B, 1, T, T), once for all layers
             positions = positions - starts  # (B, T)
+        elif cache is not None and cache.starts is not None:
+            positions, mask = cache.placed(positions)  # (B, T), (B, 1, T, S)
         x = self.embedding(tokens)  # (B, T, D)
         rotary = None
         if config.positions == "rotary":

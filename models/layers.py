@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from models.cache import KVCache
 from models.configs import GPTConfig
 from models.dropout import Dropout, is_keyed
 
@@ -140,41 +141,6 @@ def rotate(x: Tensor, rotary: Rotary) -> Tensor:
     return torch.addcmul(x * cos, partner, sin).type_as(x)
 
 
-class KVCache:
-    """Keys and values of the tokens seen so far, so that each token is computed once.
-
-    `length` counts the tokens seen. Room for `capacity` tokens is made at a layer's first use, in
-    the dtype the keys then have (autocast changes it).
-    """
-
-    def __init__(self, capacity: int) -> None:
-        """Start empty."""
-        self.capacity = capacity
-        self.length = 0
-        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the new keys and values (B, G, T, K) of a layer; return all of them (B, G, S, K).
-
-        Raises:
-            ValueError: there is no room for T more tokens.
-        """
-        B, G, T, K = keys.shape
-        end = self.length + T
-        if end > self.capacity:
-            raise ValueError(
-                f"the cache holds {self.length} of {self.capacity} tokens and has no room for {T} "
-                f"more; make it KVCache({end}) or larger"
-            )
-        if layer not in self._layers:
-            room = (B, G, self.capacity, K)
-            self._layers[layer] = (keys.new_empty(room), values.new_empty(room))
-        all_keys, all_values = self._layers[layer]
-        all_keys[:, :, self.length : end] = keys
-        all_values[:, :, self.length : end] = values
-        return all_keys[:, :, :end], all_values[:, :, :end]
-
-
 class Attention(nn.Module):
     """Causal self-attention; H query heads share G key and value heads (Ainslie et al. 2023)."""
 
@@ -207,7 +173,9 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)  # (B, G, S, K)
         T, S = q.shape[2], k.shape[2]
-        if 1 < T < S:  # several new tokens after cached ones: new token t sees S - T + t + 1
+        if (
+            mask is None and 1 < T < S
+        ):  # several new tokens after cached ones: new token t sees S - T + t + 1
             mask = torch.ones(T, S, dtype=torch.bool, device=x.device).tril(S - T)
         drops = self.training and self.weights_dropout.p > 0
         if drops and is_keyed():

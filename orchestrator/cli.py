@@ -20,11 +20,11 @@ import contextlib
 import importlib
 import os
 import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from orchestrator import BEGUN
 from orchestrator.job.codes import FAILED, INTERRUPTED, REFUSED, STOPPED
 from orchestrator.job.signals import handled, interrupt
 from orchestrator.terminal import leave_reader, prepare_streams, say
@@ -62,7 +62,11 @@ VERBS = {
     "runs": Verb("list the runs: newest or best first, by stage, status or setting", "runs"),
     "show": Verb("all about one run on one screen", "show", "defaults"),
     "why": Verb("the story of a run: how it ended, what was lost, where the time went", "why"),
-    "generate": Verb("write text with the model of a run or checkpoint", "generate"),
+    "drill": Verb(
+        "rehearse failures on your own job: kill, freeze, fill, flip", "drill.command", "either"
+    ),
+    "generate": Verb("write text with the model of a run or checkpoint", "generate.command"),
+    "checkpoint": Verb("list, verify, compare and export the checkpoints of runs", "checkpoint"),
     "export": Verb("put the weights of a run into a folder for others", "export"),
     "ui": Verb("open the record of all runs in the MLflow UI", "ui"),
     "sync": Verb("send what MLflow lacks of runs, after an outage or a crash", "sync"),
@@ -150,7 +154,7 @@ def version() -> str:
 def usage() -> str:
     """What `orchestrate --help` prints."""
     lines = ["orchestrate VERB [overrides] [flags]", ""]
-    lines += [f"  {name:10}{verb.summary}" for name, verb in VERBS.items()]
+    lines += [f"  {name:12}{verb.summary}" for name, verb in VERBS.items()]
     lines += [
         "",
         "orchestrate run                                the quick start: train a small GPT here",
@@ -178,16 +182,14 @@ def run_with_config(verb: Verb, arguments: Sequence[str]) -> int:
         ValueError: a job can't work. Under --multirun all are checked before the first starts.
     """
     from orchestrator.compose import compose
-    from orchestrator.job.startup import age_of_process
     from orchestrator.verbs import sweep
 
     flags = {f.strip("-").replace("-", "_"): f in arguments for f in verb.flags}
     jobs = compose([word for word in arguments if word not in verb.flags])
     function = partial(_function(verb), **flags)
-    asked = time.monotonic() - age_of_process()
     if len(jobs) > 1:
-        return sweep.carry_out(jobs, function, asked, starts=verb is VERBS["run"])
-    return max((function(config, words, asked) for config, words in jobs), default=0)
+        return sweep.carry_out(jobs, function, BEGUN, starts=verb is VERBS["run"])
+    return max((function(config, words, BEGUN) for config, words in jobs), default=0)
 
 
 def complete(arguments: Sequence[str]) -> int:

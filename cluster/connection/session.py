@@ -54,13 +54,15 @@ def ray_session(
     Raises:
         GangRefused: this machine has fewer CPUs or GPUs than the placement asks for.
     """
+    workers = placement.workers
     if placement.address is None:
         here = local_devices()
         room = [{"CPU": float(here.cpus), "GPU": float(here.gpus)}]
         refuse_what_never_fits(placement, room, "this machine", here.note)
+        workers = placement.most(placement.room(room)) or workers
     session = Session(
-        placement.workers * placement.cpus_per_worker,
-        placement.workers * placement.gpus_per_worker,
+        workers * placement.cpus_per_worker,
+        workers * placement.gpus_per_worker,
         placement.address,
         log_folder / "ray.log",
         object_store_bytes,

@@ -4,7 +4,9 @@ Every GPU there is, one worker each; without GPUs up to two CPU workers.
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cluster.inline import given_world_size
 from orchestrator.plan.devices import available, ranks_here
@@ -14,18 +16,21 @@ LEAST_BATCH = 12  # sequences per step that `auto` rounds up to a multiple of th
 MOST_THREADS = 8  # of one worker; small models get slower with more
 
 
-def automatic(setting: str, of: int | str | None = None) -> int | str:
+def automatic(setting: str, of: Any = None) -> int | str:
     """The value of `${auto:setting,of}` in a YAML file.
 
     Args:
         setting: what is asked for.
-        of: for `precision` the GPUs per worker, for `global_batch_size` the number of workers,
-            for the others the address of the cluster.
+        of: for `precision` the GPUs per worker, for `global_batch_size` the number of
+            workers or its range, for the others the address of the cluster.
     """
     if setting == "precision":
         return "bf16" if of or _cpu_multiplies_bf16() else "fp32"
     if setting == "global_batch_size":
-        return math.ceil(LEAST_BATCH / int(of or 1)) * int(of or 1)
+        most = max(of, default=1) if isinstance(of, Sequence) and not isinstance(of, str) else of
+        # What is no number of workers is refused by its own section.
+        workers = most if isinstance(most, int) and most > 0 else 1
+        return math.ceil(LEAST_BATCH / workers) * workers
     if setting == "inline_workers":
         return given_world_size() or 1
     here = available(str(of) if of else None)

@@ -31,7 +31,8 @@ _KINDS: dict[Change, Mapping[str, str]] = {
         "data.drift": "reference policy",
         "engine": "name zero_stage offload_optimizer offload_parameters precision "
         "activation_checkpointing compile",
-        "resources": "launcher workers cpus_per_worker gpus_per_worker address hang_seconds",
+        "resources": "launcher workers cpus_per_worker gpus_per_worker address wait_minutes "
+        "hang_seconds",
         "recovery": "max_restarts budgets longest_wait_seconds",
         "tracking": "enabled uri experiment name system_metrics flush_seconds "
         "finish_timeout_seconds",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from data.config import DataConfig
@@ -65,7 +65,27 @@ class JobConfig:
     @property
     def batch(self) -> BatchSizes:
         """How an optimizer step is cut over the workers."""
-        return self.stage.batch(self.resources.workers)
+        return self.stage.batch(self.workers)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The numbers of workers that the job may have, the largest first."""
+        resources = self.resources
+        asked = range(resources.most, resources.least - 1, -1)
+        return tuple(size for size in asked if self.stage.allows(size)) or (resources.most,)
+
+    @property
+    def workers(self) -> int:
+        """Ranks of the job; of a job that may have several numbers of them, the most."""
+        return self.sizes[0]
+
+    def on(self, workers: int) -> JobConfig:
+        """The same job on so many workers; what a rank computes at a time does not grow."""
+        return replace(
+            self,
+            resources=replace(self.resources, workers=workers),
+            stage=self.stage.cut_for(workers, self.batch.micro) if self.sizes[1:] else self.stage,
+        )
 
     def role(self, name: str) -> RoleConfig:
         """The model of this name: the job's sections, with what `roles` says of it."""
@@ -114,12 +134,13 @@ class JobConfig:
                 raise ValueError(
                     f"roles.{name}: stage={self.stage.name} has no role of that name; it has {has}"
                 )
-        workers = self.resources.workers
+        workers = self.resources.most
         for role in map(self.role, self.stage.roles):
             role.check_recomputation()
             if role.optim is not None and role.engine.name == "torch" and workers > 1:
+                asked = f"resources.workers={self.resources.text}"
                 raise ValueError(
-                    f"engine=torch trains in one process, but resources.workers={workers}; "
+                    f"engine=torch trains in one process, but {asked}; "
                     "try resources.workers=1 or engine=zero0"
                 )
 

@@ -24,6 +24,7 @@ BUDGETS = {
     "disk": Budget(0, 0, "someone has to make room"),
     "numerical": Budget(0, 0, "training is exact: the same step diverges again"),
     "not_shared": Budget(0, 0, "the same hosts see the same folders"),
+    "no_room": Budget(0, 0, "it has waited as long as it may"),
     "fenced": Budget(0, 0, "the run is in other hands"),
     "bad_data": Budget(0, 0, "the same bytes are read again"),
     "user_error": Budget(1, 0, AGAIN),
@@ -35,8 +36,8 @@ BUDGETS = {
     "hardware": Budget(3, 5, "new processes in place of all workers"),
     "worker_lost": Budget(5, 0, "a new worker in the place of the lost one"),
     "hang": Budget(3, 0, "a new worker in the place of the one that does not answer"),
-    "node_lost": Budget(10, 0, "workers on other nodes in the place of the lost ones"),
-    "preemption": Budget(100, 0, "workers on other nodes in the place of those that must leave"),
+    "node_lost": Budget(10, 0, "going on without the lost node"),
+    "preemption": Budget(100, 0, "going on without what must leave"),
 }
 """By class of failure, as result.json and the events name it. A slow rank (straggler) and a
 tracking server that is away are told, and end no attempt."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from orchestrator.config.changes import Change
@@ -12,6 +12,7 @@ from orchestrator.config.checks import check_at_least, check_choice, nearest_mul
 
 if TYPE_CHECKING:
     from orchestrator.config.job import JobConfig
+    from orchestrator.config.resources import ResourcesConfig
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,14 @@ class StageConfig:
         """How a step is cut for so many workers."""
         raise NotImplementedError(f"stage={self.name} has no batches")
 
+    def allows(self, workers: int) -> bool:
+        """Whether the work can be cut for so many workers."""
+        return True
+
+    def cut_for(self, workers: int, most: int) -> StageConfig:
+        """The stage for so many workers, with at most so many samples in a forward pass."""
+        return self
+
 
 @dataclass
 class TrainingConfig(StageConfig):
@@ -71,6 +80,8 @@ class TrainingConfig(StageConfig):
         "checkpoint_every": Change.FREE,
         "checkpoint_every_minutes": Change.FREE,
         "checkpoints_kept": Change.FREE,
+        "keep_every": Change.FREE,
+        "save_async": Change.FREE,
         **dict.fromkeys(("keep_best", "patience", "min_delta", "best_metric"), Change.FREE),
     }
     measures: ClassVar[Mapping[str, str]] = {"validation/loss": "lower"}
@@ -93,6 +104,12 @@ class TrainingConfig(StageConfig):
     alone decide."""
     checkpoints_kept: int = 2
     """Newest checkpoints that stay on the disk."""
+    keep_every: int | None = None
+    """Checkpoints at multiples of so many steps stay on the disk for ever, beside the newest ones.
+    None: none does."""
+    save_async: bool = True
+    """true: a checkpoint is written while training goes on, for which each worker keeps a copy of
+    what it saves in host memory. false: training stands still meanwhile."""
     keep_best: bool = False
     """true: the best evaluation by best_metric is saved, and its checkpoint stays on the disk
     beside the newest ones."""
@@ -118,7 +135,24 @@ class TrainingConfig(StageConfig):
                 f"stage.checkpoint_every_minutes={minutes} must be greater than 0; try "
                 "stage.checkpoint_every_minutes=10, or null"
             )
+        self._check_keep_every()
         self._check_selection()
+
+    def _check_keep_every(self) -> None:
+        keep, every = self.keep_every, self.checkpoint_every
+        if keep is None:
+            return
+        check_at_least("stage.keep_every", keep, 1)
+        if every is None:
+            raise ValueError(
+                f"stage.keep_every={keep} keeps checkpoints of stage.checkpoint_every, which is "
+                f"not set; try stage.checkpoint_every={keep}"
+            )
+        if keep % every:
+            raise ValueError(
+                f"stage.keep_every={keep} must be a multiple of stage.checkpoint_every={every}; "
+                f"nearest: {nearest_multiples(keep, every)}"
+            )
 
     def _check_selection(self) -> None:
         if not 0 <= self.min_delta < math.inf:
@@ -168,7 +202,7 @@ class TrainingConfig(StageConfig):
 
     def check_job(self, job: JobConfig) -> None:
         """Check the metric, the cut of the batch, and that the warm-up ends in time."""
-        self._check_batch(job.resources.workers)
+        self._check_batch(job.resources)
         check_choice("stage.best_metric", self.compared_by, self.measures_of(job))
         for name in self.roles:
             optim = job.role(name).optim
@@ -185,15 +219,27 @@ class TrainingConfig(StageConfig):
         micro = self.micro_batch_size or self.global_batch_size // workers
         return BatchSizes(self.global_batch_size, micro, self.global_batch_size // micro // workers)
 
-    def _check_batch(self, workers: int) -> None:
-        batch, micro = self.global_batch_size, self.micro_batch_size
+    def allows(self, workers: int) -> bool:
+        """Whether all workers can have the same share of a step."""
+        return self.global_batch_size % ((self.micro_batch_size or 1) * workers) == 0
+
+    def cut_for(self, workers: int, most: int) -> TrainingConfig:
+        """The stage with micro-batches that divide a worker's share and are no larger than that."""
+        share = self.global_batch_size // workers
+        micro = next(size for size in range(min(most, share), 0, -1) if share % size == 0)
+        return replace(self, micro_batch_size=micro)
+
+    def _check_batch(self, resources: ResourcesConfig) -> None:
+        batch, micro, workers = self.global_batch_size, self.micro_batch_size, resources.most
         unit = (micro or 1) * workers
-        if batch % unit == 0:
+        if any(self.allows(size) for size in range(resources.least, workers + 1)):
             return
         product = f"resources.workers={workers}"
+        if resources.least < workers:
+            product = f"a number in resources.workers={resources.text}"
         if micro is not None:
             product = f"stage.micro_batch_size x resources.workers = {micro} x {workers} = {unit}"
-        fitting = [n for n in range(1, workers) if batch % ((micro or 1) * n) == 0]
+        fitting = [n for n in range(1, workers) if self.allows(n)]
         fewer = f"; or try resources.workers={fitting[-1]}" if fitting else ""
         raise ValueError(
             f"stage.global_batch_size={batch} must be a multiple of {product}; "

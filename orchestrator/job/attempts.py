@@ -18,13 +18,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from cluster.gang import Files, Gang, OnRecords, Placement
+from cluster.gang import Files, Gang, GangRun, OnRecords
 from data.messages import counted
-from orchestrator.config import BUDGETS, RecoveryConfig
+from orchestrator.config import BUDGETS
+from orchestrator.job.budgets import Budgets
 from orchestrator.job.failures import Explanation, explain_failure
 from orchestrator.job.rank import Assignment, environment, work
 from orchestrator.job.signals import Stops
 from orchestrator.job.watchdog import Watchdog
+from orchestrator.plan.devices import placement_of
 from orchestrator.record.fencing import take
 from orchestrator.record.journal import Journal
 from orchestrator.record.outbox import unheard
@@ -34,42 +36,8 @@ if TYPE_CHECKING:
 
 SILENT_AFTER_S = 45.0  # a rank that answers nothing for so long is frozen, or its host is gone
 LOOK_S = 0.2
-
-
-@dataclass
-class Budgets:
-    """How many restarts each class of failure has had since there was a new checkpoint."""
-
-    config: RecoveryConfig
-
-    def __post_init__(self) -> None:
-        """Nothing has failed yet."""
-        self._spent: dict[str, int] = {}
-        self._from_step = -1
-        self._last: tuple[str, int] | None = None
-
-    def charge(self, failure: Explanation, step: int, from_step: int) -> float | None:
-        """Seconds to wait before the restart after this failure. None: the run ends with it.
-
-        Args:
-            failure: what ended the attempt.
-            step: the last step that was done.
-            from_step: the step of the newest checkpoint, from which the run would go on.
-        """
-        if from_step > self._from_step:
-            self._spent, self._from_step = {}, from_step
-        cause, now = failure.failure, (failure.message, step)
-        spent, again = self._spent.get(cause, 0), now == self._last
-        self._last = now
-        if sum(self._spent.values()) >= self.config.max_restarts:
-            return None
-        if spent >= self.config.restarts(cause):
-            return None
-        # An error of the code before any step was done is there to be mended, not tried again.
-        if cause == "user_error" and (again or step <= from_step):
-            return None
-        self._spent[cause] = spent + 1
-        return self.config.wait_s(cause, spent)
+LOOK_AT_CLUSTER_S = 1.0
+GROW_EVERY_S = 60.0  # at most: others may be faster to take the room
 
 
 @dataclass(frozen=True)
@@ -94,6 +62,7 @@ class Attempts:
         take: OnRecords,
         admitted: Callable[[list[dict[str, Any]]], None],
         look_at_checkpoints: Callable[[], None],
+        ends_with: Callable[[Exception], None],
         say: Callable[[str], None],
         stops: Stops,
     ) -> None:
@@ -107,16 +76,26 @@ class Attempts:
             take: gets each rank's records, in order.
             admitted: gets a description of each worker of an attempt before its work begins.
             look_at_checkpoints: puts a checkpoint on record that a rank did not live to tell of.
+            ends_with: gets the failure that no other attempt follows, before the gang is ended.
             say: gets a line for the user.
             stops: what the user has asked for so far.
         """
         self._assignment, self._journal, self._start_step = assignment, journal, start_step
         self._take, self._admitted, self._say, self._stops = take, admitted, say, stops
         self._files, self._look_at_checkpoints = files, look_at_checkpoints
+        self._ends_with = ends_with
         self._budgets = Budgets(assignment.config.recovery)
         self._heard = 0  # records of rank 0 in this attempt
         self._unrecovered: _Unrecovered | None = None
+        self._job = assignment.config
+        self._stack = ExitStack()  # ends the gang
         self._gang: Gang | None = None
+        self._workers = 0  # of the attempt before this one
+        self._reason = ""  # why there is another attempt
+        self._watchdog: Watchdog | None = None
+        self._must_leave: dict[int, str] = {}  # ranks, and how that was told
+        self._grows = False  # whether this attempt ends to make room for a larger one
+        self._look_at = self._grow_at = 0.0  # not before, by the monotonic clock
 
     def run(self) -> Result:
         """Carry out the stage, in as many attempts as it takes; returns rank 0's result.
@@ -125,62 +104,130 @@ class Attempts:
             Exception: the failure with which the run ends.
             KeyboardInterrupt: the user wants it to end.
         """
-        with ExitStack() as stack:
+        with ExitStack() as self._stack:
             while True:
                 try:
-                    return self._attempt(stack)
+                    result = self._attempt()
+                    if not (result.stopped and self._goes_on_elsewhere()):
+                        return result
                 except KeyboardInterrupt:
-                    self._forget_records()
+                    self._take_unheard()
                     raise
                 except Exception as error:
-                    self._prepare_next(error, stack)
+                    self._go_on_after(error)
 
-    def _attempt(self, stack: ExitStack) -> Result:
+    def _attempt(self) -> Result:
         """Start the gang, or what is missing in it, and have the work done."""
-        self._heard = 0
+        self._heard, self._must_leave, self._grows = 0, {}, False
+        self._watchdog = self._new_watchdog()
         if self._gang is None:
-            self._gang = stack.enter_context(self._new_gang())
-            workers = self._gang.start()
+            gang = self._stack.enter_context(self._new_gang())
+            workers = gang.start()
+            self._gang = gang
         else:
             # What a process keeps of a failed NCCL communicator is of no use to the next one.
-            workers = self._gang.restart(keep=self._assignment.config.resources.device == "cpu")
-        self._admitted(workers)
+            workers = self._gang.restart(keep=self._job.resources.device == "cpu")
+        self._admit(workers)
+        assignment = replace(self._assignment, config=self._job.on(len(workers)))
         results: list[Result] = self._gang.run(
             work,
-            self._assignment,
+            assignment,
             self._on_records,
             silent_after_s=SILENT_AFTER_S,
-            watch=self._watchdog(),
+            watch=self._watch,
         )
-        self._forget_records()
+        self._take_unheard()
         return results[0]
 
     def _new_gang(self) -> Gang:
-        config = self._assignment.config
-        resources = config.resources
+        minutes = self._job.resources.wait_minutes
         return Gang(
-            Placement(
-                resources.workers,
-                resources.cpus_per_worker,
-                resources.gpus_per_worker,
-                resources.address,
-            ),
+            placement_of(self._job.resources, self._job.sizes),
             log_folder=self._assignment.folder / "logs",
-            env=environment(config),
+            env=environment(self._job),
             files=self._files,
             say=self._say,
             stop=self._stops.stop,
             kill=self._stops.kill,
+            wait_s=None if minutes is None else 60 * minutes,
         )
 
-    def _watchdog(self) -> Watchdog | None:
-        limit_s = self._assignment.config.resources.hang_after
-        logs = self._assignment.folder / "logs"
+    def _admit(self, workers: list[dict[str, Any]]) -> None:
+        """Put the workers of this attempt on record, and whether there are more or fewer."""
+        before, self._workers = self._workers, len(workers)
+        if before not in (0, self._workers):
+            self._journal.event(
+                "resized", workers_before=before, workers=self._workers, reason=self._reason
+            )
+            went = "fewer" if self._workers < before else "more"
+            self._say(f"goes on with {went} workers: {before} before, {self._workers} now")
+        self._admitted(workers)
+
+    def _new_watchdog(self) -> Watchdog | None:
+        """Of one attempt. None: nobody is to look for hangs."""
+        limit_s, logs = self._job.resources.hang_after, self._assignment.folder / "logs"
 
         def event(kind: str, **facts: Any) -> None:
             self._take(0, [{"event": kind, **facts}])
 
         return None if limit_s is None else Watchdog(limit_s, logs, event)
+
+    def _watch(self, run: GangRun) -> None:
+        """Look for hangs; now and then who must leave, and whether there is room for more."""
+        if self._watchdog is not None:
+            self._watchdog(run)
+        now, leaves = time.monotonic(), self._must_leave or self._grows or self._asked_to_end
+        if leaves or now < self._look_at or not self._job.recovery.max_restarts:
+            return
+        self._look_at = now + LOOK_AT_CLUSTER_S
+        assert self._gang is not None
+        self._tell_who_must_leave()
+        may_grow = self._workers < self._job.workers and self._unrecovered is None
+        if not self._must_leave and may_grow and now > self._grow_at:
+            size = self._gang.placement.most(self._gang.room()) or 0
+            self._grows = size > self._workers
+            if self._grows:
+                self._grow_at = now + GROW_EVERY_S
+                self._say(f"there is room for {size} workers; saving a checkpoint to use it")
+        if self._must_leave or self._grows:
+            self._gang.leave_soon()
+
+    def _tell_who_must_leave(self) -> None:
+        """Put the ranks that have been given notice on record, once."""
+        assert self._gang is not None
+        told = self._gang.must_leave()
+        for rank in told.keys() - self._must_leave.keys():
+            host = self._gang.workers[rank]["host"]
+            self._journal.event("preempted", rank=rank, host=host, notice=told[rank])
+            self._say(f"rank {rank} on host {host} must leave, {told[rank]}: saving a checkpoint")
+        self._must_leave |= told
+
+    def _goes_on_elsewhere(self) -> bool:
+        """After ranks have saved and left: whether another attempt begins; no step is lost."""
+        gang, standing = self._gang, self._journal.standing
+        assert gang is not None
+        if self._asked_to_end or not self._job.recovery.max_restarts:
+            return False
+        if not self._grows:
+            self._tell_who_must_leave()
+        if not self._must_leave and not self._grows:
+            return False
+        remedy, self._reason = "more workers", "there is room for more"
+        if self._must_leave:
+            rank, self._reason = next(iter(self._must_leave.items()))
+            told = Explanation("preemption", rank, None, self._reason, "")
+            if self._budgets.charge(told, standing.step, standing.step) is None:
+                self._give_up(told)
+                return False
+            if gang.placement.most(gang.room()) is None:
+                self._say("there is no room elsewhere; the run goes on when it is resumed")
+                return False
+            remedy = BUDGETS["preemption"].remedy
+        if gang.needs_other_room():
+            self._drop_gang()
+        self._take_fence()
+        self._begin_next(remedy, standing.step, standing.step)
+        return True
 
     def _on_records(self, rank: int, records: list[dict[str, Any]]) -> None:
         """Hand on what a rank has sent; the first step after a failure ends the recovery."""
@@ -194,7 +241,7 @@ class Attempts:
             self._say(f"recovered: step {step} is done, {seconds:.1f} s after the failure was seen")
             self._unrecovered = None
 
-    def _prepare_next(self, error: Exception, stack: ExitStack) -> None:
+    def _go_on_after(self, error: Exception) -> None:
         """Put the failure on record and get ready for another attempt.
 
         Raises:
@@ -204,10 +251,8 @@ class Attempts:
         seen_at = getattr(error, "seen_at", time.monotonic())
         seen_after_s = getattr(error, "seen_after_s", None)
         detect_s = None if seen_after_s is None else round(seen_after_s, 3)
-        self._forget_records()
-        attempt = self._journal.attempt + 1
-        self._journal.check()  # who was fenced off does not take the run back
-        self._journal.fence = take(self._assignment.folder, attempt)
+        self._take_unheard()
+        self._take_fence()
         self._look_at_checkpoints()
         standing = self._journal.standing
         step, from_step = standing.step, standing.checkpoint_step or self._start_step
@@ -224,28 +269,45 @@ class Attempts:
         wait_s = None if self._asked_to_end else self._budgets.charge(failure, step, from_step)
         if wait_s is None:
             self._give_up(failure)
+            self._ends_with(error)
             raise error
-        remedy = BUDGETS[failure.failure].remedy
+        remedy, attempt = BUDGETS[failure.failure].remedy, self._journal.attempt + 1
         self._say(
             f"attempt {attempt - 1} failed: {failure.happened}; attempt {attempt} goes on from "
             f"step {from_step}, {counted(step - from_step, 'step')} lost"
             + (f", after {wait_s:g} s" if wait_s else "")
             + f": {remedy}"
         )
-        if self._gang is None or (failure.rank is None and failure.failure == "node_lost"):
-            stack.close()  # there is no gang, or it has lost its Ray
-            self._gang = None
+        if failure.rank is None and failure.failure == "node_lost":  # its Ray is lost
+            self._drop_gang()
+        if self._gang is None:
+            self._stack.close()
         self._wait(wait_s)
-        self._unrecovered = _Unrecovered(seen_at, detect_s)
-        self._journal.attempt = attempt
+        self._unrecovered, self._reason = _Unrecovered(seen_at, detect_s), failure.failure
+        self._begin_next(remedy, step, from_step)
+
+    def _take_fence(self) -> None:
+        """Nothing of this attempt may be published any more; Fenced if that holds for us, too."""
+        self._journal.check()
+        self._journal.fence = take(self._assignment.folder, self._journal.attempt + 1)
+
+    def _begin_next(self, remedy: str, step: int, from_step: int) -> None:
+        """From here on it is another attempt."""
+        assert self._journal.fence is not None
+        self._journal.attempt += 1
         self._assignment = replace(self._assignment, fence=self._journal.fence)
         self._journal.event(
             "restarting",
             remedy=remedy,
             from_step=from_step,
             lost_steps=step - from_step,
-            workers=self._assignment.config.resources.workers,
+            workers=self._workers or self._job.workers,
         )
+
+    def _drop_gang(self) -> None:
+        """End the gang with its room; the next attempt begins with another."""
+        self._stack.close()
+        self._gang = None
 
     def _give_up(self, failure: Explanation) -> None:
         """Say that a run that has recovered, or might have, ends with this failure."""
@@ -268,7 +330,7 @@ class Attempts:
                 raise KeyboardInterrupt("the job was stopped while it waited to start again")
             time.sleep(min(left, LOOK_S))
 
-    def _forget_records(self) -> None:
+    def _take_unheard(self) -> None:
         """Take what rank 0 has written down and the driver has not heard; the file goes."""
         folder, attempt = self._assignment.folder, self._assignment.attempt
         if missed := unheard(folder, attempt, self._heard):

@@ -30,7 +30,6 @@ class Ending:
     """What the user typed."""
     result: dict[str, Any]
     """What result.json says."""
-    explanation: Explanation | None
     tracked: Done | Pending
 
 
@@ -96,8 +95,6 @@ def show(console: Terminal, ended: Ending, outcome: "Result | None") -> None:
     if best := result["best"]:
         kept = short((ended.folder / best["checkpoint"]).resolve())
         say(f"best:        {best['metric']} {best['value']:.4g} after step {best['step']}: {kept}")
-    if ended.explanation is not None and result["status"] == "failed":
-        say(f"error: {ended.explanation.line()}")
     _show_places(console, ended, outcome)
 
 

@@ -42,6 +42,12 @@ RULES = (
         "give it more memory, or prepare with fewer --workers",
         pattern=r"^PoolFailed: .*out of memory",
     ),
+    Rule(
+        "no_room",
+        f"see whose workers are there, ask for less or let it wait longer with "
+        f"resources.wait_minutes, then {GO_ON}",
+        types=("NoRoom",),
+    ),
     Rule("start", "see logs/ray.log, and whether the host is overloaded", types=("RayNotStarted",)),
     Rule("worker_lost", "find out who killed them, then start again", types=("PoolFailed",)),
     Rule(
@@ -59,7 +65,8 @@ RULES = (
     ),
     Rule(
         "numerical",
-        "lower the learning rate or lengthen its warm-up, and look at the batch of that step",
+        "lower the learning rate or lengthen its warm-up; in pretraining stage.replay looks at the "
+        "step again, and stage.on_bad_loss=skip leaves its batch out",
         types=("NonFiniteLoss", "LossSpike", "NonFiniteState"),
         pattern=r"(loss|gradient( norm)?|grad_norm) (is|was|became|=) *(nan|[+-]?inf|not finite"
         r"|non-finite)|non-finite (loss|gradient|\w+ of)",

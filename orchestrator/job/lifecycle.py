@@ -33,7 +33,7 @@ from orchestrator.job.signals import Stops
 from orchestrator.job.startup import Startup
 from orchestrator.plan.fitting import what_would_fit
 from orchestrator.plan.planning import LABEL, Plan, make_plan
-from orchestrator.record import runfolder
+from orchestrator.record import outbox, runfolder
 from orchestrator.record.checkpoints import FOLDER as CHECKPOINTS
 from orchestrator.record.checkpoints import restore_replaced
 from orchestrator.record.checkpoints.finding import newest_of, published, read_complete
@@ -70,6 +70,9 @@ def execute(config: JobConfig, overrides: Sequence[str], asked: float) -> int:
         plan = make_plan(config, screen.say)
         for line in plan.lines():
             screen.say(line, hang=LABEL)
+        if plan.start is not None:  # what its driver did not live to hear belongs to the curve
+            with suppress(OSError, ValueError):  # somebody else's folder, which stays as it is
+                outbox.complete(plan.start.checkpoint.path.parents[1])
         folder = runfolder.create(plan.config, overrides, plan.devices)
         screen.say(f"run folder {short(folder)}")
         assert plan.ready is not None  # make_plan makes it
@@ -104,7 +107,7 @@ class Job:
     def run(self) -> int:
         """Run to the end and leave a truthful result.json in every case."""
         begun = time.monotonic()
-        self._mirror = NoMirror()
+        self._mirror, self._told = NoMirror(), False
         outcome: Result | None = None
         error: BaseException | None = None
         assert self.plan.ready is not None  # make_plan makes it
@@ -125,6 +128,7 @@ class Job:
                     assert journal.fence is not None  # it was opened with one
                     journal.fence.clear()
                     self._look_at_checkpoints()
+                    self._tell(error)
                 result, explanation = self._close(outcome, error, begun, self._mirror.run_id)
             if self.config.tracking.enabled:
                 self.screen.phase("sending the rest of the record to MLflow")
@@ -138,7 +142,7 @@ class Job:
                 with suppress(OSError):  # on a full disk the first one stays
                     runfolder.write_result(self.folder, result)
             self.screen.close()
-            ended = ending.Ending(self.folder, self.overrides, result, explanation, tracked)
+            ended = ending.Ending(self.folder, self.overrides, result, tracked)
             ending.show(self.screen.console, ended, outcome)
         if explanation is not None and explanation.failure == "not_shared":
             return REFUSED
@@ -153,11 +157,12 @@ class Job:
 
     def _work(self) -> "Result":
         """Carry out the stage in its workers; returns rank 0's result."""
-        self.startup.enter("Ray and workers")
         if self.config.resources.launcher == "inline":
+            self.startup.enter("import of torch")
             self.screen.phase("importing torch and building the model")
             return self._work_here()
-        self.screen.phase(f"starting {counted(self.config.resources.workers, 'worker')}")
+        self.startup.enter("Ray and workers")
+        self.screen.phase(f"starting {counted(self.config.workers, 'worker')}")
         start = self.plan.start
         return Attempts(
             self.assignment,
@@ -167,6 +172,7 @@ class Job:
             take=self._take,
             admitted=self._admitted,
             look_at_checkpoints=self._look_at_checkpoints,
+            ends_with=self._tell,
             say=self.screen.say,
             stops=self.stops,
         ).run()
@@ -303,15 +309,8 @@ class Job:
 
         def end() -> tuple[dict[str, Any], Explanation | None]:
             self._journal.check()
-            explanation, standing = None, self._journal.standing
-            if error is not None:
-                resumable = bool(standing.checkpoint or self.plan.start)
-                explanation = explain_failure(error, standing.step or None, resumable=resumable)
-                message = self.redactor.text(explanation.message)
-                explanation = replace(explanation, message=message)
-                if explanation.failure == "out_of_memory":
-                    remedy = what_would_fit(self.plan, message)
-                    explanation = replace(explanation, remedy=remedy)
+            explanation = None if error is None else self._explain(error)
+            standing = self._journal.standing
             result = ending.result_of(self.folder, self.plan, standing, outcome, explanation)
             result["wall_s"] = round(time.monotonic() - begun, 3)
             result["mlflow_run_id"] = mlflow_run_id
@@ -328,7 +327,25 @@ class Job:
         except OSError as full:
             error = error or full
             ended = end()
+            self._tell(error)
         return ended
+
+    def _explain(self, error: BaseException) -> Explanation:
+        """What ended the job, as far as it had come."""
+        standing = self._journal.standing
+        resumable = bool(standing.checkpoint or self.plan.start)
+        explanation = explain_failure(error, standing.step or None, resumable=resumable)
+        message, remedy = self.redactor.text(explanation.message), explanation.remedy
+        if explanation.failure == "out_of_memory":
+            remedy = what_would_fit(self.plan, message)
+        return replace(explanation, message=message, remedy=remedy)
+
+    def _tell(self, error: BaseException) -> None:
+        """Say what ends the job as soon as that is known, once; its record is closed after it."""
+        explanation = self._explain(error)
+        if explanation.failure != "interrupted" and not self._told:
+            self._told = True
+            self.screen.say(f"error: {explanation.line()}")
 
     def _measure_goodput(self) -> None:
         """Put the goodput of the run, now that its last step is done, on record."""

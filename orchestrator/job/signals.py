@@ -54,7 +54,9 @@ class Stops:
             if self._sending:
                 self.say("the job is over; its record is being sent to MLflow; Ctrl-C ends that")
         elif again or not self.saves:
-            self.kill.set()
+            if not self.kill.is_set():
+                self.kill.set()
+                self.say("stopping now")
             if self.inline:
                 raise KeyboardInterrupt
         elif not self.stop.is_set():

@@ -1,9 +1,7 @@
 """Where the time went from Enter to the first optimizer step."""
 
-import os
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 
 @dataclass
@@ -11,7 +9,7 @@ class Startup:
     """Phases of the start, in seconds of the monotonic clock of the driver."""
 
     asked: float
-    """When the user asked for the job, by `time.monotonic`."""
+    """When the user asked for the job, by `time.monotonic`; see `orchestrator.BEGUN`."""
     phases: list[tuple[str, float]] = field(default_factory=list)
     """Name and begin of each."""
 
@@ -29,10 +27,3 @@ class Startup:
         ends = [begin for _, begin in self.phases[1:]] + [now]
         pairs = zip(self.phases, ends, strict=True)
         return now - self.asked, {name: round(end - begin, 1) for (name, begin), end in pairs}
-
-
-def age_of_process() -> float:
-    """Seconds since this process was started, whatever the wall clock has done meanwhile."""
-    fields = Path("/proc/self/stat").read_text("ascii").rpartition(")")[2].split()
-    started = int(fields[19])  # field 22 of proc(5), in clock ticks since boot
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")

@@ -12,16 +12,18 @@ It is called with the gang's run several times a second, in the driver.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median, quantiles
 
 from cluster.gang import GangRun, Silence
 from cluster.polls import OWN_STEPS
-from orchestrator.training.patience import limit_s
+from orchestrator.training.patience import STEP, limit_s
 
-SLOWER = 1.3  # its fastest quarter of steps, as a multiple of the slowest quarter of the others
+SLOWER = 1.5  # its fastest quarter of steps, as a multiple of the slowest quarter of the others
 PART_OF_STEP = 0.05  # what it takes longer, at least; less costs nobody anything
+HOLD_S = 2.0  # how long that must be so: on a busy machine each rank is slow for a moment
 ANSWERS_S = 5.0  # who has answered within so long does answer
 QUIET_STEPS = 100  # between two reports of one rank
 STACKS = "stacks-rank-{}.txt"
@@ -52,6 +54,7 @@ class Watchdog:
         """
         self._hang_seconds, self._logs, self._event = hang_seconds, logs, event
         self._reported: dict[int, int] = {}  # slow rank -> the step when it was last named
+        self._slow_since: dict[int, float] = {}  # by the monotonic clock
 
     def __call__(self, run: GangRun) -> None:
         """Look at a run; may end it by `GangRun.fail_hung`."""
@@ -76,9 +79,9 @@ class Watchdog:
         rank = to_blame(silences, stacks)
         for number, text in stacks.items():
             (self._logs / STACKS.format(number)).write_text(text)
-        behind = silences[min(silences) if rank is None else rank]
-        phase, silent_s = behind.progress.phase, min(own.beat_s for own in silences.values())
-        usual = behind.progress.usual_s.get(phase)
+        ahead = max((own.progress for own in silences.values()), key=lambda own: own.beats)
+        phase, silent_s = ahead.phase, min(own.beat_s for own in silences.values())
+        usual = ahead.usual_s.get(phase)
         often = f", which takes {usual:.2g} s as a rule" if usual is not None else ""
         message = f"no rank has come on for {silent_s:.0f} s in its {phase}{often}"
         if rank is None:
@@ -91,7 +94,7 @@ class Watchdog:
             "hung",
             rank=rank,
             host=None if rank is None else run.workers[rank]["host"],
-            step=behind.progress.step,
+            step=ahead.step,
             phase=phase,
             silent_s=round(silent_s, 1),
             stacks=f"{self._logs.name}/{STACKS.format('*')}",
@@ -104,13 +107,12 @@ class Watchdog:
             return
         for rank, seconds in own.items():
             others = [s for other in own if other != rank for s in own[other]]
-            step = run.polls.own[rank][-1][0]
-            if step - self._reported.get(rank, -QUIET_STEPS) < QUIET_STEPS:
+            if not _is_slow(seconds, others, silences[rank].progress.usual_s.get(STEP, 0.0)):
+                self._slow_since.pop(rank, None)
                 continue
-            excess = median(seconds) - median(others)
-            step_s = silences[rank].progress.usual_s.get("step", 0.0)
-            slower = quantiles(seconds, n=4)[0] > SLOWER * quantiles(others, n=4)[2]
-            if slower and excess > PART_OF_STEP * step_s:
+            step, now = run.polls.own[rank][-1][0], time.monotonic()
+            long_enough = now - self._slow_since.setdefault(rank, now) > HOLD_S
+            if long_enough and step - self._reported.get(rank, -QUIET_STEPS) >= QUIET_STEPS:
                 self._reported[rank] = step
                 self._event(
                     "slow_rank",
@@ -120,6 +122,13 @@ class Watchdog:
                     factor=round(median(seconds) / median(others), 2),
                     own_seconds={number: round(median(s), 4) for number, s in own.items()},
                 )
+
+
+def _is_slow(seconds: Sequence[float], others: Sequence[float], step_s: float) -> bool:
+    """Whether a rank's own work in its last steps clearly takes longer than that of the others."""
+    excess = median(seconds) - median(others)
+    clear = quantiles(seconds, n=4)[0] > SLOWER * quantiles(others, n=4)[2]
+    return clear and excess > PART_OF_STEP * step_s
 
 
 def to_blame(silences: Mapping[int, Silence], stacks: Mapping[int, str]) -> int | None:
@@ -148,4 +157,4 @@ def innermost(stacks: str) -> str:
     if found is None:
         return ""
     path, line, function = found.groups()
-    return f"{'/'.join(Path(path).parts[-3:])}:{line} ({function.strip()})"
+    return f"{'/'.join(Path(path).parts[-2:])}:{line} ({function.strip()})"

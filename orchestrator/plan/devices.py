@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 
 from cluster.inline import given_world_size
@@ -35,14 +35,28 @@ def available(address: str | None) -> Devices:
         ) from error
 
 
-def check_fits(resources: ResourcesConfig) -> Devices:
-    """What there is for the job. Raises GangRefused if the job can never run on it."""
+def placement_of(resources: ResourcesConfig, sizes: Sequence[int]) -> Placement:
+    """What a gang asks for, in one of these sizes, the largest first."""
+    return Placement(
+        sizes[0],
+        resources.cpus_per_worker,
+        resources.gpus_per_worker,
+        resources.address,
+        tuple(sizes[1:]),
+    )
+
+
+def check_fits(resources: ResourcesConfig, sizes: Sequence[int] = ()) -> Devices:
+    """What there is for the job. Raises GangRefused if the job can never run on it.
+
+    Args:
+        resources: what the job asks for.
+        sizes: numbers of workers that would do, the largest first; none: the most it may have.
+    """
     inline = resources.launcher == "inline"
     here = available(None if inline else resources.address)
     if not inline:
-        placement = Placement(
-            resources.workers, resources.cpus_per_worker, resources.gpus_per_worker
-        )
+        placement = placement_of(resources, sizes or [resources.most])
         where = "this machine" if resources.address is None else here.where
         try:
             refuse_what_never_fits(placement, here.rooms, where, here.note)

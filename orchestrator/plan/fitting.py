@@ -71,4 +71,4 @@ def _less_state(plan: Plan) -> list[str]:
 
 
 def _workers(plan: Plan) -> int:
-    return plan.config.resources.workers
+    return plan.config.workers

@@ -84,7 +84,8 @@ class Plan:
         stage = self.config.stage
         if not isinstance(stage, TrainingConfig):
             return 0
-        most = stage.checkpoints_kept + 1 + stage.keep_best
+        for_ever = stage.steps // stage.keep_every if stage.keep_every is not None else 0
+        most = stage.checkpoints_kept + 1 + stage.keep_best + for_ever
         return most if stage.saves is None else min(stage.saves, most)
 
     @property
@@ -110,7 +111,7 @@ class Plan:
     @property
     def memory(self) -> Memory:
         """State of one worker, all models together."""
-        workers = self.config.resources.workers
+        workers = self.config.sizes[-1]  # of whom each has the most
         each = (memory_of(role, workers) for role in self.outline.roles.values())
         return sum(each, Memory())
 
@@ -144,7 +145,9 @@ class Plan:
         resources = self.config.resources
         kind = "GPU" if resources.gpus_per_worker else "CPU"
         cores = counted(resources.cpus_per_worker, "core")
-        line = f"{resources.workers} x {kind} with {cores}"
+        most, *fewer = self.config.sizes
+        several = f"{', '.join(map(str, fewer[::-1]))} or " if fewer else ""
+        line = f"{several}{most} x {kind} with {cores}"
         for role in self.outline.roles.values():
             engine, trained = role.config.engine, role.config.optim is not None
             # A frozen model is whole on every worker but under ZeRO 3.
@@ -179,15 +182,24 @@ class Plan:
     def _checkpoints(self) -> str:
         stage = self.config.section(TrainingConfig)
         often, minutes = stage.checkpoint_every, stage.checkpoint_every_minutes
+        keep = stage.keep_every
         when = [
             *([] if often is None else [f"every {counted(often, 'step')}"]),
             *([] if minutes is None else [f"every {minutes:g} minutes"]),
             *([f"at the best {stage.compared_by}, which stays"] if stage.keep_best else []),
+            *([] if keep is None else [f"those of every {counted(keep, 'step')} for ever"]),
         ]
         each = f"{size(self.checkpoint_bytes)} each, {' and '.join(when) or 'at the end'}"
         at_once = f"at most {self.most_checkpoints} at once = {size(self.disk_bytes)}"
         free = "" if self.free_bytes is None else f"; {size(self.free_bytes)} free"
-        return f"{each}, {at_once}{free}"
+        return f"{each}, {at_once}{free}{self._copies()}"
+
+    def _copies(self) -> str:
+        """The memory bill of saves that are written while training goes on."""
+        if not self.config.section(TrainingConfig).save_async:
+            return ""
+        each = -(-self.checkpoint_bytes // self.config.resources.workers)
+        return f"; copied to {size(each)} of host memory per worker"
 
     def _early_end(self) -> str | None:
         stage = self.config.stage
@@ -220,7 +232,7 @@ def make_plan(config: JobConfig, say: Callable[[str], None]) -> Plan:
     free = check_outputs(Path(config.outputs))
     rough.check_disk(free)
     _check_record(config)
-    devices = check_fits(config.resources)
+    devices = check_fits(config.resources, config.sizes)
     rough.check_compiler()
     checkpoint = None if start is None else start.checkpoint
     ready = STAGES[config.stage.name].driver.prepare(config, checkpoint, say)
@@ -251,7 +263,7 @@ def foresee(config: JobConfig, say: Callable[[str], None], *, with_data: bool) -
     free = noting(lambda: check_outputs(Path(config.outputs)))
     if free is not None:
         noting(lambda: rough.check_disk(free))
-    devices = noting(lambda: check_fits(config.resources))
+    devices = noting(lambda: check_fits(config.resources, config.sizes))
     driver = STAGES[config.stage.name].driver
 
     def outline() -> Outline:

@@ -1,27 +1,35 @@
 """The checkpoints of a run, as a stage that trains sees them on its ranks."""
 
 import os
+import time
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
+from data.messages import counted
 from orchestrator.config import JobConfig, RoleConfig, TrainingConfig
 from orchestrator.record.checkpoints import FOLDER
 from orchestrator.record.runfolder import placed
 from orchestrator.stages.run import Run
-from orchestrator.training import checkpoint, distributed
-from orchestrator.training.checkpoint import Checkpoint, Retention
+from orchestrator.training import checkpoint
+from orchestrator.training.checkpoint import CheckpointError, Published, Retention
 from orchestrator.training.loop import Metrics, Spent, Trained
 from orchestrator.training.roles import Role, build_role
 from orchestrator.training.selection import Selection
 
+LONG_WAIT_S = 1.0  # for the checkpoint before, from which on the user is told
 SELECTION = "selection"  # the entry of a manifest
 SPENT = "spent"  # the entry of a manifest; one that was written before there was any lacks it
 
 
 class Checkpoints:
-    """Finds where a run goes on, and publishes its checkpoints. Every rank calls every method."""
+    """Finds where a run goes on, and publishes its checkpoints. Every rank calls every method.
+
+    A context manager: a checkpoint that is being written when it ends is published first.
+    """
 
     def __init__(self, run: Run, config: JobConfig) -> None:
         """Find the newest valid checkpoint of this run, else that of the run to resume, if any.
@@ -32,7 +40,8 @@ class Checkpoints:
         """
         self._run, self._root = run, run.folder / FOLDER
         self._stage, resume = config.section(TrainingConfig), config.resume
-        self._retention = Retention(self._root, self._stage.checkpoints_kept, run.fence)
+        kept, for_ever = self._stage.checkpoints_kept, self._stage.keep_every
+        self._retention = Retention(self._root, kept, run.fence, for_ever)
         found, rejected = checkpoint.newest_valid_shared(self._root)
         for reason in rejected:
             run.event("checkpoint_rejected", reason=reason)
@@ -40,15 +49,31 @@ class Checkpoints:
             self._retention.trust(found)
         elif resume is not None:
             found = checkpoint.read(Path(resume))
+        elif rejected:
+            raise CheckpointError(
+                f"none of {counted(len(rejected), 'checkpoint')} is whole, and a run never begins "
+                f"anew by itself: {rejected[0]}"
+            )
         self.start = found
         """Where the run goes on. None: at its first step."""
         self.newest = found
-        """The last checkpoint found or saved."""
+        """The last checkpoint found or published."""
         self.selection = self._selection(config)
         """Compares evaluations. None: nothing asks for it."""
         before = {} if found is None else found.facts.get(SPENT, {})
         self.spent = Spent(**before)
         """What training has taken so far; the loop adds to it."""
+        self._saver = checkpoint.Saver(
+            self._root,
+            run.fence,
+            asynchronous=self._stage.save_async,
+            before=run.sync,  # who goes on from a checkpoint must not lack the steps before it
+            after=self._retention.after,
+        )
+        self.before_update = self._saver.before_update
+        """To be called before weights change: waits for what a checkpoint still has to copy."""
+        self._record: dict[str, Any] = {}  # of the save at hand
+        self._is_best = False  # the save at hand
 
     @property
     def from_step(self) -> int:
@@ -85,8 +110,10 @@ class Checkpoints:
         facts: Mapping[str, Any],
         measured: Metrics,
         **record: Any,
-    ) -> Checkpoint:
-        """Publish the checkpoint of this step, and delete what need not stay.
+    ) -> None:
+        """Begin to publish the checkpoint of this step; then what need not stay is deleted.
+
+        One that is still being written is waited for.
 
         Args:
             step: optimizer steps done.
@@ -96,6 +123,12 @@ class Checkpoints:
             measured: the last value of each metric.
             record: more facts for the record of the run.
         """
+        begun = time.monotonic()
+        self.wait()
+        waited = time.monotonic() - begun
+        if waited >= LONG_WAIT_S:
+            self._run.event("checkpoint_waited", step=step, seconds=round(waited, 1))
+        self._record = {"waited_s": round(waited, 3)}
         path = self._root / checkpoint.folder_name(step)
         facts = {**facts, SPENT: asdict(self.spent)}
         chosen, best = self.selection, False
@@ -103,27 +136,55 @@ class Checkpoints:
             best = self._stage.keep_best and chosen.best_step == step
             self._retention.best = path if best else self._retention.best
             facts = {**facts, SELECTION: chosen.to_dict() | {"path": self._best_seen_from(path)}}
-        self._run.sync()  # who goes on from this checkpoint must not lack the steps before it
-        self.newest = done = checkpoint.save(
-            self._root,
-            step,
-            {role.name: role.saved for role in roles},
-            tokenizer,
-            facts,
-            self._run.fence,
-        )
-        if distributed.rank() == 0:
-            self._retention.after(done)
+        metrics = {k: v for k, v in measured.items() if k.startswith("validation/")}
+        self._record |= {"metrics": metrics, **record}
+        self._is_best = best
+        self._saver.save(step, {role.name: role.saved for role in roles}, tokenizer, facts)
+        if not self._stage.save_async:
+            self.wait()
+
+    def should_stop(self) -> bool:
+        """Whether this process was asked to stop; asked before every step.
+
+        Raises:
+            Exception: what went wrong with a checkpoint since; without it the run must not go on.
+        """
+        self._tell(self._saver.poll())
+        return self._run.should_stop()
+
+    def wait(self) -> None:
+        """Return when nothing is being written any more. Raises what `should_stop` raises."""
+        self._tell(self._saver.wait())
+
+    def __enter__(self) -> Self:
+        """Nothing happens before the first `save`."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Wait for what is being written, and record it, also if an error ends the training."""
+        with self._saver, nullcontext() if error is None else suppress(Exception):
+            self.wait()
+
+    def _tell(self, published: Published | None) -> None:
+        """Record what was published."""
+        if published is None:
+            return
+        self.newest = done = published.checkpoint
         self._run.event(
             "checkpoint",
             path=placed(done.path, self._run.folder),
-            metrics={k: v for k, v in measured.items() if k.startswith("validation/")},
+            stall_s=round(published.stall_s + self._record["waited_s"], 3),
+            write_s=round(published.write_s, 3),
             **done.record,
-            **record,
+            **self._record,
         )
-        if best:
+        if self._is_best:
             self._tell_best()
-        return done
 
     def reason(self, outcome: Trained) -> str | None:
         """Why training ended before its last step, if it did so by itself."""

@@ -82,7 +82,7 @@ def step_line(config: JobConfig, sample: str) -> str:
     batch = config.batch
     return (
         f"{counted(batch.micro, sample)} x {counted(batch.accumulation_steps, 'micro-step')} x "
-        f"{counted(config.resources.workers, 'worker')} = {counted(batch.step, sample)}"
+        f"{counted(config.workers, 'worker')} = {counted(batch.step, sample)}"
     )
 
 

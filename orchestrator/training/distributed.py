@@ -18,9 +18,12 @@ from numpy.typing import NDArray
 
 T = TypeVar("T")
 
+Group = dist.ProcessGroup | None
+"""None: the group of the job."""
 LOOPBACK = "127.0.0.1"
 UNWATCHED = timedelta(minutes=30)  # as torch's own: a first evaluation or compile takes minutes
 WATCHED = timedelta(days=7)  # the watch-dog knows better how long a rank may be waited for
+BACKGROUND = timedelta(days=1)  # a slow disk takes what it takes; who is dead is told anyway
 
 
 def rank() -> int:
@@ -129,15 +132,15 @@ def gather_objects(value: T) -> list[T]:
     return values
 
 
-def broadcast_object(value: T) -> T:
+def broadcast_object(value: T, group: Group = None) -> T:
     """Rank 0's value, on every rank; anything that can be pickled. Every rank calls it."""
     values = [value]
     if world_size() > 1:
-        dist.broadcast_object_list(values)
+        dist.broadcast_object_list(values, group=group)
     return values[0]
 
 
-def gather_on_rank_0(value: T) -> list[T] | None:
+def gather_on_rank_0(value: T, group: Group = None) -> list[T] | None:
     """The values of all ranks, in rank order, on rank 0; None on the others. Every rank calls it.
 
     Anything that can be pickled; for what only one rank needs.
@@ -145,5 +148,23 @@ def gather_on_rank_0(value: T) -> list[T] | None:
     if world_size() == 1:
         return [value]
     values: list[Any] | None = [None] * world_size() if rank() == 0 else None
-    dist.gather_object(value, values)
+    dist.gather_object(value, values, group=group)
     return values
+
+
+def background_group() -> Group:
+    """All ranks once more, for a thread beside the training. Every rank calls it; `leave` it.
+
+    A process group must not be used by two threads at once, and NCCL would wait for the stream of
+    the steps.
+    """
+    if world_size() == 1:
+        return None
+    group: Group = dist.new_group(backend="gloo", timeout=BACKGROUND)
+    return group
+
+
+def leave(group: Group) -> None:
+    """Close a `background_group`. Waits for nobody."""
+    if group is not None:
+        dist.destroy_process_group(group)

@@ -168,6 +168,7 @@ def fit(
     log: Callable[[int, Metrics], None],
     evaluate: Callable[[int], Metrics],
     save: Callable[[int], None],
+    before_update: Callable[[], None],
     should_stop: Callable[[], bool],
     heart: Heart,
     selection: Selection | None = None,
@@ -193,7 +194,8 @@ def fit(
         log: takes a step and its metrics; called on every rank with the same values.
         evaluate: called with the step when an evaluation is due; returns what it has measured,
             the same on every rank.
-        save: called with the step when a checkpoint is due.
+        save: called with the step when a checkpoint is due; it may read the engine's state until
+            `before_update`, which is called before that changes.
         should_stop: whether this process was asked to stop; one rank is enough.
         heart: told what this rank is busy with, and how long its own work took.
         selection: takes in each evaluation, and says when there is no more progress.
@@ -234,6 +236,7 @@ def fit(
         totals = Totals.of(parts, own_weight).of_step(engine.device)
         losses.check(step, totals.loss / (weight or 1.0), micro_batches, parts)
         rate = schedule.learning_rate(step)
+        before_update()
         norm = engine.step(rate)
         losses.check_gradient(step, norm, micro_batches)
         heart.worked(step, own.take())

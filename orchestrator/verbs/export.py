@@ -39,7 +39,12 @@ def main(argv: Sequence[str]) -> int:
 def parser() -> argparse.ArgumentParser:
     """The arguments of this verb."""
     new = argparse.ArgumentParser(prog="orchestrate export", description=__doc__)
-    new.add_argument("path", help="run folder (its newest checkpoint) or checkpoint")
-    new.add_argument("folder", help="to be made")
-    new.add_argument("--role", help="whose weights; needed where the checkpoint has several")
+    add_arguments(new)
     return new
+
+
+def add_arguments(to: argparse.ArgumentParser) -> None:
+    """The same for a verb that exports, too."""
+    to.add_argument("path", help="run folder (its newest checkpoint) or checkpoint")
+    to.add_argument("folder", help="to be made")
+    to.add_argument("--role", help="whose weights; needed where the checkpoint has several")

@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
         sending_left_over(options.outputs, Path(log.name)) as lacking,
         serve(uri, options.host, port, output) as server,
     ):
-        if not _answers(base, server):
+        if not answers(base, server):
             output.seek(0)
             words = output.read().decode(errors="replace")
             say(f"mlflow server did not start, it said:\n{words}", sys.stderr)
@@ -180,7 +180,7 @@ def _open(link: str) -> None:
         webbrowser.open(link)
 
 
-def _answers(base: str, server: "subprocess.Popen[bytes]") -> bool:
+def answers(base: str, server: "subprocess.Popen[bytes]") -> bool:
     """Wait for the server's /health."""
     deadline = time.monotonic() + START_SECONDS
     while server.poll() is None and time.monotonic() < deadline:

@@ -86,6 +86,15 @@ def test_cpus_scattered_over_nodes_do_not_make_room_for_a_wide_worker():
         refuse_what_never_fits(Placement(1, 1, 1), nodes_of_two, "it")
 
 
+def test_a_gang_of_several_sizes_fits_where_its_smallest_does():
+    placement = Placement(8, 2, fewer=(4, 3))
+    refuse_what_never_fits(placement, [{"CPU": 6.0}], "it")
+    with pytest.raises(GangRefused, match=r"resources.workers=\[3,8\] .*room for 2 such"):
+        refuse_what_never_fits(placement, [{"CPU": 5.0}], "it")
+    assert [placement.most(room) for room in (9, 7, 3, 2)] == [8, 4, 3, None]
+    assert str(placement) == "3 or 4 or 8 worker(s) with 2 CPU(s) each"
+
+
 @pytest.mark.parametrize("placement", [Placement(0, 1), Placement(1, 0), Placement(1, 1, -1)])
 def test_a_placement_of_nothing_is_refused(placement):
     with pytest.raises(GangRefused, match="at least 1"):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cluster import gang_run
+from cluster.bundles import NoRoom
 from cluster.gang import Gang, Placement, WorkerFailed
 
 ROOT = Path(__file__).parents[2]
@@ -227,7 +228,9 @@ def test_leaving_does_not_wait_for_a_stopped_process(session, tmp_path, gone):
     assert gone(pid)
 
 
-def test_a_wait_for_room_is_told_and_ends_when_the_job_is_stopped(session, tmp_path, monkeypatch):
+def test_a_wait_for_room_is_told_and_ends_when_the_job_is_stopped_or_after_its_time(
+    session, tmp_path, monkeypatch
+):
     from cluster import bundles
 
     monkeypatch.setattr(bundles, "SAY_AFTER_S", 0.3)
@@ -244,6 +247,14 @@ def test_a_wait_for_room_is_told_and_ends_when_the_job_is_stopped(session, tmp_p
         one.start()
         with pytest.raises(KeyboardInterrupt):
             two.start()
+        late = {"stop": threading.Event(), "session": session, "wait_s": 0.5}
+        with (
+            Gang(TWO, log_folder=tmp_path, **late) as three,
+            pytest.raises(NoRoom, match=r"no room for 2 worker.* 1 of 2 CPU.s. are free"),
+        ):
+            three.start()
+        with Gang(Placement(2, 1, fewer=(1,)), log_folder=tmp_path, **late) as fewer:
+            assert len(fewer.start()) == 1
     assert "waiting for room for 2 worker(s) with 1 CPU(s) each" in said[0]
     assert "1 of 2 CPU(s) are free; the others are held by " in said[0]
     assert f"(process {os.getpid()} on 127.0.0.1)" in said[0]

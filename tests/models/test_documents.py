@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional
 
 from models import build
+from models.cache import KVCache
 from models.configs.gpt import POSITIONS, GPTConfig
-from models.layers import KVCache
 
 GPT2 = GPTConfig(vocab_size=61, max_positions=16, layers=2, width=32, heads=4, init_std=0.2)
 LLAMA = replace(GPT2, norm="rmsnorm", activation="swiglu", bias=False, kv_heads=2)

@@ -7,11 +7,11 @@ from torch import nn
 from torch.nn import functional
 
 from models import layers
+from models.cache import KVCache
 from models.configs import GPTConfig
 from models.layers import (
     Attention,
     FeedForward,
-    KVCache,
     document_mask,
     document_starts,
     rotary_table,

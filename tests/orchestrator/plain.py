@@ -1,5 +1,6 @@
 """The state of a plain PyTorch model cut into slices as ranks would hold it, for tests."""
 
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -43,6 +44,17 @@ class Plain:
             for start, stop in list(pairwise(edges))[rank::world_size]:
                 tensors = {key: self.whole(name, key)[start:stop] for key in (WEIGHT, *KEYS)}
                 yield Slice(name, tuple(parameter.shape), start, tensors)
+
+    @contextmanager
+    def changed(self):
+        """In the block, all weights and moments are other ones, in the same memory."""
+        held = [t for own in self.state() for t in own.tensors.values()]
+        before = [tensor.clone() for tensor in held]
+        for tensor in held:
+            tensor.fill_(7.0)
+        yield
+        for tensor, value in zip(held, before, strict=True):
+            tensor.copy_(value)
 
     def role(self, rank=0, world_size=1, config=None):
         return SavedRole(lambda: self.state(rank, world_size), config, "adamw")

@@ -26,7 +26,8 @@ POISON = (BAD - 1) * BATCH + 2  # a sequence of the bad step
 def here(tmp_path, monkeypatch, corpus):
     """A folder of its own, and the words of a small job there."""
     monkeypatch.chdir(tmp_path)
-    return [*on(corpus), f"stage.steps={STEPS}", "stage.checkpoint_every=4"]
+    quick = ("stage.sample_tokens=0", "stage.evaluate_every=null", "stage.checkpoint_every=4")
+    return [*on(corpus), f"stage.steps={STEPS}", *quick]
 
 
 def poisoned(factor, *samples):
@@ -87,7 +88,9 @@ def test_a_bad_step_ends_the_run_and_its_documents_and_rows_are_kept_and_it_can_
     assert sorted(losses(folder))[-1] == BAD - 1
     message = refused("run", f"resume={folder}", "stage.replay=4")
     assert "stage.replay=4 must be after the step of the checkpoint, 4" in message
-    assert "add resources=inline" in refused("run", *here, "resources=cpu2", "stage.replay=4")
+    assert "add resources=inline" in refused(
+        "run", *here, "resources=cpu2", "engine=zero1", "stage.replay=4"
+    )
 
 
 def test_a_bad_step_is_left_out_once_and_the_data_is_accounted_for(here, tmp_path, monkeypatch):
@@ -137,7 +140,7 @@ def test_a_spike_is_told_by_the_spread_of_the_losses_before_it():
 
 
 def observed(name, spoil):
-    config = tiny.job(name, 1)
+    config = tiny.job(name, 1, accumulation=2)
     engine, batches = tiny.build(config), next(tiny.batches(config))
     assert len(batches) > 1
     if spoil is not None:

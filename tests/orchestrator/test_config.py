@@ -81,6 +81,17 @@ def test_nearest_multiples_are_on_both_sides_and_above_zero():
         (PretrainConfig, {"micro_batch_size": 0}, "stage.micro_batch_size=0"),
         (PretrainConfig, {"sample_tokens": -1}, "stage.sample_tokens=-1 must be at least 0"),
         (PretrainConfig, {"checkpoint_every_minutes": 0.0}, "checkpoint_every_minutes=0.0 must be"),
+        (
+            PretrainConfig,
+            {"keep_every": 250, "checkpoint_every": 100},
+            "stage.keep_every=250 must be a multiple of stage.checkpoint_every=100; nearest: 200, "
+            "300",
+        ),
+        (
+            PretrainConfig,
+            {"keep_every": 5, "checkpoint_every": None},
+            "which is not set; try stage.checkpoint_every=5",
+        ),
         (PretrainConfig, {"min_delta": 0.1}, "stage.min_delta=0.1 is for stage.patience"),
         (PretrainConfig, {"patience": 3, "min_delta": -1.0}, "stage.min_delta=-1.0 must be"),
         (

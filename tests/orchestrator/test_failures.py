@@ -121,6 +121,9 @@ SAID = {
         ("SaveFailed", "rank 1 could not save step 3: NonFiniteState: non-finite exp_avg of x"),
         ("RuntimeError", "gradient norm is inf"),
     ],
+    "no_room": [
+        ("NoRoom", "no room for 2 worker(s) with 1 CPU(s) each in 3600 s; 1 of 2 CPU(s) are free"),
+    ],
     "start": [
         ("RayNotStarted", "Ray did not start, twice: Can't find a `node_ip_address.json` file"),
         ("RayNotStarted", "Ray did not start, twice: The current node timed out during startup"),
@@ -141,7 +144,7 @@ SAID = {
         ("KernelPanicked", ""),
     ],
 }
-NEVER_RESTARTED = {"disk", "numerical", "bad_data"}
+NEVER_RESTARTED = {"disk", "numerical", "bad_data", "no_room"}
 
 
 @pytest.mark.parametrize(

@@ -274,6 +274,7 @@ def test_a_killed_worker_ends_the_job_with_one_line_and_resume_ends_as_if_it_had
     line = next(line for line in job.screen.splitlines() if line.startswith("error:"))
     assert f"rank 1 on host {os.uname().nodename} was killed by SIGKILL" in line
     assert "resume=RUN_FOLDER" in line
+    assert job.screen.index(line) < job.screen.index("sending the rest of the record to MLflow")
     again = f"orchestrate run resume={job.run.relative_to(job.folder)}"
     assert f"go on:       {again}\n" in job.screen
     assert [line for line in job.screen.splitlines() if any(n in line for n in NOISE)] == []

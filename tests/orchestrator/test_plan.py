@@ -125,6 +125,8 @@ def test_the_plan_tells_when_it_saves_what_it_keeps_and_when_it_ends_early():
     assert "every 7.5 minutes and at the best validation/loss, which stays, at most 4" in said
     assert "after 2 evaluations without progress in validation/loss" in said
     assert rough_plan(job(checkpoint_every=None)).most_checkpoints == 1
+    kept = rough_plan(job(steps=100, checkpoint_every=5, checkpoints_kept=2, keep_every=25))
+    assert kept.most_checkpoints == 2 + 1 + 4
 
 
 def test_a_checkpoint_is_as_large_as_planned(corpus):

@@ -1,10 +1,8 @@
 """Texts by weights in training: those that the usual sampler writes, on any rank and engine."""
 
-import torch
-
 from data import Tokenizer
-from models.generate import generate
-from orchestrator.stages.language.sampling import TEMPERATURE, TOP_P, sample_in_training
+from models.decoding import generate, row_seeds
+from orchestrator.stages.language.sampling import SAMPLING, sample_in_training
 from orchestrator.training import distributed
 from tests.orchestrator import tiny
 
@@ -26,15 +24,17 @@ def written(names):
         assert trainer.model.training
         usual = None
         if name == "torch":
-            row = torch.tensor([[tokenizer.end_of_text, *tokenizer.encode(PROMPTS[0])]])
+            row = [tokenizer.end_of_text, *tokenizer.encode(PROMPTS[0])]
             made = generate(
-                *(trainer.model, row, min(NEW, MOST - row.shape[1])),
-                temperature=TEMPERATURE,
-                top_p=TOP_P,
+                trainer.model,
+                [row],
+                min(NEW, MOST - len(row)),
+                SAMPLING,
+                seeds=row_seeds(3, 1),
                 stop_tokens=(tokenizer.end_of_text,),
-                generator=torch.Generator().manual_seed(3),
             )
-            usual = tokenizer.decode([t for t in made[0].tolist() if t != tokenizer.end_of_text])
+            written_row = [*row, *made.rows()[0]]
+            usual = tokenizer.decode([t for t in written_row if t != tokenizer.end_of_text])
         answer[name] = together, alone, usual
     return answer
 

@@ -335,6 +335,12 @@ class TestRetention:
         names = [int(path.name[-1]) for path in checkpoint.published(tmp_path)]
         assert names == [3, 5, 6]
 
+    def test_multiples_of_a_number_of_steps_stay_for_ever(self, tmp_path):
+        retention = Retention(tmp_path, 1, keep_every=3)
+        for step in range(1, 9):
+            retention.after(saved(tmp_path, step))
+        assert [int(path.name[-1]) for path in checkpoint.published(tmp_path)] == [3, 6, 8]
+
     def test_what_was_found_is_looked_at_once(self, tmp_path):
         saved(tmp_path, 1)
         retention = Retention(tmp_path, 9)

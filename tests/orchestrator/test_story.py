@@ -33,7 +33,7 @@ SAID = {
     ),
     "gave_up": (
         {"cause": "killed", "budget": 3, "attempts": 4},
-        "gave up after 4 attempts: killed may be tried again 3 times",
+        "gave up after 4 attempts: killed, with 3 restarts in a row at most",
     ),
     "resized": (
         {"workers_before": 4, "workers": 3, "reason": "host b is gone"},
@@ -44,13 +44,19 @@ SAID = {
         "rank 0 on host a is being taken away: SIGTERM",
     ),
     "hung": (
-        {"rank": 1, "host": "a", "step": 7, "silent_s": 34.2, "stacks": "logs/stacks-7.txt"},
-        "rank 1 on host a hangs at step 7, silent for 34.2 s; the stacks of all ranks are in "
-        "logs/stacks-7.txt",
+        {"rank": 1, "host": "a", "step": 7, "phase": "step", "silent_s": 34.2}
+        | {"stacks": "logs/stacks-*.txt"},
+        "rank 1 on host a hangs in its step, at step 7, silent for 34.2 s; the stacks of all "
+        "ranks are in logs/stacks-*.txt",
     ),
     "slow_rank": (
         {"rank": 1, "host": "a", "factor": 2.31, "step": 20},
         "rank 1 on host a is slow: 2.31 times the time of the others, seen at step 20",
+    ),
+    "rolled_back": (
+        {"step": 53, "reason": "the loss is nan", "batch": "bad_steps/53.json", "from_step": 50},
+        "the batch of step 53 is left out, from step 50 on all is done again: the loss is nan; the "
+        "batch is in bad_steps/53.json",
     ),
     "checkpoint": (
         {"step": 50, "path": "x", "bytes": 30_700_000, "stall_s": 0.012, "write_s": 1.25},

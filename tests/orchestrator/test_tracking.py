@@ -27,6 +27,7 @@ from orchestrator.record.mlflow import (
 from orchestrator.record.mlflow.leftover import left_over
 from orchestrator.record.mlflow.mirror import ENVIRONMENT, new_state
 from orchestrator.record.mlflow.sending import LONGEST_WAIT, pause
+from orchestrator.record.story.spending import GOODPUT, spending
 from tests.orchestrator.tracked import (
     COUNT_STEPS,
     ROOT,
@@ -244,16 +245,21 @@ def test_a_run_killed_with_its_mirror_is_completed_by_whatever_comes_next(output
     with Journal(folder) as book:
         book.event("started", host=socket.gethostname(), pid=os.getpid())
         for step in (1, 2):
-            book.metrics(step, {"train/loss": 1.0 / step})
+            book.metrics(step, {"train/loss": 1.0 / step, "train/step_seconds": 0.5})
+        book.event("checkpoint", step=1, path="checkpoints/step_00000001")
         wait_until(lambda: rows(database, COUNT_STEPS)[0][0] > 0)
         mirror.process.kill()
         mirror.process.communicate()
+        book.metrics(3, {"train/loss": 0.3})  # which MLflow does not get
         assert left_over(outputs) == [], "its driver lives"
     assert rows(database, "SELECT status FROM runs") == [("RUNNING",)]
     with sending_left_over(outputs, log) as folders:
         assert folders == [folder]
         wait_until(lambda: rows(database, "SELECT status FROM runs") == [("KILLED",)])
-    assert points(database, State.load(folder).run_id) == expected_points(folder)
+    sent = points(database, State.load(folder).run_id)
+    ((goodput,),) = [point[3:4] for point in sent if point[0] == GOODPUT]
+    assert goodput == spending(folder).goodput > 0
+    assert [point for point in sent if point[0] != GOODPUT] == expected_points(folder)
 
     play(other, steps=20)
     new_state(TrackingConfig(), outputs).save(other)  # all its time, the store was away

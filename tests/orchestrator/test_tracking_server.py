@@ -20,6 +20,7 @@ from orchestrator.record.mlflow import Done, Pending, State, start_mirror
 from orchestrator.record.mlflow.mirror import ENVIRONMENT
 from tests.orchestrator.tracked import (
     COUNT_STEPS,
+    assert_sent,
     expected_points,
     make_run,
     play,
@@ -113,7 +114,7 @@ def test_points_written_while_the_server_is_away_are_sent_when_it_is_back(output
     assert isinstance(done, Done), (folder / "logs/tracking.log").read_text()
     assert done.url.startswith(f"{server.uri}/#/experiments/")
     assert mirror.news() is None
-    assert points(server.database, done.mlflow_run_id) == expected_points(folder)
+    assert_sent(server.database, done.mlflow_run_id, folder)
 
     late = sync(never)
     assert late.returncode == 0, late.stdout + late.stderr

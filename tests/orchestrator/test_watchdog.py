@@ -53,7 +53,7 @@ def take_steps(payload, channel):
                 elif kind == "native code that holds the GIL":
                     ctypes.PyDLL(None).sleep(600)
                 elif kind == "slow" and step > 20:
-                    time.sleep(0.05)
+                    time.sleep(0.1)
             time.sleep(0.02)
             channel.heart.worked(step, time.perf_counter() - begun)
             dist.all_reduce(torch.ones(1))
@@ -94,7 +94,7 @@ def test_the_rank_that_others_wait_for_is_blamed_with_its_stack_and_replaced(gan
 
 
 @pytest.mark.parametrize(("kind", "named"), [("slow", [1]), ("fair", [])])
-def test_a_rank_whose_own_work_takes_longer_is_named_once_within_20_steps(gang, kind, named):
+def test_a_rank_whose_own_work_takes_longer_is_named_once_within_seconds(gang, kind, named):
     events = []
     watchdog = Watchdog(30.0, gang.log_folder, happened(events))
     done = gang.run(take_steps, (kind, 70), nothing, watch=watchdog)
@@ -103,7 +103,7 @@ def test_a_rank_whose_own_work_takes_longer_is_named_once_within_20_steps(gang, 
     for own in events:
         assert own["event"] == "slow_rank"
         assert own["factor"] > 2
-        assert 20 < own["step"] <= 40
+        assert 20 < own["step"] <= 60
         assert own["own_seconds"][1] > 2 * own["own_seconds"][0]
     gang.restart()
 

@@ -117,6 +117,7 @@ def run(
         "log": lambda step, metrics: None,
         "evaluate": lambda step: {},
         "save": lambda step: None,
+        "before_update": lambda: None,
         "should_stop": lambda: False,
         "heart": Heart(),
     }

@@ -20,19 +20,22 @@ from orchestrator.record.fencing import Fence
 
 
 class Retention:
-    """Keeps the newest checkpoints of a run, and its best; rank 0 holds one while it trains.
+    """Keeps the newest checkpoints of a run, its best, and some for ever; rank 0 holds one.
 
     A checkpoint that this process wrote or verified counts without another look. What it only
     found, after a resume, is looked at once, its sizes and its manifest: the one just written is
     known to be good, so the last good one is never at stake.
     """
 
-    def __init__(self, root: Path, keep: int, fence: Fence | None = None) -> None:
+    def __init__(
+        self, root: Path, keep: int, fence: Fence | None = None, keep_every: int | None = None
+    ) -> None:
         """Nothing is known yet of what lies in `root`, of which `keep` are to stay.
 
-        With a `fence`, nothing is deleted any more once another attempt has taken the run.
+        With a `fence`, nothing is deleted any more once another attempt has taken the run. What is
+        of a multiple of `keep_every` steps stays for ever.
         """
-        self._root, self._fence = root, fence
+        self._root, self._fence, self._keep_every = root, fence, keep_every
         self._keep = keep
         self._sound: set[Path] = set()
         self.best: Path | None = None
@@ -47,13 +50,19 @@ class Retention:
         self._sound.add(written.path)
         kept = 0
         for path in reversed(published(self._root)):
-            if kept >= self._keep and path not in (written.path, self.best):
+            if kept >= self._keep and not self._stays(path, written):
                 if self._fence is not None:
                     self._fence.check()
                 _delete(path)
                 self._sound.discard(path)
             elif self._is_sound(path):
                 kept += 1
+
+    def _stays(self, path: Path, written: Checkpoint) -> bool:
+        """Whether a checkpoint stays that is not among the newest."""
+        every, step = self._keep_every, path.name.removeprefix("step_")
+        for_ever = every is not None and step.isdigit() and int(step) % every == 0
+        return for_ever or path in (written.path, self.best)
 
     def _is_sound(self, path: Path) -> bool:
         if path not in self._sound:

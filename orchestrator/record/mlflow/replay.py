@@ -34,7 +34,9 @@ from orchestrator.record.mlflow.points import CHUNK_BYTES, Datasets, Point, Poin
 from orchestrator.record.mlflow.sink import Sink
 from orchestrator.record.mlflow.store import SYSTEM, connect, experiment_id
 from orchestrator.record.reading import lies_in
+from orchestrator.record.standing import Standing
 from orchestrator.record.story.sentences import LIVE
+from orchestrator.record.story.spending import GOODPUT, spending
 
 log = logging.getLogger("tracking")
 
@@ -82,9 +84,19 @@ class Replay:
         self.points.descent.refresh()
         self.checkpoints.forget_gone()
         ended = self.description.last_time()
+        if self.state.status is None:
+            self._measure_goodput(ended)
         self.client.set_terminated(self.run_id, RUN_STATUS.get(status, "KILLED"), ended)
         self.state.done = True
         self.state.save(self.folder)
+
+    def _measure_goodput(self, ended: int) -> None:
+        """Of a run whose driver was killed before it could put it on record."""
+        standing = Standing.read(self.folder)
+        goodput = spending(self.folder, standing).goodput
+        if goodput is not None:
+            for batch in self.sink.points([Point(GOODPUT, goodput, ended, standing.step)]):
+                self.sink.metrics(batch)
 
     def _open_run(self, experiment: str) -> str:
         """The run of this folder: found by its tag, or new; RUNNING, as it is being sent."""

@@ -20,7 +20,16 @@ UNTOLD = (
 """Kinds that are for programs, or that somebody else shows."""
 LIVE = (
     *("checkpoint_rejected", "data_skipped", "failed", "fenced", "gave_up", "hung", "preempted"),
-    *("recovered", "resized", "restarting", "resumed", "rolled_back", "slow_rank", "spike"),
+    *(
+        "checkpoint_waited",
+        "recovered",
+        "resized",
+        "restarting",
+        "resumed",
+        "rolled_back",
+        "slow_rank",
+        "spike",
+    ),
 )
 """Kinds that a job says on its screen when they happen; the others it shows by other means."""
 OWN = ("event", "time_ms", "attempt")  # facts of every event
@@ -91,6 +100,13 @@ def _best(e: Event) -> str:
     return f"best so far after step {e.get('step')}: {e.get('metric')} {_number(e.get('value'))}"
 
 
+def _checkpoint_waited(e: Event) -> str:
+    return (
+        f"step {e.get('step')} stood for {seconds(e.get('seconds')) or '?'} until the checkpoint "
+        "before was written; a larger stage.checkpoint_every saves that"
+    )
+
+
 def _checkpoint_rejected(e: Event) -> str:
     return f"passed over: {e.get('reason')}"
 
@@ -137,11 +153,12 @@ def _recovered(e: Event) -> str:
 
 
 def _gave_up(e: Event) -> str:
+    attempts, budget = e.get("attempts"), e.get("budget")
     return _joined(
         "gave up",
-        _if(e, "attempts", " after {} attempts"),
+        f" after {counted(attempts, 'attempt')}" if isinstance(attempts, int) else "",
         _if(e, "cause", ": {}"),
-        _if(e, "budget", " may be tried again {} times"),
+        f", with {counted(budget, 'restart')} in a row at most" if isinstance(budget, int) else "",
     )
 
 
@@ -157,8 +174,9 @@ def _preempted(e: Event) -> str:
 
 def _hung(e: Event) -> str:
     return _joined(
-        f"{where(e) or 'a worker'} hangs",
-        _if(e, "step", " at step {}"),
+        f"{where(e) or 'every rank'} hangs",
+        _if(e, "phase", " in its {}"),
+        _if(e, "step", ", at step {}"),
         f", silent for {silent}" if (silent := seconds(e.get("silent_s"))) else "",
         _if(e, "stacks", "; the stacks of all ranks are in {}"),
     )
@@ -180,7 +198,8 @@ def _spike(e: Event) -> str:
 
 def _rolled_back(e: Event) -> str:
     return _joined(
-        f"went back before step {e.get('step')} to leave its batch out",
+        f"the batch of step {e.get('step')} is left out",
+        _if(e, "from_step", ", from step {} on all is done again"),
         _if(e, "reason", ": {}"),
         f"; the batch is in {PurePath(str(e['batch']))}" if e.get("batch") else "",
     )
@@ -216,6 +235,7 @@ SENTENCES: dict[str, Callable[[Event], str]] = {
     "weights": _weights,
     "checkpoint": _checkpoint,
     "best": _best,
+    "checkpoint_waited": _checkpoint_waited,
     "checkpoint_rejected": _checkpoint_rejected,
     "data_skipped": _data_skipped,
     "drift": _drift,

@@ -7,7 +7,7 @@ start        up to the begin of the first step
 steps        optimizer steps that count, without their wait for data
 data         what these steps waited for data
 lost steps   steps that a later attempt had to do again, or that no checkpoint kept
-recovery     from the last step before a failure, or another end of an attempt, to the next one
+recovery     from the last step before a failure, a roll-back or the end of an attempt to the next
 evaluation   from a step or evaluation to what was measured next
 saves        what checkpoints made training wait
 other        the rest: what comes after the last step, samples, the record
@@ -131,6 +131,8 @@ class _Account:
         kind = line.get("event")
         if kind == "failed":
             self.spent.failures += 1
+            self._part = "recovery"
+        elif kind == "rolled_back":  # its steps are done again without a line
             self._part = "recovery"
         elif kind == "checkpoint" and "stall_s" in line:  # written behind the steps
             self._stalls += float(line["stall_s"])

@@ -113,31 +113,33 @@ class Training:
         self.run.event("training", device=device_name(self.run.device), from_step=from_step)
         order = Order(len(self.examples), self.config.seed, self.published.fingerprint)
         ranks = distributed.rank(), distributed.world_size()
-        return fit(
-            self.model.engine,
-            label_loss,
-            steps(self.examples, order, self.position, batch.step, batch.micro, *ranks),
-            Schedule(
-                stage.steps,
-                epochs if often is None else every(often),
-                every(stage.checkpoint_every),
-                lambda step: learning_rate(optim, step, stage.steps),
-                stage.checkpoint_every_minutes,
-                stage.keep_best,
-            ),
-            start_step=from_step,
-            spent=self.checkpoints.spent,
-            flops_per_step=flops_per_sample(self.model.config.model) * batch.step,
-            seed=self.config.seed,
-            unit="examples",
-            trained=self.trained,
-            log=self.log,
-            evaluate=self.evaluate,
-            save=self.save,
-            should_stop=self.run.should_stop,
-            heart=self.run.heart,
-            selection=self.checkpoints.selection,
-        )
+        with self.checkpoints:
+            return fit(
+                self.model.engine,
+                label_loss,
+                steps(self.examples, order, self.position, batch.step, batch.micro, *ranks),
+                Schedule(
+                    stage.steps,
+                    epochs if often is None else every(often),
+                    every(stage.checkpoint_every),
+                    lambda step: learning_rate(optim, step, stage.steps),
+                    stage.checkpoint_every_minutes,
+                    stage.keep_best,
+                ),
+                start_step=from_step,
+                spent=self.checkpoints.spent,
+                flops_per_step=flops_per_sample(self.model.config.model) * batch.step,
+                seed=self.config.seed,
+                unit="examples",
+                trained=self.trained,
+                log=self.log,
+                evaluate=self.evaluate,
+                save=self.save,
+                before_update=self.checkpoints.before_update,
+                should_stop=self.checkpoints.should_stop,
+                heart=self.run.heart,
+                selection=self.checkpoints.selection,
+            )
 
     def trained(self, batches: list[Batch]) -> None:
         """Count the examples of a step."""
@@ -172,7 +174,7 @@ class Training:
         return metrics
 
     def save(self, step: int) -> None:
-        """Publish the checkpoint of this step. Every rank calls it."""
+        """Begin to publish the checkpoint of this step. Every rank calls it."""
         self.checkpoints.save(
             step,
             [self.model],

@@ -125,7 +125,7 @@ def _role(config: JobConfig, weights: "Weights") -> RoleConfig:
 
 
 def _outline(config: JobConfig, weights: "Weights", data: str) -> Outline:
-    role, workers = _role(config, weights), config.resources.workers
+    role, workers = _role(config, weights), config.workers
     parameters = cost.parameters(role.model)
     lines = {
         "model": f"{role.model.family}, {parameters:,} parameters",

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import torch
 
 from data import Tokenizer
-from models.generate import draw, generate
+from models.decoding import Sampling, draw, generate, row_seeds
 from orchestrator.training import checkpoint, distributed
 from orchestrator.training.checkpoint import Checkpoint
 from orchestrator.training.engine import Engine
 from orchestrator.training.loop import evaluating
 
-TEMPERATURE, TOP_P = 0.6, 0.95
+SAMPLING = Sampling(temperature=0.6, top_p=0.95)
 
 
 def sample(
@@ -34,20 +34,18 @@ def sample(
         seed: of the draws.
     """
     model = checkpoint.load_gpt(saved)
-    generator = torch.Generator().manual_seed(seed)
     texts = []
-    for prompt in prompts:
-        tokens = torch.tensor([[tokenizer.end_of_text, *tokenizer.encode(prompt)]])
+    for prompt, own_seed in zip(prompts, row_seeds(seed, len(prompts)), strict=True):
+        row = [tokenizer.end_of_text, *tokenizer.encode(prompt)]
         written = generate(
             model,
-            tokens,
-            min(new_tokens, most_tokens - tokens.shape[1]),
-            temperature=TEMPERATURE,
-            top_p=TOP_P,
+            [row],
+            min(new_tokens, most_tokens - len(row)),
+            SAMPLING,
+            seeds=[own_seed],
             stop_tokens=(tokenizer.end_of_text,),
-            generator=generator,
         )
-        texts.append(_text(tokenizer, written[0].tolist()))
+        texts.append(_text(tokenizer, row + written.rows()[0]))
     return texts
 
 
@@ -66,7 +64,7 @@ def sample_in_training(
     """
     rows = [[tokenizer.end_of_text, *tokenizer.encode(prompt)] for prompt in prompts]
     ends = [min(len(row) + new_tokens, most_tokens) for row in rows]
-    generator = torch.Generator().manual_seed(seed)
+    prompts_end, seeds = [len(row) for row in rows], row_seeds(seed, len(rows))
     with evaluating(engine):
         while open_rows := [
             number
@@ -77,10 +75,17 @@ def sample_in_training(
             # What stands behind a text is never seen by its own tokens.
             padded = [row + [tokenizer.end_of_text] * (longest - len(row)) for row in rows]
             logits = engine.forward(torch.tensor(padded, device=engine.device))  # (B, T, V)
-            last = torch.stack([logits[number, len(rows[number]) - 1] for number in open_rows])
-            drawn = draw(last.float().cpu(), TEMPERATURE, top_p=TOP_P, generator=generator)
+            drawn = [
+                draw(
+                    logits[number, len(rows[number]) - 1][None].float().cpu(),
+                    SAMPLING,
+                    seeds[number : number + 1],
+                    len(rows[number]) - prompts_end[number],
+                )
+                for number in open_rows
+            ]
             # Rank 0 decides: all must make the same number of passes.
-            mine = drawn.tolist() if distributed.rank() == 0 else [0] * len(open_rows)
+            mine = list(map(int, drawn)) if distributed.rank() == 0 else [0] * len(open_rows)
             for number, token in zip(
                 open_rows, distributed.sum_over_ranks(mine, engine.device), strict=True
             ):

@@ -72,8 +72,8 @@ def observe(engine: Engine, batches: Sequence[Batch], seed: int) -> Observed:
         sums: dict[str, Tensor] = {}
         for name, parameter in engine.model.named_parameters():
             if parameter.requires_grad:
-                handle = parameter.register_hook(_note_gradient(seen, sums, name))
-                hooks.callback(handle.remove)
+                note: Any = parameter.register_hook  # torch has no types for it
+                hooks.callback(note(_note_gradient(seen, sums, name)).remove)
         for batch in batches:
             summed = backward(engine, next_token, batch, weight, seed)
             seen.loss += float(summed.loss) / weight

@@ -26,8 +26,8 @@ class PretrainConfig(TrainingConfig):
         "prompts": Change.FREE,
         "sample_tokens": Change.FREE,
         "sample_at_evaluations": Change.FREE,
-        "on_bad_loss": Change.MATHEMATICS,
-        "spike_sigmas": Change.MATHEMATICS,
+        "on_bad_loss": Change.FREE,
+        "spike_sigmas": Change.FREE,
         "replay": Change.FREE,
     }
     measures: ClassVar[Mapping[str, str]] = {

@@ -127,7 +127,7 @@ class Training:
             stage.checkpoint_every_minutes,
             stage.keep_best,
         )
-        with self._steps() as batches:
+        with self._steps() as batches, self.checkpoints:
             return self._fit(batches, schedule)
 
     def _fit(
@@ -149,7 +149,8 @@ class Training:
             log=self.log,
             evaluate=(lambda step: {}) if quiet else self.evaluate,
             save=(lambda step: None) if quiet else self.save,
-            should_stop=self.run.should_stop,
+            before_update=self.checkpoints.before_update,
+            should_stop=self.checkpoints.should_stop,
             heart=self.run.heart,
             selection=None if quiet else self.checkpoints.selection,
             spike_sigmas=None if quiet else self.stage.spike_sigmas,
@@ -244,7 +245,7 @@ class Training:
         self.run.event("artifact", path=f"{SAMPLES}/{path.name}", artifact_path=SAMPLES)
 
     def save(self, step: int) -> None:
-        """Publish the checkpoint of this step. Every rank calls it."""
+        """Begin to publish the checkpoint of this step. Every rank calls it."""
         sums = [own for rank in distributed.gather_objects(self.ledger.sums) for own in rank]
         damage = [own for rank in distributed.gather_objects(self.stream.damage) for own in rank]
         known = len(self.ledger.state.exclusions)

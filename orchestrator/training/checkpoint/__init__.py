@@ -7,9 +7,9 @@ stage adds (such as its position in the data), and size and sha256 of every file
 on the engine, ZeRO stage or world size that wrote it, and reading needs neither Ray nor DeepSpeed
 nor pickle. A folder without a manifest, or with a file that does not match it, is not a checkpoint.
 
-writing     `save`, on every rank          reading    a role, by ranges
-sharing     verified by all ranks          exporting  weights alone, for others
-tensorfile  safetensors files, streamed
+saver       saves behind the training      reading    a role, by ranges
+writing     `save`, on every rank          exporting  weights alone, for others
+sharing     verified by all ranks          tensorfile safetensors files, streamed
 
 The manifest, finding the newest valid one, and which ones stay: record/checkpoints.
 """
@@ -31,6 +31,7 @@ from orchestrator.record.checkpoints import (
 )
 from orchestrator.training.checkpoint.exporting import Weights, export, open_weights
 from orchestrator.training.checkpoint.reading import build_gpt, load_gpt, load_model, open_role
+from orchestrator.training.checkpoint.saver import Published, Saver
 from orchestrator.training.checkpoint.sharing import newest_valid_shared, verify_shared
 from orchestrator.training.checkpoint.writing import NonFiniteState, SavedRole, SaveFailed, save
 
@@ -40,9 +41,11 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "NonFiniteState",
+    "Published",
     "Retention",
     "SaveFailed",
     "SavedRole",
+    "Saver",
     "Weights",
     "build_gpt",
     "export",

@@ -76,6 +76,7 @@ def save(
     tokenizer: Path | None,
     facts: Mapping[str, Any],
     fence: Fence | None = None,
+    group: distributed.Group = None,
 ) -> Checkpoint:
     """Write and publish the checkpoint of this step. Every rank calls it, with the same roles.
 
@@ -86,6 +87,7 @@ def save(
         tokenizer: the tokenizer.json the models were trained with, if they have one.
         facts: plain entries for the manifest, such as the state of the data; rank 0's count.
         fence: the attempt that saves. None: nobody else can be writing there.
+        group: by which the ranks agree.
 
     Raises:
         Fenced: on rank 0, another attempt has taken the run; nothing is published.
@@ -95,13 +97,13 @@ def save(
     """
     final = root / folder_name(step)
     partial = final.with_name(final.name + PARTIAL) if fence is None else fence.staged(final)
-    _make(partial, fence)
+    _make(partial, fence, group)
     error: Exception | None = None
     try:
         share = _write_share(partial, roles)
     except Exception as caught:  # told to the others before it ends this rank
         error, share = caught, _Share({}, {}, f"{type(caught).__name__}: {caught}")
-    shares = distributed.gather_on_rank_0(share)
+    shares = distributed.gather_on_rank_0(share, group)
     outcome: Checkpoint | str = ""
     if shares is not None:
         try:
@@ -113,7 +115,7 @@ def save(
         except Exception as caught:
             error, outcome = error or caught, str(caught)
             shutil.rmtree(partial, ignore_errors=True)
-    outcome = distributed.broadcast_object(outcome)
+    outcome = distributed.broadcast_object(outcome, group)
     if error is not None:
         raise error
     if isinstance(outcome, str):
@@ -121,7 +123,7 @@ def save(
     return outcome
 
 
-def _make(partial: Path, fence: Fence | None) -> None:
+def _make(partial: Path, fence: Fence | None, group: distributed.Group) -> None:
     """Rank 0 makes the folder, which no other attempt writes to. Every rank calls it."""
     error: Exception | None = None
     if distributed.rank() == 0:
@@ -132,7 +134,7 @@ def _make(partial: Path, fence: Fence | None) -> None:
                 fence.check()
         except Exception as caught:
             error = caught
-    said = distributed.broadcast_object(None if error is None else f"{error}")
+    said = distributed.broadcast_object(None if error is None else f"{error}", group)
     if error is not None:
         raise error
     if said is not None:

@@ -191,7 +191,7 @@ def _sightings(
 
 def simulate(subject: Subject, options: argparse.Namespace) -> int:
     """Say what reading will cost."""
-    config, workers = subject.config, subject.config.resources.workers
+    config, workers = subject.config, subject.config.workers
     hosts, steps = options.hosts, options.steps or min(config.section(TrainingConfig).steps, STEPS)
     if hosts < 1 or steps < 1 or options.bandwidth <= 0:
         raise ValueError("--hosts, --steps and --bandwidth must be more than 0")

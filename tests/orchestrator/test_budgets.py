@@ -4,7 +4,7 @@ import pytest
 
 from orchestrator.compose import compose_one
 from orchestrator.config import BUDGETS, RecoveryConfig
-from orchestrator.job.attempts import Budgets
+from orchestrator.job.budgets import Budgets
 from orchestrator.job.failures import Explanation
 
 LOST = Explanation("worker_lost", 1, "a", "was killed by SIGKILL", "find who sent the signal")

@@ -1,0 +1,29 @@
+"""How a model writes: its logits become choices, its choices become text.
+
+generating.py   `generate` and `stream`: prompts in one pass, then a token at a time
+beams.py        `beam_search`: the likeliest continuations instead of drawn ones
+sampling.py     logits -> probabilities -> one token, as pure functions
+stepping.py     the pass over one new token per row, made fast
+text.py         tokens -> pieces of text as they come, and stop strings
+explaining.py   one choice taken apart, number by number
+"""
+
+from models.decoding.beams import Hypothesis, beam_search
+from models.decoding.explaining import Choice, explain
+from models.decoding.generating import Generated, generate, stream
+from models.decoding.sampling import Sampling, draw, row_seeds
+from models.decoding.text import TextStream
+
+__all__ = [
+    "Choice",
+    "Generated",
+    "Hypothesis",
+    "Sampling",
+    "TextStream",
+    "beam_search",
+    "draw",
+    "explain",
+    "generate",
+    "row_seeds",
+    "stream",
+]

@@ -1,0 +1,150 @@
+"""From logits to one token per row: pure functions, in the order in which they are applied.
+
+B rows, V vocabulary.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+TINY = torch.finfo(torch.float32).tiny  # a number below it becomes 0 where fp32 is divided by it
+U64 = 2**64
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What is done to the logits before a token is drawn, from top to bottom.
+
+    Raises:
+        ValueError: from the constructor, for a number that makes no sense.
+    """
+
+    repetition_penalty: float = 1.0
+    """A positive logit of a token that the row has already is divided by it, a negative one
+    multiplied (Keskar et al. 2019, section 4.1). 1 does nothing."""
+    temperature: float = 1.0
+    """What the logits are divided by; 0 takes the likeliest token."""
+    top_k: int | None = None
+    """Draw among the k likeliest tokens only. None: among all."""
+    top_p: float | None = None
+    """Draw among the fewest tokens with this probability together (Holtzman et al. 2020). None:
+    among all."""
+    min_p: float | None = None
+    """Draw among the tokens that are at least this times as likely as the likeliest one (Nguyen
+    et al. 2024). None: among all."""
+
+    def __post_init__(self) -> None:
+        """Check every number."""
+        if not 0 < self.repetition_penalty < math.inf:
+            raise ValueError(
+                f"repetition_penalty={self.repetition_penalty} must be above 0 and finite; "
+                "1 does nothing"
+            )
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature={self.temperature} must be at least 0 and finite")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k={self.top_k} must be at least 1; None draws among all tokens")
+        for name in ("top_p", "min_p"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1:
+                raise ValueError(f"{name}={value} must be above 0 and at most 1")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether nothing is drawn."""
+        return self.temperature == 0
+
+
+def draw(logits: Tensor, sampling: Sampling, seeds: Sequence[int], place: int) -> Tensor:
+    """Choose one token for each row of logits (B, V): int64 (B,).
+
+    A choice depends on the logits of its row, on the row's seed and on the place alone, so that a
+    row draws the same tokens in any company.
+
+    Args:
+        logits: after the repetition penalty; see `penalised`.
+        sampling: the settings.
+        seeds: B of them, see `row_seeds`.
+        place: which of its tokens a row draws, from 0.
+    """
+    if sampling.greedy:
+        return logits.max(-1).indices  # argmax takes three times as long on a CPU
+    uniforms = torch.tensor([uniform(seed, place) for seed in seeds], dtype=torch.float64)
+    return pick(probabilities(logits, sampling), uniforms.to(logits.device))
+
+
+def pick(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+    """Take the token in whose stretch of [0, 1) a number falls: int64 (B,).
+
+    The probabilities (B, V) are laid end to end, in the order of the tokens; uniforms (B,) are
+    float64 in [0, 1).
+    """
+    ends = probabilities.double().cumsum(-1)  # (B, V)
+    # The first end above the number: its own stretch is not empty.
+    return torch.searchsorted(ends, uniforms[:, None] * ends[:, -1:], right=True)[:, 0]
+
+
+def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Return the probability of each token (B, V), fp32, for logits (B, V); temperature above 0."""
+    # At most 0, so that a small temperature leads to -inf and never to inf, which becomes nan.
+    below = logits.float() - logits.float().max(-1, keepdim=True).values
+    return filtered(below / max(sampling.temperature, TINY), sampling).softmax(-1)
+
+
+def filtered(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Set the logits (B, V) of tokens that may not be drawn to -inf: top_k, then top_p, then min_p.
+
+    Each counts the probabilities that the one before has left. Equal logits at the edge of the k
+    likeliest are not all kept: exactly k remain.
+    """
+    top_k, top_p, min_p = sampling.top_k, sampling.top_p, sampling.min_p
+    if top_k is not None and top_k < logits.shape[-1]:
+        kept, index = logits.topk(top_k)  # (B, k)
+        logits = torch.full_like(logits, -torch.inf).scatter(-1, index, kept)
+    if top_p is not None and top_p < 1:
+        ordered, index = logits.sort(descending=True)  # (B, V)
+        shares = ordered.softmax(-1)
+        likelier = shares.cumsum(-1) - shares  # mass of all tokens before this one
+        ordered = ordered.masked_fill(likelier >= top_p, -torch.inf)
+        logits = torch.empty_like(logits).scatter(-1, index, ordered)
+    if min_p is not None:
+        # p >= min_p x the largest p, in logarithms: both are over the same sum.
+        least = logits.max(-1, keepdim=True).values + math.log(min_p)
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    return logits
+
+
+def penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Apply the repetition penalty to logits (B, V) where seen (B, V) is true."""
+    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+def chosen_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Return log softmax(logits (B, V)) at tokens (B,): fp32 (B,), in nats."""
+    logits = logits.float()
+    return logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+
+
+def row_seeds(seed: int, rows: int) -> list[int]:
+    """Return a seed for each of so many rows; row i has the same one whatever their number."""
+    return [_mixed(_mixed(seed) + row) for row in range(rows)]
+
+
+def uniform(seed: int, place: int) -> float:
+    """Return the number in [0, 1) with which a row of this seed draws its token number `place`.
+
+    32 bits of SplitMix64 (Steele et al. 2014), so that a product with it is never rounded up to
+    the whole.
+    """
+    return (_mixed(_mixed(seed) + place) >> 32) / 2**32
+
+
+def _mixed(value: int) -> int:
+    """Output number `value` of SplitMix64 from 0."""
+    z = (value + 1) * 0x9E3779B97F4A7C15 % U64
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % U64
+    z = (z ^ z >> 27) * 0x94D049BB133111EB % U64
+    return z ^ z >> 31

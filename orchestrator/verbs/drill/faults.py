@@ -1,0 +1,162 @@
+"""The harm that is done to a job, all of it from outside of its code."""
+
+import ctypes
+import os
+import resource
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+import psutil
+
+from orchestrator.record.checkpoints.finding import published
+from orchestrator.record.checkpoints.manifest import FOLDER
+from orchestrator.verbs.drill.rehearsal import Child, DrillError
+from orchestrator.verbs.ui import answers, choose_port, serve
+
+PAGE = 4096
+LAST_RANK = 1_000_000  # `Child.worker` takes the last one there is
+BUSY = "while True: pass"
+PTRACE_SEIZE, PTRACE_INTERRUPT = 0x4206, 0x4207  # linux/ptrace.h
+LOOK_S = 0.5
+
+
+def to_worker(number: signal.Signals) -> Callable[[Child], None]:
+    """A signal to the last rank: the others learn of it from the death of a peer."""
+    return lambda child: os.kill(child.worker(LAST_RANK), number)
+
+
+def to_driver(number: signal.Signals) -> Callable[[Child], None]:
+    """A signal to the process that the user started, and to no other."""
+
+    def inject(child: Child) -> None:
+        os.kill(child.pid, number)
+        if number == signal.SIGKILL:
+            child.process.wait()
+
+    return inject
+
+
+def hang(child: Child) -> None:
+    """The thread of the last rank that works most is stopped; its process is alive and answers.
+
+    As long as this process lives and the thread does: the kernel lets a tracer stop one thread.
+    Raises DrillError where it does not.
+    """
+    libc, thread = ctypes.CDLL(None, use_errno=True), _busiest(child.worker(LAST_RANK))
+    for request in (PTRACE_SEIZE, PTRACE_INTERRUPT):
+        if libc.ptrace(request, thread, None, None):
+            reason = os.strerror(ctypes.get_errno())
+            raise DrillError(f"thread {thread} can't be stopped: {reason}; only root may")
+
+
+def _busiest(pid: int) -> int:
+    """The thread of a process that computes most just now."""
+    process = psutil.Process(pid)
+    before = {thread.id: thread.user_time for thread in process.threads()}
+    time.sleep(LOOK_S)
+    spent = {t.id: t.user_time - before.get(t.id, t.user_time) for t in process.threads()}
+    busiest, _ = max(spent.items(), key=lambda thread: thread[1])
+    return int(busiest)
+
+
+def no_more_memory(child: Child) -> None:
+    """The last rank gets no more address space than it has."""
+    pid = child.worker(LAST_RANK)
+    hard = resource.prlimit(pid, resource.RLIMIT_AS)[1]
+    resource.prlimit(pid, resource.RLIMIT_AS, (psutil.Process(pid).memory_info().vms, hard))
+
+
+def flip(file: Path, at: int | None = None) -> None:
+    """Change one bit of a file, in its middle."""
+    size = file.stat().st_size
+    place = size // 2 if at is None else at
+    with file.open("r+b") as opened:
+        opened.seek(place)
+        (old,) = opened.read(1)
+        opened.seek(place)
+        opened.write(bytes([old ^ 1]))
+
+
+def newest_checkpoint(run: Path) -> Path:
+    """Raises DrillError unless there is one to fall back on, too."""
+    found = published(run / FOLDER)
+    if len(found) < 2:
+        raise DrillError(f"{run} has {len(found)} checkpoints; it needs two for this drill")
+    return found[-1]
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
+    """A disk of its own under `folder`. Raises DrillError where this user can't mount one."""
+    folder.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise DrillError(f"no disk could be mounted: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(file: Path) -> None:
+    """Write to a file until its disk is full."""
+    with file.open("wb", buffering=0) as opened:
+        try:
+            while True:
+                opened.write(bytes(PAGE))
+        except OSError:
+            return
+
+
+class TrackingServer:
+    """A real `mlflow server` on this machine, which may be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        """Choose its store and its port."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.database, self._log = folder / "server.db", folder / "server.log"
+        self.port = choose_port("127.0.0.1", None)
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._running = ExitStack()
+
+    def start(self) -> None:
+        """Start it, and return when it answers. Raises DrillError if it does not."""
+        output = self._running.enter_context(self._log.open("ab"))
+        store = f"sqlite:///{self.database}"
+        served = serve(store, "127.0.0.1", self.port, output)
+        self.process = self._running.enter_context(served)
+        if not answers(self.uri, self.process):
+            raise DrillError(f"mlflow server did not start; see {self._log}")
+
+    def kill(self) -> None:
+        """SIGKILL to it and all its workers."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self._running.close()
+
+
+@contextmanager
+def locked(database: Path) -> Iterator[None]:
+    """Nobody else reads or writes a SQLite store while the block runs."""
+    with closing(sqlite3.connect(database, timeout=60)) as store:
+        store.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+@contextmanager
+def busy_cores() -> Iterator[None]:
+    """Each core of this machine has another process that wants all of it."""
+    count = os.cpu_count() or 1
+    busy = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()

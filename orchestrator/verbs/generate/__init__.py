@@ -1,0 +1,1 @@
+"""`orchestrate generate`: what is typed in command.py, what is shown in the others."""
