@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from orchestrator.config.checks import check_choice
 
 PRECISIONS = ("fp32", "bf16")
+BUCKET = 50_000_000
+"""Elements of the buffers in which gradients are reduced and weights gathered: 200 MB in fp32.
+DeepSpeed's own 500 million would be most of the memory of a model of a billion parameters."""
 SUB_GROUP = 100_000_000
 """ZeRO 3: elements of the parts in which a rank makes and updates its fp32 weights; temporary
 memory is that of one part."""

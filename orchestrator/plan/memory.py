@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from orchestrator.config.engine import SUB_GROUP
+from orchestrator.config.engine import BUCKET, SUB_GROUP
 from orchestrator.stages.stage import RoleOutline
 
 
@@ -15,6 +15,9 @@ class Memory:
     optimizer: float = 0.0
     start: float = 0.0
     """The most that is held at once while the model is made."""
+    step: float = 0.0
+    """The most that DeepSpeed copies of them while it takes a step; freed again, but by then a
+    part of what the process has taken from its host."""
 
     @property
     def total(self) -> float:
@@ -28,6 +31,7 @@ class Memory:
             self.gradients + other.gradients,
             self.optimizer + other.optimizer,
             max(self.start, self.total + other.start),
+            max(self.step, other.step),
         )
 
 
@@ -56,6 +60,7 @@ def memory_of(role: RoleOutline, workers: int) -> Memory:
         weight * role.parameters / (workers if stage >= 2 else 1),
         kept * role.parameters / (workers if stage >= 1 else 1),
         _start(role, weight, workers),
+        _step(role, weight, workers) if engine.name == "deepspeed" else 0.0,
     )
 
 
@@ -82,6 +87,21 @@ def _start(role: RoleOutline, weight: int, workers: int) -> float:
     if weight == 2:
         return (2 + 4 + 4 + 4 * 2) * whole  # DeepSpeed takes a step with gradients of zero
     return 4 * whole
+
+
+def _step(role: RoleOutline, weight: int, workers: int) -> float:
+    """Bytes that DeepSpeed copies in a step of ZeRO 0 to 2: gradients in flat pieces, new weights.
+
+    Measured by tests/benchmarks/starting.py.
+    """
+    stage, whole = role.config.engine.sharding_stage, role.parameters
+    if stage == 3:
+        return 0.0
+    if not stage:  # gradients in one piece, to be summed over ranks; in bf16 then in fp32, too
+        return (weight + (4 if weight == 2 else 0)) * whole
+    bucket = weight * min(whole, BUCKET)
+    buckets = 1 if workers == 1 else 2 if stage == 1 else 3  # reduced, gathered; cut into parts
+    return buckets * bucket + (weight + (4 if weight == 2 else 0)) * whole / workers
 
 
 def _making(layer: int, weight: int, cut: int) -> float:

@@ -171,10 +171,11 @@ class Plan:
             if offloaded
         ]
         where = f", {' and '.join(host)} in host memory" if host else ""
+        copies = f"copies of {size(memory.step)} in a step; " if memory.step else ""
         return (
             f"{size(memory.total)} per worker: weights {size(memory.weights)}, gradients "
             f"{size(memory.gradients)}, optimizer {size(memory.optimizer)}{where}; "
-            f"at most {size(memory.start)} while it starts; "
+            f"at most {size(memory.start)} while it starts; {copies}"
             "activations and buffers come on top"
         )
 

@@ -1,8 +1,8 @@
 """Memory that starting a model takes per process, against what `plan` says.
 
 Each process imports torch and DeepSpeed and runs a tiny model, notes its resident memory, builds
-the engine, and notes the most it has had meanwhile (VmHWM) and what it holds after two steps. What
-the imports take is reported apart.
+the engine, and notes the most it has had meanwhile (VmHWM), and the most in two steps, whose
+activations are next to nothing. What the imports take is reported apart.
 
     python tests/benchmarks/starting.py [--million 110] [--stages 3] [--processes 1 2 4]
 
@@ -71,7 +71,7 @@ def save(model: GPTConfig, root: Path) -> Path:
 
 
 def start(role: RoleConfig, weights: Path | None) -> tuple[float, float, float]:
-    """Bytes of a process before, and its growth: most while starting, and after two steps."""
+    """Bytes of a process before, and its growth: most while starting, and in two steps."""
     import torch
 
     from orchestrator.training import checkpoint, engine
@@ -93,9 +93,10 @@ def start(role: RoleConfig, weights: Path | None) -> tuple[float, float, float]:
     forget()
     trainer = build(role.model, weights)
     peak = resident("VmHWM") - before
+    forget()
     for _ in range(2):
         step(trainer)
-    return before, peak, resident("VmRSS") - before
+    return before, peak, resident("VmHWM") - before
 
 
 def main() -> None:
@@ -110,7 +111,7 @@ def main() -> None:
     while parameters(model) < options.million * 1e6:
         model = replace(model, layers=model.layers + 1)
     print(f"{parameters(model):,} parameters, {largest_layer(model):,} in the largest layer")
-    print("megabytes per process: starting, planned, ratio; after two steps, planned")
+    print("megabytes per process: starting, planned, ratio; in two steps, planned, ratio")
     cases = product(
         options.processes,
         options.stages,
@@ -147,12 +148,14 @@ def measure(model: GPTConfig, cases: Iterable[tuple[Any, ...]], saved: Path) -> 
             figures = world.run(start, role, saved if origin == "checkpoint" else None)
         finally:
             world.stop()
-        before, peak, after = (max(column) / MB for column in zip(*figures, strict=True))
+        trained = plan.total + plan.step
+        before, peak, most = (max(column) / MB for column in zip(*figures, strict=True))
         print(
             f"{ranks} processes, ZeRO {stage}, {precision}, {'trained' if optim else 'frozen':7} "
             f"{origin:10} "
             f"{peak:6.0f} {plan.start / MB:6.0f} {peak / (plan.start / MB):5.2f}; "
-            f"{after:6.0f} {plan.total / MB:6.0f}; with imports {before:.0f} before",
+            f"{most:6.0f} {trained / MB:6.0f} {most / (trained / MB):5.2f}; "
+            f"with imports {before:.0f} before",
             flush=True,
         )
 

@@ -1,9 +1,10 @@
 """Throughput of `orchestrate run` with one worker against a bare PyTorch loop, and of tracking.
 
-The loop has the same model, batch, dtype and number of threads and nothing else. All contenders
-take turns in one session. Prints ratios of medians, with the range over the rounds.
+The loop has the same model, batch, dtype, number of threads and settings of malloc, and nothing
+else; with --workers 2 it is torch's DDP of two ranks on gloo. All contenders take turns in one
+session. Prints ratios of medians, with the range over the rounds.
 
-    python tests/benchmarks/throughput.py [--rounds 3] [--steps 25]
+    python tests/benchmarks/throughput.py [--rounds 3] [--steps 25] [--workers 2]
 """
 
 import argparse
@@ -14,32 +15,40 @@ import time
 
 sys.path.insert(0, str(__import__("pathlib").Path(__file__).parents[2]))
 
+from cluster.host.network import free_port
 from tests.benchmarks.runs import ROOT, run_job, scratch, spread, throughput
 
 SETTINGS = [
-    "resources=cpu1", "optim.warmup_steps=1", "stage.sample_tokens=0",
+    "optim.warmup_steps=1", "stage.sample_tokens=0",
     "stage.evaluate_every=100000", "stage.checkpoint_every=100000",
 ]  # fmt: skip
 BATCH, T, VOCAB = 12, 256, 4096
 
 
-def bare(precision: str, steps: int) -> float:
+def bare(precision: str, steps: int, rank: int, ranks: int, port: int) -> float:
     """Median tokens per second of a PyTorch loop over the default model; runs in this process."""
     import torch
+    import torch.distributed as dist
     import torch.nn.functional as F
 
     import models
     from models.configs import GPTConfig
+    from orchestrator.training.hostmemory import keep_freed_memory
 
+    keep_freed_memory()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     config = default_model()
     assert isinstance(config, GPTConfig)
     model = models.build(config)
+    if ranks > 1:
+        address = f"tcp://127.0.0.1:{port}"
+        dist.init_process_group("gloo", init_method=address, rank=rank, world_size=ranks)
+        model = torch.nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     rates = []
     for _ in range(steps):
-        rows = torch.randint(VOCAB, (BATCH, T + 1))
+        rows = torch.randint(VOCAB, (BATCH // ranks, T + 1))
         begun = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             logits = model(rows[:, :-1])
@@ -49,7 +58,23 @@ def bare(precision: str, steps: int) -> float:
         optimizer.step()
         optimizer.zero_grad()
         rates.append(BATCH * T / (time.perf_counter() - begun))
+    if ranks > 1:
+        dist.destroy_process_group()
     return statistics.median(rates[5:])
+
+
+def bare_in_processes(precision: str, steps: int, ranks: int) -> float:
+    """What `bare` says on the first of so many processes, one thread each."""
+    command = [sys.executable, __file__, "--bare", precision, "--steps", str(steps)]
+    command += ["--workers", str(ranks), "--port", str(free_port())]
+    processes = [
+        subprocess.Popen([*command, "--rank", str(rank)], cwd=ROOT, stdout=subprocess.PIPE)
+        for rank in range(ranks)
+    ]
+    told = [process.communicate()[0] for process in processes]
+    if any(process.returncode for process in processes):
+        raise SystemExit(f"{' '.join(command)} failed")
+    return float(told[0])
 
 
 def default_model() -> object:
@@ -73,24 +98,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--bare", choices=["fp32", "bf16"], help=argparse.SUPPRESS)
+    parser.add_argument("--workers", type=int, choices=[1, 2], default=1)
+    parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.bare:
-        print(bare(options.bare, options.steps))
+        place = options.rank, options.workers, options.port
+        print(bare(options.bare, options.steps, *place))
         return
     contenders: dict[str, list[float]] = {}
     with scratch() as outputs:
         for _ in range(options.rounds):
             for precision in ("fp32", "bf16"):
-                command = [sys.executable, __file__, "--bare", precision]
-                command += ["--steps", str(options.steps)]
-                told = subprocess.run(
-                    command, cwd=ROOT, capture_output=True, text=True, check=True
-                ).stdout
-                contenders.setdefault(f"bare {precision}", []).append(float(told))
+                alone = bare_in_processes(precision, options.steps, options.workers)
+                contenders.setdefault(f"bare {precision}", []).append(alone)
                 for name, extra in (("run", []), ("run, no tracking", ["tracking=none"])):
                     folder = run_job(
-                        outputs, *SETTINGS, f"engine.precision={precision}",
-                        f"stage.steps={options.steps}", *extra,
+                        outputs, *SETTINGS, f"resources=cpu{options.workers}",
+                        f"engine.precision={precision}", f"stage.steps={options.steps}", *extra,
                     )  # fmt: skip
                     rate = throughput(folder)
                     contenders.setdefault(f"{name} {precision}", []).append(rate)

@@ -164,6 +164,21 @@ def test_memory_counts_what_the_optimizer_keeps(optimizer, kept):
     assert plan.memory.optimizer == pytest.approx(4 * kept * plan.parameters)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_of_zero_copies_gradients_and_of_a_large_model_a_few_buckets(precision):
+    role = rough_plan(job()).outline.roles["model"]
+
+    def memory(workers, parameters, **engine):
+        config = replace(role.config, engine=EngineConfig(precision=precision, **engine))
+        return memory_of(replace(role, config=config, parameters=parameters), workers)
+
+    assert memory(1, 10**7, name="torch").step == 0
+    for stage in (1, 2):
+        small, large = (memory(n, n * 10**7, zero_stage=stage) for n in (1, 1000))
+        assert small.step >= small.gradients
+        assert large.step < 0.05 * large.weights
+
+
 def test_starting_takes_at_least_the_weights_and_under_zero_3_a_share_and_one_layer():
     for stage in range(4):
         for precision in ("fp32", "bf16"):

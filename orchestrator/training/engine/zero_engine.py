@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.config import EngineConfig, OptimConfig
-from orchestrator.config.engine import SUB_GROUP
+from orchestrator.config.engine import BUCKET, SUB_GROUP
 from orchestrator.training import distributed
 from orchestrator.training import optim as optimizers
 from orchestrator.training.engine import layouts, whole
@@ -17,10 +17,6 @@ from orchestrator.training.engine.sharding import Sharding
 from orchestrator.training.engine.torch_engine import cast, clip
 from orchestrator.training.materialise import materialise
 from orchestrator.training.state import Slice, StateReader, check_optimizer, check_parameters
-
-BUCKET = 50_000_000
-"""Elements of the buffers in which gradients are reduced and weights gathered: 200 MB in fp32.
-DeepSpeed's own 500 million would be most of the memory of a model of a billion parameters."""
 
 
 class ZeroEngine:
@@ -141,6 +137,9 @@ def zero_config(
         "reduce_bucket_size": BUCKET,
         "allgather_bucket_size": BUCKET,
         "sub_group_size": SUB_GROUP,
+        # At stage 1 gradients stay where the backward pass has put them: the buffer for them would
+        # be two more copies, for its own sake.
+        "contiguous_gradients": settings.sharding_stage > 1,
     }
     if settings.offload_optimizer and optim is not None:
         zero["offload_optimizer"] = {"device": "cpu"}
