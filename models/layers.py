@@ -22,7 +22,7 @@ WRITTEN_OUT_TOKENS = 256
 The backward pass of torch's kernel is slow there. With it, both passes took so many times as long
 as written out, with the bf16 instructions of AVX-512 and of AMX: 4.4 to 6.3 at 16 tokens, 2.9 to
 5.1 at 64, 1.1 to 1.6 at 256, 1.0 at 384, 0.9 at 512; without such instructions 0.5, and in fp32
-0.7 to 1.0 at any length. A rule that is measured on each machine would choose the same.
+0.4 to 1.0 at any length. A rule that is measured on each machine would choose the same.
 """
 
 

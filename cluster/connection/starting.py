@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,9 @@ def servers_alone() -> Iterator[None]:
             (Node, "start_log_monitor", lambda node: None),
             (Node, "start_api_server", lambda node, **options: None),
             (Node, "start_raylet", start_raylet),
+            # A signal to the group of this process, as by `timeout`, is not for the servers: they
+            # end when it does, and until then it may save.
+            (services, "ConsolePopen", partial(services.ConsolePopen, process_group=0)),
             (services, "_build_python_executable_command_memory_profileable", stand_in),
             # Whether there is a dashboard: the answer imports an HTTP server.
             (utils, "get_dashboard_dependency_error", lambda: ImportError("not asked for")),

@@ -17,6 +17,7 @@ from orchestrator.stages.run import Run
 from orchestrator.training import checkpoint
 from orchestrator.training.checkpoint import CheckpointError, Published, Retention
 from orchestrator.training.loop import Metrics, Spent, Trained
+from orchestrator.training.patience import CHECKPOINT, WRITING
 from orchestrator.training.roles import Role, build_role
 from orchestrator.training.selection import Selection
 
@@ -139,6 +140,7 @@ class Checkpoints:
         metrics = {k: v for k, v in measured.items() if k.startswith("validation/")}
         self._record |= {"metrics": metrics, **record}
         self._is_best = best
+        self._run.heart.beat(CHECKPOINT if self._stage.save_async else WRITING)
         self._saver.save(step, {role.name: role.saved for role in roles}, tokenizer, facts)
         if not self._stage.save_async:
             self.wait()
@@ -154,6 +156,7 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Return when nothing is being written any more. Raises what `should_stop` raises."""
+        self._run.heart.beat(WRITING)
         self._tell(self._saver.wait())
 
     def __enter__(self) -> Self:

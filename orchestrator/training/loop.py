@@ -27,7 +27,7 @@ from orchestrator.training.bad_loss import Losses
 from orchestrator.training.engine import Engine
 from orchestrator.training.objectives import Batch, MicroBatch, Objective, Summed
 from orchestrator.training.own_work import OwnWork
-from orchestrator.training.patience import CHECKPOINT, END, EVALUATION, STEP
+from orchestrator.training.patience import END, EVALUATION, STEP
 from orchestrator.training.selection import Selection
 
 Metrics = dict[str, float]
@@ -263,13 +263,11 @@ def fit(
                 exhausted = selection.exhausted
                 due |= exhausted or (best and schedule.save_best)
         if due:
-            heart.beat(CHECKPOINT)
             save(step)
             saved_step, saved_at = step, time.monotonic()
         if exhausted:
             break
     if saved_step != step:
-        heart.beat(CHECKPOINT)
         save(step)
     heart.beat(END)
     early = step < schedule.steps

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 
-STEP, EVALUATION = "step", "evaluation"
-"""What beats often: with every optimizer step, with every micro-batch of an evaluation."""
-CHECKPOINT, SAMPLING, END = "checkpoint", "sampling", "end"
-"""What is one long beat, as the start is."""
+STEP, EVALUATION, CHECKPOINT = "step", "evaluation", "checkpoint"
+"""What beats often, or is short: an optimizer step, a micro-batch of an evaluation, the begin of a
+checkpoint that is written in the background."""
+WRITING, SAMPLING, END = "writing", "sampling", "end"
+"""What is one long beat, as the start is: to wait for a disk, for one."""
 
 TIMES = 5  # the usual
 FIRST_S = 600.0  # the first of its kind: it may compile, and read from a cold disk
@@ -20,7 +21,7 @@ def limit_s(phase: str, usual_s: Mapping[str, float], least_s: float) -> float:
         usual_s: the median of what each phase has taken from beat to beat.
         least_s: the least there is.
     """
-    if phase not in (STEP, EVALUATION):
+    if phase not in (STEP, EVALUATION, CHECKPOINT):
         return max(LONG_S, least_s)
     usual = usual_s.get(phase)
     return max(FIRST_S if usual is None else TIMES * usual, least_s)

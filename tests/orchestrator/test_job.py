@@ -240,10 +240,13 @@ def test_ctrl_c_saves_a_checkpoint_and_resume_ends_as_an_uninterrupted_run(quick
 
 
 def test_sigterm_and_then_ctrl_c_stops_at_once(tmp_path, corpus):
-    """SIGTERM is heard by us and not by Ray, whose C++ would write a stack and abort."""
+    """SIGTERM is for us and not for Ray: its C++ would write a stack and abort, its servers end.
+
+    It goes to the whole process group, as from `timeout`.
+    """
     job = Job(tmp_path, corpus, "resources=cpu2", "stage.steps=3000", "tracking=none")
     job.until(lambda: "workers import" in job.screen)
-    job.process.terminate()
+    os.killpg(job.process.pid, signal.SIGTERM)
     job.until(lambda: "stopping before the first step; Ctrl-C stops now" in job.screen)
     job.interrupt()
     began = time.monotonic()

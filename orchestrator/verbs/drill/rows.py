@@ -16,7 +16,6 @@ from orchestrator.verbs.drill.outcome import Context, Outcome, failure_of
 from orchestrator.verbs.drill.rehearsal import Child, DrillError
 
 RUNNING_AGAIN_S, SEEN_HANGING_S = 25.0, 30.0
-FAULT_FREE = 1.05  # times the step of before, of a job whose tracking server is away
 MEGABYTE = 1 << 20
 
 
