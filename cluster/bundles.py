@@ -17,7 +17,7 @@ from cluster.worker import Record, Worker
 
 START_LIMIT_S = 120.0
 SAY_AFTER_S, SAY_EVERY_S = 5.0, 60.0
-TRY_S = 3.0  # for a size that there may be room for, where smaller ones would do
+TRY_S = 5.0  # for a size that there may be room for, where smaller ones would do
 HOLDER_WORDS = 4  # of a command line: the settings behind them may hold secrets
 
 

@@ -142,6 +142,7 @@ RULES = (
         ),
         # What torch says of code and settings that do not fit each other.
         pattern=r"cannot be multiplied|must match|size mismatch|shape mismatch|is invalid for input"
+        r"|errno (2|13|17|20|21)\b"
         r"|expected .* (but|got|same)|in loading state_dict|out of (range|bounds)"
         r"|not implemented for|does not require grad|backward through the graph|inplace operation"
         r"|not compatible with|invalid device ordinal|no kernel image|not compiled with",

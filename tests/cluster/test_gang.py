@@ -233,7 +233,7 @@ def test_inline_runs_in_this_process_as_rank_0_of_1(monkeypatch):
     monkeypatch.setenv("EXTRA", "given")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     records = Records()
-    payload, rank, _, world = run_inline(
+    payload, rank, _, world, _ = run_inline(
         send_and_return, 7, on_records=records, stop=threading.Event()
     )
     assert (payload, rank, world["WORLD_SIZE"]) == (7, 0, "1")

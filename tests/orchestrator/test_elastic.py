@@ -71,6 +71,9 @@ def test_a_job_goes_on_with_fewer_workers_and_with_more_and_leaves_on_notice_wit
     cluster, tmp_path, corpus, monkeypatch
 ):
     address, ask = cluster
+    monkeypatch.chdir(tmp_path)
+    # Not on the cluster: what prepares the data there holds room for a while.
+    assert typed("data", "prepare", *TINY, f"data.path={corpus}").code == 0
     saving = (f"stage.checkpoint_every={EVERY}", "tracking=none", *ENDLESS)
     job = Job(tmp_path / "job", corpus, *ELASTIC, *saving, RAY_ADDRESS=address)
 
@@ -80,7 +83,7 @@ def test_a_job_goes_on_with_fewer_workers_and_with_more_and_leaves_on_notice_wit
         lines, _ = read(job.run / "metrics.jsonl")
         return sum(line["attempt"] == begun for line in lines) > EVERY
 
-    job.until(lambda: job.steps_done() > EVERY)
+    job.until(lambda: job.steps_done() > EVERY and len(job.workers()) == 2)
     for number, word in enumerate(("lose", "add", "drain", "terminate"), 1):
         if word == "terminate":
             os.kill(job.workers()[0]["pid"], signal.SIGTERM)
@@ -111,7 +114,6 @@ def test_a_job_goes_on_with_fewer_workers_and_with_more_and_leaves_on_notice_wit
     losses, done = job.metric(), job.result["steps"]
     assert list(losses) == list(range(1, done + 1)), "each step once"
 
-    monkeypatch.chdir(tmp_path)
     inline = ("resources=inline", "resources.gpus_per_worker=0", "engine=torch", "tracking=none")
     words = (*TINY, f"data.path={corpus}", *inline, *ENDLESS, f"stage.steps={done}")
     assert typed("run", *words, f"stage.evaluate_every={done}").code == 0

@@ -337,7 +337,7 @@ def test_an_exception_in_one_rank_is_told_with_its_remedy_and_its_traceback_is_i
     assert (job.result["status"], job.result["checkpoint"]) == ("failed", None)
     assert job.result["attempts"] == 2, "the same error at the same step again ends it"
     assert job.events("gave_up")[0]["cause"] == "user_error"
-    assert "Error" in error["message"]
+    assert "Not a directory" in error["message"]
     assert "Traceback" not in job.screen
     log = job.run / "logs" / f"rank-{error['rank']}.log"
     assert "checkpoint/writing.py" in log.read_text()
