@@ -18,6 +18,7 @@ from cluster.worker import Record, Worker
 START_LIMIT_S = 120.0
 SAY_AFTER_S, SAY_EVERY_S = 5.0, 60.0
 TRY_S = 5.0  # for a size that there may be room for, where smaller ones would do
+WHOLE_S = 1  # Ray cuts fractions of a second off: asked for less, it does not wait at all
 HOLDER_WORDS = 4  # of a command line: the settings behind them may hold secrets
 
 
@@ -179,7 +180,7 @@ class Bundles:
         """
         group = self.ray.util.placement_group([self.placement.each] * size, strategy="PACK")
         try:
-            self._until(lambda: group.wait(timeout_seconds=POLL_S), limit_s)
+            self._until(lambda: group.wait(timeout_seconds=WHOLE_S), limit_s)
         except NoRoom:
             self.ray.util.remove_placement_group(group)
             if size == self.placement.sizes[-1]:
