@@ -241,6 +241,7 @@ class FeedForward(nn.Module):
         """Make the projections; with SwiGLU, `up` holds the gate and the value in one matrix."""
         super().__init__()
         self.gated = config.activation == "swiglu"
+        self.gelu = "none" if config.activation == "gelu_erf" else "tanh"  # torch's names
         self.dropout = Dropout(config.dropout)
         D, F = config.width, config.feed_forward_width
         self.up = Linear(D, 2 * F if self.gated else F, bias=config.bias, std=config.init_std)
@@ -253,7 +254,7 @@ class FeedForward(nn.Module):
             gate, value = hidden.chunk(2, -1)  # each (B, T, F)
             hidden = functional.silu(gate) * value
         else:
-            hidden = functional.gelu(hidden, approximate="tanh")
+            hidden = functional.gelu(hidden, approximate=self.gelu)
         dropped: Tensor = self.dropout(self.down(hidden))  # (B, T, D)
         return dropped
 
