@@ -184,7 +184,7 @@ class Attention(nn.Module):
             y = checkpoint(
                 self._mix_written_out, q, k, v, mask, use_reentrant=False, preserve_rng_state=False
             )
-        elif not drops and T == S and _is_faster_written_out(q):
+        elif not drops and T == S and is_faster_written_out(q):
             y = self._mix_written_out(q, k, v, mask)
         else:
             y = self._mix(q, k, v, mask)  # (B, H, T, K)
@@ -227,7 +227,7 @@ class Attention(nn.Module):
         return x if shared == 1 else x.repeat_interleave(shared, 1)
 
 
-def _is_faster_written_out(q: Tensor) -> bool:
+def is_faster_written_out(q: Tensor) -> bool:
     """Whether plain matrix products beat torch's kernel for q (B, H, T, K) and as many keys."""
     trained_in_bf16 = q.requires_grad and q.dtype == torch.bfloat16
     on_cpu = q.device.type == "cpu" and MULTIPLIES_BF16
