@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from models.configs import GPTConfig, LanguageModelConfig, MLPConfig, ModelConfig
+from models.configs import ByHandConfig, GPTConfig, LanguageModelConfig, MLPConfig, ModelConfig
 from models.configs.checks import did_you_mean
 from models.formulas.cost import Cost
 from models.formulas.gpt import gpt_cost
@@ -29,7 +29,7 @@ class Family:
     config: type[ModelConfig]
     """Its sizes and choices."""
     module: str
-    """MODULE:CLASS that is built from the config; imported when one is built."""
+    """MODULE:NAME of what builds it from the config; imported when one is built."""
     cost: Callable[[Any, int | None], Cost]
     """Its formulas: of the config and the tokenizer's vocabulary size, if known."""
 
@@ -37,6 +37,7 @@ class Family:
 MODELS = {
     "gpt": Family(GPTConfig, "models.gpt:GPT", gpt_cost),
     "mlp": Family(MLPConfig, "models.mlp:MLP", mlp_cost),
+    "mlp_by_hand": Family(ByHandConfig, "models.by_hand:twin", mlp_cost),
 }
 
 

@@ -2,27 +2,29 @@
 
 base.py   what every family has, and what families of one kind share
 gpt.py    a decoder-only Transformer
-mlp.py    layers of fully connected units
+mlp.py    layers of fully connected units; those whose gradients are written out by hand
 
 No torch here: the command line composes and checks a config before it imports anything heavy.
 """
 
 from models.configs.base import (
-    ClassifierConfig,
+    FeatureModelConfig,
     LanguageModelConfig,
     ModelConfig,
-    classifier,
     language,
+    of_features,
 )
 from models.configs.gpt import GPTConfig
-from models.configs.mlp import MLPConfig
+from models.configs.mlp import ByHandConfig, MLPConfig, PerceptronConfig
 
 __all__ = [
-    "ClassifierConfig",
+    "ByHandConfig",
+    "FeatureModelConfig",
     "GPTConfig",
     "LanguageModelConfig",
     "MLPConfig",
     "ModelConfig",
-    "classifier",
+    "PerceptronConfig",
     "language",
+    "of_features",
 ]

@@ -7,7 +7,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import build
-from models.configs import GPTConfig, MLPConfig, ModelConfig
+from models.configs import ByHandConfig, GPTConfig, MLPConfig, ModelConfig
 from models.cost import flops_per_sample, flops_per_token, largest_layer, parameters
 
 CHOICES = itertools.product(
@@ -37,7 +37,14 @@ CONFIGS = [
 ]
 
 
-MLPS = [MLPConfig(inputs=7, hidden=hidden, classes=3) for hidden in ([], [5], [11, 2, 9])]
+MLPS = [
+    *(
+        MLPConfig(inputs=7, hidden=hidden, outputs=3, bias=bias)
+        for hidden in ([], [5], [11, 2, 9])
+        for bias in (True, False)
+    ),
+    ByHandConfig(inputs=7, hidden=[5], outputs=3),
+]
 
 
 def test_parameters_and_the_largest_layer_are_those_of_the_built_module():
