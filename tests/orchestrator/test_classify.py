@@ -18,7 +18,7 @@ from orchestrator.config import EngineConfig, JobConfig, OptimConfig, ResourcesC
 from orchestrator.record.lines import read
 from orchestrator.stages.classify.driver import prepare
 from orchestrator.stages.classify.stage import ClassifyConfig
-from orchestrator.stages.examples.splits import PublishedExamples
+from orchestrator.stages.features.splits import PublishedExamples
 from orchestrator.stages.run import Run
 from orchestrator.training import checkpoint
 from tests.orchestrator.typed import refused, typed

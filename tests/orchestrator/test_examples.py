@@ -12,10 +12,10 @@ from data.files import DataError
 from data.order import Order
 from orchestrator.stages.classify import confusion
 from orchestrator.stages.classify.stage import ClassifyConfig
-from orchestrator.stages.examples.feed import evaluation, steps
-from orchestrator.stages.examples.sources import read_examples
-from orchestrator.stages.examples.splits import publish_examples, row_hashes
-from orchestrator.stages.examples.tables import Examples
+from orchestrator.stages.examples.feeding import evaluation, steps
+from orchestrator.stages.features.sources import read_examples
+from orchestrator.stages.features.splits import publish_examples, row_hashes
+from orchestrator.stages.features.tables import Examples
 
 GOOD = {"a": [1.5, 2.0, -0.0, 4.0], "b": [1, 0, 2, 3], "kind": [0, 1, 2, 1]}
 

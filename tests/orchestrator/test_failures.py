@@ -17,7 +17,7 @@ from orchestrator.job.failures import explain_failure
 from orchestrator.job.rank import Assignment, work
 from orchestrator.record import runfolder
 from orchestrator.record.fencing import Fence
-from orchestrator.stages.examples.splits import PublishedExamples, Standard
+from orchestrator.stages.features.splits import PublishedExamples, Standard
 from tests.orchestrator.typed import on, typed
 
 

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from models.by_hand import Network, Numbers
 from models.configs import ByHandConfig
-from models.cost import flops_per_sample
 from orchestrator.config import RoleConfig
 from orchestrator.stages.checkpoints import Savable
 from orchestrator.stages.classify.classification import Classification
@@ -51,7 +50,6 @@ class _Saved(NamedTuple):
     saved: SavedRole
 
 
-@dataclass
 class ByHand(Classification):
     """A classification run of a network by hand, in one process."""
 
@@ -72,7 +70,7 @@ class ByHand(Classification):
             self._read(checkpoint.open_role(best, "model"))
         return best is not None
 
-    def fit(self, from_step: int) -> Trained:
+    def loop(self, from_step: int) -> Trained:
         """Go down the gradient, mini-batch after mini-batch, to the last step or a stop.
 
         Metrics are recorded where something is due: a step takes some ten microseconds.
@@ -153,7 +151,7 @@ class ByHand(Classification):
     def _log(self, step: int, since: Since) -> None:
         """Record what was done since the last time."""
         spent, batch = self.checkpoints.spent, self.config.batch.step
-        spent.add(since.examples, flops_per_sample(self.role.model) * since.examples, since.seconds)
+        spent.add(since.examples, self.flops_per_example * since.examples, since.seconds)
         metrics = {
             "train/loss": since.loss / since.examples,
             "train/accuracy": since.right / since.examples,

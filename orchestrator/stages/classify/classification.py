@@ -4,7 +4,6 @@ B examples of a micro-batch, F features, C classes.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,24 +12,23 @@ from numpy.typing import NDArray
 
 from models.configs import of_features
 from orchestrator.stages.classify import confusion, mistakes
-from orchestrator.stages.examples.feed import Batch
-from orchestrator.stages.examples.training import ExamplesTraining, counted_part
+from orchestrator.stages.features.splits import Batch
+from orchestrator.stages.features.training import FeatureTraining, counted_part
 from orchestrator.training import distributed
 from orchestrator.training.engine import Engine
 from orchestrator.training.loop import Metrics
-from orchestrator.training.objectives import Summed, classification
+from orchestrator.training.objectives import Objective, Summed, classification
 
 
-@dataclass
-class Classification(ExamplesTraining):
+class Classification(FeatureTraining):
     """A classification run."""
 
     told: torch.Tensor | None = None
     """int64 (N, 2): label and predicted class of each validation example, as measured last."""
 
-    def loss(self, trainer: Engine, batch: Batch) -> Summed:
+    def objective(self) -> Objective[Batch]:
         """The negative log-likelihood of each label."""
-        return classification(*counted_part(trainer, batch))
+        return lambda trainer, batch: classification(*counted_part(trainer, batch))
 
     def measure(self) -> Metrics:
         """Loss, accuracy and confusion over the whole validation split. Every rank calls it."""

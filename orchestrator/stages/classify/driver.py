@@ -1,9 +1,9 @@
 """Classification in the process that starts the job."""
 
-from orchestrator.stages.examples.driving import ExamplesDriver
+from orchestrator.stages.features.driving import FeaturesDriver
 from orchestrator.stages.stage import Score, Shown
 
-_driver = ExamplesDriver(
+_driver = FeaturesDriver(
     training=(
         Shown("train/loss", "train loss {:.3f}"),
         Shown("train/accuracy", "train accuracy {:.1%}"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.stages.examples.splits import Split
+from orchestrator.stages.features.splits import Split
 
 MOST = 60
 COLUMNS = 10

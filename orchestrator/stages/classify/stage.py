@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from models.configs import ByHandConfig
-from orchestrator.stages.examples.section import ExamplesConfig
+from orchestrator.stages.features.section import FeaturesConfig
 
 if TYPE_CHECKING:
     from orchestrator.config.job import JobConfig
 
 
 @dataclass
-class ClassifyConfig(ExamplesConfig):
+class ClassifyConfig(FeaturesConfig):
     """Training of a classifier on rows of numbers, each with a label.
 
     Sets with a name: digits (scikit-learn's 1,797 of 8 x 8 pixels), mnist (70,000 of 28 x 28, from
@@ -23,7 +23,7 @@ class ClassifyConfig(ExamplesConfig):
     """
 
     measures: ClassVar[Mapping[str, str]] = {
-        **ExamplesConfig.measures,
+        **FeaturesConfig.measures,
         "validation/accuracy": "higher",
     }
     known: ClassVar[tuple[str, ...]] = (

@@ -5,7 +5,7 @@ from orchestrator.config import JobConfig
 from orchestrator.stages.classify import confusion
 from orchestrator.stages.classify.by_hand import ByHand
 from orchestrator.stages.classify.classification import Classification
-from orchestrator.stages.examples.splits import Inputs
+from orchestrator.stages.features.splits import Inputs
 from orchestrator.stages.result import Result
 from orchestrator.stages.run import Run
 

@@ -1,14 +1,7 @@
-"""What the stages share that work on examples: rows of numbers, each with what is to be told.
+"""What the stages share that count in examples: N of them, in epochs, each seen once an epoch.
 
-section.py     the settings they have in common
-sources.py     SOURCES, the sets of examples that have a name; every other one is a file
-tables.py      the columns of a table, with categories and missing values
-images.py      pictures and labels in MNIST's files, opened without unpickling what they say
-points.py      problems in the plane, drawn by number: any example of a stream at any time
-splits.py      the two splits, scaled and published
-feed.py        micro-batches of them, in the order in which they are seen
-driving.py     the stage in the process that starts the job
-resuming.py    whether a job can go on from a checkpoint
-training.py    what every rank does
-boundary.py    what a model says of each point of the plane, while it learns
+published.py  arrays that the driver publishes once, by content, and every rank opens
+feeding.py    the order in which they are seen, cut into steps, micro-batches and ranks
+resuming.py   a checkpoint's account of them, and whether a job can go on from it
+training.py   the parts of a run that trains on them, and what the loop calls back
 """

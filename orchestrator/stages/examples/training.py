@@ -1,133 +1,132 @@
-"""Training on examples, on every rank: what classification and regression have in common."""
+"""A run that trains on examples: its parts, and what the loop calls back."""
 
-from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from functools import cached_property
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
+from pathlib import Path
+from typing import Any, Generic
 
 from data.order import Order
-from models.cost import flops_per_sample
-from orchestrator.config import JobConfig, RoleConfig
+from orchestrator.config import JobConfig, RoleConfig, TrainingConfig
+from orchestrator.record.checkpoints import Checkpoint
 from orchestrator.stages.checkpoints import Checkpoints, Savable
-from orchestrator.stages.examples.boundary import Boundary
-from orchestrator.stages.examples.driving import examples_role
-from orchestrator.stages.examples.feed import Batch, evaluation, steps
-from orchestrator.stages.examples.resuming import FACTS, facts, start_position
-from orchestrator.stages.examples.section import ExamplesConfig
-from orchestrator.stages.examples.splits import Inputs, Split
+from orchestrator.stages.examples.feeding import Batch, Split, steps
+from orchestrator.stages.examples.resuming import FACTS, account
 from orchestrator.stages.run import Run
 from orchestrator.training import distributed
-from orchestrator.training.engine import Engine
 from orchestrator.training.hardware import device_name
-from orchestrator.training.loop import (
-    Metrics,
-    Schedule,
-    Totals,
-    Trained,
-    evaluate,
-    evaluating,
-    every,
-    fit,
-    once_an_epoch,
-)
-from orchestrator.training.objectives import Objective, Summed
+from orchestrator.training.loop import Metrics, Schedule, Trained, every, fit, once_an_epoch
+from orchestrator.training.objectives import Objective
 from orchestrator.training.optim import learning_rate
 from orchestrator.training.roles import Role
 
 
-@dataclass
-class ExamplesTraining(ABC):
-    """A run on examples: the parts of it, and what the loop calls back. Every rank has one."""
+class ExampleTraining(Generic[Batch]):
+    """What runs of all stages on examples have; a stage adds its examples and its evaluation."""
 
-    config: JobConfig
-    inputs: Inputs
-    run: Run
-    latest: Metrics = field(default_factory=dict)
-    """The last value of each metric."""
-    position: int = 0
-    """Examples trained on, counted over all epochs."""
+    tokenizer: Path | None = None
+    """Of the model, for its checkpoints; None where it reads no text."""
+    unit = "examples"
+    """What the weights of micro-batches count."""
 
-    def __post_init__(self) -> None:
-        """Make the model, open the examples, and go to where the run goes on.
+    def __init__(
+        self,
+        config: JobConfig,
+        run: Run,
+        role: RoleConfig,
+        train: Split[Batch],
+        fingerprint: str,
+        about: Mapping[str, Any],
+        flops_per_example: float,
+    ) -> None:
+        """Make the model, and go to where the run goes on.
 
-        Raises ValueError if the checkpoint belongs to another model or to other examples.
+        Args:
+            config: of the job.
+            run: as this rank sees it.
+            role: the model, with everything filled in.
+            train: examples to train on.
+            fingerprint: of all examples of the job.
+            about: what each checkpoint says of them besides.
+            flops_per_example: floating-point operations, forward and backward.
+
+        Raises:
+            ValueError: the checkpoint belongs to another model or to other examples.
         """
-        config, run = self.config, self.run
-        self.stage = config.section(ExamplesConfig)
-        self.role = examples_role(config, self.inputs)
-        self.examples: Split = self.inputs.open("train", run.cache)
-        self.validation: Split = self.inputs.open("validation", run.cache)
-        self.boundary = Boundary.of(self.inputs, run.cache)
+        self.config, self.run, self.role, self.train = config, run, role, train
+        self.stage = config.section(TrainingConfig)
+        self.fingerprint, self.about = fingerprint, about
+        self.flops_per_example = flops_per_example
+        self.latest: Metrics = {}  # the last value of each metric
+        self.position = 0  # examples trained on, counted over all epochs
         self.checkpoints = Checkpoints(run, config)
         if self.checkpoints.start is not None:
-            start = self.checkpoints.start
-            self.position = start_position(start, config, self.role.model, self.inputs)
-        self.make(self.role)
+            self.position = self.position_of(self.checkpoints.start)
+        self.make(role)
         self.checkpoints.resumed()
 
-    @abstractmethod
-    def loss(self, trainer: Engine, batch: Batch) -> Summed:
-        """The objective of a micro-batch."""
+    def make(self, role: RoleConfig) -> None:
+        """Make the model, as it is where the run goes on."""
+        self.model: Role = self.checkpoints.build("model", role, self.config)
 
-    @abstractmethod
-    def measure(self) -> Metrics:
-        """Measure the model on the validation split. Every rank calls it."""
+    @property
+    def savable(self) -> Savable:
+        """The model as checkpoints look at it."""
+        return self.model
+
+    def objective(self) -> Objective[Batch]:
+        """What is minimised."""
+        raise NotImplementedError
+
+    def position_of(self, start: Checkpoint) -> int:
+        """Where the run goes on. Raises ValueError if `start` is not of this model and data."""
+        raise NotImplementedError
+
+    def evaluate(self, step: int) -> Metrics:
+        """Measure the validation split, and record what was found. Every rank calls it."""
+        raise NotImplementedError
 
     @cached_property
     def order(self) -> Order:
         """Which example comes when."""
-        return Order(len(self.examples), self.config.seed, self.inputs.fingerprint)
+        return Order(len(self.train), self.config.seed, self.fingerprint)
 
     @property
     def schedule(self) -> Schedule:
         """When what is due."""
-        stage, optim, batch = self.stage, self.role.optim, self.config.batch
+        stage, optim = self.stage, self.role.optim
         assert optim is not None  # the role is trained
         often = stage.evaluate_every
+        epochs = once_an_epoch(len(self.train), self.config.batch.step)
         return Schedule(
             stage.steps,
-            once_an_epoch(len(self.examples), batch.step) if often is None else every(often),
+            epochs if often is None else every(often),
             every(stage.checkpoint_every),
             lambda step: learning_rate(optim, step, stage.steps),
             stage.checkpoint_every_minutes,
             stage.keep_best,
         )
 
-    def make(self, role: RoleConfig) -> None:
-        """Make the model, as it is where the run goes on."""
-        self.model: Role = self.checkpoints.build("model", role, self.config)
-
-    def carry_out(self) -> Trained:
-        """Train to the last step or until a stop; then the best model is back, if that is kept."""
+    def fit(self) -> Trained:
+        """Train to the last step, or until a stop."""
         from_step = self.checkpoints.from_step
         self.run.event("training", device=device_name(self.run.device), from_step=from_step)
         with self.checkpoints:
-            outcome = self.fit(from_step)
-        if self.restore_best():
-            self.measure()  # for what is shown of it; its metrics are on record
-        return outcome
+            return self.loop(from_step)
 
-    def restore_best(self) -> bool:
-        """Take back the weights of the best evaluation; whether they are others than these."""
-        return self.checkpoints.restore_best(self.model)
-
-    def fit(self, from_step: int) -> Trained:
-        """The loop."""
+    def loop(self, from_step: int) -> Trained:
+        """Take the steps after this one."""
         batch = self.config.batch
         ranks = distributed.rank(), distributed.world_size()
         return fit(
             self.model.engine,
-            self.loss,
-            steps(self.examples, self.order, self.position, batch.step, batch.micro, *ranks),
+            self.objective(),
+            steps(self.train, self.order, self.position, batch.step, batch.micro, *ranks),
             self.schedule,
             start_step=from_step,
             spent=self.checkpoints.spent,
-            flops_per_step=flops_per_sample(self.role.model) * batch.step,
+            flops_per_step=self.flops_per_example * batch.step,
             seed=self.config.seed,
-            unit="examples",
+            unit=self.unit,
             trained=self.trained,
             log=self.log,
             evaluate=self.evaluate,
@@ -144,55 +143,21 @@ class ExamplesTraining(ABC):
 
     def log(self, step: int, metrics: Metrics) -> None:
         """Record the metrics of an optimizer step, and how many epochs are done."""
-        metrics["train/epochs"] = self.position / self.inputs.train
-        self.record(step, metrics)
+        self.record(step, metrics | {"train/epochs": self.position / len(self.train)})
 
     def record(self, step: int, metrics: Metrics) -> None:
-        """Record metrics."""
+        """Record metrics, and keep the last value of each."""
         self.latest |= metrics
         self.run.log(step, metrics)
 
-    def evaluate(self, step: int) -> Metrics:
-        """Measure, and record that. Every rank calls it."""
-        metrics = self.measure()
-        self.record(step, metrics)
-        return metrics
-
-    def over_validation(self, objective: Objective[Batch]) -> Totals:
-        """The objective over the whole validation split. Every rank calls it."""
-        ranks = distributed.rank(), distributed.world_size()
-        shares = evaluation(self.validation, self.config.batch.micro, *ranks)
-        return evaluate(self.model.engine, objective, shares, self.run.heart)
-
-    def outputs(self, features: NDArray[np.float32]) -> torch.Tensor:
-        """What the model gives (n, O) for scaled features (n, F). Every rank calls it."""
-        with evaluating(self.model.engine):
-            found: torch.Tensor = self.model.engine.forward(
-                torch.from_numpy(features).to(self.run.device)
-            )
-        return found.float()
-
-    @property
-    def savable(self) -> Savable:
-        """The model as checkpoints look at it."""
-        return self.model
-
     def save(self, step: int) -> None:
         """Begin to publish the checkpoint of this step. Every rank calls it."""
+        facts = account(self.config, self.fingerprint, self.position, self.about)
         self.checkpoints.save(
             step,
             [self.savable],
-            None,
-            {FACTS: facts(self.config, self.inputs, self.position)},
+            self.tokenizer,
+            {FACTS: facts},
             self.latest,
             data_cursor=self.position,
         )
-
-
-def counted_part(trainer: Engine, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Outputs (n, O) and what was to be told (n, ...) of the examples of a batch that count."""
-    features, told, counted = (
-        torch.from_numpy(array).to(trainer.device)
-        for array in (batch.features, batch.labels, batch.counted)
-    )
-    return trainer.forward(features)[counted], told[counted]

@@ -1,9 +1,9 @@
 """Regression in the process that starts the job."""
 
-from orchestrator.stages.examples.driving import ExamplesDriver
+from orchestrator.stages.features.driving import FeaturesDriver
 from orchestrator.stages.stage import Score, Shown
 
-_driver = ExamplesDriver(
+_driver = FeaturesDriver(
     training=(Shown("train/loss", "train loss {:.3g}"),),
     evaluation=(
         Shown("validation/rmse", "validation rmse {:.4g}"),

@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from models.configs import ByHandConfig
-from orchestrator.stages.examples.section import ExamplesConfig
+from orchestrator.stages.features.section import FeaturesConfig
 
 if TYPE_CHECKING:
     from orchestrator.config.job import JobConfig
 
 
 @dataclass
-class RegressConfig(ExamplesConfig):
+class RegressConfig(FeaturesConfig):
     """Training of a model that tells a number from a row of numbers.
 
     Sets with a name: diabetes (scikit-learn's 442 patients, ten features) and maximum, the larger
     of two numbers.
     """
 
-    measures: ClassVar[Mapping[str, str]] = {**ExamplesConfig.measures, "validation/rmse": "lower"}
+    measures: ClassVar[Mapping[str, str]] = {**FeaturesConfig.measures, "validation/rmse": "lower"}
     known: ClassVar[tuple[str, ...]] = ("diabetes", "maximum")
 
     name: str = "regress"

@@ -3,7 +3,6 @@
 N examples, F features.
 """
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,17 +11,15 @@ from numpy.typing import NDArray
 from models.configs import MLPConfig
 from orchestrator.config import JobConfig
 from orchestrator.record.figures import COLORS, GRID, MUTED
-from orchestrator.stages.examples.feed import Batch
-from orchestrator.stages.examples.splits import Inputs, Split
-from orchestrator.stages.examples.training import ExamplesTraining, counted_part
+from orchestrator.stages.features.splits import Batch, Inputs, Split
+from orchestrator.stages.features.training import FeatureTraining, counted_part
 from orchestrator.stages.regress.kinks import formula, written_out
 from orchestrator.stages.regress.linear import apply, least_squares
 from orchestrator.stages.result import Result, Table
 from orchestrator.stages.run import Run
 from orchestrator.training import checkpoint, distributed
-from orchestrator.training.engine import Engine
 from orchestrator.training.loop import Metrics
-from orchestrator.training.objectives import Summed, squared_error
+from orchestrator.training.objectives import Objective, squared_error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,16 +44,17 @@ def regress(config: JobConfig, inputs: Inputs, run: Run) -> Result:
     )
 
 
-@dataclass
-class Regression(ExamplesTraining):
+class Regression(FeatureTraining):
     """A regression run. Losses are squared errors of scaled numbers, rmse is in their own unit."""
 
-    losses: list[tuple[int, float]] = field(default_factory=list)
-    """Step and training loss."""
+    def __init__(self, config: JobConfig, inputs: Inputs, run: Run) -> None:
+        """As any run on rows of numbers."""
+        self.losses: list[tuple[int, float]] = []  # step and training loss
+        super().__init__(config, inputs, run)
 
-    def loss(self, trainer: Engine, batch: Batch) -> Summed:
+    def objective(self) -> Objective[Batch]:
         """The squared error of each number."""
-        return squared_error(*counted_part(trainer, batch))
+        return lambda trainer, batch: squared_error(*counted_part(trainer, batch))
 
     def log(self, step: int, metrics: Metrics) -> None:
         """Record, and keep the loss for the picture."""
@@ -65,7 +63,7 @@ class Regression(ExamplesTraining):
 
     def measure(self) -> Metrics:
         """Squared error, and its root in the unit of what is told. Every rank calls it."""
-        metrics = self.over_validation(self.loss).metrics("validation")
+        metrics = self.over_validation(self.objective()).metrics("validation")
         root = metrics["validation/loss"] ** 0.5
         return metrics | {"validation/rmse": root * self.inputs.standard.target_std}
 
@@ -83,7 +81,7 @@ class Regression(ExamplesTraining):
             self._row(f"least squares{without}, closed form", best - told, held_best - held_told),
             self._row("the mean" if bias else "zero", mean - told, mean - held_told),
         ]
-        if self.stage.data == "maximum" and not bias:
+        if self.data == "maximum" and not bias:
             expected = f"{MAXIMUM_FLOOR:.4g}"
             rows.append(("any linear layers, mean over the square", expected, expected))
         columns = ("errors, root mean square", "training", "validation")
@@ -135,7 +133,7 @@ class Regression(ExamplesTraining):
         hidden, outputs = self._matrices()
         written = formula(*written_out(hidden, outputs[0]), standard.names)
         rows = [("this network", written)]
-        if self.stage.data == "maximum":
+        if self.data == "maximum":
             rows.append(("the larger of both", "x + (y - x)+"))
         return (Table("formula", ("", "written out; (z)+ is z above 0, and 0 below"), tuple(rows)),)
 

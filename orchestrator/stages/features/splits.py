@@ -4,24 +4,21 @@ N examples of a split, F features, B of them at a time, O numbers to tell.
 """
 
 import json
-import os
-import shutil
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.files import NotOnThisHost, publish
 from data.order import Ids, Words, mix, words
-from orchestrator.stages.examples import points
-from orchestrator.stages.examples.section import ExamplesConfig
-from orchestrator.stages.examples.tables import Examples, Labels, Numbers
+from orchestrator.stages.examples.published import folder_of, open_arrays, publish_arrays
+from orchestrator.stages.features import points
+from orchestrator.stages.features.section import FeaturesConfig
+from orchestrator.stages.features.tables import Examples, Labels, Numbers
 
-FOLDER = "examples"  # under the root of the cache
-ABOUT = "about.json"
 VERSION = 2  # of what is in a published folder
 DRAWN_FOR_VALIDATION = 500
 SHOWN = 300  # examples in a picture of the plane
@@ -32,18 +29,43 @@ Targets = Labels | NDArray[np.float32]
 """int64 (N,) of classes, or float32 (N, O) of a regression."""
 
 
-class Split(Protocol):
-    """The examples of a split."""
+@dataclass(frozen=True)
+class Batch:
+    """Examples of one forward pass."""
 
+    features: NDArray[np.float32]
+    """(B, F)."""
+    labels: Targets
+    """(B,) or (B, O)."""
+    sample_ids: Ids
+    """(B,): positions in the run; in an evaluation, places in the split."""
+    counted: NDArray[np.bool_]
+    """(B,): which are examples, and no filling."""
+
+    @property
+    def weight(self) -> int:
+        """Examples."""
+        return int(self.counted.sum())
+
+
+class Split(ABC):
+    """The examples of a split; see `Split` in stages/examples."""
+
+    @abstractmethod
     def __len__(self) -> int:
         """N."""
 
+    @abstractmethod
     def take(self, rows: Ids) -> tuple[NDArray[np.float32], Targets]:
         """Scaled features (B, F) and what is to be told (B, ...) of the examples in these rows."""
 
+    def batch(self, rows: Ids, sample_ids: Ids, counted: NDArray[np.bool_]) -> Batch:
+        """The micro-batch of the examples in these rows (B,)."""
+        return Batch(*self.take(rows), sample_ids, counted)
+
 
 @dataclass(frozen=True)
-class HeldSplit:
+class HeldSplit(Split):
     """Examples in memory, or mapped into it."""
 
     features: NDArray[np.float32]
@@ -124,7 +146,7 @@ class PublishedExamples(Inputs):
 
     def folder(self, cache: Path) -> Path:
         """Where they are under the root of a cache."""
-        return cache / FOLDER / self.fingerprint
+        return folder_of(self.fingerprint, cache)
 
     def files(self, cache: Path) -> tuple[Path, ...]:
         """The folder."""
@@ -139,18 +161,8 @@ class PublishedExamples(Inputs):
 
     def open(self, split: str, cache: Path) -> HeldSplit:
         """A split, mapped into memory."""
-        folder = self.folder(cache)
-        if not folder.is_dir():
-            raise NotOnThisHost(
-                f"{folder} is not there on {os.uname().nodename}; workers only open what the "
-                "driver has prepared: copy that folder here, or set ORCHESTRATE_CACHE=DIR to a "
-                "folder that all hosts see"
-            )
-        features, labels = (
-            np.load(folder / f"{split}-{what}.npy", mmap_mode="r")
-            for what in ("features", "labels")
-        )
-        return HeldSplit(features, labels)
+        names = (f"{split}-{what}" for what in ("features", "labels"))
+        return HeldSplit(*open_arrays(self.fingerprint, cache, *names))
 
 
 @dataclass(frozen=True)
@@ -176,7 +188,7 @@ class DrawnExamples(Inputs):
 
 
 @dataclass(frozen=True)
-class DrawnSplit:
+class DrawnSplit(Split):
     """Examples that are nowhere before they are asked for."""
 
     drawn: DrawnExamples
@@ -196,7 +208,7 @@ class DrawnSplit:
         return features, scaled.astype(np.float32)[:, None]
 
 
-def drawn_examples(stage: ExamplesConfig, seed: int, *, classes: bool) -> DrawnExamples:
+def drawn_examples(stage: FeaturesConfig, seed: int, *, classes: bool) -> DrawnExamples:
     """The examples of a problem in the plane; nothing is made but a look at some, for scaling.
 
     Raises:
@@ -237,7 +249,7 @@ def publish_examples(
         validation_fraction: share of the validation split, where they have none of their own.
         seed: of the cut.
         cache: root of the cache to publish in. None: only say what would be published.
-        scaling: see ExamplesConfig.
+        scaling: see FeaturesConfig.
 
     Raises:
         ValueError: a split would be empty, or the training split has a single label.
@@ -266,12 +278,8 @@ def publish_examples(
             scaled = (targets[rows] - standard.target_mean) / standard.target_std
             arrays[f"{name}-labels"] = scaled.astype(np.float32)
     about = {"version": VERSION, "classes": examples.classes, **asdict(standard)}
-    digest = sha256(json.dumps(about).encode())
-    for name, array in arrays.items():
-        digest.update(f"{name} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    found = PublishedExamples(
-        digest.hexdigest(),
+    return PublishedExamples(
+        publish_arrays(arrays, about, cache),
         len(train),
         len(held_out),
         standard,
@@ -279,9 +287,6 @@ def publish_examples(
         examples.shape,
         examples.plane,
     )
-    if cache is not None:
-        _write(found.folder(cache), arrays, about)
-    return found
 
 
 def _standard(
@@ -326,20 +331,3 @@ def row_hashes(examples: Examples, seed: int) -> Words:
         bits = numbers.view(np.uint64)
         hashed = mix(hashed ^ mix(bits))
     return hashed
-
-
-def _write(folder: Path, arrays: dict[str, NDArray[Any]], about: object) -> None:
-    if folder.is_dir():
-        return
-    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for name, array in arrays.items():
-        np.save(partial / f"{name}.npy", array)
-    (partial / ABOUT).write_text(json.dumps(about), encoding="utf-8")
-    try:
-        publish(partial, folder)
-    except OSError:
-        if not folder.is_dir():  # unless another job has published the same meanwhile
-            raise
-        shutil.rmtree(partial)

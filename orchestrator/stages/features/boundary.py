@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.stages.examples import points
-from orchestrator.stages.examples.splits import Inputs
+from orchestrator.stages.features import points
+from orchestrator.stages.features.splits import Inputs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

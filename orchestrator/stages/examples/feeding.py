@@ -1,39 +1,39 @@
-"""The examples of a split in micro-batches: those of training steps, and those of an evaluation.
+"""The order in which examples are seen, cut into steps, micro-batches and ranks.
 
-B examples of a micro-batch, F features, O numbers to tell.
+B examples of a micro-batch.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.order import Ids, Order
-from orchestrator.stages.examples.splits import Split, Targets
+from orchestrator.training.objectives import MicroBatch
+
+Batch = TypeVar("Batch", bound=MicroBatch)
+Made = TypeVar("Made", bound=MicroBatch, covariant=True)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Examples of one forward pass."""
+class Split(Protocol[Made]):
+    """Examples that micro-batches are made of."""
 
-    features: NDArray[np.float32]
-    """(B, F)."""
-    labels: Targets
-    """(B,) or (B, O)."""
-    sample_ids: Ids
-    """(B,): positions in the run; in an evaluation, places in the split."""
-    counted: NDArray[np.bool_]
-    """(B,): which are examples, and no filling."""
+    def __len__(self) -> int:
+        """Number of them."""
 
-    @property
-    def weight(self) -> int:
-        """Examples."""
-        return int(self.counted.sum())
+    def batch(self, rows: Ids, sample_ids: Ids, counted: NDArray[np.bool_]) -> Made:
+        """The micro-batch of some examples.
+
+        Args:
+            rows: (B,) their places in the split.
+            sample_ids: (B,) their positions in the run; in an evaluation, places in the split.
+            counted: bool (B,) which of them count; the others fill the batch up.
+        """
 
 
 def steps(
-    split: Split,
+    split: Split[Batch],
     order: Order,
     position: int,
     global_batch_size: int,
@@ -56,13 +56,14 @@ def steps(
         rank: takes every world_size-th micro-batch.
         world_size: number of ranks.
     """
+    counted = np.ones(micro, dtype=np.bool_)
     while True:
         line = np.arange(position, position + global_batch_size).reshape(-1, micro)
-        yield [_batch(split, order(own), own) for own in line[rank::world_size]]
+        yield [split.batch(order(own), own, counted) for own in line[rank::world_size]]
         position += global_batch_size
 
 
-def evaluation(split: Split, micro: int, rank: int, world_size: int) -> Iterator[Batch]:
+def evaluation(split: Split[Batch], micro: int, rank: int, world_size: int) -> Iterator[Batch]:
     """This rank's share of a whole split, each example once over all ranks.
 
     Every rank gets as many batches of the same sizes, as ZeRO 3 demands; what a rank lacks is
@@ -73,11 +74,4 @@ def evaluation(split: Split, micro: int, rank: int, world_size: int) -> Iterator
     for start in range(0, each, micro):
         own = places[start : start + micro]
         rows = np.minimum(own, len(split) - 1)
-        yield _batch(split, rows, rows, own < len(split))
-
-
-def _batch(
-    split: Split, rows: Ids, sample_ids: Ids, counted: NDArray[np.bool_] | None = None
-) -> Batch:
-    counted = np.ones(len(rows), dtype=np.bool_) if counted is None else counted
-    return Batch(*split.take(rows), sample_ids, counted)
+        yield split.batch(rows, rows, own < len(split))

@@ -31,7 +31,7 @@ GIVEN_SPLIT = ("mnist", "logic_and", "logic_or", "logic_xor")
 
 
 @dataclass
-class ExamplesConfig(TrainingConfig):
+class FeaturesConfig(TrainingConfig):
     """Training on rows of numbers, each with what is to be told."""
 
     changes: ClassVar[Mapping[str, Change]] = {

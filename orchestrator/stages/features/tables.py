@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from data.messages import counted, did_you_mean, listed
 from data.order import Ids
 from data.sources.table_files import table_parts
-from orchestrator.stages.examples.section import ExamplesConfig
+from orchestrator.stages.features.section import FeaturesConfig
 
 if TYPE_CHECKING:
     from pyarrow import ChunkedArray, Table
@@ -51,7 +51,7 @@ class Examples:
     """From where to where x and y reach, if the features are made of these coordinates."""
 
 
-def read_table(path: Path, stage: ExamplesConfig, label: str | None, *, classes: bool) -> Examples:
+def read_table(path: Path, stage: FeaturesConfig, label: str | None, *, classes: bool) -> Examples:
     """The examples in a table.
 
     Args:

