@@ -12,10 +12,10 @@ from torch.utils.checkpoint import checkpoint
 from models.cache import KVCache
 from models.configs import GPTConfig
 from models.dropout import Dropout, is_keyed
+from models.projection import on_bf16_cpu, project
 
 Rotary = tuple[Tensor, Tensor]
 
-MULTIPLIES_BF16 = torch.cpu._is_avx512_bf16_supported()
 WRITTEN_OUT_TOKENS = 256
 """Longest sequence whose bf16 attention is written out on a CPU when it is trained.
 
@@ -43,6 +43,10 @@ class Linear(nn.Linear):
         _draw_normal(self.weight, self.std)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x @ weight^T + bias: (..., outputs)."""
+        return project(x, self.weight, self.bias)
 
 
 class Embedding(nn.Embedding):
@@ -229,9 +233,7 @@ class Attention(nn.Module):
 
 def is_faster_written_out(q: Tensor) -> bool:
     """Whether plain matrix products beat torch's kernel for q (B, H, T, K) and as many keys."""
-    trained_in_bf16 = q.requires_grad and q.dtype == torch.bfloat16
-    on_cpu = q.device.type == "cpu" and MULTIPLIES_BF16
-    return trained_in_bf16 and on_cpu and q.shape[2] <= WRITTEN_OUT_TOKENS
+    return q.requires_grad and on_bf16_cpu(q, q.dtype) and q.shape[2] <= WRITTEN_OUT_TOKENS
 
 
 class FeedForward(nn.Module):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models import layers
+from models import layers, projection
 from models.cache import KVCache
 from models.configs import GPTConfig
 from models.layers import (
@@ -159,10 +159,10 @@ def test_attention_written_out_agrees_with_the_kernel(monkeypatch, T, kv_heads, 
         trained = [x, *attention.parameters()]
         return [y, *torch.autograd.grad((y * seen.to(y.dtype)).sum(), trained)]
 
-    monkeypatch.setattr(layers, "MULTIPLIES_BF16", False)
+    monkeypatch.setattr(projection, "MULTIPLIES_BF16", False)
     exact, by_kernel = both_ways(deepcopy(attention).double(), x.double()), both_ways(attention, x)
     assert len(calls) == 2
-    monkeypatch.setattr(layers, "MULTIPLIES_BF16", True)
+    monkeypatch.setattr(projection, "MULTIPLIES_BF16", True)
     found = both_ways(attention, x)
     assert len(calls) == (2 if T <= layers.WRITTEN_OUT_TOKENS else 3)
     for own, other, true in zip(found, by_kernel, exact, strict=True):
