@@ -20,8 +20,8 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return x (..., I) @ weight^T (I, O) + bias (O,), in the dtype that autocast asks for."""
     narrow, wide = sorted(weight.shape)
     dtype = matmul_dtype(x)
-    turn_round = on_bf16_cpu(x, dtype) and TRANSPOSED_FROM <= narrow <= wide // 2
-    if not (turn_round and weight.requires_grad):
+    pays = trains_on_cpu(weight) and on_bf16_cpu(x, dtype)
+    if not (pays and TRANSPOSED_FROM <= narrow <= wide // 2):
         return functional.linear(x, weight, bias)
     own = (weight,) if bias is None else (weight, bias)
     y: Tensor = _Projected.apply(*(t.to(dtype) for t in (x, *own)))  # type: ignore[no-untyped-call]
@@ -54,6 +54,12 @@ class _Projected(torch.autograd.Function):
         by_x = by_y @ weight if ctx.needs_input_grad[0] else None
         by_bias = (by_rows.sum(0),) if len(ctx.needs_input_grad) == 3 else ()
         return by_x, by_weight, *by_bias
+
+
+def trains_on_cpu(x: Tensor) -> bool:
+    """Whether a gradient by x, written by hand, pays: torch.compile makes its own of formulas."""
+    on_cpu = x.device.type == "cpu" and x.requires_grad and torch.is_grad_enabled()
+    return on_cpu and not torch.compiler.is_compiling()
 
 
 def on_bf16_cpu(x: Tensor, dtype: torch.dtype) -> bool:
