@@ -78,7 +78,7 @@ class Child:
 
     @property
     def folder(self) -> Path | None:
-        """Its run folder, before those of later runs, as their names tell. None: there is none yet."""
+        """Its run folder; those of later runs have later names. None: there is none yet."""
         new = set(self.outputs.glob("*/*/config.yaml")) - self.known
         return min((path.parent for path in new), default=None)
 
