@@ -193,7 +193,7 @@ def test_who_has_most_memory_in_a_box_is_killed_by_the_kernel_when_another_takes
     command = [*box.entering, "choom", "-n", "1000", "--", sys.executable, "-c", GREEDY]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as rank:
         assert rank.stdout.readline() == b"314572800\n"
-        box.fill()
+        box.fill(rank.pid)
         assert rank.wait(60) == -signal.SIGKILL
         box.close()
 
