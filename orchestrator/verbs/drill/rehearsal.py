@@ -78,9 +78,9 @@ class Child:
 
     @property
     def folder(self) -> Path | None:
-        """Its run folder. None: there is none yet."""
+        """Its run folder; those of later runs have later names. None: there is none yet."""
         new = set(self.outputs.glob("*/*/config.yaml")) - self.known
-        return next((path.parent for path in new), None)
+        return min((path.parent for path in new), default=None)
 
     @property
     def run(self) -> Path:
