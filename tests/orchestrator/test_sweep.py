@@ -59,6 +59,12 @@ def test_what_is_typed_beside_a_sweep_has_the_last_word(tmp_path, monkeypatch):
     own.mkdir(parents=True)
     (own / "mine.yaml").write_text("# mine\n- stage=classify\n- seed=1,2,3\n")
     (own / "wrong.yaml").write_text("optim: adam\n")
+    alternatives = "# both\n- stage=classify\n- [seed=1, seed=2 stage.steps=90]\n- optim=sgd,adam\n"
+    (own / "both.yaml").write_text(alternatives)
+    several = [job for job, _ in compose(["sweep=both", "-cd", str(own.parent)])]
+    assert [(job.seed, job.stage.steps, job.optim.name) for job in several] == [
+        *((1, 450, "sgd"), (1, 450, "adam"), (2, 90, "sgd"), (2, 90, "adam"))
+    ]
     assert [job.seed for job, _ in compose(["sweep=mine", "-cd", str(own.parent)])] == [1, 2, 3]
     monkeypatch.chdir(tmp_path)
     assert "did you mean logic?" in refused("run", "sweep=logik")
