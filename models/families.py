@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from models.configs import GPTConfig, LanguageModelConfig, MLPConfig, ModelConfig
+from models.configs import GPTConfig, HFConfig, LanguageModelConfig, MLPConfig, ModelConfig
 from models.configs.checks import did_you_mean
 from models.formulas.cost import Cost
 from models.formulas.gpt import gpt_cost
 from models.formulas.mlp import mlp_cost
+from models.hf.cost import hf_cost
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 NOT_ARCHITECTURE = (
     "weights",
     "weights_role",
+    "allow_pickle",
 )  # settings that say where a model comes from, not what it is
 
 
@@ -37,6 +39,7 @@ class Family:
 MODELS = {
     "gpt": Family(GPTConfig, "models.gpt:GPT", gpt_cost),
     "mlp": Family(MLPConfig, "models.mlp:MLP", mlp_cost),
+    "hf": Family(HFConfig, "models.hf.wrapped:HFModel", hf_cost),
 }
 
 

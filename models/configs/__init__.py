@@ -3,6 +3,7 @@
 base.py   what every family has, and what families of one kind share
 gpt.py    a decoder-only Transformer
 mlp.py    layers of fully connected units
+hf.py     a module of the package transformers
 
 No torch here: the command line composes and checks a config before it imports anything heavy.
 """
@@ -15,11 +16,13 @@ from models.configs.base import (
     language,
 )
 from models.configs.gpt import GPTConfig
+from models.configs.hf import HFConfig
 from models.configs.mlp import MLPConfig
 
 __all__ = [
     "ClassifierConfig",
     "GPTConfig",
+    "HFConfig",
     "LanguageModelConfig",
     "MLPConfig",
     "ModelConfig",

@@ -12,6 +12,7 @@ from models.decoding.beams import Hypothesis, beam_search
 from models.decoding.explaining import Choice, explain
 from models.decoding.generating import Generated, generate, stream
 from models.decoding.sampling import Sampling, draw, row_seeds
+from models.decoding.stepping import Writer
 from models.decoding.text import TextStream
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Hypothesis",
     "Sampling",
     "TextStream",
+    "Writer",
     "beam_search",
     "draw",
     "explain",

@@ -4,15 +4,14 @@ W beams, V vocabulary.
 """
 
 import heapq
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from models.cache import KVCache
 from models.decoding.generating import check, pad_left, prefill
-from models.decoding.stepping import Stepper
-from models.gpt import GPT
+from models.decoding.stepping import Writer, stepping
 
 
 @dataclass(frozen=True, order=True)
@@ -29,7 +28,7 @@ class Hypothesis:
 
 @torch.inference_mode()
 def beam_search(
-    model: GPT,
+    model: Writer,
     prompt: Sequence[int],
     max_new_tokens: int,
     *,
@@ -62,7 +61,7 @@ def beam_search(
     check(model, tokens, max_new_tokens, stop_tokens)
     cache = KVCache(tokens.shape[1] + max_new_tokens - 1)
     logprobs = prefill(model, tokens, cache).float().log_softmax(-1)  # (1, V)
-    stepper: Stepper | None = None
+    step: Callable[[torch.Tensor], torch.Tensor] | None = None
     rows: list[tuple[int, ...]] = [()]  # the tokens of each running beam
     sums = [0.0]  # their log-probabilities
     ended: list[Hypothesis] = []  # a heap of the best so far, the worst first
@@ -97,10 +96,10 @@ def beam_search(
         rows = [(*rows[beam], token) for _, beam, token in running]
         origins = torch.tensor([beam for _, beam, _ in running], device=tokens.device)
         cache.select(origins)
-        if stepper is None or len(origins) != len(logprobs):
-            stepper = Stepper(model, cache, len(origins), max_new_tokens - length)
+        if step is None or len(origins) != len(logprobs):
+            step = stepping(model, cache, len(origins), max_new_tokens - length)
         last = torch.tensor([row[-1] for row in rows], device=tokens.device)
-        logprobs = stepper.step(last).float().log_softmax(-1)  # (W, V)
+        logprobs = step(last).float().log_softmax(-1)  # (W, V)
     return sorted(ended, reverse=True)
 
 
