@@ -7,8 +7,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from models.configs import GPTConfig, HFConfig, LanguageModelConfig, MLPConfig, ModelConfig
+from models.configs import (
+    BertConfig,
+    GPTConfig,
+    HFConfig,
+    LanguageModelConfig,
+    MLPConfig,
+    ModelConfig,
+    TransformerConfig,
+)
 from models.configs.checks import did_you_mean
+from models.formulas.blocks import bert_cost, transformer_cost
 from models.formulas.cost import Cost
 from models.formulas.gpt import gpt_cost
 from models.formulas.mlp import mlp_cost
@@ -38,6 +47,8 @@ class Family:
 
 MODELS = {
     "gpt": Family(GPTConfig, "models.gpt:GPT", gpt_cost),
+    "transformer": Family(TransformerConfig, "models.transformer:Transformer", transformer_cost),
+    "bert": Family(BertConfig, "models.bert:Bert", bert_cost),
     "mlp": Family(MLPConfig, "models.mlp:MLP", mlp_cost),
     "hf": Family(HFConfig, "models.hf.wrapped:HFModel", hf_cost),
 }

@@ -213,7 +213,7 @@ class Attention(nn.Module):
                 self._mix_written_out, q, k, v, mask, use_reentrant=False, preserve_rng_state=False
             )
             return mixed
-        if not drops and q.shape[2] == k.shape[2] and _is_faster_written_out(q):
+        if not drops and q.shape[2] == k.shape[2] and is_faster_written_out(q):
             return self._mix_written_out(q, k, v, mask)
         return self._mix(q, k, v, mask)
 
@@ -252,7 +252,7 @@ class Attention(nn.Module):
         return x if shared == 1 else x.repeat_interleave(shared, 1)
 
 
-def _is_faster_written_out(q: Tensor) -> bool:
+def is_faster_written_out(q: Tensor) -> bool:
     """Whether plain matrix products beat torch's kernel for q (B, H, T, K) and as many keys."""
     trained_in_bf16 = q.requires_grad and q.dtype == torch.bfloat16
     on_cpu = q.device.type == "cpu" and MULTIPLIES_BF16
@@ -266,6 +266,7 @@ class FeedForward(nn.Module):
         """Make the projections; with SwiGLU, `up` holds the gate and the value in one matrix."""
         super().__init__()
         self.gated = config.activation == "swiglu"
+        self.gelu = "none" if config.activation == "gelu_erf" else "tanh"  # torch's names
         self.dropout = Dropout(config.dropout)
         D, F = config.width, config.feed_forward_width
         self.up = Linear(D, 2 * F if self.gated else F, bias=config.bias, std=config.init_std)
@@ -278,7 +279,7 @@ class FeedForward(nn.Module):
             gate, value = hidden.chunk(2, -1)  # each (B, T, F)
             hidden = functional.silu(gate) * value
         else:
-            hidden = functional.gelu(hidden, approximate="tanh")
+            hidden = functional.gelu(hidden, approximate=self.gelu)
         dropped: Tensor = self.dropout(self.down(hidden))  # (B, T, D)
         return dropped
 

@@ -2,6 +2,8 @@
 
 base.py   what every family has, and what families of one kind share
 gpt.py    a decoder-only Transformer
+blocks.py what models of whole-sequence blocks share: transformer.py, an encoder-decoder; bert.py,
+          an encoder for masked tokens
 mlp.py    layers of fully connected units
 hf.py     a module of the package transformers
 
@@ -15,17 +17,23 @@ from models.configs.base import (
     classifier,
     language,
 )
+from models.configs.bert import BertConfig
+from models.configs.blocks import BlocksConfig
 from models.configs.gpt import GPTConfig
 from models.configs.hf import HFConfig
 from models.configs.mlp import MLPConfig
+from models.configs.transformer import TransformerConfig
 
 __all__ = [
+    "BertConfig",
+    "BlocksConfig",
     "ClassifierConfig",
     "GPTConfig",
     "HFConfig",
     "LanguageModelConfig",
     "MLPConfig",
     "ModelConfig",
+    "TransformerConfig",
     "classifier",
     "language",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.cache import KVCache
 from models.decoding.sampling import Sampling, chosen_logprobs, draw, penalised, row_seeds
-from models.decoding.stepping import Writer, evaluating, stepping
+from models.decoding.stepping import TextModel, evaluating, stepping
 
 PADDING = 0  # stands before shorter prompts; any token would do, for nothing looks at it
 Prompts = Tensor | Sequence[Sequence[int]]
@@ -47,7 +47,7 @@ class Written:
 
 
 def generate(
-    model: Writer,
+    model: TextModel,
     prompts: Prompts,
     max_new_tokens: int,
     sampling: Sampling | None = None,
@@ -74,7 +74,7 @@ def generate(
 
 @torch.inference_mode()
 def stream(
-    model: Writer,
+    model: TextModel,
     prompts: Prompts,
     max_new_tokens: int,
     sampling: Sampling | None = None,
@@ -143,7 +143,7 @@ def stream(
         logits = step(last)
 
 
-def prefill(model: Writer, tokens: Tensor, cache: KVCache) -> Tensor:
+def prefill(model: TextModel, tokens: Tensor, cache: KVCache) -> Tensor:
     """Read prompts (B, T0) into an empty cache: the logits (B, V) behind them, and no others."""
     with evaluating(model):
         return model.next_logits(tokens, cache)
@@ -175,7 +175,7 @@ def pad_left(prompts: Prompts, device: torch.device) -> tuple[Tensor, Tensor | N
 
 
 def check(
-    model: Writer, tokens: Tensor, max_new_tokens: int, stop_tokens: Collection[int] = ()
+    model: TextModel, tokens: Tensor, max_new_tokens: int, stop_tokens: Collection[int] = ()
 ) -> None:
     """Raise ValueError for rows (B, T0) that cannot be continued so far by this model."""
     if max_new_tokens < 1:

@@ -32,7 +32,7 @@ FEW_STEPS = 16  # sorting takes as long as it saves in about 10
 MOST_SORTED_BYTES = 2**31  # of the second copy of the weights that sorting them takes
 
 
-class Writer(Protocol):
+class TextModel(Protocol):
     """A model that writes text."""
 
     @property
@@ -47,7 +47,7 @@ class Writer(Protocol):
         """Return the logits (B, V) behind the last of tokens (B, T), which continue the cache's."""
 
 
-def stepping(model: Writer, cache: KVCache, rows: int, steps: int) -> Callable[[Tensor], Tensor]:
+def stepping(model: TextModel, cache: KVCache, rows: int, steps: int) -> Callable[[Tensor], Tensor]:
     """Return the fastest way from tokens (B,), int64, to the logits (B, V) behind them.
 
     The arguments are those of `Stepper`, which is for attention by dot products alone.
@@ -63,7 +63,7 @@ def stepping(model: Writer, cache: KVCache, rows: int, steps: int) -> Callable[[
 
 
 @contextmanager
-def evaluating(model: Writer) -> Iterator[None]:
+def evaluating(model: TextModel) -> Iterator[None]:
     """Turn dropout off, and give each module its mode back."""
     own = cast(nn.Module, model)
     modes = [(module, module.training) for module in own.modules()]
@@ -127,7 +127,9 @@ class _Layer:
             _projection(layer.weight, layer.bias, sort, rows)
             for layer in (attention.qkv, attention.output, ffn.down)
         )
-        self.up = _projection(ffn.up.weight, ffn.up.bias, sort, rows, gelu=not ffn.gated)
+        self.up = _projection(
+            ffn.up.weight, ffn.up.bias, sort, rows, None if ffn.gated else ffn.gelu
+        )
 
     def __call__(
         self, x: Tensor, rotary: Rotary | None, cache: KVCache, mask: Tensor | None
@@ -155,17 +157,17 @@ class _Layer:
 
 
 def _projection(
-    weight: Tensor, bias: Tensor | None, sort: bool, rows: int, gelu: bool = False
+    weight: Tensor, bias: Tensor | None, sort: bool, rows: int, gelu: str | None = None
 ) -> Projection:
-    """x (B, inputs) -> x @ weight^T + bias, and its GELU if asked for."""
+    """x (B, inputs) -> x @ weight^T + bias, and the GELU of it where one is named."""
     if sort:
         # What torch.compile makes of a linear layer on a CPU, without its compiler.
         ops: Any = torch.ops.mkldnn
         mine = ops._reorder_linear_weight(weight.detach(), rows)
-        then, how = ("gelu", "tanh") if gelu else ("none", "")
+        then, how = ("gelu", gelu) if gelu else ("none", "")
         return lambda x: ops._linear_pointwise(x, mine, bias, then, [], how)
     if gelu:
-        return lambda x: functional.gelu(functional.linear(x, weight, bias), approximate="tanh")
+        return lambda x: functional.gelu(functional.linear(x, weight, bias), approximate=gelu)
     return lambda x: functional.linear(x, weight, bias)
 
 

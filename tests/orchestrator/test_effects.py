@@ -30,7 +30,7 @@ from data.config import (
 from data.sources import read_records, units_of
 from data.tokenizer import KINDS, TokenizerConfig, load_or_train
 from models import MODELS
-from models.configs import GPTConfig, MLPConfig
+from models.configs import BertConfig, GPTConfig, LanguageModelConfig, MLPConfig, TransformerConfig
 from models.configs.gpt import POSITIONS
 from orchestrator.compose import compose_one
 from orchestrator.config import (
@@ -210,14 +210,16 @@ def test_a_setting_of_an_optimizer_and_its_schedule_is_read_or_refused(name, sch
     "config",
     [
         *(GPTConfig(vocab_size=5, layers=1, width=8, positions=own) for own in POSITIONS),
+        *(kind(vocab_size=5, layers=1, width=8) for kind in (TransformerConfig, BertConfig)),
         MLPConfig(),
         MLPConfig(hidden=[]),
     ],
 )
 def test_a_setting_of_a_model_is_read_or_refused(config, watched):
-    text = isinstance(config, GPTConfig)
+    text = isinstance(config, LanguageModelConfig)
     inputs = torch.zeros(1, 3, dtype=torch.int64) if text else torch.zeros(1, 64)
-    models.build(config).train()(inputs)
+    texts = 2 if isinstance(config, TransformerConfig) else 1
+    models.build(config).train()(*[inputs] * texts)
     job = JobConfig(stage=PretrainConfig() if text else ClassifyConfig(), model=config)
 
     def attempt(name, value):

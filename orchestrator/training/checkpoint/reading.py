@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.configs import LanguageModelConfig, ModelConfig
-from models.decoding import Writer
+from models.decoding import TextModel
 from orchestrator.record.checkpoints.manifest import (
     Checkpoint,
     CheckpointError,
@@ -135,13 +135,13 @@ def load_model(checkpoint: Checkpoint, role: str | None = None) -> nn.Module:
     return _build(open_role(checkpoint, role), checkpoint.model_config(role))
 
 
-def load_writer(checkpoint: Checkpoint, role: str | None = None) -> Writer:
+def load_writer(checkpoint: Checkpoint, role: str | None = None) -> TextModel:
     """The model of a role that can write text. Raises CheckpointError for other models."""
     reader = open_role(checkpoint, role)
     return build_writer(reader, checkpoint.model_config(role), checkpoint.path)
 
 
-def build_writer(reader: StateReader, config: ModelConfig | None, source: Path) -> Writer:
+def build_writer(reader: StateReader, config: ModelConfig | None, source: Path) -> TextModel:
     """A model that can write text, with the weights that `reader` finds in `source`.
 
     Raises:
@@ -153,7 +153,7 @@ def build_writer(reader: StateReader, config: ModelConfig | None, source: Path) 
             f"{source} holds a model {family}, which does not write text; name one that "
             "predicts the next token, such as those of the family gpt"
         )
-    return cast(Writer, _build(reader, config))
+    return cast(TextModel, _build(reader, config))
 
 
 def _build(reader: StateReader, config: ModelConfig) -> nn.Module:

@@ -7,13 +7,13 @@ import math
 from collections.abc import Collection, Sequence
 
 from data import Tokenizer
-from models.decoding import Sampling, TextStream, Writer, beam_search, row_seeds, stream
+from models.decoding import Sampling, TextModel, TextStream, beam_search, row_seeds, stream
 
 BETWEEN = "\n---"  # two texts
 
 
 def write_and_print(
-    model: Writer,
+    model: TextModel,
     tokenizer: Tokenizer,
     rows: Sequence[Sequence[int]],
     room: int,
@@ -58,7 +58,7 @@ def write_and_print(
 
 
 def search_and_print(
-    model: Writer,
+    model: TextModel,
     tokenizer: Tokenizer,
     rows: Sequence[Sequence[int]],
     room: int,
