@@ -45,7 +45,8 @@ WORDS = {
     **{"P": "positions", "N": "features", "C": "classes"},
 }
 TRACED = "traced"
-"""Attribute of a module that names methods of it whose tensors are told, too; see Attention."""
+"""Attribute of a module: methods of it whose tensors are told, too, with names for what each
+returns; without any, what goes in is told by its own names, and what comes out by the method's."""
 BESIDE = "for "
 """Begins the kind of what goes into a traced method, side by side."""
 RESIDUAL = "residual"
@@ -112,7 +113,7 @@ def describe(config: ModelConfig, batch: int, length: int) -> Description:
     # A twin whose outer sizes are no other size of it tells what depends on which of them.
     taken = {*letters.values(), batch, length}
     primes = (n for n in range(10007, 99991) if n not in taken and _is_prime(n))
-    outer = {f.name: next(primes) for f in fields(config) if f.name in OUTER}
+    outer: dict[str, Any] = {f.name: next(primes) for f in fields(config) if f.name in OUTER}
     probe = replace(config, **outer)
     B = next(primes)
     few = (n for n in range(5003, 10007) if n not in taken and _is_prime(n))
@@ -202,28 +203,36 @@ def _run(
         for name, module in model.named_modules():
             if name:
                 hooks.callback(module.register_forward_hook(partial(noting, name)).remove)
-            for method in getattr(module, TRACED, ()):
+            for method, results in getattr(module, TRACED, {}).items():
                 plain = getattr(module, method)
-                setattr(module, method, _traced(plain, f"{name}.", note))
+                setattr(module, method, _traced(plain, results, f"{name}.", note))
                 hooks.callback(delattr, module, method)
         hooks.enter_context(torch.no_grad())
         hooks.enter_context(torch.device("meta"))
         # The kernels for attention have no count of operations on every device.
         hooks.enter_context(sdpa_kernel(SDPBackend.MATH))
         counter = hooks.enter_context(FlopCounterMode(display=False))
-        output = model(*_inputs(config, B, T))
+        output = model(*_inputs(model, config, B, T))
     note("logits" if not isinstance(config, ClassifierConfig) else "scores", "", output)
     return made, int(counter.get_total_flops())
 
 
 def _traced(
-    method: Callable[..., Any], where: str, note: Callable[[str, str, object], None]
+    method: Callable[..., Any],
+    results: Sequence[str],
+    where: str,
+    note: Callable[[str, str, object], None],
 ) -> Callable[..., Any]:
     """The method, which notes its tensors by the names that it has for them."""
     names = inspect.signature(method).parameters
 
     @wraps(method)
     def noting(*given: Any, **more: Any) -> Any:
+        if results:
+            result = method(*given, **more)
+            for name, value in zip(results, result, strict=True):
+                note(where + name, BESIDE + method.__name__, value)
+            return result
         tensors = {n: x for n, x in zip(names, given, strict=False) if isinstance(x, Tensor)}
         for name, value in tensors.items():
             note(where + name, BESIDE + method.__name__, value)
@@ -238,14 +247,13 @@ def _traced(
     return noting
 
 
-def _inputs(config: ModelConfig, B: int, T: int) -> tuple[Tensor, ...]:
-    """A batch without numbers."""
+def _inputs(model: nn.Module, config: ModelConfig, B: int, T: int) -> list[Tensor]:
+    """A batch without numbers: tokens for each text that the model asks for."""
     if isinstance(config, ClassifierConfig):
-        return (torch.zeros(B, config.inputs),)
+        return [torch.zeros(B, config.inputs)]
+    asked = inspect.signature(model.forward).parameters.values()
     tokens = torch.zeros(B, T, dtype=torch.int64)
-    if getattr(config, "task", "") == "seq2seq":
-        return (tokens, tokens)
-    return (tokens,)
+    return [tokens for each in asked if each.default is inspect.Parameter.empty]
 
 
 def _folded(rows: Sequence[Row]) -> Iterator[Row]:

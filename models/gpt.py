@@ -17,11 +17,13 @@ from models.layers import (
     Embedding,
     Linear,
     build_norm,
+    document_mask,
+    document_starts,
     rotary_table,
     sinusoidal_positions,
 )
 from models.loss import summed_loss, token_losses
-from models.masks import document_mask, document_starts, other_mask
+from models.masks import other_mask
 from models.scores import ScoredAttention
 
 

@@ -130,6 +130,24 @@ def _scaled(turns: Tensor, config: GPTConfig) -> Tensor:
     return turns * (kept + (1 - kept) / config.rotary_factor)
 
 
+def document_starts(documents: Tensor) -> Tensor:
+    """Return where the document of each token starts in its row, int64 (B, T).
+
+    A document is a run of equal ids in documents (B, T).
+    """
+    B, T = documents.shape
+    opens = documents.new_zeros((B, T), dtype=torch.int64)
+    place = torch.arange(1, T, device=documents.device)
+    opens[:, 1:] = place * (documents[:, 1:] != documents[:, :-1])
+    return opens.cummax(1).values
+
+
+def document_mask(starts: Tensor) -> Tensor:
+    """Return which tokens s a token t attends to, bool (B, 1, T, T): starts[t] <= s <= t."""
+    place = torch.arange(starts.shape[1], device=starts.device)
+    return (starts[:, None, :, None] <= place) & (place <= place[:, None])
+
+
 def rotate(x: Tensor, rotary: Rotary) -> Tensor:
     """Turn x (B, T, heads, K) by its positions (Su et al. 2021), in the dtype of x.
 
@@ -145,8 +163,8 @@ def rotate(x: Tensor, rotary: Rotary) -> Tensor:
 class Attention(nn.Module):
     """Causal self-attention; H query heads share G key and value heads (Ainslie et al. 2023)."""
 
-    traced = ("mix",)
-    """Methods whose tensors a description of the model tells, too."""
+    traced: ClassVar[dict[str, tuple[str, ...]]] = {"mix": ()}
+    """Methods whose tensors a description of the model tells, too (models/describing.py)."""
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         """Make the projections of one layer; `layer` is its place in the cache."""

@@ -10,24 +10,6 @@ from models.cache import KVCache
 from models.configs import GPTConfig
 
 
-def document_starts(documents: Tensor) -> Tensor:
-    """Return where the document of each token starts in its row, int64 (B, T).
-
-    A document is a run of equal ids in documents (B, T).
-    """
-    B, T = documents.shape
-    opens = documents.new_zeros((B, T), dtype=torch.int64)
-    place = torch.arange(1, T, device=documents.device)
-    opens[:, 1:] = place * (documents[:, 1:] != documents[:, :-1])
-    return opens.cummax(1).values
-
-
-def document_mask(starts: Tensor) -> Tensor:
-    """Return which tokens s a token t attends to, bool (B, 1, T, T): starts[t] <= s <= t."""
-    place = torch.arange(starts.shape[1], device=starts.device)
-    return (starts[:, None, :, None] <= place) & (place <= place[:, None])
-
-
 def other_mask(
     config: GPTConfig, columns: Tensor, cache: KVCache | None, starts: Tensor | None = None
 ) -> Tensor | None:

@@ -63,7 +63,7 @@ def stepping(model: TextModel, cache: KVCache, rows: int, steps: int) -> Callabl
 
 
 @contextmanager
-def evaluating(model: TextModel) -> Iterator[None]:
+def evaluating(model: object) -> Iterator[None]:
     """Turn dropout off, and give each module its mode back."""
     own = cast(nn.Module, model)
     modes = [(module, module.training) for module in own.modules()]

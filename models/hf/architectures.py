@@ -68,6 +68,8 @@ HEADS = {"gpt2": "GPT2LMHeadModel"} | {
 """The class of transformers that predicts text with each."""
 
 
+GELUS = {"gelu_pytorch_tanh": "gelu", "gelu_new": "gelu", "gelu": "gelu_erf"}
+"""Theirs of GPT-2, and ours; where two are one, the last is the usual."""
 SEQ2SEQ = ("t5", "mt5", "marian", "bart", "mbart", "pegasus")
 LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 """Where a config.json tells the longest sequence."""
@@ -124,7 +126,7 @@ def config_of(plain: Plain) -> LanguageModelConfig:
 def _of_gpt2(own: Plain) -> GPTConfig:
     for name in ("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "add_cross_attention"):
         _refuse_unless(own, name, (DEFAULTS["gpt2"][name],))
-    _refuse_unless(own, "activation_function", ("gelu_new", "gelu_pytorch_tanh"))
+    _refuse_unless(own, "activation_function", tuple(GELUS))
     drops = {float(own[name]) for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop")}
     return GPTConfig(
         vocab_size=own["vocab_size"],
@@ -133,6 +135,7 @@ def _of_gpt2(own: Plain) -> GPTConfig:
         width=own["n_embd"],
         heads=own["n_head"],
         ffn_width=own["n_inner"],
+        activation=GELUS[own["activation_function"]],
         tied_embedding=own["tie_word_embeddings"],
         norm_eps=own["layer_norm_epsilon"],
         dropout=drops.pop() if len(drops) == 1 else 0.0,
@@ -224,11 +227,13 @@ def to_theirs(config: GPTConfig) -> dict[str, Any]:
     if config.positions == "rotary":
         return _to_llama(config)
     for name, ours in (
-        *(("norm", "layernorm"), ("positions", "learned"), ("activation", "gelu")),
-        *(("bias", True), ("qk_norm", False), ("mask", "causal")),
+        *(("norm", "layernorm"), ("positions", "learned"), ("bias", True)),
+        *(("qk_norm", False), ("mask", "causal")),
     ):
         if getattr(config, name) != ours:
             raise NotOurs(f"model.{name}={getattr(config, name)} has no place in GPT-2: {ours}")
+    if config.activation not in GELUS.values():
+        raise NotOurs(f"model.activation={config.activation} has no place in GPT-2: gelu")
     if config.key_value_heads != config.heads or config.heads * config.head_width != config.width:
         raise NotOurs("model.kv_heads and model.head_dim have no place in GPT-2; set both to null")
     if config.qkv_bias is False:
@@ -240,7 +245,7 @@ def to_theirs(config: GPTConfig) -> dict[str, Any]:
         "n_layer": config.layers,
         "n_head": config.heads,
         "n_inner": config.ffn_width,
-        "activation_function": "gelu_new",
+        "activation_function": {ours: theirs for theirs, ours in GELUS.items()}[config.activation],
         "layer_norm_epsilon": config.norm_eps,
         "tie_word_embeddings": config.tied_embedding,
         **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), config.dropout),

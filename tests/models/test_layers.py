@@ -12,10 +12,11 @@ from models.configs import GPTConfig
 from models.layers import (
     Attention,
     FeedForward,
+    document_mask,
+    document_starts,
     rotate,
     sinusoidal_positions,
 )
-from models.masks import document_mask, document_starts
 
 
 def slow_attention(attention, x, rotary_base=None):

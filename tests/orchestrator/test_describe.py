@@ -27,9 +27,8 @@ def test_a_model_is_told_in_shapes_counts_operations_and_bytes_and_drawn(tmp_pat
     told = sum(int(numbers.replace(",", "")) * int(times or 1) for numbers, times in rows)
     assert told == count
     flops = flops_per_token(config.model, 256, 300)
-    assert re.search(
-        rf"forward, counted +{flops / 3:,.0f}\nbackward +{flops * 2 / 3:,.0f}\n", answer.out
-    )
+    said = rf"forward, counted +{flops / 3:,.0f}\nbackward +{flops * 2 / 3:,.0f}\n"
+    assert re.search(said, answer.out)
     for line in (r"blocks x 2 +Block", r"\bq .*\(B, H, T, K\)", r"⊕─╯ added", r"ZeRO 3 +\d"):
         assert re.search(line, answer.out), line
     drawing = ElementTree.parse("model.svg").getroot()

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from data import Tokenizer
 from data.files import write_text_atomic
 from models.configs import GPTConfig, HFConfig, ModelConfig
@@ -32,8 +34,8 @@ def write_hugging_face(checkpoint: Checkpoint, role: str | None, folder: Path) -
     shapes = {part.name: part.shape for own in made_of.values() for part in own}
     with TensorWriter(folder / "model.safetensors", shapes, {"format": "pt"}) as file:
         for name, own in made_of.items():
-            rows = [part.ours[0] for part in own]
-            for part, tensor in zip(own, read_whole(reader, name).split(rows), strict=True):
+            whole, rows = read_whole(reader, name), [part.ours[0] for part in own]
+            for part, tensor in zip(own, torch.split(whole, rows), strict=True):
                 file.write_tensor((tensor.T if part.transposed else tensor).contiguous())
     if checkpoint.tokenizer is not None:
         plain |= _write_tokenizer(Tokenizer.load(checkpoint.tokenizer), folder, config)

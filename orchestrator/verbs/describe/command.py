@@ -136,7 +136,7 @@ def _memory(config: "JobConfig", name: str, model: "ModelConfig") -> list[str]:
     role, workers = config.role(name), config.workers
     optim = role.optim or OptimConfig()
     title = f"bytes per worker, of {workers}; {role.engine.precision}, {optim.name}"
-    cells = [(title, "weights", "gradients", "optimizer", "together")]
+    cells: list[tuple[str, ...]] = [(title, "weights", "gradients", "optimizer", "together")]
     for stage in range(4):
         engine = replace(
             role.engine,
