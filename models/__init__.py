@@ -7,6 +7,7 @@ gpt.py        a decoder-only Transformer, of layers.py, with a cache.py of keys 
 decoding/     how it writes: sampling, beams, streams of text
 blocks.py     attention over whole sequences, in transformer.py, an encoder-decoder, and bert.py
 mlp.py        layers of fully connected units
+by_hand.py    the same in numpy, with the equations of back-propagation written out
 dropout.py    dropout that belongs to the sample
 
 Importing this package does not import torch; `build` does.

@@ -6,6 +6,7 @@ F feed-forward width.
 """
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn

@@ -4,7 +4,7 @@ All of it is read off the built module, on the meta device, where a forward pass
 numbers: a family needs nothing of its own here. Shapes are told twice, in numbers and in letters:
 
 B batch, T time (tokens), D model width, H query heads, G key and value heads, K head width,
-F feed-forward width, V vocabulary, P positions, N inputs, C classes.
+F feed-forward width, V vocabulary, P positions, N inputs, C outputs.
 """
 
 import inspect
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.configs import ClassifierConfig, ModelConfig
+from models.configs import FeatureModelConfig, ModelConfig
 from models.families import build
 
 Shape = tuple[int, ...]
@@ -34,15 +34,15 @@ LETTERS = {
     "K": ("head_width", "head_dim", "d_kv"),
     "P": ("max_positions",),
     "N": ("inputs",),
-    "C": ("classes",),
+    "C": ("outputs",),
 }
 """The settings that a letter stands for, in ours or in those of transformers."""
-OUTER = ("vocab_size", "max_positions", "inputs", "classes")
+OUTER = ("vocab_size", "max_positions", "inputs", "outputs")
 """Settings that may have any value, whatever the others are."""
 WORDS = {
-    **{"B": "sequences", "T": "tokens of each", "D": "width", "V": "tokens of the vocabulary"},
+    **{"B": "samples", "T": "tokens of each", "D": "width", "V": "tokens of the vocabulary"},
     **{"F": "feed-forward", "H": "heads", "G": "key and value heads", "K": "per head"},
-    **{"P": "positions", "N": "features", "C": "classes"},
+    **{"P": "positions", "N": "features", "C": "outputs"},
 }
 TRACED = "traced"
 """Attribute of a module: methods of it whose tensors are told, too, with names for what each
@@ -213,7 +213,7 @@ def _run(
         hooks.enter_context(sdpa_kernel(SDPBackend.MATH))
         counter = hooks.enter_context(FlopCounterMode(display=False))
         output = model(*_inputs(model, config, B, T))
-    note("logits" if not isinstance(config, ClassifierConfig) else "scores", "", output)
+    note("outputs" if isinstance(config, FeatureModelConfig) else "logits", "", output)
     return made, int(counter.get_total_flops())
 
 
@@ -249,7 +249,8 @@ def _traced(
 
 def _inputs(model: nn.Module, config: ModelConfig, B: int, T: int) -> list[Tensor]:
     """A batch without numbers: tokens for each text that the model asks for."""
-    if isinstance(config, ClassifierConfig):
+    if isinstance(config, FeatureModelConfig):
+        assert config.inputs is not None  # nothing could be built without
         return [torch.zeros(B, config.inputs)]
     asked = inspect.signature(model.forward).parameters.values()
     tokens = torch.zeros(B, T, dtype=torch.int64)
@@ -286,7 +287,7 @@ def _tree(name: str, path: str, module: nn.Module | None, rows: Sequence[Row]) -
         title = child.partition(".")[0]
         new = _tree(title, prefix + child, held, rows)
         last = parts[-1] if parts else None
-        if last is not None and (last.name, last.kind, last.parts) == (title, new.kind, new.parts):
+        if last is not None and replace(last, repeated=1) == new:
             parts[-1] = replace(last, repeated=last.repeated + 1)
             continue
         if child in getattr(module, RESIDUAL, ()):

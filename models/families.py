@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from models.configs import (
     BertConfig,
+    ByHandConfig,
     GPTConfig,
     HFConfig,
     LanguageModelConfig,
@@ -40,7 +41,7 @@ class Family:
     config: type[ModelConfig]
     """Its sizes and choices."""
     module: str
-    """MODULE:CLASS that is built from the config; imported when one is built."""
+    """MODULE:NAME of what builds it from the config; imported when one is built."""
     cost: Callable[[Any, int | None], Cost]
     """Its formulas: of the config and the tokenizer's vocabulary size, if known."""
 
@@ -50,6 +51,7 @@ MODELS = {
     "transformer": Family(TransformerConfig, "models.transformer:Transformer", transformer_cost),
     "bert": Family(BertConfig, "models.bert:Bert", bert_cost),
     "mlp": Family(MLPConfig, "models.mlp:MLP", mlp_cost),
+    "mlp_by_hand": Family(ByHandConfig, "models.by_hand:twin", mlp_cost),
     "hf": Family(HFConfig, "models.hf.wrapped:HFModel", hf_cost),
 }
 

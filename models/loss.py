@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from models.projection import matmul_dtype
+
 LOGITS_BYTES = 2**27
 """Most bytes of fp32 logits that are held at once. Fewer save little, and cost a pass over the
 gradient of the head for each chunk."""
@@ -31,7 +33,7 @@ def token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
         head: (V, D), the weights of the output layer.
         targets: (B, T) int64.
     """
-    dtype = _matmul_dtype(hidden)
+    dtype = matmul_dtype(hidden)
     rows, wanted = hidden.flatten(0, 1).to(dtype), targets.flatten()
     parts = [
         checkpoint(
@@ -65,7 +67,7 @@ def summed_loss(
         label_smoothing: share of each label that all tokens get alike (Szegedy et al. 2016,
             section 7), as in torch's cross_entropy.
     """
-    rows = hidden.flatten(0, 1).to(_matmul_dtype(hidden))
+    rows = hidden.flatten(0, 1).to(matmul_dtype(hidden))
     mask = torch.ones_like(targets, dtype=torch.bool) if loss_mask is None else loss_mask
     loss: Tensor = _SummedLoss.apply(  # type: ignore[no-untyped-call]
         rows, head, bias, targets.flatten(), mask.flatten(), label_smoothing
@@ -166,9 +168,3 @@ def _chunks(rows: int, vocabulary: int, most: int) -> Iterator[slice]:
     """Slices of so many rows that their fp32 logits take at most so many bytes; one at least."""
     size = max(1, most // (4 * vocabulary))
     return (slice(start, start + size) for start in range(0, rows, size))
-
-
-def _matmul_dtype(x: Tensor) -> torch.dtype:
-    """What a matrix product of x is computed in: autocast's, else its own."""
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

@@ -4,36 +4,38 @@ base.py   what every family has, and what families of one kind share
 gpt.py    a decoder-only Transformer
 blocks.py what models of whole-sequence blocks share: transformer.py, an encoder-decoder; bert.py,
           an encoder for masked tokens
-mlp.py    layers of fully connected units
+mlp.py    layers of fully connected units; those whose gradients are written out by hand
 hf.py     a module of the package transformers
 
 No torch here: the command line composes and checks a config before it imports anything heavy.
 """
 
 from models.configs.base import (
-    ClassifierConfig,
+    FeatureModelConfig,
     LanguageModelConfig,
     ModelConfig,
-    classifier,
     language,
+    of_features,
 )
 from models.configs.bert import BertConfig
 from models.configs.blocks import BlocksConfig
 from models.configs.gpt import GPTConfig
 from models.configs.hf import HFConfig
-from models.configs.mlp import MLPConfig
+from models.configs.mlp import ByHandConfig, MLPConfig, PerceptronConfig
 from models.configs.transformer import TransformerConfig
 
 __all__ = [
     "BertConfig",
     "BlocksConfig",
-    "ClassifierConfig",
+    "ByHandConfig",
+    "FeatureModelConfig",
     "GPTConfig",
     "HFConfig",
     "LanguageModelConfig",
     "MLPConfig",
     "ModelConfig",
+    "PerceptronConfig",
     "TransformerConfig",
-    "classifier",
     "language",
+    "of_features",
 ]

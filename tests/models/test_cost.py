@@ -7,7 +7,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import build
-from models.configs import BertConfig, GPTConfig, MLPConfig, ModelConfig, TransformerConfig
+from models.configs import (
+    BertConfig,
+    ByHandConfig,
+    GPTConfig,
+    MLPConfig,
+    ModelConfig,
+    TransformerConfig,
+)
 from models.cost import flops_per_sample, flops_per_token, largest_layer, parameters
 
 CHOICES = itertools.product(
@@ -37,7 +44,14 @@ CONFIGS = [
 ]
 
 
-MLPS = [MLPConfig(inputs=7, hidden=hidden, classes=3) for hidden in ([], [5], [11, 2, 9])]
+MLPS = [
+    *(
+        MLPConfig(inputs=7, hidden=hidden, outputs=3, bias=bias)
+        for hidden in ([], [5], [11, 2, 9])
+        for bias in (True, False)
+    ),
+    ByHandConfig(inputs=7, hidden=[5], outputs=3),
+]
 BLOCKS = [
     *(
         TransformerConfig(**own, shared_embedding=s)

@@ -24,7 +24,7 @@ CONFIGS = {
         head_dim=20,
         tied_embedding=False,
     ),
-    "mlp": MLPConfig(inputs=7, hidden=[5, 5, 9], classes=3),
+    "mlp": MLPConfig(inputs=7, hidden=[5, 5, 9], outputs=3),
     "hf": HFConfig(vocab_size=61, model_type="bloom", settings=BLOOM),
 }
 
@@ -85,7 +85,8 @@ def test_every_family_can_be_described(family):
     if family == "hf":
         config = CONFIGS["hf"]
     else:
-        sizes = {"vocab_size": 50} if issubclass(MODELS[family].config, LanguageModelConfig) else {}
+        text = issubclass(MODELS[family].config, LanguageModelConfig)
+        sizes = {"vocab_size": 50} if text else {"inputs": 4, "outputs": 3}
         config = MODELS[family].config(**sizes)
     found = describe(config, 2, 8 if isinstance(config, LanguageModelConfig) else 1)
     assert found.activations

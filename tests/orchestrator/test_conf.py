@@ -31,6 +31,7 @@ NEEDS = {
     "engine=torch": "resources=cpu1",
     "optim=muon": "engine=zero0",
     "model=mlp": "stage=classify",
+    "model=mlp_by_hand": "stage=classify",
     "resources=gpu8": "stage.global_batch_size=64",
     "resources=gpu64": "stage.global_batch_size=64",
 }

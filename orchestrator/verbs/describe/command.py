@@ -77,10 +77,15 @@ def parser() -> argparse.ArgumentParser:
 def _sizes(config: "JobConfig", role: str) -> "tuple[ModelConfig, int, int]":
     """The model of a role with its vocabulary, and the samples and tokens of a micro-batch."""
     from data import vocab_size
-    from models.configs import LanguageModelConfig
+    from models.configs import FeatureModelConfig, LanguageModelConfig
+    from orchestrator.stages import STAGES
 
     model = config.role(role).model
     batch = config.batch.micro
+    if isinstance(model, FeatureModelConfig) and None in (model.inputs, model.outputs):
+        if role not in (known := STAGES[config.stage.name].driver.outline(config).roles):
+            raise ValueError(f"{role} is no model of stage={config.stage.name}")
+        model = known[role].config.model
     if not isinstance(model, LanguageModelConfig):
         return model, batch, 1
     if model.vocab_size is None:
@@ -92,7 +97,12 @@ def _summary(model: "ModelConfig", found: "Description") -> list[str]:
     from models.cost import parameters
     from models.describing import WORDS
 
-    sizes = [f"{letter} {value:,} {WORDS[letter]}" for letter, value in found.letters.items()]
+    text = "V" in found.letters
+    sizes = [
+        f"{letter} {value:,} {WORDS[letter]}"
+        for letter, value in found.letters.items()
+        if text or letter != "T"
+    ]
     return [f"{model.family}: {parameters(model):,} parameters", ", ".join(sizes)]
 
 
