@@ -15,6 +15,7 @@ import models
 from data.files import fsync_folder, sha256_file
 from data.messages import short, size
 from models.configs import ModelConfig
+from orchestrator.record.checkpoints.cached import on_this_host
 from orchestrator.record.checkpoints.finding import find
 from orchestrator.record.checkpoints.manifest import (
     PARTIAL,
@@ -102,21 +103,31 @@ def export(checkpoint: Checkpoint, folder: Path, role: str | None = None) -> Pat
     return folder
 
 
-def open_weights(path: Path, role: str | None = None, *, verified: bool = False) -> Weights:
+def open_weights(
+    place: str | Path,
+    role: str | None = None,
+    *,
+    setting: str = "checkpoint",
+    verified: bool = False,
+) -> Weights:
     """The verified weights in a run folder, a checkpoint or an exported folder.
 
     Args:
-        path: where they are; of a run, the newest valid checkpoint.
+        place: where they are, or the URL of a run or checkpoint, of which the weights alone are
+            fetched; of a run, the newest valid checkpoint.
         role: of a checkpoint; None: the only one. An exported folder holds one role.
+        setting: whose value the place is, for messages about a URL.
         verified: whether another process, such as the driver for its ranks, has just verified
             that very checkpoint or folder, so that it need not be read once more for that.
 
     Raises:
         CheckpointError: nothing valid is there, or not that role.
     """
+    path = Path(place)
     if (path / MODEL).is_file():
         return _open_exported(path, role, verified)
-    checkpoint = read(path) if verified else find(path)
+    where = on_this_host(path)
+    checkpoint = read(where) if verified else find(place, setting, weights_only=True)
     name, record = checkpoint.role(role)
     return Weights(
         open_role(checkpoint, role),

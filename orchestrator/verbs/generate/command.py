@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     from orchestrator.verbs.generate.explaining import explain_and_print
     from orchestrator.verbs.generate.writing import search_and_print, write_and_print
 
-    weights = checkpoint.open_weights(Path(options.path), options.role)
+    weights = checkpoint.open_weights(options.path, options.role)
     for line in checkpoint.told(weights.path, weights.passed_over):
         say(line, sys.stderr)
     model = checkpoint.build_gpt(weights.reader, weights.model_config, weights.path)
@@ -113,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
         "path",
         nargs="?",
         default=LATEST,
-        help="run folder, checkpoint or exported folder [%(default)s]",
+        help="run folder, checkpoint, URL of either, or exported folder [%(default)s]",
     )
     new.add_argument("--role", help="which model; needed where the checkpoint has several")
     new.add_argument(
