@@ -7,8 +7,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from models.configs import GPTConfig, LanguageModelConfig, MLPConfig, ModelConfig
+from models.configs import (
+    BertConfig,
+    ByHandConfig,
+    GPTConfig,
+    LanguageModelConfig,
+    MLPConfig,
+    ModelConfig,
+    TransformerConfig,
+)
 from models.configs.checks import did_you_mean
+from models.formulas.blocks import bert_cost, transformer_cost
 from models.formulas.cost import Cost
 from models.formulas.gpt import gpt_cost
 from models.formulas.mlp import mlp_cost
@@ -29,14 +38,17 @@ class Family:
     config: type[ModelConfig]
     """Its sizes and choices."""
     module: str
-    """MODULE:CLASS that is built from the config; imported when one is built."""
+    """MODULE:NAME of what builds it from the config; imported when one is built."""
     cost: Callable[[Any, int | None], Cost]
     """Its formulas: of the config and the tokenizer's vocabulary size, if known."""
 
 
 MODELS = {
     "gpt": Family(GPTConfig, "models.gpt:GPT", gpt_cost),
+    "transformer": Family(TransformerConfig, "models.transformer:Transformer", transformer_cost),
+    "bert": Family(BertConfig, "models.bert:Bert", bert_cost),
     "mlp": Family(MLPConfig, "models.mlp:MLP", mlp_cost),
+    "mlp_by_hand": Family(ByHandConfig, "models.by_hand:twin", mlp_cost),
 }
 
 

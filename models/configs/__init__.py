@@ -2,27 +2,37 @@
 
 base.py   what every family has, and what families of one kind share
 gpt.py    a decoder-only Transformer
-mlp.py    layers of fully connected units
+blocks.py what models of whole-sequence blocks share: transformer.py, an encoder-decoder; bert.py,
+          an encoder for masked tokens
+mlp.py    layers of fully connected units; those whose gradients are written out by hand
 
 No torch here: the command line composes and checks a config before it imports anything heavy.
 """
 
 from models.configs.base import (
-    ClassifierConfig,
+    FeatureModelConfig,
     LanguageModelConfig,
     ModelConfig,
-    classifier,
     language,
+    of_features,
 )
+from models.configs.bert import BertConfig
+from models.configs.blocks import BlocksConfig
 from models.configs.gpt import GPTConfig
-from models.configs.mlp import MLPConfig
+from models.configs.mlp import ByHandConfig, MLPConfig, PerceptronConfig
+from models.configs.transformer import TransformerConfig
 
 __all__ = [
-    "ClassifierConfig",
+    "BertConfig",
+    "BlocksConfig",
+    "ByHandConfig",
+    "FeatureModelConfig",
     "GPTConfig",
     "LanguageModelConfig",
     "MLPConfig",
     "ModelConfig",
-    "classifier",
+    "PerceptronConfig",
+    "TransformerConfig",
     "language",
+    "of_features",
 ]

@@ -78,7 +78,9 @@ class _Layer:
             _projection(layer.weight, layer.bias, sort, rows)
             for layer in (attention.qkv, attention.output, ffn.down)
         )
-        self.up = _projection(ffn.up.weight, ffn.up.bias, sort, rows, gelu=not ffn.gated)
+        self.up = _projection(
+            ffn.up.weight, ffn.up.bias, sort, rows, None if ffn.gated else ffn.gelu
+        )
 
     def __call__(
         self, x: Tensor, rotary: Rotary | None, cache: KVCache, mask: Tensor | None
@@ -108,17 +110,17 @@ class _Layer:
 
 
 def _projection(
-    weight: Tensor, bias: Tensor | None, sort: bool, rows: int, gelu: bool = False
+    weight: Tensor, bias: Tensor | None, sort: bool, rows: int, gelu: str | None = None
 ) -> Projection:
-    """x (B, inputs) -> x @ weight^T + bias, and its GELU if asked for."""
+    """x (B, inputs) -> x @ weight^T + bias, and the GELU of it where one is named."""
     if sort:
         # What torch.compile makes of a linear layer on a CPU, without its compiler.
         ops: Any = torch.ops.mkldnn
         mine = ops._reorder_linear_weight(weight.detach(), rows)
-        then, how = ("gelu", "tanh") if gelu else ("none", "")
+        then, how = ("gelu", gelu) if gelu else ("none", "")
         return lambda x: ops._linear_pointwise(x, mine, bias, then, [], how)
     if gelu:
-        return lambda x: functional.gelu(functional.linear(x, weight, bias), approximate="tanh")
+        return lambda x: functional.gelu(functional.linear(x, weight, bias), approximate=gelu)
     return lambda x: functional.linear(x, weight, bias)
 
 

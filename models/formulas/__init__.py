@@ -2,6 +2,7 @@
 
 cost.py   what is worked out
 gpt.py    a decoder-only Transformer
+blocks.py an encoder-decoder, and an encoder for masked tokens
 mlp.py    layers of fully connected units
 
 Plain arithmetic, exact where it says so, so that a plan needs neither torch nor memory.

@@ -27,10 +27,12 @@ def compose(arguments: Sequence[str]) -> list[tuple[JobConfig, list[str]]]:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from orchestrator.compose import flags, refusal
+    from orchestrator.compose import flags, presets, refusal
     from orchestrator.compose.composer import Composer
 
     asked = flags.parse(arguments)
+    asked.overrides, several = presets.expanded(asked.overrides, asked.config_dir)
+    asked.multirun |= several
     jobs: list[tuple[JobConfig, list[str]]] = []
     try:
         with Composer(asked.config_dir, asked.config_name) as composer:

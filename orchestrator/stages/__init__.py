@@ -7,6 +7,8 @@ result.py       what a rank gives back at its end
 checkpoints.py  the checkpoints of a run, as its ranks find and save them
 weights.py      saved weights, as the process that starts a job looks at them
 saved.py        the config of a run, read back
+examples/       what the stages share that count in examples
+features/       what the stages share whose examples are rows of numbers
 language/       what the stages share that work on text of the data service
 
 A stage's folder has stage.py, its settings; driver.py, its part in the process that starts the

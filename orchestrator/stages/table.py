@@ -3,6 +3,7 @@
 from orchestrator.stages.classify.stage import ClassifyConfig
 from orchestrator.stages.evaluate.stage import EvaluateConfig
 from orchestrator.stages.pretrain.stage import PretrainConfig
+from orchestrator.stages.regress.stage import RegressConfig
 from orchestrator.stages.stage import Stage
 
 STAGES = {
@@ -10,6 +11,11 @@ STAGES = {
         ClassifyConfig,
         "orchestrator.stages.classify.driver",
         "orchestrator.stages.classify.train:classify",
+    ),
+    "regress": Stage(
+        RegressConfig,
+        "orchestrator.stages.regress.driver",
+        "orchestrator.stages.regress.train:regress",
     ),
     "pretrain": Stage(
         PretrainConfig,

@@ -55,3 +55,13 @@ def classification(logits: Tensor, labels: Tensor) -> Summed:
     loss = F.cross_entropy(logits.float(), labels, reduction="sum")
     correct = (logits.detach().argmax(1) == labels).sum()
     return Summed(loss, means={"accuracy": correct})
+
+
+def squared_error(given: Tensor, told: Tensor) -> Summed:
+    """Summed squared distance of what a model gives to what it should.
+
+    Args:
+        given: (B, O), any float type; errors are taken in float32.
+        told: (B, O) float32.
+    """
+    return Summed((given.float() - told).square().sum())

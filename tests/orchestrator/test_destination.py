@@ -12,7 +12,7 @@ import yaml
 
 from data.files import cache_root
 from orchestrator.record import fencing
-from orchestrator.record.checkpoints import CheckpointError, Retention, find, published
+from orchestrator.record.checkpoints import CheckpointError, Retention, find, find_best, published
 from orchestrator.record.checkpoints.cached import on_this_host
 from orchestrator.record.checkpoints.copying import Copier
 from orchestrator.record.checkpoints.destination import Destination, DestinationError
@@ -72,10 +72,10 @@ class SavedRun:
         self.fence = fencing.take(self.folder, attempt)
         self.retention = Retention(self.root, 2, keep_every=10)
 
-    def save(self, *steps, seed=0):
+    def save(self, *steps, seed=0, **facts):
         for step in steps:
             roles = {"model": Plain(seed=seed).role()}
-            done = checkpoint.save(self.root, step, roles, None, {}, self.fence)
+            done = checkpoint.save(self.root, step, roles, None, facts, self.fence)
             retain(self.retention, done)
         return done
 
@@ -272,6 +272,16 @@ def test_a_damaged_copy_is_passed_over_and_no_file_is_fetched_twice(run, url, mo
         find(f"{url}/{NAME}")
     with pytest.raises(CheckpointError, match=f"it holds runs, such as {NAME}"):
         find(url)
+
+
+def test_of_a_run_that_keeps_its_best_checkpoint_the_weights_are_those_of_that(run, tmp_path):
+    run.save(1)
+    run.save(2, selection={"path": "../step_00000001"})
+    url = f"file://{tmp_path}/there"
+    run.copier(url).copy_all()
+    assert find_best(f"{url}/{NAME}").step == 1
+    assert find_best(f"{url}/{NAME}/checkpoints/step_00000002").step == 2
+    assert find(f"{url}/{NAME}").step == 2
 
 
 def test_a_host_with_another_cache_finds_what_was_brought_to_it(run, tmp_path, monkeypatch):

@@ -2,19 +2,23 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 
+import psutil
 import pytest
 
 from data.messages import short
 from orchestrator.record.checkpoints.finding import find
 from orchestrator.record.journal import Journal
 from orchestrator.record.lines import EVENTS, METRICS
-from orchestrator.verbs.drill import faults
+from orchestrator.verbs.drill import faults, rehearsal
 from orchestrator.verbs.drill.invariants import broken, differences, left_behind
+from orchestrator.verbs.drill.rehearsal import Child
 from orchestrator.verbs.drill.soak import MIX, schedule
 from tests.orchestrator.attempts import play
 from tests.orchestrator.commands import RUN, TINY, Job, no_left_overs
@@ -137,9 +141,58 @@ def test_what_outlives_a_job_is_found_by_its_environment():
     assert left_behind(0, marker) == []
 
 
+LEAVES = 'sleep 60 & echo 1 > "$TMPDIR/left"; echo 1 > /dev/shm/left-$$'
+
+
+def test_what_a_job_leaves_is_told_and_taken_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(rehearsal, "GONE_S", 0.2)
+    job = Child([], tmp_path, through=("sh", "-c", LEAVES))
+    shared = Path(f"/dev/shm/left-{job.pid}")
+    try:
+        assert job.wait() == 0
+        process, file, memory = job.leaks()
+    finally:
+        job.end()
+        shared.unlink()
+    assert process.endswith(": sleep 60")
+    assert file.endswith("/left")
+    assert memory == f"left behind: {shared}"
+    assert job.leaks() == []
+
+
+def test_a_process_that_is_throttled_runs_for_a_part_of_the_time_and_then_as_before():
+    with subprocess.Popen([sys.executable, "-c", faults.BUSY]) as busy:
+        process = psutil.Process(busy.pid)
+        with faults.throttled(busy.pid):
+            time.sleep(0.2)  # it starts
+            before = process.cpu_times().user
+            time.sleep(1.0)
+            assert process.cpu_times().user - before < 0.6
+        assert process.status() != psutil.STATUS_STOPPED
+        busy.kill()
+
+
+GREEDY = "held = bytearray(300 << 20); print(len(held), flush=True); input()"
+
+
+def test_who_has_most_memory_in_a_box_is_killed_by_the_kernel_when_another_takes_the_rest():
+    try:
+        box = faults.MemoryBox()
+    except OSError as error:
+        pytest.skip(str(error))
+    command = [*box.entering, "choom", "-n", "1000", "--", sys.executable, "-c", GREEDY]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as rank:
+        assert rank.stdout.readline() == b"314572800\n"
+        box.fill()
+        assert rank.wait(60) == -signal.SIGKILL
+        box.close()
+
+
 def test_the_random_mix_is_drawn_by_its_seed_alone():
-    plan = schedule(10, 7)
-    assert plan == schedule(10, 7) != schedule(10, 8)
+    plan = schedule(7, 30, minutes=10)
+    assert plan == schedule(7, 30, minutes=10) != schedule(8, 30, minutes=10)
+    assert plan == schedule(7, 30, faults=len(plan)) == schedule(7, 30, faults=100)[: len(plan)]
+    assert len(schedule(7, 3, faults=100)) == 100
     times = [0.0, *(at for at, _ in plan)]
     assert all(20 <= later - at <= 40 for at, later in pairwise(times))
     assert 560 < times[-1] < 600

@@ -28,7 +28,7 @@ CONFIGS = {
         kv_heads=1,
     ),
     "sinusoidal": replace(SMALL, positions="sinusoidal", init_std=0.3),
-    "mlp": MLPConfig(inputs=6, classes=3),
+    "mlp": MLPConfig(inputs=6, outputs=3),
 }
 
 

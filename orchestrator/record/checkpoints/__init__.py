@@ -12,7 +12,9 @@ finding      the newest good one                 copying      to there, behind t
 
 from orchestrator.record.checkpoints.cached import on_this_host
 from orchestrator.record.checkpoints.finding import (
+    SELECTION,
     find,
+    find_best,
     newest_valid,
     published,
     told,
@@ -38,12 +40,14 @@ from orchestrator.record.checkpoints.retention import (
 __all__ = [
     "FOLDER",
     "MANIFEST",
+    "SELECTION",
     "TOKENIZER",
     "Checkpoint",
     "CheckpointError",
     "Retention",
     "RoleRecord",
     "find",
+    "find_best",
     "folder_name",
     "hold",
     "newest_valid",

@@ -1,5 +1,6 @@
 """Finding the checkpoint to go on from: the newest that its files, hashed anew, bear out."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from orchestrator.record.checkpoints.manifest import (
     CheckpointError,
     read,
 )
+
+SELECTION = "selection"  # the entry of a manifest that says which evaluation was the best
 
 
 def check_sizes(checkpoint: Checkpoint) -> None:
@@ -122,6 +125,38 @@ def find(
         hint = f"; the newest run that has one is {short(other)}" if other else ""
         raise CheckpointError(f"{path} holds no valid checkpoint: {reason}{hint}")
     return replace(newest, passed_over=tuple(rejected))
+
+
+def find_best(place: str | Path, setting: str = "checkpoint") -> Checkpoint:
+    """As `find`, for whoever wants the weights: of a run that keeps its best checkpoint, that one.
+
+    A run that goes on needs the newest instead.
+
+    Raises:
+        CheckpointError: there is none.
+        ValueError: the URL can't be read.
+    """
+    newest = find(place, setting, weights_only=True)
+    kept = (newest.facts.get(SELECTION) or {}).get("path")
+    if kept is None:
+        return newest
+    best = Path(os.path.normpath(newest.path / kept))
+    if is_url(str(place)):
+        from orchestrator.record.checkpoints.fetching import RemoteRun
+
+        run = RemoteRun(str(place), setting)
+        if (
+            run.step is not None
+            or best.parent != newest.path.parent
+            or best.name not in run.steps()
+        ):
+            return newest
+        found = run.fetch(best.name, weights_only=True)
+    elif newest.path.resolve() == Path(place).resolve() or not best.is_dir():
+        return newest
+    else:
+        found = verify(best)
+    return replace(found, passed_over=newest.passed_over)
 
 
 def _verify_named(path: Path) -> Checkpoint:

@@ -16,7 +16,7 @@ from data.files import fsync_folder, sha256_file
 from data.messages import short, size
 from models.configs import ModelConfig
 from orchestrator.record.checkpoints.cached import on_this_host
-from orchestrator.record.checkpoints.finding import find
+from orchestrator.record.checkpoints.finding import find_best
 from orchestrator.record.checkpoints.manifest import (
     PARTIAL,
     TOKENIZER,
@@ -114,7 +114,7 @@ def open_weights(
 
     Args:
         place: where they are, or the URL of a run or checkpoint, of which the weights alone are
-            fetched; of a run, the newest valid checkpoint.
+            fetched; of a run, the best checkpoint if it keeps that, else the newest.
         role: of a checkpoint; None: the only one. An exported folder holds one role.
         setting: whose value the place is, for messages about a URL.
         verified: whether another process, such as the driver for its ranks, has just verified
@@ -127,7 +127,7 @@ def open_weights(
     if (path / MODEL).is_file():
         return _open_exported(path, role, verified)
     where = on_this_host(path)
-    checkpoint = read(where) if verified else find(place, setting, weights_only=True)
+    checkpoint = read(where) if verified else find_best(place, setting)
     name, record = checkpoint.role(role)
     return Weights(
         open_role(checkpoint, role),
