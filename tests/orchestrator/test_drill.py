@@ -234,4 +234,4 @@ def test_a_drill_that_cannot_be_is_refused_before_anything_starts(tmp_path, monk
     listed = typed("drill", "--list")
     assert listed.code == 0
     assert " 1  kill-worker" in listed.out
-    assert "not here" in next(line for line in listed.out.splitlines() if "kill-node" in line)
+    assert "not here" in next(line for line in listed.out.splitlines() if "kill-queue" in line)
