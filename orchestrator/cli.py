@@ -70,6 +70,11 @@ VERBS = {
     "drill": Verb(
         "rehearse failures on your own job: kill, freeze, fill, flip", "drill.command", "either"
     ),
+    "describe": Verb(
+        "take a model apart: shapes, parameters, costs, memory, a drawing",
+        "describe.command",
+        "either",
+    ),
     "generate": Verb("write text with the model of a run or checkpoint", "generate.command"),
     "checkpoint": Verb("list, verify, compare and export the checkpoints of runs", "checkpoint"),
     "export": Verb("put the weights of a run into a folder for others", "export"),
