@@ -47,8 +47,8 @@ _KINDS: dict[Change, Mapping[str, str]] = {
     Change.MATHEMATICS: {
         "data": "isolate_documents",
         "model": "dropout",
-        "optim": "learning_rate beta1 beta2 momentum nesterov epsilon weight_decay gradient_clip "
-        "schedule warmup_steps decay_fraction final_fraction",
+        "optim": "learning_rate beta1 beta2 momentum nesterov epsilon weight_decay l1 "
+        "gradient_clip schedule warmup_steps decay_fraction final_fraction",
     },
     Change.FIXED: {
         "": "seed",

@@ -15,7 +15,7 @@ import models
 from data.files import fsync_folder, sha256_file
 from data.messages import short, size
 from models.configs import ModelConfig
-from orchestrator.record.checkpoints.finding import find, newest_of, published
+from orchestrator.record.checkpoints.finding import find_best, newest_of, published
 from orchestrator.record.checkpoints.manifest import (
     FOLDER,
     MANIFEST,
@@ -142,7 +142,7 @@ def open_weights(path: Path, role: str | None = None, *, verified: bool = False)
     """The verified weights in a run folder, checkpoint, exported or Hugging Face folder.
 
     Args:
-        path: where they are; of a run, the newest valid checkpoint.
+        path: where they are; of a run, the best checkpoint if it keeps that, else the newest.
         role: of a checkpoint; None: the only one. An exported folder holds one role.
         verified: whether another process, such as the driver for its ranks, has just verified
             that very checkpoint or folder, so that it need not be read once more for that.
@@ -154,7 +154,7 @@ def open_weights(path: Path, role: str | None = None, *, verified: bool = False)
         return _open_exported(path, role, verified)
     if (path / CONFIG).is_file():
         return _open_foreign(path, role, verified)
-    checkpoint = read(path) if verified else find(path)
+    checkpoint = read(path) if verified else find_best(path)
     name, record = checkpoint.role(role)
     return Weights(
         open_role(checkpoint, role),
