@@ -26,8 +26,7 @@ SEES = {
 
 
 def masked(mask, **settings):
-    window = 4 if mask == "sliding_window" else None
-    return replace(SMALL, mask=mask, window=window, **settings)
+    return replace(SMALL, mask=mask, window=4, **settings)
 
 
 @pytest.mark.parametrize("mask", SEES)

@@ -151,7 +151,7 @@ def _from_gguf(file: Path, folder: Path) -> None:
     try:
         import gguf  # noqa: F401 - transformers asks for it late, and says less
         from transformers import AutoModelForCausalLM, AutoTokenizer
-        from transformers.utils.logging import disable_progress_bar
+        from transformers.utils import logging
     except ImportError as error:
         raise CheckpointError(
             f"{file} is a GGUF file, and reading it needs the package {error.name}; "
@@ -161,7 +161,7 @@ def _from_gguf(file: Path, folder: Path) -> None:
 
     try:
         where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-        disable_progress_bar()
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
         _write(model, folder)
         AutoTokenizer.from_pretrained(**where).save_pretrained(folder)
