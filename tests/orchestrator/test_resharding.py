@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -82,10 +82,19 @@ SPECS = st.builds(Spec, SHAPES.map(tuple), st.booleans(), st.sampled_from([0, 0.
 LAYOUTS = st.tuples(st.sampled_from([1, 2]), st.integers(0, 3), st.integers(0, 3))
 
 
+@example(
+    policy=Spec(((3, 5), (7,), (2,)), False, 0.5),
+    critic=Spec(((5,), (2, 3)), True, 0.5),
+    first=(2, 1, 3),
+    second=(2, 3, 2),
+)
 @given(policy=SPECS, critic=SPECS, first=LAYOUTS, second=LAYOUTS)
 @settings(
     max_examples=8,
-    phases=[Phase.generate],  # each example builds engines: to shrink one would take minutes
+    phases=[
+        Phase.explicit,
+        Phase.generate,
+    ],  # each example builds engines: to shrink one would take minutes
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
