@@ -113,15 +113,16 @@ def composed(composer: "Composer", overrides: Sequence[str]) -> "DictConfig":
 def _composed(
     composer: "Composer", words: Sequence[Word]
 ) -> tuple["DictConfig", dict[str, object]]:
-    from orchestrator.compose import setting
+    from orchestrator.compose import setting, weights
 
     resumed = None
     for word in words:
         if word.name == "resume":
             resumed = _primary_of(word)
     chosen = [word for word in words if _chooses(composer, word)]
-    config, choices = composer.composed([_choice(word) for word in chosen], resumed)
-    for word in words:
+    own = weights.choices(words) if resumed is None else weights.Choices()
+    config, choices = composer.composed([*own.groups, *map(_choice, chosen)], resumed)
+    for word in (*own.words, *words):
         if word not in chosen:
             setting.put(config, word)
     return config, choices
