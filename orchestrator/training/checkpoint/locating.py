@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from data.addresses import is_url
 from data.files import cache_root, lock, write_text_atomic
 from data.messages import Passing, listed
 from models.configs import HFConfig
@@ -26,8 +27,10 @@ WANTED = ("*.json", "*.safetensors", "tokenizer.model", "merges.txt", "vocab.txt
 """What is fetched of a repository."""
 
 
-def located(name: str, *, allow_pickle: bool = False) -> Path:
+def located(name: str, *, allow_pickle: bool = False) -> Path | str:
     """The folder, on this machine, of what `model.weights` names; it may be of any kind.
+
+    The URL of a run or checkpoint stays as it is.
 
     Args:
         name: folder, GGUF file, or OWNER/NAME on the hub, also hf://OWNER/NAME[/FILE.gguf].
@@ -36,6 +39,8 @@ def located(name: str, *, allow_pickle: bool = False) -> Path:
     Raises:
         CheckpointError: there is nothing of that name, or it is a pickle.
     """
+    if is_url(name) and not name.startswith("hf://"):
+        return name
     path = Path(name)
     if not path.exists() and (found := _of_hub(name)) is not None:
         path = found
