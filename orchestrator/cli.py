@@ -71,6 +71,7 @@ VERBS = {
         "rehearse failures on your own job: kill, freeze, fill, flip", "drill.command", "either"
     ),
     "generate": Verb("write text with the model of a run or checkpoint", "generate.command"),
+    "attend": Verb("draw who attends to whom in a text, head by head", "attend"),
     "checkpoint": Verb("list, verify, compare and export the checkpoints of runs", "checkpoint"),
     "export": Verb("put the weights of a run into a folder for others", "export"),
     "ui": Verb("open the record of all runs in the MLflow UI", "ui"),

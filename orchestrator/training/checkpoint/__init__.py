@@ -30,7 +30,13 @@ from orchestrator.record.checkpoints import (
     verify,
 )
 from orchestrator.training.checkpoint.exporting import Weights, export, open_weights
-from orchestrator.training.checkpoint.reading import build_gpt, load_gpt, load_model, open_role
+from orchestrator.training.checkpoint.reading import (
+    build_gpt,
+    build_model,
+    load_gpt,
+    load_model,
+    open_role,
+)
 from orchestrator.training.checkpoint.saver import Published, Saver
 from orchestrator.training.checkpoint.sharing import newest_valid_shared, verify_shared
 from orchestrator.training.checkpoint.writing import NonFiniteState, SavedRole, SaveFailed, save
@@ -48,6 +54,7 @@ __all__ = [
     "Saver",
     "Weights",
     "build_gpt",
+    "build_model",
     "export",
     "find",
     "folder_name",

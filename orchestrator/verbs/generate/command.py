@@ -1,6 +1,7 @@
 """`orchestrate generate`: write text with the model of a run, checkpoint or exported folder.
 
-Reads weights, model config and tokenizer from there alone: no Ray, no DeepSpeed.
+An encoder-decoder translates the prompt; a masked model fills each <mask> in it. Reads weights,
+model config and tokenizer from there alone: no Ray, no DeepSpeed.
 """
 
 from __future__ import annotations
@@ -29,14 +30,20 @@ def main(argv: Sequence[str]) -> int:
     check(options)
 
     from data import Tokenizer
+    from models.configs import BlocksConfig
     from models.decoding import Sampling
     from orchestrator.training import checkpoint
+    from orchestrator.verbs.generate import whole
     from orchestrator.verbs.generate.explaining import explain_and_print
     from orchestrator.verbs.generate.writing import search_and_print, write_and_print
 
     weights = checkpoint.open_weights(Path(options.path), options.role)
     for line in checkpoint.told(weights.path, weights.passed_over):
         say(line, sys.stderr)
+    if isinstance(weights.model_config, BlocksConfig):
+        prompts = options.prompt if options.prompt is not None else [_standard_input()]
+        whole.write(weights, prompts, options)
+        return 0
     model = checkpoint.build_gpt(weights.reader, weights.model_config, weights.path)
     if weights.tokenizer is None:
         raise ValueError(f"{weights.path} has no tokenizer: its model was not trained on text")
