@@ -11,6 +11,7 @@ from models.configs import (
     BertConfig,
     ByHandConfig,
     GPTConfig,
+    HFConfig,
     MLPConfig,
     ModelConfig,
     TokenModelConfig,
@@ -21,6 +22,7 @@ from models.formulas.blocks import bert_cost, transformer_cost
 from models.formulas.cost import Cost
 from models.formulas.gpt import gpt_cost
 from models.formulas.mlp import mlp_cost
+from models.hf.cost import hf_cost
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 NOT_ARCHITECTURE = (
     "weights",
     "weights_role",
+    "allow_pickle",
 )  # settings that say where a model comes from, not what it is
 
 
@@ -49,6 +52,7 @@ MODELS = {
     "bert": Family(BertConfig, "models.bert:Bert", bert_cost),
     "mlp": Family(MLPConfig, "models.mlp:MLP", mlp_cost),
     "mlp_by_hand": Family(ByHandConfig, "models.by_hand:twin", mlp_cost),
+    "hf": Family(HFConfig, "models.hf.wrapped:HFModel", hf_cost),
 }
 
 

@@ -12,6 +12,7 @@ from models.cache import KVCache
 from models.configs import GPTConfig
 from models.dropout import Dropout, number_dropouts
 from models.layers import (
+    Attention,
     Block,
     Embedding,
     Linear,
@@ -22,6 +23,8 @@ from models.layers import (
     sinusoidal_positions,
 )
 from models.loss import summed_loss, token_losses
+from models.masks import other_mask
+from models.scores import ScoredAttention
 
 
 class GPT(nn.Module):
@@ -42,7 +45,10 @@ class GPT(nn.Module):
         if config.positions == "learned":
             self.position_embedding = Embedding(config.max_positions, D, std=std)
         self.dropout = Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        attention = Attention if config.score == "dot" else ScoredAttention
+        self.blocks = nn.ModuleList(
+            Block(config, layer, attention) for layer in range(config.layers)
+        )
         self.norm = build_norm(config)
         if not config.tied_embedding:
             self.head = Linear(D, V, bias=False, std=std)
@@ -90,18 +96,20 @@ class GPT(nn.Module):
                 f"model.max_positions={config.max_positions}"
             )
         positions = torch.arange(start, end, device=tokens.device)  # (T,)
-        mask = None
+        columns, starts, mask = positions, None, None  # one mask for all layers
         if documents is not None:
             _check_documents(documents, tokens, cache)
             starts = document_starts(documents)  # (B, T)
-            mask = document_mask(starts)  # (B, 1, T, T), once for all layers
+            mask = document_mask(starts)  # (B, 1, T, T)
             positions = positions - starts  # (B, T)
         elif cache is not None and cache.starts is not None:
             positions, mask = cache.placed(positions)  # (B, T), (B, 1, T, S)
+        if config.mask != "causal":
+            mask = other_mask(config, columns, cache, starts)
         x = self.embedding(tokens)  # (B, T, D)
         rotary = None
         if config.positions == "rotary":
-            rotary = rotary_table(positions, config.head_width, config.rotary_base)
+            rotary = rotary_table(positions, config)
         elif config.positions == "learned":
             x = x + self.position_embedding(positions)
         else:
@@ -122,6 +130,10 @@ class GPT(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits (B, T, V) for final vectors (B, T, D)."""
         return functional.linear(hidden, self.head_weight)
+
+    def next_logits(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        """Return the logits (B, V) behind the last of tokens (B, T), which continue the cache's."""
+        return self.logits(self.hidden(tokens, cache)[:, -1])
 
     @property
     def head_weight(self) -> Tensor:

@@ -70,9 +70,16 @@ VERBS = {
     "drill": Verb(
         "rehearse failures on your own job: kill, freeze, fill, flip", "drill.command", "either"
     ),
+    "describe": Verb(
+        "take a model apart: shapes, parameters, costs, memory, a drawing",
+        "describe.command",
+        "either",
+    ),
     "generate": Verb("write text with the model of a run or checkpoint", "generate.command"),
     "attend": Verb("draw who attends to whom in a text, head by head", "attend"),
-    "checkpoint": Verb("list, verify, compare and export the checkpoints of runs", "checkpoint"),
+    "checkpoint": Verb(
+        "list, verify, compare, export and copy the checkpoints of runs", "checkpoint.command"
+    ),
     "export": Verb("put the weights of a run into a folder for others", "export"),
     "ui": Verb("open the record of all runs in the MLflow UI", "ui"),
     "sync": Verb("send what MLflow lacks of runs, after an outage or a crash", "sync"),

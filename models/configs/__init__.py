@@ -5,6 +5,7 @@ gpt.py    a decoder-only Transformer
 blocks.py what models of whole-sequence blocks share: transformer.py, an encoder-decoder; bert.py,
           an encoder for masked tokens
 mlp.py    layers of fully connected units; those whose gradients are written out by hand
+hf.py     a module of the package transformers
 
 No torch here: the command line composes and checks a config before it imports anything heavy.
 """
@@ -21,6 +22,7 @@ from models.configs.base import (
 from models.configs.bert import BertConfig
 from models.configs.blocks import BlocksConfig
 from models.configs.gpt import GPTConfig
+from models.configs.hf import HFConfig
 from models.configs.mlp import ByHandConfig, MLPConfig, PerceptronConfig
 from models.configs.transformer import TransformerConfig
 
@@ -30,6 +32,7 @@ __all__ = [
     "ByHandConfig",
     "FeatureModelConfig",
     "GPTConfig",
+    "HFConfig",
     "LanguageModelConfig",
     "MLPConfig",
     "ModelConfig",

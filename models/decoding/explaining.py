@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.decoding.generating import check, evaluating
+from models.decoding.generating import check
 from models.decoding.sampling import Sampling, penalised, pick, probabilities, uniform
+from models.decoding.stepping import evaluating
 from models.gpt import GPT
 
 

@@ -9,16 +9,19 @@ B rows, D model width, H query heads, G key and value heads, K head width, S tok
 new one, V vocabulary.
 """
 
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from models.cache import KVCache
+from models.configs import LanguageModelConfig
 from models.gpt import GPT
-from models.layers import Block, Rotary, rotary_table, rotate, sinusoidal_positions
+from models.layers import Block, Rotary, rotary_table, sinusoidal_positions
+from models.masks import other_mask
 
 Projection = Callable[[Tensor], Tensor]
 
@@ -27,6 +30,49 @@ FEW_ROWS = 4
 to 1.8 (measured with AVX-512 and AMX)."""
 FEW_STEPS = 16  # sorting takes as long as it saves in about 10
 MOST_SORTED_BYTES = 2**31  # of the second copy of the weights that sorting them takes
+
+
+class TextModel(Protocol):
+    """A model that writes text."""
+
+    @property
+    def config(self) -> LanguageModelConfig:
+        """Its sizes."""
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The weights (V, D) of the output layer."""
+
+    def next_logits(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        """Return the logits (B, V) behind the last of tokens (B, T), which continue the cache's."""
+
+
+def stepping(model: TextModel, cache: KVCache, rows: int, steps: int) -> Callable[[Tensor], Tensor]:
+    """Return the fastest way from tokens (B,), int64, to the logits (B, V) behind them.
+
+    The arguments are those of `Stepper`, which is for attention by dot products alone.
+    """
+    if isinstance(model, GPT) and model.config.score == "dot":
+        return Stepper(model, cache, rows, steps).step
+
+    def step(tokens: Tensor) -> Tensor:
+        with evaluating(model):
+            return model.next_logits(tokens[:, None], cache)
+
+    return step
+
+
+@contextmanager
+def evaluating(model: object) -> Iterator[None]:
+    """Turn dropout off, and give each module its mode back."""
+    own = cast(nn.Module, model)
+    modes = [(module, module.training) for module in own.modules()]
+    own.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 class Stepper:
@@ -47,14 +93,16 @@ class Stepper:
         """Return the logits (B, V) of the token after each of tokens (B,), int64."""
         model, cache = self.model, self.cache
         config, length = model.config, cache.length
-        positions = torch.full((1,), length, device=tokens.device)  # (1,)
+        columns = positions = torch.full((1,), length, device=tokens.device)  # (1,)
         mask = None
         if cache.starts is not None:
             positions, mask = cache.placed(positions)  # (B, 1), (B, 1, 1, S)
+        if config.mask != "causal":
+            mask = other_mask(config, columns, cache)
         x = functional.embedding(tokens, model.embedding.weight)  # (B, D)
         rotary = None
         if config.positions == "rotary":
-            rotary = rotary_table(positions, config.head_width, config.rotary_base)
+            rotary = rotary_table(positions, config)
         elif config.positions == "learned":
             x = x + functional.embedding(positions, model.position_embedding.weight)[..., 0, :]
         else:
@@ -71,7 +119,8 @@ class _Layer:
 
     def __init__(self, block: Block, sort: bool, rows: int) -> None:
         attention, ffn = block.attention, block.ffn
-        self.place, self.H, self.G = attention.layer, attention.heads, attention.kv_heads
+        self.attention = attention
+        self.heads = attention.heads + 2 * attention.kv_heads
         self.attention_norm, self.ffn_norm = block.attention_norm, block.ffn_norm
         self.gated = ffn.gated
         self.qkv, self.output, self.down = (
@@ -97,14 +146,12 @@ class _Layer:
         self, qkv: Tensor, rotary: Rotary | None, cache: KVCache, mask: Tensor | None
     ) -> Tensor:
         """Weighted sums of the cached values by what the new queries find: (B, H x K)."""
-        H, G = self.H, self.G
-        qkv = qkv.view(len(qkv), 1, H + 2 * G, -1)  # (B, 1, H + 2G, K)
-        if rotary is not None:
-            qkv = torch.cat((rotate(qkv[:, :, : H + G], rotary), qkv[:, :, H + G :]), 2)
-        q, k, v = qkv.transpose(1, 2).split_with_sizes((H, G, G), 1)  # (B, H or G, 1, K)
-        keys, values = cache.extend(self.place, k, v)  # (B, G, S, K)
+        own = self.attention
+        qkv = qkv.view(len(qkv), 1, self.heads, -1)  # (B, 1, H + 2G, K)
+        q, k, v = (each.transpose(1, 2) for each in own.placed(qkv, rotary))  # (B, H or G, 1, K)
+        keys, values = cache.extend(own.layer, k, v)  # (B, G, S, K)
         y = functional.scaled_dot_product_attention(
-            q, keys, values, attn_mask=mask, enable_gqa=H != G
+            q, keys, values, attn_mask=mask, enable_gqa=own.heads != own.kv_heads
         )  # (B, H, 1, K)
         return y.flatten(1)
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from models.cache import KVCache
 from models.decoding.beams import Hypothesis, check_beams, search
-from models.decoding.generating import PADDING, evaluating
+from models.decoding.generating import PADDING
+from models.decoding.stepping import evaluating
 from models.transformer import Transformer
 
 

@@ -1,9 +1,11 @@
 """Finding the checkpoint to go on from: the newest that its files, hashed anew, bear out."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from data.addresses import is_url
 from data.messages import short
 from orchestrator.record.checkpoints.content import look
 from orchestrator.record.checkpoints.manifest import (
@@ -14,6 +16,8 @@ from orchestrator.record.checkpoints.manifest import (
     CheckpointError,
     read,
 )
+
+SELECTION = "selection"  # the entry of a manifest that says which evaluation was the best
 
 
 def check_sizes(checkpoint: Checkpoint) -> None:
@@ -86,14 +90,29 @@ def newest_valid(root: Path) -> tuple[Checkpoint | None, list[str]]:
     return newest_of(published(root), verify)
 
 
-def find(path: Path) -> Checkpoint:
-    """The verified checkpoint a user means by a checkpoint folder or a run folder.
+def find(
+    place: str | Path, setting: str = "checkpoint", *, weights_only: bool = False
+) -> Checkpoint:
+    """The verified checkpoint a user means by a checkpoint folder or a run folder, or its URL.
 
-    Of a run it is the newest good one; `passed_over` says why newer ones are not.
+    Of a run it is the newest good one; `passed_over` says why newer ones are not. What is behind a
+    URL is in the cache then; of `weights_only` no more than these.
+
+    Args:
+        place: a path, or a URL as text.
+        setting: whose value it is, for messages about a URL.
+        weights_only: whether the optimizer's state is of no use to the caller.
 
     Raises:
         CheckpointError: there is none; names the one to take instead, if there is one.
+        ValueError: the URL can't be read.
     """
+    if is_url(str(place)):
+        from orchestrator.record.checkpoints.fetching import RemoteRun
+
+        run = RemoteRun(str(place), setting)
+        return run.find(lambda step: run.fetch(step, weights_only=weights_only))
+    path = Path(place)
     if not path.exists():
         raise CheckpointError(f"{path} does not exist; `ls outputs` shows the runs there are")
     if (path / MANIFEST).is_file() or path.parent.name == FOLDER:
@@ -106,6 +125,38 @@ def find(path: Path) -> Checkpoint:
         hint = f"; the newest run that has one is {short(other)}" if other else ""
         raise CheckpointError(f"{path} holds no valid checkpoint: {reason}{hint}")
     return replace(newest, passed_over=tuple(rejected))
+
+
+def find_best(place: str | Path, setting: str = "checkpoint") -> Checkpoint:
+    """As `find`, for whoever wants the weights: of a run that keeps its best checkpoint, that one.
+
+    A run that goes on needs the newest instead.
+
+    Raises:
+        CheckpointError: there is none.
+        ValueError: the URL can't be read.
+    """
+    newest = find(place, setting, weights_only=True)
+    kept = (newest.facts.get(SELECTION) or {}).get("path")
+    if kept is None:
+        return newest
+    best = Path(os.path.normpath(newest.path / kept))
+    if is_url(str(place)):
+        from orchestrator.record.checkpoints.fetching import RemoteRun
+
+        run = RemoteRun(str(place), setting)
+        if (
+            run.step is not None
+            or best.parent != newest.path.parent
+            or best.name not in run.steps()
+        ):
+            return newest
+        found = run.fetch(best.name, weights_only=True)
+    elif newest.path.resolve() == Path(place).resolve() or not best.is_dir():
+        return newest
+    else:
+        found = verify(best)
+    return replace(found, passed_over=newest.passed_over)
 
 
 def _verify_named(path: Path) -> Checkpoint:

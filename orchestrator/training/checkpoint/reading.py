@@ -8,9 +8,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-import models
-from models.configs import GPTConfig, ModelConfig
-from models.gpt import GPT
+from models.configs import LanguageModelConfig, ModelConfig
+from models.decoding import TextModel
 from orchestrator.record.checkpoints.manifest import (
     Checkpoint,
     CheckpointError,
@@ -24,6 +23,7 @@ from orchestrator.training.checkpoint.tensorfile import (
     read_elements,
     read_header,
 )
+from orchestrator.training.materialise import materialise, on_meta
 from orchestrator.training.state import WEIGHT, StateReader, check_parameters
 
 
@@ -135,10 +135,10 @@ def load_model(checkpoint: Checkpoint, role: str | None = None) -> nn.Module:
     return _build(open_role(checkpoint, role), checkpoint.model_config(role))
 
 
-def load_gpt(checkpoint: Checkpoint, role: str | None = None) -> GPT:
-    """The model of a role that can write text. Raises CheckpointError for other families."""
+def load_writer(checkpoint: Checkpoint, role: str | None = None) -> TextModel:
+    """The model of a role that can write text. Raises CheckpointError for other models."""
     reader = open_role(checkpoint, role)
-    return build_gpt(reader, checkpoint.model_config(role), checkpoint.path)
+    return build_writer(reader, checkpoint.model_config(role), checkpoint.path)
 
 
 def build_model(reader: StateReader, config: ModelConfig) -> nn.Module:
@@ -146,25 +146,26 @@ def build_model(reader: StateReader, config: ModelConfig) -> nn.Module:
     return _build(reader, config)
 
 
-def build_gpt(reader: StateReader, config: ModelConfig | None, source: Path) -> GPT:
+def build_writer(reader: StateReader, config: ModelConfig | None, source: Path) -> TextModel:
     """A model that can write text, with the weights that `reader` finds in `source`.
 
     Raises:
-        CheckpointError: the weights are of another family.
+        CheckpointError: the weights are of another kind of model.
     """
-    if not isinstance(config, GPTConfig):
+    if not isinstance(config, LanguageModelConfig) or not config.writes:
         family = "of the stage's own kind" if config is None else f"of the family {config.family}"
         raise CheckpointError(
-            f"{source} holds a model {family}, which does not write text; name one of the family "
-            "gpt"
+            f"{source} holds a model {family}, which does not write text; name one that "
+            "predicts the next token, such as those of the family gpt"
         )
-    return cast(GPT, _build(reader, config))
+    return cast(TextModel, _build(reader, config))
 
 
 def _build(reader: StateReader, config: ModelConfig) -> nn.Module:
-    with torch.device("meta"):
-        model = models.build(config)
+    model = on_meta(config)
     check_parameters(reader, {name: tuple(p.shape) for name, p in model.named_parameters()})
-    weights = {name: read_whole(reader, name) for name in reader.names()}
-    model.load_state_dict(weights, assign=True)
+    materialise(model, torch.device("cpu"), seed=0, draw=False)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(read_whole(reader, name))
     return model

@@ -30,13 +30,18 @@ from orchestrator.verbs.drill.invariants import (
 LOOK_S = 0.02
 OVER_S = 900.0  # no wait is longer
 GONE_S = 45.0  # what a job started must be gone so soon after its end
-TELLING = ("failed", "hung", "preempted", "finished")  # kinds of events
+TELLING = ("failed", "hung", "preempted", "restarting", "finished")  # kinds of events
 MARKER = "ORCHESTRATE_DRILL"
+CACHE = "torchinductor_*"  # torch keeps it for all processes of a user, in the place for such files
 UNWANTED = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID")
 
 
 class DrillError(Exception):
     """A drill that could not be carried out as it is meant: it is failed, in these words."""
+
+
+class NotPossible(DrillError):
+    """A drill that can't be carried out here, or with this job: it is left out."""
 
 
 class Child:
@@ -77,9 +82,9 @@ class Child:
 
     @property
     def folder(self) -> Path | None:
-        """Its run folder. None: there is none yet."""
+        """Its run folder; those of later runs have later names. None: there is none yet."""
         new = set(self.outputs.glob("*/*/config.yaml")) - self.known
-        return next((path.parent for path in new), None)
+        return min((path.parent for path in new), default=None)
 
     @property
     def run(self) -> Path:
@@ -154,16 +159,15 @@ class Child:
         return (errors or lines or ["nothing"])[-1]
 
     def leaks(self) -> list[str]:
-        """What is left of it some seconds after its end, and is then ended."""
+        """What is left of it some seconds after its end, and is then ended and removed."""
         deadline = time.monotonic() + GONE_S
         while (left := self._left()) and time.monotonic() < deadline:
             time.sleep(0.2)
-        if left:
-            self.end()
+        self.end()
         return [f"left behind: {what}" for what in left]
 
     def _left(self) -> list[str]:
-        files = [str(path) for path in self._temporary.glob("*")]
+        files = [str(file) for file in self._temporary.glob("*") if not file.match(CACHE)]
         return left_behind(self.pid, self.marker) + files + orphaned(self._shared_before)
 
 
@@ -196,6 +200,10 @@ class Job:
     """The step after which harm is done."""
     through: Sequence[str] = ()
     """A command that becomes the job's, once it has seen to where that runs."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Variables of its own: the address of a cluster."""
+    to_resume: Sequence[str] = ()
+    """What its user adds where it is resumed."""
 
     def __post_init__(self) -> None:
         """No run has saved anything yet."""
@@ -204,7 +212,8 @@ class Job:
     def start(self, *more: str, **environment: str) -> Child:
         """Start it."""
         self._saved = None
-        return Child([*self.overrides, *more], self.outputs, self.through, **environment)
+        variables = {**self.environment, **environment}
+        return Child([*self.overrides, *more], self.outputs, self.through, **variables)
 
     def resume(self, child: Child) -> Child:
         """Go on from a run that ended, as its user would: from the newest that has a checkpoint."""
@@ -212,7 +221,8 @@ class Job:
             self._saved = child.run
         if self._saved is None:
             return self.start()
-        return Child([f"resume={self._saved}"], self.outputs, self.through)
+        words = [f"resume={self._saved}", *self.to_resume]
+        return Child(words, self.outputs, self.through, **self.environment)
 
     def disturb(
         self,
