@@ -19,6 +19,8 @@ from data.within import within
 END_OF_TEXT = "<|endoftext|>"
 # Names of the end of a text in published tokenizers, the most particular first.
 END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "[SEP]")
+MASK = "<mask>"
+MASK_NAMES = (MASK, "[MASK]", "<|mask|>")  # in published tokenizers
 KINDS = ("bpe", "bytes", "file")
 SMALLEST_BPE = 257  # 256 bytes and end of text
 USUAL_BPE = 4096
@@ -42,6 +44,11 @@ class TokenizerConfig:
     """For kind=bpe: how many different tokens there are at most, the 256 bytes and end of text
     included; a text without so many pairs to merge yields fewer. null: 4096. The other kinds have
     a size of their own."""
+    digits: bool = False
+    """For kind=bpe: true: each digit is a token of its own, so that no number is unseen."""
+    mask: bool = False
+    """For kind=bpe: true: there is a token <mask> besides, which no text can produce; models that
+    learn from masked tokens need one."""
     path: str | None = None
     """For kind=file: a tokenizer.json, as the tokenizers library writes it, or the folder it is
     in."""
@@ -61,11 +68,19 @@ class TokenizerConfig:
         if self.kind == "bpe":
             if self.vocab_size is None:
                 self.vocab_size = USUAL_BPE
-            if self.vocab_size < SMALLEST_BPE:
+            special = 1 + self.mask
+            if self.vocab_size < 256 + special:
                 raise DataError(
-                    f"tokenizer.vocab_size={self.vocab_size} must be at least {SMALLEST_BPE}: a "
-                    "byte-level BPE holds 256 bytes + 1 special token; for example 4096 (or "
+                    f"tokenizer.vocab_size={self.vocab_size} must be at least {256 + special}: a "
+                    f"byte-level BPE holds 256 bytes + {special} special token"
+                    f"{'s' * self.mask}; for example 4096 (or "
                     "tokenizer.kind=bytes)"
+                )
+        for name in ("digits", "mask"):
+            if self.kind != "bpe" and getattr(self, name):
+                raise DataError(
+                    f"tokenizer.{name}=true is for tokenizer.kind=bpe, which is trained, not for "
+                    f"tokenizer.kind={self.kind}; drop it, or try tokenizer=bpe"
                 )
         if self.kind == "file" and not self.path:
             raise DataError("tokenizer.kind=file needs tokenizer.path=FILE, a tokenizer.json")
@@ -97,6 +112,7 @@ class Tokenizer:
     Attributes:
         vocab_size: the largest id + 1, over all ids, added and reserved ones too.
         end_of_text: the id that ends each document.
+        mask: the id that stands for a token that is to be told. None: there is none.
         start_of_text: the id that a text to be continued begins with: what the file itself puts
             first (as Llama's <s>), else the end of the text before.
         fingerprint: sha256 of the canonical JSON.
@@ -121,6 +137,7 @@ class Tokenizer:
         self.json = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         self.fingerprint = hashlib.sha256(self.json.encode("utf-8")).hexdigest()
         self.bpe: Any = None
+        self.mask: int | None = None
         self._place, self._has_patterns = place, '"Regex":' in self.json
         if content == BYTES:
             self.vocab_size, self.end_of_text, self.start_of_text = SMALLEST_BPE, 256, 256
@@ -158,6 +175,7 @@ class Tokenizer:
                 f"text: {example}"
             )
         self.end_of_text = special[names[0]]
+        self.mask = next((special[n] for n in MASK_NAMES if n in special), None)
         first = self.bpe.encode("", add_special_tokens=True).ids[:1]
         self.start_of_text = first[0] if first else self.end_of_text
 
@@ -167,21 +185,31 @@ class Tokenizer:
         return Tokenizer(BYTES, "the bytes tokenizer")
 
     @staticmethod
-    def train(texts: Iterable[str], vocab_size: int) -> "Tokenizer":
+    def train(
+        texts: Iterable[str], vocab_size: int, *, digits: bool = False, mask: bool = False
+    ) -> "Tokenizer":
         """A byte-level BPE (GPT-2's split into words) with `vocab_size` tokens.
 
         It has fewer where the texts have no more pairs to merge.
+
+        Args:
+            texts: to count pairs in.
+            vocab_size: with the special tokens.
+            digits: whether each digit stands alone.
+            mask: whether there is a token for what is masked.
         """
         from tokenizers import Tokenizer as HuggingFaceTokenizer
         from tokenizers import decoders, models, pre_tokenizers, trainers
 
         bpe = HuggingFaceTokenizer(models.BPE())
-        bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        alone = pre_tokenizers.Digits(individual_digits=True)
+        bpe.pre_tokenizer = pre_tokenizers.Sequence([alone, words]) if digits else words
         bpe.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
             show_progress=False,
-            special_tokens=[END_OF_TEXT],
+            special_tokens=[END_OF_TEXT, *([MASK] if mask else [])],
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         )
         bpe.train_from_iterator(texts, trainer=trainer)
@@ -326,4 +354,4 @@ def load_or_train(config: TokenizerConfig, texts: Callable[[], Iterator[str]]) -
         return Tokenizer.plain_bytes()
     if config.kind == "file":
         return Tokenizer.of_file(config)
-    return Tokenizer.train(texts(), vocab_size(config))
+    return Tokenizer.train(texts(), vocab_size(config), digits=config.digits, mask=config.mask)

@@ -8,14 +8,13 @@ F feed-forward width.
 from collections.abc import Callable
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.cache import KVCache
 from models.configs.blocks import BlocksConfig
 from models.dropout import Dropout, is_keyed
-from models.layers import Linear, is_faster_written_out
+from models.layers import Linear, attention_weights, is_faster_written_out
 
 KeysValues = tuple[Tensor, Tensor]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -33,26 +32,6 @@ def linear(config: BlocksConfig, inputs: int, outputs: int, fused: int = 1) -> L
 def norm(config: BlocksConfig) -> nn.LayerNorm:
     """A layer norm over D."""
     return nn.LayerNorm(config.width, eps=config.norm_eps)
-
-
-def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None, *, causal: bool) -> Tensor:
-    """Softmax over S of q k^T / sqrt(K), in fp32: (B, H, T, S).
-
-    Args:
-        q: (B, H, T, K).
-        k: (B, H, S, K).
-        mask: bool, broadcast to (B, H, T, S): true where t sees s. None: everywhere.
-        causal: whether t sees no s after S - T + t.
-    """
-    T, S = q.shape[2], k.shape[2]
-    if causal:
-        seen = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
-        mask = seen if mask is None else mask & seen
-    scores = (q @ k.transpose(2, 3)).float() * q.shape[-1] ** -0.5
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    weights: Tensor = scores.softmax(-1)
-    return weights
 
 
 def attend(
@@ -101,8 +80,11 @@ class SelfAttention(nn.Module):
         whole: Tensor = self.qkv(x).unflatten(-1, (3 * self.heads, -1))  # (B, T, 3H, K)
         return whole.transpose(1, 2).chunk(3, 1)
 
-    def weights(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """How much each token takes of each: (B, H, T, S)."""
+    def weights(
+        self, x: Tensor, mask: Tensor | None, cache: KVCache | None = None, layer: int = 0
+    ) -> Tensor:
+        """How much each token takes of each, without a cache: (B, H, T, S)."""
+        assert cache is None
         q, k, _ = self.project(x)
         return attention_weights(q, k, mask, causal=self.causal)
 

@@ -12,9 +12,9 @@ from models.configs import (
     ByHandConfig,
     GPTConfig,
     HFConfig,
-    LanguageModelConfig,
     MLPConfig,
     ModelConfig,
+    TokenModelConfig,
     TransformerConfig,
 )
 from models.configs.checks import did_you_mean
@@ -73,7 +73,7 @@ def build(config: ModelConfig) -> nn.Module:
     Raises:
         ValueError: a language model's `vocab_size` is not set, or the family is not known.
     """
-    if isinstance(config, LanguageModelConfig) and config.vocab_size is None:
+    if isinstance(config, TokenModelConfig) and config.vocab_size is None:
         raise ValueError(
             "model.vocab_size is not set; give it the tokenizer's, "
             "e.g. dataclasses.replace(config, vocab_size=4096)"

@@ -195,6 +195,26 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return turned.to(x.dtype)
 
 
+def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None, *, causal: bool) -> Tensor:
+    """Softmax over S of q k^T / sqrt(K), in fp32: (B, H, T, S).
+
+    Args:
+        q: (B, H, T, K).
+        k: (B, H, S, K).
+        mask: bool, broadcast to (B, H, T, S): true where t sees s. None: everywhere.
+        causal: whether t sees no s after S - T + t.
+    """
+    T, S = q.shape[2], k.shape[2]
+    if causal:
+        seen = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
+        mask = seen if mask is None else mask & seen
+    scores = (q @ k.transpose(2, 3)).float() * q.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    weights: Tensor = scores.softmax(-1)
+    return weights
+
+
 class Attention(nn.Module):
     """Causal self-attention; H query heads share G key and value heads (Ainslie et al. 2023)."""
 
@@ -223,10 +243,7 @@ class Attention(nn.Module):
         self, x: Tensor, rotary: Rotary | None, cache: KVCache | None, mask: Tensor | None = None
     ) -> Tensor:
         """Mix each token of x (B, T, D) with those before it, or those of a mask: (B, T, D)."""
-        H, G = self.heads, self.kv_heads
-        qkv = self.qkv(x).unflatten(-1, (H + 2 * G, self.head_width))  # (B, T, H + 2G, K)
-        q, k, v = (each.transpose(1, 2) for each in self.placed(qkv, rotary))
-        # q (B, H, T, K), k and v (B, G, T, K)
+        q, k, v = self._project(x, rotary)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)  # (B, G, S, K)
         T, S = q.shape[2], k.shape[2]
@@ -273,6 +290,25 @@ class Attention(nn.Module):
         if not drops and q.shape[2] == k.shape[2] and is_faster_written_out(q):
             return self._mix_written_out(q, k, v, mask)
         return self._mix(q, k, v, mask)
+
+    def weights(
+        self, x: Tensor, rotary: Rotary | None, cache: KVCache | None, mask: Tensor | None = None
+    ) -> Tensor:
+        """How much each token takes of each, without a cache: (B, H, T, T); see `forward`."""
+        assert cache is None
+        q, k, _ = self._project(x, rotary)
+        return self.shares(q, k, mask)
+
+    def shares(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+        """What q (B, H, T, K) takes of each value by k (B, G, S, K), fp32: (B, H, T, S)."""
+        return attention_weights(q, self.ungrouped(k), mask, causal=mask is None)
+
+    def _project(self, x: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, T, K), keys and values (B, G, T, K) of x (B, T, D), turned if asked."""
+        whole = self.heads + 2 * self.kv_heads
+        qkv = self.qkv(x).unflatten(-1, (whole, self.head_width))  # (B, T, H + 2G, K)
+        q, k, v = self.placed(qkv, rotary)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """The same by a kernel of torch."""

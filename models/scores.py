@@ -86,10 +86,14 @@ class ScoredAttention(Attention):
         return mixed
 
     def _mix_scored(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        k, v = self.ungrouped(k), self.ungrouped(v)  # (B, H, S, K)
+        weights: Tensor = self.weights_dropout(self.shares(q, k, mask))
+        return weights.type_as(v) @ self.ungrouped(v)
+
+    def shares(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+        """What q (B, H, T, K) takes of each value by k (B, G, S, K), fp32: (B, H, T, S)."""
+        k = self.ungrouped(k)  # (B, H, S, K)
         if mask is None:
             T, S = q.shape[2], k.shape[2]
             mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
-        scores = self.score(q, k).float().masked_fill(~mask, -torch.inf)
-        weights: Tensor = self.weights_dropout(scores.softmax(-1))
-        return weights.type_as(v) @ v
+        scores: Tensor = self.score(q, k).float().masked_fill(~mask, -torch.inf)
+        return scores.softmax(-1)

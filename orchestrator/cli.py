@@ -76,6 +76,7 @@ VERBS = {
         "either",
     ),
     "generate": Verb("write text with the model of a run or checkpoint", "generate.command"),
+    "attend": Verb("draw who attends to whom in a text, head by head", "attend"),
     "checkpoint": Verb(
         "list, verify, compare, export and copy the checkpoints of runs", "checkpoint.command"
     ),

@@ -121,7 +121,12 @@ def _tokens_per_byte(settings: TokenizerConfig, pieces: list[str]) -> float:
         tokenizer = load_or_train(settings, lambda: iter(()))
     elif len(pieces) >= HELD_OUT:
         others = [piece for number, piece in enumerate(pieces) if number % HELD_OUT]
-        tokenizer = Tokenizer.train(_some(others, TRAINED_BYTES), vocab_size(settings))
+        tokenizer = Tokenizer.train(
+            _some(others, TRAINED_BYTES),
+            vocab_size(settings),
+            digits=settings.digits,
+            mask=settings.mask,
+        )
     size = sum(len(piece.encode("utf-8")) for piece in measured)
     if tokenizer is None or not size:
         return 1.0  # there can't be more

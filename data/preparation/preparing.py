@@ -258,8 +258,9 @@ class _Request:
     def _training_key(self) -> str:
         """Of the tokenizer that is trained on these datasets."""
         datasets = [self.outside[name] for name in self._weighted()]
-        vocabulary = self.settings.vocab_size
-        return json_sha256(["tokenizer", datasets, vocabulary, version("tokenizers")])[:32]
+        own = self.settings
+        kind = [own.vocab_size, *(name for name in ("digits", "mask") if getattr(own, name))]
+        return json_sha256(["tokenizer", datasets, *kind, version("tokenizers")])[:32]
 
     def _set_key(self, name: str, tokenizer: str) -> str:
         return json_sha256(["set", self.outside[name], tokenizer, FORMAT_VERSION, SKETCHES])[:32]

@@ -14,8 +14,10 @@ from models.configs.base import (
     FeatureModelConfig,
     LanguageModelConfig,
     ModelConfig,
+    TokenModelConfig,
     language,
     of_features,
+    reads_tokens,
 )
 from models.configs.bert import BertConfig
 from models.configs.blocks import BlocksConfig
@@ -35,7 +37,9 @@ __all__ = [
     "MLPConfig",
     "ModelConfig",
     "PerceptronConfig",
+    "TokenModelConfig",
     "TransformerConfig",
     "language",
     "of_features",
+    "reads_tokens",
 ]

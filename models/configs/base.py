@@ -18,6 +18,8 @@ class ModelConfig:
     """Settings that change what given weights compute and that no tensor's shape tells."""
     initial: ClassVar[tuple[str, ...]] = ()
     """Settings of random weights."""
+    trained_by: ClassVar[str | None] = None
+    """What to type to train one on text, where it does not tell the next token."""
     recomputes: ClassVar[bool] = False
     """Whether it can compute activations again instead of keeping them."""
 
@@ -51,7 +53,7 @@ class ModelConfig:
 
 
 @dataclass
-class LanguageModelConfig(ModelConfig):
+class TokenModelConfig(ModelConfig):
     """What every model of token sequences has.
 
     Raises:
@@ -64,7 +66,7 @@ class LanguageModelConfig(ModelConfig):
     """Longest sequence, in tokens."""
 
     def __post_init__(self) -> None:
-        """Check what all language models share."""
+        """Check what all models of tokens share."""
         super().__post_init__()
         check_size("max_positions", self.max_positions)
         if self.vocab_size is not None:
@@ -79,6 +81,11 @@ class LanguageModelConfig(ModelConfig):
     def sees_target(self) -> bool:
         """Whether a token attends to the one that it is to predict."""
         return False
+
+
+@dataclass
+class LanguageModelConfig(TokenModelConfig):
+    """A model that tells the next token from those before it."""
 
 
 @dataclass
@@ -103,16 +110,30 @@ class FeatureModelConfig(ModelConfig):
                 check_size(name, getattr(self, name))
 
 
-def language(config: ModelConfig) -> LanguageModelConfig:
-    """The config as that of a language model.
+def reads_tokens(config: ModelConfig) -> TokenModelConfig:
+    """The config as that of a model of token sequences.
 
     Raises:
         ValueError: it is of a family that does not read tokens.
     """
+    if not isinstance(config, TokenModelConfig):
+        raise ValueError(
+            f"model.family={config.family} reads no tokens, and text is made of them; "
+            "try model=gpt_tiny"
+        )
+    return config
+
+
+def language(config: ModelConfig) -> LanguageModelConfig:
+    """The config as that of a language model.
+
+    Raises:
+        ValueError: it is of a family that does not tell the next token.
+    """
     if not isinstance(config, LanguageModelConfig):
         raise ValueError(
-            f"model.family={config.family} is no language model, and text needs one; "
-            "try model=gpt_tiny"
+            f"model.family={config.family} is no language model, which tells the next token; "
+            f"try {config.trained_by or 'model=gpt_tiny'}"
         )
     return config
 

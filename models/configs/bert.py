@@ -15,6 +15,7 @@ class BertConfig(BlocksConfig):
         ValueError: from the constructor, for a value or a combination that cannot work.
     """
 
+    trained_by: ClassVar[str | None] = "stage=masked"
     initial: ClassVar[tuple[str, ...]] = ("init_std",)
 
     family: str = "bert"

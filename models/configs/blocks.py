@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from models.configs.base import LanguageModelConfig
+from models.configs.base import TokenModelConfig
 from models.configs.checks import (
     MOST_LAYERS,
     check_choice,
@@ -17,7 +17,7 @@ BLOCK_ACTIVATIONS = ("relu", "gelu")
 
 
 @dataclass
-class BlocksConfig(LanguageModelConfig):
+class BlocksConfig(TokenModelConfig):
     """Blocks of attention over a whole sequence and of feed-forward.
 
     Raises:

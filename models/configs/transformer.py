@@ -1,6 +1,7 @@
 """The encoder-decoder Transformer, as its sizes and choices."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from models.configs.blocks import BlocksConfig
 from models.configs.checks import check_choice, check_switch
@@ -13,6 +14,8 @@ class TransformerConfig(BlocksConfig):
     Raises:
         ValueError: from the constructor, for a value or a combination that cannot work.
     """
+
+    trained_by: ClassVar[str | None] = "stage=translate"
 
     family: str = "transformer"
     shared_embedding: bool = True

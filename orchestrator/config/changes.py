@@ -42,7 +42,7 @@ _KINDS: dict[Change, Mapping[str, str]] = {
         "sequence_length row_tokens document_characters",
         "data.validation": "path split take",
         "data.contract": "columns not_null not_empty max_characters",
-        "tokenizer": "kind vocab_size path end_of_text",
+        "tokenizer": "kind vocab_size digits mask path end_of_text",
     },
     Change.MATHEMATICS: {
         "data": "isolate_documents",

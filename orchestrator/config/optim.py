@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from orchestrator.config.checks import check_at_least, check_choice
 from orchestrator.config.engine import EngineConfig
 
-SCHEDULES = ("cosine", "wsd", "constant")
+SCHEDULES = ("cosine", "wsd", "inverse_sqrt", "constant")
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,8 @@ class OptimConfig:
     gradient_clip: float | None = 1.0
     """Largest global norm of the gradient. None: no clipping."""
     schedule: str = "cosine"
-    """cosine, wsd (warm-up, stable, decay) or constant; all after a linear warm-up."""
+    """cosine, wsd (warm-up, stable, decay), inverse_sqrt (Vaswani et al. 2017) or constant; all
+    after a linear warm-up."""
     warmup_steps: int = 40
     """Steps in which the learning rate rises to its peak."""
     decay_fraction: float = 0.2
@@ -133,6 +134,11 @@ class OptimConfig:
         check_choice("optim.schedule", self.schedule, SCHEDULES)
         check_at_least("optim.warmup_steps", self.warmup_steps, 0)
         check_at_least("optim.weight_decay", self.weight_decay or 0.0, 0)
+        if self.schedule == "inverse_sqrt" and not self.warmup_steps:
+            raise ValueError(
+                "optim.schedule=inverse_sqrt falls from the end of its warm-up, and "
+                "optim.warmup_steps=0 has none; try optim.warmup_steps=100"
+            )
         check_at_least("optim.l1", self.l1, 0)
         for name in ("beta1", "beta2", "momentum"):
             value = getattr(self, name)
@@ -158,6 +164,10 @@ class OptimConfig:
             found["decay_fraction"] = "it is for optim.schedule=wsd (optim=adamw_wsd)"
         if self.schedule == "constant":
             found["final_fraction"] = "optim.schedule=constant stays at its peak; try cosine or wsd"
+        if self.schedule == "inverse_sqrt":
+            found["final_fraction"] = (
+                "optim.schedule=inverse_sqrt ends where the number of steps puts it; try cosine"
+            )
         return found
 
     @property

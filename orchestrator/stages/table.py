@@ -2,9 +2,11 @@
 
 from orchestrator.stages.classify.stage import ClassifyConfig
 from orchestrator.stages.evaluate.stage import EvaluateConfig
+from orchestrator.stages.masked.stage import MaskedConfig
 from orchestrator.stages.pretrain.stage import PretrainConfig
 from orchestrator.stages.regress.stage import RegressConfig
 from orchestrator.stages.stage import Stage
+from orchestrator.stages.translate.stage import TranslateConfig
 
 STAGES = {
     "classify": Stage(
@@ -21,6 +23,16 @@ STAGES = {
         PretrainConfig,
         "orchestrator.stages.pretrain.driver",
         "orchestrator.stages.pretrain.train:pretrain",
+    ),
+    "masked": Stage(
+        MaskedConfig,
+        "orchestrator.stages.masked.driver",
+        "orchestrator.stages.masked.train:masked",
+    ),
+    "translate": Stage(
+        TranslateConfig,
+        "orchestrator.stages.translate.driver",
+        "orchestrator.stages.translate.train:translate",
     ),
     "evaluate": Stage(
         EvaluateConfig,

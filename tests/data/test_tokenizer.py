@@ -8,7 +8,7 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from data.files import DataError
-from data.tokenizer import Tokenizer, TokenizerConfig, vocab_size
+from data.tokenizer import Tokenizer, TokenizerConfig, load_or_train, vocab_size
 
 TEXTS = ["the cat sat on the mat. " * 20, "where is the hat? über allen\n\n" * 20, "0 1 2 3 " * 9]
 NASTY = "a<|endoftext|>b \x00\x7f\t  é 日本 👩‍👩‍👧 \u202e\r\n <|endoftext|>"
@@ -72,6 +72,28 @@ def test_a_text_that_cannot_fill_the_vocabulary_yields_a_smaller_one():
     assert 257 < found.vocab_size < 5000
     assert Tokenizer.train(TEXTS, found.vocab_size).fingerprint == found.fingerprint
     assert Tokenizer.train(TEXTS, found.vocab_size - 1).vocab_size == found.vocab_size - 1
+
+
+def test_digits_stand_alone_and_a_mask_is_no_text_where_they_are_asked_for():
+    texts = ["in 1984 and 1985 and 1986 again"] * 9
+    plain = Tokenizer.train(texts, 300)
+    own = Tokenizer.train(texts, 300, digits=True, mask=True)
+    assert any(len(plain.decode([i])) > 1 for i in plain.encode("1984"))
+    assert [own.decode([i]) for i in own.encode(" 1984")] == [" ", "1", "9", "8", "4"]
+    assert own.decode(own.encode(NASTY)) == NASTY
+    assert plain.mask is None
+    assert own.decode([own.mask]) == "<mask>"
+    assert own.mask not in own.encode("the <mask> is text")
+    again = Tokenizer(json.loads(own.json), "again")
+    assert (again.mask, again.fingerprint) == (own.mask, own.fingerprint)
+    assert Tokenizer.plain_bytes().mask is None
+    asked = TokenizerConfig(vocab_size=300, digits=True, mask=True)
+    assert load_or_train(asked, lambda: iter(texts)).fingerprint == own.fingerprint
+    with pytest.raises(DataError, match=r"must be at least 258: .* 2 special tokens"):
+        TokenizerConfig(vocab_size=257, mask=True)
+    for name in ("digits", "mask"):
+        with pytest.raises(DataError, match=f"{name}=true is for tokenizer.kind=bpe"):
+            TokenizerConfig("bytes", **{name: True})
 
 
 def word_level(tmp_path, special="</s>", lower=False):

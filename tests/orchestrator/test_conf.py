@@ -34,6 +34,8 @@ NEEDS = {
     "optim=muon": "engine=zero0",
     "model=mlp": "stage=classify",
     "model=mlp_by_hand": "stage=classify",
+    "model=transformer": "stage=translate",
+    "model=bert_tiny": "stage=masked",
     "experiment=mnist_by_hand": "model.inputs=784 model.outputs=10",  # without the package
     "resources=gpu8": "stage.global_batch_size=64",
     "resources=gpu64": "stage.global_batch_size=64",

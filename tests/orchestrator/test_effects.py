@@ -30,7 +30,7 @@ from data.config import (
 from data.sources import read_records, units_of
 from data.tokenizer import KINDS, TokenizerConfig, load_or_train
 from models import MODELS
-from models.configs import BertConfig, GPTConfig, LanguageModelConfig, MLPConfig, TransformerConfig
+from models.configs import BertConfig, GPTConfig, MLPConfig, TokenModelConfig, TransformerConfig
 from models.configs.gpt import POSITIONS
 from orchestrator.compose import compose_one
 from orchestrator.config import (
@@ -45,7 +45,9 @@ from orchestrator.config.optim import OPTIMIZERS, SCHEDULES
 from orchestrator.record.mlflow.mirror import new_state
 from orchestrator.stages import STAGES
 from orchestrator.stages.classify.stage import ClassifyConfig
+from orchestrator.stages.masked.stage import MaskedConfig
 from orchestrator.stages.pretrain.stage import PretrainConfig
+from orchestrator.stages.translate.stage import TranslateConfig
 from orchestrator.training import optim
 from tests.orchestrator.typed import SMALL, on, trained, typed
 
@@ -177,6 +179,11 @@ def test_a_setting_of_a_job_is_read_by_it_or_refused(stage, watched, corpus, tmp
         "evaluate": [f"checkpoint={trained(corpus)}", *on(corpus)[:2], "data.sequence_length=32"],
         "classify": ["stage.steps=2", "optim.warmup_steps=1"],
         "regress": ["stage.steps=2", "optim.warmup_steps=1"],
+        "masked": [*on(corpus), "tokenizer=bpe_mask", "tokenizer.vocab_size=300", "stage.steps=2"],
+        "translate": [
+            *("stage.steps=2", "optim.warmup_steps=1", "stage.pairs=100"),
+            *("tokenizer.vocab_size=300", "stage.validation_fraction=0.2"),
+        ],
     }[stage]
     words = [f"stage={stage}", *words, *(plain if stage != "pretrain" else ())]
     monkeypatch.setenv("ORCHESTRATE_CACHE", str(tmp_path / "cache"))
@@ -217,11 +224,14 @@ def test_a_setting_of_an_optimizer_and_its_schedule_is_read_or_refused(name, sch
     ],
 )
 def test_a_setting_of_a_model_is_read_or_refused(config, watched):
-    text = isinstance(config, LanguageModelConfig)
+    text = isinstance(config, TokenModelConfig)
     inputs = torch.zeros(1, 3, dtype=torch.int64) if text else torch.zeros(1, 64)
     texts = 2 if isinstance(config, TransformerConfig) else 1
     models.build(config).train()(*[inputs] * texts)
-    job = JobConfig(stage=PretrainConfig() if text else ClassifyConfig(), model=config)
+    stage = {TransformerConfig: TranslateConfig, BertConfig: MaskedConfig}.get(
+        type(config), PretrainConfig if text else ClassifyConfig
+    )
+    job = JobConfig(stage=stage(), model=config, tokenizer=TokenizerConfig(mask=True))
 
     def attempt(name, value):
         replace(config, **{name.removeprefix("model."): value})

@@ -15,7 +15,7 @@ def rate(step, steps=STEPS, **settings):
     return learning_rate(OptimConfig(learning_rate=2.0, **settings), step, steps)
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "wsd", "constant"])
+@pytest.mark.parametrize("schedule", ["cosine", "wsd", "inverse_sqrt", "constant"])
 def test_warm_up_is_linear_and_ends_at_the_peak(schedule):
     for step in range(1, 11):
         assert rate(step, schedule=schedule, warmup_steps=10) == pytest.approx(2.0 * step / 10)
@@ -47,6 +47,18 @@ def test_wsd_is_flat_and_then_falls_linearly_over_the_last_part():
     for step in range(75, 101):
         assert rate(step, **settings) == pytest.approx(2.0 - 1.6 * (step - 75) / 25)
     assert rate(STEPS, **settings) == pytest.approx(0.4)
+
+
+def test_inverse_sqrt_is_the_published_schedule_whatever_the_number_of_steps():
+    """Vaswani et al. 2017, eq. 3: width^-0.5 x min(step^-0.5, step x warmup^-1.5)."""
+    peak = 512**-0.5 * 20**-0.5
+    for step in range(1, 101):
+        published = 512**-0.5 * min(step**-0.5, step * 20**-1.5)
+        settings = OptimConfig(learning_rate=peak, schedule="inverse_sqrt", warmup_steps=20)
+        for steps in (100, 1000):
+            assert learning_rate(settings, step, steps) == pytest.approx(published)
+    with pytest.raises(ValueError, match=r"optim\.warmup_steps=0 has none; try"):
+        OptimConfig(schedule="inverse_sqrt", warmup_steps=0)
 
 
 def test_constant_stays_at_the_peak_to_the_end():

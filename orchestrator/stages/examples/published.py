@@ -23,13 +23,16 @@ def folder_of(fingerprint: str, cache: Path) -> Path:
     return cache / FOLDER / fingerprint
 
 
-def publish_arrays(arrays: Arrays, about: object, cache: Path | None) -> str:
+def publish_arrays(
+    arrays: Arrays, about: object, cache: Path | None, files: Mapping[str, str] | None = None
+) -> str:
     """Publish arrays and what is to be said of them, unless that has been done.
 
     Args:
         arrays: by name.
         about: plain data that goes into the fingerprint, too.
         cache: root of the cache to publish in. None: only say what would be published.
+        files: texts that stand beside them, by the name of the file.
 
     Returns:
         sha256 of all that is in the folder of this name.
@@ -38,13 +41,17 @@ def publish_arrays(arrays: Arrays, about: object, cache: Path | None) -> str:
     for name, array in arrays.items():
         digest.update(f"{name} {array.shape}".encode())
         digest.update(array.tobytes())
+    texts = {name: text.encode() for name, text in (files or {}).items()}
+    for name, content in texts.items():
+        digest.update(f"{name} {len(content)}".encode() + content)
     fingerprint = digest.hexdigest()
     if cache is not None:
-        _write(folder_of(fingerprint, cache), arrays, about)
+        texts[ABOUT] = json.dumps(about).encode()
+        _write(folder_of(fingerprint, cache), arrays, texts)
     return fingerprint
 
 
-def _write(folder: Path, arrays: Arrays, about: object) -> None:
+def _write(folder: Path, arrays: Arrays, files: Mapping[str, bytes]) -> None:
     if folder.is_dir():
         return
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
@@ -52,7 +59,8 @@ def _write(folder: Path, arrays: Arrays, about: object) -> None:
     partial.mkdir(parents=True)
     for name, array in arrays.items():
         np.save(partial / f"{name}.npy", array)
-    (partial / ABOUT).write_text(json.dumps(about), encoding="utf-8")
+    for name, content in files.items():
+        (partial / name).write_bytes(content)
     try:
         publish(partial, folder)
     except OSError:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from models.configs import language
+from models.configs import reads_tokens
 from orchestrator.config import JobConfig, RoleConfig
 
 
@@ -10,10 +10,10 @@ def language_role(config: JobConfig, vocabulary: int, name: str = "model") -> Ro
     """The role with as many rows of tokens as the tokenizer needs, unless the model has more.
 
     Raises:
-        ValueError: the model has fewer, or is no language model.
+        ValueError: the model has fewer, or reads no tokens.
     """
     role = config.role(name)
-    model = language(role.model)
+    model = reads_tokens(role.model)
     rows = model.vocab_size
     if rows is not None and rows < vocabulary:
         raise ValueError(

@@ -4,7 +4,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from data import Loader, Prepared, Published, Stream, evaluation_rows, open_published
 from data.feed.ledger import Ledger
@@ -19,6 +19,7 @@ from orchestrator.stages.language.resuming import initial_state, resumed_state
 from orchestrator.stages.language.roles import language_role
 from orchestrator.stages.language.sampling import sample, sample_in_training
 from orchestrator.stages.language.scoring import bits_per_byte, comparison, notices, perplexity
+from orchestrator.stages.language.stage import LanguageTrainingConfig
 from orchestrator.stages.pretrain.bad_steps import keep, steps_left_out, without
 from orchestrator.stages.pretrain.replay import observe
 from orchestrator.stages.pretrain.stage import PretrainConfig
@@ -28,6 +29,7 @@ from orchestrator.training import distributed
 from orchestrator.training.bad_loss import BadLoss
 from orchestrator.training.hardware import device_name, peak_flops
 from orchestrator.training.loop import Metrics, Schedule, Trained, evaluate, every, fit
+from orchestrator.training.objectives import Objective
 from orchestrator.training.optim import learning_rate
 from orchestrator.training.patience import SAMPLING
 
@@ -39,7 +41,7 @@ def pretrain(config: JobConfig, inputs: Published, run: Run) -> Result:
     prepared = open_published(inputs, run.cache)
     if config.section(PretrainConfig).replay is not None:
         return Training(config, prepared, run).replay()
-    training, outcome = train(config, prepared, run)
+    training, outcome = train(Training, config, prepared, run)
     texts = training.sample() if distributed.rank() == 0 and not outcome.stopped else []
     ours = training.latest.get("validation/bits_per_byte")
     return Result(
@@ -53,7 +55,12 @@ def pretrain(config: JobConfig, inputs: Published, run: Run) -> Result:
     )
 
 
-def train(config: JobConfig, prepared: Prepared, run: Run) -> "tuple[Training, Trained]":
+Kind = TypeVar("Kind", bound="Training")
+
+
+def train(
+    kind: "type[Kind]", config: JobConfig, prepared: Prepared, run: Run
+) -> "tuple[Kind, Trained]":
     """Train to the end; a bad step is left out, once between two checkpoints, if that is asked for.
 
     Every rank calls it. Weights and data are then as the last checkpoint has them, or as at the
@@ -62,7 +69,7 @@ def train(config: JobConfig, prepared: Prepared, run: Run) -> "tuple[Training, T
     went_back_to: int | None = None
     recorded = 0
     while True:
-        training = Training(config, prepared, run, recorded=recorded)
+        training = kind(config, prepared, run, recorded=recorded)
         try:
             return training, training.fit()
         except BadLoss as bad:
@@ -70,8 +77,8 @@ def train(config: JobConfig, prepared: Prepared, run: Run) -> "tuple[Training, T
             from_step = 0 if newest is None else newest.step
             skip = training.stage.on_bad_loss == "skip" and from_step != went_back_to
             path = training.keep(bad, left_out=skip)
-            kind = "rolled_back" if skip else "spike"
-            run.event(kind, step=bad.step, reason=str(bad), batch=path, from_step=from_step)
+            name = "rolled_back" if skip else "spike"
+            run.event(name, step=bad.step, reason=str(bad), batch=path, from_step=from_step)
             if not skip:
                 raise
             went_back_to, recorded = from_step, bad.step - 1
@@ -97,7 +104,7 @@ class Training:
         Raises ValueError if the checkpoint belongs to another model, tokenizer or stream of data.
         """
         config, run = self.config, self.run
-        self.stage = config.section(PretrainConfig)
+        self.stage = config.section(LanguageTrainingConfig)
         role = language_role(config, self.prepared.tokenizer.vocab_size)
         self.checkpoints = Checkpoints(run, config)
         self.stream = Stream.open(self.prepared.train_sets, config.data)
@@ -137,7 +144,7 @@ class Training:
         batch, length = self.config.batch, self.config.data.sequence_length
         return fit(
             self.model.engine,
-            next_token,
+            self.objective(),
             batches,
             schedule,
             start_step=self.checkpoints.from_step,
@@ -171,7 +178,15 @@ class Training:
         )
         first, end_of_text = self.checkpoints.from_step + 1, self.stream.end_of_text
         with closing(steps) as batches:
-            yield without(self._left_out, batches, first, end_of_text)
+            yield map(self.shown, without(self._left_out, batches, first, end_of_text))
+
+    def objective(self) -> Objective[Any]:
+        """What is minimised."""
+        return next_token
+
+    def shown(self, batches: list[Batch]) -> list[Batch]:
+        """The micro-batches of a step as the model sees them."""
+        return batches
 
     def _rate(self, step: int) -> float:
         optim = self.model.config.optim
@@ -184,7 +199,7 @@ class Training:
 
     def replay(self) -> Result:
         """Look at the step `stage.replay` alone, after those that lead there."""
-        step = self.stage.replay
+        step = self.config.section(PretrainConfig).replay
         assert step is not None
         with self._steps() as batches:
             self._fit(batches, Schedule(step - 1, every(None), every(None), self._rate), quiet=True)
@@ -194,9 +209,11 @@ class Training:
     def log(self, step: int, metrics: Metrics) -> None:
         """Record the metrics of an optimizer step."""
         if self._peak is not None:
-            rate = metrics["train/tokens_per_second"] / distributed.world_size()
+            # Of all tokens that are computed, whichever of them count.
+            tokens = self.config.batch.step * self.config.data.sequence_length
+            rate = tokens / metrics["train/step_seconds"] / distributed.world_size()
             metrics["train/mfu"] = rate * self._flops / self._peak
-        self._record(step, metrics)
+        self.record(step, metrics)
 
     def evaluate(self, step: int) -> Metrics:
         """Loss on the whole validation split of each dataset. Every rank calls it."""
@@ -223,12 +240,13 @@ class Training:
             "validation/perplexity": perplexity(nats / tokens),
             "validation/bits_per_byte": bits_per_byte(nats, size),
         }
-        self._record(step, metrics)
-        if self.stage.sample_at_evaluations:
+        self.record(step, metrics)
+        if self.config.section(PretrainConfig).sample_at_evaluations:
             self.show_samples(step)
         return metrics
 
-    def _record(self, step: int, metrics: Metrics) -> None:
+    def record(self, step: int, metrics: Metrics) -> None:
+        """Record metrics, unless an attempt before has, and keep the last value of each."""
         self.latest |= metrics
         if step > self.recorded:
             self.run.log(step, metrics)
@@ -273,7 +291,7 @@ class Training:
     def sample(self) -> list[str]:
         """What the saved weights, the best if kept, write after each prompt. One rank calls it."""
         saved = self.checkpoints.best or self.checkpoints.newest
-        if saved is None or self.stage.sample_tokens == 0:
+        if saved is None or self.config.section(PretrainConfig).sample_tokens == 0:
             return []
         return sample(saved, **self._sampling())
 
@@ -282,7 +300,7 @@ class Training:
         return {
             "tokenizer": self.prepared.tokenizer,
             "prompts": self.stage.prompts,
-            "new_tokens": self.stage.sample_tokens,
+            "new_tokens": self.config.section(PretrainConfig).sample_tokens,
             "most_tokens": self.config.data.sequence_length,
             "seed": self.config.seed,
         }

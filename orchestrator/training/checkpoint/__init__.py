@@ -34,6 +34,7 @@ from orchestrator.record.checkpoints import (
 from orchestrator.training.checkpoint.exporting import Weights, described, export, open_weights
 from orchestrator.training.checkpoint.locating import located
 from orchestrator.training.checkpoint.reading import (
+    build_model,
     build_writer,
     load_model,
     load_writer,
@@ -55,6 +56,7 @@ __all__ = [
     "SavedRole",
     "Saver",
     "Weights",
+    "build_model",
     "build_writer",
     "described",
     "export",

@@ -141,6 +141,11 @@ def load_writer(checkpoint: Checkpoint, role: str | None = None) -> TextModel:
     return build_writer(reader, checkpoint.model_config(role), checkpoint.path)
 
 
+def build_model(reader: StateReader, config: ModelConfig) -> nn.Module:
+    """A model of any family with the weights that `reader` finds, on the CPU, in fp32."""
+    return _build(reader, config)
+
+
 def build_writer(reader: StateReader, config: ModelConfig | None, source: Path) -> TextModel:
     """A model that can write text, with the weights that `reader` finds in `source`.
 

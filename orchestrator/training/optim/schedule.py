@@ -11,13 +11,15 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
     Linear warm-up over `warmup_steps`, then: `cosine` falls to `final_fraction` of the peak along
     half a cosine (Loshchilov & Hutter 2017, eq. 5); `wsd` stays at the peak and falls linearly
     over the last `decay_fraction` of all steps (Hu et al. 2024, MiniCPM, section 4.2); `constant`
-    stays.
+    stays; `inverse_sqrt` is peak x sqrt(warmup_steps / step) (Vaswani et al. 2017, eq. 3).
     """
     peak = config.peak
     if step <= config.warmup_steps:
         return peak * step / config.warmup_steps
     if config.schedule == "constant":
         return peak
+    if config.schedule == "inverse_sqrt":
+        return peak * math.sqrt(config.warmup_steps / step)
     final = peak * config.final_fraction
     if config.schedule == "cosine":
         progress = (step - config.warmup_steps) / (steps - config.warmup_steps)

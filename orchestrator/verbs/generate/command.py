@@ -1,6 +1,7 @@
 """`orchestrate generate`: write text with the model of a run, checkpoint or folder.
 
-Reads weights, model config and tokenizer from there alone: no Ray, no DeepSpeed.
+An encoder-decoder translates the prompt; a masked model fills each <mask> in it. Reads weights,
+model config and tokenizer from there alone: no Ray, no DeepSpeed.
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ def main(argv: Sequence[str]) -> int:
     check(options)
 
     from data import Tokenizer
+    from models.configs import BlocksConfig
     from models.decoding import Sampling
     from models.gpt import GPT
     from orchestrator.training import checkpoint
+    from orchestrator.verbs.generate import whole
     from orchestrator.verbs.generate.explaining import explain_and_print
     from orchestrator.verbs.generate.writing import search_and_print, write_and_print
 
@@ -39,6 +42,10 @@ def main(argv: Sequence[str]) -> int:
     weights = checkpoint.open_weights(path, options.role)
     for line in checkpoint.told(weights.path, weights.passed_over):
         say(line, sys.stderr)
+    if isinstance(weights.model_config, BlocksConfig):
+        prompts = options.prompt if options.prompt is not None else [_standard_input()]
+        whole.write(weights, prompts, options)
+        return 0
     model = checkpoint.build_writer(weights.reader, weights.model_config, weights.path)
     if weights.tokenizer is None:
         raise ValueError(f"{weights.path} has no tokenizer.json, and its tokens can't be known")

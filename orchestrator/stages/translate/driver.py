@@ -1,0 +1,144 @@
+"""Translation in the process that starts the job: its arithmetic, its pairs, its record."""
+
+from collections.abc import Iterator
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data.files import cache_root
+from data.messages import counted
+from data.sources.locale_pairs import Pair, locale_pairs
+from data.sources.pairs import file_pairs
+from data.tokenizer import vocab_size
+from models import cost
+from models.configs import reads_tokens
+from orchestrator.config import JobConfig
+from orchestrator.record.journal import Journal
+from orchestrator.stages.examples.resuming import start_position
+from orchestrator.stages.language.roles import language_role
+from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Score, Shown, step_line
+from orchestrator.stages.translate.pairs import TOKENIZER, PublishedPairs, publish_pairs
+from orchestrator.stages.translate.stage import TranslateConfig
+
+if TYPE_CHECKING:
+    from orchestrator.record.checkpoints import Checkpoint
+
+SAME = "stage.data, stage.languages, stage.pairs, stage.validation_fraction and the tokenizer"
+TRAINING = (
+    Shown("train/loss", "train loss {:.3f}"),
+    Shown("train/tokens_per_second", "{:,.0f} target tokens/s", rate=True),
+    Shown("train/step_seconds", "{:.3g} s/step", rate=True),
+)
+EVALUATION = (
+    Shown("validation/accuracy", "held-out texts exact {:.1%}"),
+    Shown("validation/loss", "validation loss {:.3f}"),
+)
+
+
+def outline(config: JobConfig) -> Outline:
+    """The job from its settings alone. Raises ValueError if a package is missing."""
+    stage = config.section(TranslateConfig)
+    missing = [name for name in ("babel", "sacrebleu") if find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f"stage=translate needs {' and '.join(missing)}; "
+            "python -m pip install 'orchestrate[translate]'"
+        )
+    made = f", {stage.pairs:,} pairs and all names" if stage.data is None else ""
+    return _outline(config, f"{_source(stage)}{made}, not made yet", vocab_size(config.tokenizer))
+
+
+def estimate(config: JobConfig, start: "Checkpoint | None") -> Outline:
+    """The same: pairs are counted when they are made."""
+    return outline(config)
+
+
+def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
+    """Read or make the pairs and publish them; check that the job can go on from `start`."""
+    stage = config.section(TranslateConfig)
+    say(f"reading {_source(stage)}")
+    published = publish_pairs(
+        _pairs(config, stage),
+        _source(stage),
+        config.tokenizer,
+        validation_fraction=stage.validation_fraction,
+        seed=config.seed,
+        longest=reads_tokens(config.role("model").model).max_positions,
+        cache=cache_root(),
+    )
+    role = language_role(config, published.vocab_size)
+    if start is not None:
+        start_position(start, config, role.model, published.fingerprint, SAME)
+    if published.too_long:
+        say(f"data: left out as longer than the model's positions: {published.too_long:,} pairs")
+    data = (
+        f"{_source(stage)}: {published.train:,} train and {published.validation:,} held-out pairs, "
+        f"{published.tokens:.1f} tokens a text"
+    )
+    return Ready(
+        _outline(config, data, published.vocab_size, published),
+        inputs=published,
+        record=partial(_record, config=config, published=published),
+        files=(published.folder(cache_root()),),
+    )
+
+
+def _source(stage: TranslateConfig) -> str:
+    """The pairs in a few words."""
+    return f"{stage.data or 'locale data'} ({' to '.join(stage.languages)})"
+
+
+def _pairs(config: JobConfig, stage: TranslateConfig) -> Iterator[Pair]:
+    if stage.data is None:
+        return locale_pairs(stage.both, stage.pairs, config.seed)
+    return file_pairs(stage.data, stage.both)
+
+
+def _outline(
+    config: JobConfig, data: str, vocabulary: int, published: PublishedPairs | None = None
+) -> Outline:
+    stage, batch = config.section(TranslateConfig), config.batch
+    role = language_role(config, vocabulary)
+    parameters, pairs = cost.parameters(role.model), batch.step * stage.steps
+    flops, seen = None, ""
+    if published is not None:
+        flops = cost.flops_per_sample(role.model, round(published.tokens)) * pairs
+        seen = f" = {pairs / published.train:.3g} epochs; {flops:.3g} floating-point operations"
+    lines = {
+        "model": f"{role.model.family}, {parameters:,} parameters",
+        "data": data,
+        "step": step_line(config, "pair"),
+        "job": f"{counted(stage.steps, 'step')} = {pairs:,} pairs{seen}",
+    }
+    return Outline(
+        stage.steps,
+        lines,
+        {"model": RoleOutline(role, parameters, cost.largest_layer(role.model))},
+        TRAINING,
+        EVALUATION,
+        flops=flops,
+        score=Score("validation/accuracy", lower_is_better=False),
+    )
+
+
+def _record(
+    journal: Journal, folder: Path, *, config: JobConfig, published: PublishedPairs
+) -> None:
+    """Events that lead from the run to its pairs and its tokenizer."""
+    stage = config.section(TranslateConfig)
+    for split, count in (("train", published.train), ("validation", published.validation)):
+        journal.event(
+            "dataset",
+            name="locale" if stage.data is None else Path(stage.data).name,
+            source=stage.data or "babel",
+            split=split,
+            mixture=False,
+            folder=str(published.folder(cache_root())),
+            fingerprint=published.fingerprint,
+            examples=count,
+            columns=dict.fromkeys(stage.languages, "string"),
+        )
+    tokenizer = (published.folder(cache_root()) / TOKENIZER).read_text(encoding="utf-8")
+    (folder / TOKENIZER).write_text(tokenizer, encoding="utf-8")
+    journal.event("artifact", path=TOKENIZER)

@@ -1,0 +1,208 @@
+"""The splits of a job's pairs: cut by what they say, tokenized, published once, opened by ranks.
+
+N pairs of a split, B pairs of a micro-batch, S source and T target tokens of the longest of them.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import compress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data import Tokenizer, TokenizerConfig
+from data.messages import counted as told
+from data.order import Ids
+from data.sources.locale_pairs import Pair
+from data.tokenizer import load_or_train
+from orchestrator.stages.examples.published import folder_of, open_arrays, publish_arrays
+
+VERSION = 1  # of what is in a published folder
+TOKENIZER, TEXTS = "tokenizer.json", "validation.json"
+ARRAYS = ("source", "source_ends", "target", "target_ends", "kinds")
+
+
+@dataclass(frozen=True)
+class PublishedPairs:
+    """Names the published pairs of a job; it pickles, and says nothing of where a cache is."""
+
+    fingerprint: str
+    train: int
+    """Pairs."""
+    validation: int
+    kinds: tuple[str, ...]
+    vocab_size: int
+    tokens: float
+    """Mean of the tokens of a text."""
+    too_long: int
+    """Pairs left out because the model has no room for them."""
+
+    def folder(self, cache: Path) -> Path:
+        """Where they are under the root of a cache."""
+        return folder_of(self.fingerprint, cache)
+
+    def texts(self, cache: Path) -> list[tuple[str, str, str]]:
+        """Source, target and kind of the validation split, as they were read."""
+        found = json.loads((self.folder(cache) / TEXTS).read_text(encoding="utf-8"))
+        return [(source, target, kind) for source, target, kind in found]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pairs of one forward pass."""
+
+    source: NDArray[np.int64]
+    """(B, S), padded behind its end."""
+    source_mask: NDArray[np.bool_]
+    """(B, S): what is no padding."""
+    target: NDArray[np.int64]
+    """(B, T+1): inputs are [:, :-1], targets [:, 1:]."""
+    loss_mask: NDArray[np.bool_]
+    """(B, T): targets that count."""
+    kinds: NDArray[np.int64]
+    """(B,)."""
+    sample_ids: Ids
+    """(B,): positions in the run; in an evaluation, places in the split."""
+
+    @property
+    def weight(self) -> int:
+        """Target tokens that count."""
+        return int(self.loss_mask.sum())
+
+
+@dataclass(frozen=True)
+class Split:
+    """The pairs of a split; tokens of all texts stand end to end."""
+
+    source: NDArray[np.int32]
+    source_ends: NDArray[np.int64]
+    """(N,): where each source ends, with the end of text."""
+    target: NDArray[np.int32]
+    target_ends: NDArray[np.int64]
+    kinds: NDArray[np.int64]
+    """(N,)."""
+    end: int
+    """The token that ends a text."""
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.kinds)
+
+    def batch(self, rows: Ids, sample_ids: Ids, counted: NDArray[np.bool_]) -> Batch:
+        """The micro-batch of the pairs at `rows` (B,); see `Split` in stages/examples."""
+        source, source_mask = self._padded(self.source, self.source_ends, rows)
+        target, mask = self._padded(self.target, self.target_ends, rows)
+        begin = np.full((len(rows), 1), self.end)  # a target begins behind the end of another
+        return Batch(
+            source,
+            source_mask,
+            np.concatenate([begin, target], 1),
+            mask & counted[:, None],
+            self.kinds[rows],
+            sample_ids,
+        )
+
+    def _padded(
+        self, tokens: NDArray[np.int32], ends: NDArray[np.int64], rows: Ids
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Texts (B, longest) padded with the end of text, and where they are none."""
+        starts = np.where(rows > 0, ends[rows - 1], 0)
+        lengths = ends[rows] - starts
+        places = np.arange(lengths.max())
+        mask = places < lengths[:, None]
+        index = np.minimum(starts[:, None] + places, len(tokens) - 1)
+        return np.where(mask, tokens[index], self.end).astype(np.int64), mask
+
+
+def publish_pairs(
+    pairs: Iterable[Pair],
+    source: str,
+    tokenizer: TokenizerConfig,
+    *,
+    validation_fraction: float,
+    seed: int,
+    longest: int,
+    cache: Path,
+) -> PublishedPairs:
+    """Cut, tokenize and publish pairs, unless that has been done.
+
+    Args:
+        pairs: all of them; one that comes again is taken once.
+        source: where they come from, for messages.
+        tokenizer: of both sides; a bpe is trained on the training split.
+        validation_fraction: share of the keys that are held out.
+        seed: of the cut.
+        longest: most tokens of a text with its end; longer ones are left out and counted.
+        cache: root of the cache.
+
+    Raises:
+        ValueError: a split would be empty.
+    """
+    splits: dict[str, list[Pair]] = {"train": [], "validation": []}
+    for pair in dict.fromkeys(pairs):
+        splits[_split_of(pair.key, validation_fraction, seed)].append(pair)
+    texts = [text for pair in splits["train"] for text in (pair.source, pair.target)]
+    made = load_or_train(tokenizer, lambda: iter(texts))
+    too_long, kinds = 0, sorted({pair.kind for own in splits.values() for pair in own})
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, own in splits.items():
+        sides = [_encode(made, [pair.source for pair in own])]
+        sides.append(_encode(made, [pair.target for pair in own]))
+        fits = [max(map(len, both)) <= longest for both in zip(*sides, strict=True)]
+        too_long += fits.count(False)
+        splits[name] = list(compress(own, fits))
+        for side, rows in zip(("source", "target"), sides, strict=True):
+            kept = list(compress(rows, fits))
+            flat = [token for row in kept for token in row]
+            arrays[f"{name}-{side}"] = np.array(flat, dtype=np.int32)
+            arrays[f"{name}-{side}_ends"] = np.cumsum([len(row) for row in kept], dtype=np.int64)
+        number = [kinds.index(pair.kind) for pair in splits[name]]
+        arrays[f"{name}-kinds"] = np.array(number, dtype=np.int64)
+    count = {name: len(own) for name, own in splits.items()}
+    if not all(count.values()):
+        raise ValueError(
+            f"{source} gives {told(count['train'], 'pair')} for training and "
+            f"{count['validation']} for validation, {too_long} left out as longer than "
+            f"model.max_positions={longest} tokens, and both need some; give more pairs, or "
+            f"another stage.validation_fraction than {validation_fraction}"
+        )
+    held_out = [[pair.source, pair.target, pair.kind] for pair in splits["validation"]]
+    files = {TOKENIZER: made.json, TEXTS: json.dumps(held_out)}
+    fingerprint = publish_arrays(arrays, {"version": VERSION, "kinds": kinds}, cache, files)
+    tokens = sum(len(arrays[f"train-{side}"]) for side in ("source", "target"))
+    return PublishedPairs(
+        fingerprint,
+        count["train"],
+        count["validation"],
+        tuple(kinds),
+        made.vocab_size,
+        tokens / (2 * count["train"]),
+        too_long,
+    )
+
+
+def _split_of(key: str | None, fraction: float, seed: int) -> str:
+    if key is None:
+        return "train"
+    digest = blake2b(f"{seed} {key}".encode(), digest_size=8).digest()
+    return "validation" if int.from_bytes(digest, "little") < fraction * 2**64 else "train"
+
+
+def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Tokens of each text with the end of text."""
+    return [[*tokenizer.encode(text), tokenizer.end_of_text] for text in texts]
+
+
+def open_split(published: PublishedPairs, split: str, end: int, cache: Path) -> Split:
+    """A split, `train` or `validation`, mapped into memory; every rank calls it.
+
+    Raises:
+        NotOnThisHost: the folder is not there.
+    """
+    names = (f"{split}-{what}" for what in ARRAYS)
+    arrays = open_arrays(published.fingerprint, cache, *names)
+    return Split(**dict(zip(ARRAYS, arrays, strict=True)), end=end)
