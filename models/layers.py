@@ -263,12 +263,16 @@ class Attention(nn.Module):
             return q, k, v
         qk, v = qkv.split_with_sizes((H + G, G), 2)
         if self.qk_norm:
-            q, k = qk.split_with_sizes((H, G), 2)
-            qk = torch.cat((self.q_norm(q), self.k_norm(k)), 2)
+            qk = self.normed(qk)
         if rotary is not None:
             qk = rotate(qk, rotary)
         q, k = qk.split_with_sizes((H, G), 2)
         return q, k, v
+
+    def normed(self, qk: Tensor) -> Tensor:
+        """Queries and keys (B, T, H + G, K) as the norms of each make them."""
+        q, k = qk.split_with_sizes((self.heads, self.kv_heads), 2)
+        return torch.cat((self.q_norm(q), self.k_norm(k)), 2)
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Weighted sums of v (B, G, S, K) by what q (B, H, T, K) finds in k: (B, H, T, K).

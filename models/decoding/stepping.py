@@ -20,7 +20,7 @@ from torch.nn import functional
 from models.cache import KVCache
 from models.configs import LanguageModelConfig
 from models.gpt import GPT
-from models.layers import Block, Rotary, rotary_table, sinusoidal_positions
+from models.layers import Block, Rotary, rotary_table, rotate, sinusoidal_positions
 from models.masks import other_mask
 
 Projection = Callable[[Tensor], Tensor]
@@ -119,8 +119,8 @@ class _Layer:
 
     def __init__(self, block: Block, sort: bool, rows: int) -> None:
         attention, ffn = block.attention, block.ffn
-        self.attention = attention
-        self.heads = attention.heads + 2 * attention.kv_heads
+        self.attention, self.place = attention, attention.layer
+        self.H, self.G = attention.heads, attention.kv_heads
         self.attention_norm, self.ffn_norm = block.attention_norm, block.ffn_norm
         self.gated = ffn.gated
         self.qkv, self.output, self.down = (
@@ -147,11 +147,17 @@ class _Layer:
     ) -> Tensor:
         """Weighted sums of the cached values by what the new queries find: (B, H x K)."""
         own = self.attention
-        qkv = qkv.view(len(qkv), 1, self.heads, -1)  # (B, 1, H + 2G, K)
-        q, k, v = (each.transpose(1, 2) for each in own.placed(qkv, rotary))  # (B, H or G, 1, K)
-        keys, values = cache.extend(own.layer, k, v)  # (B, G, S, K)
+        qkv = qkv.view(len(qkv), 1, self.H + 2 * self.G, -1)  # (B, 1, H + 2G, K)
+        if rotary is not None or own.qk_norm:
+            qk, v = qkv.split_with_sizes((self.H + self.G, self.G), 2)
+            if own.qk_norm:
+                qk = own.normed(qk)
+            qkv = torch.cat((qk if rotary is None else rotate(qk, rotary), v), 2)
+        # (B, H or G, 1, K)
+        q, k, v = qkv.transpose(1, 2).split_with_sizes((self.H, self.G, self.G), 1)
+        keys, values = cache.extend(self.place, k, v)  # (B, G, S, K)
         y = functional.scaled_dot_product_attention(
-            q, keys, values, attn_mask=mask, enable_gqa=own.heads != own.kv_heads
+            q, keys, values, attn_mask=mask, enable_gqa=self.H != self.G
         )  # (B, H, 1, K)
         return y.flatten(1)
 

@@ -12,6 +12,7 @@ from data.drift.gate_report import GateReport
 from data.messages import counted
 from data.tokenizer import load_or_train
 from models import cost
+from models.configs import ModelConfig
 from orchestrator.config import JobConfig
 from orchestrator.stages.language.drift import check_drift, train_sets
 from orchestrator.stages.language.preparing import (
@@ -53,6 +54,8 @@ class LanguageDriver:
     score: Score
     check: Check
     """Raises ValueError for what does not fit the tokenizer, or the checkpoint to resume if any."""
+    caution: Callable[[ModelConfig], str] = lambda model: ""
+    """What the plan adds of the model; raises ValueError for one that the stage can't train."""
 
     def outline(self, config: JobConfig) -> Outline:
         """The job from its settings alone. Raises ValueError if the vocabulary does not fit."""
@@ -140,7 +143,7 @@ class LanguageDriver:
         flops = cost.flops_per_token(role.model, T) * sequences * T
         seen = "" if epochs is None else f" = {_epochs(epochs, 'about ' * about)}"
         lines = {
-            "model": f"{role.model.family}, {parameters:,} parameters",
+            "model": f"{role.model.family}, {parameters:,} parameters{self.caution(role.model)}",
             "data": data,
             "step": f"{step_line(config, 'sequence')} of {counted(T, 'token')} = {per_step:,} "
             "tokens",

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from data import Tokenizer
+from models.configs import ModelConfig, language
 from orchestrator.config import JobConfig
 from orchestrator.stages.language.driving import TRAINING, LanguageDriver
 from orchestrator.stages.pretrain.stage import PretrainConfig
@@ -48,5 +49,18 @@ def check_prompts(config: JobConfig, tokenizer: Tokenizer) -> None:
             )
 
 
-_DRIVER = LanguageDriver(EVALUATION, Score("validation/bits_per_byte"), check)
+def caution(model: ModelConfig) -> str:
+    """What a reader of the loss must know of the model. Raises ValueError if it tells no token."""
+    own = language(model)
+    if not own.writes:
+        raise ValueError(
+            f"model.family={own.family} does not predict the next token, which stage=pretrain is "
+            "about; try model=gpt_tiny"
+        )
+    if not own.sees_target:
+        return ""
+    return "; its mask sees the token it predicts, so a low loss means nothing"
+
+
+_DRIVER = LanguageDriver(EVALUATION, Score("validation/bits_per_byte"), check, caution)
 outline, estimate, prepare = _DRIVER.outline, _DRIVER.estimate, _DRIVER.prepare

@@ -105,7 +105,7 @@ class MemoryBox:
         self._eater = subprocess.Popen([*self.entering, sys.executable, "-c", code])
 
     def empty(self) -> None:
-        """That process ends, and the limit with it. Raises DrillError if it has ended before."""
+        """That process ends, and the limit with it. Raises DrillError if it has failed before."""
         eater, self._eater = self._eater, None
         (self._folder / self._limit).write_text(self._none)
         if eater is None:
@@ -113,7 +113,7 @@ class MemoryBox:
         early = eater.poll()
         eater.kill()
         eater.wait()
-        if early is not None:
+        if early not in (None, -signal.SIGKILL):  # the kernel may kill it, too, after a rank
             raise DrillError(f"what was to take all memory ended by itself, with code {early}")
 
     def close(self) -> None:
