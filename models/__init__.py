@@ -3,10 +3,13 @@
 families.py   MODELS, the table of families; build, config_to_dict, config_from_dict
 configs/      sizes and choices of each family
 formulas/     parameters and operations of each family; cost.py asks them
-gpt.py        a decoder-only Transformer, of layers.py, with a cache.py of keys and values
+language.py   what language models share; cache.py, what they keep of the tokens seen
+gpt.py        a decoder-only Transformer, of layers.py
 decoding/     how it writes: sampling, beams, streams of text
 mlp.py        layers of fully connected units
+loss.py       the loss of a language model, without its logits
 dropout.py    dropout that belongs to the sample
+products.py   matrix products with weights that are kept sorted
 
 Importing this package does not import torch; `build` does.
 """

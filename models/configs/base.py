@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from models.configs.checks import check_size
+from models.configs.checks import check_size, check_switch
 
 
 @dataclass
@@ -57,11 +57,14 @@ class LanguageModelConfig(ModelConfig):
     """Distinct tokens. None: that of the tokenizer."""
     max_positions: int = 256
     """Longest sequence, in tokens."""
+    tied_embedding: bool = True
+    """Whether the output head is the token embedding."""
 
     def __post_init__(self) -> None:
         """Check what all language models share."""
         super().__post_init__()
         check_size("max_positions", self.max_positions)
+        check_switch("tied_embedding", self.tied_embedding)
         if self.vocab_size is not None:
             check_size("vocab_size", self.vocab_size)
 

@@ -54,8 +54,6 @@ class GPTConfig(LanguageModelConfig):
     """gelu or swiglu."""
     bias: bool = True
     """Whether projections and layer norms add a bias."""
-    tied_embedding: bool = True
-    """Whether the output head is the token embedding."""
     dropout: float = 0.0
     """Probability, on embeddings, attention weights and both residual branches."""
     rotary_base: float = 10000.0
@@ -79,8 +77,7 @@ class GPTConfig(LanguageModelConfig):
         for name in ("kv_heads", "ffn_width"):
             if getattr(self, name) is not None:
                 check_size(name, getattr(self, name))
-        for name in ("bias", "tied_embedding"):
-            check_switch(name, getattr(self, name))
+        check_switch("bias", self.bias)
         for name in ("rotary_base", "norm_eps", "init_std"):
             check_positive(name, getattr(self, name))
         check_probability("dropout", self.dropout)

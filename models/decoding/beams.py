@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from models.cache import KVCache
 from models.decoding.generating import check, pad_left, prefill
-from models.decoding.stepping import Stepper
-from models.gpt import GPT
+from models.decoding.stepping import Stepper, new_stepper
+from models.language import LanguageModel
 
 
 @dataclass(frozen=True, order=True)
@@ -29,7 +28,7 @@ class Hypothesis:
 
 @torch.inference_mode()
 def beam_search(
-    model: GPT,
+    model: LanguageModel,
     prompt: Sequence[int],
     max_new_tokens: int,
     *,
@@ -60,7 +59,7 @@ def beam_search(
         raise ValueError(f"beams={beams} must be at least 1, and best={best} from 1 to {beams}")
     tokens, _ = pad_left([prompt], model.head_weight.device)  # (1, T0)
     check(model, tokens, max_new_tokens, stop_tokens)
-    cache = KVCache(tokens.shape[1] + max_new_tokens - 1)
+    cache = model.new_cache(tokens.shape[1] + max_new_tokens - 1)
     logprobs = prefill(model, tokens, cache).float().log_softmax(-1)  # (1, V)
     stepper: Stepper | None = None
     rows: list[tuple[int, ...]] = [()]  # the tokens of each running beam
@@ -98,7 +97,7 @@ def beam_search(
         origins = torch.tensor([beam for _, beam, _ in running], device=tokens.device)
         cache.select(origins)
         if stepper is None or len(origins) != len(logprobs):
-            stepper = Stepper(model, cache, len(origins), max_new_tokens - length)
+            stepper = new_stepper(model, cache, len(origins), max_new_tokens - length)
         last = torch.tensor([row[-1] for row in rows], device=tokens.device)
         logprobs = stepper.step(last).float().log_softmax(-1)  # (W, V)
     return sorted(ended, reverse=True)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.decoding.generating import check, evaluating
+from models.decoding.generating import check
 from models.decoding.sampling import Sampling, penalised, pick, probabilities, uniform
-from models.gpt import GPT
+from models.language import LanguageModel, evaluating
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Choice:
 
 @torch.inference_mode()
 def explain(
-    model: GPT,
+    model: LanguageModel,
     text: Sequence[int],
     sampling: Sampling,
     *,

@@ -1,19 +1,18 @@
-"""Text from a model: the prompts in one pass, then one token at a time over cached keys and values.
+"""Text from a model: the prompts in one pass, then a token at a time over what it keeps of them.
 
 B rows, T0 tokens of the longest prompt, n new tokens, V vocabulary.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.cache import KVCache
+from models.cache import Cache
 from models.decoding.sampling import Sampling, chosen_logprobs, draw, penalised, row_seeds
-from models.decoding.stepping import Stepper
-from models.gpt import GPT
+from models.decoding.stepping import new_stepper
+from models.language import LanguageModel, evaluating
 
 PADDING = 0  # stands before shorter prompts; any token would do, for nothing looks at it
 Prompts = Tensor | Sequence[Sequence[int]]
@@ -49,7 +48,7 @@ class Written:
 
 
 def generate(
-    model: GPT,
+    model: LanguageModel,
     prompts: Prompts,
     max_new_tokens: int,
     sampling: Sampling | None = None,
@@ -76,7 +75,7 @@ def generate(
 
 @torch.inference_mode()
 def stream(
-    model: GPT,
+    model: LanguageModel,
     prompts: Prompts,
     max_new_tokens: int,
     sampling: Sampling | None = None,
@@ -113,9 +112,9 @@ def stream(
     seeds = row_seeds(0, B) if seeds is None else seeds
     if len(seeds) != B:
         raise ValueError(f"there are {len(seeds)} seeds for {B} prompts; give one for each")
-    cache = KVCache(T0 + max_new_tokens - 1, starts)  # the last token is never fed back
+    cache = model.new_cache(T0 + max_new_tokens - 1, starts)  # the last token is never fed back
     logits = prefill(model, tokens, cache)  # (B, V)
-    stepper = Stepper(model, cache, B, max_new_tokens - 1)
+    stepper = new_stepper(model, cache, B, max_new_tokens - 1)
     seen = None
     if sampling.repetition_penalty != 1:
         seen = _tokens_of(tokens, starts, logits.shape[-1])  # (B, V)
@@ -145,22 +144,10 @@ def stream(
         logits = stepper.step(last)
 
 
-def prefill(model: GPT, tokens: Tensor, cache: KVCache) -> Tensor:
+def prefill(model: LanguageModel, tokens: Tensor, cache: Cache) -> Tensor:
     """Read prompts (B, T0) into an empty cache: the logits (B, V) behind them, and no others."""
     with evaluating(model):
         return model.logits(model.hidden(tokens, cache)[:, -1])
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Turn dropout off, and give each module its mode back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def pad_left(prompts: Prompts, device: torch.device) -> tuple[Tensor, Tensor | None]:
@@ -189,7 +176,7 @@ def pad_left(prompts: Prompts, device: torch.device) -> tuple[Tensor, Tensor | N
 
 
 def check(
-    model: GPT, tokens: Tensor, max_new_tokens: int, stop_tokens: Collection[int] = ()
+    model: LanguageModel, tokens: Tensor, max_new_tokens: int, stop_tokens: Collection[int] = ()
 ) -> None:
     """Raise ValueError for rows (B, T0) that cannot be continued so far by this model."""
     if max_new_tokens < 1:

@@ -1,26 +1,25 @@
-"""One new token per row, over cached keys and values: the pass that writing a text consists of.
+"""One new token per row, over what a model keeps: the pass that writing a text consists of.
 
-It computes what `GPT.hidden` computes for T = 1, straight from the weights. With so little to do
-per weight, time goes into reading the weights, and into everything around it: a module call costs
-as much as a small operation, and oneDNN sorts bf16 weights anew at every call unless they are kept
-sorted.
+For a Transformer it computes what `GPT.hidden` computes for T = 1, straight from the weights. With
+so little to do per weight, time goes into reading the weights, and into everything around it: a
+module call costs as much as a small operation, and oneDNN sorts bf16 weights anew at every call
+unless they are kept sorted.
 
 B rows, D model width, H query heads, G key and value heads, K head width, S tokens so far with the
 new one, V vocabulary.
 """
 
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.cache import KVCache
+from models.cache import Cache, KVCache
 from models.gpt import GPT
+from models.language import LanguageModel, evaluating
 from models.layers import Block, Rotary, rotary_table, rotate, sinusoidal_positions
-
-Projection = Callable[[Tensor], Tensor]
+from models.products import Projection, sorted_projection, sorts
 
 FEW_ROWS = 4
 """From so many rows on sorted fp32 weights are faster, by 1.1 to 1.6; bf16 ones always are, by 1.3
@@ -30,14 +29,27 @@ MOST_SORTED_BYTES = 2**31  # of the second copy of the weights that sorting them
 
 
 class Stepper:
-    """Feeds a model one token per row, again and again."""
+    """Feeds a model one token per row, again and again, by its own forward pass."""
+
+    def __init__(self, model: LanguageModel, cache: Cache) -> None:
+        """Continue the tokens that `cache` holds."""
+        self.model, self.cache = model, cache
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Return the logits (B, V) of the token after each of tokens (B,), int64."""
+        with evaluating(self.model):
+            return self.model.logits(self.model.hidden(tokens[:, None], self.cache)[:, -1])
+
+
+class GPTStepper(Stepper):
+    """The same of a Transformer, straight from its weights."""
+
+    model: GPT
+    cache: KVCache
 
     def __init__(self, model: GPT, cache: KVCache, rows: int, steps: int) -> None:
-        """Continue the tokens that `cache` holds, in `rows` rows, for at most `steps` steps.
-
-        The weights must stay as they are meanwhile.
-        """
-        self.model, self.cache = model, cache
+        """See `new_stepper`."""
+        super().__init__(model, cache)
         weight = model.head_weight
         sort = steps >= FEW_STEPS and _sorting_pays(model, weight, rows)
         self.layers = [_Layer(cast(Block, block), sort, rows) for block in model.blocks]
@@ -64,6 +76,16 @@ class Stepper:
             x = layer(x, rotary, cache, mask)
         cache.length = length + 1
         return self.head(model.norm(x))
+
+
+def new_stepper(model: LanguageModel, cache: Any, rows: int, steps: int) -> Stepper:
+    """What continues the tokens that `cache` holds, in `rows` rows, for at most `steps` steps.
+
+    The weights must stay as they are meanwhile.
+    """
+    if isinstance(model, GPT):
+        return GPTStepper(model, cache, rows, steps)
+    return Stepper(model, cache)
 
 
 class _Layer:
@@ -112,11 +134,7 @@ def _projection(
 ) -> Projection:
     """x (B, inputs) -> x @ weight^T + bias, and its GELU if asked for."""
     if sort:
-        # What torch.compile makes of a linear layer on a CPU, without its compiler.
-        ops: Any = torch.ops.mkldnn
-        mine = ops._reorder_linear_weight(weight.detach(), rows)
-        then, how = ("gelu", "tanh") if gelu else ("none", "")
-        return lambda x: ops._linear_pointwise(x, mine, bias, then, [], how)
+        return sorted_projection(weight, bias, rows, gelu)
     if gelu:
         return lambda x: functional.gelu(functional.linear(x, weight, bias), approximate="tanh")
     return lambda x: functional.linear(x, weight, bias)
@@ -125,18 +143,7 @@ def _projection(
 def _sorting_pays(model: GPT, weight: Tensor, rows: int) -> bool:
     """Whether to keep a second copy of the weights in the order that oneDNN reads them."""
     few = weight.dtype == torch.float32 and rows < FEW_ROWS
-    if weight.device.type != "cpu" or few or torch.is_autocast_enabled("cpu"):
+    if few or torch.is_autocast_enabled("cpu"):
         return False
     size = sum(each.nbytes for each in model.parameters())
-    return size <= MOST_SORTED_BYTES and _sorts(weight.dtype)
-
-
-def _sorts(dtype: torch.dtype) -> bool:
-    """Whether this build of torch has the operations, and this processor the instructions."""
-    ops: Any = torch.ops.mkldnn
-    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if not available or not hasattr(ops, "_linear_pointwise"):
-        return False
-    return dtype == torch.float32 or (
-        dtype == torch.bfloat16 and bool(ops._is_mkldnn_bf16_supported())
-    )
+    return size <= MOST_SORTED_BYTES and sorts(weight)

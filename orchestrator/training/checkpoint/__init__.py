@@ -30,7 +30,12 @@ from orchestrator.record.checkpoints import (
     verify,
 )
 from orchestrator.training.checkpoint.exporting import Weights, export, open_weights
-from orchestrator.training.checkpoint.reading import build_gpt, load_gpt, load_model, open_role
+from orchestrator.training.checkpoint.reading import (
+    build_language_model,
+    load_language_model,
+    load_model,
+    open_role,
+)
 from orchestrator.training.checkpoint.saver import Published, Saver
 from orchestrator.training.checkpoint.sharing import newest_valid_shared, verify_shared
 from orchestrator.training.checkpoint.writing import NonFiniteState, SavedRole, SaveFailed, save
@@ -47,12 +52,12 @@ __all__ = [
     "SavedRole",
     "Saver",
     "Weights",
-    "build_gpt",
+    "build_language_model",
     "export",
     "find",
     "folder_name",
     "hold",
-    "load_gpt",
+    "load_language_model",
     "load_model",
     "newest_valid",
     "newest_valid_shared",

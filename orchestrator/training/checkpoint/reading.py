@@ -3,14 +3,13 @@
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 import models
-from models.configs import GPTConfig, ModelConfig
-from models.gpt import GPT
+from models.configs import LanguageModelConfig, ModelConfig
+from models.language import LanguageModel
 from orchestrator.record.checkpoints.manifest import (
     Checkpoint,
     CheckpointError,
@@ -132,34 +131,43 @@ def read_whole(reader: StateReader, name: str) -> Tensor:
 
 def load_model(checkpoint: Checkpoint, role: str | None = None) -> nn.Module:
     """The model of a role with its weights, on the CPU, in fp32."""
-    return _build(open_role(checkpoint, role), checkpoint.model_config(role))
+    reader = open_role(checkpoint, role)
+    model = _unfilled(checkpoint.model_config(role))
+    _fill(model, reader)
+    return model
 
 
-def load_gpt(checkpoint: Checkpoint, role: str | None = None) -> GPT:
+def load_language_model(checkpoint: Checkpoint, role: str | None = None) -> LanguageModel:
     """The model of a role that can write text. Raises CheckpointError for other families."""
     reader = open_role(checkpoint, role)
-    return build_gpt(reader, checkpoint.model_config(role), checkpoint.path)
+    return build_language_model(reader, checkpoint.model_config(role), checkpoint.path)
 
 
-def build_gpt(reader: StateReader, config: ModelConfig | None, source: Path) -> GPT:
+def build_language_model(
+    reader: StateReader, config: ModelConfig | None, source: Path
+) -> LanguageModel:
     """A model that can write text, with the weights that `reader` finds in `source`.
 
     Raises:
         CheckpointError: the weights are of another family.
     """
-    if not isinstance(config, GPTConfig):
+    model = _unfilled(config) if isinstance(config, LanguageModelConfig) else None
+    if not isinstance(model, LanguageModel):
         family = "of the stage's own kind" if config is None else f"of the family {config.family}"
         raise CheckpointError(
-            f"{source} holds a model {family}, which does not write text; name one of the family "
-            "gpt"
+            f"{source} holds a model {family}, which does not write text; name one of "
+            "stage=pretrain"
         )
-    return cast(GPT, _build(reader, config))
+    _fill(model, reader)
+    return model
 
 
-def _build(reader: StateReader, config: ModelConfig) -> nn.Module:
+def _unfilled(config: ModelConfig) -> nn.Module:
     with torch.device("meta"):
-        model = models.build(config)
+        return models.build(config)
+
+
+def _fill(model: nn.Module, reader: StateReader) -> None:
     check_parameters(reader, {name: tuple(p.shape) for name, p in model.named_parameters()})
     weights = {name: read_whole(reader, name) for name in reader.names()}
     model.load_state_dict(weights, assign=True)
-    return model

@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     weights = checkpoint.open_weights(Path(options.path), options.role)
     for line in checkpoint.told(weights.path, weights.passed_over):
         say(line, sys.stderr)
-    model = checkpoint.build_gpt(weights.reader, weights.model_config, weights.path)
+    model = checkpoint.build_language_model(weights.reader, weights.model_config, weights.path)
     if weights.tokenizer is None:
         raise ValueError(f"{weights.path} has no tokenizer: its model was not trained on text")
     tokenizer = Tokenizer.load(weights.tokenizer)

@@ -8,13 +8,13 @@ from collections.abc import Collection, Sequence
 
 from data import Tokenizer
 from models.decoding import Sampling, TextStream, beam_search, row_seeds, stream
-from models.gpt import GPT
+from models.language import LanguageModel
 
 BETWEEN = "\n---"  # two texts
 
 
 def write_and_print(
-    model: GPT,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     rows: Sequence[Sequence[int]],
     room: int,
@@ -59,7 +59,7 @@ def write_and_print(
 
 
 def search_and_print(
-    model: GPT,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     rows: Sequence[Sequence[int]],
     room: int,
