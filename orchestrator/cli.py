@@ -61,6 +61,7 @@ VERBS = {
     "data": Verb("make, look at, check and trace the data of a job", "data.command", "either"),
     "runs": Verb("list the runs: newest or best first, by stage, status or setting", "runs"),
     "show": Verb("all about one run on one screen", "show", "defaults"),
+    "compare": Verb("how runs differ: settings, data, code, curves; in a band or not", "compare"),
     "why": Verb("the story of a run: how it ended, what was lost, where the time went", "why"),
     "drill": Verb(
         "rehearse failures on your own job: kill, freeze, fill, flip", "drill.command", "either"

@@ -80,27 +80,33 @@ def read_series(folder: Path) -> dict[str, Points]:
 
 
 def _draw(kind: Kind, curves: dict[str, Points]) -> "Figure":
+    figure, axes = blank(kind.title, kind.label)
+    for color, (legend, (steps, values)) in zip(cycle(COLORS), curves.items(), strict=False):
+        _curve(axes, steps, values, color, legend, kind.noisy)
+    finite = [v for _, values in curves.values() for v in values if math.isfinite(v)]
+    if finite and min(finite) > 0 and max(finite) > LOG_FROM * min(finite):
+        axes.set_yscale("log")
+    if len(curves) > 1 or len(finite) < sum(len(values) for _, values in curves.values()):
+        axes.legend(frameon=False, labelcolor=INK)
+    return figure
+
+
+def blank(title: str, label: str) -> "tuple[Figure, Axes]":
+    """A figure without curves, over optimizer steps, in the look of all figures; and its axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained", facecolor="white")
     axes = figure.subplots()
-    for color, (legend, (steps, values)) in zip(cycle(COLORS), curves.items(), strict=False):
-        _curve(axes, steps, values, color, legend, kind.noisy)
-    axes.set_title(kind.title, loc="left", color=INK, fontsize=12, fontweight="bold")
+    axes.set_title(title, loc="left", color=INK, fontsize=12, fontweight="bold")
     axes.set_xlabel("optimizer step", color=MUTED)
-    axes.set_ylabel(kind.label, color=MUTED)
-    finite = [v for _, values in curves.values() for v in values if math.isfinite(v)]
-    if finite and min(finite) > 0 and max(finite) > LOG_FROM * min(finite):
-        axes.set_yscale("log")
+    axes.set_ylabel(label, color=MUTED)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=MUTED, length=0)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(GRID)
-    if len(curves) > 1 or len(finite) < sum(len(values) for _, values in curves.values()):
-        axes.legend(frameon=False, labelcolor=INK)
-    return figure
+    return figure, axes
 
 
 def _curve(

@@ -1,0 +1,118 @@
+"""`orchestrate compare` on run folders whose curves are made here, and on real ones."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import t
+
+from orchestrator.record import comparing
+from tests.orchestrator.typed import on, refused, trained, typed
+
+
+def noisy(shift=0.0, seed=0, steps=400, scatter=0.1):
+    """A falling curve with Gaussian scatter."""
+    rng = np.random.default_rng(seed)
+    curve = 2 + 3 * np.exp(-np.arange(steps) / 80) + shift + rng.normal(0, scatter, steps)
+    return list(range(1, steps + 1)), list(curve)
+
+
+@pytest.fixture
+def outputs(corpus, tmp_path, monkeypatch):
+    """A run, the same with another seed, and one with another loss and a secret."""
+    monkeypatch.chdir(tmp_path)
+    day = Path("outputs/2026-01-02")
+    for number, (name, shift) in enumerate((("aaa111", 0), ("bbb222", 0), ("ccc333", 1))):
+        folder = day / f"03-04-0{number}-pretrain-{name}"
+        shutil.copytree(trained(corpus), folder)
+        config = (folder / "config.yaml").read_text()
+        config = config.replace("seed: 0", f"seed: {number}")
+        if shift:
+            config = config.replace("  experiment: ", "  api_token: hunter2hunter2\n  experiment: ")
+        (folder / "config.yaml").write_text(config)
+        lines = [
+            {"time_ms": 0, "attempt": 1, "step": step, "metrics": {"train/loss": value}}
+            for step, value in zip(*noisy(shift, number), strict=True)
+        ]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    return Path("outputs")
+
+
+def test_settings_that_differ_are_shown_without_secrets_and_the_rest_is_the_same(outputs):
+    answer = typed("compare", "aaa111", "bbb222", "ccc333")
+    assert answer.code == 0, answer
+    rows = {line.split()[0]: line.split()[1:] for line in answer.out.splitlines() if line.strip()}
+    assert rows["seed"] == ["0", "1", "2"]
+    assert "optim.learning_rate" not in rows
+    assert "hunter2" not in answer.out
+    assert answer.out.count("all: the same in all") == 2, "data and code"
+    assert "bbb222 lies in it" in answer.out
+    assert "ccc333 leaves it for good at step 1 and ends" in answer.out
+    assert Path("compare.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_outside_of_the_band_that_was_asked_for_ends_with_1(outputs):
+    inside = typed("compare", "bbb222", "--band", "aaa111", "--json")
+    assert inside.code == 0, inside
+    assert json.loads(inside.out)["train/loss"]["bbb222"]["inside"] is True
+    outside = typed("compare", "ccc333", "--band", "aaa111", "bbb222", "--metric", "train/loss")
+    assert outside.code == 1, outside
+
+
+def test_the_band_of_several_runs_is_the_prediction_interval_of_a_new_one():
+    curves = [noisy(seed=seed) for seed in range(4)]
+    band = comparing.band_of(curves, "loss")
+    means = np.array([list(comparing.smooth(own).values()) for own in curves])
+    step = 200
+    window = means[:, step - 8 : step + 9].var(axis=0, ddof=1).mean()  # 400 // 50 each side
+    margin = t.ppf(0.975, 3) * math.sqrt(window * (1 + 1 / 4))
+    assert band.high[step] - band.low[step] == pytest.approx(2 * margin)
+    assert band.high[step] + band.low[step] == pytest.approx(2 * means[:, step].mean())
+
+
+def test_of_many_like_runs_about_as_many_lie_in_the_band_at_a_step_as_it_says():
+    share = [
+        np.mean(
+            [comparing.place(noisy(seed=1000 * trial + own), band).share for own in range(100, 105)]
+        )
+        for trial in range(20)
+        for band in [comparing.band_of([noisy(seed=1000 * trial + s) for s in range(5)], "loss")]
+    ]
+    assert 0.9 < np.mean(share) <= 1.0
+
+
+def test_the_scatter_of_one_run_tells_a_shift_from_noise():
+    band = comparing.band_of([noisy()], "loss")
+    assert band.half_width == pytest.approx(2 * 0.1, rel=0.1)  # two standard deviations
+    assert comparing.place(noisy(seed=1), band).inside
+    gone = comparing.place(noisy(0.5, seed=1), band)
+    assert gone.leaves == 1
+    assert gone.beyond == pytest.approx(0.3, abs=0.1)
+    assert comparing.place(([1000, 1001], [1.0, 1.0]), band) is None
+
+
+def test_wrong_requests_are_named(outputs):
+    assert "two runs or more" in refused("compare", "aaa111")
+    assert "two runs or more" in refused("compare", "aaa111", "aaa111")
+    assert "did you mean" in refused("compare", "aaa111", "bbb222", "--metric", "train/los")
+    assert "no run folder" in refused("compare", "aaa111", "zzz999")
+    (empty,) = outputs.glob("*/*-bbb222")
+    (empty / "metrics.jsonl").write_text("")
+    assert "no loss that all have" in refused("compare", "aaa111", "bbb222")
+
+
+def test_two_real_runs_that_differ_in_a_setting_alone_are_told_apart_by_it(corpus, tmp_path):
+    outputs = tmp_path / "outputs"
+    for rate in ("1e-3", "2e-3"):
+        words = (*on(corpus), "stage.steps=3", f"outputs={outputs}", f"optim.learning_rate={rate}")
+        assert typed("run", *words).code == 0
+    names = [folder.name for folder in outputs.glob("2*/*")]
+    picture = f"--picture={tmp_path / 'c.png'}"
+    answer = typed("compare", *names, f"--outputs={outputs}", "--json", picture)
+    assert answer.code == 0, answer
+    found = json.loads(answer.out)
+    assert list(found["settings"]) == ["optim.learning_rate"]
+    assert all(len(set(values)) == 1 for values in found["data"].values())
