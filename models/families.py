@@ -7,11 +7,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from models.configs import GPTConfig, LanguageModelConfig, MLPConfig, ModelConfig
+from models.configs import (
+    GPTConfig,
+    LanguageModelConfig,
+    LSTMConfig,
+    MLPConfig,
+    ModelConfig,
+    RNNConfig,
+    WindowConfig,
+)
 from models.configs.checks import did_you_mean
 from models.formulas.cost import Cost
 from models.formulas.gpt import gpt_cost
 from models.formulas.mlp import mlp_cost
+from models.formulas.recurrent import recurrent_cost
+from models.formulas.window import window_cost
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,6 +46,9 @@ class Family:
 
 MODELS = {
     "gpt": Family(GPTConfig, "models.gpt:GPT", gpt_cost),
+    "lstm": Family(LSTMConfig, "models.recurrent.language:Recurrent", recurrent_cost),
+    "rnn": Family(RNNConfig, "models.recurrent.language:Recurrent", recurrent_cost),
+    "window": Family(WindowConfig, "models.window:Window", window_cost),
     "mlp": Family(MLPConfig, "models.mlp:MLP", mlp_cost),
 }
 

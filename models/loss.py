@@ -28,7 +28,7 @@ def token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
         head: (V, D), the weights of the output layer.
         targets: (B, T) int64.
     """
-    dtype = _matmul_dtype(hidden)
+    dtype = matmul_dtype(hidden)
     rows, wanted = hidden.flatten(0, 1).to(dtype), targets.flatten()
     parts = [
         checkpoint(
@@ -45,7 +45,7 @@ def summed_loss(hidden: Tensor, head: Tensor, targets: Tensor, loss_mask: Tensor
     Its gradient is computed along with it, so that no logits are computed twice: on top of
     `token_losses` arguments, loss_mask is bool (B, T). A second backward pass raises RuntimeError.
     """
-    rows = hidden.flatten(0, 1).to(_matmul_dtype(hidden))
+    rows = hidden.flatten(0, 1).to(matmul_dtype(hidden))
     loss: Tensor = _SummedLoss.apply(  # type: ignore[no-untyped-call]
         rows, head, targets.flatten(), loss_mask.flatten()
     )
@@ -114,7 +114,7 @@ def _chunks(rows: int, vocabulary: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, rows, size))
 
 
-def _matmul_dtype(x: Tensor) -> torch.dtype:
-    """What a matrix product of x is computed in: autocast's, else its own."""
+def matmul_dtype(x: Tensor) -> torch.dtype:
+    """Return what a matrix product of x is computed in: autocast's type, else its own."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

@@ -16,6 +16,8 @@ from models.configs import (
     language,
 )
 
+FAMILIES = ", ".join(MODELS)
+
 
 @pytest.mark.parametrize(
     ("settings", "message"),
@@ -158,10 +160,10 @@ def test_a_dict_with_missing_keys_gets_defaults():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"layers": 2}, "names no family; known families: gpt, mlp"),
+        ({"layers": 2}, f"names no family; known families: {FAMILIES}"),
         (
             {"family": "gpd"},
-            "'gpd' is not one of gpt, mlp; did you mean gpt?",
+            f"'gpd' is not one of {FAMILIES}; did you mean gpt?",
         ),
         ({"family": ["gpt"]}, "unknown model.family"),
         ({"family": "gpt", "layer": 2}, "'layer' is not one of .*; did you mean layers?"),
@@ -178,7 +180,7 @@ def test_build_needs_a_vocabulary_and_a_known_family():
         build(GPTConfig())
     with pytest.raises(ValueError, match=r"model\.family='other' is no family for a ModelConfig"):
         build(ModelConfig(family="other"))
-    with pytest.raises(ValueError, match=r"'gpt' is no family for a LanguageM.*: gpt, mlp"):
+    with pytest.raises(ValueError, match=f"'gpt' is no family for a LanguageM.*: {FAMILIES}"):
         build(LanguageModelConfig(family="gpt", vocab_size=10))
     assert build(replace(GPTConfig(layers=1, width=8, heads=1), vocab_size=10))
 

@@ -7,7 +7,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import build
-from models.configs import GPTConfig, MLPConfig, ModelConfig
+from models.configs import GPTConfig, LSTMConfig, MLPConfig, ModelConfig, RNNConfig, WindowConfig
 from models.cost import flops_per_sample, flops_per_token, largest_layer, parameters
 
 CHOICES = itertools.product(
@@ -40,8 +40,19 @@ CONFIGS = [
 MLPS = [MLPConfig(inputs=7, hidden=hidden, classes=3) for hidden in ([], [5], [11, 2, 9])]
 
 
+OTHERS = [
+    family(vocab_size=101, width=12, tied_embedding=tied, **more)
+    for tied in (True, False)
+    for family, more in (
+        (RNNConfig, {"layers": 3}),
+        (LSTMConfig, {"layers": 1}),
+        (WindowConfig, {"window": 3, "hidden": 9}),
+    )
+]
+
+
 def test_parameters_and_the_largest_layer_are_those_of_the_built_module():
-    for config in [*CONFIGS, *MLPS, replace(CONFIGS[0], vocab_size=2, max_positions=400)]:
+    for config in [*CONFIGS, *MLPS, *OTHERS, replace(CONFIGS[0], vocab_size=2, max_positions=400)]:
         with torch.device("meta"):
             model = build(config)
         assert parameters(config) == sum(p.numel() for p in model.parameters()), config
@@ -57,7 +68,7 @@ def test_gpt2_small_has_the_published_size():
     assert largest_layer(gpt2) == 50257 * 768
 
 
-@pytest.mark.parametrize("config", CONFIGS[::7])
+@pytest.mark.parametrize("config", [*CONFIGS[::7], *OTHERS])
 def test_flops_are_those_that_torch_counts_forward_and_backward(config):
     model = build(config)
     tokens = torch.randint(101, (2, 20))

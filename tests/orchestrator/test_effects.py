@@ -30,7 +30,14 @@ from data.config import (
 from data.sources import read_records, units_of
 from data.tokenizer import KINDS, TokenizerConfig, load_or_train
 from models import MODELS
-from models.configs import GPTConfig, MLPConfig
+from models.configs import (
+    GPTConfig,
+    LanguageModelConfig,
+    LSTMConfig,
+    MLPConfig,
+    RNNConfig,
+    WindowConfig,
+)
 from models.configs.gpt import POSITIONS
 from orchestrator.compose import compose_one
 from orchestrator.config import (
@@ -212,10 +219,11 @@ def test_a_setting_of_an_optimizer_and_its_schedule_is_read_or_refused(name, sch
         *(GPTConfig(vocab_size=5, layers=1, width=8, positions=own) for own in POSITIONS),
         MLPConfig(),
         MLPConfig(hidden=[]),
+        *(own(vocab_size=5, width=4) for own in (RNNConfig, LSTMConfig, WindowConfig)),
     ],
 )
 def test_a_setting_of_a_model_is_read_or_refused(config, watched):
-    text = isinstance(config, GPTConfig)
+    text = isinstance(config, LanguageModelConfig)
     inputs = torch.zeros(1, 3, dtype=torch.int64) if text else torch.zeros(1, 64)
     models.build(config).train()(inputs)
     job = JobConfig(stage=PretrainConfig() if text else ClassifyConfig(), model=config)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import models
-from models.configs import GPTConfig, MLPConfig
+from models.configs import GPTConfig, LSTMConfig, MLPConfig, RNNConfig, WindowConfig
 from orchestrator.training import distributed
 from orchestrator.training.engine import build
 from orchestrator.training.materialise import materialise, on_meta
@@ -28,6 +28,9 @@ CONFIGS = {
         kv_heads=1,
     ),
     "sinusoidal": replace(SMALL, positions="sinusoidal", init_std=0.3),
+    "rnn": RNNConfig(vocab_size=31, width=6),
+    "lstm": LSTMConfig(vocab_size=31, width=6, tied_embedding=False),
+    "window": WindowConfig(vocab_size=31, width=4, hidden=6),
     "mlp": MLPConfig(inputs=6, classes=3),
 }
 
