@@ -17,6 +17,7 @@ from data.messages import clock
 from orchestrator.config import JobConfig
 from orchestrator.job.codes import DONE, FAILED, REFUSED
 from orchestrator.record.runs import Run, runs
+from orchestrator.record.sweeps import parameters
 from orchestrator.terminal import say
 
 LOOKED_AT = 50  # newest runs among which that of a job is looked for; others may start runs, too
@@ -67,29 +68,52 @@ def carry_out(jobs: Jobs, verb: Callable[..., int], asked: float, *, starts: boo
         if code not in (DONE, FAILED, REFUSED):
             break
     if starts:
-        say("\n" + "\n".join(table([overrides for _, overrides in jobs], ended)))
+        words = [overrides for _, overrides in jobs]
+        say("\n" + "\n".join(table(words, ended)))
+        compare(Path(jobs[0][0].outputs), words, ended)
     return max(own.code for own in ended)
 
 
 def table(jobs: Sequence[Sequence[str]], ended: Sequence[Ended]) -> list[str]:
     """A line for each job: how it ended, its result, its run, and what it had of its own."""
-    common = set.intersection(*map(set, jobs))
-    rows = [("job", "status", "result", "time", "run", "overrides")]
-    for number, overrides in enumerate(jobs, 1):
-        own = shlex.join(word for word in overrides if word not in common)
+    rows = [("job", "status", "result", "parameters", "time", "run", "overrides")]
+    for number, own in enumerate(names(jobs), 1):
         if number > len(ended):
-            rows.append((str(number), "not started", "-", "-", "-", own))
+            rows.append((str(number), "not started", "-", "-", "-", "-", own))
             continue
         last = ended[number - 1]
         measured = last.run.headline if last.run else None
         result = f"{measured[0].split('/', 1)[-1]} {measured[1]:.4g}" if measured else "-"
         status, name = (last.run.status, last.run.id) if last.run else ("refused", "-")
-        rows.append((str(number), status, result, clock(last.seconds), name, own))
+        size = parameters(last.run) if last.run else None
+        many = "-" if size is None else f"{size:,}"
+        rows.append((str(number), status, result, many, clock(last.seconds), name, own))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
+
+
+def names(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """What each job has of its own among its overrides."""
+    common = set.intersection(*map(set, jobs))
+    return [shlex.join(word for word in words if word not in common) for words in jobs]
+
+
+def compare(outputs: Path, jobs: Sequence[Sequence[str]], ended: Sequence[Ended]) -> None:
+    """Put a picture of all runs, and the table, into a folder of the sweep's own."""
+    from orchestrator.record import sweeps
+
+    runs = {
+        name: own.run
+        for name, own in zip(names(jobs), ended, strict=False)
+        if own.run is not None and own.run.status == "done"
+    }
+    folder = sweeps.new_folder(outputs)
+    (folder / "table.txt").write_text("\n".join(table(jobs, ended)) + "\n", encoding="utf-8")
+    if sweeps.draw(runs, folder / sweeps.PICTURE):
+        say(f"compared:    {folder / sweeps.PICTURE}")
 
 
 def _newest(outputs: Path, but: Sequence[Path]) -> Run | None:

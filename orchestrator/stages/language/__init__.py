@@ -3,5 +3,6 @@
 preparing, tokenizing   on the driver: the data is made once
 resuming                whether a job can go on from a checkpoint, by its data
 drift, recording        is the data like that of an earlier job; what a run keeps of its data
+positions               on the ranks: what a longer context is worth
 scoring, sampling       on the ranks: loss, perplexity and bits per byte; texts that a model writes
 """
