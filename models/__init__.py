@@ -8,6 +8,8 @@ gpt.py        a decoder-only Transformer, of layers.py
 recurrent/    layers whose state goes from token to token: rnn, lstm
 window.py     a fully connected network over a window of tokens
 decoding/     how it writes: sampling, beams, streams of text
+blocks.py     attention over whole sequences, in transformer.py, an encoder-decoder, and bert.py
+word_vectors.py  vectors of words from their neighbours
 mlp.py        layers of fully connected units
 loss.py       the loss of a language model, without its logits
 dropout.py    dropout that belongs to the sample

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.cache import Cache
-from models.configs import LanguageModelConfig
+from models.configs import CausalConfig
 from models.layers import document_starts
 from models.loss import summed_loss, token_losses
 
@@ -23,7 +23,7 @@ class LanguageModel(nn.Module):
     `hidden` and `new_cache`.
     """
 
-    config: LanguageModelConfig
+    config: CausalConfig
     embedding: nn.Embedding
     head: nn.Linear
 
@@ -89,7 +89,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def check_sequence(
-    config: LanguageModelConfig, tokens: Tensor, cache: Cache | None, documents: Tensor | None
+    config: CausalConfig, tokens: Tensor, cache: Cache | None, documents: Tensor | None
 ) -> None:
     """Raise ValueError for what `LanguageModel.forward` refuses."""
     end = tokens.shape[1] + (0 if cache is None else cache.length)

@@ -184,7 +184,7 @@ class Attention(nn.Module):
             y = checkpoint(
                 self._mix_written_out, q, k, v, mask, use_reentrant=False, preserve_rng_state=False
             )
-        elif not drops and T == S and _is_faster_written_out(q):
+        elif not drops and T == S and is_faster_written_out(q):
             y = self._mix_written_out(q, k, v, mask)
         else:
             y = self._mix(q, k, v, mask)  # (B, H, T, K)
@@ -227,7 +227,7 @@ class Attention(nn.Module):
         return x if shared == 1 else x.repeat_interleave(shared, 1)
 
 
-def _is_faster_written_out(q: Tensor) -> bool:
+def is_faster_written_out(q: Tensor) -> bool:
     """Whether plain matrix products beat torch's kernel for q (B, H, T, K) and as many keys."""
     trained_in_bf16 = q.requires_grad and q.dtype == torch.bfloat16
     on_cpu = q.device.type == "cpu" and MULTIPLIES_BF16
@@ -241,6 +241,7 @@ class FeedForward(nn.Module):
         """Make the projections; with SwiGLU, `up` holds the gate and the value in one matrix."""
         super().__init__()
         self.gated = config.activation == "swiglu"
+        self.gelu = "none" if config.activation == "gelu_erf" else "tanh"  # torch's names
         self.dropout = Dropout(config.dropout)
         D, F = config.width, config.feed_forward_width
         self.up = Linear(D, 2 * F if self.gated else F, bias=config.bias, std=config.init_std)
@@ -253,7 +254,7 @@ class FeedForward(nn.Module):
             gate, value = hidden.chunk(2, -1)  # each (B, T, F)
             hidden = functional.silu(gate) * value
         else:
-            hidden = functional.gelu(hidden, approximate="tanh")
+            hidden = functional.gelu(hidden, approximate=self.gelu)
         dropped: Tensor = self.dropout(self.down(hidden))  # (B, T, D)
         return dropped
 

@@ -39,42 +39,83 @@ def token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     return torch.cat(parts).view_as(targets)
 
 
-def summed_loss(hidden: Tensor, head: Tensor, targets: Tensor, loss_mask: Tensor) -> Tensor:
+def summed_loss(
+    hidden: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    loss_mask: Tensor | None = None,
+    *,
+    bias: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
     """Negative log-likelihood of the targets where the mask is true, summed: an fp32 scalar.
 
-    Its gradient is computed along with it, so that no logits are computed twice: on top of
-    `token_losses` arguments, loss_mask is bool (B, T). A second backward pass raises RuntimeError.
+    Its gradient is computed along with it, so that no logits are computed twice. A second backward
+    pass raises RuntimeError.
+
+    Args:
+        hidden: (B, T, D), what the head is applied to.
+        head: (V, D), the weights of the output layer.
+        targets: (B, T) int64.
+        loss_mask: bool (B, T). None: all count.
+        bias: (V,), of the output layer. None: it has none.
+        label_smoothing: share of each label that all tokens get alike (Szegedy et al. 2016,
+            section 7), as in torch's cross_entropy.
     """
     rows = hidden.flatten(0, 1).to(matmul_dtype(hidden))
+    mask = torch.ones_like(targets, dtype=torch.bool) if loss_mask is None else loss_mask
     loss: Tensor = _SummedLoss.apply(  # type: ignore[no-untyped-call]
-        rows, head, targets.flatten(), loss_mask.flatten()
+        rows, head, bias, targets.flatten(), mask.flatten(), label_smoothing
     )
     return loss
 
 
 class _SummedLoss(torch.autograd.Function):
-    """Minus the sum over n of mask[n] x logsoftmax(z[n])[target[n]], with z = rows @ head^T.
+    """Minus the sum over n of mask[n] x label[n] . logsoftmax(z[n]), with z = rows @ head^T + bias.
 
-    Its gradient by z[n] is mask[n] x (softmax(z[n]) - onehot(target[n])).
+    label[n] is (1 - s) x onehot(target[n]) + s / V, s the smoothing. The gradient by z[n] is
+    mask[n] x (softmax(z[n]) - label[n]).
     """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, head: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        rows: Tensor,
+        head: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        mask: Tensor,
+        smoothing: float,
+    ) -> Tensor:
         """Sum the losses of rows (N, D), and the gradients where they are asked for."""
-        to_rows, to_head = ctx.needs_input_grad[:2]
+        to_rows, to_head, to_bias = ctx.needs_input_grad[:3]
         total = torch.zeros((), device=rows.device)
         rows_gradient = torch.empty_like(rows) if to_rows else None
         head_gradient: Tensor | None = None
+        bias_gradient = None
+        if bias is not None and to_bias:
+            bias_gradient = torch.zeros_like(bias, dtype=torch.float32)
         with torch.autocast(rows.device.type, enabled=False):
             weights = head.to(rows.dtype)
             for chunk in _chunks(len(rows), len(head)):
                 wanted, counted = targets[chunk, None], mask[chunk, None]  # (n, 1)
-                logprobs = (rows[chunk] @ weights.T).float().log_softmax(1)  # (n, V)
-                total -= torch.where(counted, logprobs.gather(1, wanted), 0.0).sum()
-                if not (to_rows or to_head):
+                logits = rows[chunk] @ weights.T
+                if bias is not None:
+                    logits = logits + bias.to(logits.dtype)
+                logprobs = logits.float().log_softmax(1)  # (n, V)
+                likely = (1 - smoothing) * logprobs.gather(1, wanted)
+                if smoothing:
+                    likely += smoothing * logprobs.mean(1, keepdim=True)
+                total -= torch.where(counted, likely, 0.0).sum()
+                if not (to_rows or to_head or to_bias):
                     continue
                 by_logits = logprobs.exp_()  # in their memory
-                by_logits.scatter_add_(1, wanted, by_logits.new_full((), -1.0).expand_as(wanted))
+                if smoothing:
+                    by_logits -= smoothing / by_logits.shape[1]
+                label = by_logits.new_full((), smoothing - 1)
+                by_logits.scatter_add_(1, wanted, label.expand_as(wanted))
+                if bias_gradient is not None:
+                    bias_gradient += torch.where(counted, by_logits, 0.0).sum(0)
                 by_logits = by_logits.to(rows.dtype)
                 # The mask is applied where there are D numbers of a token, not V.
                 if rows_gradient is not None:
@@ -84,7 +125,10 @@ class _SummedLoss(torch.autograd.Function):
                     head_gradient = (
                         part.float() if head_gradient is None else head_gradient.add_(part)
                     )
-        ctx.gradients = rows_gradient, head_gradient, head.dtype
+        if to_head and head_gradient is None:  # not a single row
+            head_gradient = torch.zeros_like(head, dtype=torch.float32)
+        ctx.gradients = rows_gradient, head_gradient, bias_gradient
+        ctx.dtypes = head.dtype, None if bias is None else bias.dtype
         return total
 
     @staticmethod
@@ -93,13 +137,16 @@ class _SummedLoss(torch.autograd.Function):
         if ctx.gradients is None:
             raise RuntimeError("the gradient of this loss has been used; compute the loss again")
         (scale,) = gradients
-        rows_gradient, head_gradient, dtype = ctx.gradients
+        rows_gradient, head_gradient, bias_gradient = ctx.gradients
         ctx.gradients = None
+        to_head, to_bias = ctx.dtypes
         if rows_gradient is not None:
             rows_gradient = rows_gradient.mul_(scale)
         if head_gradient is not None:
-            head_gradient = head_gradient.mul_(scale).to(dtype)
-        return rows_gradient, head_gradient, None, None
+            head_gradient = head_gradient.mul_(scale).to(to_head)
+        if bias_gradient is not None:
+            bias_gradient = bias_gradient.mul_(scale).to(to_bias)
+        return rows_gradient, head_gradient, bias_gradient, None, None, None
 
 
 def _losses(rows: Tensor, head: Tensor, targets: Tensor) -> Tensor:

@@ -14,16 +14,16 @@ Projection = Callable[[Tensor], Tensor]
 
 
 def sorted_projection(
-    weight: Tensor, bias: Tensor | None, rows: int, gelu: bool = False
+    weight: Tensor, bias: Tensor | None, rows: int, gelu: str | None = None
 ) -> Projection:
-    """x (rows, inputs) -> x @ weight^T + bias, and its GELU if asked for; where `sorts` is true.
+    """x (rows, inputs) -> x @ weight^T + bias, and its GELU where one is named; if it `sorts`.
 
     It is what torch.compile makes of a linear layer on a CPU, without its compiler. Autograd does
     not see through it, and the weights (outputs, inputs) are copied.
     """
     ops: Any = torch.ops.mkldnn
     mine = ops._reorder_linear_weight(weight.detach(), rows)
-    then, how = ("gelu", "tanh") if gelu else ("none", "")
+    then, how = ("gelu", gelu) if gelu else ("none", "")
     return lambda x: ops._linear_pointwise(x, mine, bias, then, [], how)
 
 

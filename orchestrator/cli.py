@@ -59,14 +59,19 @@ VERBS = {
         ("--with-data",),
     ),
     "data": Verb("make, look at, check and trace the data of a job", "data.command", "either"),
+    "pipeline": Verb(
+        "jobs in order, each a run, one on the result of another", "pipeline", "either"
+    ),
     "runs": Verb("list the runs: newest or best first, by stage, status or setting", "runs"),
     "show": Verb("all about one run on one screen", "show", "defaults"),
     "compare": Verb("how runs differ: settings, data, code, curves; in a band or not", "compare"),
+    "rerun": Verb("a run once more with its own code, and whether the same comes out", "rerun"),
     "why": Verb("the story of a run: how it ended, what was lost, where the time went", "why"),
     "drill": Verb(
         "rehearse failures on your own job: kill, freeze, fill, flip", "drill.command", "either"
     ),
     "generate": Verb("write text with the model of a run or checkpoint", "generate.command"),
+    "search": Verb("find the lines of a file that are nearest to a query, by a model", "search"),
     "checkpoint": Verb("list, verify, compare and export the checkpoints of runs", "checkpoint"),
     "export": Verb("put the weights of a run into a folder for others", "export"),
     "ui": Verb("open the record of all runs in the MLflow UI", "ui"),

@@ -2,26 +2,38 @@
 
 base.py        what every family has, and what families of one kind share
 gpt.py         a decoder-only Transformer
+blocks.py      what models of whole-sequence blocks share: transformer.py, an encoder-decoder;
+               bert.py, an encoder for masked tokens
 recurrent.py   recurrent networks: rnn, lstm
 window.py      a fully connected network over a window of tokens
+word_vectors.py   two vectors for each word: cbow, skipgram
 mlp.py         layers of fully connected units
 
 No torch here: the command line composes and checks a config before it imports anything heavy.
 """
 
 from models.configs.base import (
+    CausalConfig,
     ClassifierConfig,
     LanguageModelConfig,
     ModelConfig,
     classifier,
     language,
 )
+from models.configs.bert import BertConfig
+from models.configs.blocks import BlocksConfig
 from models.configs.gpt import GPTConfig
 from models.configs.mlp import MLPConfig
 from models.configs.recurrent import LSTMConfig, RecurrentConfig, RNNConfig
+from models.configs.transformer import TransformerConfig
 from models.configs.window import WindowConfig
+from models.configs.word_vectors import CBOWConfig, SkipGramConfig, WordVectorsConfig
 
 __all__ = [
+    "BertConfig",
+    "BlocksConfig",
+    "CBOWConfig",
+    "CausalConfig",
     "ClassifierConfig",
     "GPTConfig",
     "LSTMConfig",
@@ -30,7 +42,10 @@ __all__ = [
     "ModelConfig",
     "RNNConfig",
     "RecurrentConfig",
+    "SkipGramConfig",
+    "TransformerConfig",
     "WindowConfig",
+    "WordVectorsConfig",
     "classifier",
     "language",
 ]

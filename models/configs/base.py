@@ -57,16 +57,30 @@ class LanguageModelConfig(ModelConfig):
     """Distinct tokens. None: that of the tokenizer."""
     max_positions: int = 256
     """Longest sequence, in tokens."""
-    tied_embedding: bool = True
-    """Whether the output head is the token embedding."""
 
     def __post_init__(self) -> None:
         """Check what all language models share."""
         super().__post_init__()
         check_size("max_positions", self.max_positions)
-        check_switch("tied_embedding", self.tied_embedding)
         if self.vocab_size is not None:
             check_size("vocab_size", self.vocab_size)
+
+
+@dataclass
+class CausalConfig(LanguageModelConfig):
+    """What every model has that predicts each next token from those before it.
+
+    Raises:
+        ValueError: from the constructor, for a value that no model can have.
+    """
+
+    tied_embedding: bool = True
+    """Whether the output head is the token embedding."""
+
+    def __post_init__(self) -> None:
+        """Check what all of them share."""
+        super().__post_init__()
+        check_switch("tied_embedding", self.tied_embedding)
 
 
 @dataclass

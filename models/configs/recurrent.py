@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from models.configs.base import LanguageModelConfig
+from models.configs.base import CausalConfig
 from models.configs.checks import (
     MOST,
     MOST_LAYERS,
@@ -15,7 +15,7 @@ from models.configs.checks import (
 
 
 @dataclass
-class RecurrentConfig(LanguageModelConfig):
+class RecurrentConfig(CausalConfig):
     """What recurrent networks of each kind have.
 
     Raises:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from models.configs.base import LanguageModelConfig
+from models.configs.base import CausalConfig
 from models.configs.checks import (
     MOST,
     check_choice,
@@ -14,7 +14,7 @@ from models.configs.checks import (
 
 
 @dataclass
-class WindowConfig(LanguageModelConfig):
+class WindowConfig(CausalConfig):
     """A language model of the last few tokens, side by side (Bengio et al. 2003).
 
     Raises:

@@ -2,6 +2,7 @@
 
 generating.py   `generate` and `stream`: prompts in one pass, then a token at a time
 beams.py        `beam_search`: the likeliest continuations instead of drawn ones
+translating.py  `translate`: target texts of an encoder-decoder, greedy or by beams
 sampling.py     logits -> probabilities -> one token, as pure functions
 stepping.py     the pass over one new token per row, made fast
 text.py         tokens -> pieces of text as they come, and stop strings
@@ -13,6 +14,7 @@ from models.decoding.explaining import Choice, explain
 from models.decoding.generating import Generated, generate, stream
 from models.decoding.sampling import Sampling, draw, row_seeds
 from models.decoding.text import TextStream
+from models.decoding.translating import translate
 
 __all__ = [
     "Choice",
@@ -26,4 +28,5 @@ __all__ = [
     "generate",
     "row_seeds",
     "stream",
+    "translate",
 ]

@@ -100,7 +100,9 @@ class _Layer:
             _projection(layer.weight, layer.bias, sort, rows)
             for layer in (attention.qkv, attention.output, ffn.down)
         )
-        self.up = _projection(ffn.up.weight, ffn.up.bias, sort, rows, gelu=not ffn.gated)
+        self.up = _projection(
+            ffn.up.weight, ffn.up.bias, sort, rows, None if ffn.gated else ffn.gelu
+        )
 
     def __call__(
         self, x: Tensor, rotary: Rotary | None, cache: KVCache, mask: Tensor | None
@@ -130,13 +132,13 @@ class _Layer:
 
 
 def _projection(
-    weight: Tensor, bias: Tensor | None, sort: bool, rows: int, gelu: bool = False
+    weight: Tensor, bias: Tensor | None, sort: bool, rows: int, gelu: str | None = None
 ) -> Projection:
-    """x (B, inputs) -> x @ weight^T + bias, and its GELU if asked for."""
+    """x (B, inputs) -> x @ weight^T + bias, and the GELU of it where one is named."""
     if sort:
         return sorted_projection(weight, bias, rows, gelu)
     if gelu:
-        return lambda x: functional.gelu(functional.linear(x, weight, bias), approximate="tanh")
+        return lambda x: functional.gelu(functional.linear(x, weight, bias), approximate=gelu)
     return lambda x: functional.linear(x, weight, bias)
 
 

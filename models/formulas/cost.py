@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from models.configs import LanguageModelConfig
+from models.configs import LanguageModelConfig, WordVectorsConfig
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Cost:
     long, forward and backward; an example without tokens has the length 1."""
 
 
-def vocabulary(config: LanguageModelConfig, vocab_size: int | None) -> int:
+def vocabulary(config: LanguageModelConfig | WordVectorsConfig, vocab_size: int | None) -> int:
     """The tokenizer's vocabulary size, else the config's. Raises ValueError if none is known."""
     V = config.vocab_size if vocab_size is None else vocab_size
     if V is None:

@@ -40,7 +40,7 @@ def register() -> None:
 def choices() -> str:
     """Each group with its choices and the first comment of their files, for --help."""
     lines = []
-    for folder in sorted(path for path in conf_folder().iterdir() if path.is_dir()):
+    for folder in sorted(path for path in conf_folder().iterdir() if path.name in GROUPS):
         for file in sorted(folder.glob("*.yaml")):
             first = file.read_text(encoding="utf-8").splitlines()
             comment = next((line for line in first if line[:2] == "# " and line[2] != "@"), "# ")

@@ -55,7 +55,7 @@ _KINDS: dict[Change, Mapping[str, str]] = {
         "data": "filters validation_fraction packing seed",
         "model": "family weights weights_role vocab_size max_positions inputs classes layers width "
         "heads kv_heads ffn_width norm positions activation bias tied_embedding rotary_base "
-        "norm_eps init_std hidden init window",
+        "norm_eps init_std hidden init window norm_order shared_embedding",
         "optim": "name",
     },
 }

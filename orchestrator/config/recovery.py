@@ -19,6 +19,7 @@ class Budget:
 
 
 AGAIN = "another attempt with the same workers"
+RENEWED = "new processes in place of all workers"
 BUDGETS = {
     "interrupted": Budget(0, 0, "someone wanted it to stop"),
     "disk": Budget(0, 0, "someone has to make room"),
@@ -28,12 +29,12 @@ BUDGETS = {
     "fenced": Budget(0, 0, "the run is in other hands"),
     "bad_data": Budget(0, 0, "the same bytes are read again"),
     "user_error": Budget(1, 0, AGAIN),
-    "out_of_memory": Budget(1, 0, AGAIN),
+    "out_of_memory": Budget(1, 0, RENEWED),
     "unknown": Budget(2, 1, AGAIN),
     "start": Budget(3, 5, AGAIN),
     "storage": Budget(10, 5, AGAIN),
     "network": Budget(5, 1, "new connections between all workers"),
-    "hardware": Budget(3, 5, "new processes in place of all workers"),
+    "hardware": Budget(3, 5, RENEWED),
     "worker_lost": Budget(5, 0, "a new worker in the place of the lost one"),
     "hang": Budget(3, 0, "a new worker in the place of the one that does not answer"),
     "node_lost": Budget(10, 0, "going on without the lost node"),

@@ -125,8 +125,10 @@ class Attempts:
             workers = gang.start()
             self._gang = gang
         else:
-            # What a process keeps of a failed NCCL communicator is of no use to the next one.
-            workers = self._gang.restart(keep=self._job.resources.device == "cpu")
+            # A process keeps what is of no use to the next attempt: of a failed NCCL communicator,
+            # or memory that it lost.
+            keep = self._job.resources.device == "cpu" and self._reason != "out_of_memory"
+            workers = self._gang.restart(keep=keep)
         self._admit(workers)
         assignment = replace(self._assignment, config=self._job.on(len(workers)))
         results: list[Result] = self._gang.run(

@@ -24,7 +24,7 @@ from orchestrator.training.patience import STEP, limit_s
 
 SLOWER = 1.5  # its fastest quarter of steps, as a multiple of the slowest quarter of the others
 PART_OF_STEP = 0.05  # what it takes longer, at least; less costs nobody anything
-HOLD_S = 2.0  # how long that must be so: on a busy machine each rank is slow for a moment
+HOLD_S = 3.0  # that it must last, with the steps it is told by: each is slow for a moment
 ANSWERS_S = 5.0  # who has answered within so long does answer
 QUIET_STEPS = 100  # between two reports of one rank, and between two records of all
 STACKS = "stacks-rank-{}.txt"
@@ -114,11 +114,13 @@ class Watchdog:
             self._event("own_work", step=reached, seconds=medians)
         for rank, seconds in own.items():
             others = [s for other in own if other != rank for s in own[other]]
-            if not _is_slow(seconds, others, silences[rank].progress.usual_s.get(STEP, 0.0)):
+            step_s = silences[rank].progress.usual_s.get(STEP, 0.0)
+            if not _is_slow(seconds, others, step_s):
                 self._slow_since.pop(rank, None)
                 continue
             step, now = run.polls.own[rank][-1][0], time.monotonic()
-            long_enough = now - self._slow_since.setdefault(rank, now) > HOLD_S
+            lasted_s = now - self._slow_since.setdefault(rank, now) + OWN_STEPS * step_s
+            long_enough = lasted_s > HOLD_S
             if long_enough and step - self._reported.get(rank, -QUIET_STEPS) >= QUIET_STEPS:
                 self._reported[rank] = step
                 self._event(

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.record.code import CODE
 from orchestrator.record.figures import Points, read_series, running_mean
+from orchestrator.record.reading import read_yaml
 from orchestrator.record.redaction import Redactor
 from orchestrator.record.runs import Run, mapping
 
@@ -19,6 +21,7 @@ LIKELY = 0.95  # of new runs like those of a band of several, that lie in it at 
 MOSTLY = 0.9  # of the steps at which a run that "lies in the band" does so
 
 UNSET = "(unset)"
+OVERRIDES = "overrides.yaml"
 
 
 def settings(runs: Sequence[Run]) -> dict[str, list[str]]:
@@ -26,6 +29,12 @@ def settings(runs: Sequence[Run]) -> dict[str, list[str]]:
     flat = [_shown(run) for run in runs]
     names = dict.fromkeys(name for own in flat for name in own)
     return _unlike({n: [own.get(n, UNSET) for own in flat] for n in names if _compared(n)})
+
+
+def overrides(run: Run) -> list[str]:
+    """What was typed, secrets hidden. Raises DataError if that can't be read."""
+    found = read_yaml(run.folder / OVERRIDES)
+    return [str(word) for word in found] if isinstance(found, list) else []
 
 
 def data(runs: Sequence[Run]) -> dict[str, list[str]]:
@@ -60,7 +69,7 @@ def _data_of(run: Run) -> dict[str, str]:
 
 
 def _code_of(run: Run) -> dict[str, str]:
-    said = mapping(run.folder / "code.json")
+    said = mapping(run.folder / CODE)
     changes = said.get("diff_sha256")
     packages = said.get("packages")
     return {

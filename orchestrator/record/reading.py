@@ -38,7 +38,11 @@ def read_yaml(path: Path) -> Any:
     Raises:
         DataError: it can't be read; names the file.
     """
-    text = read_utf8(path)
+    return parse_yaml(read_utf8(path), path)
+
+
+def parse_yaml(text: str, path: Path) -> Any:
+    """The value of a YAML text; `path` names it in messages. Raises DataError, as `read_yaml`."""
     try:
         if len(text) > MOST_CHARACTERS:
             raise ValueError(f"it has more than {MOST_CHARACTERS:,} characters")

@@ -1,17 +1,11 @@
 """The folder of a run: what was asked for, with which code, and how it ended."""
 
-import hashlib
 import json
 import os
-import platform
 import secrets
-import shlex
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +14,13 @@ import yaml
 from cluster.nodes import Devices
 from data.files import fsync_folder, write_text_atomic
 from orchestrator.config import JobConfig, to_dict
+from orchestrator.record import code
 from orchestrator.record.checkpoints.manifest import FOLDER, PARTIAL
 from orchestrator.record.checkpoints.retention import remove_partial
 from orchestrator.record.journal import goes_on
 from orchestrator.record.lines import strict
 from orchestrator.record.redaction import Redactor
 
-PACKAGES = (
-    "torch",
-    "deepspeed",
-    "ray",
-    "mlflow",
-    "hydra-core",
-    "tokenizers",
-    "pyarrow",
-    "datasets",
-)
 LATEST = "latest"
 RESULT = "result.json"
 RESERVE = ".result-space"
@@ -60,7 +45,7 @@ def create(config: JobConfig, overrides: Sequence[str], devices: Devices | None 
     redactor.keep(folder, settings)
     shown = [redactor.text(override) for override in overrides]
     write_text_atomic(folder / "overrides.yaml", yaml.safe_dump(shown))
-    write_text_atomic(folder / "code.json", json.dumps(_code(redactor, devices), indent=1))
+    code.write(folder, redactor, devices)
     _reserve(folder)
     _point_latest(outputs, folder)
     return folder
@@ -149,57 +134,3 @@ def _point_latest(outputs: Path, folder: Path) -> None:
             "or name runs by their folders",
             file=sys.stderr,
         )
-
-
-def _code(redactor: Redactor, devices: Devices | None) -> dict[str, Any]:
-    source = Path(__file__).parents[2]
-    commit = _git(source, "rev-parse", "HEAD")
-    diff = _git(source, "diff", "HEAD") if commit else None
-    return {
-        "commit": commit.strip() if commit else None,
-        "dirty": bool(_git(source, "status", "--porcelain")) if commit else None,
-        "diff_sha256": hashlib.sha256(diff.encode()).hexdigest() if diff else None,
-        "packages": {name: _version(name) for name in PACKAGES},
-        "python": platform.python_version(),
-        "host": socket.gethostname(),
-        "platform": platform.platform(),
-        "devices": f"{devices.gpus} GPUs, {devices.cpus} cores" if devices else None,
-        "command": redactor.text(shlex.join(command())),
-    }
-
-
-def command() -> list[str]:
-    """What the user typed: this process's own words, or under torchrun the words of torchrun."""
-    own = ["orchestrate", *sys.argv[1:]]
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return own
-    try:
-        parent = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
-    except OSError:  # not Linux
-        return own
-    words = [os.fsdecode(word) for word in parent]
-    script = words[1] if len(words) > 1 else ""  # python /bin/torchrun ..., python -m torch...
-    return [Path(script).name, *words[2:]] if "/" in script else ["python", *words[1:]]
-
-
-def _git(source: Path, *arguments: str) -> str | None:
-    """What git prints; None where there is no git, or the code is not in a repository."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(source), *arguments],
-            capture_output=True,
-            text=True,
-            errors="replace",  # a diff is in the encoding of the files
-            timeout=20,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None

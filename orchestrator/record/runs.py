@@ -4,11 +4,13 @@ A run folder may come from somebody else: its files are read as data, and what c
 left open rather than raised.
 """
 
+import os
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ RESULT = "result.json"
 HEADLINES = ("bits_per_byte", "accuracy", "loss")  # of a run, the first that it measured
 RUNNING, LOST = "running", "lost"
 LEAST_OF_ID = 3  # characters
+LOOKED_AT = 50  # newest runs among which one's own is looked for; others may start runs, too
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,14 @@ def runs(outputs: Path) -> Iterator[Run]:
     """Every run under an outputs folder, newest first."""
     folders = (config.parent for config in outputs.glob(f"*/*/{CONFIG}"))
     yield from map(Run, sorted(folders, key=lambda f: (f.parent.name, f.name), reverse=True))
+
+
+def made_here(outputs: Path, but: Collection[Path]) -> Run | None:
+    """The run that this process has made last, none of `but`; None: it has made none."""
+    for run in islice(runs(outputs), LOOKED_AT):
+        if run.driver == (socket.gethostname(), os.getpid()) and run.folder not in but:
+            return run
+    return None
 
 
 def find(name: str, outputs: Path) -> Run:

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -169,9 +169,15 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Wait for what is being written, and record it, also if an error ends the training."""
-        with self._saver, nullcontext() if error is None else suppress(Exception):
-            self.wait()
+        """Wait for what is being written, and record it; not for long if an error ends training."""
+        if error is None:
+            with self._saver:
+                self.wait()
+            return
+        self._run.heart.beat(WRITING)
+        self._saver.__exit__(kind, error, trace)
+        with suppress(Exception):
+            self._tell(self._saver.poll())
 
     def _tell(self, published: Published | None) -> None:
         """Record what was published."""

@@ -1,6 +1,7 @@
 """The table of stages: what a job can do."""
 
 from orchestrator.stages.classify.stage import ClassifyConfig
+from orchestrator.stages.embed.stage import EmbedConfig
 from orchestrator.stages.evaluate.stage import EvaluateConfig
 from orchestrator.stages.pretrain.stage import PretrainConfig
 from orchestrator.stages.stage import Stage
@@ -10,6 +11,11 @@ STAGES = {
         ClassifyConfig,
         "orchestrator.stages.classify.driver",
         "orchestrator.stages.classify.train:classify",
+    ),
+    "embed": Stage(
+        EmbedConfig,
+        "orchestrator.stages.embed.driver",
+        "orchestrator.stages.embed.train:embed",
     ),
     "pretrain": Stage(
         PretrainConfig,

@@ -3,10 +3,7 @@
 A verb that starts nothing, which is `plan`, checks each when its turn comes.
 """
 
-import itertools
-import os
 import shlex
-import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,11 +13,10 @@ from pathlib import Path
 from data.messages import clock
 from orchestrator.config import JobConfig
 from orchestrator.job.codes import DONE, FAILED, REFUSED
-from orchestrator.record.runs import Run, runs
+from orchestrator.record.runs import Run, made_here
 from orchestrator.record.sweeps import parameters
 from orchestrator.terminal import say
 
-LOOKED_AT = 50  # newest runs among which that of a job is looked for; others may start runs, too
 Jobs = list[tuple[JobConfig, list[str]]]
 
 
@@ -62,7 +58,7 @@ def carry_out(jobs: Jobs, verb: Callable[..., int], asked: float, *, starts: boo
             say(f"error: {error}", sys.stderr)
             code = FAILED
         before = [own.run.folder for own in ended if own.run is not None]
-        run = _newest(Path(config.outputs), before) if starts else None
+        run = made_here(Path(config.outputs), before) if starts else None
         ended.append(Ended(code, time.monotonic() - asked, run))
         asked = time.monotonic()
         if code not in (DONE, FAILED, REFUSED):
@@ -114,11 +110,3 @@ def compare(outputs: Path, jobs: Sequence[Sequence[str]], ended: Sequence[Ended]
     (folder / "table.txt").write_text("\n".join(table(jobs, ended)) + "\n", encoding="utf-8")
     if sweeps.draw(runs, folder / sweeps.PICTURE):
         say(f"compared:    {folder / sweeps.PICTURE}")
-
-
-def _newest(outputs: Path, but: Sequence[Path]) -> Run | None:
-    """The run that this process has made last."""
-    for run in itertools.islice(runs(outputs), LOOKED_AT):
-        if run.driver == (socket.gethostname(), os.getpid()) and run.folder not in but:
-            return run
-    return None

@@ -1,8 +1,8 @@
 """A GPT-2 style training step: both engines, an eager loop as in nanoGPT, and transformers.
 
-All have one size, batch, dtype, thread, optimizer and clipping, keep freed memory, and take turns
-step by step in this process. Prints the CPU time of the eager loop's step over that of each other
-(1 or more: as fast or faster), and in which part of the step the engines spend it.
+All have one size, batch, dtype, thread, optimizer, clipping and exact GELU, keep freed memory, and
+take turns step by step in this process. Prints the CPU time of the eager loop's step over that of
+each other (1 or more: as fast or faster), and in which part of the step the engines spend it.
 
     python tests/benchmarks/step.py [--size 10.8M] [--precision bf16] [--rounds 12]
 """
@@ -90,8 +90,9 @@ def ours(settings: EngineConfig, size: tuple[int, int, int, int]) -> Step:
     """A step of one of our engines."""
     layers, width, heads, sequences = size
     model = GPTConfig(
-        layers=layers, width=width, heads=heads, vocab_size=VOCABULARY, max_positions=T
-    )
+        layers=layers, width=width, heads=heads, vocab_size=VOCABULARY, max_positions=T,
+        activation="gelu_erf",
+    )  # fmt: skip
     trainer = engine.build(model, settings, OptimConfig(), device=CPU, micro_batch=sequences)
     counted = torch.ones(sequences, T, dtype=torch.bool)
 
@@ -116,7 +117,7 @@ def hugging_face(layers: int, width: int, heads: int) -> nn.Module:
         GPT2Config(
             n_layer=layers, n_embd=width, n_head=heads, vocab_size=VOCABULARY, n_positions=T,
             bos_token_id=None, eos_token_id=None, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-            use_cache=False,
+            use_cache=False, activation_function="gelu",
         )
     )  # fmt: skip
 

@@ -7,7 +7,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import build
-from models.configs import GPTConfig, LSTMConfig, MLPConfig, ModelConfig, RNNConfig, WindowConfig
+from models.configs import (
+    BertConfig,
+    GPTConfig,
+    LSTMConfig,
+    MLPConfig,
+    ModelConfig,
+    RNNConfig,
+    TransformerConfig,
+    WindowConfig,
+)
 from models.cost import flops_per_sample, flops_per_token, largest_layer, parameters
 
 CHOICES = itertools.product(
@@ -38,6 +47,18 @@ CONFIGS = [
 
 
 MLPS = [MLPConfig(inputs=7, hidden=hidden, classes=3) for hidden in ([], [5], [11, 2, 9])]
+BLOCKS = [
+    *(
+        TransformerConfig(**own, shared_embedding=s)
+        for own in ({}, {"norm_order": "pre"})
+        for s in (True, False)
+    ),
+    *(BertConfig(norm_order=order) for order in ("post", "pre")),
+]
+BLOCKS = [
+    replace(c, vocab_size=101, max_positions=32, layers=3, width=48, ffn_width=50, dropout=0.0)
+    for c in BLOCKS
+]
 
 
 OTHERS = [
@@ -52,7 +73,8 @@ OTHERS = [
 
 
 def test_parameters_and_the_largest_layer_are_those_of_the_built_module():
-    for config in [*CONFIGS, *MLPS, *OTHERS, replace(CONFIGS[0], vocab_size=2, max_positions=400)]:
+    built = [*CONFIGS, *MLPS, *BLOCKS, *OTHERS]
+    for config in [*built, replace(CONFIGS[0], vocab_size=2, max_positions=400)]:
         with torch.device("meta"):
             model = build(config)
         assert parameters(config) == sum(p.numel() for p in model.parameters()), config
@@ -76,6 +98,15 @@ def test_flops_are_those_that_torch_counts_forward_and_backward(config):
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(tokens).sum().backward()
     assert flops_per_token(config, 20) * tokens.numel() == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("config", BLOCKS)
+def test_flops_of_blocks_are_those_that_torch_counts(config):
+    model = build(config)
+    texts = [torch.randint(101, (2, 20)) for _ in range(2)]
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(*texts[: 1 + isinstance(config, TransformerConfig)]).sum().backward()
+    assert flops_per_sample(config, 20) * 2 == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("config", MLPS)

@@ -107,7 +107,9 @@ def test_logits_are_the_same_in_pieces(norm, positions, kv_heads):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("activation", "bias"), [("gelu", True), ("swiglu", False)])
+@pytest.mark.parametrize(
+    ("activation", "bias"), [("gelu", True), ("gelu_erf", True), ("swiglu", False)]
+)
 def test_sorted_weights_give_what_plain_ones_give(dtype, activation, bias, monkeypatch):
     model = model_for(activation=activation, bias=bias).to(dtype)
     tokens = torch.randint(31, (5, 6))

@@ -106,7 +106,7 @@ def test_sinusoids_follow_the_formula():
             assert table[row, 2 * i + 1].item() == pytest.approx(math.cos(angle), abs=1e-5)
 
 
-@pytest.mark.parametrize("activation", ["gelu", "swiglu"])
+@pytest.mark.parametrize("activation", ["gelu", "gelu_erf", "swiglu"])
 def test_the_feed_forward_follows_its_formula(activation):
     ffn = FeedForward(small(activation=activation, ffn_width=5, init_std=0.5))
     x = torch.randn(3, 24)
@@ -117,6 +117,8 @@ def test_the_feed_forward_follows_its_formula(activation):
     if activation == "gelu":
         c = math.sqrt(2 / math.pi)  # Hendrycks and Gimpel 2016, the tanh form
         hidden = [[0.5 * u * (1 + math.tanh(c * (u + 0.044715 * u**3))) for u in r] for r in up]
+    elif activation == "gelu_erf":
+        hidden = [[0.5 * u * (1 + math.erf(u / math.sqrt(2))) for u in r] for r in up]
     else:
         hidden = [[r[i] / (1 + math.exp(-r[i])) * r[5 + i] for i in range(5)] for r in up]
     expected = torch.tensor(hidden) @ ffn.down.weight.T

@@ -2,11 +2,14 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 
+import psutil
 import pytest
 
 from data.messages import short
@@ -135,6 +138,34 @@ def test_what_outlives_a_job_is_found_by_its_environment():
         assert [line.split(":")[0] for line in left_behind(0, marker)] == [f"process {left.pid}"]
         left.communicate(b"\n")
     assert left_behind(0, marker) == []
+
+
+def test_a_process_that_is_throttled_runs_for_a_part_of_the_time_and_then_as_before():
+    with subprocess.Popen([sys.executable, "-c", faults.BUSY]) as busy:
+        process = psutil.Process(busy.pid)
+        with faults.throttled(busy.pid):
+            time.sleep(0.2)  # it starts
+            before = process.cpu_times().user
+            time.sleep(1.0)
+            assert process.cpu_times().user - before < 0.6
+        assert process.status() != psutil.STATUS_STOPPED
+        busy.kill()
+
+
+GREEDY = "held = bytearray(300 << 20); print(len(held), flush=True); input()"
+
+
+def test_who_has_most_memory_in_a_box_is_killed_by_the_kernel_when_another_takes_the_rest():
+    try:
+        box = faults.MemoryBox()
+    except OSError as error:
+        pytest.skip(str(error))
+    command = [*box.entering, "choom", "-n", "1000", "--", sys.executable, "-c", GREEDY]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as rank:
+        assert rank.stdout.readline() == b"314572800\n"
+        box.fill()
+        assert rank.wait(60) == -signal.SIGKILL
+        box.close()
 
 
 def test_the_random_mix_is_drawn_by_its_seed_alone():

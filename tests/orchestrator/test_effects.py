@@ -31,11 +31,13 @@ from data.sources import read_records, units_of
 from data.tokenizer import KINDS, TokenizerConfig, load_or_train
 from models import MODELS
 from models.configs import (
+    BertConfig,
     GPTConfig,
     LanguageModelConfig,
     LSTMConfig,
     MLPConfig,
     RNNConfig,
+    TransformerConfig,
     WindowConfig,
 )
 from models.configs.gpt import POSITIONS
@@ -183,6 +185,7 @@ def test_a_setting_of_a_job_is_read_by_it_or_refused(stage, watched, corpus, tmp
         "pretrain": [*on(corpus), "stage.steps=2"],
         "evaluate": [f"checkpoint={trained(corpus)}", *on(corpus)[:2], "data.sequence_length=32"],
         "classify": ["stage.steps=2", "optim.warmup_steps=1"],
+        "embed": [f"stage.data={corpus}", "stage.steps=2", "optim.warmup_steps=1"],
     }[stage]
     words = [f"stage={stage}", *words, *(plain if stage != "pretrain" else ())]
     monkeypatch.setenv("ORCHESTRATE_CACHE", str(tmp_path / "cache"))
@@ -217,6 +220,7 @@ def test_a_setting_of_an_optimizer_and_its_schedule_is_read_or_refused(name, sch
     "config",
     [
         *(GPTConfig(vocab_size=5, layers=1, width=8, positions=own) for own in POSITIONS),
+        *(kind(vocab_size=5, layers=1, width=8) for kind in (TransformerConfig, BertConfig)),
         MLPConfig(),
         MLPConfig(hidden=[]),
         *(own(vocab_size=5, width=4) for own in (RNNConfig, LSTMConfig, WindowConfig)),
@@ -225,7 +229,8 @@ def test_a_setting_of_an_optimizer_and_its_schedule_is_read_or_refused(name, sch
 def test_a_setting_of_a_model_is_read_or_refused(config, watched):
     text = isinstance(config, LanguageModelConfig)
     inputs = torch.zeros(1, 3, dtype=torch.int64) if text else torch.zeros(1, 64)
-    models.build(config).train()(inputs)
+    texts = 2 if isinstance(config, TransformerConfig) else 1
+    models.build(config).train()(*[inputs] * texts)
     job = JobConfig(stage=PretrainConfig() if text else ClassifyConfig(), model=config)
 
     def attempt(name, value):

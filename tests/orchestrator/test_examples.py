@@ -11,15 +11,10 @@ from data.files import DataError
 from data.order import Order
 from models.configs import MLPConfig
 from orchestrator.stages.classify import confusion
-from orchestrator.stages.classify.examples import (
-    evaluation,
-    open_split,
-    publish_examples,
-    row_hashes,
-    steps,
-)
+from orchestrator.stages.classify.examples import open_split, publish_examples, row_hashes
 from orchestrator.stages.classify.stage import ClassifyConfig
 from orchestrator.stages.classify.tables import Examples, read_examples
+from orchestrator.stages.examples.feeding import evaluation, steps
 
 GOOD = {"a": [1.5, 2.0, -0.0, 4.0], "b": [1, 0, 2, 3], "kind": [0, 1, 2, 1]}
 

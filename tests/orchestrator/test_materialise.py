@@ -7,7 +7,17 @@ import torch
 from torch import nn
 
 import models
-from models.configs import GPTConfig, LSTMConfig, MLPConfig, RNNConfig, WindowConfig
+from models.configs import (
+    BertConfig,
+    CBOWConfig,
+    GPTConfig,
+    LSTMConfig,
+    MLPConfig,
+    RNNConfig,
+    SkipGramConfig,
+    TransformerConfig,
+    WindowConfig,
+)
 from orchestrator.training import distributed
 from orchestrator.training.engine import build
 from orchestrator.training.materialise import materialise, on_meta
@@ -31,6 +41,10 @@ CONFIGS = {
     "rnn": RNNConfig(vocab_size=31, width=6),
     "lstm": LSTMConfig(vocab_size=31, width=6, tied_embedding=False),
     "window": WindowConfig(vocab_size=31, width=4, hidden=6),
+    "transformer": TransformerConfig(vocab_size=31, max_positions=8, width=16, heads=2),
+    "bert": BertConfig(vocab_size=31, max_positions=8, width=16, heads=2),
+    "cbow": CBOWConfig(vocab_size=31, width=6),
+    "skipgram": SkipGramConfig(vocab_size=31, width=6),
     "mlp": MLPConfig(inputs=6, classes=3),
 }
 

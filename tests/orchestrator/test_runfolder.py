@@ -15,6 +15,7 @@ import yaml
 from data import DataConfig
 from models.configs import GPTConfig
 from orchestrator.config import JobConfig, to_dict
+from orchestrator.record import code as code_of_runs
 from orchestrator.record import runfolder
 from orchestrator.record.journal import Journal
 from orchestrator.stages.pretrain.stage import PretrainConfig
@@ -60,7 +61,7 @@ def test_a_change_in_a_file_of_another_encoding_is_recorded_too(tmp_path, monkey
         who = ["-c", "user.name=a", "-c", "user.email=a@localhost"]
         subprocess.run(["git", "-C", source, *who, *words], check=True)
     text.write_bytes("für\n".encode("latin-1"))
-    monkeypatch.setattr(runfolder, "__file__", str(source / "orchestrator/record/runfolder.py"))
+    monkeypatch.setattr(code_of_runs, "SOURCE", source)
     folder = runfolder.create(JobConfig(outputs=str(tmp_path / "outputs")), [])
     code = json.loads((folder / "code.json").read_text())
     assert (code["dirty"], len(code["diff_sha256"])) == (True, 64)
@@ -90,7 +91,7 @@ def test_the_command_of_a_rank_of_torchrun_is_that_of_torchrun(tmp_path):
     torchrun = tmp_path / "torchrun"
     torchrun.write_text(
         "import os, subprocess, sys\n"
-        "code = 'import shlex; from orchestrator.record.runfolder import command; '\n"
+        "code = 'import shlex; from orchestrator.record.code import command; '\n"
         "code += 'print(shlex.join(command()))'\n"
         "environment = {**os.environ, 'TORCHELASTIC_RUN_ID': 'x'}\n"
         "subprocess.run([sys.executable, '-c', code, *sys.argv[-2:]], env=environment)\n"

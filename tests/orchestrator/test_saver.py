@@ -6,7 +6,7 @@ import time
 
 from orchestrator.record.checkpoints import published
 from orchestrator.training import checkpoint, distributed
-from orchestrator.training.checkpoint import Saver
+from orchestrator.training.checkpoint import Saver, saver
 from orchestrator.training.loop import every
 from tests.orchestrator import tiny
 from tests.orchestrator.plain import Plain, check_equal
@@ -104,6 +104,22 @@ def test_what_is_under_way_is_finished_when_an_error_ends_the_training(tmp_path)
 
     assert raised(fail) == ("ArithmeticError", "of the step")
     assert checkpoint.find(tmp_path / "step_00000001").step == 1
+
+
+def test_an_error_is_told_soon_though_a_save_under_way_never_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(saver, "FAILING_S", 0.2)
+    gate, begun = threading.Event(), time.monotonic()
+
+    def fail():
+        with Saver(tmp_path, before=gate.wait) as own:
+            own.save(1, role(Plain()), None, {})
+            raise MemoryError("of the step")
+
+    try:
+        assert raised(fail) == ("MemoryError", "of the step")
+        assert 0.2 <= time.monotonic() - begun < 5
+    finally:
+        gate.set()
 
 
 def save_on_a_disk_that_fills_up_on_one_rank(root):

@@ -7,12 +7,14 @@ import ctypes
 import os
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from cluster.connection.session import ray_session
 from cluster.gang import Gang, Placement, Silence, WorkerFailed
 from cluster.heart import Heart, Progress
+from cluster.polls import OWN_STEPS
 from orchestrator.job.watchdog import Watchdog, to_blame
 from orchestrator.training.patience import FIRST_S, LONG_S, limit_s
 
@@ -106,6 +108,37 @@ def test_a_rank_whose_own_work_takes_longer_is_named_once_within_seconds(gang, k
         assert 20 < own["step"] <= 60
         assert own["own_seconds"][1] > 2 * own["own_seconds"][0]
     gang.restart()
+
+
+def named_at(steps, step_s, monkeypatch, tmp_path):
+    """Steps of the events about two ranks, told a second late of the own work of each step."""
+    now, events = [0.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    watchdog = Watchdog(30.0, tmp_path, happened(events))
+    polls = SimpleNamespace(own={})
+    run = SimpleNamespace(polls=polls, workers=[{"host": "a"}, {"host": "a"}])
+    standing = Silence(0.0, 0.0, 0.0, Progress("step", 7, 7, {"step": step_s}, ()))
+    told = 0
+    for step, own in enumerate(steps, 1):
+        now[0] += max(own) + step_s / 2
+        if now[0] >= told + 1:
+            told = now[0]
+            for rank in (0, 1):
+                done = range(max(1, step - OWN_STEPS), step)
+                polls.own[rank] = [(n, steps[n - 1][rank]) for n in done]
+            watchdog._compare_ranks(run, {0: standing, 1: standing})
+    return [event["step"] for event in events if event["event"] == "slow_rank"]
+
+
+@pytest.mark.parametrize("step_s", [0.15, 0.4, 3.0])
+def test_a_rank_that_gets_slow_is_named_within_twenty_steps_and_five_seconds(
+    step_s, monkeypatch, tmp_path
+):
+    fair, slow = (step_s / 2, step_s / 2), (step_s / 2, step_s)
+    [at] = named_at([fair] * 40 + [slow] * 40, step_s, monkeypatch, tmp_path)
+    assert 40 < at <= 60 or (at - 40) * 1.5 * step_s < 5
+    moment = [slow] * round(1 / step_s)
+    assert named_at([fair] * 40 + moment + [fair] * 40, step_s, monkeypatch, tmp_path) == []
 
 
 def silence(beats):

@@ -20,7 +20,7 @@ from orchestrator.record.runs import Run
 from orchestrator.record.story.telling import happened, story_text
 
 RECORDS = (
-    *("overrides.yaml", "code.json", "result.json", "samples.txt"),
+    *("overrides.yaml", "code.json", "code.diff", "result.json", "samples.txt"),
     *(EVENTS, METRICS),
 )
 STORY = "story.txt"

@@ -3,23 +3,16 @@
 N examples of a split, F features, B examples of a micro-batch.
 """
 
-import json
-import os
-import shutil
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.files import NotOnThisHost, publish
-from data.order import Ids, Order, Words, mix, words
+from data.order import Ids, Words, mix, words
 from orchestrator.stages.classify.tables import Examples, Labels
+from orchestrator.stages.examples.published import folder_of, open_arrays, publish_arrays
 
-FOLDER = "examples"  # under the root of the cache
-ABOUT = "about.json"
 VERSION = 1  # of what is in a published folder
 
 
@@ -35,6 +28,10 @@ class Split:
     def __len__(self) -> int:
         """N."""
         return len(self.labels)
+
+    def batch(self, rows: Ids, sample_ids: Ids, counted: NDArray[np.bool_]) -> "Batch":
+        """The micro-batch of the examples at `rows` (B,); see `Split` in stages/examples."""
+        return Batch(self.features[rows], self.labels[rows], sample_ids, counted)
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ class PublishedExamples:
 
     def folder(self, cache: Path) -> Path:
         """Where they are under the root of a cache."""
-        return cache / FOLDER / self.fingerprint
+        return folder_of(self.fingerprint, cache)
 
 
 def publish_examples(
@@ -94,14 +91,8 @@ def publish_examples(
         arrays[f"{name}-features"] = ((examples.features[rows] - mean) / std).astype(np.float32)
         arrays[f"{name}-labels"] = examples.labels[rows]
     about = {"version": VERSION, **asdict(standard)}
-    digest = sha256(json.dumps(about).encode())
-    for name, array in arrays.items():
-        digest.update(f"{name} {array.shape}".encode())
-        digest.update(array.tobytes())
-    found = PublishedExamples(digest.hexdigest(), len(train), len(held_out), standard)
-    if cache is not None:
-        _write(found.folder(cache), arrays, about)
-    return found
+    fingerprint = publish_arrays(arrays, about, cache)
+    return PublishedExamples(fingerprint, len(train), len(held_out), standard)
 
 
 def row_hashes(examples: Examples, seed: int) -> Words:
@@ -115,40 +106,14 @@ def row_hashes(examples: Examples, seed: int) -> Words:
     return hashed
 
 
-def _write(folder: Path, arrays: dict[str, NDArray[np.float32] | Labels], about: object) -> None:
-    if folder.is_dir():
-        return
-    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for name, array in arrays.items():
-        np.save(partial / f"{name}.npy", array)
-    (partial / ABOUT).write_text(json.dumps(about), encoding="utf-8")
-    try:
-        publish(partial, folder)
-    except OSError:
-        if not folder.is_dir():  # unless another job has published the same meanwhile
-            raise
-        shutil.rmtree(partial)
-
-
 def open_split(published: PublishedExamples, split: str, cache: Path) -> Split:
     """A split, `train` or `validation`, mapped into memory; every rank calls it.
 
     Raises:
         NotOnThisHost: the folder is not there.
     """
-    folder = published.folder(cache)
-    if not folder.is_dir():
-        raise NotOnThisHost(
-            f"{folder} is not there on {os.uname().nodename}; workers only open what the driver "
-            "has prepared: copy that folder here, or set ORCHESTRATE_CACHE=DIR to a folder that "
-            "all hosts see"
-        )
-    features, labels = (
-        np.load(folder / f"{split}-{what}.npy", mmap_mode="r") for what in ("features", "labels")
-    )
-    return Split(features, labels)
+    names = (f"{split}-{what}" for what in ("features", "labels"))
+    return Split(*open_arrays(published.fingerprint, cache, *names))
 
 
 @dataclass(frozen=True)
@@ -168,54 +133,3 @@ class Batch:
     def weight(self) -> int:
         """Examples."""
         return int(self.counted.sum())
-
-
-def steps(
-    split: Split,
-    order: Order,
-    position: int,
-    global_batch_size: int,
-    micro: int,
-    rank: int,
-    world_size: int,
-) -> Iterator[list[Batch]]:
-    """This rank's micro-batches of one optimizer step after another, without an end.
-
-    The run is one line of positions, an epoch after the other: step s takes the next
-    `global_batch_size` of them, whatever the number of ranks, so that each epoch shows each
-    example once.
-
-    Args:
-        split: to train on.
-        order: of its examples.
-        position: the first of the first step.
-        global_batch_size: examples of a step, a multiple of micro x world_size.
-        micro: examples of a micro-batch.
-        rank: takes every world_size-th micro-batch.
-        world_size: number of ranks.
-    """
-    while True:
-        line = np.arange(position, position + global_batch_size).reshape(-1, micro)
-        yield [_batch(split, order(own), own) for own in line[rank::world_size]]
-        position += global_batch_size
-
-
-def evaluation(split: Split, micro: int, rank: int, world_size: int) -> Iterator[Batch]:
-    """This rank's share of a whole split, each example once over all ranks.
-
-    Every rank gets as many batches of the same sizes, as ZeRO 3 demands; what a rank lacks is
-    filled up with the last example, which does not count.
-    """
-    each = -(-len(split) // world_size)
-    places = np.arange(rank, each * world_size, world_size)
-    for start in range(0, each, micro):
-        own = places[start : start + micro]
-        rows = np.minimum(own, len(split) - 1)
-        yield _batch(split, rows, rows, own < len(split))
-
-
-def _batch(
-    split: Split, rows: Ids, sample_ids: Ids, counted: NDArray[np.bool_] | None = None
-) -> Batch:
-    counted = np.ones(len(rows), dtype=np.bool_) if counted is None else counted
-    return Batch(split.features[rows], split.labels[rows], sample_ids, counted)

@@ -3,43 +3,25 @@
 B examples of a micro-batch, F features, C classes.
 """
 
-from dataclasses import dataclass, field
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from data.order import Order
 from models.configs import classifier
 from models.cost import flops_per_sample
 from orchestrator.config import JobConfig
-from orchestrator.stages.checkpoints import Checkpoints
+from orchestrator.record.checkpoints import Checkpoint
 from orchestrator.stages.classify import confusion
-from orchestrator.stages.classify.examples import (
-    Batch,
-    PublishedExamples,
-    evaluation,
-    open_split,
-    steps,
-)
-from orchestrator.stages.classify.resuming import FACTS, facts, start_position
-from orchestrator.stages.classify.stage import ClassifyConfig
+from orchestrator.stages.classify.examples import Batch, PublishedExamples, open_split
+from orchestrator.stages.classify.resuming import standard, start_position
+from orchestrator.stages.examples.feeding import evaluation
+from orchestrator.stages.examples.training import ExampleTraining
 from orchestrator.stages.result import Result
 from orchestrator.stages.run import Run
 from orchestrator.training import distributed
 from orchestrator.training.engine import Engine
-from orchestrator.training.hardware import device_name
-from orchestrator.training.loop import (
-    Metrics,
-    Schedule,
-    Trained,
-    evaluate,
-    every,
-    fit,
-    once_an_epoch,
-)
-from orchestrator.training.objectives import Summed, classification
-from orchestrator.training.optim import learning_rate
+from orchestrator.training.loop import Metrics, evaluate
+from orchestrator.training.objectives import Objective, Summed, classification
 
 PICTURE = "confusion.png"
 
@@ -71,85 +53,30 @@ def label_loss(trainer: Engine, batch: Batch) -> Summed:
     return classification(*scores_and_labels(trainer, batch))
 
 
-@dataclass
-class Training:
-    """The parts of a classification run: model, examples, checkpoints; what the loop calls back."""
+class Training(ExampleTraining[Batch]):
+    """A classification run: examples, evaluation, and the matrix of the last one."""
 
-    config: JobConfig
-    published: PublishedExamples
-    run: Run
-    latest: Metrics = field(default_factory=dict)
-    """The last value of each metric."""
-    position: int = 0
-    """Examples trained on, counted over all epochs."""
-    matrix: confusion.Matrix | None = None
-    """(C, C), of the last evaluation."""
-
-    def __post_init__(self) -> None:
-        """Make the model, open the examples, and go to where the run goes on.
-
-        Raises ValueError if the checkpoint belongs to another model or to other examples.
-        """
-        config, run = self.config, self.run
-        self.stage = config.section(ClassifyConfig)
+    def __init__(self, config: JobConfig, published: PublishedExamples, run: Run) -> None:
+        """Open the examples, make the model, and go to where the run goes on."""
+        self.published = published
         role = config.role("model")
         self.classes = classifier(role.model).classes
-        self.examples, self.validation = (
-            open_split(self.published, name, run.cache) for name in ("train", "validation")
+        self.matrix: confusion.Matrix | None = None  # (C, C), of the last evaluation
+        train, self.validation = (
+            open_split(published, name, run.cache) for name in ("train", "validation")
         )
-        self.checkpoints = Checkpoints(run, config)
-        if self.checkpoints.start is not None:
-            self.position = start_position(self.checkpoints.start, config, self.published)
-        self.model = self.checkpoints.build("model", role, config)
-        self.checkpoints.resumed()
+        flops = flops_per_sample(role.model)
+        super().__init__(
+            config, run, role, train, published.fingerprint, standard(published), flops
+        )
 
-    def fit(self) -> Trained:
-        """Train to the last step, or until a stop."""
-        stage, batch, optim = self.stage, self.config.batch, self.model.config.optim
-        assert optim is not None  # the role is trained
-        often = stage.evaluate_every
-        epochs = once_an_epoch(len(self.examples), batch.step)
-        from_step = self.checkpoints.from_step
-        self.run.event("training", device=device_name(self.run.device), from_step=from_step)
-        order = Order(len(self.examples), self.config.seed, self.published.fingerprint)
-        ranks = distributed.rank(), distributed.world_size()
-        with self.checkpoints:
-            return fit(
-                self.model.engine,
-                label_loss,
-                steps(self.examples, order, self.position, batch.step, batch.micro, *ranks),
-                Schedule(
-                    stage.steps,
-                    epochs if often is None else every(often),
-                    every(stage.checkpoint_every),
-                    lambda step: learning_rate(optim, step, stage.steps),
-                    stage.checkpoint_every_minutes,
-                    stage.keep_best,
-                ),
-                start_step=from_step,
-                spent=self.checkpoints.spent,
-                flops_per_step=flops_per_sample(self.model.config.model) * batch.step,
-                seed=self.config.seed,
-                unit="examples",
-                trained=self.trained,
-                log=self.log,
-                evaluate=self.evaluate,
-                save=self.save,
-                before_update=self.checkpoints.before_update,
-                should_stop=self.checkpoints.should_stop,
-                heart=self.run.heart,
-                selection=self.checkpoints.selection,
-            )
+    def objective(self) -> Objective[Batch]:
+        """The negative log-likelihood of each label."""
+        return label_loss
 
-    def trained(self, batches: list[Batch]) -> None:
-        """Count the examples of a step."""
-        self.position += self.config.batch.step
-
-    def log(self, step: int, metrics: Metrics) -> None:
-        """Record the metrics of an optimizer step, and how many epochs are done."""
-        metrics["train/epochs"] = self.position / self.published.train
-        self.latest |= metrics
-        self.run.log(step, metrics)
+    def position_of(self, start: Checkpoint) -> int:
+        """Where the run goes on. Raises ValueError for another model or other examples."""
+        return start_position(start, self.config, self.published)
 
     def evaluate(self, step: int) -> Metrics:
         """Loss, accuracy and confusion over the whole validation split. Every rank calls it."""
@@ -169,20 +96,8 @@ class Training:
         metrics = totals.metrics("validation")
         sums = distributed.sum_over_ranks(counts.tolist(), self.run.device)
         self.matrix = np.array(sums, dtype=np.int64).reshape(classes, classes)
-        self.latest |= metrics
-        self.run.log(step, metrics)
+        self.record(step, metrics)
         return metrics
-
-    def save(self, step: int) -> None:
-        """Begin to publish the checkpoint of this step. Every rank calls it."""
-        self.checkpoints.save(
-            step,
-            [self.model],
-            None,
-            {FACTS: facts(self.config, self.published, self.position)},
-            self.latest,
-            data_cursor=self.position,
-        )
 
     def show(self) -> None:
         """Put the picture of the last evaluation on record."""

@@ -35,6 +35,7 @@ from orchestrator.training.checkpoint.reading import (
     load_language_model,
     load_model,
     open_role,
+    read_whole,
 )
 from orchestrator.training.checkpoint.saver import Published, Saver
 from orchestrator.training.checkpoint.sharing import newest_valid_shared, verify_shared
@@ -65,6 +66,7 @@ __all__ = [
     "open_weights",
     "published",
     "read",
+    "read_whole",
     "save",
     "told",
     "verify",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import models
-from models.configs import LanguageModelConfig, ModelConfig
+from models.configs import CausalConfig, ModelConfig
 from models.language import LanguageModel
 from orchestrator.record.checkpoints.manifest import (
     Checkpoint,
@@ -151,7 +151,7 @@ def build_language_model(
     Raises:
         CheckpointError: the weights are of another family.
     """
-    model = _unfilled(config) if isinstance(config, LanguageModelConfig) else None
+    model = _unfilled(config) if isinstance(config, CausalConfig) else None
     if not isinstance(model, LanguageModel):
         family = "of the stage's own kind" if config is None else f"of the family {config.family}"
         raise CheckpointError(

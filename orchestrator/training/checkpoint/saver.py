@@ -13,7 +13,7 @@ One save is under way at a time. The copy is as large as what the rank saves, an
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,6 +29,8 @@ from orchestrator.record.fencing import Fence
 from orchestrator.training import distributed
 from orchestrator.training.checkpoint.writing import SavedRole, save
 from orchestrator.training.state import Slice
+
+FAILING_S = 15.0  # how long an error of this rank, which nobody knows of yet, waits for a save
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ class _UnderWay:
 class Saver:
     """Publishes the checkpoints of a run. Every rank has one, and calls every method but `poll`.
 
-    A context manager: what is under way when it ends is finished, also if an error ends it.
+    A context manager: what is under way when it ends is finished; if an error ends it, for
+    `FAILING_S` at most. Of a process that has no memory left not even a new thread may begin, and
+    Python waits for that one for ever.
     """
 
     def __init__(
@@ -159,7 +163,9 @@ class Saver:
         trace: TracebackType | None,
     ) -> None:
         """Finish what is under way; if it fails, that is told unless another error is."""
-        self._threads.shutdown()
+        own, limit_s = self._under_way, None if error is None else FAILING_S
+        stuck = own is not None and bool(wait([own.result], limit_s).not_done)
+        self._threads.shutdown(wait=not stuck)
         if error is None:
             self.wait()
         distributed.leave(self._group)

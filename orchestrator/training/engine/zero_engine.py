@@ -56,6 +56,11 @@ class ZeroEngine:
             )
             if settings.compile:
                 self._engine.compile()
+        if settings.sharding_stage == 1 and distributed.world_size() == 1:
+            # Nothing is to be summed: DeepSpeed would copy all gradients to a buffer and back.
+            self._optimizer.buffered_reduce_fallback = lambda *_, **__: None
+        # What DeepSpeed averages over ranks is to be summed.
+        self._factor = distributed.world_size() if self._engine.gradient_average else 1
         self._layout = self._find_layout(settings.sharding_stage)
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
@@ -65,9 +70,9 @@ class ZeroEngine:
         return self._engine(*inputs, **named)
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient; DeepSpeed averages over ranks, so the sum needs the factor W."""
+        """Add the gradient."""
         self._trained()
-        self._engine.backward(loss * distributed.world_size(), scale_wrt_gas=False)
+        self._engine.backward(loss * self._factor, scale_wrt_gas=False)
         # DeepSpeed counts micro-batches: it steps after the last one of the optimizer step.
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()
@@ -150,7 +155,10 @@ def zero_config(
         "gradient_accumulation_steps": accumulation_steps,
         "gradient_clipping": limit or 0.0,
         "zero_optimization": zero,
-        "bf16": {"enabled": settings.precision == "bf16"},
+        # The norm tells as well whether gradients are finite, without two more passes over them.
+        "bf16": {"enabled": settings.precision == "bf16", "check_grad_overflow": False},
+        # Stage 3 knows averages alone; elsewhere they are a pass over the gradients for nothing.
+        "gradient_allreduce_op": "mean" if settings.sharding_stage == 3 else "sum",
         # Ours and torch's optimizers also under offload: DeepSpeed's need a C++ compiler at run
         # time, and it has tested ZeRO with few others, though all that act on single elements fit.
         "zero_force_ds_cpu_optimizer": False,

@@ -7,13 +7,15 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
+from cluster.host.memory import kills_now, memory_group
 from orchestrator.record.checkpoints.finding import published
 from orchestrator.record.checkpoints.manifest import FOLDER
 from orchestrator.verbs.drill.rehearsal import Child, DrillError
@@ -23,11 +25,13 @@ PAGE = 4096
 BUSY = "while True: pass"
 PTRACE_SEIZE, PTRACE_INTERRUPT = 0x4206, 0x4207  # linux/ptrace.h
 LOOK_S = 0.5
+RUNS_S, STANDS_S = 0.01, 0.04  # turns of a throttled process
+ROOM, MORE = 16 << 20, 256 << 20
 
 
 def to_worker(number: signal.Signals) -> Callable[[Child], None]:
     """A signal to the last rank: the others learn of it from the death of a peer."""
-    return lambda child: os.kill(child.last_worker(), number)
+    return lambda child: os.kill(child.last_worker()[1], number)
 
 
 def to_driver(number: signal.Signals) -> Callable[[Child], None]:
@@ -47,7 +51,7 @@ def hang(child: Child) -> None:
     As long as this process lives and the thread does: the kernel lets a tracer stop one thread.
     Raises DrillError where it does not.
     """
-    libc, thread = ctypes.CDLL(None, use_errno=True), _busiest(child.last_worker())
+    libc, thread = ctypes.CDLL(None, use_errno=True), _busiest(child.last_worker()[1])
     for request in (PTRACE_SEIZE, PTRACE_INTERRUPT):
         if libc.ptrace(request, thread, None, None):
             reason = os.strerror(ctypes.get_errno())
@@ -64,11 +68,82 @@ def _busiest(pid: int) -> int:
     return int(busiest)
 
 
-def no_more_memory(child: Child) -> None:
-    """The last rank gets no more address space than it has."""
-    pid = child.last_worker()
+def no_more_addresses(child: Child) -> None:
+    """The last rank gets no more address space than it has: what it asks for, it is refused."""
+    _, pid = child.last_worker()
     hard = resource.prlimit(pid, resource.RLIMIT_AS)[1]
     resource.prlimit(pid, resource.RLIMIT_AS, (psutil.Process(pid).memory_info().vms, hard))
+
+
+class MemoryBox:
+    """A memory control group, as a container has one, for a job and for who eats its memory."""
+
+    def __init__(self) -> None:
+        """Make it, without a limit yet. Raises OSError where this user can't."""
+        own = memory_group()
+        group = Path(own.counter).parent if own is not None else Path("/proc")
+        old = (group / "memory.limit_in_bytes").exists()  # version 1 of control groups
+        self._limit, self._used, self._none = (
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "-1")
+            if old
+            else ("memory.max", "memory.current", "max")
+        )
+        self._folder = _sub_group(group, self._limit)
+        self.entering = ("sh", "-c", 'echo $$ > "$0" && exec "$@"', f"{self._folder}/cgroup.procs")
+        """What a command is started through to run in it."""
+        self._eater: subprocess.Popen[bytes] | None = None
+
+    def fill(self) -> None:
+        """Another process takes what memory there is, until the kernel has killed for it."""
+        used = int((self._folder / self._used).read_text())
+        (self._folder / self._limit).write_text(str(used + ROOM))
+        code = f"from {__name__} import eat; eat()"
+        self._eater = subprocess.Popen([*self.entering, sys.executable, "-c", code])
+
+    def empty(self) -> None:
+        """That process ends, and the limit with it. Raises DrillError if it has ended before."""
+        eater, self._eater = self._eater, None
+        (self._folder / self._limit).write_text(self._none)
+        if eater is None:
+            return
+        early = eater.poll()
+        eater.kill()
+        eater.wait()
+        if early is not None:
+            raise DrillError(f"what was to take all memory ended by itself, with code {early}")
+
+    def close(self) -> None:
+        """Remove it; all that was in it has ended. Raises what `empty` raises."""
+        try:
+            self.empty()
+        finally:
+            self._folder.rmdir()
+
+
+def _sub_group(group: Path, limit: str) -> Path:
+    """A new group with a limit of its own, below ours or beside it. Raises OSError."""
+    for parent in (group, group.parent):  # in version 2 a group with processes has no such below
+        new = parent / f"drill-{os.getpid()}"
+        with suppress(OSError):
+            new.mkdir()
+            if (new / limit).exists():
+                return new
+            new.rmdir()
+    raise PermissionError(f"no memory control group can be made below {group}")
+
+
+def eat() -> None:
+    """Of a process in a `MemoryBox`: hold all its memory, so that a job there can't go on.
+
+    Ray has its workers killed before any other process. A chunk more than was left, or what is
+    started in their place would find as much as before.
+    """
+    group, held = memory_group(), list[bytearray]()
+    assert group is not None
+    while kills_now(group) == group.kills:
+        held.append(bytearray(ROOM))
+    held.append(bytearray(MORE))
+    signal.pause()
 
 
 def flip(file: Path, at: int | None = None) -> None:
@@ -159,3 +234,23 @@ def busy_cores() -> Iterator[None]:
         for process in busy:
             process.kill()
             process.wait()
+
+
+@contextmanager
+def throttled(pid: int) -> Iterator[None]:
+    """A process runs for a part of the time only, in short turns, as under a quota of its host."""
+    over = threading.Event()
+
+    def take_turns() -> None:
+        while not over.wait(RUNS_S):
+            os.kill(pid, signal.SIGSTOP)
+            over.wait(STANDS_S)
+            os.kill(pid, signal.SIGCONT)
+
+    thread = threading.Thread(target=take_turns)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

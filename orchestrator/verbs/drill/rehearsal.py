@@ -34,8 +34,14 @@ class DrillError(Exception):
 class Child:
     """`orchestrate run OVERRIDES` in a process group of its own; its record goes to `outputs`."""
 
-    def __init__(self, overrides: Sequence[str], outputs: Path, **environment: str) -> None:
-        """Start it."""
+    def __init__(
+        self,
+        overrides: Sequence[str],
+        outputs: Path,
+        through: Sequence[str] = (),
+        **environment: str,
+    ) -> None:
+        """Start it, `through` a command that becomes it."""
         outputs.mkdir(parents=True, exist_ok=True)
         self.outputs, self.known = outputs, set(outputs.glob("*/*/config.yaml"))
         self.screen = outputs / "screen.txt"
@@ -46,7 +52,7 @@ class Child:
             screen.write(f"$ {shlex.join(command)}\n".encode())
             screen.flush()
             self.process = subprocess.Popen(
-                command,
+                [*through, *command],
                 env={**own, **environment, MARKER: self.marker},
                 stdin=subprocess.DEVNULL,
                 stdout=screen,
@@ -82,11 +88,10 @@ class Child:
         lines = read(self.folder / METRICS)[0] if self.folder else []
         return [line for line in lines if STEP_SECONDS in line["metrics"]]
 
-    def last_worker(self) -> int:
-        """Process id of the last rank in the newest attempt: not that which keeps the record."""
-        admitted = self.events("admitted")
-        workers = {worker["rank"]: int(worker["pid"]) for worker in admitted[-1]["workers"]}
-        return workers[max(workers)]
+    def last_worker(self) -> tuple[int, int]:
+        """The last rank in the newest attempt, not that which keeps the record; its process id."""
+        workers = self.events("admitted")[-1]["workers"]
+        return max((int(worker["rank"]), int(worker["pid"])) for worker in workers)
 
     def until(self, found: Callable[[], Any], what: str, seconds: float = OVER_S) -> Any:
         """Wait for something of the living job; returns it. Raises DrillError if it won't come."""
@@ -169,16 +174,18 @@ class Job:
     outputs: Path
     at: int
     """The step after which harm is done."""
+    through: Sequence[str] = ()
+    """A command that becomes the job's, once it has seen to where that runs."""
 
     def start(self, *more: str, **environment: str) -> Child:
         """Start it."""
-        return Child([*self.overrides, *more], self.outputs, **environment)
+        return Child([*self.overrides, *more], self.outputs, self.through, **environment)
 
     def resume(self, child: Child) -> Child:
         """Go on from a run that ended, as its user would; anew, if it has no checkpoint yet."""
         if not published(child.run / FOLDER):
             return self.start()
-        return Child([f"resume={child.run}"], self.outputs)
+        return Child([f"resume={child.run}"], self.outputs, self.through)
 
     def disturb(
         self,

@@ -5,18 +5,22 @@ import signal
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.record.checkpoints.finding import find
+from orchestrator.record.story.sentences import sentence
 from orchestrator.verbs.drill import faults
 from orchestrator.verbs.drill.invariants import broken, differences, differing_points
 from orchestrator.verbs.drill.outcome import Context, Outcome, failure_of
-from orchestrator.verbs.drill.rehearsal import Child, DrillError
+from orchestrator.verbs.drill.rehearsal import Child, DrillError, Trial
 
 RUNNING_AGAIN_S, SEEN_HANGING_S = 25.0, 30.0
+NAMED_STEPS, NAMED_S = 20, 5.0  # until a slow rank is named: of both, what lasts longer
 MEGABYTE = 1 << 20
+OUT_OF_MEMORY = "out_of_memory"
 
 
 @dataclass(frozen=True)
@@ -200,18 +204,34 @@ def _compared(context: Context, child: Child, bad: list[str], note: str) -> Outc
 
 
 def out_of_memory(context: Context) -> Outcome:
-    """A rank gets no more memory than it has."""
+    """Another process in the job's memory group takes all there is, and the kernel kills a rank.
+
+    Where no such group can be made, a rank is refused all address space that it asks for.
+    """
     job = context.job("out-of-memory")
-    child = job.start()
-    trial = job.disturb(child, faults.no_more_memory)
-    told = [event.get("cause") for event in child.events("failed")] or [
-        failure_of(child).get("class")
-    ]
-    if told == [None]:
-        return Outcome(None, ["the job needed no more memory after that"], equal=None)
-    bad = [f"it was taken for {cause}" for cause in told if cause != "out_of_memory"]
+    try:
+        box = faults.MemoryBox()
+    except OSError:
+        child = job.start()
+        return _judge_memory(context, child, job.disturb(child, faults.no_more_addresses))
+    try:
+        job.through = box.entering
+        child = job.start()
+        return _judge_memory(context, child, job.disturb(child, lambda _: box.fill(), box.empty))
+    finally:
+        box.close()
+
+
+def _judge_memory(context: Context, child: Child, trial: Trial) -> Outcome:
+    """Of a job whose memory ran out: told as that, tried again once, and how to need less."""
+    told, error = [event.get("cause") for event in child.events("failed")], failure_of(child)
+    if not told:
+        return Outcome(None, ["the job needed no more memory after that"])
+    bad = [f"it was taken for {cause}" for cause in told if cause != OUT_OF_MEMORY]
     if len(told) > 2:
         bad.append(f"it was tried {len(told)} times")
+    if error and (error.get("class") != OUT_OF_MEMORY or "; try " not in str(error.get("remedy"))):
+        bad.append(f"no setting was named that needs less: {error}")
     return context.judge(trial, most_lost=context.interval, more=bad)
 
 
@@ -245,23 +265,32 @@ def hang_worker(context: Context) -> Outcome:
 
 
 def slow_worker(context: Context) -> Outcome:
-    """A rank has the lowest priority on busy cores: it is named, and nothing is restarted."""
+    """A rank gets a fifth of its processor time: it is named, and nothing is restarted."""
     job = context.job("slow-worker")
     child = job.start()
     try:
         child.until_step(job.at)
-        os.setpriority(os.PRIO_PROCESS, child.last_worker(), 19)
-        with faults.busy_cores():
-            code = child.wait()
+        rank, pid = child.last_worker()
+        begun, step = time.monotonic(), child.steps()[-1]["step"]
+
+        def named_or_late() -> bool:
+            late = child.steps()[-1]["step"] > step + NAMED_STEPS
+            named = bool(child.events("slow_rank"))
+            return named or (late and time.monotonic() > begun + NAMED_S)
+
+        with faults.throttled(pid):
+            child.until(named_or_late, "a slow rank was named")
+        code = child.wait()
         bad = child.leaks() + broken(child.run)
     finally:
         child.end()
-    slow = child.events("slow_rank")
     if code or child.events("failed"):
         bad.append(f"it was disturbed: {child.last_words()}")
-    if not slow:
-        bad.append(f"no rank was named in {len(child.steps()) - job.at} steps")
-    note = f"rank {slow[0].get('rank')} named at step {slow[0].get('step')}" if slow else ""
+    told = child.events("slow_rank")
+    if not any(event["rank"] == rank for event in told):
+        bad.append(f"rank {rank} was not named within {NAMED_STEPS} steps and {NAMED_S:g} s")
+    bad += [f"{sentence(event)}; it was rank {rank}" for event in told if event["rank"] != rank]
+    note = f"{sentence(told[0])}, {told[0]['step'] - step} steps after it was" if told else ""
     return _compared(context, child, bad, note)
 
 
@@ -277,12 +306,12 @@ DRILLS = {
     "preempt-worker": Drill(10, "SIGTERM to a rank, as a notice", preempt_worker),
     "hang-worker": Drill(11, "the thread of a rank that trains is stopped", hang_worker),
     "freeze-worker": Drill(12, "SIGSTOP to a rank", freeze_worker),
-    "slow-worker": Drill(13, "a rank on busy cores with the lowest priority", slow_worker),
+    "slow-worker": Drill(13, "a rank gets a fifth of its time", slow_worker),
     "full-disk": Drill(14, "the disk of the outputs fills up", full_disk),
     "corrupt-checkpoint": Drill(15, "a bit flips in the newest checkpoint", corrupt_checkpoint),
     "corrupt-shard": Drill(16, "a bit flips in the data", corrupt_shard),
     "kill-tracking-server": Drill(18, "SIGKILL to the MLflow server", kill_tracking_server),
     "lock-tracking-store": Drill(19, "the SQLite store of MLflow is locked", lock_tracking_store),
-    "out-of-memory": Drill(20, "a rank gets no more memory", out_of_memory),
+    "out-of-memory": Drill(20, "the memory of the job runs out", out_of_memory),
     "diverge": Drill(21, "the loss becomes NaN", diverge),
 }

@@ -1,0 +1,77 @@
+"""Arrays of a job's examples: published once under the cache, named by what is in them."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.files import NotOnThisHost, publish
+
+FOLDER = "examples"  # under the root of the cache
+ABOUT = "about.json"
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def folder_of(fingerprint: str, cache: Path) -> Path:
+    """Where the arrays of this fingerprint are under the root of a cache."""
+    return cache / FOLDER / fingerprint
+
+
+def publish_arrays(arrays: Arrays, about: object, cache: Path | None) -> str:
+    """Publish arrays and what is to be said of them, unless that has been done.
+
+    Args:
+        arrays: by name.
+        about: plain data that goes into the fingerprint, too.
+        cache: root of the cache to publish in. None: only say what would be published.
+
+    Returns:
+        sha256 of all that is in the folder of this name.
+    """
+    digest = sha256(json.dumps(about).encode())
+    for name, array in arrays.items():
+        digest.update(f"{name} {array.shape}".encode())
+        digest.update(array.tobytes())
+    fingerprint = digest.hexdigest()
+    if cache is not None:
+        _write(folder_of(fingerprint, cache), arrays, about)
+    return fingerprint
+
+
+def _write(folder: Path, arrays: Arrays, about: object) -> None:
+    if folder.is_dir():
+        return
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for name, array in arrays.items():
+        np.save(partial / f"{name}.npy", array)
+    (partial / ABOUT).write_text(json.dumps(about), encoding="utf-8")
+    try:
+        publish(partial, folder)
+    except OSError:
+        if not folder.is_dir():  # unless another job has published the same meanwhile
+            raise
+        shutil.rmtree(partial)
+
+
+def open_arrays(fingerprint: str, cache: Path, *names: str) -> list[NDArray[Any]]:
+    """Published arrays, mapped into memory; every rank calls it.
+
+    Raises:
+        NotOnThisHost: the folder is not there.
+    """
+    folder = folder_of(fingerprint, cache)
+    if not folder.is_dir():
+        raise NotOnThisHost(
+            f"{folder} is not there on {os.uname().nodename}; workers only open what the driver "
+            "has prepared: copy that folder here, or set ORCHESTRATE_CACHE=DIR to a folder that "
+            "all hosts see"
+        )
+    return [np.load(folder / f"{name}.npy", mmap_mode="r") for name in names]
