@@ -11,6 +11,7 @@ decoding/     how it writes: sampling, beams, streams of text
 blocks.py     attention over whole sequences, in transformer.py, an encoder-decoder, and bert.py
 word_vectors.py  vectors of words from their neighbours
 mlp.py        layers of fully connected units
+by_hand.py    the same in numpy, with the equations of back-propagation written out
 loss.py       the loss of a language model, without its logits
 dropout.py    dropout that belongs to the sample
 products.py   matrix products with weights that are kept sorted

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from models.configs import (
     BertConfig,
+    ByHandConfig,
     CBOWConfig,
     GPTConfig,
     LanguageModelConfig,
@@ -45,7 +46,7 @@ class Family:
     config: type[ModelConfig]
     """Its sizes and choices."""
     module: str
-    """MODULE:CLASS that is built from the config; imported when one is built."""
+    """MODULE:NAME of what builds it from the config; imported when one is built."""
     cost: Callable[[Any, int | None], Cost]
     """Its formulas: of the config and the tokenizer's vocabulary size, if known."""
 
@@ -60,6 +61,7 @@ MODELS = {
     "cbow": Family(CBOWConfig, "models.word_vectors:WordVectors", word_vectors_cost),
     "skipgram": Family(SkipGramConfig, "models.word_vectors:WordVectors", word_vectors_cost),
     "mlp": Family(MLPConfig, "models.mlp:MLP", mlp_cost),
+    "mlp_by_hand": Family(ByHandConfig, "models.by_hand:twin", mlp_cost),
 }
 
 

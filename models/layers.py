@@ -4,6 +4,8 @@ B batch, T time (new tokens), S time with the cached tokens before them, D model
 heads, G key and value heads, K head width, F feed-forward width.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -12,10 +14,11 @@ from torch.utils.checkpoint import checkpoint
 from models.cache import KVCache
 from models.configs import GPTConfig
 from models.dropout import Dropout, is_keyed
+from models.norms import RMSNorm
+from models.projection import on_bf16_cpu, project, trains_on_cpu
 
 Rotary = tuple[Tensor, Tensor]
 
-MULTIPLIES_BF16 = torch.cpu._is_avx512_bf16_supported()
 WRITTEN_OUT_TOKENS = 256
 """Longest sequence whose bf16 attention is written out on a CPU when it is trained.
 
@@ -44,6 +47,10 @@ class Linear(nn.Linear):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x @ weight^T + bias: (..., outputs)."""
+        return project(x, self.weight, self.bias)
+
 
 class Embedding(nn.Embedding):
     """A table of vectors that start as normal(0, std)."""
@@ -71,7 +78,7 @@ def _draw_normal(weight: Tensor, std: float) -> None:
 def build_norm(config: GPTConfig) -> nn.Module:
     """Return a norm over D; both kinds take their statistics in fp32, also of a bf16 input."""
     if config.norm == "rmsnorm":
-        return nn.RMSNorm(config.width, eps=config.norm_eps)
+        return RMSNorm(config.width, eps=config.norm_eps)
     return nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)
 
 
@@ -134,11 +141,39 @@ def rotate(x: Tensor, rotary: Rotary) -> Tensor:
 
     Number i of a head is paired with number i + K/2, as Llama on Hugging Face has it, not with
     its neighbour as in the paper: x1' = x1 cos - x2 sin, x2' = x2 cos + x1 sin. Rolling by half
-    a head puts every number in its partner's place, in fewer passes over memory than two halves.
+    a head puts every number in its partner's place, in fewer operations than two halves.
     """
     cos, sin = rotary
+    if trains_on_cpu(x):
+        turned: Tensor = _Rotated.apply(x, cos, sin)  # type: ignore[no-untyped-call]
+        return turned
     partner = x.roll(x.shape[-1] // 2, -1)
     return torch.addcmul(x * cos, partner, sin).type_as(x)
+
+
+class _Rotated(torch.autograd.Function):
+    """`rotate` in fewer passes over memory, 0.65 of its time; its gradient is turned back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Turn x."""
+        ctx.save_for_backward(cos, sin)
+        return _turn(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Turn the gradient by minus the angles."""
+        cos, sin = ctx.saved_tensors
+        return _turn(gradients[0], cos, -sin), None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    half = x.shape[-1] // 2
+    wide = x.float()
+    turned = wide * cos
+    turned[..., :half].addcmul_(wide[..., half:], sin[..., :half])
+    turned[..., half:].addcmul_(wide[..., :half], sin[..., half:])
+    return turned.to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -229,9 +264,7 @@ class Attention(nn.Module):
 
 def is_faster_written_out(q: Tensor) -> bool:
     """Whether plain matrix products beat torch's kernel for q (B, H, T, K) and as many keys."""
-    trained_in_bf16 = q.requires_grad and q.dtype == torch.bfloat16
-    on_cpu = q.device.type == "cpu" and MULTIPLIES_BF16
-    return trained_in_bf16 and on_cpu and q.shape[2] <= WRITTEN_OUT_TOKENS
+    return q.requires_grad and on_bf16_cpu(q, q.dtype) and q.shape[2] <= WRITTEN_OUT_TOKENS
 
 
 class FeedForward(nn.Module):

@@ -1,8 +1,9 @@
-"""A multilayer perceptron: features in, a score per class out.
+"""A multilayer perceptron: features in, scores of classes or other numbers out.
 
-B examples, N features of a layer's input.
+B examples, F features, N numbers before a layer, O outputs.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -14,11 +15,12 @@ from models.configs import MLPConfig
 from models.dropout import Dropout, number_dropouts
 from models.layers import Linear
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
     "relu": torch.relu,
     "gelu": functional.gelu,
+    "identity": lambda z: z,
 }
 
 
@@ -35,14 +37,14 @@ class MLP(nn.Module):
         self.config = config
         self.activation_checkpointing = False
         self.layers = nn.ModuleList(
-            Linear(inputs, outputs, bias=True, std=_std(config.init, inputs, outputs))
+            Linear(inputs, outputs, bias=config.bias, std=_std(config.init, inputs, outputs))
             for inputs, outputs in pairwise(config.widths)
         )
         self.dropouts = nn.ModuleList(Dropout(config.dropout) for _ in config.hidden)
         number_dropouts(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the scores (B, classes) of the examples x (B, inputs), before any softmax."""
+        """Return the outputs (B, O) of the examples x (B, F); scores are before any softmax."""
         *hidden, last = self.layers
         for layer, dropout in zip(hidden, self.dropouts, strict=True):
             if self.activation_checkpointing and self.training:

@@ -7,23 +7,23 @@ blocks.py      what models of whole-sequence blocks share: transformer.py, an en
 recurrent.py   recurrent networks: rnn, lstm
 window.py      a fully connected network over a window of tokens
 word_vectors.py   two vectors for each word: cbow, skipgram
-mlp.py         layers of fully connected units
+mlp.py         layers of fully connected units; those whose gradients are written out by hand
 
 No torch here: the command line composes and checks a config before it imports anything heavy.
 """
 
 from models.configs.base import (
     CausalConfig,
-    ClassifierConfig,
+    FeatureModelConfig,
     LanguageModelConfig,
     ModelConfig,
-    classifier,
     language,
+    of_features,
 )
 from models.configs.bert import BertConfig
 from models.configs.blocks import BlocksConfig
 from models.configs.gpt import GPTConfig
-from models.configs.mlp import MLPConfig
+from models.configs.mlp import ByHandConfig, MLPConfig, PerceptronConfig
 from models.configs.recurrent import LSTMConfig, RecurrentConfig, RNNConfig
 from models.configs.transformer import TransformerConfig
 from models.configs.window import WindowConfig
@@ -32,20 +32,22 @@ from models.configs.word_vectors import CBOWConfig, SkipGramConfig, WordVectorsC
 __all__ = [
     "BertConfig",
     "BlocksConfig",
+    "ByHandConfig",
     "CBOWConfig",
     "CausalConfig",
-    "ClassifierConfig",
+    "FeatureModelConfig",
     "GPTConfig",
     "LSTMConfig",
     "LanguageModelConfig",
     "MLPConfig",
     "ModelConfig",
+    "PerceptronConfig",
     "RNNConfig",
     "RecurrentConfig",
     "SkipGramConfig",
     "TransformerConfig",
     "WindowConfig",
     "WordVectorsConfig",
-    "classifier",
     "language",
+    "of_features",
 ]

@@ -84,23 +84,25 @@ class CausalConfig(LanguageModelConfig):
 
 
 @dataclass
-class ClassifierConfig(ModelConfig):
-    """What every model has that gives the features of an example a score per class.
+class FeatureModelConfig(ModelConfig):
+    """What every model has that takes the features of an example to one or more numbers.
 
     Raises:
         ValueError: from the constructor, for a value that no model can have.
     """
 
-    inputs: int = 64
-    """Features of an example."""
-    classes: int = 10
-    """Outputs, one score per class."""
+    inputs: int | None = None
+    """Features of an example. None: as many as the examples of the job have."""
+    outputs: int | None = None
+    """Numbers it gives, one score per class where it classifies. None: as many as the examples
+    of the job ask for."""
 
     def __post_init__(self) -> None:
-        """Check what all classifiers share."""
+        """Check what all of them share."""
         super().__post_init__()
-        check_size("inputs", self.inputs)
-        check_size("classes", self.classes)
+        for name in ("inputs", "outputs"):
+            if getattr(self, name) is not None:
+                check_size(name, getattr(self, name))
 
 
 def language(config: ModelConfig) -> LanguageModelConfig:
@@ -117,15 +119,15 @@ def language(config: ModelConfig) -> LanguageModelConfig:
     return config
 
 
-def classifier(config: ModelConfig) -> ClassifierConfig:
-    """The config as that of a classifier.
+def of_features(config: ModelConfig) -> FeatureModelConfig:
+    """The config as that of a model of features.
 
     Raises:
-        ValueError: it is of a family that gives no scores of classes.
+        ValueError: it is of a family that does not read the features of an example.
     """
-    if not isinstance(config, ClassifierConfig):
+    if not isinstance(config, FeatureModelConfig):
         raise ValueError(
-            f"model.family={config.family} gives no scores of classes, and labels need one that "
-            "does; try model=mlp"
+            f"model.family={config.family} does not read features, and rows of numbers need one "
+            "that does; try model=mlp"
         )
     return config

@@ -1,19 +1,63 @@
-"""A multilayer perceptron, as its sizes and choices."""
+"""Multilayer perceptrons, as their sizes and choices."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from models.configs.base import ClassifierConfig
-from models.configs.checks import MOST_LAYERS, check_choice, check_probability, check_size
+from models.configs.base import FeatureModelConfig
+from models.configs.checks import (
+    MOST_LAYERS,
+    check_choice,
+    check_probability,
+    check_size,
+    check_switch,
+)
 
-ACTIVATIONS = ("sigmoid", "tanh", "relu", "gelu")
+ACTIVATIONS = ("sigmoid", "tanh", "relu", "gelu", "identity")
 INITS = ("kaiming", "xavier")
+COSTS = ("quadratic", "cross_entropy")
 NO_HIDDEN = "it is of hidden units, and model.hidden=[] has none"
 
 
 @dataclass
-class MLPConfig(ClassifierConfig):
-    """Layers of fully connected units, from the features of an example to a score per class.
+class PerceptronConfig(FeatureModelConfig):
+    """Layers of fully connected units, from the features of an example to its outputs.
+
+    Raises:
+        ValueError: from the constructor, for a value that cannot work.
+    """
+
+    hidden: list[int] = field(default_factory=lambda: [64])
+    """Units of each hidden layer, from input to output; []: none, a linear model."""
+
+    def __post_init__(self) -> None:
+        """Check the layers."""
+        super().__post_init__()
+        if len(self.hidden) > MOST_LAYERS:
+            raise ValueError(
+                f"model.hidden has {len(self.hidden):,} layers and must have at most "
+                f"{MOST_LAYERS:,}"
+            )
+        for layer, units in enumerate(self.hidden):
+            check_size(f"hidden[{layer}]", units)
+
+    @property
+    def widths(self) -> list[int]:
+        """Numbers per example before the first layer and after each.
+
+        Raises:
+            ValueError: one is open, to be filled in from the examples.
+        """
+        if self.inputs is None or self.outputs is None:
+            raise ValueError(
+                "model.inputs and model.outputs are not set; give them the numbers of the "
+                "examples, e.g. dataclasses.replace(config, inputs=64, outputs=10)"
+            )
+        return [self.inputs, *self.hidden, self.outputs]
+
+
+@dataclass
+class MLPConfig(PerceptronConfig):
+    """A multilayer perceptron in PyTorch.
 
     Raises:
         ValueError: from the constructor, for a value that cannot work.
@@ -23,10 +67,11 @@ class MLPConfig(ClassifierConfig):
     initial: ClassVar[tuple[str, ...]] = ("init",)
 
     family: str = "mlp"
-    hidden: list[int] = field(default_factory=lambda: [64])
-    """Units of each hidden layer, from input to output; []: none, a linear classifier."""
     activation: str = "relu"
-    """Of hidden units: sigmoid, tanh, relu or gelu."""
+    """Of hidden units: sigmoid, tanh, relu, gelu, or identity, with which layers of layers are one
+    linear layer."""
+    bias: bool = True
+    """Whether each layer adds a bias."""
     dropout: float = 0.0
     """Probability, on hidden units."""
     init: str = "kaiming"
@@ -37,14 +82,8 @@ class MLPConfig(ClassifierConfig):
         """Check every value."""
         super().__post_init__()
         check_choice("family", self.family, ("mlp",))
-        if len(self.hidden) > MOST_LAYERS:
-            raise ValueError(
-                f"model.hidden has {len(self.hidden):,} layers and must have at most "
-                f"{MOST_LAYERS:,}"
-            )
-        for layer, units in enumerate(self.hidden):
-            check_size(f"hidden[{layer}]", units)
         check_choice("activation", self.activation, ACTIVATIONS)
+        check_switch("bias", self.bias)
         check_choice("init", self.init, INITS)
         check_probability("dropout", self.dropout)
 
@@ -53,7 +92,26 @@ class MLPConfig(ClassifierConfig):
         without = {} if self.hidden else dict.fromkeys(("activation", "dropout"), NO_HIDDEN)
         return super().unread() | without
 
-    @property
-    def widths(self) -> list[int]:
-        """Numbers per example before the first layer and after each."""
-        return [self.inputs, *self.hidden, self.classes]
+
+@dataclass
+class ByHandConfig(PerceptronConfig):
+    """A network of sigmoid units in numpy, whose gradients are written out; see models/by_hand.py.
+
+    Raises:
+        ValueError: from the constructor, for a value that cannot work.
+    """
+
+    shapeless: ClassVar[tuple[str, ...]] = ("cost",)
+
+    family: str = "mlp_by_hand"
+    hidden: list[int] = field(default_factory=lambda: [30])
+    """Units of each hidden layer, from input to output; []: none."""
+    cost: str = "quadratic"
+    """What is minimised: quadratic, half the squared distance of the outputs to the label's, or
+    cross_entropy of each output, whose gradient does not vanish where a unit is surely wrong."""
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        super().__post_init__()
+        check_choice("family", self.family, ("mlp_by_hand",))
+        check_choice("cost", self.cost, COSTS)

@@ -33,8 +33,9 @@ class RecurrentConfig(CausalConfig):
     dropout: float = 0.0
     """Probability, on what goes into each layer and out of the last; not from step to step
     (Zaremba et al. 2014)."""
-    init_std: float = 0.05
-    """Std of the initial token vectors; weights of layers get 1 / sqrt(width)."""
+    init_std: float = 0.2
+    """Std of the initial token vectors; weights of layers get 1 / sqrt(width). With a smaller one
+    gates begin all alike, and the loss stays longer at that of single tokens."""
 
     def __post_init__(self) -> None:
         """Check every value."""

@@ -2,11 +2,11 @@
 
 from itertools import pairwise
 
-from models.configs import MLPConfig
+from models.configs import MLPConfig, PerceptronConfig
 from models.formulas.cost import Cost
 
 
-def mlp_cost(config: MLPConfig, vocab_size: int | None) -> Cost:
+def mlp_cost(config: PerceptronConfig, vocab_size: int | None) -> Cost:
     """Work out the cost; there is no vocabulary in it.
 
     Training takes 6 operations per weight and example: 2 forward, 2 for the gradient of the
@@ -14,9 +14,10 @@ def mlp_cost(config: MLPConfig, vocab_size: int | None) -> Cost:
     """
     layers = [(rows, columns) for rows, columns in pairwise(config.widths)]
     weights = [rows * columns for rows, columns in layers]
-    biased = [(rows + 1) * columns for rows, columns in layers]
+    bias = config.bias if isinstance(config, MLPConfig) else True
+    held = [(rows + bias) * columns for rows, columns in layers]
     return Cost(
-        parameters=sum(biased),
-        largest_layer=max(biased),
+        parameters=sum(held),
+        largest_layer=max(held),
         flops_per_sample=lambda length: length * (6 * sum(weights) - 2 * weights[0]),
     )

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.loss import matmul_dtype
+from models.projection import matmul_dtype
 from models.recurrent.stepping import Beginnings, State, step_product
 
 tanh_backward = torch.ops.aten.tanh_backward.grad_input

@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cluster.gang import Files, Gang, GangRun, OnRecords
-from data.messages import counted
 from orchestrator.config import BUDGETS
 from orchestrator.job.budgets import Budgets
 from orchestrator.job.failures import Explanation, explain_failure
@@ -30,6 +29,7 @@ from orchestrator.plan.devices import placement_of
 from orchestrator.record.fencing import take
 from orchestrator.record.journal import Journal
 from orchestrator.record.outbox import unheard
+from orchestrator.record.story.sentences import sentence
 
 if TYPE_CHECKING:
     from orchestrator.stages.result import Result
@@ -158,11 +158,7 @@ class Attempts:
         """Put the workers of this attempt on record, and whether there are more or fewer."""
         before, self._workers = self._workers, len(workers)
         if before not in (0, self._workers):
-            self._journal.event(
-                "resized", workers_before=before, workers=self._workers, reason=self._reason
-            )
-            went = "fewer" if self._workers < before else "more"
-            self._say(f"goes on with {went} workers: {before} before, {self._workers} now")
+            self._tell("resized", workers_before=before, workers=self._workers, reason=self._reason)
         self._admitted(workers)
 
     def _new_watchdog(self) -> Watchdog | None:
@@ -200,8 +196,7 @@ class Attempts:
         told = self._gang.must_leave()
         for rank in told.keys() - self._must_leave.keys():
             host = self._gang.workers[rank]["host"]
-            self._journal.event("preempted", rank=rank, host=host, notice=told[rank])
-            self._say(f"rank {rank} on host {host} must leave, {told[rank]}: saving a checkpoint")
+            self._tell("preempted", rank=rank, host=host, notice=told[rank])
         self._must_leave |= told
 
     def _goes_on_elsewhere(self) -> bool:
@@ -239,8 +234,7 @@ class Attempts:
         failed, step = self._unrecovered, next((r["step"] for r in records if "metrics" in r), None)
         if failed is not None and step is not None:
             seconds = round(time.monotonic() - failed.seen_at, 3)
-            self._journal.event("recovered", step=step, seconds=seconds, detect_s=failed.detect_s)
-            self._say(f"recovered: step {step} is done, {seconds:.1f} s after the failure was seen")
+            self._tell("recovered", step=step, seconds=seconds, detect_s=failed.detect_s)
             self._unrecovered = None
 
     def _go_on_after(self, error: Exception) -> None:
@@ -259,32 +253,27 @@ class Attempts:
         standing = self._journal.standing
         step, from_step = standing.step, standing.checkpoint_step or self._start_step
         failure = explain_failure(error, step or None)
-        self._journal.event(
-            "failed",
-            cause=failure.failure,
-            rank=failure.rank,
-            host=failure.host,
-            step=step,
-            message=failure.message,
-            detect_s=detect_s,
-        )
+        facts = {
+            "cause": failure.failure,
+            "rank": failure.rank,
+            "host": failure.host,
+            "step": step,
+            "message": failure.message,
+            "detect_s": detect_s,
+        }
+        self._journal.event("failed", **facts)
         wait_s = None if self._asked_to_end else self._budgets.charge(failure, step, from_step)
-        if wait_s is None:
+        if wait_s is None:  # the failure is the run's, which is told with its remedy
             self._give_up(failure)
             self._ends_with(error)
             raise error
-        remedy, attempt = BUDGETS[failure.failure].remedy, self._journal.attempt + 1
-        self._say(
-            f"attempt {attempt - 1} failed: {failure.happened}; attempt {attempt} goes on from "
-            f"step {from_step}, {counted(step - from_step, 'step')} lost"
-            + (f", after {wait_s:g} s" if wait_s else "")
-            + f": {remedy}"
-        )
+        waits = f"; the next attempt begins in {wait_s:g} s" if wait_s else ""
+        self._say(f"{sentence({'event': 'failed', **facts})}{waits}")
         if self._gang is None or (failure.failure == "node_lost" and self._needs_new(failure)):
             self._drop_gang()
         self._wait(wait_s)
         self._unrecovered, self._reason = _Unrecovered(seen_at, detect_s), failure.failure
-        self._begin_next(remedy, step, from_step)
+        self._begin_next(BUDGETS[failure.failure].remedy, step, from_step)
 
     def _needs_new(self, lost: Explanation) -> bool:
         """Whether what was lost is Ray itself, or a node that Ray does not yet miss while there is
@@ -303,7 +292,7 @@ class Attempts:
         assert self._journal.fence is not None
         self._journal.attempt += 1
         self._assignment = replace(self._assignment, fence=self._journal.fence)
-        self._journal.event(
+        self._tell(
             "restarting",
             remedy=remedy,
             from_step=from_step,
@@ -322,10 +311,13 @@ class Attempts:
         if self._asked_to_end or not config.max_restarts:
             return
         budget = config.restarts(failure.failure)
-        self._journal.event("gave_up", cause=failure.failure, budget=budget, attempts=attempts)
-        if attempts > 1:
-            budgeted = f"{counted(budget, 'restart')} in a row for {failure.failure}"
-            self._say(f"gave up after {counted(attempts, 'attempt')}: {budgeted} at most")
+        tell = self._tell if attempts > 1 else self._journal.event
+        tell("gave_up", cause=failure.failure, budget=budget, attempts=attempts)
+
+    def _tell(self, kind: str, **facts: Any) -> None:
+        """Put an event on record, and say it."""
+        self._journal.event(kind, **facts)
+        self._say(str(sentence({"event": kind, "attempt": self._journal.attempt, **facts})))
 
     @property
     def _asked_to_end(self) -> bool:

@@ -149,6 +149,9 @@ class Plan:
         several = f"{', '.join(map(str, fewer[::-1]))} or " if fewer else ""
         line = f"{several}{most} x {kind} with {cores}"
         for role in self.outline.roles.values():
+            if role.by_hand is not None:
+                line += f", {role.by_hand}"
+                continue
             engine, trained = role.config.engine, role.config.optim is not None
             # A frozen model is whole on every worker but under ZeRO 3.
             zero = engine.name == "deepspeed" and (trained or engine.zero_stage == 3)

@@ -9,6 +9,7 @@ weights.py      saved weights, as the process that starts a job looks at them
 pooling.py      vectors of texts, from what a saved model makes of their words or tokens
 saved.py        the config of a run, read back
 examples/       what the stages share that count in examples
+features/       what the stages share whose examples are rows of numbers
 language/       what the stages share that work on text of the data service
 
 A stage's folder has stage.py, its settings; driver.py, its part in the process that starts the

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from data.messages import counted
 from orchestrator.config import JobConfig, RoleConfig, TrainingConfig
@@ -15,7 +15,13 @@ from orchestrator.record.checkpoints import FOLDER
 from orchestrator.record.runfolder import placed
 from orchestrator.stages.run import Run
 from orchestrator.training import checkpoint
-from orchestrator.training.checkpoint import CheckpointError, Published, Retention
+from orchestrator.training.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    Published,
+    Retention,
+    SavedRole,
+)
 from orchestrator.training.loop import Metrics, Spent, Trained
 from orchestrator.training.patience import CHECKPOINT, WRITING
 from orchestrator.training.roles import Role, build_role
@@ -24,6 +30,18 @@ from orchestrator.training.selection import Selection
 LONG_WAIT_S = 1.0  # for the checkpoint before, from which on the user is told
 SELECTION = "selection"  # the entry of a manifest
 SPENT = "spent"  # the entry of a manifest; one that was written before there was any lacks it
+
+
+class Savable(Protocol):
+    """A role as far as a checkpoint looks at it."""
+
+    @property
+    def name(self) -> str:
+        """What it is for."""
+
+    @property
+    def saved(self) -> SavedRole:
+        """What a checkpoint keeps of it."""
 
 
 class Checkpoints:
@@ -106,7 +124,7 @@ class Checkpoints:
     def save(
         self,
         step: int,
-        roles: Iterable[Role],
+        roles: Iterable[Savable],
         tokenizer: Path | None,
         facts: Mapping[str, Any],
         measured: Metrics,
@@ -198,6 +216,25 @@ class Checkpoints:
     def reason(self, outcome: Trained) -> str | None:
         """Why training ended before its last step, if it did so by itself."""
         return self.selection.reason() if self.selection and outcome.exhausted else None
+
+    @property
+    def best(self) -> Checkpoint | None:
+        """The checkpoint of the best evaluation, if it is kept and is not the newest.
+
+        To be asked when training has ended, on every rank.
+        """
+        path = self._retention.best
+        if path is None or self.newest is None or path == self.newest.path or not path.is_dir():
+            return None
+        return checkpoint.read(path)
+
+    def restore_best(self, role: Role) -> bool:
+        """Give a role the weights of `best`; whether there is one. Every rank calls it."""
+        best = self.best
+        if best is not None:
+            reader = checkpoint.open_role(best, role.name)
+            role.engine.load_state(reader, best.step, optimizer=False)
+        return best is not None
 
     def _tell_best(self) -> None:
         """Record which checkpoint is the best, if it is kept and still there."""

@@ -31,6 +31,8 @@ class RoleOutline:
     parameters: int
     largest_layer: int
     """Parameters of the module that holds the most by itself."""
+    by_hand: str | None = None
+    """What carries it out, if that is no engine."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from orchestrator.stages.classify.stage import ClassifyConfig
 from orchestrator.stages.embed.stage import EmbedConfig
 from orchestrator.stages.evaluate.stage import EvaluateConfig
 from orchestrator.stages.pretrain.stage import PretrainConfig
+from orchestrator.stages.regress.stage import RegressConfig
 from orchestrator.stages.stage import Stage
 
 STAGES = {
@@ -16,6 +17,11 @@ STAGES = {
         EmbedConfig,
         "orchestrator.stages.embed.driver",
         "orchestrator.stages.embed.train:embed",
+    ),
+    "regress": Stage(
+        RegressConfig,
+        "orchestrator.stages.regress.driver",
+        "orchestrator.stages.regress.train:regress",
     ),
     "pretrain": Stage(
         PretrainConfig,

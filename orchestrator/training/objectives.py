@@ -57,6 +57,16 @@ def classification(logits: Tensor, labels: Tensor) -> Summed:
     return Summed(loss, means={"accuracy": correct})
 
 
+def squared_error(given: Tensor, told: Tensor) -> Summed:
+    """Summed squared distance of what a model gives to what it should.
+
+    Args:
+        given: (B, O), any float type; errors are taken in float32.
+        told: (B, O) float32.
+    """
+    return Summed((given.float() - told).square().sum())
+
+
 def negative_sampling(true: Tensor, false: Tensor, mask: Tensor, valid: Tensor) -> Summed:
     """Negative sampling (Mikolov et al. 2013, equation 4), summed over pairs, in nats.
 

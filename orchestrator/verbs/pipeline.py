@@ -137,15 +137,17 @@ def parser() -> argparse.ArgumentParser:
 
 def known() -> list[str]:
     """The pipelines of conf/pipeline."""
-    from orchestrator.compose.schema import conf_folder
+    return sorted(file.stem for file in _folder().glob("*.yaml"))
 
-    return sorted(file.stem for file in (conf_folder() / "pipeline").glob("*.yaml"))
+
+def _folder() -> Path:
+    import conf
+
+    return Path(conf.__path__[0]) / "pipeline"
 
 
 def _pipeline(name: str | None, overrides: list[str]) -> Pipeline:
     """A pipeline by its name or file. Raises ValueError, which names what is wrong in it."""
-    from orchestrator.compose.schema import conf_folder
-
     if name is None:
         raise ValueError(f"give the name of a pipeline: {', '.join(known())}, or FILE.yaml")
     path = Path(name) if name.endswith((".yaml", ".yml")) else None
@@ -154,7 +156,7 @@ def _pipeline(name: str | None, overrides: list[str]) -> Pipeline:
             f"{name} is no pipeline{did_you_mean(name, known())}; there are {', '.join(known())}, "
             "or give FILE.yaml"
         )
-    path = path or conf_folder() / "pipeline" / f"{name}.yaml"
+    path = path or _folder() / f"{name}.yaml"
     said = read_settings(path)
     jobs = said.get("jobs")
     if not isinstance(jobs, dict) or not jobs:

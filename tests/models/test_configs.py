@@ -12,8 +12,8 @@ from models.configs import (
     LanguageModelConfig,
     MLPConfig,
     ModelConfig,
-    classifier,
     language,
+    of_features,
 )
 
 FAMILIES = ", ".join(MODELS)
@@ -105,7 +105,7 @@ def test_omegaconf_composes_and_checks_the_config():
     [
         GPTConfig(),
         GPTConfig(vocab_size=99, kv_heads=2, ffn_width=7, norm="rmsnorm", positions="rotary"),
-        MLPConfig(inputs=3, hidden=[5, 4], classes=2, activation="tanh", init="xavier"),
+        MLPConfig(inputs=3, hidden=[5, 4], outputs=2, activation="tanh", init="xavier"),
         MLPConfig(hidden=[]),
     ],
 )
@@ -118,10 +118,13 @@ def test_a_config_survives_the_round_trip_through_json(config):
     [
         ({"family": "gpt"}, "model.family='gpt' must be one of mlp"),
         ({"inputs": 0}, "model.inputs=0 must be a whole number of at least 1"),
-        ({"classes": 2.5}, "model.classes=2.5 must be a whole number"),
+        ({"outputs": 2.5}, "model.outputs=2.5 must be a whole number"),
         ({"hidden": [1] * 10_001}, "model.hidden has 10,001 layers and must have at most 10,000"),
         ({"hidden": [8, 0]}, "model.hidden[1]=0 must be a whole number of at least 1"),
-        ({"activation": "rely"}, "must be one of sigmoid, tanh, relu, gelu; did you mean relu?"),
+        (
+            {"activation": "rely"},
+            "must be one of sigmoid, tanh, relu, gelu, identity; did you mean relu?",
+        ),
         ({"init": "he"}, "model.init='he' must be one of kaiming, xavier"),
         ({"dropout": 1}, "model.dropout=1 must be at least 0 and below 1"),
     ],
@@ -147,10 +150,10 @@ def test_a_model_that_reads_no_tokens_is_no_language_model():
         language(MLPConfig())
 
 
-def test_a_model_without_scores_of_classes_is_no_classifier():
-    assert classifier(MLPConfig()) == MLPConfig()
-    with pytest.raises(ValueError, match=r"model\.family=gpt gives no scores.*try model=mlp"):
-        classifier(GPTConfig())
+def test_a_model_of_tokens_reads_no_features():
+    assert of_features(MLPConfig()) == MLPConfig()
+    with pytest.raises(ValueError, match=r"model\.family=gpt does not read .*try model=mlp"):
+        of_features(GPTConfig())
 
 
 def test_a_dict_with_missing_keys_gets_defaults():
@@ -196,7 +199,7 @@ def test_a_model_without_memory_is_built_without_the_compiler_of_torch():
         "import sys, torch, models\n"
         "from models.configs import GPTConfig, MLPConfig\n"
         "with torch.device('meta'):\n"
-        "    models.build(GPTConfig(vocab_size=9)), models.build(MLPConfig())\n"
+        "    models.build(GPTConfig(vocab_size=9)), models.build(MLPConfig(inputs=2, outputs=2))\n"
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

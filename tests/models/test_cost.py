@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from models import build
 from models.configs import (
     BertConfig,
+    ByHandConfig,
     GPTConfig,
     LSTMConfig,
     MLPConfig,
@@ -46,7 +47,14 @@ CONFIGS = [
 ]
 
 
-MLPS = [MLPConfig(inputs=7, hidden=hidden, classes=3) for hidden in ([], [5], [11, 2, 9])]
+MLPS = [
+    *(
+        MLPConfig(inputs=7, hidden=hidden, outputs=3, bias=bias)
+        for hidden in ([], [5], [11, 2, 9])
+        for bias in (True, False)
+    ),
+    ByHandConfig(inputs=7, hidden=[5], outputs=3),
+]
 BLOCKS = [
     *(
         TransformerConfig(**own, shared_embedding=s)

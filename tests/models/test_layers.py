@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models import layers
+from models import layers, projection
 from models.cache import KVCache
 from models.configs import GPTConfig
 from models.layers import (
@@ -97,6 +97,26 @@ def test_rotation_of_bf16_is_rounded_once():
     assert torch.equal(rotate(x, rotary), rotate(x.float(), rotary).bfloat16())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("B", "T", "heads", "K"), [(1, 1, 1, 2), (3, 7, 5, 6), (2, 33, 3, 48)])
+def test_rotation_that_is_trained_agrees_with_autograd(B, T, heads, K, dtype):
+    torch.manual_seed(0)
+    rotary = rotary_table(torch.randint(999, (B, T)), K, 10000.0)
+    x = torch.randn(B, T, heads + 2, K).to(dtype)[:, :, :heads]  # as it is cut from q, k and v
+    seen, trained = torch.randn(B, T, heads, K).to(dtype), x.clone().requires_grad_()
+    y = rotate(trained, rotary)
+    assert y.grad_fn.name() == "_RotatedBackward"
+    assert torch.equal(y, rotate(x, rotary))
+    (gradient,) = torch.autograd.grad(y, trained, seen)
+    exact = x.double().requires_grad_()
+    cos, sin = rotary
+    turned = torch.addcmul(exact * cos, exact.roll(K // 2, -1), sin.double())
+    (expected,) = torch.autograd.grad(turned, exact, seen.double())
+    assert gradient.dtype == dtype
+    near = 1e-6 if dtype == torch.float32 else 2**-8
+    torch.testing.assert_close(gradient.double(), expected, rtol=near, atol=near)
+
+
 def test_sinusoids_follow_the_formula():
     table = sinusoidal_positions(torch.tensor([0, 3, 70]), 10)
     for row, t in enumerate([0, 3, 70]):
@@ -159,10 +179,10 @@ def test_attention_written_out_agrees_with_the_kernel(monkeypatch, T, kv_heads, 
         trained = [x, *attention.parameters()]
         return [y, *torch.autograd.grad((y * seen.to(y.dtype)).sum(), trained)]
 
-    monkeypatch.setattr(layers, "MULTIPLIES_BF16", False)
+    monkeypatch.setattr(projection, "MULTIPLIES_BF16", False)
     exact, by_kernel = both_ways(deepcopy(attention).double(), x.double()), both_ways(attention, x)
     assert len(calls) == 2
-    monkeypatch.setattr(layers, "MULTIPLIES_BF16", True)
+    monkeypatch.setattr(projection, "MULTIPLIES_BF16", True)
     found = both_ways(attention, x)
     assert len(calls) == (2 if T <= layers.WRITTEN_OUT_TOKENS else 3)
     for own, other, true in zip(found, by_kernel, exact, strict=True):

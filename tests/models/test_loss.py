@@ -23,10 +23,15 @@ def case(B, T, D, V, dtype=torch.float32):
     return hidden, head, targets, mask
 
 
-@pytest.fixture(params=[1, 4, 10**6], ids=lambda rows: f"{rows}_at_once")
+@pytest.fixture(params=[(1, 1), (4, 3), (10**6, 2), (10**6, 10**6)], ids=str)
 def chunks(request, monkeypatch):
-    """Sets how many tokens' logits are held at once, of a vocabulary V; more than all, too."""
-    return lambda V: monkeypatch.setattr(loss_module, "LOGITS_BYTES", request.param * 4 * V)
+    """Sets how many tokens' logits of a vocabulary V are held and softened at once; or all."""
+
+    def choose(V):
+        for name, rows in zip(("LOGITS_BYTES", "CACHED_BYTES"), request.param, strict=True):
+            monkeypatch.setattr(loss_module, name, rows * 4 * V)
+
+    return choose
 
 
 def test_the_loss_of_a_token_is_minus_the_log_of_its_probability(chunks):

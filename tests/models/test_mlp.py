@@ -9,7 +9,13 @@ from models import build
 from models.configs import GPTConfig, MLPConfig
 from models.dropout import keyed
 
-THEIRS = {"sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU}
+THEIRS = {
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "identity": nn.Identity,
+}
 
 
 def as_sequential(model):
@@ -26,7 +32,7 @@ def as_sequential(model):
 @pytest.mark.parametrize("hidden", [[], [9], [6, 8]])
 def test_scores_and_gradients_equal_those_of_a_sequential(activation, hidden):
     torch.manual_seed(0)
-    model = build(MLPConfig(inputs=5, hidden=hidden, classes=3, activation=activation))
+    model = build(MLPConfig(inputs=5, hidden=hidden, outputs=3, activation=activation))
     theirs, x, labels = as_sequential(model), torch.randn(7, 5), torch.randint(3, (7,))
     assert torch.equal(model(x), theirs(x))
     for each in (model, theirs):
@@ -38,7 +44,7 @@ def test_scores_and_gradients_equal_those_of_a_sequential(activation, hidden):
 @pytest.mark.parametrize("activation", THEIRS)
 def test_gradients_equal_numerical_ones_also_with_keyed_dropout(activation):
     torch.manual_seed(0)
-    config = MLPConfig(inputs=3, hidden=[4, 5], classes=2, activation=activation, dropout=0.4)
+    config = MLPConfig(inputs=3, hidden=[4, 5], outputs=2, activation=activation, dropout=0.4)
     model = build(config).double()
     for layer in model.layers:  # off the kink of relu
         nn.init.normal_(layer.bias)
@@ -49,7 +55,7 @@ def test_gradients_equal_numerical_ones_also_with_keyed_dropout(activation):
 
 def test_checkpointed_activations_give_the_same_gradients():
     torch.manual_seed(0)
-    model = build(MLPConfig(dropout=0.3, hidden=[32, 16]))
+    model = build(MLPConfig(inputs=64, outputs=10, dropout=0.3, hidden=[32, 16]))
     x, gradients = torch.randn(6, 64), []
     for checkpointing in (False, True):
         model.activation_checkpointing = checkpointing
@@ -63,7 +69,7 @@ def test_checkpointed_activations_give_the_same_gradients():
 @pytest.mark.parametrize("init", ["kaiming", "xavier"])
 def test_initial_weights_have_the_std_of_their_paper(init):
     torch.manual_seed(0)
-    model = build(MLPConfig(inputs=300, hidden=[200], classes=100, init=init))
+    model = build(MLPConfig(inputs=300, hidden=[200], outputs=100, init=init))
     for layer, (inputs, outputs) in zip(model.layers, ((300, 200), (200, 100)), strict=True):
         expected = (2 / (inputs if init == "kaiming" else inputs + outputs)) ** 0.5
         assert layer.weight.std().item() == pytest.approx(expected, rel=0.03)
@@ -71,7 +77,7 @@ def test_initial_weights_have_the_std_of_their_paper(init):
 
 
 CONFIGS = [
-    MLPConfig(hidden=[7, 5]),
+    MLPConfig(inputs=64, outputs=10, hidden=[7, 5]),
     *(
         GPTConfig(layers=2, width=16, heads=2, vocab_size=11, norm=norm, tied_embedding=tied)
         for norm, tied in itertools.product(("layernorm", "rmsnorm"), (True, False))

@@ -17,8 +17,8 @@ from models.configs import MLPConfig
 from orchestrator.config import EngineConfig, JobConfig, OptimConfig, ResourcesConfig
 from orchestrator.record.lines import read
 from orchestrator.stages.classify.driver import prepare
-from orchestrator.stages.classify.examples import PublishedExamples, open_split
 from orchestrator.stages.classify.stage import ClassifyConfig
+from orchestrator.stages.features.splits import PublishedExamples
 from orchestrator.stages.run import Run
 from orchestrator.training import checkpoint
 from tests.orchestrator.typed import refused, typed
@@ -84,7 +84,7 @@ def table(tmp_path, monkeypatch):
         (folder / "table.csv").write_text("\n".join([header, *lines]) + "\n")
         return (
             *("run", "stage=classify", f"stage.data={folder / 'table.csv'}", "stage.label=kind"),
-            *("model.inputs=2", "model.classes=2", "model.hidden=[8]", *PLAIN),
+            *("model.hidden=[8]", *PLAIN),
         )
 
     return write
@@ -108,6 +108,7 @@ def test_the_digits_are_learned_and_the_run_leaves_what_it_promises(digits):
     assert (run / "confusion.png").read_bytes().startswith(b"\x89PNG")
     assert [event["path"] for event in events(run, "artifact")] == [
         "confusion.png",
+        "mistakes.png",
         "confusion.json",
     ]
     sizes = {event["split"]: event["examples"] for event in events(run, "dataset")}
@@ -117,8 +118,8 @@ def test_the_digits_are_learned_and_the_run_leaves_what_it_promises(digits):
 def test_what_is_reported_is_what_scikit_learn_says_of_the_saved_model(digits):
     run, _ = digits
     saved = checkpoint.find(run)
-    inputs = PublishedExamples(saved.facts["examples"]["fingerprint"], 0, 0, None)
-    validation = open_split(inputs, "validation", cache_root())
+    inputs = PublishedExamples(saved.facts["examples"]["fingerprint"], 0, 0, None, None)
+    validation = inputs.open("validation", cache_root())
     model = checkpoint.load_model(saved).eval()
     with torch.no_grad():
         shares = model(torch.tensor(validation.features)).double().softmax(1).numpy()
@@ -275,17 +276,16 @@ def test_torchrun_tells_the_same(short, tmp_path):
     [
         (None, ["stage.label=null"], "add stage.label=COLUMN, one of x, y, kind"),
         (None, ["stage.label=knd"], "has no column knd; did you mean kind?"),
-        (None, ["model.inputs=3"], "has 2 features; try model.inputs=2"),
-        (None, ["stage.features=[x]"], "has 1 feature; try model.inputs=1"),
-        (None, ["model.classes=1"], "labels up to 1, but model.classes=1"),
-        (lambda row: [*row[:2], -row[2]], [], "column kind must hold whole numbers from 0"),
-        (lambda row: [*row[:2], row[2] / 2], [], "column kind must hold whole numbers from 0"),
+        (None, ["model.inputs=3"], "have 2 features; try model.inputs=2"),
+        (None, ["stage.features=[x]", "model.inputs=2"], "have 1 feature; try model.inputs=1"),
+        (None, ["model.outputs=1"], "labels up to 1, but model.outputs=1"),
+        (lambda row: [*row[:2], -row[2]], [], "column kind must hold a text or a whole number"),
+        (lambda row: [*row[:2], row[2] / 2], [], "column kind must hold a text or a whole number"),
         (lambda row: [*row[:2], 1], [], "all 200 examples have the label 1"),
         (lambda row: [row[0] if row[2] else "", *row[1:]], [], "column x: a feature is missing"),
         (lambda row: [*row[:2], row[2] or ""], [], "column kind: a label is missing"),
-        (lambda row: ["red", *row[1:]], [], "column x is of type string"),
         (None, ["stage.data=gone.csv"], "stage.data=gone.csv is no file"),
-        (None, ["model=gpt_tiny"], "model.family=gpt gives no scores of classes"),
+        (None, ["model=gpt_tiny"], "model.family=gpt does not read features"),
         (None, ["stage.validation_fraction=0"], "stage.validation_fraction=0.0 must lie between"),
     ],
 )

@@ -30,7 +30,10 @@ NEEDS = {
     "experiment=llama_8b_64gpu": "data.path=x",
     "engine=torch": "resources=cpu1",
     "optim=muon": "engine=zero0",
+    "model=cbow": "stage=embed",
+    "model=skipgram": "stage=embed",
     "model=mlp": "stage=classify",
+    "model=mlp_by_hand": "stage=classify",
     "resources=gpu8": "stage.global_batch_size=64",
     "resources=gpu64": "stage.global_batch_size=64",
 }

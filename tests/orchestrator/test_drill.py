@@ -16,8 +16,9 @@ from data.messages import short
 from orchestrator.record.checkpoints.finding import find
 from orchestrator.record.journal import Journal
 from orchestrator.record.lines import EVENTS, METRICS
-from orchestrator.verbs.drill import faults
+from orchestrator.verbs.drill import faults, rehearsal
 from orchestrator.verbs.drill.invariants import broken, differences, left_behind
+from orchestrator.verbs.drill.rehearsal import Child
 from orchestrator.verbs.drill.soak import MIX, schedule
 from tests.orchestrator.attempts import play
 from tests.orchestrator.commands import RUN, TINY, Job, no_left_overs
@@ -140,6 +141,25 @@ def test_what_outlives_a_job_is_found_by_its_environment():
     assert left_behind(0, marker) == []
 
 
+LEAVES = 'sleep 60 & echo 1 > "$TMPDIR/left"; echo 1 > /dev/shm/left-$$'
+
+
+def test_what_a_job_leaves_is_told_and_taken_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(rehearsal, "GONE_S", 0.2)
+    job = Child([], tmp_path, through=("sh", "-c", LEAVES))
+    shared = Path(f"/dev/shm/left-{job.pid}")
+    try:
+        assert job.wait() == 0
+        process, file, memory = job.leaks()
+    finally:
+        job.end()
+        shared.unlink()
+    assert process.endswith(": sleep 60")
+    assert file.endswith("/left")
+    assert memory == f"left behind: {shared}"
+    assert job.leaks() == []
+
+
 def test_a_process_that_is_throttled_runs_for_a_part_of_the_time_and_then_as_before():
     with subprocess.Popen([sys.executable, "-c", faults.BUSY]) as busy:
         process = psutil.Process(busy.pid)
@@ -169,8 +189,10 @@ def test_who_has_most_memory_in_a_box_is_killed_by_the_kernel_when_another_takes
 
 
 def test_the_random_mix_is_drawn_by_its_seed_alone():
-    plan = schedule(10, 7)
-    assert plan == schedule(10, 7) != schedule(10, 8)
+    plan = schedule(7, 30, minutes=10)
+    assert plan == schedule(7, 30, minutes=10) != schedule(8, 30, minutes=10)
+    assert plan == schedule(7, 30, faults=len(plan)) == schedule(7, 30, faults=100)[: len(plan)]
+    assert len(schedule(7, 3, faults=100)) == 100
     times = [0.0, *(at for at, _ in plan)]
     assert all(20 <= later - at <= 40 for at, later in pairwise(times))
     assert 560 < times[-1] < 600

@@ -186,6 +186,7 @@ def test_a_setting_of_a_job_is_read_by_it_or_refused(stage, watched, corpus, tmp
         "evaluate": [f"checkpoint={trained(corpus)}", *on(corpus)[:2], "data.sequence_length=32"],
         "classify": ["stage.steps=2", "optim.warmup_steps=1"],
         "embed": [f"stage.data={corpus}", "stage.steps=2", "optim.warmup_steps=1"],
+        "regress": ["stage.steps=2", "optim.warmup_steps=1"],
     }[stage]
     words = [f"stage={stage}", *words, *(plain if stage != "pretrain" else ())]
     monkeypatch.setenv("ORCHESTRATE_CACHE", str(tmp_path / "cache"))
@@ -221,8 +222,8 @@ def test_a_setting_of_an_optimizer_and_its_schedule_is_read_or_refused(name, sch
     [
         *(GPTConfig(vocab_size=5, layers=1, width=8, positions=own) for own in POSITIONS),
         *(kind(vocab_size=5, layers=1, width=8) for kind in (TransformerConfig, BertConfig)),
-        MLPConfig(),
-        MLPConfig(hidden=[]),
+        MLPConfig(inputs=64, outputs=10),
+        MLPConfig(inputs=64, outputs=10, hidden=[]),
         *(own(vocab_size=5, width=4) for own in (RNNConfig, LSTMConfig, WindowConfig)),
     ],
 )

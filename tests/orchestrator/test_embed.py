@@ -149,7 +149,7 @@ def test_words_with_the_same_neighbours_become_alike_also_over_a_resume(
     )
     for setting, said in (
         ("stage.nearest=[unicorn]", "stands in the text less than stage.min_count=5 times"),
-        ("stage.min_count=99999", "stage.min_count=99999 leaves 0 of"),
+        ("stage.min_count=99999", "stage.min_count=99999 and stage.words=10000 leave 0 of"),
         ("model=gpt_tiny", "has no vectors of words; try model=skipgram"),
         ("stage.analogies=nowhere.txt", "stage.analogies=nowhere.txt is no file"),
         ("stage.subsample=2", "must be above 0 and at most 1"),

@@ -17,7 +17,7 @@ from orchestrator.job.failures import explain_failure
 from orchestrator.job.rank import Assignment, work
 from orchestrator.record import runfolder
 from orchestrator.record.fencing import Fence
-from orchestrator.stages.classify.examples import PublishedExamples, Standard, open_split
+from orchestrator.stages.features.splits import PublishedExamples, Standard
 from tests.orchestrator.typed import on, typed
 
 
@@ -160,10 +160,10 @@ def test_an_exception_is_classified_by_its_type_or_its_words(failure, kind, mess
 
 
 def test_what_a_host_does_not_see_is_no_damage_and_needs_no_traceback(tmp_path):
-    examples = PublishedExamples("0" * 64, 1, 1, Standard((), (), ()))
+    examples = PublishedExamples("0" * 64, 1, 1, Standard((), (), ()), None)
     channel = None  # nothing is sent before the folder is looked for
     for asked in (
-        lambda: open_split(examples, "train", tmp_path),
+        lambda: examples.open("train", tmp_path),
         lambda: work(Assignment(JobConfig(), tmp_path, None, Fence(tmp_path, 1, 1)), channel),
     ):
         with pytest.raises((ValueError, RuntimeError), match=str(tmp_path)) as caught:

@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from orchestrator.record.lines import read
+from orchestrator.record.story.sentences import sentence
 from orchestrator.stages.language.scoring import notices
 from tests.orchestrator.commands import NOISE, ROOT, RUN, STEPS, TINY, Job, no_left_overs
 
@@ -305,9 +306,7 @@ def test_a_run_that_loses_a_worker_goes_on_by_hand_or_by_itself_and_ends_as_if_i
     assert facts == [2, 10, 2, failed["step"] - 10]
     now, then = ({w["pid"] for w in event["workers"]} for event in job.events("admitted"))
     assert len(now & then) == 1, "the other process is kept"
-    line = next(line for line in job.screen.splitlines() if line.startswith("attempt 1 failed"))
-    assert f"rank 0 on host {os.uname().nodename} was killed by SIGKILL" in line
-    assert "attempt 2 goes on from step 10, " in line
+    check_told(job, failed, restarting)
     status, metrics = job.mlflow_run()
     curve = {step: loss for (key, step), loss in metrics.items() if key == "train/loss"}
     assert (status, curve) == ("FINISHED", quick.metric())
@@ -317,6 +316,14 @@ def test_a_run_that_loses_a_worker_goes_on_by_hand_or_by_itself_and_ends_as_if_i
     with sqlite3.connect(tmp_path / "outputs" / "mlflow.db") as store:
         tags = "select value from tags where run_uuid = ? and key = 'mlflow.parentRunId'"
         assert store.execute(tags, [job.result["mlflow_run_id"]]).fetchone() == (killed,)
+
+
+def check_told(job, failed, restarting):
+    """The screen says what happened in the words of the record, and once."""
+    told = [str(sentence(event)) for event in (failed, restarting, *job.events("recovered"))]
+    assert told[0].startswith(f"rank 0 on host {os.uname().nodename} was killed by SIGKILL")
+    assert told[1].startswith("attempt 2 goes on from step 10 with 2 workers; ")
+    assert [line for line in job.screen.splitlines() if line in told] == told
 
 
 def saved_files(job):

@@ -9,6 +9,7 @@ from torch import nn
 import models
 from models.configs import (
     BertConfig,
+    ByHandConfig,
     CBOWConfig,
     GPTConfig,
     LSTMConfig,
@@ -45,7 +46,8 @@ CONFIGS = {
     "bert": BertConfig(vocab_size=31, max_positions=8, width=16, heads=2),
     "cbow": CBOWConfig(vocab_size=31, width=6),
     "skipgram": SkipGramConfig(vocab_size=31, width=6),
-    "mlp": MLPConfig(inputs=6, classes=3),
+    "mlp_by_hand": ByHandConfig(inputs=6, outputs=3),
+    "mlp": MLPConfig(inputs=6, outputs=3),
 }
 
 

@@ -41,7 +41,7 @@ SAID = {
     ),
     "preempted": (
         {"rank": 0, "host": "a", "notice": "SIGTERM"},
-        "rank 0 on host a is being taken away: SIGTERM",
+        "rank 0 on host a must leave, SIGTERM: saving a checkpoint",
     ),
     "hung": (
         {"rank": 1, "host": "a", "step": 7, "phase": "step", "silent_s": 34.2}

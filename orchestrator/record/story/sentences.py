@@ -164,13 +164,15 @@ def _gave_up(e: Event) -> str:
 
 
 def _resized(e: Event) -> str:
-    return _joined(
-        f"{e.get('workers')} workers instead of {e.get('workers_before')}", _if(e, "reason", ": {}")
-    )
+    workers = e.get("workers")
+    many = counted(workers, "worker") if isinstance(workers, int) else "other workers"
+    return _joined(f"{many} instead of {e.get('workers_before')}", _if(e, "reason", ": {}"))
 
 
 def _preempted(e: Event) -> str:
-    return _joined(f"{where(e) or 'a worker'} is being taken away", _if(e, "notice", ": {}"))
+    return _joined(
+        f"{where(e) or 'a worker'} must leave", _if(e, "notice", ", {}"), ": saving a checkpoint"
+    )
 
 
 def _hung(e: Event) -> str:

@@ -3,15 +3,13 @@
 C classes; row i, column j of a matrix (C, C): examples of class i that were taken for class j.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.stages.result import Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Matrix = NDArray[np.int64]
 MOST_WRITTEN = 30  # classes up to which each field of the picture has its number
@@ -22,23 +20,23 @@ def accuracy(matrix: Matrix) -> float:
     return float(matrix.trace() / matrix.sum())
 
 
-def table(matrix: Matrix) -> Table:
+def table(matrix: Matrix, names: Sequence[str]) -> Table:
     """The matrix as a table: a row per class, with the share of it that was told."""
     classes = range(len(matrix))
     rows = []
     for label in classes:
         seen = int(matrix[label].sum())
         told = f"{matrix[label, label] / seen:.1%}" if seen else "no examples"
-        rows.append((str(label), *(str(n) for n in matrix[label].tolist()), told))
-    columns = ("class taken for", *(str(label) for label in classes), "right")
+        rows.append((names[label], *(str(n) for n in matrix[label].tolist()), told))
+    columns = ("class taken for", *names, "right")
     return Table("confusion", columns, tuple(rows))
 
 
-def draw(matrix: Matrix) -> "Figure":
+def save(matrix: Matrix, names: Sequence[str], path: Path) -> None:
     """The matrix as a picture: each row in parts of its class, darker for more."""
     from matplotlib.figure import Figure
 
-    classes = len(matrix)
+    classes, longest = len(matrix), max(map(len, names))
     side = min(12.0, 3.0 + 0.45 * classes)
     figure = Figure(figsize=(side, side), layout="constrained", facecolor="white")
     axes = figure.subplots()
@@ -53,10 +51,10 @@ def draw(matrix: Matrix) -> "Figure":
     axes.set_xlabel("predicted class")
     axes.set_ylabel("class")
     if classes <= MOST_WRITTEN:
-        axes.set_xticks(range(classes))
-        axes.set_yticks(range(classes))
+        axes.set_xticks(range(classes), names, rotation=90 if longest > 2 else 0)
+        axes.set_yticks(range(classes), names)
         for (i, j), number in np.ndenumerate(matrix):
             if number:
                 color = "white" if parts[i, j] > 0.5 else "#1a1a19"
                 axes.text(j, i, str(number), ha="center", va="center", color=color, fontsize=9)
-    return figure
+    figure.savefig(path, dpi=120)

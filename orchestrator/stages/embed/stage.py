@@ -23,7 +23,7 @@ class EmbedConfig(TrainingConfig):
     changes: ClassVar[Mapping[str, Change]] = {
         **TrainingConfig.changes,
         **dict.fromkeys(
-            ("data", "min_count", "subsample", "validation_fraction"), Change.ACCOUNTED
+            ("data", "words", "min_count", "subsample", "validation_fraction"), Change.ACCOUNTED
         ),
         **dict.fromkeys(("window", "negatives"), Change.MATHEMATICS),
         **dict.fromkeys(("nearest", "analogies"), Change.FREE),
@@ -32,6 +32,8 @@ class EmbedConfig(TrainingConfig):
     name: str = "embed"
     data: str | None = None
     """Text to read words from: a file, folder or glob. None: the documentation inside Python."""
+    words: int = 10_000
+    """Most words that are learned, the most frequent ones; others are left out of the text."""
     min_count: int = 5
     """Occurrences from which on a word is learned; rarer ones are left out of the text."""
     subsample: float = 1e-3
@@ -48,17 +50,17 @@ class EmbedConfig(TrainingConfig):
     analogies: str | None = None
     """File of questions in the questions-words format: `a b c d` per line, sections after `:`.
     None: a few about English plurals, verbs and Python."""
-    steps: int = 1200
+    steps: int = 2400
     global_batch_size: int = 512
-    evaluate_every: int | None = 300
-    checkpoint_every: int | None = 600
+    evaluate_every: int | None = 600
+    checkpoint_every: int | None = 1200
 
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
         self.data = expand_home("stage.data", self.data)
         self.analogies = expand_home("stage.analogies", self.analogies)
-        for name in ("min_count", "window", "negatives"):
+        for name in ("words", "min_count", "window", "negatives"):
             check_at_least(f"stage.{name}", getattr(self, name), 1)
         if not 0 < self.subsample <= 1:
             raise ValueError(

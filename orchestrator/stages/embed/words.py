@@ -66,11 +66,11 @@ def publish_words(stage: EmbedConfig, seed: int, cache: Path | None) -> Publishe
     documents = [own for own in read_documents(stage) if own]
     counts = Counter(word for own in documents for word in own)
     kept = [item for item in counts.items() if item[1] >= stage.min_count]
-    vocabulary = sorted(kept, key=lambda item: (-item[1], item[0]))
+    vocabulary = sorted(kept, key=lambda item: (-item[1], item[0]))[: stage.words]
     if len(vocabulary) < 2:
         raise ValueError(
-            f"stage.min_count={stage.min_count} leaves {len(vocabulary)} of {len(counts):,} words; "
-            "give more text, or try stage.min_count=1"
+            f"stage.min_count={stage.min_count} and stage.words={stage.words} leave "
+            f"{len(vocabulary)} of {len(counts):,} words; give more text, or try stage.min_count=1"
         )
     number = {word: index for index, (word, _) in enumerate(vocabulary)}
     frequency = np.array([count for _, count in vocabulary], dtype=np.int64)

@@ -1,13 +1,14 @@
 """A run that trains on examples: its parts, and what the loop calls back."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic
 
 from data.order import Order
 from orchestrator.config import JobConfig, RoleConfig, TrainingConfig
 from orchestrator.record.checkpoints import Checkpoint
-from orchestrator.stages.checkpoints import Checkpoints
+from orchestrator.stages.checkpoints import Checkpoints, Savable
 from orchestrator.stages.examples.feeding import Batch, Split, steps
 from orchestrator.stages.examples.resuming import FACTS, account
 from orchestrator.stages.run import Run
@@ -16,6 +17,7 @@ from orchestrator.training.hardware import device_name
 from orchestrator.training.loop import Metrics, Schedule, Trained, every, fit, once_an_epoch
 from orchestrator.training.objectives import Objective
 from orchestrator.training.optim import learning_rate
+from orchestrator.training.roles import Role
 
 
 class ExampleTraining(Generic[Batch]):
@@ -50,7 +52,7 @@ class ExampleTraining(Generic[Batch]):
         Raises:
             ValueError: the checkpoint belongs to another model or to other examples.
         """
-        self.config, self.run, self.train = config, run, train
+        self.config, self.run, self.role, self.train = config, run, role, train
         self.stage = config.section(TrainingConfig)
         self.fingerprint, self.about = fingerprint, about
         self.flops_per_example = flops_per_example
@@ -59,8 +61,17 @@ class ExampleTraining(Generic[Batch]):
         self.checkpoints = Checkpoints(run, config)
         if self.checkpoints.start is not None:
             self.position = self.position_of(self.checkpoints.start)
-        self.model = self.checkpoints.build("model", role, config)
+        self.make(role)
         self.checkpoints.resumed()
+
+    def make(self, role: RoleConfig) -> None:
+        """Make the model, as it is where the run goes on."""
+        self.model: Role = self.checkpoints.build("model", role, self.config)
+
+    @property
+    def savable(self) -> Savable:
+        """The model as checkpoints look at it."""
+        return self.model
 
     def objective(self) -> Objective[Batch]:
         """What is minimised."""
@@ -74,43 +85,57 @@ class ExampleTraining(Generic[Batch]):
         """Measure the validation split, and record what was found. Every rank calls it."""
         raise NotImplementedError
 
-    def fit(self) -> Trained:
-        """Train to the last step, or until a stop."""
-        stage, batch, optim = self.stage, self.config.batch, self.model.config.optim
+    @cached_property
+    def order(self) -> Order:
+        """Which example comes when."""
+        return Order(len(self.train), self.config.seed, self.fingerprint)
+
+    @property
+    def schedule(self) -> Schedule:
+        """When what is due."""
+        stage, optim = self.stage, self.role.optim
         assert optim is not None  # the role is trained
         often = stage.evaluate_every
-        epochs = once_an_epoch(len(self.train), batch.step)
+        epochs = once_an_epoch(len(self.train), self.config.batch.step)
+        return Schedule(
+            stage.steps,
+            epochs if often is None else every(often),
+            every(stage.checkpoint_every),
+            lambda step: learning_rate(optim, step, stage.steps),
+            stage.checkpoint_every_minutes,
+            stage.keep_best,
+        )
+
+    def fit(self) -> Trained:
+        """Train to the last step, or until a stop."""
         from_step = self.checkpoints.from_step
         self.run.event("training", device=device_name(self.run.device), from_step=from_step)
-        order = Order(len(self.train), self.config.seed, self.fingerprint)
-        ranks = distributed.rank(), distributed.world_size()
         with self.checkpoints:
-            return fit(
-                self.model.engine,
-                self.objective(),
-                steps(self.train, order, self.position, batch.step, batch.micro, *ranks),
-                Schedule(
-                    stage.steps,
-                    epochs if often is None else every(often),
-                    every(stage.checkpoint_every),
-                    lambda step: learning_rate(optim, step, stage.steps),
-                    stage.checkpoint_every_minutes,
-                    stage.keep_best,
-                ),
-                start_step=from_step,
-                spent=self.checkpoints.spent,
-                flops_per_step=self.flops_per_example * batch.step,
-                seed=self.config.seed,
-                unit=self.unit,
-                trained=self.trained,
-                log=self.log,
-                evaluate=self.evaluate,
-                save=self.save,
-                before_update=self.checkpoints.before_update,
-                should_stop=self.checkpoints.should_stop,
-                heart=self.run.heart,
-                selection=self.checkpoints.selection,
-            )
+            return self.loop(from_step)
+
+    def loop(self, from_step: int) -> Trained:
+        """Take the steps after this one."""
+        batch = self.config.batch
+        ranks = distributed.rank(), distributed.world_size()
+        return fit(
+            self.model.engine,
+            self.objective(),
+            steps(self.train, self.order, self.position, batch.step, batch.micro, *ranks),
+            self.schedule,
+            start_step=from_step,
+            spent=self.checkpoints.spent,
+            flops_per_step=self.flops_per_example * batch.step,
+            seed=self.config.seed,
+            unit=self.unit,
+            trained=self.trained,
+            log=self.log,
+            evaluate=self.evaluate,
+            save=self.save,
+            before_update=self.checkpoints.before_update,
+            should_stop=self.checkpoints.should_stop,
+            heart=self.run.heart,
+            selection=self.checkpoints.selection,
+        )
 
     def trained(self, batches: list[Batch]) -> None:
         """Count the examples of a step."""
@@ -130,7 +155,7 @@ class ExampleTraining(Generic[Batch]):
         facts = account(self.config, self.fingerprint, self.position, self.about)
         self.checkpoints.save(
             step,
-            [self.model],
+            [self.savable],
             self.tokenizer,
             {FACTS: facts},
             self.latest,

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,10 @@ def differences(one: Checkpoint, other: Checkpoint) -> list[str]:
 
 
 def left_behind(pid: int, marker: str) -> list[str]:
-    """Processes with `marker` in their environment, and files that a job of this pid has left."""
+    """Processes with `marker` in their environment, and Ray's folder of a job of this pid.
+
+    A port that is still taken has such a process.
+    """
     found = []
     for process in psutil.process_iter():
         try:
@@ -118,8 +121,22 @@ def left_behind(pid: int, marker: str) -> list[str]:
                 found.append(f"process {process.pid}: {' '.join(process.cmdline())[:80]}")
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-    paths = [*TEMPORARY.glob(f"orch-{pid}-*"), *SHARED_MEMORY.glob(f"*_{pid}_*")]
-    return found + [str(path) for path in paths]
+    return found + [str(path) for path in TEMPORARY.glob(f"orch-{pid}-*")]
+
+
+def shared_memory() -> set[Path]:
+    """What there is of named shared memory on this host."""
+    return set(SHARED_MEMORY.iterdir())
+
+
+def orphaned(before: set[Path]) -> list[str]:
+    """Shared memory that has come since `before` was told and that no living process has mapped."""
+    new = shared_memory() - before
+    for maps in Path("/proc").glob("[0-9]*/maps") if new else ():
+        with suppress(OSError):  # it has ended, or is somebody else's
+            text = maps.read_text()
+            new = {path for path in new if str(path) not in text}
+    return sorted(str(path) for path in new)
 
 
 def unsent(folder: Path) -> list[str]:

@@ -40,6 +40,10 @@ class Context:
     at: int
     """Step after which harm is done."""
     minutes: float
+    every_s: float
+    """Mean seconds between two faults of a mix."""
+    faults: int | None
+    """How many a mix has. None: as many as there is time for."""
     seed: int
     within_s: float | None
     """Seconds in which the job must run again. None: those of the drill."""

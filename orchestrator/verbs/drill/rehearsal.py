@@ -2,9 +2,11 @@
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,7 +19,13 @@ from orchestrator.record.checkpoints.manifest import FOLDER
 from orchestrator.record.lines import EVENTS, METRICS, read
 from orchestrator.record.runs import RESULT, mapping
 from orchestrator.record.story.spending import STEP_SECONDS
-from orchestrator.verbs.drill.invariants import broken, left_behind, unsent
+from orchestrator.verbs.drill.invariants import (
+    broken,
+    left_behind,
+    orphaned,
+    shared_memory,
+    unsent,
+)
 
 LOOK_S = 0.02
 OVER_S = 900.0  # no wait is longer
@@ -46,6 +54,8 @@ class Child:
         self.outputs, self.known = outputs, set(outputs.glob("*/*/config.yaml"))
         self.screen = outputs / "screen.txt"
         self.marker = f"{os.getpid()}-{time.monotonic_ns()}"
+        self._shared_before = shared_memory()
+        self._temporary = Path(tempfile.mkdtemp(prefix="drill-"))  # short: sockets are made in it
         own = {k: v for k, v in os.environ.items() if k not in UNWANTED}
         command = [sys.executable, "-m", "orchestrator", "run", *overrides, f"outputs={outputs}"]
         with self.screen.open("ab") as screen:
@@ -53,7 +63,7 @@ class Child:
             screen.flush()
             self.process = subprocess.Popen(
                 [*through, *command],
-                env={**own, **environment, MARKER: self.marker},
+                env={**own, **environment, MARKER: self.marker, "TMPDIR": str(self._temporary)},
                 stdin=subprocess.DEVNULL,
                 stdout=screen,
                 stderr=screen,
@@ -93,6 +103,11 @@ class Child:
         workers = self.events("admitted")[-1]["workers"]
         return max((int(worker["rank"]), int(worker["pid"])) for worker in workers)
 
+    def trains(self) -> bool:
+        """Whether its newest workers have done a step."""
+        steps, admitted = self.steps(), self.events("admitted")
+        return bool(steps) and steps[-1]["attempt"] == admitted[-1]["attempt"]
+
     def until(self, found: Callable[[], Any], what: str, seconds: float = OVER_S) -> Any:
         """Wait for something of the living job; returns it. Raises DrillError if it won't come."""
         deadline = time.monotonic() + seconds
@@ -125,6 +140,7 @@ class Child:
             if line.startswith("process "):
                 with suppress(ProcessLookupError):
                     os.kill(int(line.split()[1].rstrip(":")), signal.SIGKILL)
+        shutil.rmtree(self._temporary, ignore_errors=True)
 
     @property
     def result(self) -> dict[str, Any]:
@@ -140,11 +156,15 @@ class Child:
     def leaks(self) -> list[str]:
         """What is left of it some seconds after its end, and is then ended."""
         deadline = time.monotonic() + GONE_S
-        while (left := left_behind(self.pid, self.marker)) and time.monotonic() < deadline:
+        while (left := self._left()) and time.monotonic() < deadline:
             time.sleep(0.2)
         if left:
             self.end()
         return [f"left behind: {what}" for what in left]
+
+    def _left(self) -> list[str]:
+        files = [str(path) for path in self._temporary.glob("*")]
+        return left_behind(self.pid, self.marker) + files + orphaned(self._shared_before)
 
 
 @dataclass
@@ -177,15 +197,22 @@ class Job:
     through: Sequence[str] = ()
     """A command that becomes the job's, once it has seen to where that runs."""
 
+    def __post_init__(self) -> None:
+        """No run has saved anything yet."""
+        self._saved: Path | None = None
+
     def start(self, *more: str, **environment: str) -> Child:
         """Start it."""
+        self._saved = None
         return Child([*self.overrides, *more], self.outputs, self.through, **environment)
 
     def resume(self, child: Child) -> Child:
-        """Go on from a run that ended, as its user would; anew, if it has no checkpoint yet."""
-        if not published(child.run / FOLDER):
+        """Go on from a run that ended, as its user would: from the newest that has a checkpoint."""
+        if published(child.run / FOLDER):
+            self._saved = child.run
+        if self._saved is None:
             return self.start()
-        return Child([f"resume={child.run}"], self.outputs, self.through)
+        return Child([f"resume={self._saved}"], self.outputs, self.through)
 
     def disturb(
         self,

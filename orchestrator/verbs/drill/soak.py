@@ -1,10 +1,15 @@
 """The drills that last for minutes: quiet under load, and a random mix that its seed replays."""
 
+import math
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import islice, takewhile
 
+from data.messages import counted
 from orchestrator.record.checkpoints.finding import find
 from orchestrator.record.story.sentences import sentence
 from orchestrator.record.story.spending import spending
@@ -13,7 +18,7 @@ from orchestrator.verbs.drill.invariants import broken, differences, unsent
 from orchestrator.verbs.drill.outcome import Context, Outcome
 from orchestrator.verbs.drill.rehearsal import Child, DrillError
 
-BETWEEN_S = (20.0, 40.0)  # two faults of the mix
+SPREAD = 1 / 3  # of the time between two faults of the mix, on either side of its mean
 LEAST_GOODPUT = 0.6
 LOOK_S = 0.1
 MIX: dict[str, Callable[[Child], None]] = {
@@ -45,52 +50,90 @@ def soak(context: Context) -> Outcome:
     return Outcome(not bad, bad or [note], run=str(child.run))
 
 
-def schedule(minutes: float, seed: int) -> list[tuple[float, str]]:
-    """Seconds from the begin, and fault, of the mix that `seed` draws."""
-    draw, plan = random.Random(seed), list[tuple[float, str]]()
-    at = draw.uniform(*BETWEEN_S)
-    while at < 60 * minutes:
-        plan.append((at, draw.choice(list(MIX))))
-        at += draw.uniform(*BETWEEN_S)
-    return plan
+def schedule(
+    seed: int, every_s: float, *, minutes: float = math.inf, faults: int | None = None
+) -> list[tuple[float, str]]:
+    """Seconds from the begin, and fault, of the mix that `seed` draws.
+
+    Args:
+        seed: of all draws.
+        every_s: mean seconds between two.
+        minutes: in which they are done.
+        faults: how many there are. None: as many as there is time for.
+    """
+
+    def drawn() -> Iterator[tuple[float, str]]:
+        draw, at = random.Random(seed), 0.0
+        while True:
+            at += draw.uniform((1 - SPREAD) * every_s, (1 + SPREAD) * every_s)
+            yield at, draw.choice(list(MIX))
+
+    return list(islice(takewhile(lambda fault: fault[0] < 60 * minutes, drawn()), faults))
 
 
 def random_mix(context: Context) -> Outcome:
-    """One fault after another; what does not go on by itself is resumed as its user would."""
-    plan = schedule(context.minutes, context.seed)
+    """One fault after another; what does not go on by itself is resumed as its user would.
+
+    A fault that is due while the job is not training waits until it is, and the later ones with it.
+    """
+    minutes = context.minutes if context.faults is None else math.inf
+    plan = schedule(context.seed, context.every_s, minutes=minutes, faults=context.faults)
     context.say(", ".join(f"{name} at {at:.0f} s" for at, name in plan))
-    job, begun, bad = context.job("random"), time.monotonic(), list[str]()
-    child, chain = job.start(), list[Child]()
-    progress, resumes, faulty = 0.0, 0, len(plan)
+    job, bad, chain, done = context.job("random"), list[str](), list[Child](), Counter[str]()
+    begun, late_s = time.monotonic(), 0.0
+    child = job.start()
     try:
         while plan or child.process.poll() != 0:
             if child.process.poll() is None:
-                if plan and time.monotonic() - begun >= plan[0][0] and child.steps():
-                    MIX[plan.pop(0)[1]](child)
+                elapsed_s = time.monotonic() - begun
+                if plan and elapsed_s >= plan[0][0] + late_s and child.trains():
+                    at, name = plan.pop(0)
+                    late_s = elapsed_s - at
+                    with suppress(ProcessLookupError):  # the job is at its end
+                        MIX[name](child)
+                        done[name] += 1
                 time.sleep(LOOK_S)
                 continue
             chain.append(child)
             if child.process.returncode == 0:
                 child = job.start()  # it is done, and the mix is not
                 continue
-            if resumes > faulty:
+            if len(chain) > done.total() + sum(own.process.returncode == 0 for own in chain):
                 raise DrillError(f"it ends more often than it is harmed: {child.last_words()}")
-            child, resumes = job.resume(child), resumes + 1
+            child = job.resume(child)
         chain.append(child)
-        bad += child.leaks()
+        wall_s = time.monotonic() - begun
+        bad += [leak for own in chain for leak in own.leaks()]
+        return _judge_mix(context, chain, done, wall_s, bad)
     except DrillError as error:
-        bad.append(str(error))
+        return Outcome(False, [f"seed {context.seed}: {error}"], run=str(child.run))
     finally:
         child.end()
+
+
+def _judge_mix(
+    context: Context, chain: list[Child], done: Counter[str], wall_s: float, bad: list[str]
+) -> Outcome:
+    """Of runs, of which each goes on from the one before or begins anew; `bad` is known already."""
+    progress_s, lost, ended, differing = 0.0, 0, 0, list[str]()
     for own in chain:
         spent = spending(own.run)
-        progress += spent.steps * (spent.step_seconds or 0.0)
+        progress_s += spent.steps * (spent.step_seconds or 0.0)
+        lost += spent.lost_steps
         if own.process.returncode == 0:
+            ended += 1
             bad += broken(own.run) + unsent(own.run)
-            bad += differences(find(context.reference.run), find(own.run))
-    wall = time.monotonic() - begun
-    goodput = progress / wall
+            differing += differences(find(context.reference.run), find(own.run))
+    goodput = progress_s / wall_s
     if goodput < LEAST_GOODPUT:
         bad.append(f"goodput {goodput:.0%} is less than {LEAST_GOODPUT:.0%}")
-    note = f"seed {context.seed}: goodput {goodput:.0%}, resumed {resumes} times"
-    return Outcome(not bad, [note, *bad], run=str(child.run))
+    faults = ", ".join(f"{name} {n}" for name, n in sorted(done.items()))
+    note = (
+        f"seed {context.seed}: {counted(done.total(), 'fault')} ({faults}) in {wall_s:.0f} s, "
+        f"goodput {goodput:.0%}; {counted(ended, 'job')} done, resumed by hand "
+        f"{len(chain) - ended} times"
+    )
+    bad += differing
+    return Outcome(
+        not bad, [note, *bad], lost_steps=lost, equal=not differing, run=str(chain[-1].run)
+    )
