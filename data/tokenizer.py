@@ -97,6 +97,8 @@ class Tokenizer:
     Attributes:
         vocab_size: the largest id + 1, over all ids, added and reserved ones too.
         end_of_text: the id that ends each document.
+        start_of_text: the id that a text to be continued begins with: what the file itself puts
+            first (as Llama's <s>), else the end of the text before.
         fingerprint: sha256 of the canonical JSON.
     """
 
@@ -121,7 +123,7 @@ class Tokenizer:
         self.bpe: Any = None
         self._place, self._has_patterns = place, '"Regex":' in self.json
         if content == BYTES:
-            self.vocab_size, self.end_of_text = SMALLEST_BPE, 256
+            self.vocab_size, self.end_of_text, self.start_of_text = SMALLEST_BPE, 256, 256
             return
         from tokenizers import Tokenizer as HuggingFaceTokenizer
 
@@ -156,6 +158,8 @@ class Tokenizer:
                 f"text: {example}"
             )
         self.end_of_text = special[names[0]]
+        first = self.bpe.encode("", add_special_tokens=True).ids[:1]
+        self.start_of_text = first[0] if first else self.end_of_text
 
     @staticmethod
     def plain_bytes() -> "Tokenizer":
@@ -248,6 +252,26 @@ class Tokenizer:
     def save(self, path: Path) -> None:
         """Write the canonical JSON, all at once."""
         write_text_atomic(path, self.json)
+
+    @property
+    def library_json(self) -> str:
+        """As the tokenizers library reads it; plain bytes as a BPE without merges."""
+        if self.bpe is not None:
+            return self.json
+        from tokenizers import AddedToken, decoders, models, pre_tokenizers
+        from tokenizers import Tokenizer as HuggingFaceTokenizer
+
+        split = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        # The library writes bytes as characters: these first, and others for the rest.
+        shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+        hidden = [byte for byte in range(256) if byte not in shown]
+        names = {byte: chr(byte) for byte in shown}
+        names |= {byte: chr(256 + number) for number, byte in enumerate(hidden)}
+        vocabulary = {names[byte]: byte for byte in range(256)}
+        plain = HuggingFaceTokenizer(models.BPE(vocab=vocabulary, merges=[]))
+        plain.pre_tokenizer, plain.decoder = split, decoders.ByteLevel()
+        plain.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
+        return str(plain.to_str())
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without end of text."""

@@ -6,6 +6,7 @@ F feed-forward width.
 """
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +74,9 @@ def attend(
 class SelfAttention(nn.Module):
     """Each token mixed with those that it sees of its own sequence."""
 
+    traced: ClassVar[dict[str, tuple[str, ...]]] = {"project": ("q", "k", "v")}
+    """Methods whose tensors a description of the model tells, too (models/describing.py)."""
+
     def __init__(self, config: BlocksConfig, *, causal: bool = False) -> None:
         """Make the projections; `causal` if a token sees none after it."""
         super().__init__()
@@ -105,6 +109,8 @@ class SelfAttention(nn.Module):
 
 class CrossAttention(nn.Module):
     """Each token of a target mixed with all of a source."""
+
+    traced: ClassVar[dict[str, tuple[str, ...]]] = {"keys_values": ("k", "v")}
 
     def __init__(self, config: BlocksConfig) -> None:
         """Make the projections."""

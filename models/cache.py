@@ -4,7 +4,7 @@ B batch, G key and value heads, T time (new tokens), S time with the cached toke
 K head width.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -38,6 +38,8 @@ class KVCache:
         self.capacity = capacity
         self.starts = starts
         self.length = 0
+        self.foreign: Any = None
+        """What a model of the package transformers keeps instead."""
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,6 +82,8 @@ class KVCache:
         """Let row i go on from what row rows[i] has seen; rows is int64 (B',), may repeat some."""
         if self.starts is not None:
             self.starts = self.starts[rows]
+        if self.foreign is not None:
+            self.foreign.batch_select_indices(rows)
         for layer, both in self._layers.items():
             keys, values = (each.new_empty((len(rows), *each.shape[1:])) for each in both)
             for new, old in zip((keys, values), both, strict=True):

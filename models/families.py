@@ -12,6 +12,7 @@ from models.configs import (
     ByHandConfig,
     CBOWConfig,
     GPTConfig,
+    HFConfig,
     LanguageModelConfig,
     LSTMConfig,
     MLPConfig,
@@ -29,6 +30,7 @@ from models.formulas.mlp import mlp_cost
 from models.formulas.recurrent import recurrent_cost
 from models.formulas.window import window_cost
 from models.formulas.word_vectors import word_vectors_cost
+from models.hf.cost import hf_cost
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 NOT_ARCHITECTURE = (
     "weights",
     "weights_role",
+    "allow_pickle",
 )  # settings that say where a model comes from, not what it is
 
 
@@ -62,6 +65,7 @@ MODELS = {
     "skipgram": Family(SkipGramConfig, "models.word_vectors:WordVectors", word_vectors_cost),
     "mlp": Family(MLPConfig, "models.mlp:MLP", mlp_cost),
     "mlp_by_hand": Family(ByHandConfig, "models.by_hand:twin", mlp_cost),
+    "hf": Family(HFConfig, "models.hf.wrapped:HFModel", hf_cost),
 }
 
 

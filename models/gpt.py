@@ -12,6 +12,7 @@ from models.configs import GPTConfig
 from models.dropout import Dropout, number_dropouts
 from models.language import LanguageModel, check_sequence
 from models.layers import (
+    Attention,
     Block,
     Embedding,
     Linear,
@@ -21,6 +22,8 @@ from models.layers import (
     rotary_table,
     sinusoidal_positions,
 )
+from models.masks import other_mask
+from models.scores import ScoredAttention
 
 
 class GPT(LanguageModel):
@@ -43,7 +46,10 @@ class GPT(LanguageModel):
         if config.positions == "learned":
             self.position_embedding = Embedding(config.max_positions, D, std=std)
         self.dropout = Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        attention = Attention if config.score == "dot" else ScoredAttention
+        self.blocks = nn.ModuleList(
+            Block(config, layer, attention) for layer in range(config.layers)
+        )
         self.norm = build_norm(config)
         if not config.tied_embedding:
             self.head = Linear(D, V, bias=False, std=std)
@@ -58,17 +64,19 @@ class GPT(LanguageModel):
         start = 0 if cache is None else cache.length
         end = start + tokens.shape[1]
         positions = torch.arange(start, end, device=tokens.device)  # (T,)
-        mask = None
+        columns, starts, mask = positions, None, None  # one mask for all layers
         if documents is not None:
             starts = document_starts(documents)  # (B, T)
-            mask = document_mask(starts)  # (B, 1, T, T), once for all layers
+            mask = document_mask(starts)  # (B, 1, T, T)
             positions = positions - starts  # (B, T)
         elif cache is not None and cache.starts is not None:
             positions, mask = cache.placed(positions)  # (B, T), (B, 1, T, S)
+        if config.mask != "causal":
+            mask = other_mask(config, columns, cache, starts)
         x = self.embedding(tokens)  # (B, T, D)
         rotary = None
         if config.positions == "rotary":
-            rotary = rotary_table(positions, config.head_width, config.rotary_base)
+            rotary = rotary_table(positions, config)
         elif config.positions == "learned":
             x = x + self.position_embedding(positions)
         else:

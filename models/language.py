@@ -3,8 +3,6 @@
 B batch, T time (tokens), D model width, V vocabulary.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -69,23 +67,15 @@ class LanguageModel(nn.Module):
         """Return the logits (B, T, V) for final vectors (B, T, D)."""
         return functional.linear(hidden, self.head_weight)
 
+    def next_logits(self, tokens: Tensor, cache: Any) -> Tensor:
+        """Return the logits (B, V) behind the last of tokens (B, T), which continue the cache's."""
+        return self.logits(self.hidden(tokens, cache)[:, -1])
+
     @property
     def head_weight(self) -> Tensor:
         """The weights (V, D) of the output layer."""
         layer = self.embedding if self.config.tied_embedding else self.head
         return layer.weight
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Turn dropout off, and give each module its mode back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def check_sequence(

@@ -4,7 +4,7 @@ B batch, T time (new tokens), S time with the cached tokens before them, D model
 heads, G key and value heads, K head width, F feed-forward width.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -96,26 +96,45 @@ def sinusoidal_positions(positions: Tensor, width: int) -> Tensor:
 
     Even columns are sines and odd columns are cosines, of wavelengths 2 pi to 20000 pi tokens.
     """
-    angles = _angles(positions, width, 10000.0)  # (..., T, D/2)
+    turns = _frequencies(width, 10000.0, positions.device)  # (D/2,)
+    angles = positions.float()[..., None] * turns  # (..., T, D/2)
     return torch.stack((angles.sin(), angles.cos()), -1).flatten(-2)  # (..., T, D)
 
 
-def rotary_table(positions: Tensor, head_width: int, base: float) -> Rotary:
+def rotary_table(positions: Tensor, config: GPTConfig) -> Rotary:
     """Return cosines and sines for `rotate`, each fp32 (..., T, 1, K), of positions (..., T).
 
     They are computed anew in each forward pass, once for all layers: a buffer would be rounded by
     `model.bfloat16()`, left empty by the meta device and cast by ZeRO, and saves next to nothing.
     """
-    angles = _angles(positions, head_width, base)[..., None, :]  # (..., T, 1, K/2)
+    turns = _scaled(_frequencies(config.head_width, config.rotary_base, positions.device), config)
+    angles = (positions.float()[..., None] * turns)[..., None, :]  # (..., T, 1, K/2)
     cos, sin = angles.cos(), angles.sin()
     # `rotate` adds x2 * sin where x1 should lose it: the first half of the sines carries the sign.
     return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
 
-def _angles(positions: Tensor, width: int, base: float) -> Tensor:
-    """Return position x base^(-2i/width) for i < width/2: fp32 (..., T, width/2)."""
-    even = torch.arange(0, width, 2, dtype=torch.float32, device=positions.device)
-    return positions.float()[..., None] * base ** (-even / width)
+def _frequencies(width: int, base: float, device: torch.device) -> Tensor:
+    """Return base^(-2i/width) for i < width/2, in radians per token: fp32 (width/2,)."""
+    even = torch.arange(0, width, 2, dtype=torch.float32, device=device)
+    return base ** (-even / width)
+
+
+def _scaled(turns: Tensor, config: GPTConfig) -> Tensor:
+    """Make frequencies (K/2,) smaller, as far as `rotary_scaling` says, for longer sequences.
+
+    llama3 (Dubey et al. 2024, as Hugging Face has it): with n turns within the positions trained
+    before, a frequency of n <= 1 is divided by the factor, one of n >= 4 stays, and between the
+    two it is a mixture.
+    """
+    if config.rotary_scaling == "none":
+        return turns
+    if config.rotary_scaling == "linear":
+        return turns / config.rotary_factor
+    assert config.rotary_trained_positions is not None  # the config checks it
+    n = turns * config.rotary_trained_positions / (2 * torch.pi)
+    kept = ((n - 1) / (4 - 1)).clamp(0, 1)
+    return turns * (kept + (1 - kept) / config.rotary_factor)
 
 
 def document_starts(documents: Tensor) -> Tensor:
@@ -179,6 +198,9 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Causal self-attention; H query heads share G key and value heads (Ainslie et al. 2023)."""
 
+    traced: ClassVar[dict[str, tuple[str, ...]]] = {"mix": ()}
+    """Methods whose tensors a description of the model tells, too (models/describing.py)."""
+
     def __init__(self, config: GPTConfig, layer: int) -> None:
         """Make the projections of one layer; `layer` is its place in the cache."""
         super().__init__()
@@ -189,8 +211,13 @@ class Attention(nn.Module):
         self.weights_dropout = Dropout(config.dropout)
         self.output_dropout = Dropout(config.dropout)
         D, K, std = config.width, config.head_width, config.init_std
-        self.qkv = Linear(D, (self.heads + 2 * self.kv_heads) * K, bias=config.bias, std=std)
-        self.output = Linear(D, D, bias=config.bias, std=residual_std(config))
+        qkv_bias = config.bias if config.qkv_bias is None else config.qkv_bias
+        self.qkv = Linear(D, (self.heads + 2 * self.kv_heads) * K, bias=qkv_bias, std=std)
+        self.qk_norm = config.qk_norm
+        if config.qk_norm:
+            self.q_norm = RMSNorm(K, eps=config.norm_eps)
+            self.k_norm = RMSNorm(K, eps=config.norm_eps)
+        self.output = Linear(self.heads * K, D, bias=config.bias, std=residual_std(config))
 
     def forward(
         self, x: Tensor, rotary: Rotary | None, cache: KVCache | None, mask: Tensor | None = None
@@ -198,12 +225,7 @@ class Attention(nn.Module):
         """Mix each token of x (B, T, D) with those before it, or those of a mask: (B, T, D)."""
         H, G = self.heads, self.kv_heads
         qkv = self.qkv(x).unflatten(-1, (H + 2 * G, self.head_width))  # (B, T, H + 2G, K)
-        if rotary is None:
-            q, k, v = qkv.split_with_sizes((H, G, G), 2)
-        else:
-            qk, v = qkv.split_with_sizes((H + G, G), 2)
-            q, k = rotate(qk, rotary).split_with_sizes((H, G), 2)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        q, k, v = (each.transpose(1, 2) for each in self.placed(qkv, rotary))
         # q (B, H, T, K), k and v (B, G, T, K)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)  # (B, G, S, K)
@@ -212,27 +234,48 @@ class Attention(nn.Module):
             mask is None and 1 < T < S
         ):  # several new tokens after cached ones: new token t sees S - T + t + 1
             mask = torch.ones(T, S, dtype=torch.bool, device=x.device).tril(S - T)
+        y = self.output(self.mix(q, k, v, mask).transpose(1, 2).flatten(2))  # (B, T, D)
+        dropped: Tensor = self.output_dropout(y)
+        return dropped
+
+    def placed(self, qkv: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, T, H, K), keys and values (B, T, G, K) with norms and turns of positions."""
+        H, G = self.heads, self.kv_heads
+        if rotary is None and not self.qk_norm:
+            q, k, v = qkv.split_with_sizes((H, G, G), 2)
+            return q, k, v
+        qk, v = qkv.split_with_sizes((H + G, G), 2)
+        if self.qk_norm:
+            q, k = qk.split_with_sizes((H, G), 2)
+            qk = torch.cat((self.q_norm(q), self.k_norm(k)), 2)
+        if rotary is not None:
+            qk = rotate(qk, rotary)
+        q, k = qk.split_with_sizes((H, G), 2)
+        return q, k, v
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Weighted sums of v (B, G, S, K) by what q (B, H, T, K) finds in k: (B, H, T, K).
+
+        Without a mask, (T, S) or (B, 1, T, S), a token sees those up to it.
+        """
         drops = self.training and self.weights_dropout.p > 0
         if drops and is_keyed():
             # Written out, as no kernel takes a mask for dropout; (B, H, T, S) lives within each
             # pass alone, so that what is kept between them stays linear in T.
-            y = checkpoint(
+            mixed: Tensor = checkpoint(
                 self._mix_written_out, q, k, v, mask, use_reentrant=False, preserve_rng_state=False
             )
-        elif not drops and T == S and is_faster_written_out(q):
-            y = self._mix_written_out(q, k, v, mask)
-        else:
-            y = self._mix(q, k, v, mask)  # (B, H, T, K)
-        y = self.output(y.transpose(1, 2).flatten(2))  # (B, T, D)
-        dropped: Tensor = self.output_dropout(y)
-        return dropped
+            return mixed
+        if not drops and q.shape[2] == k.shape[2] and is_faster_written_out(q):
+            return self._mix_written_out(q, k, v, mask)
+        return self._mix(q, k, v, mask)
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Weighted sums of v (B, G, S, K) by what q (B, H, T, K) finds in k: (B, H, T, K)."""
+        """The same by a kernel of torch."""
         if mask is not None and self.heads != self.kv_heads:
             # Of the CUDA kernels with linear memory only the memory-efficient one takes a mask,
             # and it takes no grouped heads; the fallback would keep (B, H, T, S) for backward.
-            k, v = self._ungrouped(k), self._ungrouped(v)
+            k, v = self.ungrouped(k), self.ungrouped(v)
         return functional.scaled_dot_product_attention(
             q,
             k,
@@ -249,14 +292,14 @@ class Attention(nn.Module):
         if mask is None:
             mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
         bias = q.new_zeros(mask.shape).masked_fill(~mask, -torch.inf).expand(B, H, T, S)
-        k, v = self._ungrouped(k), self._ungrouped(v)  # (B, H, S, K)
+        k, v = self.ungrouped(k), self.ungrouped(v)  # (B, H, S, K)
         q, k, v, bias = (x.flatten(0, 1) for x in (q, k, v, bias))
         scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=self.head_width**-0.5)
         weights = scores.softmax(-1, dtype=torch.float32).view(B, H, T, S)
         weights = self.weights_dropout(weights).type_as(v)
         return torch.bmm(weights.flatten(0, 1), v).view(B, H, T, -1)
 
-    def _ungrouped(self, x: Tensor) -> Tensor:
+    def ungrouped(self, x: Tensor) -> Tensor:
         """Keys or values (B, G, S, K), each repeated for the heads that share it: (B, H, S, K)."""
         shared = self.heads // self.kv_heads
         return x if shared == 1 else x.repeat_interleave(shared, 1)
@@ -295,11 +338,16 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """One layer: attention, then feed-forward, each normed before and added to its input."""
 
-    def __init__(self, config: GPTConfig, layer: int) -> None:
+    residual = ("attention_norm", "ffn_norm")
+    """Before them the input is kept, and added behind what follows; for drawings."""
+
+    def __init__(
+        self, config: GPTConfig, layer: int, attention: type[Attention] = Attention
+    ) -> None:
         """Make the parts of layer number `layer`, counted from 0."""
         super().__init__()
         self.attention_norm = build_norm(config)
-        self.attention = Attention(config, layer)
+        self.attention = attention(config, layer)
         self.ffn_norm = build_norm(config)
         self.ffn = FeedForward(config)
 

@@ -70,4 +70,6 @@ def on_bf16_cpu(x: Tensor, dtype: torch.dtype) -> bool:
 def matmul_dtype(x: Tensor) -> torch.dtype:
     """What a matrix product of x is computed in: autocast's dtype, else its own."""
     device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    if x.is_meta or not torch.is_autocast_enabled(device):  # which knows no such device
+        return x.dtype
+    return torch.get_autocast_dtype(device)

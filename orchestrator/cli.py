@@ -70,6 +70,11 @@ VERBS = {
     "drill": Verb(
         "rehearse failures on your own job: kill, freeze, fill, flip", "drill.command", "either"
     ),
+    "describe": Verb(
+        "take a model apart: shapes, parameters, costs, memory, a drawing",
+        "describe.command",
+        "either",
+    ),
     "generate": Verb("write text with the model of a run or checkpoint", "generate.command"),
     "search": Verb("find the lines of a file that are nearest to a query, by a model", "search"),
     "checkpoint": Verb("list, verify, compare and export the checkpoints of runs", "checkpoint"),

@@ -8,6 +8,7 @@ recurrent.py   recurrent networks: rnn, lstm
 window.py      a fully connected network over a window of tokens
 word_vectors.py   two vectors for each word: cbow, skipgram
 mlp.py         layers of fully connected units; those whose gradients are written out by hand
+hf.py          a module of the package transformers
 
 No torch here: the command line composes and checks a config before it imports anything heavy.
 """
@@ -23,6 +24,7 @@ from models.configs.base import (
 from models.configs.bert import BertConfig
 from models.configs.blocks import BlocksConfig
 from models.configs.gpt import GPTConfig
+from models.configs.hf import HFConfig
 from models.configs.mlp import ByHandConfig, MLPConfig, PerceptronConfig
 from models.configs.recurrent import LSTMConfig, RecurrentConfig, RNNConfig
 from models.configs.transformer import TransformerConfig
@@ -37,6 +39,7 @@ __all__ = [
     "CausalConfig",
     "FeatureModelConfig",
     "GPTConfig",
+    "HFConfig",
     "LSTMConfig",
     "LanguageModelConfig",
     "MLPConfig",

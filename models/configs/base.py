@@ -24,10 +24,15 @@ class ModelConfig:
     family: str = ""
     """Name of the architecture in models.MODELS."""
     weights: str | None = None
-    """Run folder, checkpoint or exported folder whose weights training starts from, without its
-    optimizer or position. None: random."""
+    """Run folder, checkpoint, exported folder, Hugging Face model (its folder, or its name
+    OWNER/NAME on the hub) or GGUF file whose weights training starts from, without an optimizer
+    or position. The other settings of the model and the tokenizer are those of the weights, unless
+    others are asked for. None: random."""
     weights_role: str | None = None
     """Which model of a checkpoint that holds several. None: the only one."""
+    allow_pickle: bool = False
+    """Whether weights may be read that are a pickle (pytorch_model.bin). Of such a file only plain
+    tensors are read; one that holds anything else is refused."""
 
     def __post_init__(self) -> None:
         """Check what all families share."""
@@ -41,7 +46,7 @@ class ModelConfig:
     def unread(self) -> dict[str, str]:
         """Settings that change nothing as the others are, and what they are for."""
         if self.weights is None:
-            return {}
+            return {"allow_pickle": "it is for model.weights"}
         return dict.fromkeys(self.initial, "it is for random weights, and model.weights is set")
 
 
@@ -65,6 +70,11 @@ class LanguageModelConfig(ModelConfig):
         if self.vocab_size is not None:
             check_size("vocab_size", self.vocab_size)
 
+    @property
+    def writes(self) -> bool:
+        """Whether it predicts the next token of a text, and so can write one."""
+        return False
+
 
 @dataclass
 class CausalConfig(LanguageModelConfig):
@@ -81,6 +91,11 @@ class CausalConfig(LanguageModelConfig):
         """Check what all of them share."""
         super().__post_init__()
         check_switch("tied_embedding", self.tied_embedding)
+
+    @property
+    def writes(self) -> bool:
+        """Whether it can continue a text token by token."""
+        return True
 
 
 @dataclass

@@ -17,6 +17,11 @@ from models.configs.checks import (
 NORMS = ("layernorm", "rmsnorm")
 POSITIONS = ("learned", "sinusoidal", "rotary")
 ACTIVATIONS = ("gelu", "gelu_erf", "swiglu")
+SCALINGS = ("none", "linear", "llama3")
+SCORES = ("dot", "squared_dot", "negated_dot", "cosine", "additive")
+MASKS = ("causal", "sliding_window", "reversed", "none")
+SEES_TARGET = ("reversed", "none")
+"""Masks under which a token attends to the one that it predicts."""
 
 
 @dataclass
@@ -29,6 +34,8 @@ class GPTConfig(CausalConfig):
 
     shapeless: ClassVar[tuple[str, ...]] = (
         *("heads", "norm", "positions", "activation", "rotary_base", "norm_eps"),
+        *("rotary_scaling", "rotary_factor", "rotary_trained_positions"),
+        *("score", "mask", "window"),
     )
     initial: ClassVar[tuple[str, ...]] = ("init_std",)
     recomputes: ClassVar[bool] = True
@@ -39,7 +46,9 @@ class GPTConfig(CausalConfig):
     width: int = 128
     """Numbers per token between the blocks."""
     heads: int = 4
-    """Query heads per layer; each is width / heads wide."""
+    """Query heads per layer."""
+    head_dim: int | None = None
+    """Numbers per head. None: width / heads."""
     kv_heads: int | None = None
     """Key and value heads per layer, each shared by heads / kv_heads query heads. None: as many
     as heads."""
@@ -55,10 +64,31 @@ class GPTConfig(CausalConfig):
     swiglu."""
     bias: bool = True
     """Whether projections and layer norms add a bias."""
+    qkv_bias: bool | None = None
+    """Whether the projection to queries, keys and values adds one. None: as bias says."""
+    qk_norm: bool = False
+    """Whether queries and keys of each head get an RMSNorm, before positions turn them."""
     dropout: float = 0.0
     """Probability, on embeddings, attention weights and both residual branches."""
     rotary_base: float = 10000.0
     """Longest rotary wavelength, in tokens / 2 pi."""
+    rotary_scaling: str = "none"
+    """How rotary positions reach beyond those that a model was first trained on: none; linear
+    (every wavelength x rotary_factor); or llama3 (those of a quarter of rotary_trained_positions
+    and more, short ones stay)."""
+    rotary_factor: float = 1.0
+    """By how much wavelengths grow."""
+    rotary_trained_positions: int | None = None
+    """For llama3: the longest sequence, in tokens, of the training before."""
+    score: str = "dot"
+    """What a query and a key make: dot (q.k / sqrt K), or for study squared_dot (its square),
+    negated_dot, cosine (sqrt K x cosine), additive (v.tanh(q + k) with a learned v per head)."""
+    mask: str = "causal"
+    """Which tokens a token attends to: causal (those up to it), sliding_window (the last `window`
+    of them), or for study reversed (those from it on) or none (all). The last two see the token
+    that is to be predicted."""
+    window: int | None = None
+    """For mask=sliding_window: tokens that a token attends to, itself among them."""
     norm_eps: float = 1e-5
     """Added to the variance (layernorm) or mean square (rmsnorm)."""
     init_std: float = 0.02
@@ -75,17 +105,37 @@ class GPTConfig(CausalConfig):
         for name in ("width", "heads"):
             check_size(name, getattr(self, name))
         check_size("layers", self.layers, MOST_LAYERS)
-        for name in ("kv_heads", "ffn_width"):
+        for name in ("kv_heads", "ffn_width", "head_dim", "rotary_trained_positions", "window"):
             if getattr(self, name) is not None:
                 check_size(name, getattr(self, name))
-        check_switch("bias", self.bias)
-        for name in ("rotary_base", "norm_eps", "init_std"):
+        for name in ("bias", "qk_norm"):
+            check_switch(name, getattr(self, name))
+        if self.qkv_bias is not None:
+            check_switch("qkv_bias", self.qkv_bias)
+        for name in ("rotary_base", "rotary_factor", "norm_eps", "init_std"):
             check_positive(name, getattr(self, name))
         check_probability("dropout", self.dropout)
+        check_choice("rotary_scaling", self.rotary_scaling, SCALINGS)
+        check_choice("score", self.score, SCORES)
+        check_choice("mask", self.mask, MASKS)
+        for name, of, value in (
+            ("window", "mask", "sliding_window"),
+            ("rotary_trained_positions", "rotary_scaling", "llama3"),
+        ):
+            if getattr(self, of) == value and getattr(self, name) is None:
+                raise ValueError(f"model.{of}={value} needs model.{name}, in tokens; try 64")
         self._check_heads()
 
     def _check_heads(self) -> None:
         """Check that heads share the width evenly, and that positions fit the heads."""
+        if self.head_dim is not None:
+            if self.positions == "rotary" and self.head_dim % 2:
+                raise ValueError(
+                    f"model.positions=rotary turns pairs of numbers, so model.head_dim="
+                    f"{self.head_dim} must be even; nearest: {self.head_dim + 1}"
+                )
+            self._check_shared()
+            return
         step = self.heads  # every width that works is a multiple of this
         if self.positions == "rotary":
             step = 2 * self.heads
@@ -109,6 +159,10 @@ class GPTConfig(CausalConfig):
                 f"model.positions=sinusoidal pairs sines with cosines, so model.width="
                 f"{self.width} must be even; {nearest}"
             )
+        self._check_shared()
+
+    def _check_shared(self) -> None:
+        """Check that query heads share key and value heads evenly."""
         if self.heads % self.key_value_heads:
             small = [n for n in range(1, math.isqrt(self.heads) + 1) if self.heads % n == 0]
             divisors = [*small, *(self.heads // n for n in small)]
@@ -123,13 +177,30 @@ class GPTConfig(CausalConfig):
         """Settings that change nothing as the others are, and what they are for."""
         found = super().unread()
         if self.positions != "rotary":
-            found["rotary_base"] = "it is for model.positions=rotary"
+            own = ("rotary_base", "rotary_scaling", "rotary_factor", "rotary_trained_positions")
+            found |= dict.fromkeys(own, "it is for model.positions=rotary")
+        elif self.rotary_scaling == "none":
+            found["rotary_factor"] = "it is for model.rotary_scaling=linear or llama3"
+        if self.rotary_scaling != "llama3":
+            found["rotary_trained_positions"] = "it is for model.rotary_scaling=llama3"
+        if self.mask != "sliding_window":
+            found["window"] = "it is for model.mask=sliding_window"
         return found
 
     @property
+    def writes(self) -> bool:
+        """Whether it predicts the next token of a text, and so can write one."""
+        return True
+
+    @property
     def head_width(self) -> int:
-        """Numbers per head."""
-        return self.width // self.heads
+        """`head_dim`; where it is None, the heads share the width."""
+        return self.width // self.heads if self.head_dim is None else self.head_dim
+
+    @property
+    def sees_target(self) -> bool:
+        """Whether a token attends to the one that it is to predict."""
+        return self.mask in SEES_TARGET
 
     @property
     def key_value_heads(self) -> int:

@@ -13,6 +13,7 @@ from models.decoding.beams import Hypothesis, beam_search
 from models.decoding.explaining import Choice, explain
 from models.decoding.generating import Generated, generate, stream
 from models.decoding.sampling import Sampling, draw, row_seeds
+from models.decoding.stepping import TextModel
 from models.decoding.text import TextStream
 from models.decoding.translating import translate
 
@@ -21,6 +22,7 @@ __all__ = [
     "Generated",
     "Hypothesis",
     "Sampling",
+    "TextModel",
     "TextStream",
     "beam_search",
     "draw",

@@ -4,7 +4,7 @@ G texts that are written at once, W beams of each, V vocabulary.
 """
 
 import heapq
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -13,8 +13,7 @@ from torch import Tensor
 
 from models.cache import Cache
 from models.decoding.generating import check, pad_left, prefill
-from models.decoding.stepping import Stepper, new_stepper
-from models.language import LanguageModel
+from models.decoding.stepping import TextModel, stepping
 
 
 class Writer(Protocol):
@@ -41,7 +40,7 @@ class Hypothesis:
 
 @torch.inference_mode()
 def beam_search(
-    model: LanguageModel,
+    model: TextModel,
     prompt: Sequence[int],
     max_new_tokens: int,
     *,
@@ -80,17 +79,17 @@ def beam_search(
 class _StepWriter:
     """The passes over one token per row, made fast for as many rows as there are."""
 
-    def __init__(self, model: LanguageModel, cache: Cache, steps: int) -> None:
+    def __init__(self, model: TextModel, cache: Cache, steps: int) -> None:
         self.model, self.cache, self.steps = model, cache, steps
-        self.stepper: Stepper | None = None
+        self.continued: Callable[[Tensor], Tensor] | None = None
         self.rows = 0
 
     def step(self, tokens: Tensor) -> Tensor:
         self.steps -= 1
-        if self.stepper is None or len(tokens) != self.rows:
+        if self.continued is None or len(tokens) != self.rows:
             self.rows = len(tokens)
-            self.stepper = new_stepper(self.model, self.cache, self.rows, self.steps)
-        return self.stepper.step(tokens)
+            self.continued = stepping(self.model, self.cache, self.rows, self.steps)
+        return self.continued(tokens)
 
     def select(self, rows: Tensor) -> None:
         self.cache.select(rows)

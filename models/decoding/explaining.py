@@ -11,7 +11,8 @@ from torch import Tensor
 
 from models.decoding.generating import check
 from models.decoding.sampling import Sampling, penalised, pick, probabilities, uniform
-from models.language import LanguageModel, evaluating
+from models.decoding.stepping import evaluating
+from models.language import LanguageModel
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Text from a model: the prompts in one pass, then a token at a time over what it keeps of them.
+"""Text from a model: the prompts in one pass, then one token at a time over cached keys and values.
 
 B rows, T0 tokens of the longest prompt, n new tokens, V vocabulary.
 """
@@ -11,8 +11,7 @@ from torch import Tensor
 
 from models.cache import Cache
 from models.decoding.sampling import Sampling, chosen_logprobs, draw, penalised, row_seeds
-from models.decoding.stepping import new_stepper
-from models.language import LanguageModel, evaluating
+from models.decoding.stepping import TextModel, evaluating, stepping
 
 PADDING = 0  # stands before shorter prompts; any token would do, for nothing looks at it
 Prompts = Tensor | Sequence[Sequence[int]]
@@ -48,7 +47,7 @@ class Written:
 
 
 def generate(
-    model: LanguageModel,
+    model: TextModel,
     prompts: Prompts,
     max_new_tokens: int,
     sampling: Sampling | None = None,
@@ -75,7 +74,7 @@ def generate(
 
 @torch.inference_mode()
 def stream(
-    model: LanguageModel,
+    model: TextModel,
     prompts: Prompts,
     max_new_tokens: int,
     sampling: Sampling | None = None,
@@ -114,7 +113,7 @@ def stream(
         raise ValueError(f"there are {len(seeds)} seeds for {B} prompts; give one for each")
     cache = model.new_cache(T0 + max_new_tokens - 1, starts)  # the last token is never fed back
     logits = prefill(model, tokens, cache)  # (B, V)
-    stepper = new_stepper(model, cache, B, max_new_tokens - 1)
+    step = stepping(model, cache, B, max_new_tokens - 1)
     seen = None
     if sampling.repetition_penalty != 1:
         seen = _tokens_of(tokens, starts, logits.shape[-1])  # (B, V)
@@ -141,13 +140,13 @@ def stream(
             return
         if seen is not None:
             seen[torch.arange(B, device=device), last] = True
-        logits = stepper.step(last)
+        logits = step(last)
 
 
-def prefill(model: LanguageModel, tokens: Tensor, cache: Cache) -> Tensor:
+def prefill(model: TextModel, tokens: Tensor, cache: Cache) -> Tensor:
     """Read prompts (B, T0) into an empty cache: the logits (B, V) behind them, and no others."""
     with evaluating(model):
-        return model.logits(model.hidden(tokens, cache)[:, -1])
+        return model.next_logits(tokens, cache)
 
 
 def pad_left(prompts: Prompts, device: torch.device) -> tuple[Tensor, Tensor | None]:
@@ -176,7 +175,7 @@ def pad_left(prompts: Prompts, device: torch.device) -> tuple[Tensor, Tensor | N
 
 
 def check(
-    model: LanguageModel, tokens: Tensor, max_new_tokens: int, stop_tokens: Collection[int] = ()
+    model: TextModel, tokens: Tensor, max_new_tokens: int, stop_tokens: Collection[int] = ()
 ) -> None:
     """Raise ValueError for rows (B, T0) that cannot be continued so far by this model."""
     if max_new_tokens < 1:

@@ -1,24 +1,27 @@
-"""One new token per row, over what a model keeps: the pass that writing a text consists of.
+"""One new token per row, over cached keys and values: the pass that writing a text consists of.
 
-For a Transformer it computes what `GPT.hidden` computes for T = 1, straight from the weights. With
-so little to do per weight, time goes into reading the weights, and into everything around it: a
-module call costs as much as a small operation, and oneDNN sorts bf16 weights anew at every call
-unless they are kept sorted.
+It computes what `GPT.hidden` computes for T = 1, straight from the weights. With so little to do
+per weight, time goes into reading the weights, and into everything around it: a module call costs
+as much as a small operation, and oneDNN sorts bf16 weights anew at every call unless they are kept
+sorted.
 
 B rows, D model width, H query heads, G key and value heads, K head width, S tokens so far with the
 new one, V vocabulary.
 """
 
-from typing import Any, cast
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from models.cache import Cache, KVCache
+from models.configs import LanguageModelConfig
 from models.gpt import GPT
-from models.language import LanguageModel, evaluating
-from models.layers import Block, Rotary, rotary_table, rotate, sinusoidal_positions
+from models.layers import Block, Rotary, rotary_table, sinusoidal_positions
+from models.masks import other_mask
 from models.products import Projection, sorted_projection, sorts
 
 FEW_ROWS = 4
@@ -28,28 +31,61 @@ FEW_STEPS = 16  # sorting takes as long as it saves in about 10
 MOST_SORTED_BYTES = 2**31  # of the second copy of the weights that sorting them takes
 
 
+class TextModel(Protocol):
+    """A model that writes text."""
+
+    @property
+    def config(self) -> LanguageModelConfig:
+        """Its sizes."""
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The weights (V, D) of the output layer."""
+
+    def new_cache(self, capacity: int, starts: Tensor | None = None) -> Cache:
+        """Return an empty memory of up to `capacity` tokens; `starts` as in `Cache`."""
+
+    def next_logits(self, tokens: Tensor, cache: Any) -> Tensor:
+        """Return the logits (B, V) behind the last of tokens (B, T), which continue the cache's."""
+
+
+def stepping(model: TextModel, cache: Any, rows: int, steps: int) -> Callable[[Tensor], Tensor]:
+    """Return the fastest way from tokens (B,), int64, to the logits (B, V) behind them.
+
+    The arguments are those of `Stepper`, which is for attention by dot products alone.
+    """
+    if isinstance(model, GPT) and model.config.score == "dot":
+        return Stepper(model, cache, rows, steps).step
+
+    def step(tokens: Tensor) -> Tensor:
+        with evaluating(model):
+            return model.next_logits(tokens[:, None], cache)
+
+    return step
+
+
+@contextmanager
+def evaluating(model: object) -> Iterator[None]:
+    """Turn dropout off, and give each module its mode back."""
+    own = cast(nn.Module, model)
+    modes = [(module, module.training) for module in own.modules()]
+    own.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 class Stepper:
-    """Feeds a model one token per row, again and again, by its own forward pass."""
-
-    def __init__(self, model: LanguageModel, cache: Cache) -> None:
-        """Continue the tokens that `cache` holds."""
-        self.model, self.cache = model, cache
-
-    def step(self, tokens: Tensor) -> Tensor:
-        """Return the logits (B, V) of the token after each of tokens (B,), int64."""
-        with evaluating(self.model):
-            return self.model.logits(self.model.hidden(tokens[:, None], self.cache)[:, -1])
-
-
-class GPTStepper(Stepper):
-    """The same of a Transformer, straight from its weights."""
-
-    model: GPT
-    cache: KVCache
+    """Feeds a model one token per row, again and again."""
 
     def __init__(self, model: GPT, cache: KVCache, rows: int, steps: int) -> None:
-        """See `new_stepper`."""
-        super().__init__(model, cache)
+        """Continue the tokens that `cache` holds, in `rows` rows, for at most `steps` steps.
+
+        The weights must stay as they are meanwhile.
+        """
+        self.model, self.cache = model, cache
         weight = model.head_weight
         sort = steps >= FEW_STEPS and _sorting_pays(model, weight, rows)
         self.layers = [_Layer(cast(Block, block), sort, rows) for block in model.blocks]
@@ -59,14 +95,16 @@ class GPTStepper(Stepper):
         """Return the logits (B, V) of the token after each of tokens (B,), int64."""
         model, cache = self.model, self.cache
         config, length = model.config, cache.length
-        positions = torch.full((1,), length, device=tokens.device)  # (1,)
+        columns = positions = torch.full((1,), length, device=tokens.device)  # (1,)
         mask = None
         if cache.starts is not None:
             positions, mask = cache.placed(positions)  # (B, 1), (B, 1, 1, S)
+        if config.mask != "causal":
+            mask = other_mask(config, columns, cache)
         x = functional.embedding(tokens, model.embedding.weight)  # (B, D)
         rotary = None
         if config.positions == "rotary":
-            rotary = rotary_table(positions, config.head_width, config.rotary_base)
+            rotary = rotary_table(positions, config)
         elif config.positions == "learned":
             x = x + functional.embedding(positions, model.position_embedding.weight)[..., 0, :]
         else:
@@ -78,22 +116,13 @@ class GPTStepper(Stepper):
         return self.head(model.norm(x))
 
 
-def new_stepper(model: LanguageModel, cache: Any, rows: int, steps: int) -> Stepper:
-    """What continues the tokens that `cache` holds, in `rows` rows, for at most `steps` steps.
-
-    The weights must stay as they are meanwhile.
-    """
-    if isinstance(model, GPT):
-        return GPTStepper(model, cache, rows, steps)
-    return Stepper(model, cache)
-
-
 class _Layer:
     """`Block.forward` of one token per row."""
 
     def __init__(self, block: Block, sort: bool, rows: int) -> None:
         attention, ffn = block.attention, block.ffn
-        self.place, self.H, self.G = attention.layer, attention.heads, attention.kv_heads
+        self.attention = attention
+        self.heads = attention.heads + 2 * attention.kv_heads
         self.attention_norm, self.ffn_norm = block.attention_norm, block.ffn_norm
         self.gated = ffn.gated
         self.qkv, self.output, self.down = (
@@ -119,14 +148,12 @@ class _Layer:
         self, qkv: Tensor, rotary: Rotary | None, cache: KVCache, mask: Tensor | None
     ) -> Tensor:
         """Weighted sums of the cached values by what the new queries find: (B, H x K)."""
-        H, G = self.H, self.G
-        qkv = qkv.view(len(qkv), 1, H + 2 * G, -1)  # (B, 1, H + 2G, K)
-        if rotary is not None:
-            qkv = torch.cat((rotate(qkv[:, :, : H + G], rotary), qkv[:, :, H + G :]), 2)
-        q, k, v = qkv.transpose(1, 2).split_with_sizes((H, G, G), 1)  # (B, H or G, 1, K)
-        keys, values = cache.extend(self.place, k, v)  # (B, G, S, K)
+        own = self.attention
+        qkv = qkv.view(len(qkv), 1, self.heads, -1)  # (B, 1, H + 2G, K)
+        q, k, v = (each.transpose(1, 2) for each in own.placed(qkv, rotary))  # (B, H or G, 1, K)
+        keys, values = cache.extend(own.layer, k, v)  # (B, G, S, K)
         y = functional.scaled_dot_product_attention(
-            q, keys, values, attn_mask=mask, enable_gqa=H != G
+            q, keys, values, attn_mask=mask, enable_gqa=own.heads != own.kv_heads
         )  # (B, H, 1, K)
         return y.flatten(1)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from models.cache import KVCache
 from models.decoding.beams import Hypothesis, check_beams, search
 from models.decoding.generating import PADDING
-from models.language import evaluating
+from models.decoding.stepping import evaluating
 from models.transformer import Transformer
 
 

@@ -24,14 +24,16 @@ def gpt_cost(config: GPTConfig, vocab_size: int | None) -> Cost:
     D, H, G, K = config.width, config.heads, config.key_value_heads, config.head_width
     F = config.feed_forward_width
     up_width = F * (2 if config.activation == "swiglu" else 1)
-    matrices = {  # (inputs, outputs) of the projections of a block
-        "qkv": (D, (H + 2 * G) * K),
-        "output": (D, D),
-        "up": (D, up_width),
-        "down": (F, D),
-    }
-    projections = [rows * columns for rows, columns in matrices.values()]
-    biased = [rows * columns + config.bias * columns for rows, columns in matrices.values()]
+    qkv_bias = config.bias if config.qkv_bias is None else config.qkv_bias
+    matrices = (  # inputs, outputs and whether there is a bias, of the projections of a block
+        (D, (H + 2 * G) * K, qkv_bias),
+        (H * K, D, config.bias),
+        (D, up_width, config.bias),
+        (F, D, config.bias),
+    )
+    projections = [rows * columns for rows, columns, _ in matrices]
+    biased = [(rows + bias) * columns for rows, columns, bias in matrices]
+    vectors = 2 * K * config.qk_norm + H * K * (config.score == "additive")  # of the heads
     norm = D * (2 if config.norm == "layernorm" and config.bias else 1)
     tables = [V * D] if config.tied_embedding else [V * D, V * D]
     if config.positions == "learned":
@@ -42,7 +44,7 @@ def gpt_cost(config: GPTConfig, vocab_size: int | None) -> Cost:
         return T * (6 * multiplied + 12 * config.layers * H * K * T)
 
     return Cost(
-        parameters=config.layers * (sum(biased) + 2 * norm) + norm + sum(tables),
+        parameters=config.layers * (sum(biased) + vectors + 2 * norm) + norm + sum(tables),
         largest_layer=max(*biased, *tables, norm),
         flops_per_sample=flops,
     )

@@ -27,14 +27,16 @@ def compose(arguments: Sequence[str]) -> list[tuple[JobConfig, list[str]]]:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from orchestrator.compose import flags, refusal
+    from orchestrator.compose import flags, presets, refusal
     from orchestrator.compose.composer import Composer
 
     asked = flags.parse(arguments)
+    of_sweep = presets.expanded(asked.overrides, asked.config_dir)
+    asked.multirun |= of_sweep is not None
     jobs: list[tuple[JobConfig, list[str]]] = []
     try:
         with Composer(asked.config_dir, asked.config_name) as composer:
-            for words in _each(asked, composer):
+            for words in _each(of_sweep or [asked.overrides], asked.multirun, composer):
                 typed = [word.typed for word in words]
                 try:
                     if asked.help or asked.cfg or asked.info:
@@ -57,14 +59,23 @@ def compose_one(overrides: Sequence[str]) -> JobConfig:
     return jobs[0][0]
 
 
-def _each(asked: Namespace, composer: "Composer") -> Iterator[list[Word]]:
-    """The overrides of each job: the product of all values that were given."""
+def _each(
+    lists: Sequence[Sequence[str]], multirun: bool, composer: "Composer"
+) -> Iterator[list[Word]]:
+    """The overrides of each job: of each list, the product of all values that were given."""
+    for overrides in lists:
+        yield from _product(overrides, multirun, composer)
+
+
+def _product(
+    overrides: Sequence[str], multirun: bool, composer: "Composer"
+) -> Iterator[list[Word]]:
     from orchestrator.compose import grammar, refusal
 
-    read = [grammar.read(word, composer.loader) for word in asked.overrides]
-    for word, values in zip(asked.overrides, read, strict=True):
+    read = [grammar.read(word, composer.loader) for word in overrides]
+    for word, values in zip(overrides, read, strict=True):
         refusal.check_word(values[0])
-        if len(values) > 1 and not asked.multirun:
+        if len(values) > 1 and not multirun:
             name, _, text = word.partition("=")
             raise ValueError(
                 f"{word} is several values; try --multirun for a job each, {name}=[{text}] for a "
@@ -102,15 +113,16 @@ def composed(composer: "Composer", overrides: Sequence[str]) -> "DictConfig":
 def _composed(
     composer: "Composer", words: Sequence[Word]
 ) -> tuple["DictConfig", dict[str, object]]:
-    from orchestrator.compose import setting
+    from orchestrator.compose import setting, weights
 
     resumed = None
     for word in words:
         if word.name == "resume":
             resumed = _primary_of(word)
     chosen = [word for word in words if _chooses(composer, word)]
-    config, choices = composer.composed([_choice(word) for word in chosen], resumed)
-    for word in words:
+    own = weights.choices(words) if resumed is None else weights.Choices()
+    config, choices = composer.composed([*own.groups, *map(_choice, chosen)], resumed)
+    for word in (*own.words, *words):
         if word not in chosen:
             setting.put(config, word)
     return config, choices

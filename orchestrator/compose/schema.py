@@ -9,6 +9,8 @@ from orchestrator.config import SECTIONS
 
 GROUPS = ("stage", "model", *SECTIONS, "experiment")
 """Those that every job has a choice of."""
+PRESETS = "sweep"
+"""The folder of sweeps: lists of overrides, and no group of Hydra's; see presets.py."""
 SCHEMA = "_defaults"  # end of the names of the dataclasses among the choices of a group
 
 
@@ -40,7 +42,9 @@ def register() -> None:
 def choices() -> str:
     """Each group with its choices and the first comment of their files, for --help."""
     lines = []
-    for folder in sorted(path for path in conf_folder().iterdir() if path.name in GROUPS):
+    for folder in sorted(
+        path for path in conf_folder().iterdir() if path.name in (*GROUPS, PRESETS)
+    ):
         for file in sorted(folder.glob("*.yaml")):
             first = file.read_text(encoding="utf-8").splitlines()
             comment = next((line for line in first if line[:2] == "# " and line[2] != "@"), "# ")

@@ -47,15 +47,17 @@ _KINDS: dict[Change, Mapping[str, str]] = {
     Change.MATHEMATICS: {
         "data": "isolate_documents",
         "model": "dropout",
-        "optim": "learning_rate beta1 beta2 momentum nesterov epsilon weight_decay gradient_clip "
-        "schedule warmup_steps decay_fraction final_fraction",
+        "optim": "learning_rate beta1 beta2 momentum nesterov epsilon weight_decay l1 "
+        "gradient_clip schedule warmup_steps decay_fraction final_fraction",
     },
     Change.FIXED: {
         "": "seed",
         "data": "filters validation_fraction packing seed",
-        "model": "family weights weights_role vocab_size max_positions inputs classes layers width "
-        "heads kv_heads ffn_width norm positions activation bias tied_embedding rotary_base "
-        "norm_eps init_std hidden init window norm_order shared_embedding",
+        "model": "family weights weights_role allow_pickle vocab_size max_positions inputs classes "
+        "task model_type settings layers width "
+        "heads head_dim kv_heads ffn_width norm positions activation bias qkv_bias qk_norm "
+        "tied_embedding rotary_base rotary_scaling rotary_factor rotary_trained_positions "
+        "norm_eps init_std score mask window hidden init norm_order shared_embedding",
         "optim": "name",
     },
 }

@@ -112,6 +112,9 @@ class OptimConfig:
     """Of matrices; vectors (norms, biases) are not decayed. adamw, lion and muon shrink weights by
     this times the learning rate in each step; the others add this times the weight to the
     gradient."""
+    l1: float = 0.0
+    """Of matrices: this times the sign of each weight is added to the gradient, whatever the
+    optimizer, which drives weights that help little to zero (Tibshirani 1996)."""
     gradient_clip: float | None = 1.0
     """Largest global norm of the gradient. None: no clipping."""
     schedule: str = "cosine"
@@ -130,6 +133,7 @@ class OptimConfig:
         check_choice("optim.schedule", self.schedule, SCHEDULES)
         check_at_least("optim.warmup_steps", self.warmup_steps, 0)
         check_at_least("optim.weight_decay", self.weight_decay or 0.0, 0)
+        check_at_least("optim.l1", self.l1, 0)
         for name in ("beta1", "beta2", "momentum"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:

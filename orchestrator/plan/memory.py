@@ -100,7 +100,8 @@ def _step(role: RoleOutline, weight: int, workers: int) -> float:
     if not stage:  # gradients in one piece, to be summed over ranks; in bf16 then in fp32, too
         return (weight + (4 if weight == 2 else 0)) * whole
     bucket = weight * min(whole, BUCKET)
-    buckets = 1 if workers == 1 else 2 if stage == 1 else 3  # reduced, gathered; cut into parts
+    # Reduced, gathered; cut into parts. Of one rank ZeRO 1 has nothing to reduce.
+    buckets = (0 if workers == 1 else 2) if stage == 1 else (1 if workers == 1 else 3)
     return buckets * bucket + (weight + (4 if weight == 2 else 0)) * whole / workers
 
 

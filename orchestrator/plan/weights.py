@@ -46,7 +46,7 @@ def _open(role: str, model: ModelConfig) -> "Weights":
     from orchestrator.training.state import check_parameters
 
     assert model.weights is not None
-    found = verified_weights(model.weights, model.weights_role)
+    found = verified_weights(model.weights, model.weights_role, allow_pickle=model.allow_pickle)
     try:
         shapes = {name: tuple(p.shape) for name, p in on_meta(model).named_parameters()}
         check_parameters(found.reader, shapes)

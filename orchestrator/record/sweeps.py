@@ -1,7 +1,6 @@
 """The runs of a sweep in one picture: by steps, by time, by parameters, by distance."""
 
 from collections.abc import Mapping
-from datetime import datetime
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,16 +14,8 @@ from orchestrator.record.runs import Run
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PICTURE = "comparison.png"
+PICTURE = "time_size_distance.png"
 TRAINED, MEASURED, SECONDS = "train/loss", "validation/loss", "train/seconds"
-
-
-def new_folder(outputs: Path) -> Path:
-    """A folder for what concerns a whole sweep, among the run folders of today."""
-    now = datetime.now()
-    folder = outputs / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S}-sweep"
-    folder.mkdir(parents=True)
-    return folder
 
 
 def parameters(run: Run) -> int | None:

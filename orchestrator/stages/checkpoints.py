@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self
 
 from data.messages import counted
 from orchestrator.config import JobConfig, RoleConfig, TrainingConfig
-from orchestrator.record.checkpoints import FOLDER
+from orchestrator.record.checkpoints import FOLDER, SELECTION
 from orchestrator.record.runfolder import placed
 from orchestrator.stages.run import Run
 from orchestrator.training import checkpoint
@@ -28,7 +28,6 @@ from orchestrator.training.roles import Role, build_role
 from orchestrator.training.selection import Selection
 
 LONG_WAIT_S = 1.0  # for the checkpoint before, from which on the user is told
-SELECTION = "selection"  # the entry of a manifest
 SPENT = "spent"  # the entry of a manifest; one that was written before there was any lacks it
 
 

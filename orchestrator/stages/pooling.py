@@ -55,7 +55,14 @@ def open_encoder(path: Path, role: str | None = None) -> Encoder:
         words = found.facts["examples"][WORDS]
         table = checkpoint.read_whole(reader, "inputs.weight").numpy()
         return lambda texts: mean_of_words(texts, words, table)
-    model = checkpoint.build_language_model(reader, config, found.path)
+    from models.language import LanguageModel
+
+    model = checkpoint.build_writer(reader, config, found.path)
+    if not isinstance(model, LanguageModel):
+        raise ValueError(
+            f"{found.path} holds a model whose final vectors can't be had; name a run of a family "
+            "of ours, such as gpt, lstm or skipgram"
+        )
     if found.tokenizer is None:
         raise ValueError(f"{found.path} has no tokenizer: its model was not trained on text")
     tokenizer = Tokenizer.load(found.tokenizer)
@@ -77,7 +84,7 @@ def mean_of_tokens(texts: Sequence[str], tokenizer: Tokenizer, model: "LanguageM
     """The mean of the final vectors of the tokens of each text: (N, D); zeros if it has none."""
     import torch
 
-    from models.language import evaluating
+    from models.decoding.stepping import evaluating
 
     most = min(MOST_TOKENS, model.config.max_positions) - 1
     found = []

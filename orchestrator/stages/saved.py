@@ -74,18 +74,18 @@ def _name(plain: dict[str, Any], section: str, setting: str) -> str | None:
 
 def _plain(path: Path) -> dict[str, Any]:
     """The file as plain values, each text spelled so that OmegaConf takes it for itself."""
-    return {str(name): _literal(value) for name, value in read_settings(path).items()}
+    return {str(name): literal(value) for name, value in read_settings(path).items()}
 
 
-def _literal(value: Any) -> Any:
+def literal(value: Any) -> Any:
     """A value in which no text is an interpolation.
 
     Each run of backslashes before `${` is doubled and one more escapes the `${`.
     """
     if isinstance(value, dict):
-        return {key: _literal(item) for key, item in value.items()}
+        return {key: literal(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_literal(item) for item in value]
+        return [literal(item) for item in value]
     if isinstance(value, str):
         return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value)
     return value

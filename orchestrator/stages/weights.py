@@ -11,8 +11,10 @@ if TYPE_CHECKING:
 _verified: "dict[tuple[Path, str | None], Weights]" = {}
 
 
-def verified_weights(path: str, role: str | None = None) -> "Weights":
-    """The weights in a run folder, checkpoint or exported folder, verified once per process.
+def verified_weights(
+    path: str, role: str | None = None, *, allow_pickle: bool = False
+) -> "Weights":
+    """The weights that `model.weights` or `checkpoint` name, verified once per process.
 
     A run folder and the checkpoint that was found in it are one: no byte is hashed again when the
     job has been told the checkpoint's own name. They are named by their own folder:
@@ -21,11 +23,12 @@ def verified_weights(path: str, role: str | None = None) -> "Weights":
     Raises:
         ValueError: nothing valid is there, or not that role.
     """
-    from orchestrator.training.checkpoint import open_weights
+    from orchestrator.training.checkpoint import located, open_weights
 
-    asked = Path(path).resolve(), role
+    folder = located(path, allow_pickle=allow_pickle)
+    asked = folder.resolve(), role
     if asked not in _verified:
-        found = open_weights(Path(path), role)
+        found = open_weights(folder, role)
         if (found.path / MANIFEST).exists():  # an exported folder has none, and nobody deletes it
             hold(found.path)  # as long as this process, the driver, lives: its ranks open it
         tokenizer = None if found.tokenizer is None else found.tokenizer.resolve()

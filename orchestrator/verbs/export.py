@@ -1,7 +1,9 @@
 """`orchestrate export`: the weights of a run or checkpoint in a folder for others.
 
 The folder holds whole fp32 tensors in model.safetensors, the model config in model.json and the
-tokenizer; no optimizer state. `model.weights=FOLDER` starts a job from it.
+tokenizer; no optimizer state. With --format hf it is a Hugging Face model: config.json, tensors
+under the names of its architecture, and a tokenizer for transformers. `model.weights=FOLDER` starts
+a job from either.
 """
 
 import argparse
@@ -19,12 +21,12 @@ def main(argv: Sequence[str]) -> int:
     from data.messages import size
     from orchestrator.training import checkpoint
 
-    found = checkpoint.find(Path(options.path))
+    found = checkpoint.find_best(Path(options.path))
     for line in checkpoint.told(found.path, found.passed_over):
         say(line, sys.stderr)
     checkpoint.hold(found.path)
     try:
-        folder = checkpoint.export(found, Path(options.folder), options.role)
+        folder = checkpoint.export(found, Path(options.folder), options.role, options.format)
     except OSError as error:
         say(
             f"error: {options.folder} was not written: {error.strerror}; nothing is left of it",
@@ -45,6 +47,14 @@ def parser() -> argparse.ArgumentParser:
 
 def add_arguments(to: argparse.ArgumentParser) -> None:
     """The same for a verb that exports, too."""
-    to.add_argument("path", help="run folder (its newest checkpoint) or checkpoint")
+    to.add_argument(
+        "path", help="run folder (its best checkpoint if kept, else its newest) or checkpoint"
+    )
     to.add_argument("folder", help="to be made")
     to.add_argument("--role", help="whose weights; needed where the checkpoint has several")
+    to.add_argument(
+        "--format",
+        choices=("orchestrate", "hf"),
+        default="orchestrate",
+        help="hf: a folder that transformers, and what reads the same, loads [%(default)s]",
+    )

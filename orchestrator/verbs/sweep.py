@@ -1,8 +1,13 @@
 """Several jobs, one after another: all are checked first, and a table says how each ended.
 
-A verb that starts nothing, which is `plan`, checks each when its turn comes.
+The table and a picture of all curves stay in the sweep's own folder, `<outputs>/<date>/
+<time>-sweep-<id>/`. A verb that starts nothing, which is `plan`, checks each job when its turn
+comes.
 """
 
+import json
+import os
+import secrets
 import shlex
 import sys
 import time
@@ -10,9 +15,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.messages import clock
+from data.files import write_text_atomic
+from data.messages import clock, short
 from orchestrator.config import JobConfig
 from orchestrator.job.codes import DONE, FAILED, REFUSED
+from orchestrator.record import sweeps
+from orchestrator.record.comparison import Shown, draw
 from orchestrator.record.runs import Run, made_here
 from orchestrator.record.sweeps import parameters
 from orchestrator.terminal import say
@@ -66,14 +74,15 @@ def carry_out(jobs: Jobs, verb: Callable[..., int], asked: float, *, starts: boo
     if starts:
         words = [overrides for _, overrides in jobs]
         say("\n" + "\n".join(table(words, ended)))
-        compare(Path(jobs[0][0].outputs), words, ended)
+        if any(own.run is not None for own in ended):
+            say(f"sweep folder: {short(record(Path(jobs[0][0].outputs), words, ended))}")
     return max(own.code for own in ended)
 
 
 def table(jobs: Sequence[Sequence[str]], ended: Sequence[Ended]) -> list[str]:
     """A line for each job: how it ended, its result, its run, and what it had of its own."""
     rows = [("job", "status", "result", "parameters", "time", "run", "overrides")]
-    for number, own in enumerate(names(jobs), 1):
+    for number, own in enumerate(own_words(jobs), 1):
         if number > len(ended):
             rows.append((str(number), "not started", "-", "-", "-", "-", own))
             continue
@@ -91,22 +100,46 @@ def table(jobs: Sequence[Sequence[str]], ended: Sequence[Ended]) -> list[str]:
     ]
 
 
-def names(jobs: Sequence[Sequence[str]]) -> list[str]:
-    """What each job has of its own among its overrides."""
+def own_words(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """The overrides of each job that not all of them have."""
     common = set.intersection(*map(set, jobs))
     return [shlex.join(word for word in words if word not in common) for words in jobs]
 
 
-def compare(outputs: Path, jobs: Sequence[Sequence[str]], ended: Sequence[Ended]) -> None:
-    """Put a picture of all runs, and the table, into a folder of the sweep's own."""
-    from orchestrator.record import sweeps
+def record(outputs: Path, jobs: Sequence[Sequence[str]], ended: Sequence[Ended]) -> Path:
+    """Put what came out into a folder of the sweep's own, which is returned.
 
-    runs = {
-        name: own.run
-        for name, own in zip(names(jobs), ended, strict=False)
-        if own.run is not None and own.run.status == "done"
-    }
-    folder = sweeps.new_folder(outputs)
-    (folder / "table.txt").write_text("\n".join(table(jobs, ended)) + "\n", encoding="utf-8")
-    if sweeps.draw(runs, folder / sweeps.PICTURE):
-        say(f"compared:    {folder / sweeps.PICTURE}")
+    sweep.json has the overrides, the run folder, the status and the metrics of each job,
+    comparison.png their curves.
+    """
+    name = f"{time.strftime('%H-%M-%S')}-sweep-{secrets.token_hex(3)}"
+    folder = outputs.absolute() / time.strftime("%Y-%m-%d") / name
+    folder.mkdir(parents=True)
+    runs = [own.run for own in ended]
+    found = [
+        {
+            "overrides": list(words),
+            "run": None if run is None else os.path.relpath(run.folder, folder),
+            "status": "refused" if run is None else run.status,
+            "metrics": {} if run is None else run.metrics,
+        }
+        for words, run in zip(jobs, runs, strict=False)
+    ]
+    write_text_atomic(folder / "sweep.json", json.dumps({"jobs": found}, indent=1))
+    pairs = zip(jobs, runs, strict=False)
+    common = set.intersection(*map(set, jobs))
+    shown = [
+        Shown(" ".join(_short(word) for word in words if word not in common), run.folder)
+        for words, run in pairs
+        if run is not None
+    ]
+    draw(shown, folder / "comparison.png")
+    done = {own.label: Run(own.folder) for own in shown}
+    sweeps.draw(done, folder / sweeps.PICTURE)
+    return folder
+
+
+def _short(word: str) -> str:
+    """An override without the section of its setting."""
+    name, _, value = word.partition("=")
+    return f"{name.rpartition('.')[2]}={value}"

@@ -16,8 +16,6 @@ from models.configs import (
     of_features,
 )
 
-FAMILIES = ", ".join(MODELS)
-
 
 @pytest.mark.parametrize(
     ("settings", "message"),
@@ -163,10 +161,10 @@ def test_a_dict_with_missing_keys_gets_defaults():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"layers": 2}, f"names no family; known families: {FAMILIES}"),
+        ({"layers": 2}, "names no family; known families: gpt, "),
         (
             {"family": "gpd"},
-            f"'gpd' is not one of {FAMILIES}; did you mean gpt?",
+            "'gpd' is not one of .*; did you mean gpt?",
         ),
         ({"family": ["gpt"]}, "unknown model.family"),
         ({"family": "gpt", "layer": 2}, "'layer' is not one of .*; did you mean layers?"),
@@ -183,7 +181,7 @@ def test_build_needs_a_vocabulary_and_a_known_family():
         build(GPTConfig())
     with pytest.raises(ValueError, match=r"model\.family='other' is no family for a ModelConfig"):
         build(ModelConfig(family="other"))
-    with pytest.raises(ValueError, match=f"'gpt' is no family for a LanguageM.*: {FAMILIES}"):
+    with pytest.raises(ValueError, match=r"'gpt' is no family for a LanguageM.*: gpt, "):
         build(LanguageModelConfig(family="gpt", vocab_size=10))
     assert build(replace(GPTConfig(layers=1, width=8, heads=1), vocab_size=10))
 

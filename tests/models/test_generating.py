@@ -11,7 +11,7 @@ from models.configs import GPTConfig
 from models.decoding import Sampling, explain, generate, row_seeds, stepping, stream
 from models.decoding.generating import prefill
 from models.decoding.sampling import filtered, penalised, pick, probabilities, uniform
-from models.decoding.stepping import new_stepper
+from models.decoding.stepping import Stepper
 
 VARIANTS = [
     (norm, positions, kv_heads)
@@ -89,7 +89,7 @@ def test_padding_of_any_length_and_content_changes_no_logits(padding, side, nois
     cache = KVCache(24, torch.tensor([padding, padding]))
     with torch.inference_mode():
         logits = prefill(model, tokens, cache)
-        after = new_stepper(model, cache, 2, 1).step(torch.tensor([9, 2]))
+        after = Stepper(model, cache, 2, 1).step(torch.tensor([9, 2]))
         for row, token in enumerate((9, 2)):
             alone = model(torch.tensor([[*prompt, token]]))[0]
             torch.testing.assert_close(logits[row], alone[-2], atol=1e-4, rtol=1e-4)
@@ -119,7 +119,7 @@ def test_sorted_weights_give_what_plain_ones_give(dtype, activation, bias, monke
         with torch.inference_mode():
             cache = KVCache(7)
             prefill(model, tokens, cache)
-            found.append(new_stepper(model, cache, 5, 99).step(tokens[:, 0]).float())
+            found.append(Stepper(model, cache, 5, 99).step(tokens[:, 0]).float())
     near = 1e-5 if dtype == torch.float32 else 0.05
     torch.testing.assert_close(*found, atol=near, rtol=near)
 

@@ -14,7 +14,6 @@ from models.layers import (
     FeedForward,
     document_mask,
     document_starts,
-    rotary_table,
     rotate,
     sinusoidal_positions,
 )
@@ -38,6 +37,11 @@ def slow_attention(attention, x, rotary_base=None):
                 for s, score in enumerate(scores):
                     y[b, t, h] += math.exp(score) / total * v[b, s, g]
     return y.flatten(2) @ attention.output.weight.double().T + attention.output.bias.double()
+
+
+def rotary_table(positions, head_width, base):
+    config = GPTConfig(width=head_width, heads=1, positions="rotary", rotary_base=base)
+    return layers.rotary_table(positions, config)
 
 
 def complex_rotation(x, base):

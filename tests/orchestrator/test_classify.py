@@ -186,7 +186,12 @@ def test_a_table_is_learned_until_there_is_no_progress_and_goes_on_from_a_checkp
     assert answer.code == 0, answer
     again = result(newest())
     assert [again[name] for name in ("steps", "reason")] == [found["steps"], found["reason"]]
+    shown = json.loads((newest() / "confusion.json").read_text())["data"]
+    right = sum(int(row[1 + place]) for place, row in enumerate(shown))
+    of = sum(int(number) for row in shown for number in row[1:-1])
+    assert right / of == again["best"]["value"], "the table is that of the best weights"
     kept = (newest() / again["best"].pop("checkpoint")).resolve()
+    assert checkpoint.open_weights(newest()).path.resolve() == kept
     assert kept == (whole / found["best"].pop("checkpoint")).resolve()
     assert kept.is_dir()
     assert again["best"] == found["best"]
@@ -195,6 +200,49 @@ def test_a_table_is_learned_until_there_is_no_progress_and_goes_on_from_a_checkp
     )
     kept = [path.name for path in (newest() / "checkpoints").iterdir()]
     assert kept == [f"step_{found['steps']:08d}"]
+
+
+def test_a_network_by_hand_is_a_job_that_goes_on_as_if_never_stopped(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plain = [word for word in PLAIN if not word.startswith("engine")]
+    own = ("run", "stage=classify", "model=mlp_by_hand", *plain, "stage.keep_best=true")
+    answer = typed(*own, "stage.steps=300", "stage.checkpoint_every=100", "optim.weight_decay=1e-4")
+    assert answer.code == 0, answer
+    whole, found = newest(), result(newest())
+    assert found["metrics"]["validation/accuracy"] > 0.95
+    assert found["best"]["value"] == min(metric(whole, "validation/loss").values())
+    assert list(metric(whole, "validation/accuracy")) == [46, 91, 136, 181, 227, 272, 300]
+    saved = checkpoint.find(whole)
+    twin = checkpoint.load_model(saved).eval()
+    inputs = PublishedExamples(saved.facts["examples"]["fingerprint"], 0, 0, None, None)
+    validation = inputs.open("validation", cache_root())
+    predicted = twin(torch.tensor(validation.features)).argmax(1)
+    accuracy = metrics.accuracy_score(validation.labels, predicted)
+    assert accuracy == metric(whole, "validation/accuracy")[saved.step]
+    assert (whole / "mistakes.png").read_bytes().startswith(b"\x89PNG")
+    answer = typed("run", f"resume={whole / 'checkpoints' / 'step_00000272'}")
+    assert answer.code == 0, answer
+    for name in ("validation/loss", "validation/accuracy"):
+        assert metric(newest(), name)[300] == metric(whole, name)[300]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("optim=adam", "goes down the gradient itself; try optim=by_hand"),
+        ("optim.momentum=0.9", "goes down the gradient itself; try optim=by_hand"),
+        ("optim.gradient_clip=1", "takes each gradient as it is; try optim.gradient_clip=null"),
+        ("resources=cpu2 engine=zero1", "learns in one process; try resources=cpu1"),
+        ("engine=zero2", "has no effect: model.family=mlp_by_hand computes in numpy"),
+        ("stage=regress", "gives numbers between 0 and 1"),
+        ("stage.noise=0.5", "stage.data=digits is not drawn"),
+        ("stage.data=spiral stage.validation_fraction=0.3", "its own validation examples"),
+    ],
+)
+def test_what_a_network_by_hand_does_not_do_is_refused(tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    own = ["stage=classify"] if "stage=" not in words else []
+    assert message in refused("run", *own, "model=mlp_by_hand", *words.split())
 
 
 def train_on_this_rank(stage, inputs, folder, cache):

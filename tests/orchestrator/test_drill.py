@@ -160,6 +160,16 @@ def test_what_a_job_leaves_is_told_and_taken_away(tmp_path, monkeypatch):
     assert job.leaks() == []
 
 
+def test_the_run_of_a_job_stays_its_own_when_another_resumes_it(tmp_path):
+    first = Child([], tmp_path, through=("true",))
+    names = [f"2026-11-26/23-59-{second:02}-x" for second in (58, 59)] + ["2026-11-27/00-00-00-x"]
+    for name in names:
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.yaml").touch()
+        assert first.run == tmp_path / names[0]
+    assert first.leaks() == []
+
+
 def test_a_process_that_is_throttled_runs_for_a_part_of_the_time_and_then_as_before():
     with subprocess.Popen([sys.executable, "-c", faults.BUSY]) as busy:
         process = psutil.Process(busy.pid)
@@ -183,7 +193,7 @@ def test_who_has_most_memory_in_a_box_is_killed_by_the_kernel_when_another_takes
     command = [*box.entering, "choom", "-n", "1000", "--", sys.executable, "-c", GREEDY]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as rank:
         assert rank.stdout.readline() == b"314572800\n"
-        box.fill()
+        box.fill(rank.pid)
         assert rank.wait(60) == -signal.SIGKILL
         box.close()
 

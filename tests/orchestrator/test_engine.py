@@ -1,6 +1,7 @@
 """Engines against a loop written by hand, against each other, and cut over ranks in any way."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 import models
+from orchestrator.config import OptimConfig
 from orchestrator.training import checkpoint, distributed
 from orchestrator.training.engine import build
 from orchestrator.training.loop import every
@@ -68,6 +70,17 @@ def test_every_engine_on_two_ranks_with_ragged_rows_trains_as_by_hand(two, expec
         for name in ZERO:
             assert rank[name][0] == pytest.approx(losses, rel=1e-4), name
             assert rank[name][1] == pytest.approx(norms, rel=1e-3), name
+
+
+def test_l1_and_nesterov_are_the_same_on_two_ranks_under_any_zero_stage(two):
+    optim = OptimConfig("sgd", nesterov=True, l1=0.01, warmup_steps=2)
+    alone, _ = tiny.train(replace(tiny.job("torch"), optim=optim), 6)
+    without, _ = tiny.train(replace(tiny.job("torch"), optim=replace(optim, l1=0.0)), 6)
+    assert alone != pytest.approx(without, rel=1e-3)
+    jobs = {name: replace(tiny.job(name, 2), optim=optim) for name in ZERO}
+    for rank in two.run(losses_and_norms, jobs, 6):
+        for name in ZERO:
+            assert rank[name][0] == pytest.approx(alone, rel=1e-4), name
 
 
 def test_the_three_clips_of_the_test_above_do_differ(expected):

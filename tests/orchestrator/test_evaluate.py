@@ -197,7 +197,7 @@ def test_every_token_is_credited_to_its_document_on_one_rank_and_on_two(one, two
     run = trained(corpus)
     alone = one.run(nats_of_documents, corpus, run)[0]
     prepared = prepare(DataConfig(source="text", path=str(corpus)), TokenizerConfig(kind="bytes"))
-    shards, model = prepared.validation, checkpoint.load_language_model(checkpoint.find(run)).eval()
+    shards, model = prepared.validation, checkpoint.load_writer(checkpoint.find(run)).eval()
     stream = [shards.manifest.end_of_text, *shards.read(0, shards.tokens).tolist()]
     slow = np.zeros(shards.documents)
     for start in range(0, shards.tokens, 32):

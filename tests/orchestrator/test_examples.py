@@ -19,6 +19,8 @@ from orchestrator.stages.features.tables import Examples
 
 GOOD = {"a": [1.5, 2.0, -0.0, 4.0], "b": [1, 0, 2, 3], "kind": [0, 1, 2, 1]}
 
+BILL = "bill_length_mm"
+
 
 def read(tmp_path, columns=GOOD, **settings):
     """The examples of a CSV file with these columns."""
@@ -88,6 +90,41 @@ def test_a_table_gives_its_columns_in_any_format(tmp_path):
 def test_a_table_that_nothing_can_be_learned_from_is_refused(tmp_path, columns, settings, message):
     with pytest.raises(ValueError, match=message.replace("?", r"\?")):
         read(tmp_path, {**GOOD, **columns}, **settings)
+
+
+def test_texts_are_categories_and_what_is_missing_is_refused_dropped_or_filled_in(tmp_path):
+    columns = {
+        "island": ["east", "west", "west", "NA", "east"],
+        "mass": [1.0, "", 3.0, 5.0, 2.0],
+        "sex": ["m", "f", "m", "m", "f"],
+        "kind": ["gentoo", "adelie", "gentoo", "adelie", "adelie"],
+    }
+    with pytest.raises(ValueError, match=r"column island: .* missing in 1 row, first in row 4; .*"):
+        read(tmp_path, columns, features=["island"])
+    dropped = read(tmp_path, columns, missing="drop", features=["mass", "sex"])
+    assert dropped.names == ("mass", "sex=m")
+    assert dropped.features.tolist() == [[1, 1], [3, 1], [5, 1], [2, 0]]
+    assert (dropped.classes, dropped.left_out) == (("adelie", "gentoo"), 1)
+    assert dropped.targets.tolist() == [1, 1, 0, 0]
+    filled = read(tmp_path, columns, missing="mean", features=["mass"])
+    assert filled.names == ("mass", "mass is missing")
+    rows = np.arange(5)
+    filled = replace(filled, split=(rows, rows))
+    published = publish_examples(filled, 0.5, 0, tmp_path)
+    train = published.open("train", tmp_path)
+    assert published.standard.mean == pytest.approx(((1 + 3 + 5 + 2) / 4, 1 / 5))
+    assert train.features[1].tolist() == [0, pytest.approx(2)], "the mean, as the model sees it"
+    with pytest.raises(ValueError, match=r"stage\.scaling=none keeps zero where it is"):
+        publish_examples(filled, 0.5, 0, None, "none")
+
+
+def test_penguins_are_read_from_their_package_without_importing_it():
+    pytest.importorskip("palmerpenguins")
+    found = read_examples(ClassifyConfig(data="penguins", missing="drop"), classes=True)
+    assert found.classes == ("Adelie", "Chinstrap", "Gentoo")
+    assert (len(found.targets), found.left_out) == (333, 11)
+    assert np.bincount(found.targets).tolist() == [146, 68, 119]
+    assert found.names[:4] == (*(f"island={o}" for o in ("Biscoe", "Dream", "Torgersen")), BILL)
 
 
 def test_a_table_that_is_not_there_or_has_nothing_in_it_is_refused(tmp_path):

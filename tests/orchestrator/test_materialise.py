@@ -78,7 +78,8 @@ def test_a_model_made_module_by_module_is_bit_for_bit_that_of_its_constructor(ma
 
 
 def test_every_family_of_models_is_tested_above():
-    assert {config.family for config in CONFIGS.values()} == set(models.MODELS)
+    of_others = {"hf"}  # made by transformers
+    assert {config.family for config in CONFIGS.values()} == set(models.MODELS) - of_others
 
 
 def test_shared_parameters_stay_shared_and_are_made_once():

@@ -125,8 +125,8 @@ def ours(config):
     return trained(make)
 
 
-def of_torch(kind, **settings):
-    """torch's optimizer, with a decay of 0.3 for matrices alone."""
+def of_torch(kind, l1=0.0, **settings):
+    """torch's optimizer, with a decay of 0.3 and an L1 penalty for matrices alone."""
 
     def make(parameters):
         matrices = [p for p in parameters.values() if p.dim() > 1]
@@ -139,6 +139,8 @@ def of_torch(kind, **settings):
         def step(number, rate):
             for group in optimizer.param_groups:
                 group["lr"] = rate
+            for matrix in matrices:
+                matrix.grad += l1 * torch.sign(matrix.detach())
             optimizer.step()
 
         return step
@@ -162,6 +164,8 @@ def close(got, expected, tolerance=1e-6):
         ("adagrad", {"epsilon": 1e-3}, torch.optim.Adagrad, {"eps": 1e-3}),
         ("rmsprop", {}, torch.optim.RMSprop, {"alpha": 0.99, "eps": 1e-8}),
         ("rmsprop", {"momentum": 0.5}, torch.optim.RMSprop, {"momentum": 0.5}),
+        ("sgd", {"l1": 0.7}, torch.optim.SGD, {"momentum": 0.9, "l1": 0.7}),
+        ("adamw", {"l1": 0.7}, torch.optim.AdamW, {"betas": (0.9, 0.95), "l1": 0.7}),
     ],
 )
 def test_optimizers_of_the_table_take_the_steps_of_torch(name, settings, kind, theirs):

@@ -145,7 +145,7 @@ def test_a_checkpoint_of_the_format_before_still_loads(tmp_path):
     assert found.tokenizer == tmp_path / "step_00000009" / "tokenizer.json"
     check_equal(checkpoint.open_role(found), plain)
     check_equal(checkpoint.open_role(found, "model"), plain)
-    model = checkpoint.load_language_model(found)
+    model = checkpoint.load_writer(found)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter.flatten(), plain.whole(name, WEIGHT))
 

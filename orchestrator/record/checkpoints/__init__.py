@@ -6,7 +6,9 @@ torch, so the process that starts a job can look for one in milliseconds.
 """
 
 from orchestrator.record.checkpoints.finding import (
+    SELECTION,
     find,
+    find_best,
     newest_valid,
     published,
     told,
@@ -32,12 +34,14 @@ from orchestrator.record.checkpoints.retention import (
 __all__ = [
     "FOLDER",
     "MANIFEST",
+    "SELECTION",
     "TOKENIZER",
     "Checkpoint",
     "CheckpointError",
     "Retention",
     "RoleRecord",
     "find",
+    "find_best",
     "folder_name",
     "hold",
     "newest_valid",

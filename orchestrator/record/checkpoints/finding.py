@@ -1,5 +1,6 @@
 """Finding the checkpoint to go on from: the newest that its files, hashed anew, bear out."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from orchestrator.record.checkpoints.manifest import (
     CheckpointError,
     read,
 )
+
+SELECTION = "selection"  # the entry of a manifest that says which evaluation was the best
 
 
 def check_sizes(checkpoint: Checkpoint) -> None:
@@ -106,6 +109,22 @@ def find(path: Path) -> Checkpoint:
         hint = f"; the newest run that has one is {short(other)}" if other else ""
         raise CheckpointError(f"{path} holds no valid checkpoint: {reason}{hint}")
     return replace(newest, passed_over=tuple(rejected))
+
+
+def find_best(path: Path) -> Checkpoint:
+    """As `find`, for whoever wants the weights: of a run that keeps its best checkpoint, that one.
+
+    A run that goes on needs the newest instead.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    newest = find(path)
+    kept = (newest.facts.get(SELECTION) or {}).get("path")
+    if kept is None or newest.path.resolve() == path.resolve():
+        return newest
+    best = Path(os.path.normpath(newest.path / kept))
+    return replace(verify(best), passed_over=newest.passed_over) if best.is_dir() else newest
 
 
 def _verify_named(path: Path) -> Checkpoint:

@@ -51,6 +51,10 @@ class ClassifyConfig(FeaturesConfig):
                 f"optim.gradient_clip={role.optim.gradient_clip}: {by_hand} takes each gradient as "
                 "it is; try optim.gradient_clip=null"
             )
+        if role.optim.l1:
+            raise ValueError(
+                f"optim.l1={role.optim.l1}: {by_hand} has no L1 penalty; try optim.weight_decay"
+            )
         if job.resources.most > 1:
             raise ValueError(
                 f"resources.workers={job.resources.text}: {by_hand} learns in one process; try "

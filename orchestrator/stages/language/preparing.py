@@ -131,7 +131,9 @@ def check_same_tokenizer(config: JobConfig, prepared: Prepared | None = None) ->
     model = config.role("model").model
     if model.weights is None or config.resume is not None:
         return
-    path = verified_weights(model.weights, model.weights_role).tokenizer
+    path = verified_weights(
+        model.weights, model.weights_role, allow_pickle=model.allow_pickle
+    ).tokenizer
     if path is None:
         return
     wanted, settings = Tokenizer.load(path), config.tokenizer

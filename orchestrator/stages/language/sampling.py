@@ -33,7 +33,7 @@ def sample(
         most_tokens: tokens of a prompt and its continuation.
         seed: of the draws.
     """
-    model = checkpoint.load_language_model(saved)
+    model = checkpoint.load_writer(saved)
     texts = []
     for prompt, own_seed in zip(prompts, row_seeds(seed, len(prompts)), strict=True):
         row = [tokenizer.end_of_text, *tokenizer.encode(prompt)]

@@ -282,11 +282,11 @@ class Training:
         )
 
     def sample(self) -> list[str]:
-        """What the saved weights write after each prompt. Only one rank calls it."""
-        newest = self.checkpoints.newest
-        if newest is None or self.stage.sample_tokens == 0:
+        """What the saved weights, the best if kept, write after each prompt. One rank calls it."""
+        saved = self.checkpoints.best or self.checkpoints.newest
+        if saved is None or self.stage.sample_tokens == 0:
             return []
-        return sample(newest, **self._sampling())
+        return sample(saved, **self._sampling())
 
     def _sampling(self) -> dict[str, Any]:
         """What is written, whichever weights do it."""

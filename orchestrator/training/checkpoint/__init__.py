@@ -10,6 +10,7 @@ nor pickle. A folder without a manifest, or with a file that does not match it, 
 saver       saves behind the training      reading    a role, by ranges
 writing     `save`, on every rank          exporting  weights alone, for others
 sharing     verified by all ranks          tensorfile safetensors files, streamed
+foreign     folders of Hugging Face        locating   hub, GGUF and pickle -> such a folder
 
 The manifest, finding the newest valid one, and which ones stay: record/checkpoints.
 """
@@ -21,6 +22,7 @@ from orchestrator.record.checkpoints import (
     CheckpointError,
     Retention,
     find,
+    find_best,
     folder_name,
     hold,
     newest_valid,
@@ -29,11 +31,12 @@ from orchestrator.record.checkpoints import (
     told,
     verify,
 )
-from orchestrator.training.checkpoint.exporting import Weights, export, open_weights
+from orchestrator.training.checkpoint.exporting import Weights, described, export, open_weights
+from orchestrator.training.checkpoint.locating import located
 from orchestrator.training.checkpoint.reading import (
-    build_language_model,
-    load_language_model,
+    build_writer,
     load_model,
+    load_writer,
     open_role,
     read_whole,
 )
@@ -53,13 +56,16 @@ __all__ = [
     "SavedRole",
     "Saver",
     "Weights",
-    "build_language_model",
+    "build_writer",
+    "described",
     "export",
     "find",
+    "find_best",
     "folder_name",
     "hold",
-    "load_language_model",
     "load_model",
+    "load_writer",
+    "located",
     "newest_valid",
     "newest_valid_shared",
     "open_role",

@@ -15,13 +15,25 @@ import models
 from data.files import fsync_folder, sha256_file
 from data.messages import short, size
 from models.configs import ModelConfig
-from orchestrator.record.checkpoints.finding import find
+from orchestrator.record.checkpoints.finding import find_best, newest_of, published
 from orchestrator.record.checkpoints.manifest import (
+    FOLDER,
+    MANIFEST,
     PARTIAL,
     TOKENIZER,
     Checkpoint,
     CheckpointError,
     read,
+)
+from orchestrator.training.checkpoint.foreign import (
+    CONFIG,
+    foreign_config,
+    identity,
+    open_foreign,
+)
+from orchestrator.training.checkpoint.hugging_face import (
+    check_hugging_face,
+    write_hugging_face,
 )
 from orchestrator.training.checkpoint.reading import WholeTensors, open_role, read_whole
 from orchestrator.training.checkpoint.tensorfile import ITEM, HashedFile, TensorWriter
@@ -29,6 +41,8 @@ from orchestrator.training.state import StateReader
 
 MODEL = "model.json"
 WEIGHTS = "model.safetensors"
+FORMATS = ("orchestrate", "hf")
+FOREIGN_ROLE = "model"  # of weights that no stage of ours made
 
 
 class Weights(NamedTuple):
@@ -45,24 +59,37 @@ class Weights(NamedTuple):
     """Optimizer steps that made them."""
     manifest_sha256: str
     """Of the checkpoint that they come from: its name in every record."""
+    foreign: bool = False
+    """Whether they are of Hugging Face, and no step of ours made them."""
     passed_over: tuple[str, ...] = ()
     """Why newer checkpoints of the same run were not taken."""
 
     def lines(self, role: str) -> list[str]:
         """Where a role gets them from, for a plan."""
         passed_over = [f"passed over: {reason}" for reason in self.passed_over]
-        return [*passed_over, f"{role} from {short(self.path)}, step {self.step}"]
+        made = "of Hugging Face" if self.foreign else f"step {self.step}"
+        return [*passed_over, f"{role} from {short(self.path)}, {made}"]
 
 
-def export(checkpoint: Checkpoint, folder: Path, role: str | None = None) -> Path:
+def export(
+    checkpoint: Checkpoint, folder: Path, role: str | None = None, form: str = FORMATS[0]
+) -> Path:
     """Write the weights of a role as whole tensors into a new folder, which is returned.
 
+    Args:
+        checkpoint: where they are.
+        folder: to be made.
+        role: whose weights. None: the only one.
+        form: one of FORMATS; hf is what Hugging Face transformers reads.
+
     Raises:
-        CheckpointError: the folder exists, the disk is too small, or there is no such role.
+        CheckpointError: the folder exists, the disk is too small, there is no such role, or no
+            architecture of the form for its model.
         OSError: the disk took less than it promised; nothing is left.
     """
-    name, record = checkpoint.role(role)
     reader = open_role(checkpoint, role)
+    if form == "hf":
+        check_hugging_face(checkpoint, role)
     if folder.exists():
         raise CheckpointError(f"{folder} exists already; name a new folder, or remove this one")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -76,23 +103,10 @@ def export(checkpoint: Checkpoint, folder: Path, role: str | None = None) -> Pat
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        with TensorWriter(partial / WEIGHTS, {n: reader.shape(n) for n in reader.names()}) as file:
-            for tensor in reader.names():
-                file.write_tensor(read_whole(reader, tensor))
-        files = {WEIGHTS: file.record.to_dict()}
-        if checkpoint.tokenizer is not None:
-            with HashedFile(partial / TOKENIZER) as copy:
-                copy.write(checkpoint.tokenizer.read_bytes())
-            files[TOKENIZER] = copy.record.to_dict()
-        source = {
-            "checkpoint": str(checkpoint.path.resolve()),
-            "manifest_sha256": checkpoint.manifest_sha256,
-            "role": name,
-            "step": checkpoint.step,
-        }
-        described = {"model": record.model, "source": source, "files": files}
-        with HashedFile(partial / MODEL) as about:
-            about.write(json.dumps(described, indent=1).encode())
+        if form == "hf":
+            write_hugging_face(checkpoint, role, partial)
+        else:
+            _write_ours(checkpoint, role, partial)
         fsync_folder(partial)
         partial.rename(folder)
     except BaseException:
@@ -102,11 +116,33 @@ def export(checkpoint: Checkpoint, folder: Path, role: str | None = None) -> Pat
     return folder
 
 
+def _write_ours(checkpoint: Checkpoint, role: str | None, folder: Path) -> None:
+    name, record = checkpoint.role(role)
+    reader = open_role(checkpoint, role)
+    with TensorWriter(folder / WEIGHTS, {n: reader.shape(n) for n in reader.names()}) as file:
+        for tensor in reader.names():
+            file.write_tensor(read_whole(reader, tensor))
+    files = {WEIGHTS: file.record.to_dict()}
+    if checkpoint.tokenizer is not None:
+        with HashedFile(folder / TOKENIZER) as copy:
+            copy.write(checkpoint.tokenizer.read_bytes())
+        files[TOKENIZER] = copy.record.to_dict()
+    source = {
+        "checkpoint": str(checkpoint.path.resolve()),
+        "manifest_sha256": checkpoint.manifest_sha256,
+        "role": name,
+        "step": checkpoint.step,
+    }
+    described = {"model": record.model, "source": source, "files": files}
+    with HashedFile(folder / MODEL) as about:
+        about.write(json.dumps(described, indent=1).encode())
+
+
 def open_weights(path: Path, role: str | None = None, *, verified: bool = False) -> Weights:
-    """The verified weights in a run folder, a checkpoint or an exported folder.
+    """The verified weights in a run folder, checkpoint, exported or Hugging Face folder.
 
     Args:
-        path: where they are; of a run, the newest valid checkpoint.
+        path: where they are; of a run, the best checkpoint if it keeps that, else the newest.
         role: of a checkpoint; None: the only one. An exported folder holds one role.
         verified: whether another process, such as the driver for its ranks, has just verified
             that very checkpoint or folder, so that it need not be read once more for that.
@@ -116,7 +152,9 @@ def open_weights(path: Path, role: str | None = None, *, verified: bool = False)
     """
     if (path / MODEL).is_file():
         return _open_exported(path, role, verified)
-    checkpoint = read(path) if verified else find(path)
+    if (path / CONFIG).is_file():
+        return _open_foreign(path, role, verified)
+    checkpoint = read(path) if verified else find_best(path)
     name, record = checkpoint.role(role)
     return Weights(
         open_role(checkpoint, role),
@@ -126,8 +164,31 @@ def open_weights(path: Path, role: str | None = None, *, verified: bool = False)
         name,
         checkpoint.step,
         checkpoint.manifest_sha256,
-        checkpoint.passed_over,
+        passed_over=checkpoint.passed_over,
     )
+
+
+def described(path: Path, role: str | None = None) -> tuple[ModelConfig | None, Path | None]:
+    """What model the weights are of, and a tokenizer that stays with them; nothing is verified.
+
+    A checkpoint of a run keeps its tokenizer only as long as the run keeps the checkpoint: None.
+
+    Raises:
+        CheckpointError: there are none, or not that role.
+    """
+    tokenizer = path / TOKENIZER if (path / TOKENIZER).is_file() else None
+    if (path / MODEL).is_file():
+        return _open_exported(path, role, verified=True).model_config, tokenizer
+    if (path / CONFIG).is_file():
+        return foreign_config(path), tokenizer
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; `ls outputs` shows the runs there are")
+    folders = [path] if (path / MANIFEST).is_file() else published(path / FOLDER)
+    found, rejected = newest_of(folders, read)
+    if found is None:
+        raise CheckpointError(f"{path} holds no checkpoint{'; '.join(['', *rejected])}")
+    name, record = found.role(role)
+    return (None if record.model is None else found.model_config(name)), None
 
 
 def _open_exported(folder: Path, role: str | None, verified: bool) -> Weights:
@@ -152,4 +213,20 @@ def _open_exported(folder: Path, role: str | None, verified: bool) -> Weights:
         has,
         step,
         manifest_sha256,
+    )
+
+
+def _open_foreign(folder: Path, role: str | None, verified: bool) -> Weights:
+    if role not in (None, FOREIGN_ROLE):
+        raise CheckpointError(f"{folder} has one model; leave its role {role} out")
+    reader, config = open_foreign(folder)
+    return Weights(
+        reader,
+        config,
+        folder / TOKENIZER if (folder / TOKENIZER).is_file() else None,
+        folder,
+        FOREIGN_ROLE,
+        0,
+        "" if verified else identity(folder),
+        foreign=True,
     )

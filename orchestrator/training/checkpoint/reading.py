@@ -3,13 +3,13 @@
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-import models
-from models.configs import CausalConfig, ModelConfig
-from models.language import LanguageModel
+from models.configs import LanguageModelConfig, ModelConfig
+from models.decoding import TextModel
 from orchestrator.record.checkpoints.manifest import (
     Checkpoint,
     CheckpointError,
@@ -23,6 +23,7 @@ from orchestrator.training.checkpoint.tensorfile import (
     read_elements,
     read_header,
 )
+from orchestrator.training.materialise import materialise, on_meta
 from orchestrator.training.state import WEIGHT, StateReader, check_parameters
 
 
@@ -131,43 +132,35 @@ def read_whole(reader: StateReader, name: str) -> Tensor:
 
 def load_model(checkpoint: Checkpoint, role: str | None = None) -> nn.Module:
     """The model of a role with its weights, on the CPU, in fp32."""
+    return _build(open_role(checkpoint, role), checkpoint.model_config(role))
+
+
+def load_writer(checkpoint: Checkpoint, role: str | None = None) -> TextModel:
+    """The model of a role that can write text. Raises CheckpointError for other models."""
     reader = open_role(checkpoint, role)
-    model = _unfilled(checkpoint.model_config(role))
-    _fill(model, reader)
-    return model
+    return build_writer(reader, checkpoint.model_config(role), checkpoint.path)
 
 
-def load_language_model(checkpoint: Checkpoint, role: str | None = None) -> LanguageModel:
-    """The model of a role that can write text. Raises CheckpointError for other families."""
-    reader = open_role(checkpoint, role)
-    return build_language_model(reader, checkpoint.model_config(role), checkpoint.path)
-
-
-def build_language_model(
-    reader: StateReader, config: ModelConfig | None, source: Path
-) -> LanguageModel:
+def build_writer(reader: StateReader, config: ModelConfig | None, source: Path) -> TextModel:
     """A model that can write text, with the weights that `reader` finds in `source`.
 
     Raises:
-        CheckpointError: the weights are of another family.
+        CheckpointError: the weights are of another kind of model.
     """
-    model = _unfilled(config) if isinstance(config, CausalConfig) else None
-    if not isinstance(model, LanguageModel):
+    if not isinstance(config, LanguageModelConfig) or not config.writes:
         family = "of the stage's own kind" if config is None else f"of the family {config.family}"
         raise CheckpointError(
-            f"{source} holds a model {family}, which does not write text; name one of "
-            "stage=pretrain"
+            f"{source} holds a model {family}, which does not write text; name one that "
+            "predicts the next token, such as those of the family gpt"
         )
-    _fill(model, reader)
-    return model
+    return cast(TextModel, _build(reader, config))
 
 
-def _unfilled(config: ModelConfig) -> nn.Module:
-    with torch.device("meta"):
-        return models.build(config)
-
-
-def _fill(model: nn.Module, reader: StateReader) -> None:
+def _build(reader: StateReader, config: ModelConfig) -> nn.Module:
+    model = on_meta(config)
     check_parameters(reader, {name: tuple(p.shape) for name, p in model.named_parameters()})
-    weights = {name: read_whole(reader, name) for name in reader.names()}
-    model.load_state_dict(weights, assign=True)
+    materialise(model, torch.device("cpu"), seed=0, draw=False)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(read_whole(reader, name))
+    return model

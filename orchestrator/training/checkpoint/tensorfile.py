@@ -12,7 +12,7 @@ import math
 import os
 import struct
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from data.files import naming
@@ -108,10 +109,16 @@ class HashedFile:
 class TensorWriter(HashedFile):
     """A new safetensors file. Its tensors are named at the start and come in that order."""
 
-    def __init__(self, path: Path, shapes: Mapping[str, Sequence[int]]) -> None:
-        """Create the file."""
+    def __init__(
+        self,
+        path: Path,
+        shapes: Mapping[str, Sequence[int]],
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """Create the file; `metadata` is for whoever looks for some in it."""
         super().__init__(path)
-        entries, end = {}, 0
+        entries: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
+        end = 0
         for name, shape in shapes.items():
             start, end = end, end + ITEM * math.prod(shape)
             entries[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
@@ -143,10 +150,23 @@ class StoredTensor:
     shape: tuple[int, ...]
     offset: int
     """In bytes, from the start of the file."""
+    dtype: str = "F32"
 
 
-def read_header(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of a file. Raises TensorFileError, or OSError if it cannot be read."""
+DTYPES = {
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F64": torch.float64,
+}
+"""Kinds of numbers that weights of others may be stored as."""
+
+
+def read_header(path: Path, dtypes: Collection[str] = ("F32",)) -> dict[str, StoredTensor]:
+    """The tensors of a file, whose numbers are of some `dtypes`.
+
+    Raises TensorFileError, or OSError if it cannot be read.
+    """
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
@@ -155,12 +175,15 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
             entries = json.loads(file.read(length))
             entries.pop("__metadata__", None)
             for name, entry in entries.items():
-                if entry["dtype"] != "F32":
+                if entry["dtype"] not in dtypes:
                     raise TensorFileError(
-                        f"{path}: {name} is {entry['dtype']}, only F32 is read; convert the file"
+                        f"{path}: {name} is {entry['dtype']}, only {', '.join(dtypes)} is read; "
+                        "convert the file"
                     )
             return {
-                name: StoredTensor(tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
+                name: StoredTensor(
+                    tuple(entry["shape"]), 8 + length + entry["data_offsets"][0], entry["dtype"]
+                )
                 for name, entry in entries.items()
             }
     except TensorFileError:
@@ -170,9 +193,9 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
 
 
 def read_elements(path: Path, stored: StoredTensor, start: int, out: Tensor) -> None:
-    """Fill `out` (1-D, fp32, on the CPU) with the elements of a stored tensor from `start` on."""
+    """Fill `out` (1-D, on the CPU, of the kind stored) with a tensor from element `start` on."""
     view = _bytes(out)
-    offset = stored.offset + ITEM * start
+    offset = stored.offset + out.itemsize * start
     with path.open("rb", buffering=0) as file:
         while view:
             count = os.preadv(file.fileno(), [view], offset)
@@ -181,7 +204,14 @@ def read_elements(path: Path, stored: StoredTensor, start: int, out: Tensor) -> 
             view, offset = view[count:], offset + count
 
 
+def read_numbers(path: Path, stored: StoredTensor, start: int, count: int) -> Tensor:
+    """So many elements of a stored tensor from `start` on, fp32, on the CPU, however stored."""
+    out = torch.empty(count, dtype=DTYPES[stored.dtype])
+    read_elements(path, stored, start, out)
+    return out.float()
+
+
 def _bytes(tensor: Tensor) -> memoryview:
     """The memory of a tensor on the CPU."""
-    array: Any = tensor.numpy()
+    array: Any = tensor.view(torch.uint8).numpy()  # numpy knows no bf16
     return memoryview(array).cast("B")

@@ -11,6 +11,8 @@ from orchestrator.config.optim import OPTIMIZERS
 from orchestrator.training.optim.elementwise import Adagrad, Lion
 from orchestrator.training.optim.muon import Muon
 
+L1 = "l1"
+"""In a parameter group: this times the sign of each weight is added to the gradient."""
 STATE_KEYS = "state_keys"
 """In a parameter group: what the optimizer keeps of each of its parameters, each as large as the
 parameter itself."""
@@ -47,20 +49,36 @@ def build(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     matrices = [p for p in trained if dimensions(p) >= 2]
     vectors = [p for p in trained if dimensions(p) < 2]
     decayed: dict[str, Any] = {"weight_decay": config.weight_decay, STATE_KEYS: config.state}
+    decayed |= {L1: config.l1}
     if config.name == "muon":
         tables = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
         adamw: dict[str, Any] = {"orthogonal": False, STATE_KEYS: OPTIMIZERS["adamw"].state}
         groups = [
             {**decayed, "params": [p for p in matrices if p not in tables], "orthogonal": True},
             {**decayed, **adamw, "params": [p for p in matrices if p in tables]},
-            {**adamw, "weight_decay": 0.0, "params": vectors},
+            {**adamw, "weight_decay": 0.0, L1: 0.0, "params": vectors},
         ]
     else:
         groups = [
             {**decayed, "params": matrices},
-            {**decayed, "weight_decay": 0.0, "params": vectors},
+            {**decayed, "weight_decay": 0.0, L1: 0.0, "params": vectors},
         ]
-    return BUILDERS[config.name]([group for group in groups if group["params"]], config)
+    optimizer = BUILDERS[config.name]([group for group in groups if group["params"]], config)
+    if config.l1:
+        optimizer.register_step_pre_hook(_add_signs)
+    return optimizer
+
+
+@torch.no_grad()
+def _add_signs(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Add l1 times the sign of each weight to its gradient, before a step.
+
+    The optimizer's own parameters count, which under ZeRO are flat parts of the fp32 weights.
+    """
+    for group in optimizer.param_groups:
+        for weight in group["params"] if group.get(L1) else ():
+            if weight.grad is not None:
+                weight.grad.add_(weight.sign(), alpha=group[L1])
 
 
 def dimensions(parameter: nn.Parameter) -> int:

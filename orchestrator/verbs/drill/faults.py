@@ -26,7 +26,7 @@ BUSY = "while True: pass"
 PTRACE_SEIZE, PTRACE_INTERRUPT = 0x4206, 0x4207  # linux/ptrace.h
 LOOK_S = 0.5
 RUNS_S, STANDS_S = 0.01, 0.04  # turns of a throttled process
-ROOM, MORE = 16 << 20, 256 << 20
+ROOM = 16 << 20  # bytes
 
 
 def to_worker(number: signal.Signals) -> Callable[[Child], None]:
@@ -93,11 +93,15 @@ class MemoryBox:
         """What a command is started through to run in it."""
         self._eater: subprocess.Popen[bytes] | None = None
 
-    def fill(self) -> None:
-        """Another process takes what memory there is, until the kernel has killed for it."""
+    def fill(self, pid: int) -> None:
+        """Another process takes what memory there is, until the kernel has killed for it.
+
+        It then takes half of what the process `pid`, or one like it, has had.
+        """
+        more = psutil.Process(pid).memory_full_info().uss // 2
         used = int((self._folder / self._used).read_text())
         (self._folder / self._limit).write_text(str(used + ROOM))
-        code = f"from {__name__} import eat; eat()"
+        code = f"from {__name__} import eat; eat({more})"
         self._eater = subprocess.Popen([*self.entering, sys.executable, "-c", code])
 
     def empty(self) -> None:
@@ -132,17 +136,18 @@ def _sub_group(group: Path, limit: str) -> Path:
     raise PermissionError(f"no memory control group can be made below {group}")
 
 
-def eat() -> None:
-    """Of a process in a `MemoryBox`: hold all its memory, so that a job there can't go on.
+def eat(more: int) -> None:
+    """Of a process in a `MemoryBox`: hold its memory, so that a job there can't go on.
 
-    Ray has its workers killed before any other process. A chunk more than was left, or what is
-    started in their place would find as much as before.
+    Ray has its workers killed before any other process. `more` bytes than were left, or what is
+    started in their place would find as much as before; fewer than were freed, or who asks for
+    them is the next to be killed.
     """
     group, held = memory_group(), list[bytearray]()
     assert group is not None
     while kills_now(group) == group.kills:
         held.append(bytearray(ROOM))
-    held.append(bytearray(MORE))
+    held.append(bytearray(more))
     signal.pause()
 
 

@@ -32,6 +32,7 @@ OVER_S = 900.0  # no wait is longer
 GONE_S = 45.0  # what a job started must be gone so soon after its end
 TELLING = ("failed", "hung", "preempted", "finished")  # kinds of events
 MARKER = "ORCHESTRATE_DRILL"
+CACHE = "torchinductor_*"  # torch keeps it for all processes of a user, in the place for such files
 UNWANTED = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID")
 
 
@@ -77,9 +78,9 @@ class Child:
 
     @property
     def folder(self) -> Path | None:
-        """Its run folder. None: there is none yet."""
+        """Its run folder; those of later runs have later names. None: there is none yet."""
         new = set(self.outputs.glob("*/*/config.yaml")) - self.known
-        return next((path.parent for path in new), None)
+        return min((path.parent for path in new), default=None)
 
     @property
     def run(self) -> Path:
@@ -154,16 +155,15 @@ class Child:
         return (errors or lines or ["nothing"])[-1]
 
     def leaks(self) -> list[str]:
-        """What is left of it some seconds after its end, and is then ended."""
+        """What is left of it some seconds after its end, and is then ended and removed."""
         deadline = time.monotonic() + GONE_S
         while (left := self._left()) and time.monotonic() < deadline:
             time.sleep(0.2)
-        if left:
-            self.end()
+        self.end()
         return [f"left behind: {what}" for what in left]
 
     def _left(self) -> list[str]:
-        files = [str(path) for path in self._temporary.glob("*")]
+        files = [str(file) for file in self._temporary.glob("*") if not file.match(CACHE)]
         return left_behind(self.pid, self.marker) + files + orphaned(self._shared_before)
 
 

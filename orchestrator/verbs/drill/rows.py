@@ -217,7 +217,11 @@ def out_of_memory(context: Context) -> Outcome:
     try:
         job.through = box.entering
         child = job.start()
-        return _judge_memory(context, child, job.disturb(child, lambda _: box.fill(), box.empty))
+        return _judge_memory(
+            context,
+            child,
+            job.disturb(child, lambda child: box.fill(child.last_worker()[1]), box.empty),
+        )
     finally:
         box.close()
 

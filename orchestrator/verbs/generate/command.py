@@ -1,4 +1,4 @@
-"""`orchestrate generate`: write text with the model of a run, checkpoint or exported folder.
+"""`orchestrate generate`: write text with the model of a run, checkpoint or folder.
 
 Reads weights, model config and tokenizer from there alone: no Ray, no DeepSpeed.
 """
@@ -30,19 +30,21 @@ def main(argv: Sequence[str]) -> int:
 
     from data import Tokenizer
     from models.decoding import Sampling
+    from models.language import LanguageModel
     from orchestrator.training import checkpoint
     from orchestrator.verbs.generate.explaining import explain_and_print
     from orchestrator.verbs.generate.writing import search_and_print, write_and_print
 
-    weights = checkpoint.open_weights(Path(options.path), options.role)
+    path = checkpoint.located(options.path, allow_pickle=options.allow_pickle)
+    weights = checkpoint.open_weights(path, options.role)
     for line in checkpoint.told(weights.path, weights.passed_over):
         say(line, sys.stderr)
-    model = checkpoint.build_language_model(weights.reader, weights.model_config, weights.path)
+    model = checkpoint.build_writer(weights.reader, weights.model_config, weights.path)
     if weights.tokenizer is None:
-        raise ValueError(f"{weights.path} has no tokenizer: its model was not trained on text")
+        raise ValueError(f"{weights.path} has no tokenizer.json, and its tokens can't be known")
     tokenizer = Tokenizer.load(weights.tokenizer)
     prompts = options.prompt if options.prompt is not None else [_standard_input()]
-    rows = [[tokenizer.end_of_text, *tokenizer.encode(prompt)] for prompt in prompts]
+    rows = [[tokenizer.start_of_text, *tokenizer.encode(prompt)] for prompt in prompts]
     longest = max(map(len, rows))
     room = new_tokens(longest, model.config.max_positions, options.max_new_tokens)
     stops = {tokenizer.end_of_text, *(stop_token(tokenizer, name) for name in options.stop_token)}
@@ -56,6 +58,10 @@ def main(argv: Sequence[str]) -> int:
     if options.beams is not None:
         search_and_print(model, tokenizer, rows, room, stops, options)
     elif options.explain:
+        if not isinstance(model, LanguageModel):
+            raise ValueError(
+                "--explain is for families of ours, such as gpt: others keep their numbers inside"
+            )
         explain_and_print(model, tokenizer, rows[0], room, sampling, stops, options.seed)
     else:
         write_and_print(model, tokenizer, rows, room, sampling, stops, options)
@@ -113,7 +119,11 @@ def parser() -> argparse.ArgumentParser:
         "path",
         nargs="?",
         default=LATEST,
-        help="run folder, checkpoint or exported folder [%(default)s]",
+        help="run folder, checkpoint, exported folder, Hugging Face model or GGUF file "
+        "[%(default)s]",
+    )
+    new.add_argument(
+        "--allow-pickle", action="store_true", help="read weights of others that are a pickle"
     )
     new.add_argument("--role", help="which model; needed where the checkpoint has several")
     new.add_argument(

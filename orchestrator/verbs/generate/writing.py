@@ -7,14 +7,13 @@ import math
 from collections.abc import Collection, Sequence
 
 from data import Tokenizer
-from models.decoding import Sampling, TextStream, beam_search, row_seeds, stream
-from models.language import LanguageModel
+from models.decoding import Sampling, TextModel, TextStream, beam_search, row_seeds, stream
 
 BETWEEN = "\n---"  # two texts
 
 
 def write_and_print(
-    model: LanguageModel,
+    model: TextModel,
     tokenizer: Tokenizer,
     rows: Sequence[Sequence[int]],
     room: int,
@@ -59,7 +58,7 @@ def write_and_print(
 
 
 def search_and_print(
-    model: LanguageModel,
+    model: TextModel,
     tokenizer: Tokenizer,
     rows: Sequence[Sequence[int]],
     room: int,

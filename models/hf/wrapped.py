@@ -1,0 +1,149 @@
+"""A model of transformers behind the interface of ours, so that stages take it for one.
+
+B batch, T time (new tokens), V vocabulary.
+"""
+
+from functools import partial
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.cache import KVCache
+from models.configs.hf import HFConfig
+from models.hf.tensors import Part
+
+THEIRS = "theirs."  # before the name of each of their parameters
+CLASSES = {
+    "causal": "AutoModelForCausalLM",
+    "masked": "AutoModelForMaskedLM",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+}
+
+
+def build_theirs(config: HFConfig) -> nn.Module:
+    """Build the module of transformers with random weights, on torch's current default device.
+
+    No code is taken from anywhere but the installed package.
+
+    Raises:
+        ValueError: transformers is not installed, or does not know the architecture.
+    """
+    if not config.model_type:
+        raise ValueError(
+            "model.family=hf is a model of transformers, and model.model_type='' names none; "
+            "give its folder: model.weights=FOLDER"
+        )
+    try:
+        import transformers
+    except ImportError:
+        raise ValueError(
+            f"a model of the architecture {config.model_type} needs the package transformers; "
+            "try pip install 'orchestrate[hf]'"
+        ) from None
+    own = {key: value for key, value in config.settings.items() if key != "model_type"}
+    own |= {"use_cache": config.task == "causal", "dtype": "float32"}
+    if config.vocab_size is not None:
+        own["vocab_size"] = config.vocab_size
+    try:
+        theirs = transformers.AutoConfig.for_model(config.model_type, **own)
+        built: nn.Module = getattr(transformers, CLASSES[config.task]).from_config(
+            theirs, trust_remote_code=False
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"transformers {transformers.__version__} builds no {config.task} model of "
+            f"model_type={config.model_type}: {str(error).splitlines()[0]}"
+        ) from None
+    return built
+
+
+class HFModel(nn.Module):
+    """Predicts tokens with a module of transformers, `theirs`."""
+
+    def __init__(self, config: HFConfig) -> None:
+        """Draw the weights as transformers does."""
+        super().__init__()
+        self.config = config
+        self.theirs: Any = build_theirs(config)
+        draw: Any = self.theirs._init_weights
+        modules: list[Any] = list(self.theirs.modules())
+        for each in modules:
+            if [*each.parameters(recurse=False), *each.buffers(recurse=False)]:
+                # Made one after another, as every model here: their own way to draw a module.
+                each.reset_parameters = partial(draw, each)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        cache: KVCache | None = None,
+        documents: Tensor | None = None,
+        targets: Tensor | None = None,
+        loss_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Return logits (B, T, V) for tokens (B, T), int64, or losses; as `GPT.forward`.
+
+        Raises:
+            ValueError: documents shall be kept apart, which theirs can't.
+        """
+        if documents is not None:
+            raise ValueError(
+                f"a model of the architecture {self.config.model_type} can't keep the documents "
+                "of a row apart; set data.isolate_documents=false"
+            )
+        if cache is not None:
+            logits = self._continue(tokens, cache)
+        else:
+            # Without a cache they look whether rows are packed, at numbers that meta lacks.
+            logits = self.theirs(input_ids=tokens, use_cache=tokens.is_meta).logits
+        if targets is None:
+            return logits
+        losses = functional.cross_entropy(
+            logits.float().flatten(0, 1), targets.flatten(), reduction="none"
+        ).view(targets.shape)
+        if loss_mask is None:
+            return losses
+        return losses.masked_fill(~loss_mask, 0.0).sum()
+
+    def new_cache(self, capacity: int, starts: Tensor | None = None) -> KVCache:
+        """Return an empty memory; the module of transformers keeps its own in it."""
+        return KVCache(capacity, starts)
+
+    def next_logits(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        """Return the logits (B, V) behind the last of tokens (B, T), which continue the cache's."""
+        return self._continue(tokens, cache)[:, -1]
+
+    def _continue(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        """Logits (B, T, V) of tokens that continue those of the cache, which holds theirs."""
+        T, end = tokens.shape[1], cache.length + tokens.shape[1]
+        columns = torch.arange(end, device=tokens.device)
+        starts = tokens.new_zeros(1) if cache.starts is None else cache.starts
+        seen = (columns >= starts[:, None]).long().expand(len(tokens), -1)  # (B, S)
+        positions = (seen.cumsum(1) - 1).clamp(min=0)[:, -T:]  # (B, T)
+        takes = signature(type(self.theirs).forward).parameters
+        held = "cache" if "cache" in takes else "past_key_values"  # before transformers 5.24
+        given = {held: cache.foreign}
+        if "position_ids" in takes:
+            given["position_ids"] = positions
+        result = self.theirs(input_ids=tokens, attention_mask=seen, use_cache=True, **given)
+        cache.length, cache.foreign = end, getattr(result, held)
+        logits: Tensor = result.logits
+        return logits
+
+    def parts(self) -> dict[str, tuple[Part, ...]]:
+        """Their tensor of each parameter, which is the parameter itself."""
+        own = {name: tuple(each.shape) for name, each in self.named_parameters()}
+        return {name: (Part(name.removeprefix(THEIRS), shape),) for name, shape in own.items()}
+
+    @property
+    def prefix(self) -> str:
+        """What a file of the model without a head leaves out of the names of its tensors."""
+        return f"{self.theirs.base_model_prefix}."
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The weights (V, D) of the output layer."""
+        weight: Tensor = self.theirs.get_output_embeddings().weight
+        return weight

@@ -1,0 +1,1 @@
+"""`orchestrate describe`: a model taken apart, in numbers and as a drawing."""
