@@ -17,6 +17,8 @@ What they stand on:
     failure.py, post_mortem.py, ending.py    who is to blame, of what it died, and that all are gone
     errands.py    small functions carried out on a given node
     head.py       whether Ray's head process, and the raylet of a node, are still there
+    waiting.py    waits for room, or for a head process that is away
+    emulated.py   a cluster of several nodes on this machine, to rehearse the loss of one
     connection/   the connection to Ray
     host/         memory, processes, ports and environment of one host
 """

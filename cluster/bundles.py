@@ -13,17 +13,13 @@ from cluster.head import head_answers, node_answers
 from cluster.membership import living
 from cluster.placement import Placement
 from cluster.polls import POLL_S
+from cluster.waiting import NoRoom, wait_until
 from cluster.worker import Record, Worker
 
 START_LIMIT_S = 120.0
-SAY_AFTER_S, SAY_EVERY_S = 5.0, 60.0
 TRY_S = 5.0  # for a size that there may be room for, where smaller ones would do
 WHOLE_S = 1  # Ray cuts fractions of a second off: asked for less, it does not wait at all
 HOLDER_WORDS = 4  # of a command line: the settings behind them may hold secrets
-
-
-class NoRoom(Exception):  # reads as what happened
-    """The cluster had no room for the gang in all the time that it may wait."""
 
 
 class Bundles:
@@ -194,18 +190,8 @@ class Bundles:
 
     def _until(self, there_is: Callable[[], bool], limit_s: float | None) -> None:
         """Wait for room, and say now and then who has it; NoRoom after the limit."""
-        begun = time.monotonic()
-        say_at = begun + SAY_AFTER_S
-        while not there_is():
-            self._check()
-            waited = time.monotonic() - begun
-            if limit_s is not None and waited > limit_s:
-                raise NoRoom(f"no room for {self.placement} in {waited:.0f} s; {self._taken()}")
-            if time.monotonic() > say_at:
-                since = f"since {waited:.0f} s"
-                self._say(f"waiting for room for {self.placement} {since}; {self._taken()}")
-                say_at += SAY_EVERY_S
-            time.sleep(POLL_S)
+        what = f"room for {self.placement}"
+        wait_until(there_is, what, self._taken, limit_s=limit_s, say=self._say, check=self._check)
 
     def _usable_nodes(self) -> set[str]:
         """Ray ids of nodes that live; one that was cut off counts again once it answers."""
@@ -232,6 +218,8 @@ class Bundles:
 
     def _taken(self) -> str:
         """How much is free, and who has the rest."""
+        if not head_answers(self.ray):  # a question would wait until Ray ends this process
+            return "the head process of Ray does not answer"
         return f"{self._free()}; {self._holders()}"
 
     def _free(self) -> str:

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -23,11 +24,12 @@ from cluster.connection.session import Session, ray_session
 from cluster.failure import WorkerFailed
 from cluster.files import Files, bring
 from cluster.gang_run import GangRun, Watch
-from cluster.host.network import free_port
+from cluster.host.network import free_port, takes_connections
 from cluster.inline import run_inline
 from cluster.membership import leaving
 from cluster.placement import GangRefused, Placement, refuse_what_never_fits
 from cluster.polls import OnRecords, Silence
+from cluster.waiting import ClusterAway, wait_until
 from cluster.worker import Channel, Record, Target
 from cluster.world import by_host, worlds_of
 
@@ -143,13 +145,14 @@ class Gang:
 
         Raises:
             GangRefused: the cluster can never hold this gang.
-            NoRoom: it had no room for so long.
+            NoRoom: it had no room for so long; ClusterAway: it took no connections.
             WorkerFailed: a worker did not start.
             FilesNotBrought: a host cannot have the files.
             KeyboardInterrupt: `kill` or `stop` was set before the workers had started.
         """
         session = self._session
         if session is None:
+            self._wait_for_head()
             own = ray_session(self.placement, log_folder=self.log_folder)
             session = self._stack.enter_context(own)
         self._session = session
@@ -242,12 +245,11 @@ class Gang:
         return self._bundles.room()
 
     def needs_other_room(self) -> bool:
-        """Whether another gang could have more workers than this one in the room that it holds."""
-        return (self.placement.most(self.room()) or 0) > (self._held() or 0)
+        """Whether another gang could have more workers than this one in the room that it holds.
 
-    def must_move(self) -> bool:
-        """Whether another gang could go on at once, and this one only when its nodes come back."""
-        return self._held() is None and self.placement.most(self.room()) is not None
+        So it is, too, where this one could go on only when its nodes come back.
+        """
+        return (self.placement.most(self.room()) or 0) > (self._held() or 0)
 
     def _held(self) -> int | None:
         """The most workers in the room that the gang holds, on nodes that live and are to stay."""
@@ -266,6 +268,25 @@ class Gang:
         """Ask all ranks to end their work by themselves; `run` then returns their results."""
         if self._run is not None:
             self._run.tell_to_stop()
+
+    def _wait_for_head(self) -> None:
+        """Wait until the cluster takes connections, as one does not that is being started again.
+
+        Ray itself would end this process after a minute.
+        """
+        place = re.fullmatch(r"(?:ray://)?(.+):(\d+)", self.placement.address or "")
+        if place is None:
+            return
+        host, port = place[1].strip("[]"), int(place[2])
+        wait_until(
+            lambda: takes_connections(host, port),
+            f"Ray cluster at {self.placement.address}",
+            lambda: "its head process takes no connections",
+            limit_s=self._wait_s,
+            say=self._say,
+            check=self._check_interrupted,
+            error=ClusterAway,
+        )
 
     def _form_world(self, kept: set[int]) -> list[Record]:
         """Fill the bundles; give every actor its rank, its log and its view of the world."""

@@ -34,6 +34,7 @@ SUSPICION_S = 1.5  # a rank that has not answered for so long may be that cause,
 VERDICT_S = 6.0  # and is it if it still does not; a busy one answers by then
 LEAVING_S = 15.0  # a rank that is silent for so long keeps nobody who wants to leave
 FROZEN_S = 6.0  # silent for so long, and its host says that the process is stopped
+CUT_OFF_S = 15.0  # silent for so long, and its node takes no connections
 LAST_RECORDS_S = 0.5
 
 
@@ -93,6 +94,9 @@ class GangRun:
             if self.failures:
                 # An echo waits for its cause to show; a cause waits for nothing.
                 cause = first_cause(self.failures)
+                if cause.is_echo:
+                    self._look_for_dead_nodes()
+                    cause = first_cause(self.failures)
                 lost_ray = cause.cause == "lost" and cause.rank is None
                 grace = ECHO_GRACE_S if cause.is_echo else LEAVING_S if lost_ray else 0.0
                 give_up_at = min(give_up_at, time.monotonic() + grace)
@@ -100,11 +104,27 @@ class GangRun:
             return [self.results[rank] for rank in range(len(self.actors))]
         if first_cause(self.failures).is_echo:
             self._look_for_lost()
-        self.polls.last(LAST_RECORDS_S)
+        self.polls.last(LAST_RECORDS_S, without=self.dead)
         # Who fails because of it, too, has its last records in its outcome.
-        for ref in self._ready(LAST_RECORDS_S, at_least=len(self.running)):
+        living = set(self.running.values()) - self.dead
+        for ref in self._ready(LAST_RECORDS_S, at_least=len(living)):
             self._settle(ref)
         raise first_cause(self.failures)
+
+    def _look_for_dead_nodes(self) -> None:
+        """Count a rank among the failures whose node takes no connections any more.
+
+        The processes of a node that is switched off say nothing, and Ray, which asks a node again
+        and again before it gives it up, tells of it after 13 s and more.
+        """
+        ranks = sorted(self.running.values(), key=self.polls.unheard_s)
+        of_nodes = {self.workers[rank]["node"]: rank for rank in ranks}
+        for node, rank in reversed(of_nodes.items()):
+            if not node_answers(self.ray, node):
+                silent_s = self.polls.unheard_s(rank)
+                self._fail(from_silence(self.workers[rank], silent_s, node_answers=False))
+                self._give_up({rank})
+                return  # one is enough, and each that is cut off costs a while
 
     def _look_for_lost(self) -> None:
         """Count ranks that are lost with their node among the failures, before Ray knows of it.
@@ -166,7 +186,8 @@ class GangRun:
         if not self.running:
             return []
         refs = list(self.running)
-        self.ray.wait(refs, num_returns=at_least, timeout=limit_s)
+        if at_least:
+            self.ray.wait(refs, num_returns=at_least, timeout=limit_s)
         ready, _ = self.ray.wait(refs, num_returns=len(refs), timeout=0)
         return list(ready)
 
@@ -229,13 +250,18 @@ class GangRun:
                 self._give_up({rank})
 
     def _fail_frozen(self) -> None:
-        """Count ranks among the failures that are silent because their process is stopped."""
+        """Count ranks among the failures that are silent because their process is stopped.
+
+        And those whose node has been cut off for so long that Ray, too, will give it up.
+        """
         for rank, silent_s in self._silent(FROZEN_S).items():
             if 0 <= silent_s - self._asked_at.get(rank, -FROZEN_S) < FROZEN_S:
                 continue
-            self._asked_at[rank] = silent_s
-            if stopped(self.ray, self.workers[rank]):
-                self._fail(from_silence(self.workers[rank], silent_s, stopped=True))
+            self._asked_at[rank], worker = silent_s, self.workers[rank]
+            answers = node_answers(self.ray, worker["node"])
+            cut_off = not answers and silent_s > CUT_OFF_S
+            if cut_off or (answers and stopped(self.ray, worker)):
+                self._fail(from_silence(worker, silent_s, node_answers=answers, stopped=True))
                 self._give_up({rank})
 
     def _give_up(self, ranks: Collection[int]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -100,8 +100,10 @@ class Polls:
         if rest:
             self.on_records(rank, rest)
 
-    def last(self, limit_s: float = 1.0) -> None:
-        """After a failure: deliver what the others can still hand over in the time."""
+    def last(self, limit_s: float, without: Container[int] = ()) -> None:
+        """After a failure: deliver what ranks can still hand over in the time, but for some."""
+        self.due = {rank: due for rank, due in self.due.items() if rank not in without}
+        self.asked = {rank: ref for rank, ref in self.asked.items() if rank not in without}
         for rank in self.due:
             self.asked.setdefault(rank, self.actors[rank].poll.remote())
         self._wait(limit_s)

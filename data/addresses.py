@@ -1,4 +1,4 @@
-"""What may be a secret in an address: user and password, and what a query or a fragment carries.
+"""What is an address, and what may be a secret in one: user and password, query and fragment.
 
 The one place that knows it: settings, records, messages and names of files are shown by `hide`.
 """
@@ -18,6 +18,11 @@ _CARRIED = re.compile(r"(?P<sign>[?&;#])(?P<name>[^=?&;#/]*)(?P<equals>=?)(?P<va
 # Of all that a query may carry, this tells nothing.
 _PLAIN = re.compile(r"[-+]?\d{1,6}|true|false|null|", re.IGNORECASE)
 _RANDOM = re.compile(r"(?=.*\d)(?=.*[A-Za-z])")  # no word, which would turn up elsewhere
+
+
+def is_url(path: str) -> bool:
+    """Whether this is a URL rather than a path."""
+    return "://" in path
 
 
 def hide(text: str) -> str:

@@ -27,10 +27,9 @@ def other_mask(
     padded = cache is not None and cache.starts is not None
     t, s = columns[:, None], torch.arange(S, device=columns.device)
     if config.mask == "sliding_window":
-        assert config.window is not None  # the config checks it
-        if config.window >= S and starts is None and not padded:
+        if config.window_width >= S and starts is None and not padded:
             return None
-        seen = (s <= t) & (s > t - config.window)
+        seen = (s <= t) & (s > t - config.window_width)
     elif config.mask == "reversed":
         seen = s >= t
     else:

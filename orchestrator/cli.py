@@ -77,7 +77,9 @@ VERBS = {
     ),
     "generate": Verb("write text with the model of a run or checkpoint", "generate.command"),
     "search": Verb("find the lines of a file that are nearest to a query, by a model", "search"),
-    "checkpoint": Verb("list, verify, compare and export the checkpoints of runs", "checkpoint"),
+    "checkpoint": Verb(
+        "list, verify, compare, export and copy the checkpoints of runs", "checkpoint.command"
+    ),
     "export": Verb("put the weights of a run into a folder for others", "export"),
     "ui": Verb("open the record of all runs in the MLflow UI", "ui"),
     "sync": Verb("send what MLflow lacks of runs, after an outage or a crash", "sync"),

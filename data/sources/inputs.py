@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.addresses import hide
+from data.addresses import hide, is_url
 from data.config import FORMATS, SourceConfig
 from data.files import DataError
 from data.messages import cut, override
 from data.sources.folders import KIND, find
 from data.sources.recognise import COMPRESSED
 from data.sources.remote import fetch, listing
-from data.sources.urls import is_pattern, is_url, local_path
+from data.sources.urls import is_pattern, local_path
 
 UNIT_BYTES = 64 * 2**20  # about so much input is one unit of work
 

@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any
 
 from data import contract
+from data.addresses import is_url
 from data.config import SourceConfig
 from data.files import DataError, sha256_file
 from data.records import Record, builder, columns_read
@@ -38,7 +39,6 @@ from data.sources.inputs import (
 from data.sources.lines import Placed
 from data.sources.python_docs import BUILDER_VERSION, python_docs
 from data.sources.recognise import is_compressed, misfit
-from data.sources.urls import is_url
 
 SCHEMA_ROWS = 100  # of a file without a schema that tell which columns it has
 # Characters of a text that are tokenized at once; a longer one is cut into several documents. The

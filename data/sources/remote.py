@@ -110,7 +110,7 @@ def _known(folder: Path) -> tuple[Path, str | None] | None:
 
 def _fetch(url: str, folder: Path) -> Path:
     """One attempt; the caller holds the lock."""
-    files, path = _open(url)
+    files, path = file_system(url)
     info = _info(files, path)
     remote = _remote(url, info)
     known = _known(folder)
@@ -191,8 +191,14 @@ def _checksum(info: dict[str, Any]) -> tuple[str, str] | None:
     return None
 
 
-def _open(url: str) -> tuple[Any, str]:
-    """The file system of a URL, with time limits, and the path in it."""
+def file_system(url: str, setting: str = "data.path") -> tuple[Any, str]:
+    """The file system of a URL, with time limits, and the path in it.
+
+    `setting` is whose value the URL is, for messages.
+
+    Raises:
+        DataError: the kind of URL is not known, or its driver is not installed.
+    """
     import fsspec
 
     protocol = url.split("://", 1)[0].lower()
@@ -218,12 +224,11 @@ def _open(url: str) -> tuple[Any, str]:
         package = PACKAGES.get(protocol)
         remedy = f"pip install {package}" if package else first_line(error)
         raise DataError(
-            f"data.path={hide(url)}: reading {protocol}:// needs a package that is not "
-            f"installed: {remedy}"
+            f"{setting}={hide(url)}: {protocol}:// needs a package that is not installed: {remedy}"
         ) from None
     except ValueError as error:
         raise DataError(
-            f"data.path={hide(url)}: {first_line(error)}; known are http(s)://, s3://, "
+            f"{setting}={hide(url)}: {first_line(error)}; known are http(s)://, s3://, "
             "gs://, hf:// and file://"
         ) from None
     return files, path
@@ -243,7 +248,7 @@ def _remote(url: str, info: dict[str, Any]) -> RemoteFile:
 
 
 def _listing(url: str) -> list[RemoteFile]:
-    files, path = _open(url)
+    files, path = file_system(url)
     files.invalidate_cache()
     http = url.lower().startswith(("http://", "https://"))
     if is_pattern(url):

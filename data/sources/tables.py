@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from data.addresses import is_url
 from data.contract import ColumnError
 from data.files import DataError
 from data.sources import inputs
@@ -12,7 +13,6 @@ from data.sources.compressed import damaged, head_of
 from data.sources.inputs import InputFile, InputUnit, group, name_of, path_of
 from data.sources.lines import Placed
 from data.sources.recognise import misfit
-from data.sources.urls import is_url
 
 Chosen = Callable[[list[str]], list[str]]  # the columns in a file -> those to read
 ROWS = 1024  # that are turned into Python values at once, at most

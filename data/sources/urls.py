@@ -10,11 +10,6 @@ from data.files import DataError, cache_root
 from data.messages import cut
 
 
-def is_url(path: str) -> bool:
-    """Whether this is a URL rather than a path."""
-    return "://" in path
-
-
 def is_pattern(url: str) -> bool:
     """Whether it stands for all files that fit; in http only * does (a ? begins a query there)."""
     http = url.lower().startswith(("http://", "https://"))
@@ -35,8 +30,7 @@ def cause_of(error: BaseException) -> BaseException:
 
 def may_pass(error: BaseException) -> bool:
     """Whether a second attempt could end otherwise."""
-    status = getattr(error, "status", None)
-    if isinstance(status, int) and status:
+    if status := _status(error):
         return status >= 500 or status in (408, 429)
     # A server that did not answer in time was waited for; of a download that stalled the caller
     # makes another error.
@@ -47,7 +41,6 @@ def may_pass(error: BaseException) -> bool:
 
 def failure(url: str, error: BaseException, attempts: int) -> DataError:
     """The error that a user sees: what was asked, what happened, what to do."""
-    status = getattr(error, "status", None)
     asked = f"data.path={hide(url)}"
     reason = hide(first_line(error).replace(url, hide(url)))
     if is_own_disk(error):
@@ -55,22 +48,35 @@ def failure(url: str, error: BaseException, attempts: int) -> DataError:
             f"the cache {cache_root()} can't be written ({reason}); make room, or set "
             "ORCHESTRATE_CACHE=DIR"
         )
-    if isinstance(error, FileNotFoundError) or status in (404, 410):
+    if isinstance(error, FileNotFoundError) or _status(error) in (404, 410):
         return DataError(f"{asked}: there is no such file or folder; check the URL")
-    no_credentials = type(error).__name__ == "NoCredentialsError"
-    if no_credentials or isinstance(error, PermissionError) or status in (401, 403):
-        remedy = "check that your credentials allow it"
-        if url.startswith("s3"):
-            remedy = (
-                "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; for a public "
-                "bucket set FSSPEC_S3_ANON=true"
-            )
-        return DataError(f"{asked}: access refused ({reason}); {remedy}")
+    if is_refused(error):
+        public = "; for a public bucket set FSSPEC_S3_ANON=true" if url.startswith("s3") else ""
+        return DataError(f"{asked}: access refused ({reason}); {credentials(url)}{public}")
     times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
     return DataError(
         f"{asked}: not fetched in {times} ({reason}); check the address and the "
         "network and start again, or bring the file here and set data.path=FILE"
     )
+
+
+def is_refused(error: BaseException) -> bool:
+    """Whether the server wants other credentials, or any."""
+    known = type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError")
+    return known or isinstance(error, PermissionError) or _status(error) in (401, 403)
+
+
+def credentials(url: str) -> str:
+    """What to do where a server wants other credentials."""
+    if url.startswith("s3"):
+        return "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    return "check that your credentials allow it"
+
+
+def _status(error: BaseException) -> int | None:
+    """Of an answer over http."""
+    status = getattr(error, "status", None)
+    return status if isinstance(status, int) else None
 
 
 def is_own_disk(error: BaseException) -> bool:

@@ -73,6 +73,11 @@ class LanguageModelConfig(ModelConfig):
     @property
     def writes(self) -> bool:
         """Whether it predicts the next token of a text, and so can write one."""
+        return True
+
+    @property
+    def sees_target(self) -> bool:
+        """Whether a token attends to the one that it is to predict."""
         return False
 
 

@@ -65,6 +65,11 @@ class BlocksConfig(LanguageModelConfig):
             )
 
     @property
+    def writes(self) -> bool:
+        """Whether it predicts the next token of a text alone: never."""
+        return False
+
+    @property
     def head_width(self) -> int:
         """Numbers per head."""
         return self.width // self.heads

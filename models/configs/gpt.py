@@ -88,7 +88,8 @@ class GPTConfig(CausalConfig):
     of them), or for study reversed (those from it on) or none (all). The last two see the token
     that is to be predicted."""
     window: int | None = None
-    """For mask=sliding_window: tokens that a token attends to, itself among them."""
+    """For mask=sliding_window: tokens that a token attends to, itself among them. None: a quarter
+    of max_positions."""
     norm_eps: float = 1e-5
     """Added to the variance (layernorm) or mean square (rmsnorm)."""
     init_std: float = 0.02
@@ -118,12 +119,11 @@ class GPTConfig(CausalConfig):
         check_choice("rotary_scaling", self.rotary_scaling, SCALINGS)
         check_choice("score", self.score, SCORES)
         check_choice("mask", self.mask, MASKS)
-        for name, of, value in (
-            ("window", "mask", "sliding_window"),
-            ("rotary_trained_positions", "rotary_scaling", "llama3"),
-        ):
-            if getattr(self, of) == value and getattr(self, name) is None:
-                raise ValueError(f"model.{of}={value} needs model.{name}, in tokens; try 64")
+        if self.rotary_scaling == "llama3" and self.rotary_trained_positions is None:
+            raise ValueError(
+                "model.rotary_scaling=llama3 needs model.rotary_trained_positions, in tokens; try "
+                f"model.rotary_trained_positions={max(1, self.max_positions // 4)}"
+            )
         self._check_heads()
 
     def _check_heads(self) -> None:
@@ -188,14 +188,14 @@ class GPTConfig(CausalConfig):
         return found
 
     @property
-    def writes(self) -> bool:
-        """Whether it predicts the next token of a text, and so can write one."""
-        return True
-
-    @property
     def head_width(self) -> int:
         """`head_dim`; where it is None, the heads share the width."""
         return self.width // self.heads if self.head_dim is None else self.head_dim
+
+    @property
+    def window_width(self) -> int:
+        """`window`; where it is None, a quarter of `max_positions`."""
+        return max(1, self.max_positions // 4) if self.window is None else self.window
 
     @property
     def sees_target(self) -> bool:

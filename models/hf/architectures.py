@@ -289,9 +289,13 @@ def _to_llama(config: GPTConfig) -> dict[str, Any]:
         own = {"attention_bias": config.bias, "mlp_bias": config.bias}
     slides = config.mask == "sliding_window"
     if kind == "mistral":
-        own = {"sliding_window": config.window}
+        own = {"sliding_window": config.window_width}
     elif slides:
-        own = {"use_sliding_window": True, "sliding_window": config.window, "max_window_layers": 0}
+        own = {
+            "use_sliding_window": True,
+            "sliding_window": config.window_width,
+            "max_window_layers": 0,
+        }
     return (
         _described(kind)
         | {

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from data.addresses import is_url
 from data.messages import short
 from orchestrator.compose.schema import SCHEMA, conf_folder
 from orchestrator.plan.resume import AUTO, run_folder
@@ -28,12 +29,15 @@ def primary_config(resume: str) -> str | None:
     """
     if resume == AUTO:
         return None
-    _store(run_folder(resume))
+    _store(run_folder(resume), is_url(resume))
     return CHOICE
 
 
-def _store(folder: Path) -> None:
-    """Tell Hydra the run's config: a primary config, and a choice for each of its sections."""
+def _store(folder: Path, fetched: bool) -> None:
+    """Tell Hydra the run's config: a primary config, and a choice for each of its sections.
+
+    The outputs of a run that was fetched are not those that it was fetched to.
+    """
     import yaml
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
@@ -49,7 +53,8 @@ def _store(folder: Path) -> None:
                 store.store(group=group, name=CHOICE, node=run[group])
     primary["seed"] = run.seed
     primary["roles"] = OmegaConf.to_container(run.roles)
-    if DATE.fullmatch(folder.parent.name):  # else it was copied out of its outputs, alone
+    # Else it was copied out of its outputs, alone.
+    if DATE.fullmatch(folder.parent.name) and not fetched:
         primary["outputs"] = _outputs(str(run.outputs), folder)
     store.store(name=CHOICE, node=primary)
 

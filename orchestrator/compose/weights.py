@@ -42,7 +42,9 @@ def choices(words: Sequence[Word]) -> Choices:
         str(expand_home("model.weights", str(name))),
         allow_pickle=str(typed.get("model.allow_pickle")).lower() in ("true", "1"),
     )
-    if not path.exists():  # which is refused where weights are opened, with what to type
+    # What is not there is refused where weights are opened, with what to type; nothing is fetched
+    # from the URL of a run before that.
+    if isinstance(path, str) or not path.exists():
         return Choices()
     role = typed.get("model.weights_role")
     model, tokenizer = described(path, None if role is None else str(role))

@@ -38,14 +38,15 @@ class JobConfig:
     outputs: str = "outputs"
     """Folder that holds the run folders."""
     resume: str | None = None
-    """Run folder or checkpoint to continue from, with its config, optimizer and position; what is
-    typed besides goes on top. auto: the newest run of this very job that is not done, if any.
-    None: from step 0."""
+    """Run folder or checkpoint, or URL of one, to continue from, with its config, optimizer and
+    position; what is typed besides goes on top. auto: the newest run of this very job that is not
+    done, if any. None: from step 0."""
     allow_changes: list[str] = field(default_factory=list)
     """Settings, such as optim.learning_rate, that may differ from those of the run to resume
     though steps compute something else with them."""
     checkpoint: str | None = None
-    """Run folder, checkpoint or exported folder that a stage without training works on."""
+    """Run folder, checkpoint, URL of either, or exported folder that a stage without training
+    works on."""
     roles: dict[str, RoleSettings] = field(default_factory=dict)
     """What single models of a stage with several have of their own, by role."""
 

@@ -23,8 +23,8 @@ class ResourcesConfig:
     address: str | None = None
     """Ray cluster to run on. None: a Ray on this machine that starts and ends with the job."""
     wait_minutes: float | None = 60
-    """Minutes to wait for room in the cluster, at the start and after a node is lost. None: for
-    ever."""
+    """Minutes to wait for room in the cluster, at the start and after a node is lost, and for a
+    cluster that is lost itself. None: for ever."""
     hang_seconds: float | None = 30.0
     """Seconds without progress of any rank after which the workers hang, or five times the usual
     step if that is more. None: nobody looks, as for a debugger in a worker."""

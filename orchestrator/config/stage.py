@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from data.addresses import is_url
 from orchestrator.config.changes import Change
 from orchestrator.config.checks import check_at_least, check_choice, nearest_multiples
 
@@ -81,7 +83,7 @@ class TrainingConfig(StageConfig):
         "checkpoint_every_minutes": Change.FREE,
         "checkpoints_kept": Change.FREE,
         "keep_every": Change.FREE,
-        "save_async": Change.FREE,
+        **dict.fromkeys(("save_async", "checkpoints_to"), Change.FREE),
         **dict.fromkeys(("keep_best", "patience", "min_delta", "best_metric"), Change.FREE),
     }
     measures: ClassVar[Mapping[str, str]] = {"validation/loss": "lower"}
@@ -110,6 +112,10 @@ class TrainingConfig(StageConfig):
     save_async: bool = True
     """true: a checkpoint is written while training goes on, for which each worker keeps a copy of
     what it saves in host memory. false: training stands still meanwhile."""
+    checkpoints_to: str | None = None
+    """URL, such as s3://bucket/prefix or file:///mnt/shared, below which checkpoints and the record
+    are copied while training goes on; the same ones stay there as in the run folder. None: nowhere.
+    """
     keep_best: bool = False
     """true: the best evaluation by best_metric is saved, and its checkpoint stays on the disk
     beside the newest ones."""
@@ -134,6 +140,11 @@ class TrainingConfig(StageConfig):
             raise ValueError(
                 f"stage.checkpoint_every_minutes={minutes} must be greater than 0; try "
                 "stage.checkpoint_every_minutes=10, or null"
+            )
+        if self.checkpoints_to is not None and not is_url(self.checkpoints_to):
+            raise ValueError(
+                f"stage.checkpoints_to={self.checkpoints_to} must be a URL; try "
+                f"stage.checkpoints_to=file://{Path(self.checkpoints_to).absolute()}"
             )
         self._check_keep_every()
         self._check_selection()

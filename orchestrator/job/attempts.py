@@ -276,11 +276,11 @@ class Attempts:
         self._begin_next(BUDGETS[failure.failure].remedy, step, from_step)
 
     def _needs_new(self, lost: Explanation) -> bool:
-        """Whether what was lost is Ray itself, or a node that Ray does not yet miss while there is
-        room on another."""
+        """Whether what was lost is Ray itself, or a node in whose place there is room on another,
+        which Ray, as long as it does not miss the node, would not give to the same gang."""
         assert self._gang is not None
         ray_is_lost = lost.rank is None or self._job.resources.address is None
-        return ray_is_lost or self._gang.must_move()
+        return ray_is_lost or self._gang.needs_other_room()
 
     def _take_fence(self) -> None:
         """Nothing of this attempt may be published any more; Fenced if that holds for us, too."""

@@ -31,6 +31,8 @@ class Ending:
     result: dict[str, Any]
     """What result.json says."""
     tracked: Done | Pending
+    copies: str | None = None
+    """Where copies of all checkpoints are. None: nowhere."""
 
 
 def result_of(
@@ -129,6 +131,8 @@ def _show_places(console: Terminal, ended: Ending, outcome: "Result | None") -> 
         say(fitted_command("go on:       ", command, width))
     if newest is not None:
         say(f"checkpoint:  {short(newest)}")
+    if ended.copies is not None:
+        say(f"copied to:   {ended.copies}")
     say(f"run folder:  {short(folder)}")
     if isinstance(tracked, Pending):
         say(str(tracked))

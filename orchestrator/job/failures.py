@@ -48,6 +48,12 @@ RULES = (
         f"resources.wait_minutes, then {GO_ON}",
         types=("NoRoom",),
     ),
+    Rule(
+        "no_room",
+        f"start it again, let the run wait longer with resources.wait_minutes, or {GO_ON}, and "
+        "without that cluster with resources.address=null",
+        types=("ClusterAway",),
+    ),
     Rule("start", "see logs/ray.log, and whether the host is overloaded", types=("RayNotStarted",)),
     Rule("worker_lost", "find out who killed them, then start again", types=("PoolFailed",)),
     Rule(

@@ -26,6 +26,7 @@ from orchestrator.config import JobConfig, to_dict
 from orchestrator.job import ending, torchrun
 from orchestrator.job.attempts import Attempts
 from orchestrator.job.codes import DONE, FAILED, INTERRUPTED, REFUSED, STOPPED
+from orchestrator.job.copies import Copies
 from orchestrator.job.failures import Explanation, explain_failure
 from orchestrator.job.rank import Assignment, environment, work
 from orchestrator.job.screen import Screen, Terminal
@@ -37,7 +38,7 @@ from orchestrator.record import outbox, runfolder
 from orchestrator.record.checkpoints import FOLDER as CHECKPOINTS
 from orchestrator.record.checkpoints import restore_replaced
 from orchestrator.record.checkpoints.finding import newest_of, published, read_complete
-from orchestrator.record.fencing import Fenced, take
+from orchestrator.record.fencing import Fence, Fenced, take
 from orchestrator.record.journal import Journal
 from orchestrator.record.mlflow import NoMirror, sending_left_over, start_mirror
 from orchestrator.record.redaction import Redactor
@@ -110,11 +111,11 @@ class Job:
         self._mirror, self._told = NoMirror(), False
         outcome: Result | None = None
         error: BaseException | None = None
-        assert self.plan.ready is not None  # make_plan makes it
         fence = self.assignment.fence
-        with self.stops.heard(), in_use(self.plan.ready.files), self._left_over():
+        with self.stops.heard(), in_use(self.plan.opened), self._left_over():
             with Journal(self.folder, redactor=self.redactor, fence=fence) as journal:
                 self._journal = journal
+                self._copies = Copies(self.config, self.folder, self._fence, self.redactor)
                 try:
                     self._record_start()
                     outputs = Path(self.config.outputs).absolute()
@@ -125,11 +126,13 @@ class Job:
                     error = caught
                 self.stops.over = True
                 if error is not None:  # and the ranks are gone
-                    assert journal.fence is not None  # it was opened with one
-                    journal.fence.clear()
+                    self._fence().clear()
                     self._look_at_checkpoints()
                     self._tell(error)
+                for event in self._copies.finish(self.stops, self.screen.phase):
+                    self._event(event)
                 result, explanation = self._close(outcome, error, begun, self._mirror.run_id)
+            self._copies.seal()
             if self.config.tracking.enabled:
                 self.screen.phase("sending the rest of the record to MLflow")
             try:
@@ -142,7 +145,7 @@ class Job:
                 with suppress(OSError):  # on a full disk the first one stays
                     runfolder.write_result(self.folder, result)
             self.screen.close()
-            ended = ending.Ending(self.folder, self.overrides, result, tracked)
+            ended = ending.Ending(self.folder, self.overrides, result, tracked, self._copies.where)
             ending.show(self.screen.console, ended, outcome)
         if explanation is not None and explanation.failure == "not_shared":
             return REFUSED
@@ -199,8 +202,7 @@ class Job:
     def _files(self) -> Files:
         """What the ranks open, for hosts of a cluster that do not see this one's cache."""
         root = cache_root()
-        assert self.plan.ready is not None  # make_plan makes it
-        paths = tuple(path.relative_to(root) for path in self.plan.ready.files)
+        paths = tuple(path.relative_to(root) for path in self.plan.opened)
         return Files(root, paths, "ORCHESTRATE_CACHE", "~/.cache/orchestrate")
 
     def _admitted(self, workers: list[dict[str, Any]]) -> None:
@@ -221,6 +223,8 @@ class Job:
                     self._first_step()
             else:
                 self._event(record)
+        for event in self._copies.news():
+            self._event(event)
         if trouble := self._mirror.news():
             self.screen.say(trouble)
 
@@ -237,6 +241,12 @@ class Job:
         self.screen.event(kind, facts)
         if kind == "checkpoint":
             self._journal.sync()
+            self._copies.wake()
+
+    def _fence(self) -> Fence:
+        """Of the attempt that is under way."""
+        assert self._journal.fence is not None  # it was opened with one
+        return self._journal.fence
 
     def _first_step(self) -> None:
         """Say how long it took from Enter to the first optimizer step, and where that went."""

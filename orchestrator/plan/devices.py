@@ -31,7 +31,8 @@ def available(address: str | None) -> Devices:
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"resources.address (or RAY_ADDRESS)={address}: no Ray cluster answers there "
-            f"({str(error).splitlines()[0]}); unset it to run on this machine"
+            f"({str(error).splitlines()[0]}); unset it to run on this machine, "
+            "or add resources.address=null where a run that is resumed has it"
         ) from error
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from cluster.nodes import Devices
+from data.addresses import hide
 from data.messages import counted, size
 from orchestrator.config import JobConfig, TrainingConfig
 from orchestrator.plan.devices import check_compiler, check_fits
@@ -16,6 +17,7 @@ from orchestrator.plan.memory import Memory, memory_of
 from orchestrator.plan.outputs import check_disk, check_outputs
 from orchestrator.plan.resume import Start, find_start
 from orchestrator.plan.weights import find_weights, pinned
+from orchestrator.record.checkpoints.cached import cache_entry
 from orchestrator.record.mlflow import check_store, new_state, place
 from orchestrator.stages import STAGES, Outline, Ready
 
@@ -53,6 +55,15 @@ class Plan:
         return [*resumed, *(reason for own in self.weights.values() for reason in own.passed_over)]
 
     @property
+    def opened(self) -> tuple[Path, ...]:
+        """What the ranks open in the cache: what was made ready, and checkpoints from a URL."""
+        found = [own.path for own in self.weights.values()]
+        found += [] if self.start is None else [self.start.checkpoint.path]
+        fetched = {own for path in found if (own := cache_entry(path)) is not None}
+        assert self.ready is not None  # of a plan that was made, see make_plan
+        return (*self.ready.files, *sorted(fetched))
+
+    @property
     def parameters(self) -> int:
         """Of all models of the job."""
         return sum(role.parameters for role in self.outline.roles.values())
@@ -85,7 +96,8 @@ class Plan:
         if not isinstance(stage, TrainingConfig):
             return 0
         for_ever = stage.steps // stage.keep_every if stage.keep_every is not None else 0
-        most = stage.checkpoints_kept + 1 + stage.keep_best + for_ever
+        copied = stage.checkpoints_to is not None  # one is held meanwhile, however old
+        most = stage.checkpoints_kept + 1 + stage.keep_best + for_ever + copied
         return most if stage.saves is None else min(stage.saves, most)
 
     @property
@@ -102,6 +114,14 @@ class Plan:
             kept=self.checkpoints_kept,
             free=free,
         )
+
+    def check_destination(self) -> None:
+        """Raise ValueError if checkpoints can't be copied to where they are to go."""
+        stage = self.config.stage
+        if isinstance(stage, TrainingConfig) and stage.checkpoints_to is not None:
+            from orchestrator.record.checkpoints.destination import Destination
+
+            Destination(stage.checkpoints_to, "stage.checkpoints_to").check()
 
     def check_compiler(self) -> None:
         """Raise ValueError if a model is to be compiled where there is no compiler."""
@@ -195,7 +215,17 @@ class Plan:
         each = f"{size(self.checkpoint_bytes)} each, {' and '.join(when) or 'at the end'}"
         at_once = f"at most {self.most_checkpoints} at once = {size(self.disk_bytes)}"
         free = "" if self.free_bytes is None else f"; {size(self.free_bytes)} free"
-        return f"{each}, {at_once}{free}{self._copies()}"
+        return f"{each}, {at_once}{free}{self._copies()}{self._destination()}"
+
+    def _destination(self) -> str:
+        """Where checkpoints are copied to, and the memory bill of that."""
+        to = self.config.section(TrainingConfig).checkpoints_to
+        if to is None:
+            return ""
+        from orchestrator.record.checkpoints.destination import MEMORY_BYTES
+
+        most = size(min(MEMORY_BYTES, 2 * self.checkpoint_bytes))
+        return f"; copied to {hide(to)} with at most {most} of memory in this process"
 
     def _copies(self) -> str:
         """The memory bill of saves that are written while training goes on."""
@@ -235,6 +265,7 @@ def make_plan(config: JobConfig, say: Callable[[str], None]) -> Plan:
     free = check_outputs(Path(config.outputs))
     rough.check_disk(free)
     _check_record(config)
+    rough.check_destination()
     devices = check_fits(config.resources, config.sizes)
     rough.check_compiler()
     checkpoint = None if start is None else start.checkpoint
@@ -266,6 +297,7 @@ def foresee(config: JobConfig, say: Callable[[str], None], *, with_data: bool) -
     free = noting(lambda: check_outputs(Path(config.outputs)))
     if free is not None:
         noting(lambda: rough.check_disk(free))
+    noting(rough.check_destination)
     devices = noting(lambda: check_fits(config.resources, config.sizes))
     driver = STAGES[config.stage.name].driver
 

@@ -4,8 +4,9 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from data.addresses import HIDDEN, is_url
 from data.messages import counted, did_you_mean, short
 from orchestrator.config import Change, JobConfig, TrainingConfig, kind_of, to_dict
 from orchestrator.config.optim import OptimConfig
@@ -16,6 +17,9 @@ from orchestrator.record.lines import EVENTS, read
 from orchestrator.record.reading import CONFIG
 from orchestrator.record.redaction import Redactor, flatten
 from orchestrator.stages import saved
+
+if TYPE_CHECKING:
+    from orchestrator.record.checkpoints.fetching import RemoteRun
 
 AUTO = "auto"
 ABSENT = object()
@@ -63,9 +67,13 @@ class Start:
 def run_folder(resume: str) -> Path:
     """The run folder that `resume` names, or the one of the checkpoint that it names.
 
+    Of one behind a URL, config and journal are fetched, and it is that in the cache.
+
     Raises:
         ValueError: nothing is there, or not the config of a run.
     """
+    if is_url(resume):
+        return _remote(resume).fetch_record()
     path = Path(resume).resolve()
     if not path.exists():
         raise ValueError(
@@ -80,6 +88,12 @@ def run_folder(resume: str) -> Path:
     )
 
 
+def _remote(resume: str) -> "RemoteRun":
+    from orchestrator.record.checkpoints.fetching import RemoteRun
+
+    return RemoteRun(resume, "resume")
+
+
 def find_start(config: JobConfig) -> Start | None:
     """Where the job goes on, if it does; for `resume=auto` the newest run may decide.
 
@@ -92,14 +106,15 @@ def find_start(config: JobConfig) -> Start | None:
     if config.resume is None:
         return None
     folder = run_folder(config.resume)
-    if goes_on(folder):
+    writes = _remote(config.resume).writer() if is_url(config.resume) else folder
+    if writes is not None and goes_on(writes):
         raise ValueError(
-            f"resume={config.resume} still goes on{_writer(folder)}, and two jobs would go on from "
+            f"resume={config.resume} still goes on{_writer(writes)}, and two jobs would go on from "
             f"it; end that one first, or start another run from its weights with "
             f"model.weights={config.resume}"
         )
     before = saved.load(folder / CONFIG)
-    found, steps = find(Path(config.resume)), config.section(TrainingConfig).steps
+    found, steps = find(config.resume, "resume"), config.section(TrainingConfig).steps
     if found.step >= steps:
         raise ValueError(
             f"stage.steps={steps} must be more than the {found.step} steps that "
@@ -109,6 +124,7 @@ def find_start(config: JobConfig) -> Start | None:
     for name, optim in optims.items():
         if optim is not None and name in found.roles:
             _check_optimizer(config.resume, found.roles[name], optim)
+    _check_secrets(config)
     changed = tuple(_changes(before, config))
     _check_changes(config, changed)
     schedules = any(own is not None and own.schedule != "constant" for own in optims.values())
@@ -135,6 +151,16 @@ def _writer(folder: Path) -> str:
     events, _ = read(folder / EVENTS)
     begun = [event for event in events if event["event"] == "started"]
     return f", process {begun[-1]['pid']} on {begun[-1]['host']}" if begun else ""
+
+
+def _check_secrets(config: JobConfig) -> None:
+    """Raise ValueError for settings whose secrets a destination did not get."""
+    for name, value in _settings(config, config.roles).items():
+        if HIDDEN in _text(value):
+            raise ValueError(
+                f"{name}={_text(value)} was copied to resume={config.resume} without its secret; "
+                f"type it: {name}=..."
+            )
 
 
 def _check_optimizer(resume: str, saved_role: RoleRecord, optim: OptimConfig) -> None:

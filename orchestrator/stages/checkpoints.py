@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self
 
 from data.messages import counted
 from orchestrator.config import JobConfig, RoleConfig, TrainingConfig
-from orchestrator.record.checkpoints import FOLDER, SELECTION
+from orchestrator.record.checkpoints import FOLDER, SELECTION, on_this_host
 from orchestrator.record.runfolder import placed
 from orchestrator.stages.run import Run
 from orchestrator.training import checkpoint
@@ -66,7 +66,7 @@ class Checkpoints:
         if found is not None:
             self._retention.trust(found)
         elif resume is not None:
-            found = checkpoint.read(Path(resume))
+            found = checkpoint.read(on_this_host(Path(resume)))
         elif rejected:
             raise CheckpointError(
                 f"none of {counted(len(rejected), 'checkpoint')} is whole, and a run never begins "
@@ -85,13 +85,18 @@ class Checkpoints:
             self._root,
             run.fence,
             asynchronous=self._stage.save_async,
-            before=run.sync,  # who goes on from a checkpoint must not lack the steps before it
+            before=self._before_writing,
             after=self._retention.after,
         )
         self.before_update = self._saver.before_update
         """To be called before weights change: waits for what a checkpoint still has to copy."""
         self._record: dict[str, Any] = {}  # of the save at hand
         self._is_best = False  # the save at hand
+
+    def _before_writing(self) -> None:
+        """There is room again, and who goes on from a checkpoint lacks no step before it."""
+        self._retention.wait()
+        self._run.sync()
 
     @property
     def from_step(self) -> int:
@@ -190,6 +195,7 @@ class Checkpoints:
         if error is None:
             with self._saver:
                 self.wait()
+            self._retention.wait()
             return
         self._run.heart.beat(WRITING)
         self._saver.__exit__(kind, error, trace)

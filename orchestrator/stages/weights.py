@@ -8,13 +8,19 @@ from orchestrator.record.checkpoints import MANIFEST, hold
 if TYPE_CHECKING:
     from orchestrator.training.checkpoint import Weights
 
-_verified: "dict[tuple[Path, str | None], Weights]" = {}
+_verified: "dict[tuple[Path | str, str | None], Weights]" = {}
 
 
 def verified_weights(
-    path: str, role: str | None = None, *, allow_pickle: bool = False
+    path: str,
+    role: str | None = None,
+    setting: str = "model.weights",
+    *,
+    allow_pickle: bool = False,
 ) -> "Weights":
     """The weights that `model.weights` or `checkpoint` name, verified once per process.
+
+    Those behind a URL are fetched; `setting` is whose value it is, for messages.
 
     A run folder and the checkpoint that was found in it are one: no byte is hashed again when the
     job has been told the checkpoint's own name. They are named by their own folder:
@@ -25,10 +31,10 @@ def verified_weights(
     """
     from orchestrator.training.checkpoint import located, open_weights
 
-    folder = located(path, allow_pickle=allow_pickle)
-    asked = folder.resolve(), role
+    place = located(path, allow_pickle=allow_pickle)
+    asked = (place if isinstance(place, str) else place.resolve()), role
     if asked not in _verified:
-        found = open_weights(folder, role)
+        found = open_weights(place, role, setting=setting)
         if (found.path / MANIFEST).exists():  # an exported folder has none, and nobody deletes it
             hold(found.path)  # as long as this process, the driver, lives: its ranks open it
         tokenizer = None if found.tokenizer is None else found.tokenizer.resolve()

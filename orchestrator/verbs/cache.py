@@ -27,6 +27,7 @@ KINDS = {
     "unfinished work": "data/work",
     "examples": "examples",
     "downloads": "remote",
+    "fetched runs": "runs",
 }
 
 

@@ -21,7 +21,7 @@ def main(argv: Sequence[str]) -> int:
     from data.messages import size
     from orchestrator.training import checkpoint
 
-    found = checkpoint.find_best(Path(options.path))
+    found = checkpoint.find_best(options.path)
     for line in checkpoint.told(found.path, found.passed_over):
         say(line, sys.stderr)
     checkpoint.hold(found.path)
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
 def add_arguments(to: argparse.ArgumentParser) -> None:
     """The same for a verb that exports, too."""
     to.add_argument(
-        "path", help="run folder (its best checkpoint if kept, else its newest) or checkpoint"
+        "path", help="run folder (its best checkpoint if kept, else its newest), checkpoint, or URL"
     )
     to.add_argument("folder", help="to be made")
     to.add_argument("--role", help="whose weights; needed where the checkpoint has several")

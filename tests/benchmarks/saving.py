@@ -2,12 +2,13 @@
 
     [TMPDIR=...] python tests/benchmarks/saving.py [--megabytes 600] [--rounds 7]
 
-In turns, into one temporary folder: a save by one rank with its retention, a plain write and fsync
-of the same bytes into as many files, and an asynchronous save, beside which a forward and backward
-pass of --pass-seconds is computed. What training stood still for it, over the time of the save that
-it waits for, is its stall; passes that are shorter than the copy wait for it, and the copy alone is
-told, too. The hashing needs an idle core. Then the bytes read: by a save; and by verifying and
-loading on 1, 2 and 4 ranks (one after another), over the size of the checkpoint.
+In turns, into one temporary folder: a save by one rank until it is published; what its retention
+deletes behind it; a plain write and fsync of the same bytes into as many files; and an asynchronous
+save, beside which a forward and backward pass of --pass-seconds is computed. What training stood
+still for it, over the time of the save that it waits for, is its stall; passes that are shorter
+than the copy wait for it, and the copy alone is told, too. The hashing needs an idle core. Then the
+bytes read: by a save; and by verifying and loading on 1, 2 and 4 ranks (one after another), over
+the size of the checkpoint.
 """
 
 import argparse
@@ -41,7 +42,7 @@ def main() -> None:
     with scratch() as temporary:
         root = temporary / "checkpoints"
         retention = checkpoint.Retention(root, 2)
-        saves, writes, ratios, read = [], [], [], []
+        saves, writes, ratios, read, deletions = [], [], [], [], []
         stalls, copies, behind = [], [], []
         saver = checkpoint.Saver(temporary / "asynchronous")
         for step in range(1, options.rounds + 2):
@@ -50,6 +51,8 @@ def main() -> None:
             done = checkpoint.save(root, step, {"model": plain.role()}, None, {})
             retention.after(done)
             saved = time.monotonic() - began
+            retention.wait()
+            deleted = time.monotonic() - began - saved
             counted = bytes_read() - before
             os.sync()
             written = plain_write(plain, root.parent / "plain")
@@ -65,10 +68,12 @@ def main() -> None:
                 writes.append(written)
                 ratios.append(saved / written)
                 read.append(counted)
+                deletions.append(deleted)
         print(f"checkpoint                    {done.bytes / 1e6:.0f} MB")
         print(f"save                          {spread(saves)} s")
         print(f"plain write and fsync         {spread(writes)} s")
         print(f"ratio                         {spread(ratios)}")
+        print(f"deleting an old one behind it {spread(deletions)} s")
         print(f"asynchronous: stall / save    {spread(stalls)}")
         print(f"  where there are no passes   {spread(copies)}")
         print(f"  plain write / its writing   {spread(behind)}")

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 DRIVER = """
 import json, os, signal, sys, threading, time
 from pathlib import Path
-from ray.cluster_utils import Cluster
+from cluster.emulated import emulated_cluster
 from cluster.gang import Gang, Placement, WorkerFailed
 
 def work(rounds, channel):
@@ -27,38 +27,36 @@ def work(rounds, channel):
     finally:
         dist.destroy_process_group()
 
-room = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-cluster = Cluster(initialize_head=True, head_node_args=room)
-node = cluster.add_node(**room)
-[raylet] = [server.process.pid for server in node.all_processes["raylet"]]
 killed_at = []
 
 def on_records(rank, records):
     if not killed_at and any(record["round"] > 30 for record in records):
         killed_at.append(time.monotonic())
-        os.kill(raylet, signal.SIGKILL)
+        os.kill(node.raylet, signal.SIGKILL)
 
 told = {}
-placement = Placement(2, 1, address=cluster.address)
-with Gang(placement, log_folder=Path(sys.argv[1]), stop=threading.Event()) as gang:
-    before = list(gang.start())
-    [told["lost"]] = [worker["rank"] for worker in before if worker["node"] == node.node_id]
-    try:
-        gang.run(work, 100_000, on_records)
-    except WorkerFailed as failure:
-        told["failed_after_s"] = time.monotonic() - killed_at[0]
-        told["failure"] = failure.rank, failure.cause, failure.message
-    cluster.add_node(**room)
-    told["restarts"] = 0
-    for told["restarts"] in range(1, 6):
+with emulated_cluster(nodes=2) as cluster:
+    os.environ |= cluster.environment
+    node = cluster.nodes[1]
+    placement = Placement(2, 1, address=cluster.address)
+    with Gang(placement, log_folder=Path(sys.argv[1]), stop=threading.Event()) as gang:
+        before = list(gang.start())
+        [told["lost"]] = [worker["rank"] for worker in before if worker["node"] == node.node]
         try:
-            after = gang.restart()
-            break
+            gang.run(work, 100_000, on_records)
         except WorkerFailed as failure:
-            assert failure.cause == "start"  # Ray does not yet know that the node is gone
-    told["same"] = len({w["pid"] for w in before} & {w["pid"] for w in after})
-    told["results"] = gang.run(work, 5, lambda rank, records: None)
-cluster.shutdown()
+            told["failed_after_s"] = time.monotonic() - killed_at[0]
+            told["failure"] = failure.rank, failure.cause, failure.message
+        cluster.add()
+        told["restarts"] = 0
+        for told["restarts"] in range(1, 6):
+            try:
+                after = gang.restart()
+                break
+            except WorkerFailed as failure:
+                assert failure.cause == "start"  # Ray does not yet know that the node is gone
+        told["same"] = len({w["pid"] for w in before} & {w["pid"] for w in after})
+        told["results"] = gang.run(work, 5, lambda rank, records: None)
 print(json.dumps(told))
 """
 
@@ -67,7 +65,7 @@ def test_the_rank_of_a_lost_node_is_blamed_at_once_and_goes_on_on_a_spare_node(t
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, str(tmp_path)],
         cwd=ROOT,
-        env={**os.environ, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from cluster import gang_run
-from cluster.bundles import NoRoom
 from cluster.gang import Gang, Placement, WorkerFailed
+from cluster.host.network import free_port
+from cluster.waiting import ClusterAway, NoRoom
 
 ROOT = Path(__file__).parents[2]
 TWO = Placement(workers=2, cpus_per_worker=1)
@@ -78,6 +79,35 @@ def test_after_the_death_of_one_rank_the_other_process_works_on_with_its_success
     assert [result[:3] for result in results] == [(worker["pid"], 3.0, False) for worker in after]
     assert len({result[3] for result in results}) == 1  # they met at one new port
     assert [record["round"] for record in rounds].count(4) == 2
+
+
+def test_a_cluster_whose_head_is_away_is_given_up_by_its_address_and_not_by_ray(tmp_path):
+    address = f"127.0.0.1:{free_port()}"
+    away = Gang(
+        Placement(2, 1, address=address), log_folder=tmp_path, stop=threading.Event(), wait_s=0.5
+    )
+    with away, pytest.raises(ClusterAway, match=f"no Ray cluster at {address} in 1 s"):
+        away.start()
+
+
+def test_a_clock_that_is_set_back_and_forth_makes_no_rank_silent(gang, monkeypatch):
+    days, real, longest = [0], time.time_ns, []
+
+    def now_ns():
+        return real() + days[0] * 86_400 * 10**9
+
+    monkeypatch.setattr(time, "time_ns", now_ns)
+    monkeypatch.setattr(time, "time", lambda: now_ns() / 1e9)
+
+    def on_records(rank, records):
+        days[0] = (-3, 3)[records[-1]["round"] // 8 % 2]
+
+    def watch(run):
+        longest.append(max((own.beat_s for own in run.polls.silences().values()), default=0.0))
+
+    results = gang.run(sum_of_ranks_for_a_while, 50, on_records, silent_after_s=20, watch=watch)
+    assert [result[1] for result in results] == [3.0, 3.0]
+    assert max(longest) < 60
 
 
 def hold_on(payload, channel):
@@ -233,9 +263,9 @@ def test_leaving_does_not_wait_for_a_stopped_process(session, tmp_path, gone):
 def test_a_wait_for_room_is_told_and_ends_when_the_job_is_stopped_or_after_its_time(
     session, tmp_path, monkeypatch
 ):
-    from cluster import bundles
+    from cluster import waiting
 
-    monkeypatch.setattr(bundles, "SAY_AFTER_S", 0.3)
+    monkeypatch.setattr(waiting, "SAY_AFTER_S", 0.3)
     stop, said = threading.Event(), []
 
     def say(line):

@@ -60,6 +60,12 @@ class Plain:
         return SavedRole(lambda: self.state(rank, world_size), config, "adamw")
 
 
+def retain(retention, written):
+    """Have everything deleted that is not to stay, now."""
+    retention.after(written)
+    retention.wait()
+
+
 def bytes_read():
     """By this process so far, whether from the disk or from the page cache."""
     return int(Path("/proc/self/io").read_text().split()[1])

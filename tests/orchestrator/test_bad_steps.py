@@ -10,10 +10,14 @@ import torch
 
 import orchestrator.stages.pretrain.replay as replaying
 import orchestrator.stages.pretrain.train as training
+from data.files import cache_root
+from orchestrator.compose import compose_one
+from orchestrator.plan.planning import make_plan
 from orchestrator.record import lines
 from orchestrator.record.checkpoints.finding import newest_valid
 from orchestrator.stages.language.objective import next_token
 from orchestrator.stages.pretrain.replay import observe
+from orchestrator.stages.run import Run
 from orchestrator.training.bad_loss import LEAST, Losses, LossSpike, NonFiniteLoss
 from tests.orchestrator import tiny
 from tests.orchestrator.typed import on, refused, typed
@@ -112,6 +116,49 @@ def test_a_bad_step_is_left_out_once_and_the_data_is_accounted_for(here, tmp_pat
     assert verified.code == 0, verified
 
 
+def train_on_this_rank(config, inputs, folder, cache, factor, samples):
+    """The job with spoilt samples, on one of several ranks; returns what it recorded."""
+    records = []
+    run = Run(folder, torch.device("cpu"), records.append, lambda: False, cache)
+    training.next_token = poisoned(factor, *samples)
+    try:
+        training.pretrain(config, inputs, run)
+    finally:
+        training.next_token = next_token
+    return records
+
+
+@pytest.mark.parametrize("engine", ["zero1", "zero2", "zero3"])
+def test_ranks_go_back_together_if_one_has_a_nan_and_end_as_without_that_batch(
+    engine, here, tmp_path, two
+):
+    ranks = ("resources=cpu2", "resources.cpus_per_worker=1", f"engine={engine}")
+    config = compose_one([*here, *ranks, "engine.precision=fp32", "stage.on_bad_loss=skip"])
+    inputs = make_plan(config, lambda line: None).ready.inputs
+
+    def train(name, factor, samples):
+        arguments = (config, inputs, tmp_path / name, cache_root(), factor, samples)
+        records, others = two.run(train_on_this_rank, *arguments)
+        assert others == []
+        steps = [r["step"] for r in records if "train/gradient_norm" in r.get("metrics", ())]
+        assert steps == list(range(1, STEPS + 1))
+        end, _ = newest_valid(tmp_path / name / "checkpoints")
+        return end, [r for r in records if r.get("event") in ("rolled_back", "spike")]
+
+    skipped, [back] = train("skipped", float("nan"), [POISON])
+    assert (back["event"], back["step"], back["from_step"]) == ("rolled_back", BAD, 4)
+    described = json.loads((tmp_path / "skipped" / back["batch"]).read_text())
+    step = range((BAD - 1) * BATCH, BAD * BATCH)
+    assert [own["sample"] for own in described["samples"]] == list(step)
+    assert skipped.data.skipped.sequences == BATCH
+    # A step whose loss is 0 times what it was has no gradient, either.
+    without, nothing = train("without", 0.0, step)
+    assert nothing == []
+    assert {n: f.sha256 for n, f in skipped.files.items()} == {
+        n: f.sha256 for n, f in without.files.items()
+    }
+
+
 def test_a_second_bad_step_before_the_next_checkpoint_ends_the_run(here, monkeypatch):
     monkeypatch.setattr(training, "next_token", poisoned(float("nan"), POISON, BAD * BATCH))
     answer, result = run(*here, "stage.on_bad_loss=skip")
@@ -166,6 +213,20 @@ def test_gradient_norms_of_a_replay_are_those_of_plain_autograd():
         assert seen.squares[name] == pytest.approx(norm, rel=1e-4, abs=1e-15), name
     assert seen.first_bad_output is seen.first_bad_gradient is None
     assert seen.bad_samples == []
+
+
+def seen_by(name):
+    _, _, seen, _ = observed(name, None)
+    return seen.loss, seen.squares, seen.notices(1)
+
+
+@pytest.mark.parametrize("name", ["zero1", "zero2", "zero3"])
+def test_a_replay_under_any_zero_stage_sees_what_one_without_sees(name, one):
+    [(loss, squares, told)] = one.run(seen_by, name)
+    expected, norms, said = seen_by("torch")
+    assert loss == pytest.approx(expected, rel=1e-6)
+    assert squares == pytest.approx(norms, rel=1e-4, abs=1e-15)
+    assert told[1:] == said[1:]
 
 
 def test_the_first_module_whose_output_is_not_finite_is_named():

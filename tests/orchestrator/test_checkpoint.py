@@ -279,7 +279,7 @@ def test_a_writer_killed_at_any_time_leaves_the_one_before_as_newest_valid(tmp_p
         roles = {"model": SavedRole(trainer.state, config.model, "adamw")}
         for step in range(1, 10_000):
             tokenizer = folder / "tokenizer-for-tests.json"
-            retention.after(checkpoint.save(folder / "root", step, roles, tokenizer, {}))
+            retain(retention, checkpoint.save(folder / "root", step, roles, tokenizer, {}))
             print(step, flush=True)
     """
     partial = 0

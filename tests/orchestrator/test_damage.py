@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.training import checkpoint
 from orchestrator.training.checkpoint import CheckpointError
-from tests.orchestrator.plain import Plain
+from tests.orchestrator.plain import Plain, retain
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_without_any_valid_checkpoint_all_reasons_are_told(root, tmp_path):
 
 
 def test_retention_keeps_the_newest_and_their_content(root):
-    checkpoint.Retention(root, 2).after(checkpoint.read(root / checkpoint.folder_name(6)))
+    retain(checkpoint.Retention(root, 2), checkpoint.read(root / checkpoint.folder_name(6)))
     assert [path.name for path in checkpoint.published(root)] == ["step_00000005", "step_00000006"]
     for path in checkpoint.published(root):
         checkpoint.verify(path)
@@ -131,7 +131,7 @@ def test_retention_keeps_the_newest_and_their_content(root):
 def test_a_checkpoint_that_another_job_reads_from_outlives_its_successors(root):
     held = checkpoint.hold(root / checkpoint.folder_name(5))
     for names in (["step_00000005", "step_00000006"], ["step_00000006"]):
-        checkpoint.Retention(root, 1).after(checkpoint.read(root / checkpoint.folder_name(6)))
+        retain(checkpoint.Retention(root, 1), checkpoint.read(root / checkpoint.folder_name(6)))
         assert [path.name for path in checkpoint.published(root)] == names
         checkpoint.verify(root / names[0])
         if len(names) == 2:
@@ -144,6 +144,6 @@ def test_retention_never_deletes_the_last_valid_checkpoint(root):
         flip(root / checkpoint.folder_name(step) / "model" / "weights-0.safetensors")
     found, _ = checkpoint.newest_valid(root)
     retention = checkpoint.Retention(root, 1)
-    retention.after(found)
+    retain(retention, found)
     found, _ = checkpoint.newest_valid(root)
     assert found.path.name == checkpoint.folder_name(4)

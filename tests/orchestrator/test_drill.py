@@ -209,26 +209,46 @@ def test_the_random_mix_is_drawn_by_its_seed_alone():
     assert {name for _, name in plan} <= set(MIX)
 
 
+def drilled(name, folder, corpus, *words):
+    """The command of a drill, its exit code, and its outcome; checkpoints are 20 steps apart."""
+    tiny = [word for word in TINY if not word.startswith(("stage.steps", "stage.checkpoint_every"))]
+    tiny += ["stage.steps=160", "stage.checkpoint_every=20", "at=50", "tracking=none"]
+    drill = Job(folder, corpus, *words, command=[*RUN[:-1], "drill", name], own=tiny)
+    code = drill.wait(270)  # it starts two jobs, or three
+    (kept,) = (folder / "outputs" / "drills").glob("*/drills.json")
+    outcome = json.loads(kept.read_text())[name]
+    assert outcome["lost_steps"] in range(21), (outcome, drill.screen)
+    assert 0 < outcome["detect_s"] < outcome["resume_s"]
+    assert broken(Path(outcome["run"])) == []
+    assert no_left_overs(drill)
+    return drill, code, outcome
+
+
+def test_a_node_dies_and_the_job_goes_on_on_another_to_the_same_end_to_the_bit(tmp_path, corpus):
+    workers = ("resources.workers=2", "resources.cpus_per_worker=1", "within=120")
+    drill, code, outcome = drilled("kill-node", tmp_path, corpus, *workers)
+    assert code == 0, drill.screen
+    assert (outcome["row"], outcome["passed"], outcome["equal"]) == (2, True, True)
+    (run,) = (tmp_path / "outputs" / "drills").glob("*/kill-node/latest")
+    before, after = (
+        {worker["node"] for worker in json.loads(line)["workers"]}
+        for line in (run / EVENTS).read_text().splitlines()
+        if json.loads(line)["event"] == "admitted"
+    )
+    assert len(before & after) == 1
+
+
 def test_a_job_that_does_not_go_on_by_itself_fails_the_drill_and_is_resumed_to_the_bit(
     tmp_path, corpus
 ):
     """One worker, whose death ends the job where nothing may be tried again."""
-    tiny = [word for word in TINY if not word.startswith(("stage.steps", "stage.checkpoint_every"))]
-    tiny += ["stage.steps=160", "stage.checkpoint_every=20", "at=50"]
-    words = ["resources.workers=1", "recovery.max_restarts=0", "tracking=none"]
-    command = [*RUN[:-1], "drill", "kill-worker"]
-    drill = Job(tmp_path, corpus, *words, command=command, own=tiny)
-    assert drill.wait(270) == 1, drill.screen  # it starts three jobs
+    words = ["resources.workers=1", "recovery.max_restarts=0"]
+    drill, code, outcome = drilled("kill-worker", tmp_path, corpus, *words)
+    assert code == 1, drill.screen
     assert "FAILED" in drill.screen
-    (kept,) = (tmp_path / "outputs" / "drills").glob("*/drills.json")
-    outcome = json.loads(kept.read_text())["kill-worker"]
     assert "it did not go on by itself, and was resumed" in outcome["notes"], outcome
     assert outcome["equal"] is True
     assert (outcome["row"], outcome["passed"]) == (1, False)
-    assert 0 <= outcome["lost_steps"] <= 20, "steps between two checkpoints"
-    assert 0 < outcome["detect_s"] < outcome["resume_s"]
-    assert broken(Path(outcome["run"])) == []
-    assert no_left_overs(drill)
 
 
 def test_a_drill_that_cannot_be_is_refused_before_anything_starts(tmp_path, monkeypatch):
@@ -244,4 +264,4 @@ def test_a_drill_that_cannot_be_is_refused_before_anything_starts(tmp_path, monk
     listed = typed("drill", "--list")
     assert listed.code == 0
     assert " 1  kill-worker" in listed.out
-    assert "not here" in next(line for line in listed.out.splitlines() if "kill-node" in line)
+    assert "not here" in next(line for line in listed.out.splitlines() if "kill-queue" in line)

@@ -123,6 +123,7 @@ SAID = {
     ],
     "no_room": [
         ("NoRoom", "no room for 2 worker(s) with 1 CPU(s) each in 3600 s; 1 of 2 CPU(s) are free"),
+        ("ClusterAway", "no Ray cluster at 10.0.0.1:6379 in 3600 s; its head process takes no"),
     ],
     "start": [
         ("RayNotStarted", "Ray did not start, twice: Can't find a `node_ip_address.json` file"),

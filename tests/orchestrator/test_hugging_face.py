@@ -317,3 +317,28 @@ def test_a_name_that_the_hub_does_not_give_is_refused_in_one_sentence(name, tmp_
     monkeypatch.chdir(tmp_path)
     said = refused("run", f"model.weights={name}")
     assert "no folder here, and the Hugging Face hub gave nothing of that name" in said
+
+
+def test_a_model_that_is_no_next_token_model_is_refused_by_pretraining(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sizes = {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 48}
+    made(
+        "bert",
+        {"vocab_size": 300, "num_attention_heads": 4, **sizes},
+        tmp_path / "bert",
+        transformers.AutoModelForMaskedLM,
+    )
+    Tokenizer.plain_bytes().save(tmp_path / "bert" / "tokenizer.json")
+    weights = checkpoint.open_weights(checkpoint.located("bert"))
+    assert isinstance(weights.model_config, HFConfig)
+    assert weights.model_config.task == "masked"
+    said = refused("run", "model.weights=bert")
+    assert "model.family=hf does not predict the next token" in said
+
+
+def test_a_mask_that_sees_the_token_it_predicts_is_named_in_the_plan(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for mask, sees in (("none", True), ("causal", False)):
+        answer = typed("plan", f"model.mask={mask}", "tokenizer=bytes")
+        assert answer.code == 0, answer
+        assert ("sees the token it predicts" in answer.out) == sees

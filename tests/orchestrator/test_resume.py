@@ -375,11 +375,12 @@ def on_a_disk(*options):
     return mount
 
 
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
-        (emptied, "is not in a run folder: there is no config.yaml"),
-        (half_written, "holds no valid checkpoint: no checkpoint has been published there"),
+        (emptied, "config.yaml"),
+        (half_written, "holds no valid checkpoint: no checkpoint"),
         (edited, "manifest.json is damaged: it differs from its own digest"),
         (of_a_newer_version, "has format 99, and this version reads 2 and 3"),
         (lambda run: ("model.width=64",), "model.width=64 must be 32"),
@@ -390,13 +391,15 @@ def on_a_disk(*options):
     ],
 )
 def test_nothing_is_begun_from_what_is_no_checkpoint_of_this_job_and_nothing_is_changed(
-    run, harm, said
+    run, harm, said, form
 ):
     """A run that is still alive: `test_a_run_that_goes_on_is_not_resumed`."""
     words = [word.format(parent=run.parent) for word in harm(run) or ()]
     try:
         before = contents(run)
-        assert said in refused("run", f"resume={run}", "stage.steps=9", *words)
+        message = refused("run", f"resume={form.format(run)}", "stage.steps=9", *words)
+        assert said in message
+        assert run.name in message or "outputs=" in message
         assert contents(run) == before
     finally:
         subprocess.run(["umount", "--lazy", run.parent / "disk"], check=False, capture_output=True)

@@ -21,7 +21,7 @@ from orchestrator.record.fencing import take
 from orchestrator.training import checkpoint, distributed
 from orchestrator.training.checkpoint.tensorfile import CHUNK, HashedFile, TensorWriter
 from orchestrator.training.state import WEIGHT, DifferentState
-from tests.orchestrator.plain import KEYS, Plain, bytes_read, check_equal
+from tests.orchestrator.plain import KEYS, Plain, bytes_read, check_equal, retain
 
 NOTHING_MUCH = 10_000
 """Bytes: what the counter itself and headers of small files take."""
@@ -260,7 +260,7 @@ def test_a_save_reads_nothing_not_even_what_was_saved_before(tmp_path):
     for step in range(1, 6):
         before = bytes_read()
         done = saved(tmp_path, step, plain)
-        retention.after(done)
+        retain(retention, done)
         assert bytes_read() - before < NOTHING_MUCH < done.bytes / 10
     assert [path.name for path in checkpoint.published(tmp_path)] == [
         "step_00000004",
@@ -315,7 +315,7 @@ class TestRetention:
         for step in (1, 2, 3):
             saved(tmp_path, step)
         (tmp_path / "step_00000003" / "model" / "weights-0.safetensors").write_bytes(b"short")
-        Retention(tmp_path, 2).after(saved(tmp_path, 4))
+        retain(Retention(tmp_path, 2), saved(tmp_path, 4))
         names = [path.name for path in checkpoint.published(tmp_path)]
         assert names == ["step_00000002", "step_00000003", "step_00000004"]
 
@@ -323,7 +323,7 @@ class TestRetention:
         for step in (5, 6):
             saved(tmp_path, step)
         done = saved(tmp_path, 4)
-        Retention(tmp_path, 1).after(done)
+        retain(Retention(tmp_path, 1), done)
         assert done.path in checkpoint.published(tmp_path)
 
     def test_the_best_stays_beside_the_newest_however_old_it_is(self, tmp_path):
@@ -331,23 +331,23 @@ class TestRetention:
         for step in range(1, 7):
             done = saved(tmp_path, step)
             retention.best = done.path if step in (1, 3) else retention.best
-            retention.after(done)
+            retain(retention, done)
         names = [int(path.name[-1]) for path in checkpoint.published(tmp_path)]
         assert names == [3, 5, 6]
 
     def test_multiples_of_a_number_of_steps_stay_for_ever(self, tmp_path):
         retention = Retention(tmp_path, 1, keep_every=3)
         for step in range(1, 9):
-            retention.after(saved(tmp_path, step))
+            retain(retention, saved(tmp_path, step))
         assert [int(path.name[-1]) for path in checkpoint.published(tmp_path)] == [3, 6, 8]
 
     def test_what_was_found_is_looked_at_once(self, tmp_path):
         saved(tmp_path, 1)
         retention = Retention(tmp_path, 9)
-        retention.after(saved(tmp_path, 2))
+        retain(retention, saved(tmp_path, 2))
         written = saved(tmp_path, 3)
         before = bytes_read()
-        retention.after(written)
+        retain(retention, written)
         assert bytes_read() - before < 200  # the counter alone
 
 

@@ -3,8 +3,14 @@
 A checkpoint is a folder whose manifest.json was written last and names size and sha256 of every
 other file. Reading and writing its tensors is at home in training/checkpoint; nothing here needs
 torch, so the process that starts a job can look for one in milliseconds.
+
+manifest     what a checkpoint says of itself    retention    which ones stay
+content      hashes and finite numbers           destination  a folder behind a URL
+finding      the newest good one                 copying      to there, behind training
+                                                 fetching     from there, to the cache
 """
 
+from orchestrator.record.checkpoints.cached import on_this_host
 from orchestrator.record.checkpoints.finding import (
     SELECTION,
     find,
@@ -45,6 +51,7 @@ __all__ = [
     "folder_name",
     "hold",
     "newest_valid",
+    "on_this_host",
     "published",
     "read",
     "remove_partial",

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,18 +24,22 @@ def look(path: Path) -> tuple[str, bool]:
 
     Only the numbers of a safetensors file of fp32 are looked at.
     """
+    with path.open("rb") as file:
+        return look_at(file, path.stat().st_size, numbers=path.suffix == ".safetensors")
+
+
+def look_at(file: Any, size: int, *, numbers: bool) -> tuple[str, bool]:
+    """As `look`, of an open file of so many bytes, which may be a safetensors file or not."""
     digest, finite = hashlib.sha256(), True
     buffer = memoryview(bytearray(CHUNK_BYTES))
-    with path.open("rb") as file:
-        numbers = path.suffix == ".safetensors"
-        if numbers:
-            start = file.read(8)
-            head = file.read(min(int.from_bytes(start, "little"), path.stat().st_size))
-            digest.update(start + head)
-            numbers = _is_fp32(head)
-        while count := file.readinto(buffer):
-            digest.update(buffer[:count])
-            finite = finite and (not numbers or all_finite(buffer[: count - count % 4]))
+    if numbers:
+        start = file.read(8)
+        head = file.read(min(int.from_bytes(start, "little"), size))
+        digest.update(start + head)
+        numbers = _is_fp32(head)
+    while count := file.readinto(buffer):
+        digest.update(buffer[:count])
+        finite = finite and (not numbers or all_finite(buffer[: count - count % 4]))
     return digest.hexdigest(), finite
 
 

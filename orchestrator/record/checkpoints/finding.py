@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from data.addresses import is_url
 from data.messages import short
 from orchestrator.record.checkpoints.content import look
 from orchestrator.record.checkpoints.manifest import (
@@ -89,14 +90,29 @@ def newest_valid(root: Path) -> tuple[Checkpoint | None, list[str]]:
     return newest_of(published(root), verify)
 
 
-def find(path: Path) -> Checkpoint:
-    """The verified checkpoint a user means by a checkpoint folder or a run folder.
+def find(
+    place: str | Path, setting: str = "checkpoint", *, weights_only: bool = False
+) -> Checkpoint:
+    """The verified checkpoint a user means by a checkpoint folder or a run folder, or its URL.
 
-    Of a run it is the newest good one; `passed_over` says why newer ones are not.
+    Of a run it is the newest good one; `passed_over` says why newer ones are not. What is behind a
+    URL is in the cache then; of `weights_only` no more than these.
+
+    Args:
+        place: a path, or a URL as text.
+        setting: whose value it is, for messages about a URL.
+        weights_only: whether the optimizer's state is of no use to the caller.
 
     Raises:
         CheckpointError: there is none; names the one to take instead, if there is one.
+        ValueError: the URL can't be read.
     """
+    if is_url(str(place)):
+        from orchestrator.record.checkpoints.fetching import RemoteRun
+
+        run = RemoteRun(str(place), setting)
+        return run.find(lambda step: run.fetch(step, weights_only=weights_only))
+    path = Path(place)
     if not path.exists():
         raise CheckpointError(f"{path} does not exist; `ls outputs` shows the runs there are")
     if (path / MANIFEST).is_file() or path.parent.name == FOLDER:
@@ -111,20 +127,36 @@ def find(path: Path) -> Checkpoint:
     return replace(newest, passed_over=tuple(rejected))
 
 
-def find_best(path: Path) -> Checkpoint:
+def find_best(place: str | Path, setting: str = "checkpoint") -> Checkpoint:
     """As `find`, for whoever wants the weights: of a run that keeps its best checkpoint, that one.
 
     A run that goes on needs the newest instead.
 
     Raises:
         CheckpointError: there is none.
+        ValueError: the URL can't be read.
     """
-    newest = find(path)
+    newest = find(place, setting, weights_only=True)
     kept = (newest.facts.get(SELECTION) or {}).get("path")
-    if kept is None or newest.path.resolve() == path.resolve():
+    if kept is None:
         return newest
     best = Path(os.path.normpath(newest.path / kept))
-    return replace(verify(best), passed_over=newest.passed_over) if best.is_dir() else newest
+    if is_url(str(place)):
+        from orchestrator.record.checkpoints.fetching import RemoteRun
+
+        run = RemoteRun(str(place), setting)
+        if (
+            run.step is not None
+            or best.parent != newest.path.parent
+            or best.name not in run.steps()
+        ):
+            return newest
+        found = run.fetch(best.name, weights_only=True)
+    elif newest.path.resolve() == Path(place).resolve() or not best.is_dir():
+        return newest
+    else:
+        found = verify(best)
+    return replace(found, passed_over=newest.passed_over)
 
 
 def _verify_named(path: Path) -> Checkpoint:

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +19,9 @@ from orchestrator.record.checkpoints.manifest import (
 )
 from orchestrator.record.fencing import Fence
 
+EXPIRED = "expired"
+"""In a checkpoint that was to be deleted while somebody held it."""
+
 
 class Retention:
     """Keeps the newest checkpoints of a run, its best, and some for ever; rank 0 holds one.
@@ -25,6 +29,8 @@ class Retention:
     A checkpoint that this process wrote or verified counts without another look. What it only
     found, after a resume, is looked at once, its sizes and its manifest: the one just written is
     known to be good, so the last good one is never at stake.
+
+    Deleting waits for the disk, and nobody for it: it goes on in a thread, until the next `wait`.
     """
 
     def __init__(
@@ -38,6 +44,7 @@ class Retention:
         self._root, self._fence, self._keep_every = root, fence, keep_every
         self._keep = keep
         self._sound: set[Path] = set()
+        self._thread, self._deleted = ThreadPoolExecutor(1, "retention"), list[Future[None]]()
         self.best: Path | None = None
         """Stays, however old it is."""
 
@@ -46,17 +53,26 @@ class Retention:
         self._sound.add(checkpoint.path)
 
     def after(self, written: Checkpoint) -> None:
-        """Delete what is older than the newest `keep` sound ones, of which `written` is one."""
+        """Begin to delete what is older than the newest `keep` sound ones, with `written` as one.
+
+        Raises Fenced, with nothing deleted, if another attempt has taken the run.
+        """
+        self.wait()
         self._sound.add(written.path)
         kept = 0
         for path in reversed(published(self._root)):
             if kept >= self._keep and not self._stays(path, written):
                 if self._fence is not None:
                     self._fence.check()
-                _delete(path)
+                self._deleted.append(self._thread.submit(_delete, path))
                 self._sound.discard(path)
             elif self._is_sound(path):
                 kept += 1
+
+    def wait(self) -> None:
+        """Return when all is deleted that was to be. A new checkpoint then has the room for it."""
+        while self._deleted:
+            self._deleted.pop().result()
 
     def _stays(self, path: Path, written: Checkpoint) -> bool:
         """Whether a checkpoint stays that is not among the newest."""
@@ -96,6 +112,16 @@ def hold(path: Path) -> int:
     return descriptor
 
 
+def release(path: Path, held: int) -> None:
+    """Hold a checkpoint no more, which goes at once if it was to go meanwhile.
+
+    For the driver of the run itself: of another run's nothing is deleted.
+    """
+    os.close(held)
+    if (path / EXPIRED).exists():
+        _delete(path)
+
+
 def restore_replaced(root: Path) -> None:
     """Give back its name to a checkpoint whose writer was gone between two renames."""
     for folder in root.glob(f"*{REPLACED}"):
@@ -118,11 +144,14 @@ def _delete(path: Path) -> None:
     held, or kept by the file system, is tried again after the next save; training goes on.
     """
     with suppress(OSError):
-        if (path / MANIFEST).exists():
-            with (path / MANIFEST).open("rb") as file:
-                _lock(file)
-                (path / MANIFEST).unlink()
-        shutil.rmtree(path)
+        try:
+            if (path / MANIFEST).exists():
+                with (path / MANIFEST).open("rb") as file:
+                    _lock(file)
+                    (path / MANIFEST).unlink()
+            shutil.rmtree(path)
+        except BlockingIOError:
+            (path / EXPIRED).touch()
 
 
 def _lock(file: BinaryIO) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from orchestrator.record.checkpoints.cached import cache_entry
 from orchestrator.record.lines import EVENTS, METRICS, read
 from orchestrator.record.mlflow.points import CHUNK_BYTES, Point, Points
 
@@ -32,18 +33,23 @@ def find_run(client: "MlflowClient", experiments: list[str], key: str) -> Any:
 def parent_of(folder: Path, event: dict[str, Any]) -> Path | None:
     """The run folder of the checkpoint of an event `resumed`. None: it is the run's own.
 
-    A run in other outputs than those of `folder` has only a name: its files are not read.
+    A run in other outputs than those of `folder` has only a name: its files are not read, unless it
+    was fetched to be gone on from.
     """
     checkpoint = (folder / str(event["path"])).resolve()
     parent = checkpoint.parents[1] if len(checkpoint.parents) > 1 else checkpoint
     return None if parent == folder.resolve() else parent
 
 
+def _is_read(parent: Path, outputs: Path) -> bool:
+    return parent.parents[1] == outputs or cache_entry(parent) is not None
+
+
 def points_before(folder: Path, event: dict[str, Any]) -> Iterator[list[Point]]:
     """The points that led to the checkpoint of an event `resumed`, some at a time."""
     outputs, seen = folder.resolve().parents[1], {folder.resolve()}
     parent, step = parent_of(folder, event), int(event["step"])
-    while parent is not None and parent not in seen and parent.parents[1] == outputs:
+    while parent is not None and parent not in seen and _is_read(parent, outputs):
         seen.add(parent)
         points, offset = Points(parent), 0
         while True:

@@ -23,6 +23,9 @@ LIVE = (
     *("checkpoint_rejected", "data_skipped", "failed", "fenced", "gave_up", "hung", "preempted"),
     *(
         "checkpoint_waited",
+        "copy_failed",
+        "copy_fenced",
+        "copy_pending",
         "recovered",
         "resized",
         "restarting",
@@ -110,6 +113,30 @@ def _checkpoint_waited(e: Event) -> str:
 
 def _checkpoint_rejected(e: Event) -> str:
     return f"passed over: {e.get('reason')}"
+
+
+def _copied(e: Event) -> str:
+    took = seconds(e.get("seconds"))
+    return _joined(f"copied step {e.get('step')} to {e.get('url')}", f" in {took}" if took else "")
+
+
+def _copy_failed(e: Event) -> str:
+    return (
+        f"a checkpoint could not be copied: {e.get('reason')}; training goes on, and it is tried "
+        "again"
+    )
+
+
+def _copy_fenced(e: Event) -> str:
+    return f"no more checkpoints are copied to {e.get('url')}: {e.get('reason')}"
+
+
+def _copy_pending(e: Event) -> str:
+    left = ", ".join(map(str, _list(e, "checkpoints")))
+    return (
+        f"not copied to {e.get('url')}: {left}; they are whole in the run folder, copy them with "
+        "`orchestrate checkpoint copy RUN`"
+    )
 
 
 def _data_skipped(e: Event) -> str:
@@ -240,6 +267,10 @@ SENTENCES: dict[str, Callable[[Event], str]] = {
     "best": _best,
     "checkpoint_waited": _checkpoint_waited,
     "checkpoint_rejected": _checkpoint_rejected,
+    "copied": _copied,
+    "copy_failed": _copy_failed,
+    "copy_fenced": _copy_fenced,
+    "copy_pending": _copy_pending,
     "data_skipped": _data_skipped,
     "drift": _drift,
     "failed": _failed,

@@ -94,7 +94,9 @@ def _weights(config: JobConfig) -> "Weights":
     Raises:
         ValueError: it is missing, damaged, holds no model of language, or has no tokenizer.
     """
-    found = verified_weights(str(config.checkpoint), config.section(EvaluateConfig).role)
+    found = verified_weights(
+        str(config.checkpoint), config.section(EvaluateConfig).role, "checkpoint"
+    )
     if not isinstance(found.model_config, LanguageModelConfig):
         raise ValueError(
             f"checkpoint={config.checkpoint} holds no model of language, and only such a model "

@@ -12,6 +12,7 @@ from data.drift.gate_report import GateReport
 from data.messages import counted
 from data.tokenizer import load_or_train
 from models import cost
+from models.configs import ModelConfig, language
 from orchestrator.config import JobConfig
 from orchestrator.stages.language.drift import check_drift, train_sets
 from orchestrator.stages.language.preparing import (
@@ -151,12 +152,17 @@ def _outline(
 ) -> Outline:
     stage, T, batch = config.section(PretrainConfig), config.data.sequence_length, config.batch
     role = language_role(config, vocabulary)
+    if not language(role.model).writes:
+        raise ValueError(
+            f"model.family={role.model.family} does not predict the next token, which "
+            f"stage={stage.name} is about; try model=gpt_tiny"
+        )
     parameters = cost.parameters(role.model)
     per_step, sequences = batch.step * T, batch.step * stage.steps
     flops = cost.flops_per_token(role.model, T) * sequences * T
     seen = "" if epochs is None else f" = {_epochs(epochs, 'about ' * about)}"
     lines = {
-        "model": f"{role.model.family}, {parameters:,} parameters",
+        "model": f"{role.model.family}, {parameters:,} parameters{_caution(role.model)}",
         "data": data,
         "step": f"{step_line(config, 'sequence')} of {counted(T, 'token')} = {per_step:,} tokens",
         "job": f"{counted(stage.steps, 'step')} = {sequences:,} sequences = "
@@ -174,6 +180,13 @@ def _outline(
         flops=flops,
         score=Score("validation/bits_per_byte"),
     )
+
+
+def _caution(model: ModelConfig) -> str:
+    """What a reader of the loss must know of the model."""
+    if not language(model).sees_target:
+        return ""
+    return "; its mask sees the token it predicts, so a low loss means nothing"
 
 
 def _data_line(config: JobConfig, prepared: Prepared, padding: float) -> str:

@@ -15,6 +15,7 @@ import models
 from data.files import fsync_folder, sha256_file
 from data.messages import short, size
 from models.configs import ModelConfig
+from orchestrator.record.checkpoints.cached import on_this_host
 from orchestrator.record.checkpoints.finding import find_best, newest_of, published
 from orchestrator.record.checkpoints.manifest import (
     FOLDER,
@@ -138,23 +139,33 @@ def _write_ours(checkpoint: Checkpoint, role: str | None, folder: Path) -> None:
         about.write(json.dumps(described, indent=1).encode())
 
 
-def open_weights(path: Path, role: str | None = None, *, verified: bool = False) -> Weights:
+def open_weights(
+    place: str | Path,
+    role: str | None = None,
+    *,
+    setting: str = "checkpoint",
+    verified: bool = False,
+) -> Weights:
     """The verified weights in a run folder, checkpoint, exported or Hugging Face folder.
 
     Args:
-        path: where they are; of a run, the best checkpoint if it keeps that, else the newest.
+        place: where they are, or the URL of a run or checkpoint, of which the weights alone are
+            fetched; of a run, the best checkpoint if it keeps that, else the newest.
         role: of a checkpoint; None: the only one. An exported folder holds one role.
+        setting: whose value the place is, for messages about a URL.
         verified: whether another process, such as the driver for its ranks, has just verified
             that very checkpoint or folder, so that it need not be read once more for that.
 
     Raises:
         CheckpointError: nothing valid is there, or not that role.
     """
+    path = Path(place)
     if (path / MODEL).is_file():
         return _open_exported(path, role, verified)
     if (path / CONFIG).is_file():
         return _open_foreign(path, role, verified)
-    checkpoint = read(path) if verified else find_best(path)
+    where = on_this_host(path)
+    checkpoint = read(where) if verified else find_best(place, setting)
     name, record = checkpoint.role(role)
     return Weights(
         open_role(checkpoint, role),

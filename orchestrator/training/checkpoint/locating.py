@@ -4,14 +4,17 @@ What is no folder of safetensors becomes one in the cache, once.
 """
 
 import hashlib
+import json
 import re
 import shutil
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from data.files import cache_root, lock
+from data.addresses import is_url
+from data.files import cache_root, lock, write_text_atomic
 from data.messages import Passing, listed
 from models.configs import HFConfig
 from orchestrator.record.checkpoints.manifest import PARTIAL, CheckpointError
@@ -24,8 +27,10 @@ WANTED = ("*.json", "*.safetensors", "tokenizer.model", "merges.txt", "vocab.txt
 """What is fetched of a repository."""
 
 
-def located(name: str, *, allow_pickle: bool = False) -> Path:
+def located(name: str, *, allow_pickle: bool = False) -> Path | str:
     """The folder, on this machine, of what `model.weights` names; it may be of any kind.
+
+    The URL of a run or checkpoint stays as it is.
 
     Args:
         name: folder, GGUF file, or OWNER/NAME on the hub, also hf://OWNER/NAME[/FILE.gguf].
@@ -34,6 +39,8 @@ def located(name: str, *, allow_pickle: bool = False) -> Path:
     Raises:
         CheckpointError: there is nothing of that name, or it is a pickle.
     """
+    if is_url(name) and not name.startswith("hf://"):
+        return name
     path = Path(name)
     if not path.exists() and (found := _of_hub(name)) is not None:
         path = found
@@ -96,7 +103,6 @@ def _as_transformers_has_it(folder: Path, config: HFConfig) -> Path:
 
 def _by_transformers(source: Path, folder: Path, config: HFConfig) -> None:
     import transformers
-    from safetensors.torch import save_file
 
     from models.hf.wrapped import CLASSES
 
@@ -112,9 +118,19 @@ def _by_transformers(source: Path, folder: Path, config: HFConfig) -> None:
             f"{source.parent}: missing or of another shape than its {CONFIG} says: "
             f"{listed(sorted(wrong))}"
         )
+    _copy_json(source.parent, folder)
+    _write(model, folder)
+
+
+def _write(model: Any, folder: Path) -> None:
+    """Write the weights of a module of transformers under its own names, and its config."""
+    from safetensors.torch import save_file
+
     tensors = {name: p.detach().contiguous().float() for name, p in model.named_parameters()}
     save_file(tensors, folder / "model.safetensors")
-    _copy_json(source.parent, folder)
+    plain = {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
+    plain |= {"architectures": [type(model).__name__], "dtype": "float32"}
+    write_text_atomic(folder / CONFIG, json.dumps(plain, indent=2, default=str))
 
 
 def _converted(source: Path, convert: Callable[[Path, Path], None]) -> Path:
@@ -140,6 +156,7 @@ def _from_gguf(file: Path, folder: Path) -> None:
     try:
         import gguf  # noqa: F401 - transformers asks for it late, and says less
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
     except ImportError as error:
         raise CheckpointError(
             f"{file} is a GGUF file, and reading it needs the package {error.name}; "
@@ -149,10 +166,11 @@ def _from_gguf(file: Path, folder: Path) -> None:
 
     try:
         where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-        model.save_pretrained(folder)
+        _write(model, folder)
         AutoTokenizer.from_pretrained(**where).save_pretrained(folder)
-    except (ValueError, KeyError, OSError, NotImplementedError) as error:
+    except (ValueError, KeyError, OSError, ImportError, NotImplementedError) as error:
         said = str(error).splitlines()[0]
         raise CheckpointError(f"{file} can't be read by transformers: {said}") from None
 

@@ -4,7 +4,7 @@ A layout shows them as slices that are views of the live tensors: reading them s
 writing them loads it. None of this communicates, but for the exchange after loading.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -75,16 +75,22 @@ class WholeLayout:
 class FlatLayout:
     """ZeRO 1 and 2: each group of parameters is one flat tensor, of which ranks hold equal parts.
 
-    A part begins and ends anywhere in a parameter.
+    A part begins and ends anywhere in a parameter. What is not trained is whole on every rank.
     """
 
     def __init__(self, model: nn.Module, zero: Any) -> None:
         """Take the optimizer of DeepSpeed."""
-        self._model, self._zero = model, zero
+        self._zero = zero
+        self._trained, self._frozen = _by_training(model)
 
     def slices(self) -> Iterator[Slice]:
-        """The parts of parameters in this rank's part of the groups."""
-        for name, parameter in _named(self._model):
+        """The parts of parameters in this rank's part of the groups; its share of the others."""
+        yield from self._parts()
+        for each in whole.views(self._frozen, None):
+            yield whole.own_share(each)
+
+    def _parts(self) -> Iterator[Slice]:
+        for name, parameter in self._trained:
             mapping = parameter._hp_mapping
             if mapping is None:  # all of it lies on other ranks
                 continue
@@ -103,7 +109,9 @@ class FlatLayout:
 
     def load(self, reader: StateReader) -> None:
         """Fill this rank's part; the model's weights are gathered from all parts."""
-        fill(self.slices(), reader)
+        fill(self._parts(), reader)
+        with torch.no_grad():
+            whole.fill_together(whole.views(self._frozen, None), reader)
         self._zero.update_lp_params()
 
 
@@ -112,11 +120,17 @@ class ShardedLayout:
 
     def __init__(self, model: nn.Module, zero: Any) -> None:
         """Take the optimizer of DeepSpeed."""
-        self._model, self._zero = model, zero
+        self._zero = zero
+        self._trained, frozen = _by_training(model)
+        self._frozen = FrozenShardedLayout(frozen, zero.parameter_offload)
 
     def slices(self) -> Iterator[Slice]:
         """This rank's shard of each parameter, without the padding."""
-        for name, parameter in _named(self._model):
+        yield from self._shards()
+        yield from self._frozen.slices()
+
+    def _shards(self) -> Iterator[Slice]:
+        for name, parameter in self._trained:
             start, length = _shard(parameter)
             if length:
                 flat, offset, _ = self._place(parameter)
@@ -133,9 +147,9 @@ class ShardedLayout:
     @torch.no_grad()
     def load(self, reader: StateReader) -> None:
         """Fill this rank's shards, in fp32 and in the precision of the model."""
-        self._zero.parameter_offload.partition_all_parameters()  # small ones may be gathered
-        fill(self.slices(), reader)
-        for _, parameter in _named(self._model):
+        self._frozen.load(reader)  # shards all parameters, of which small ones may be gathered
+        fill(self._shards(), reader)
+        for _, parameter in self._trained:
             flat, offset, length = self._place(parameter)
             parameter.ds_tensor.copy_(flat[offset : offset + length])
 
@@ -146,11 +160,11 @@ class ShardedLayout:
 
 
 class FrozenShardedLayout:
-    """ZeRO 3 without an optimizer: shards in the precision of the model alone."""
+    """ZeRO 3, what no optimizer trains: shards in the precision of the model alone."""
 
-    def __init__(self, model: nn.Module, offload: Any) -> None:
-        """Take what gathers and releases the parameters."""
-        self._model, self._offload = model, offload
+    def __init__(self, named: Iterable[tuple[str, Any]], offload: Any) -> None:
+        """Take the parameters by name, and what gathers and releases them."""
+        self._named, self._offload = list(named), offload
 
     def slices(self) -> Iterator[Slice]:
         """This rank's shard of each parameter, in fp32."""
@@ -161,21 +175,24 @@ class FrozenShardedLayout:
         """There is none."""
 
     def load(self, reader: StateReader) -> None:
-        """Fill this rank's shards."""
+        """Fill this rank's shards, once all parameters are sharded."""
         self._offload.partition_all_parameters()
         fill(self._views(), reader)
 
     def _views(self) -> Iterator[Slice]:
-        for name, parameter in _named(self._model):
+        for name, parameter in self._named:
             start, length = _shard(parameter)
             if length:
                 tensors = {WEIGHT: parameter.ds_tensor[:length]}
                 yield Slice(name, tuple(parameter.ds_shape), start, tensors)
 
 
-def _named(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Parameters by name, with what DeepSpeed has added to them."""
-    return model.named_parameters()
+def _by_training(model: nn.Module) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]]:
+    """The parameters that are trained, and those that are not: by name, as DeepSpeed left them."""
+    named = list(model.named_parameters())
+    return [own for own in named if own[1].requires_grad], [
+        own for own in named if not own[1].requires_grad
+    ]
 
 
 def _stretch(

@@ -108,7 +108,7 @@ class ZeroEngine:
 
     def _find_layout(self, stage: int) -> layouts.Layout:
         if self._optim is None:
-            return layouts.FrozenShardedLayout(self.model, self._optimizer)
+            return layouts.FrozenShardedLayout(self.model.named_parameters(), self._optimizer)
         if stage == 3:
             return layouts.ShardedLayout(self.model, self._optimizer)
         if stage == 0:

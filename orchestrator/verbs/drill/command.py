@@ -18,10 +18,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster.emulated import NotEmulated
 from data.messages import did_you_mean, short
 from orchestrator.terminal import say
 from orchestrator.verbs.drill.outcome import Context, Outcome
-from orchestrator.verbs.drill.rehearsal import DrillError
+from orchestrator.verbs.drill.rehearsal import DrillError, NotPossible
 from orchestrator.verbs.drill.rows import DRILLS, Drill
 from orchestrator.verbs.drill.soak import random_mix, soak
 
@@ -146,7 +147,9 @@ def _carry_out(context: Context, name: str) -> Outcome:
     say(f"{name}: {drill.summary}")
     try:
         return drill.rehearse(context)
-    except DrillError as error:
+    except NotPossible as error:
+        return Outcome(None, [str(error)])
+    except (DrillError, NotEmulated) as error:
         return Outcome(False, [str(error)])
 
 

@@ -18,7 +18,7 @@ import psutil
 from cluster.host.memory import kills_now, memory_group
 from orchestrator.record.checkpoints.finding import published
 from orchestrator.record.checkpoints.manifest import FOLDER
-from orchestrator.verbs.drill.rehearsal import Child, DrillError
+from orchestrator.verbs.drill.rehearsal import Child, DrillError, NotPossible
 from orchestrator.verbs.ui import answers, choose_port, serve
 
 PAGE = 4096
@@ -172,12 +172,12 @@ def newest_checkpoint(run: Path) -> Path:
 
 @contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
-    """A disk of its own under `folder`. Raises DrillError where this user can't mount one."""
+    """A disk of its own under `folder`. Raises NotPossible where this user can't mount one."""
     folder.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
     done = subprocess.run(mount, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise DrillError(f"no disk could be mounted: {done.stderr.strip()}")
+        raise NotPossible(f"no disk could be mounted: {done.stderr.strip()}")
     try:
         yield
     finally:

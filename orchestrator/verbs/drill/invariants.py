@@ -18,6 +18,7 @@ from orchestrator.record.mlflow.sqlite import sqlite_path
 from orchestrator.record.runs import RESULT, mapping
 from orchestrator.record.story.spending import STEP_SECONDS
 
+LOSS = "train/loss"
 SHARED_MEMORY, TEMPORARY = Path("/dev/shm"), Path("/tmp")
 
 
@@ -107,6 +108,35 @@ def differences(one: Checkpoint, other: Checkpoint) -> list[str]:
     if one.facts.get("data") != other.facts.get("data"):
         found.append("the ledgers of the samples differ")
     return found
+
+
+def unlike(one: Checkpoint, other: Checkpoint, most: float) -> list[str]:
+    """What differs between two runs of one job on other numbers of workers, in a sentence each.
+
+    Both end at one step, with one ledger. Each step's loss may differ by the part `most` of it:
+    the order of the sums is another.
+    """
+    found = []
+    if one.step != other.step:
+        found.append(f"steps: {one.step} and {other.step}")
+    if one.facts.get("data") != other.facts.get("data"):
+        found.append("the ledgers of the samples differ")
+    ours, theirs = losses(one.path.parents[1]), losses(other.path.parents[1])
+    for step in sorted(ours.keys() & theirs.keys()):
+        if abs(ours[step] - theirs[step]) > most * abs(ours[step]):
+            found.append(f"loss of step {step}: {ours[step]} and {theirs[step]}")
+            break
+    return found
+
+
+def losses(folder: Path) -> dict[int, float]:
+    """The training loss of each step that counts."""
+    descent = Descent(folder)
+    return {
+        line["step"]: line["metrics"][LOSS]
+        for line in read(folder / METRICS)[0]
+        if LOSS in line["metrics"] and descent.holds(line["attempt"], line["step"])
+    }
 
 
 def left_behind(pid: int, marker: str) -> list[str]:

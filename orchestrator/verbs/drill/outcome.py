@@ -8,8 +8,10 @@ from typing import Any
 
 from orchestrator.config import JobConfig, TrainingConfig
 from orchestrator.record.checkpoints.finding import find
-from orchestrator.verbs.drill.invariants import broken, differences
+from orchestrator.verbs.drill.invariants import broken, differences, unlike
 from orchestrator.verbs.drill.rehearsal import Child, DrillError, Job, Trial
+
+UNLIKE_IN_FP32, UNLIKE_ELSE = 1e-5, 1e-2  # relative; bf16 rounds to 3 digits
 
 
 @dataclass
@@ -59,9 +61,9 @@ class Context:
         """Most steps between two checkpoints."""
         return self.training.checkpoint_every or self.training.steps
 
-    def job(self, name: str) -> Job:
+    def job(self, name: str, *more: str, **environment: str) -> Job:
         """The job for a drill; its runs are kept apart from those of others."""
-        return Job(self.overrides, self.folder / name, self.at)
+        return Job([*self.overrides, *more], self.folder / name, self.at, environment=environment)
 
     @cached_property
     def reference(self) -> Child:
@@ -77,6 +79,13 @@ class Context:
             raise DrillError(f"the job has troubles of its own: {'; '.join(troubles)}")
         return child
 
+    @property
+    def _most_unlike(self) -> float:
+        """By which part the losses of two numbers of workers may differ."""
+        engines = [self.config.role(name).engine for name in self.config.stage.roles]
+        exact = all(engine.precision == "fp32" for engine in engines)
+        return UNLIKE_IN_FP32 if exact else UNLIKE_ELSE
+
     def judge(
         self,
         trial: Trial,
@@ -85,6 +94,7 @@ class Context:
         itself: bool = False,
         within_s: float | None = None,
         more: Sequence[str] = (),
+        resized: bool = False,
     ) -> Outcome:
         """Whether a disturbed job came to the same end as the undisturbed one.
 
@@ -94,12 +104,15 @@ class Context:
             itself: whether it has to go on by itself.
             within_s: seconds from the fault in which it must run again.
             more: what else does not hold.
+            resized: whether it went on with another number of workers: the order of sums differs,
+                so the losses are compared, and not the bits.
         """
         bad = [*trial.troubles, *more]
         if trial.code:
             bad.append(f"it ended with exit code {trial.code}: {trial.child.last_words()}")
             return self._outcome(trial, bad, equal=None)
-        differing = differences(find(self.reference.run), find(trial.child.run))
+        ends = find(self.reference.run), find(trial.child.run)
+        differing = unlike(*ends, self._most_unlike) if resized else differences(*ends)
         bad += differing
         if trial.lost_steps > most_lost:
             bad.append(f"{trial.lost_steps} steps lost, at most {most_lost} may be")

@@ -30,7 +30,7 @@ from orchestrator.verbs.drill.invariants import (
 LOOK_S = 0.02
 OVER_S = 900.0  # no wait is longer
 GONE_S = 45.0  # what a job started must be gone so soon after its end
-TELLING = ("failed", "hung", "preempted", "finished")  # kinds of events
+TELLING = ("failed", "hung", "preempted", "restarting", "finished")  # kinds of events
 MARKER = "ORCHESTRATE_DRILL"
 CACHE = "torchinductor_*"  # torch keeps it for all processes of a user, in the place for such files
 UNWANTED = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID")
@@ -38,6 +38,10 @@ UNWANTED = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID")
 
 class DrillError(Exception):
     """A drill that could not be carried out as it is meant: it is failed, in these words."""
+
+
+class NotPossible(DrillError):
+    """A drill that can't be carried out here, or with this job: it is left out."""
 
 
 class Child:
@@ -196,6 +200,10 @@ class Job:
     """The step after which harm is done."""
     through: Sequence[str] = ()
     """A command that becomes the job's, once it has seen to where that runs."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Variables of its own: the address of a cluster."""
+    to_resume: Sequence[str] = ()
+    """What its user adds where it is resumed."""
 
     def __post_init__(self) -> None:
         """No run has saved anything yet."""
@@ -204,7 +212,8 @@ class Job:
     def start(self, *more: str, **environment: str) -> Child:
         """Start it."""
         self._saved = None
-        return Child([*self.overrides, *more], self.outputs, self.through, **environment)
+        variables = {**self.environment, **environment}
+        return Child([*self.overrides, *more], self.outputs, self.through, **variables)
 
     def resume(self, child: Child) -> Child:
         """Go on from a run that ended, as its user would: from the newest that has a checkpoint."""
@@ -212,7 +221,8 @@ class Job:
             self._saved = child.run
         if self._saved is None:
             return self.start()
-        return Child([f"resume={self._saved}"], self.outputs, self.through)
+        words = [f"resume={self._saved}", *self.to_resume]
+        return Child(words, self.outputs, self.through, **self.environment)
 
     def disturb(
         self,

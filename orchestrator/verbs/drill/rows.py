@@ -11,9 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.record.checkpoints.finding import find
+from orchestrator.record.fencing import FOLDER as FENCES
 from orchestrator.record.story.sentences import sentence
 from orchestrator.verbs.drill import faults
 from orchestrator.verbs.drill.invariants import broken, differences, differing_points
+from orchestrator.verbs.drill.node_rows import (
+    cut_network,
+    grow,
+    kill_head,
+    kill_node,
+    restart_head,
+    shrink,
+)
 from orchestrator.verbs.drill.outcome import Context, Outcome, failure_of
 from orchestrator.verbs.drill.rehearsal import Child, DrillError, Trial
 
@@ -21,6 +30,7 @@ RUNNING_AGAIN_S, SEEN_HANGING_S = 25.0, 30.0
 NAMED_STEPS, NAMED_S = 20, 5.0  # until a slow rank is named: of both, what lasts longer
 MEGABYTE = 1 << 20
 OUT_OF_MEMORY = "out_of_memory"
+KILLS = 10
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,34 @@ def kill_driver(context: Context) -> Outcome:
     job = context.job("kill-driver")
     trial = job.disturb(job.start(), faults.to_driver(signal.SIGKILL))
     return context.judge(trial, most_lost=context.interval)
+
+
+def kill_drivers(context: Context) -> Outcome:
+    """SIGKILL to the driver, and to each that `resume=auto` has put in its place, again and again.
+
+    Each is killed with its first step; no two of them may write to one run.
+    """
+    job, bad = context.job("kill-drivers"), list[str]()
+    children = [job.start()]
+    try:
+        children[0].until_step(job.at)
+        for _ in range(KILLS):
+            children[-1].until(children[-1].steps, "a step")
+            faults.to_driver(signal.SIGKILL)(children[-1])
+            bad += children[-1].leaks()
+            children.append(job.start("resume=auto"))
+        code = children[-1].wait()
+        bad += children[-1].leaks() + broken(children[-1].run)
+    finally:
+        for child in children:
+            child.end()
+    if code:
+        bad.append(f"it ended with exit code {code}: {children[-1].last_words()}")
+    runs = {child.run for child in children}
+    taken = [len(list((run / FENCES).glob("*.json"))) for run in runs]
+    if len(runs) != len(children) or set(taken) != {1}:
+        bad.append(f"{len(children)} drivers made {len(runs)} runs, with attempts {taken}")
+    return _compared(context, children[-1], bad, f"resumed {KILLS} times")
 
 
 def preempt_worker(context: Context) -> Outcome:
@@ -298,15 +336,17 @@ def slow_worker(context: Context) -> Outcome:
     return _compared(context, child, bad, note)
 
 
-NODES = "needs a cluster of several nodes that may be lost"
+NO_SERVICE = "each rank reads its shards from the disk of its host"
 DRILLS = {
     "kill-worker": Drill(1, "SIGKILL to a rank", kill_worker),
-    "kill-node": Drill(2, "a node dies, another is free", None, NODES),
-    "shrink": Drill(3, "a node dies, none is free", None, NODES),
-    "grow": Drill(4, "a node comes back", None, NODES),
+    "kill-node": Drill(2, "a node dies, another is free", kill_node),
+    "shrink": Drill(3, "a node dies, none is free", shrink),
+    "grow": Drill(4, "a node comes", grow),
     "kill-driver": Drill(5, "SIGKILL to what the user started", kill_driver),
-    "kill-head": Drill(8, "the head of the cluster dies", None, NODES),
-    "cut-network": Drill(9, "no packet between two hosts for a while", None, NODES),
+    "kill-queue": Drill(6, "SIGKILL to the queue of jobs", None, "each job is its own command"),
+    "restart-head": Drill(7, "the head process is away for a while", restart_head),
+    "kill-head": Drill(8, "the head of the cluster dies for good", kill_head),
+    "cut-network": Drill(9, "no packet between two hosts, for 5 s and for 60 s", cut_network),
     "preempt-worker": Drill(10, "SIGTERM to a rank, as a notice", preempt_worker),
     "hang-worker": Drill(11, "the thread of a rank that trains is stopped", hang_worker),
     "freeze-worker": Drill(12, "SIGSTOP to a rank", freeze_worker),
@@ -314,8 +354,10 @@ DRILLS = {
     "full-disk": Drill(14, "the disk of the outputs fills up", full_disk),
     "corrupt-checkpoint": Drill(15, "a bit flips in the newest checkpoint", corrupt_checkpoint),
     "corrupt-shard": Drill(16, "a bit flips in the data", corrupt_shard),
+    "kill-data-service": Drill(17, "SIGKILL to what serves the data", None, NO_SERVICE),
     "kill-tracking-server": Drill(18, "SIGKILL to the MLflow server", kill_tracking_server),
     "lock-tracking-store": Drill(19, "the SQLite store of MLflow is locked", lock_tracking_store),
     "out-of-memory": Drill(20, "the memory of the job runs out", out_of_memory),
     "diverge": Drill(21, "the loss becomes NaN", diverge),
+    "kill-drivers": Drill(22, "SIGKILL to each driver that resumes, ten times", kill_drivers),
 }

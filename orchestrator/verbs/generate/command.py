@@ -119,8 +119,8 @@ def parser() -> argparse.ArgumentParser:
         "path",
         nargs="?",
         default=LATEST,
-        help="run folder, checkpoint, exported folder, Hugging Face model or GGUF file "
-        "[%(default)s]",
+        help="run folder, checkpoint, URL of either, exported folder, Hugging Face model or GGUF "
+        "file [%(default)s]",
     )
     new.add_argument(
         "--allow-pickle", action="store_true", help="read weights of others that are a pickle"

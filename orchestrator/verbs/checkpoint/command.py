@@ -1,7 +1,8 @@
 """`orchestrate checkpoint ACTION`: the checkpoints of a run: which there are, whole, and different.
 
 A run stands for its newest good checkpoint where one is meant, and for all of them in `list` and
-`verify`. Nothing is changed, but for `export`, which makes a folder.
+`verify`. It may be a folder or a URL. Nothing is changed, but for `export`, which makes a folder,
+and `copy`, which fills a destination.
 """
 
 import argparse
@@ -9,32 +10,40 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+from data.addresses import is_url
 from data.messages import clock, counted, size
 from orchestrator.record import checkpoints
 from orchestrator.record.checkpoints import FOLDER, MANIFEST, Checkpoint, CheckpointError
 from orchestrator.record.checkpoints.finding import read_complete
 from orchestrator.record.fencing import PARTIAL
-from orchestrator.record.runs import HEADLINES, RUNNING, Run, find
+from orchestrator.record.runs import RUNNING, Run, find
 from orchestrator.terminal import say
 from orchestrator.verbs import export
+from orchestrator.verbs.checkpoint import remote
+from orchestrator.verbs.checkpoint.rows import Row, measured_by, show, verify_each
 
 LATEST = "outputs/latest"
-COLUMNS = ("checkpoint", "size", "age", "metric", "attempt", "state")
 SHOWN = 20  # tensors of a diff
 
 
 def main(argv: Sequence[str]) -> int:
     """Carry out an action; returns the exit code. Raises ValueError for a wrong request."""
     options = parser().parse_args(argv)
+    if options.action == "list" and is_url(options.run):
+        return remote.list_there(options.run)
     if options.action == "list":
         return _list(find(options.run, Path(options.outputs)))
+    if options.action == "verify" and is_url(options.path):
+        return remote.verify_there(options.path)
     if options.action == "verify":
         return _verify(Path(options.path))
     if options.action == "diff":
-        return _diff(Path(options.a), Path(options.b), options.all)
+        return _diff(options.a, options.b, options.all)
+    if options.action == "copy":
+        return remote.copy(find(options.run, Path(options.outputs)), options.url)
     return export.main(argv[1:])
 
 
@@ -51,15 +60,22 @@ def parser() -> argparse.ArgumentParser:
         return actions.add_parser(name, help=summary, description=summary)
 
     listing = action("list", "those of a run, newest first: size, age, metric, whether it is whole")
-    listing.add_argument("run", nargs="?", default=LATEST, help="run folder, or id [%(default)s]")
-    listing.add_argument(
-        "--outputs", default="outputs", help="folder in which ids are looked up [%(default)s]"
-    )
+    copying = action("copy", "to a URL, what it lacks: also of a run that has ended")
+    for own, also in ((listing, ", or URL"), (copying, "")):
+        own.add_argument(
+            "run", nargs="?", default=LATEST, help=f"run folder, or id{also} [%(default)s]"
+        )
+        own.add_argument(
+            "--outputs", default="outputs", help="folder in which ids are looked up [%(default)s]"
+        )
+    copying.add_argument("url", nargs="?", help="[the stage.checkpoints_to of the run]")
     verify = action("verify", "read every byte and compare all hashes; exit code 1 if one is bad")
-    verify.add_argument("path", nargs="?", default=LATEST, help="run or checkpoint [%(default)s]")
+    verify.add_argument(
+        "path", nargs="?", default=LATEST, help="run, checkpoint, or URL [%(default)s]"
+    )
     diff = action("diff", "what differs between two, by tensor; exit code 1 if anything does")
     for name in ("a", "b"):
-        diff.add_argument(name, help="run folder (its newest checkpoint) or checkpoint")
+        diff.add_argument(name, help="run folder (its newest checkpoint), checkpoint, or URL")
     diff.add_argument("--all", action="store_true", help=f"all tensors [the {SHOWN} that most do]")
     exporting = action("export", "weights alone, in a folder for others; as `orchestrate export`")
     export.add_arguments(exporting)
@@ -68,18 +84,11 @@ def parser() -> argparse.ArgumentParser:
 
 def _list(run: Run) -> int:
     """A line for each checkpoint; sizes and manifests are looked at, contents are not."""
-    events = {
-        Path(str(e.get("path"))).name: e for e in run.events if e.get("event") == "checkpoint"
-    }
-    best = [Path(str(e.get("path"))).name for e in run.events if e.get("event") == "best"][-1:]
-    root = run.folder / FOLDER
-    rows = [_row(path, events.get(path.name, {}), path.name in best) for path in _folders(root)]
+    measured, rows = measured_by(run), [_row(path) for path in _folders(run.folder / FOLDER)]
     if not rows:
         say(f"{run.folder} has no checkpoint" + (" yet" if run.status == RUNNING else ""))
         return 0
-    widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
-    for row in (COLUMNS, *rows):
-        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).strip())
+    show(measured, rows)
     return 0
 
 
@@ -89,21 +98,15 @@ def _folders(root: Path) -> Iterator[Path]:
     yield from sorted(root.glob(f"*{PARTIAL}"))
 
 
-def _row(path: Path, event: dict[str, Any], best: bool) -> tuple[str, ...]:
-    """What COLUMNS say of a checkpoint."""
+def _row(path: Path) -> Row:
     if path.suffix == PARTIAL:
-        return path.name, "-", "-", "-", "-", "half-written: of no use, and no harm"
+        return Row(path.name, "half-written: of no use, and no harm")
     manifest = path / MANIFEST
     age = clock(time.time() - manifest.stat().st_mtime) if manifest.exists() else "-"
-    measured = event.get("metrics", {})
-    shown = next((n for w in HEADLINES for n in measured if n.endswith(f"/{w}")), None)
-    metric = "-" if shown is None else f"{shown} {measured[shown]:.4g}"
-    state = "whole" + (", best" if best else "")
     try:
-        found = read_complete(path)
+        return Row(path.name, "whole", age, read_complete(path))
     except CheckpointError as error:
-        return path.name, "-", age, metric, "-", f"{error}"
-    return path.name, size(found.bytes), age, metric, str(found.attempt or "-"), state
+        return Row(path.name, f"{error}", age)
 
 
 def _verify(path: Path) -> int:
@@ -113,29 +116,14 @@ def _verify(path: Path) -> int:
     folders = [path] if one else checkpoints.published(root)[::-1]
     if not folders or not path.exists():
         raise ValueError(f"{path} holds no checkpoint; `orchestrate runs` lists the runs there are")
-    good: list[Checkpoint] = []
-    for folder in folders:
-        begun = time.monotonic()
-        try:
-            found = checkpoints.verify(folder)
-        except CheckpointError as error:
-            say(f"bad   {folder.name}  {error}", hang=6)
-            continue
-        good.append(found)
-        files = counted(len(found.files), "file")
-        took = time.monotonic() - begun
-        say(f"good  {folder.name}  {size(found.bytes)} in {files}, all hashes agree, {took:.1f} s")
-    if len(good) < len(folders) and not one:
-        used = f"{good[0].path}" if good else "none: resume refuses, and begins nothing anew"
-        say(f"resume={path} takes {used}")
-    return 0 if len(good) == len(folders) else 1
+    return verify_each(str(path), {str(f): partial(checkpoints.verify, f) for f in folders}, one)
 
 
-def _diff(a: Path, b: Path, everything: bool) -> int:
+def _diff(a: str, b: str, everything: bool) -> int:
     """The tensors that differ, most first."""
     from orchestrator.training.checkpoint.comparing import compare
 
-    first, second = (_found(path) for path in (a, b))
+    first, second = (_found(place) for place in (a, b))
     for label, found in (("first ", first), ("second", second)):
         say(f"{label} {found.path}, after step {found.step}, {size(found.bytes)}")
     differences = list(compare(first, second))
@@ -159,8 +147,8 @@ def _diff(a: Path, b: Path, everything: bool) -> int:
     return 1 if unlike or other or facts else 0
 
 
-def _found(path: Path) -> Checkpoint:
-    found = checkpoints.find(path)
+def _found(place: str) -> Checkpoint:
+    found = checkpoints.find(place)
     for line in checkpoints.told(found.path, found.passed_over):
         say(line, sys.stderr)
     return found
