@@ -1,23 +1,36 @@
-"""Keys and values of the tokens that a model has seen.
+"""What a model keeps of the tokens it has seen, so that each is computed once.
 
 B batch, G key and value heads, T time (new tokens), S time with the cached tokens before them,
 K head width.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 
-class KVCache:
-    """Keys and values of the tokens seen so far, so that each token is computed once.
+class Cache(Protocol):
+    """What every model's memory has.
 
-    `length` counts the tokens seen. Room for `capacity` tokens is made once, at a layer's first
-    use, in the dtype the keys then have (autocast changes it).
+    `length` counts the tokens seen.
 
     `starts`, int64 (B,), is for rows of different lengths, which all end at the same place: row b
     begins at column starts[b], and what stands before is padding. None: all begin at 0.
+    """
+
+    length: int
+    starts: Tensor | None
+
+    def select(self, rows: Tensor) -> None:
+        """Let row i go on from what row rows[i] has seen; rows is int64 (B',), may repeat some."""
+
+
+class KVCache:
+    """Keys and values of every token: a Transformer's memory, which grows with the text.
+
+    Room for `capacity` tokens is made once, at a layer's first use, in the dtype the keys then
+    have (autocast changes it).
     """
 
     def __init__(self, capacity: int, starts: Tensor | None = None) -> None:
@@ -76,3 +89,20 @@ class KVCache:
             for new, old in zip((keys, values), both, strict=True):
                 new[:, :, : self.length] = old[rows, :, : self.length]
             self._layers[layer] = (keys, values)
+
+
+class StateCache:
+    """Some tensors (B, ...) that sum up all tokens: a memory of constant size."""
+
+    def __init__(self, starts: Tensor | None = None) -> None:
+        """Start empty."""
+        self.starts = starts
+        self.length = 0
+        self.states: list[tuple[Tensor, ...]] = []
+        """Of each layer; none before the first token."""
+
+    def select(self, rows: Tensor) -> None:
+        """See `Cache`."""
+        if self.starts is not None:
+            self.starts = self.starts[rows]
+        self.states = [tuple(part[rows] for part in state) for state in self.states]

@@ -10,18 +10,26 @@ from typing import TYPE_CHECKING, Any
 from models.configs import (
     BertConfig,
     ByHandConfig,
+    CBOWConfig,
     GPTConfig,
     HFConfig,
+    LSTMConfig,
     MLPConfig,
     ModelConfig,
+    RNNConfig,
+    SkipGramConfig,
     TokenModelConfig,
     TransformerConfig,
+    WindowConfig,
 )
 from models.configs.checks import did_you_mean
 from models.formulas.blocks import bert_cost, transformer_cost
 from models.formulas.cost import Cost
 from models.formulas.gpt import gpt_cost
 from models.formulas.mlp import mlp_cost
+from models.formulas.recurrent import recurrent_cost
+from models.formulas.window import window_cost
+from models.formulas.word_vectors import word_vectors_cost
 from models.hf.cost import hf_cost
 
 if TYPE_CHECKING:
@@ -48,8 +56,13 @@ class Family:
 
 MODELS = {
     "gpt": Family(GPTConfig, "models.gpt:GPT", gpt_cost),
+    "lstm": Family(LSTMConfig, "models.recurrent.language:Recurrent", recurrent_cost),
+    "rnn": Family(RNNConfig, "models.recurrent.language:Recurrent", recurrent_cost),
+    "window": Family(WindowConfig, "models.window:Window", window_cost),
     "transformer": Family(TransformerConfig, "models.transformer:Transformer", transformer_cost),
     "bert": Family(BertConfig, "models.bert:Bert", bert_cost),
+    "cbow": Family(CBOWConfig, "models.word_vectors:WordVectors", word_vectors_cost),
+    "skipgram": Family(SkipGramConfig, "models.word_vectors:WordVectors", word_vectors_cost),
     "mlp": Family(MLPConfig, "models.mlp:MLP", mlp_cost),
     "mlp_by_hand": Family(ByHandConfig, "models.by_hand:twin", mlp_cost),
     "hf": Family(HFConfig, "models.hf.wrapped:HFModel", hf_cost),

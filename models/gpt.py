@@ -5,12 +5,12 @@ B batch, T time (tokens), D model width, H heads, K head width, V vocabulary.
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from models.cache import KVCache
 from models.configs import GPTConfig
 from models.dropout import Dropout, number_dropouts
+from models.language import LanguageModel, check_sequence
 from models.layers import (
     Attention,
     Block,
@@ -22,17 +22,18 @@ from models.layers import (
     rotary_table,
     sinusoidal_positions,
 )
-from models.loss import summed_loss, token_losses
 from models.masks import other_mask
 from models.scores import ScoredAttention
 
 
-class GPT(nn.Module):
-    """Predicts the next token at every position, each from the tokens up to it.
+class GPT(LanguageModel):
+    """A LanguageModel of blocks of attention and feed-forward.
 
     Set `activation_checkpointing` to keep only the input of each block for the backward pass and
     compute the rest again: less memory, about a third more time.
     """
+
+    config: GPTConfig
 
     def __init__(self, config: GPTConfig) -> None:
         """Draw the weights; `config.vocab_size` must be set (`models.build` checks)."""
@@ -54,51 +55,17 @@ class GPT(nn.Module):
             self.head = Linear(D, V, bias=False, std=std)
         number_dropouts(self)
 
-    def forward(
-        self,
-        tokens: Tensor,
-        cache: KVCache | None = None,
-        documents: Tensor | None = None,
-        targets: Tensor | None = None,
-        loss_mask: Tensor | None = None,
-    ) -> Tensor:
-        """Return the logits (B, T, V) of the token after each of tokens (B, T), int64.
-
-        With a cache, tokens continue those that it holds, and it holds them too afterwards.
-        With documents (B, T), an id per token, a run of equal ids is a text of its own: its tokens
-        attend to each other alone and count their positions from its start, so that they get the
-        logits that they would get without the rest of the row.
-
-        With targets (B, T), int64, return the loss of each instead, fp32 (B, T) in nats; with a
-        loss mask too, bool (B, T), the sum where it is true, fp32 (). Logits are then never whole.
-
-        Raises:
-            ValueError: the sequence is longer than `max_positions`, documents come together with
-                a cache, or they have another shape than tokens.
-        """
-        hidden = self.hidden(tokens, cache, documents)
-        if targets is None:
-            return self.logits(hidden)
-        if loss_mask is None:
-            return token_losses(hidden, self.head_weight, targets)
-        return summed_loss(hidden, self.head_weight, targets, loss_mask)
-
     def hidden(
         self, tokens: Tensor, cache: KVCache | None = None, documents: Tensor | None = None
     ) -> Tensor:
         """Return the final normed vector (B, T, D) of each of tokens (B, T); see `forward`."""
         config = self.config
+        check_sequence(config, tokens, cache, documents)
         start = 0 if cache is None else cache.length
         end = start + tokens.shape[1]
-        if end > config.max_positions:
-            raise ValueError(
-                f"a sequence of {end} tokens is longer than "
-                f"model.max_positions={config.max_positions}"
-            )
         positions = torch.arange(start, end, device=tokens.device)  # (T,)
         columns, starts, mask = positions, None, None  # one mask for all layers
         if documents is not None:
-            _check_documents(documents, tokens, cache)
             starts = document_starts(documents)  # (B, T)
             mask = document_mask(starts)  # (B, 1, T, T)
             positions = positions - starts  # (B, T)
@@ -127,30 +94,6 @@ class GPT(nn.Module):
         hidden: Tensor = self.norm(x)
         return hidden
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Return the logits (B, T, V) for final vectors (B, T, D)."""
-        return functional.linear(hidden, self.head_weight)
-
-    def next_logits(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """Return the logits (B, V) behind the last of tokens (B, T), which continue the cache's."""
-        return self.logits(self.hidden(tokens, cache)[:, -1])
-
-    @property
-    def head_weight(self) -> Tensor:
-        """The weights (V, D) of the output layer."""
-        layer = self.embedding if self.config.tied_embedding else self.head
-        return layer.weight
-
-
-def _check_documents(documents: Tensor, tokens: Tensor, cache: KVCache | None) -> None:
-    """Raise ValueError for documents that `GPT.forward` cannot keep apart."""
-    if cache is not None:
-        raise ValueError(
-            "documents can't be kept apart over a key-value cache, which holds one text per row; "
-            "give the tokens without a cache, or one document per row without documents"
-        )
-    if documents.shape != tokens.shape:
-        raise ValueError(
-            f"documents has shape {tuple(documents.shape)}; it must be that of tokens, "
-            f"{tuple(tokens.shape)}"
-        )
+    def new_cache(self, capacity: int, starts: Tensor | None = None) -> KVCache:
+        """Return an empty cache of keys and values."""
+        return KVCache(capacity, starts)

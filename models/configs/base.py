@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from models.configs.checks import check_size
+from models.configs.checks import check_size, check_switch
 
 
 @dataclass
@@ -86,6 +86,23 @@ class TokenModelConfig(ModelConfig):
 @dataclass
 class LanguageModelConfig(TokenModelConfig):
     """A model that tells the next token from those before it."""
+
+
+@dataclass
+class CausalConfig(LanguageModelConfig):
+    """A language model of ours, whose output head may be the token embedding.
+
+    Raises:
+        ValueError: from the constructor, for a value that no model can have.
+    """
+
+    tied_embedding: bool = True
+    """Whether the output head is the token embedding."""
+
+    def __post_init__(self) -> None:
+        """Check what all of them share."""
+        super().__post_init__()
+        check_switch("tied_embedding", self.tied_embedding)
 
 
 @dataclass

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from models.configs.base import LanguageModelConfig
+from models.configs.base import CausalConfig
 from models.configs.checks import (
     MOST_LAYERS,
     check_choice,
@@ -25,7 +25,7 @@ SEES_TARGET = ("reversed", "none")
 
 
 @dataclass
-class GPTConfig(LanguageModelConfig):
+class GPTConfig(CausalConfig):
     """A decoder-only Transformer: GPT-2 and Llama are two settings of it.
 
     Raises:
@@ -68,8 +68,6 @@ class GPTConfig(LanguageModelConfig):
     """Whether the projection to queries, keys and values adds one. None: as bias says."""
     qk_norm: bool = False
     """Whether queries and keys of each head get an RMSNorm, before positions turn them."""
-    tied_embedding: bool = True
-    """Whether the output head is the token embedding."""
     dropout: float = 0.0
     """Probability, on embeddings, attention weights and both residual branches."""
     rotary_base: float = 10000.0
@@ -111,7 +109,7 @@ class GPTConfig(LanguageModelConfig):
         for name in ("kv_heads", "ffn_width", "head_dim", "rotary_trained_positions", "window"):
             if getattr(self, name) is not None:
                 check_size(name, getattr(self, name))
-        for name in ("bias", "tied_embedding", "qk_norm"):
+        for name in ("bias", "qk_norm"):
             check_switch(name, getattr(self, name))
         if self.qkv_bias is not None:
             check_switch("qkv_bias", self.qkv_bias)

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from models.cache import KVCache
+from models.cache import Cache
 from models.decoding.generating import check, pad_left, prefill
 from models.decoding.stepping import TextModel, stepping
 
@@ -66,9 +66,9 @@ def beam_search(
     check_beams(beams, best)
     tokens, _ = pad_left([prompt], model.head_weight.device)  # (1, T0)
     check(model, tokens, max_new_tokens, stop_tokens)
-    cache = KVCache(tokens.shape[1] + max_new_tokens - 1)
+    cache = model.new_cache(tokens.shape[1] + max_new_tokens - 1)
     logits = prefill(model, tokens, cache)  # (1, V)
-    writer = _GPTWriter(model, cache, max_new_tokens)
+    writer = _StepWriter(model, cache, max_new_tokens)
     (found,) = search(
         logits, writer, max_new_tokens,
         beams=beams, best=best, length_penalty=length_penalty, stop_tokens=stop_tokens,
@@ -76,10 +76,10 @@ def beam_search(
     return found
 
 
-class _GPTWriter:
+class _StepWriter:
     """The passes over one token per row, made fast for as many rows as there are."""
 
-    def __init__(self, model: TextModel, cache: KVCache, steps: int) -> None:
+    def __init__(self, model: TextModel, cache: Cache, steps: int) -> None:
         self.model, self.cache, self.steps = model, cache, steps
         self.continued: Callable[[Tensor], Tensor] | None = None
         self.rows = 0

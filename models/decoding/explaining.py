@@ -12,7 +12,7 @@ from torch import Tensor
 from models.decoding.generating import check
 from models.decoding.sampling import Sampling, penalised, pick, probabilities, uniform
 from models.decoding.stepping import evaluating
-from models.gpt import GPT
+from models.language import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Choice:
 
 @torch.inference_mode()
 def explain(
-    model: GPT,
+    model: LanguageModel,
     text: Sequence[int],
     sampling: Sampling,
     *,

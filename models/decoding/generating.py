@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.cache import KVCache
+from models.cache import Cache
 from models.decoding.sampling import Sampling, chosen_logprobs, draw, penalised, row_seeds
 from models.decoding.stepping import TextModel, evaluating, stepping
 
@@ -111,7 +111,7 @@ def stream(
     seeds = row_seeds(0, B) if seeds is None else seeds
     if len(seeds) != B:
         raise ValueError(f"there are {len(seeds)} seeds for {B} prompts; give one for each")
-    cache = KVCache(T0 + max_new_tokens - 1, starts)  # the last token is never fed back
+    cache = model.new_cache(T0 + max_new_tokens - 1, starts)  # the last token is never fed back
     logits = prefill(model, tokens, cache)  # (B, V)
     step = stepping(model, cache, B, max_new_tokens - 1)
     seen = None
@@ -143,7 +143,7 @@ def stream(
         logits = step(last)
 
 
-def prefill(model: TextModel, tokens: Tensor, cache: KVCache) -> Tensor:
+def prefill(model: TextModel, tokens: Tensor, cache: Cache) -> Tensor:
     """Read prompts (B, T0) into an empty cache: the logits (B, V) behind them, and no others."""
     with evaluating(model):
         return model.next_logits(tokens, cache)

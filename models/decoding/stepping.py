@@ -17,13 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.cache import KVCache
+from models.cache import Cache, KVCache
 from models.configs import LanguageModelConfig
 from models.gpt import GPT
 from models.layers import Block, Rotary, rotary_table, rotate, sinusoidal_positions
 from models.masks import other_mask
-
-Projection = Callable[[Tensor], Tensor]
+from models.products import Projection, sorted_projection, sorts
 
 FEW_ROWS = 4
 """From so many rows on sorted fp32 weights are faster, by 1.1 to 1.6; bf16 ones always are, by 1.3
@@ -43,11 +42,14 @@ class TextModel(Protocol):
     def head_weight(self) -> Tensor:
         """The weights (V, D) of the output layer."""
 
-    def next_logits(self, tokens: Tensor, cache: KVCache) -> Tensor:
+    def new_cache(self, capacity: int, starts: Tensor | None = None) -> Cache:
+        """Return an empty memory of up to `capacity` tokens; `starts` as in `Cache`."""
+
+    def next_logits(self, tokens: Tensor, cache: Any) -> Tensor:
         """Return the logits (B, V) behind the last of tokens (B, T), which continue the cache's."""
 
 
-def stepping(model: TextModel, cache: KVCache, rows: int, steps: int) -> Callable[[Tensor], Tensor]:
+def stepping(model: TextModel, cache: Any, rows: int, steps: int) -> Callable[[Tensor], Tensor]:
     """Return the fastest way from tokens (B,), int64, to the logits (B, V) behind them.
 
     The arguments are those of `Stepper`, which is for attention by dot products alone.
@@ -167,11 +169,7 @@ def _projection(
 ) -> Projection:
     """x (B, inputs) -> x @ weight^T + bias, and the GELU of it where one is named."""
     if sort:
-        # What torch.compile makes of a linear layer on a CPU, without its compiler.
-        ops: Any = torch.ops.mkldnn
-        mine = ops._reorder_linear_weight(weight.detach(), rows)
-        then, how = ("gelu", gelu) if gelu else ("none", "")
-        return lambda x: ops._linear_pointwise(x, mine, bias, then, [], how)
+        return sorted_projection(weight, bias, rows, gelu)
     if gelu:
         return lambda x: functional.gelu(functional.linear(x, weight, bias), approximate=gelu)
     return lambda x: functional.linear(x, weight, bias)
@@ -180,18 +178,7 @@ def _projection(
 def _sorting_pays(model: GPT, weight: Tensor, rows: int) -> bool:
     """Whether to keep a second copy of the weights in the order that oneDNN reads them."""
     few = weight.dtype == torch.float32 and rows < FEW_ROWS
-    if weight.device.type != "cpu" or few or torch.is_autocast_enabled("cpu"):
+    if few or torch.is_autocast_enabled("cpu"):
         return False
     size = sum(each.nbytes for each in model.parameters())
-    return size <= MOST_SORTED_BYTES and _sorts(weight.dtype)
-
-
-def _sorts(dtype: torch.dtype) -> bool:
-    """Whether this build of torch has the operations, and this processor the instructions."""
-    ops: Any = torch.ops.mkldnn
-    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if not available or not hasattr(ops, "_linear_pointwise"):
-        return False
-    return dtype == torch.float32 or (
-        dtype == torch.bfloat16 and bool(ops._is_mkldnn_bf16_supported())
-    )
+    return size <= MOST_SORTED_BYTES and sorts(weight)

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from models.configs import LanguageModelConfig, WordVectorsConfig
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -15,3 +17,11 @@ class Cost:
     flops_per_sample: Callable[[int], int]
     """Floating-point operations of matrix products to train on one sample that is so many tokens
     long, forward and backward; an example without tokens has the length 1."""
+
+
+def vocabulary(config: LanguageModelConfig | WordVectorsConfig, vocab_size: int | None) -> int:
+    """The tokenizer's vocabulary size, else the config's. Raises ValueError if none is known."""
+    V = config.vocab_size if vocab_size is None else vocab_size
+    if V is None:
+        raise ValueError("model.vocab_size is not set; give it, or vocab_size, to count parameters")
+    return V

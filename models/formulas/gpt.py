@@ -5,7 +5,7 @@ of a sample, V vocabulary.
 """
 
 from models.configs import GPTConfig
-from models.formulas.cost import Cost
+from models.formulas.cost import Cost, vocabulary
 
 
 def gpt_cost(config: GPTConfig, vocab_size: int | None) -> Cost:
@@ -20,9 +20,7 @@ def gpt_cost(config: GPTConfig, vocab_size: int | None) -> Cost:
     Raises:
         ValueError: no vocabulary size is known.
     """
-    V = config.vocab_size if vocab_size is None else vocab_size
-    if V is None:
-        raise ValueError("model.vocab_size is not set; give it, or vocab_size, to count parameters")
+    V = vocabulary(config, vocab_size)
     D, H, G, K = config.width, config.heads, config.key_value_heads, config.head_width
     F = config.feed_forward_width
     up_width = F * (2 if config.activation == "swiglu" else 1)

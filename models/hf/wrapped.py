@@ -107,6 +107,10 @@ class HFModel(nn.Module):
             return losses
         return losses.masked_fill(~loss_mask, 0.0).sum()
 
+    def new_cache(self, capacity: int, starts: Tensor | None = None) -> KVCache:
+        """Return an empty memory; the module of transformers keeps its own in it."""
+        return KVCache(capacity, starts)
+
     def next_logits(self, tokens: Tensor, cache: KVCache) -> Tensor:
         """Return the logits (B, V) behind the last of tokens (B, T), which continue the cache's."""
         return self._continue(tokens, cache)[:, -1]

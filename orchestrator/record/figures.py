@@ -97,16 +97,21 @@ def blank(title: str, label: str) -> "tuple[Figure, Axes]":
 
     figure = Figure(figsize=(8, 4.5), layout="constrained", facecolor="white")
     axes = figure.subplots()
+    plain_axes(axes, title, label, "optimizer step")
+    return figure, axes
+
+
+def plain_axes(axes: "Axes", title: str, y_label: str, x_label: str) -> None:
+    """Give empty axes their words and the look of all figures."""
     axes.set_title(title, loc="left", color=INK, fontsize=12, fontweight="bold")
-    axes.set_xlabel("optimizer step", color=MUTED)
-    axes.set_ylabel(label, color=MUTED)
+    axes.set_xlabel(x_label, color=MUTED)
+    axes.set_ylabel(y_label, color=MUTED)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=MUTED, length=0)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(GRID)
-    return figure, axes
 
 
 def _curve(

@@ -6,6 +6,7 @@ run.py          the job as a rank sees it
 result.py       what a rank gives back at its end
 checkpoints.py  the checkpoints of a run, as its ranks find and save them
 weights.py      saved weights, as the process that starts a job looks at them
+pooling.py      vectors of texts, from what a saved model makes of their words or tokens
 saved.py        the config of a run, read back
 examples/       what the stages share that count in examples
 features/       what the stages share whose examples are rows of numbers

@@ -1,6 +1,7 @@
 """The table of stages: what a job can do."""
 
 from orchestrator.stages.classify.stage import ClassifyConfig
+from orchestrator.stages.embed.stage import EmbedConfig
 from orchestrator.stages.evaluate.stage import EvaluateConfig
 from orchestrator.stages.masked.stage import MaskedConfig
 from orchestrator.stages.pretrain.stage import PretrainConfig
@@ -13,6 +14,11 @@ STAGES = {
         ClassifyConfig,
         "orchestrator.stages.classify.driver",
         "orchestrator.stages.classify.train:classify",
+    ),
+    "embed": Stage(
+        EmbedConfig,
+        "orchestrator.stages.embed.driver",
+        "orchestrator.stages.embed.train:embed",
     ),
     "regress": Stage(
         RegressConfig,

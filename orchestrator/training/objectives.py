@@ -65,3 +65,22 @@ def squared_error(given: Tensor, told: Tensor) -> Summed:
         told: (B, O) float32.
     """
     return Summed((given.float() - told).square().sum())
+
+
+def negative_sampling(true: Tensor, false: Tensor, mask: Tensor, valid: Tensor) -> Summed:
+    """Negative sampling (Mikolov et al. 2013, equation 4), summed over pairs, in nats.
+
+    For each pair -log sigmoid(its score) - the sum over its negatives of log sigmoid(-their score).
+    The mean of `ranked_first` is the share of pairs whose score is above those of its negatives.
+
+    Args:
+        true: (B, C) scores of pairs.
+        false: (B, C, K) scores of their negatives.
+        mask: bool (B, C), which pairs there are.
+        valid: bool (B, C, K), which negatives count.
+    """
+    true, false = true.float(), false.float()
+    losses = -F.logsigmoid(true) - (F.logsigmoid(-false) * valid).sum(-1)  # (B, C)
+    above = (true[..., None] > false) | ~valid
+    first = (above.all(-1) & mask).sum()
+    return Summed(losses[mask].sum(), means={"ranked_first": first})

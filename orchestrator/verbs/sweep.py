@@ -19,8 +19,10 @@ from data.files import write_text_atomic
 from data.messages import clock, short
 from orchestrator.config import JobConfig
 from orchestrator.job.codes import DONE, FAILED, REFUSED
+from orchestrator.record import sweeps
 from orchestrator.record.comparison import Shown, draw
 from orchestrator.record.runs import Run, made_here
+from orchestrator.record.sweeps import parameters
 from orchestrator.terminal import say
 
 Jobs = list[tuple[JobConfig, list[str]]]
@@ -79,16 +81,18 @@ def carry_out(jobs: Jobs, verb: Callable[..., int], asked: float, *, starts: boo
 
 def table(jobs: Sequence[Sequence[str]], ended: Sequence[Ended]) -> list[str]:
     """A line for each job: how it ended, its result, its run, and what it had of its own."""
-    rows = [("job", "status", "result", "time", "run", "overrides")]
+    rows = [("job", "status", "result", "parameters", "time", "run", "overrides")]
     for number, own in enumerate(own_words(jobs), 1):
         if number > len(ended):
-            rows.append((str(number), "not started", "-", "-", "-", own))
+            rows.append((str(number), "not started", "-", "-", "-", "-", own))
             continue
         last = ended[number - 1]
         measured = last.run.headline if last.run else None
         result = f"{measured[0].split('/', 1)[-1]} {measured[1]:.4g}" if measured else "-"
         status, name = (last.run.status, last.run.id) if last.run else ("refused", "-")
-        rows.append((str(number), status, result, clock(last.seconds), name, own))
+        size = parameters(last.run) if last.run else None
+        many = "-" if size is None else f"{size:,}"
+        rows.append((str(number), status, result, many, clock(last.seconds), name, own))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -130,6 +134,8 @@ def record(outputs: Path, jobs: Sequence[Sequence[str]], ended: Sequence[Ended])
         if run is not None
     ]
     draw(shown, folder / "comparison.png")
+    done = {own.label: Run(own.folder) for own in shown}
+    sweeps.draw(done, folder / sweeps.PICTURE)
     return folder
 
 

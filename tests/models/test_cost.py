@@ -11,9 +11,12 @@ from models.configs import (
     BertConfig,
     ByHandConfig,
     GPTConfig,
+    LSTMConfig,
     MLPConfig,
     ModelConfig,
+    RNNConfig,
     TransformerConfig,
+    WindowConfig,
 )
 from models.cost import flops_per_sample, flops_per_token, largest_layer, parameters
 
@@ -66,8 +69,20 @@ BLOCKS = [
 ]
 
 
+OTHERS = [
+    family(vocab_size=101, width=12, tied_embedding=tied, **more)
+    for tied in (True, False)
+    for family, more in (
+        (RNNConfig, {"layers": 3}),
+        (LSTMConfig, {"layers": 1}),
+        (WindowConfig, {"window": 3, "hidden": 9}),
+    )
+]
+
+
 def test_parameters_and_the_largest_layer_are_those_of_the_built_module():
-    for config in [*CONFIGS, *MLPS, *BLOCKS, replace(CONFIGS[0], vocab_size=2, max_positions=400)]:
+    built = [*CONFIGS, *MLPS, *BLOCKS, *OTHERS]
+    for config in [*built, replace(CONFIGS[0], vocab_size=2, max_positions=400)]:
         with torch.device("meta"):
             model = build(config)
         assert parameters(config) == sum(p.numel() for p in model.parameters()), config
@@ -83,7 +98,7 @@ def test_gpt2_small_has_the_published_size():
     assert largest_layer(gpt2) == 50257 * 768
 
 
-@pytest.mark.parametrize("config", CONFIGS[::7])
+@pytest.mark.parametrize("config", [*CONFIGS[::7], *OTHERS])
 def test_flops_are_those_that_torch_counts_forward_and_backward(config):
     model = build(config)
     tokens = torch.randint(101, (2, 20))

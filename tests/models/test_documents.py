@@ -120,7 +120,7 @@ def test_a_row_of_one_document_has_the_logits_of_a_row_without_documents(config)
 
 def test_documents_that_can_not_be_kept_apart_are_refused():
     model, tokens = build(GPT2), tokens_for(GPT2)
-    with pytest.raises(ValueError, match="documents can't be kept apart over a key-value cache"):
+    with pytest.raises(ValueError, match="documents can't be kept apart over a cache"):
         model(tokens, KVCache(16), DOCUMENTS)
     with pytest.raises(ValueError, match=r"documents has shape \(2, 15\); .* \(2, 16\)"):
         model(tokens, documents=DOCUMENTS[:, 1:])

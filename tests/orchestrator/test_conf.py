@@ -32,6 +32,8 @@ NEEDS = {
     "experiment=llama_8b_64gpu": "data.path=x",
     "engine=torch": "resources=cpu1",
     "optim=muon": "engine=zero0",
+    "model=cbow": "stage=embed",
+    "model=skipgram": "stage=embed",
     "model=mlp": "stage=classify",
     "model=mlp_by_hand": "stage=classify",
     "model=transformer": "stage=translate",

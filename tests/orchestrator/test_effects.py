@@ -30,7 +30,16 @@ from data.config import (
 from data.sources import read_records, units_of
 from data.tokenizer import KINDS, TokenizerConfig, load_or_train
 from models import MODELS
-from models.configs import BertConfig, GPTConfig, MLPConfig, TokenModelConfig, TransformerConfig
+from models.configs import (
+    BertConfig,
+    GPTConfig,
+    LSTMConfig,
+    MLPConfig,
+    RNNConfig,
+    TokenModelConfig,
+    TransformerConfig,
+    WindowConfig,
+)
 from models.configs.gpt import POSITIONS
 from orchestrator.compose import compose_one
 from orchestrator.config import (
@@ -178,6 +187,7 @@ def test_a_setting_of_a_job_is_read_by_it_or_refused(stage, watched, corpus, tmp
         "pretrain": [*on(corpus), "stage.steps=2"],
         "evaluate": [f"checkpoint={trained(corpus)}", *on(corpus)[:2], "data.sequence_length=32"],
         "classify": ["stage.steps=2", "optim.warmup_steps=1"],
+        "embed": [f"stage.data={corpus}", "stage.steps=2", "optim.warmup_steps=1"],
         "regress": ["stage.steps=2", "optim.warmup_steps=1"],
         "masked": [*on(corpus), "tokenizer=bpe_mask", "tokenizer.vocab_size=300", "stage.steps=2"],
         "translate": [
@@ -221,6 +231,7 @@ def test_a_setting_of_an_optimizer_and_its_schedule_is_read_or_refused(name, sch
         *(kind(vocab_size=5, layers=1, width=8) for kind in (TransformerConfig, BertConfig)),
         MLPConfig(inputs=64, outputs=10),
         MLPConfig(inputs=64, outputs=10, hidden=[]),
+        *(own(vocab_size=5, width=4) for own in (RNNConfig, LSTMConfig, WindowConfig)),
     ],
 )
 def test_a_setting_of_a_model_is_read_or_refused(config, watched):

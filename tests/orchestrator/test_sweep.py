@@ -22,12 +22,12 @@ def test_a_sweep_in_one_process_runs_every_job_and_ends_with_a_table(corpus, tmp
     answer = typed("run", *words)
     assert answer.code == 0, answer
     second, first = runs(Path("outputs"))
-    rows = [line.split(maxsplit=6) for line in answer.out.splitlines()[-4:-1]]
-    assert rows[0] == ["job", "status", "result", "time", "run", "overrides"]
+    rows = [line.split(maxsplit=7) for line in answer.out.splitlines()[-4:-1]]
+    assert rows[0] == ["job", "status", "result", "parameters", "time", "run", "overrides"]
     for row, run, name in zip(rows[1:], (first, second), (r"a\ b", "$c"), strict=True):
         bits = f"{run.metrics['validation/bits_per_byte']:.4g}"
-        assert (row[1], row[2], row[3], row[5]) == ("done", "bits_per_byte", bits, run.id)
-        assert row[6] == shlex.join([f"tracking.name={name}"])
+        assert (row[1], row[2], row[3], row[6]) == ("done", "bits_per_byte", bits, run.id)
+        assert row[7] == shlex.join([f"tracking.name={name}"])
         command = json.loads((run.folder / "code.json").read_text())["command"]
         assert command.startswith("orchestrate run -m data=text data.path=")
         assert command.endswith("'tracking.name=a b,$c'"), "it can be pasted"

@@ -6,6 +6,9 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from data import Loader, Prepared, Published, Stream, evaluation_rows, open_published
 from data.feed.ledger import Ledger
 from data.feed.loader import Batch
@@ -13,7 +16,9 @@ from data.files import write_text_atomic
 from models.cost import flops_per_token
 from orchestrator.config import JobConfig
 from orchestrator.stages.checkpoints import Checkpoints
+from orchestrator.stages.language import positions
 from orchestrator.stages.language.objective import next_token
+from orchestrator.stages.language.positions import LossByPosition
 from orchestrator.stages.language.preparing import dataset_names
 from orchestrator.stages.language.resuming import initial_state, resumed_state
 from orchestrator.stages.language.roles import language_role
@@ -44,6 +49,8 @@ def pretrain(config: JobConfig, inputs: Published, run: Run) -> Result:
     training, outcome = train(Training, config, prepared, run)
     texts = training.sample() if distributed.rank() == 0 and not outcome.stopped else []
     ours = training.latest.get("validation/bits_per_byte")
+    if training.by_position is not None:
+        positions.record(run, training.by_position)
     return Result(
         stopped=outcome.stopped,
         reason=training.checkpoints.reason(outcome),
@@ -95,6 +102,8 @@ class Training:
     run: Run
     latest: Metrics = field(default_factory=dict)
     """The last value of each metric."""
+    by_position: NDArray[np.float64] | None = None
+    """(2, T): nats and tokens of the last evaluation, place by place."""
     recorded: int = 0
     """Steps that are on record already, and are done again."""
 
@@ -219,6 +228,7 @@ class Training:
         """Loss on the whole validation split of each dataset. Every rank calls it."""
         nats, tokens, size = 0.0, 0, 0
         metrics: Metrics = {}
+        places = LossByPosition(self.config.data.sequence_length, self.run.device)
         for name, validation in self.prepared.validation_sets.items():
             rows = evaluation_rows(
                 validation,
@@ -228,7 +238,7 @@ class Training:
                 self.config.batch.micro,
                 isolate_documents=self.config.data.isolate_documents,
             )
-            own = evaluate(self.model.engine, next_token, rows, self.run.heart)
+            own = evaluate(self.model.engine, places.objective, rows, self.run.heart)
             own_nats, own_tokens = own.loss, int(own.weight)
             own_size = validation.manifest.bytes
             if len(self.prepared.validation_sets) > 1:
@@ -241,6 +251,7 @@ class Training:
             "validation/bits_per_byte": bits_per_byte(nats, size),
         }
         self.record(step, metrics)
+        self.by_position = places.over_ranks()
         if self.config.section(PretrainConfig).sample_at_evaluations:
             self.show_samples(step)
         return metrics

@@ -39,6 +39,7 @@ from orchestrator.training.checkpoint.reading import (
     load_model,
     load_writer,
     open_role,
+    read_whole,
 )
 from orchestrator.training.checkpoint.saver import Published, Saver
 from orchestrator.training.checkpoint.sharing import newest_valid_shared, verify_shared
@@ -73,6 +74,7 @@ __all__ = [
     "open_weights",
     "published",
     "read",
+    "read_whole",
     "save",
     "told",
     "verify",

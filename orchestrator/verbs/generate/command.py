@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     from data import Tokenizer
     from models.configs import BlocksConfig
     from models.decoding import Sampling
-    from models.gpt import GPT
+    from models.language import LanguageModel
     from orchestrator.training import checkpoint
     from orchestrator.verbs.generate import whole
     from orchestrator.verbs.generate.explaining import explain_and_print
@@ -65,8 +65,10 @@ def main(argv: Sequence[str]) -> int:
     if options.beams is not None:
         search_and_print(model, tokenizer, rows, room, stops, options)
     elif options.explain:
-        if not isinstance(model, GPT):
-            raise ValueError("--explain is for the family gpt, whose numbers can be taken apart")
+        if not isinstance(model, LanguageModel):
+            raise ValueError(
+                "--explain is for families of ours, such as gpt: others keep their numbers inside"
+            )
         explain_and_print(model, tokenizer, rows[0], room, sampling, stops, options.seed)
     else:
         write_and_print(model, tokenizer, rows, room, sampling, stops, options)

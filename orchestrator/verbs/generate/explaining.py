@@ -5,13 +5,13 @@ from dataclasses import asdict
 
 from data import Tokenizer
 from models.decoding import Sampling, explain, row_seeds
-from models.gpt import GPT
+from models.language import LanguageModel
 
 SHOWN = 5  # likeliest tokens of a choice
 
 
 def explain_and_print(
-    model: GPT,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     row: Sequence[int],
     room: int,
@@ -25,12 +25,12 @@ def explain_and_print(
         return repr(tokenizer.decode([token]))
 
     (seed,) = row_seeds(seed_of_run, 1)
-    D, V = model.config.width, len(model.head_weight)
+    V = len(model.head_weight)
     for place in range(room):
         choice = explain(model, row, sampling, seed=seed, place=place, stop_tokens=stops)
         print(f"text so far: {tokenizer.decode(row[1:])!r}, {len(row)} tokens with its start")
         print(
-            f"1. vector: the model turns them into {D} numbers, of length "
+            f"1. vector: the model turns them into {len(choice.vector)} numbers, of length "
             f"{float(choice.vector.norm()):.3f}"
         )
         print(f"2. similarity: its dot product with each of the {V:,} output vectors; the highest:")

@@ -1,0 +1,26 @@
+"""Cost of a fully connected network over a window of tokens.
+
+D numbers per token, H hidden units, V vocabulary.
+"""
+
+from models.configs import WindowConfig
+from models.formulas.cost import Cost, vocabulary
+
+
+def window_cost(config: WindowConfig, vocab_size: int | None) -> Cost:
+    """Work out the cost; `vocab_size` is the tokenizer's, and wins over the config's.
+
+    Training takes 6 operations per matrix weight and token, the output head included.
+
+    Raises:
+        ValueError: no vocabulary size is known.
+    """
+    V, D, H = vocabulary(config, vocab_size), config.width, config.hidden
+    layers = [(config.window_inputs, H), (H, D)]
+    biased = [(rows + 1) * columns for rows, columns in layers]
+    multiplied = sum(rows * columns for rows, columns in layers) + V * D
+    return Cost(
+        parameters=sum(biased) + V * D * (1 if config.tied_embedding else 2),
+        largest_layer=max(*biased, V * D),
+        flops_per_sample=lambda T: T * 6 * multiplied,
+    )

@@ -1,0 +1,113 @@
+"""What language models of every family share: from final vectors to logits or a loss.
+
+B batch, T time (tokens), D model width, V vocabulary.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.cache import Cache
+from models.configs import CausalConfig
+from models.layers import document_starts
+from models.loss import summed_loss, token_losses
+
+
+class LanguageModel(nn.Module):
+    """Predicts the next token at every position, each from the tokens up to it.
+
+    A family has an `embedding`, a `head` unless that is the embedding, and two methods of its own:
+    `hidden` and `new_cache`.
+    """
+
+    config: CausalConfig
+    embedding: nn.Embedding
+    head: nn.Linear
+
+    def forward(
+        self,
+        tokens: Tensor,
+        cache: Any = None,
+        documents: Tensor | None = None,
+        targets: Tensor | None = None,
+        loss_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Return the logits (B, T, V) of the token after each of tokens (B, T), int64.
+
+        With a cache of `new_cache`, tokens continue those that it holds, and it holds them too
+        afterwards.
+        With documents (B, T), an id per token, a run of equal ids is a text of its own: its tokens
+        see each other alone and count their positions from its start, so that they get the logits
+        that they would get without the rest of the row.
+
+        With targets (B, T), int64, return the loss of each instead, fp32 (B, T) in nats; with a
+        loss mask too, bool (B, T), the sum where it is true, fp32 (). Logits are then never whole.
+
+        Raises:
+            ValueError: the sequence is longer than `max_positions`, documents come together with
+                a cache, or they have another shape than tokens.
+        """
+        hidden = self.hidden(tokens, cache, documents)
+        if targets is None:
+            return self.logits(hidden)
+        if loss_mask is None:
+            return token_losses(hidden, self.head_weight, targets)
+        return summed_loss(hidden, self.head_weight, targets, loss_mask)
+
+    def hidden(self, tokens: Tensor, cache: Any = None, documents: Tensor | None = None) -> Tensor:
+        """Return the final vector (B, T, D) of each of tokens (B, T); see `forward`."""
+        raise NotImplementedError
+
+    def new_cache(self, capacity: int, starts: Tensor | None = None) -> Cache:
+        """Return an empty memory of up to `capacity` tokens; `starts` as in `Cache`."""
+        raise NotImplementedError
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the logits (B, T, V) for final vectors (B, T, D)."""
+        return functional.linear(hidden, self.head_weight)
+
+    def next_logits(self, tokens: Tensor, cache: Any) -> Tensor:
+        """Return the logits (B, V) behind the last of tokens (B, T), which continue the cache's."""
+        return self.logits(self.hidden(tokens, cache)[:, -1])
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The weights (V, D) of the output layer."""
+        layer = self.embedding if self.config.tied_embedding else self.head
+        return layer.weight
+
+
+def check_sequence(
+    config: CausalConfig, tokens: Tensor, cache: Cache | None, documents: Tensor | None
+) -> None:
+    """Raise ValueError for what `LanguageModel.forward` refuses."""
+    end = tokens.shape[1] + (0 if cache is None else cache.length)
+    if end > config.max_positions:
+        raise ValueError(
+            f"a sequence of {end} tokens is longer than model.max_positions={config.max_positions}"
+        )
+    if documents is None:
+        return
+    if cache is not None:
+        raise ValueError(
+            "documents can't be kept apart over a cache, which holds one text per row; "
+            "give the tokens without a cache, or one document per row without documents"
+        )
+    if documents.shape != tokens.shape:
+        raise ValueError(
+            f"documents has shape {tuple(documents.shape)}; it must be that of tokens, "
+            f"{tuple(tokens.shape)}"
+        )
+
+
+def text_starts(tokens: Tensor, cache: Cache | None, documents: Tensor | None) -> Tensor | None:
+    """Where the text of each token begins: columns of tokens (B, T), int64 (B, T) or (B, 1).
+
+    Negative where that is among the tokens of the cache. None: no row holds more than one text.
+    """
+    if documents is not None:
+        return document_starts(documents)
+    if cache is None or cache.starts is None:
+        return None
+    return cache.starts[:, None].to(tokens.device) - cache.length
