@@ -53,11 +53,11 @@ _KINDS: dict[Change, Mapping[str, str]] = {
     Change.FIXED: {
         "": "seed",
         "data": "filters validation_fraction packing seed",
-        "model": "family weights weights_role allow_pickle vocab_size max_positions inputs classes "
+        "model": "family weights weights_role allow_pickle vocab_size max_positions inputs outputs "
         "task model_type settings layers width "
         "heads head_dim kv_heads ffn_width norm positions activation bias qkv_bias qk_norm "
         "tied_embedding rotary_base rotary_scaling rotary_factor rotary_trained_positions "
-        "norm_eps init_std score mask window hidden init norm_order shared_embedding",
+        "norm_eps init_std score mask window hidden init cost norm_order shared_embedding",
         "optim": "name",
     },
 }

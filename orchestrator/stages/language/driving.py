@@ -12,7 +12,7 @@ from data.drift.gate_report import GateReport
 from data.messages import counted
 from data.tokenizer import load_or_train
 from models import cost
-from models.configs import ModelConfig, language
+from models.configs import ModelConfig, reads_tokens
 from orchestrator.config import JobConfig
 from orchestrator.stages.language.drift import check_drift, train_sets
 from orchestrator.stages.language.preparing import (
@@ -164,7 +164,7 @@ class LanguageDriver:
 
 def _caution(model: ModelConfig) -> str:
     """What a reader of the loss must know of the model."""
-    if not language(model).sees_target:
+    if not reads_tokens(model).sees_target:
         return ""
     return "; its mask sees the token it predicts, so a low loss means nothing"
 
