@@ -82,7 +82,8 @@ def settings() -> dict[str, Any]:
     ]
     for group, node in groups:
         for field in fields(node):
-            found[f"{group}.{field.name}"] = None if field.default is MISSING else field.default
+            default = None if field.default is MISSING else field.default
+            found.setdefault(f"{group}.{field.name}", default)  # that of the first in the table
     return found
 
 

@@ -10,6 +10,11 @@ from orchestrator.stages.stage import Stage
 from orchestrator.stages.translate.stage import TranslateConfig
 
 STAGES = {
+    "pretrain": Stage(
+        PretrainConfig,
+        "orchestrator.stages.pretrain.driver",
+        "orchestrator.stages.pretrain.train:pretrain",
+    ),
     "classify": Stage(
         ClassifyConfig,
         "orchestrator.stages.classify.driver",
@@ -24,11 +29,6 @@ STAGES = {
         RegressConfig,
         "orchestrator.stages.regress.driver",
         "orchestrator.stages.regress.train:regress",
-    ),
-    "pretrain": Stage(
-        PretrainConfig,
-        "orchestrator.stages.pretrain.driver",
-        "orchestrator.stages.pretrain.train:pretrain",
     ),
     "masked": Stage(
         MaskedConfig,
