@@ -98,7 +98,7 @@ def main(argv: Sequence[str], compose: Compose) -> int:
         folder = Path(options.resume)
         pipeline = _read_state(folder)
     else:
-        pipeline = _pipeline(options.name, list(options.overrides))
+        pipeline = read(options.name, list(options.overrides))
         folder = Path(options.outputs) / time.strftime("%Y-%m-%d") / _own_name(pipeline)
     for name, job in pipeline.jobs.items():
         if not job.needs and pipeline.codes.get(name) != DONE:
@@ -146,7 +146,7 @@ def _folder() -> Path:
     return Path(conf.__path__[0]) / "pipeline"
 
 
-def _pipeline(name: str | None, overrides: list[str]) -> Pipeline:
+def read(name: str | None, overrides: list[str]) -> Pipeline:
     """A pipeline by its name or file. Raises ValueError, which names what is wrong in it."""
     if name is None:
         raise ValueError(f"give the name of a pipeline: {', '.join(known())}, or FILE.yaml")

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from orchestrator.compose import compose_one
+from orchestrator.config import TrainingConfig
 from orchestrator.job.codes import INTERRUPTED
 from orchestrator.record.runs import runs
+from orchestrator.verbs import pipeline as pipeline_verb
 from orchestrator.verbs import run as run_verb
 from tests.orchestrator.typed import SMALL, refused, typed
 
@@ -105,3 +108,14 @@ def test_what_can_not_work_is_named_before_anything_starts(pipeline, pretrain):
         assert expected in refused("pipeline", pipeline(**jobs))
     assert "holds no pipeline.json" in refused("pipeline", "--resume", "nowhere")
     assert "none.yaml" in refused("pipeline", "none.yaml")
+
+
+@pytest.mark.parametrize("name", pipeline_verb.known())
+def test_every_pipeline_of_conf_is_of_jobs_that_compose(name):
+    pipeline = pipeline_verb.read(name, [])
+    made = {}
+    for own, job in pipeline.jobs.items():
+        if not job.needs:
+            config = compose_one(job.words(made))
+            if job.figure is not None and isinstance(config.stage, TrainingConfig):
+                assert job.figure in config.stage.measures_of(config), own

@@ -28,6 +28,10 @@ class EmbedConfig(TrainingConfig):
         **dict.fromkeys(("window", "negatives"), Change.MATHEMATICS),
         **dict.fromkeys(("nearest", "analogies"), Change.FREE),
     }
+    measures: ClassVar[Mapping[str, str]] = {
+        **TrainingConfig.measures,
+        "validation/ranked_first": "higher",
+    }
 
     name: str = "embed"
     data: str | None = None
