@@ -10,7 +10,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from orchestrator.cli import VERBS, usage
-from orchestrator.compose import flags, grammar, manual
+from orchestrator.compose import flags, grammar, manual, presets
 from orchestrator.compose.composer import Composer
 from orchestrator.compose.jobs import composed
 from tests.orchestrator.typed import trained
@@ -51,11 +51,16 @@ def test_every_command_that_is_printed_is_understood(command, composer):
     overrides = words
     if VERBS[verb].takes != "config":
         parser = importlib.import_module(f"orchestrator.verbs.{VERBS[verb].module}").parser()
-        overrides = [word for word in words if "=" in word] if verb == "data" else []
+        overrides = [word for word in words if "=" in word] if verb in ("data", "describe") else []
         parser.parse_args([word for word in words if word not in overrides])
     asked = flags.parse([word for word in overrides if word not in VERBS[verb].flags])
     if asked.config_dir is not None:
         return  # a folder of the reader's
+    if (of_sweep := presets.expanded(asked.overrides, None)) is not None:
+        assert len(of_sweep) > 1 or any(
+            len(grammar.read(word, composer.loader)) > 1 for word in of_sweep[0]
+        )
+        return  # tests/orchestrator/test_sweep.py composes its jobs
     every = [grammar.read(word, composer.loader) for word in asked.overrides]
     assert all(len(values) == 1 or asked.multirun for values in every)
     composed(composer, asked.overrides)
