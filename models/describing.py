@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.configs import FeatureModelConfig, ModelConfig
+from models.configs import FeatureModelConfig, ModelConfig, WordVectorsConfig
 from models.families import build
 
 Shape = tuple[int, ...]
@@ -252,6 +252,9 @@ def _inputs(model: nn.Module, config: ModelConfig, B: int, T: int) -> list[Tenso
     if isinstance(config, FeatureModelConfig):
         assert config.inputs is not None  # nothing could be built without
         return [torch.zeros(B, config.inputs)]
+    if isinstance(config, WordVectorsConfig):  # each word with T neighbours, and a negative each
+        words = torch.zeros(B, T, dtype=torch.int64)
+        return [words[:, 0], words, words.bool(), words[..., None]]
     asked = inspect.signature(model.forward).parameters.values()
     tokens = torch.zeros(B, T, dtype=torch.int64)
     return [tokens for each in asked if each.default is inspect.Parameter.empty]

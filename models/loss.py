@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from models.projection import matmul_dtype
+from models.projection import matmul_dtype, without_autocast
 
 LOGITS_BYTES = 2**27
 """Most bytes of fp32 logits that are held at once. Fewer save little, and cost a pass over the
@@ -101,7 +101,7 @@ class _SummedLoss(torch.autograd.Function):
         if bias is not None and to_bias:
             bias_gradient = torch.zeros_like(bias, dtype=torch.float32)
         at_once = CACHED_BYTES if rows.device.type == "cpu" else LOGITS_BYTES
-        with torch.autocast(rows.device.type, enabled=False):
+        with without_autocast(rows):
             weights = head.to(rows.dtype)
             for chunk in _chunks(len(rows), len(head), LOGITS_BYTES):
                 wanted, counted = targets[chunk, None], mask[chunk, None]  # (n, 1)

@@ -3,6 +3,7 @@
 I inputs, O outputs, N tokens.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -65,6 +66,12 @@ def trains_on_cpu(x: Tensor) -> bool:
 def on_bf16_cpu(x: Tensor, dtype: torch.dtype) -> bool:
     """Whether x is computed with in bf16, by a CPU that has instructions for it."""
     return dtype == torch.bfloat16 and x.device.type == "cpu" and MULTIPLIES_BF16
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """A context in which what is computed with x keeps its dtype."""
+    device = x.device.type
+    return nullcontext() if x.is_meta else torch.autocast(device, enabled=False)
 
 
 def matmul_dtype(x: Tensor) -> torch.dtype:

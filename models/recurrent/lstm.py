@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.projection import matmul_dtype
+from models.projection import matmul_dtype, without_autocast
 from models.recurrent.stepping import Beginnings, State, step_product
 
 sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
@@ -85,7 +85,7 @@ class _Steps(torch.autograd.Function):
         """Return h' of all steps, and c' of the last."""
         dtype = matmul_dtype(x)
         ctx.dtypes = x.dtype, V.dtype
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             x, V, b, W = (each.to(dtype) for each in (x, V, b, W))
             wide = torch.promote_types(dtype, torch.float32)
             gates = functional.linear(x, V, b).to(wide)  # (T, B, 4H)

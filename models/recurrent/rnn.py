@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.projection import matmul_dtype
+from models.projection import matmul_dtype, without_autocast
 from models.recurrent.stepping import Beginnings, State, step_product
 
 tanh_backward = torch.ops.aten.tanh_backward.grad_input
@@ -66,7 +66,7 @@ class _Steps(torch.autograd.Function):
         """Return h' of all steps."""
         dtype = matmul_dtype(x)
         ctx.dtypes = x.dtype, V.dtype
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             x, V, b, W = (each.to(dtype) for each in (x, V, b, W))
             sums = functional.linear(x, V, b)  # (T, B, H)
             T, B, H = sums.shape

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from models import MODELS, build
-from models.configs import GPTConfig, LanguageModelConfig, MLPConfig, TokenModelConfig
+from models.configs import (
+    FeatureModelConfig,
+    GPTConfig,
+    LanguageModelConfig,
+    MLPConfig,
+    TokenModelConfig,
+)
 from models.configs.hf import HFConfig
 from models.cost import flops_per_sample
 from models.describing import describe
@@ -85,8 +91,8 @@ def test_every_family_can_be_described(family):
     if family == "hf":
         config = CONFIGS["hf"]
     else:
-        text = issubclass(MODELS[family].config, TokenModelConfig)
-        sizes = {"vocab_size": 50} if text else {"inputs": 4, "outputs": 3}
+        features = issubclass(MODELS[family].config, FeatureModelConfig)
+        sizes = {"inputs": 4, "outputs": 3} if features else {"vocab_size": 50}
         config = MODELS[family].config(**sizes)
     found = describe(config, 2, 8 if isinstance(config, TokenModelConfig) else 1)
     assert found.activations

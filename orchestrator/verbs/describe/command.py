@@ -77,20 +77,18 @@ def parser() -> argparse.ArgumentParser:
 def _sizes(config: "JobConfig", role: str) -> "tuple[ModelConfig, int, int]":
     """The model of a role with its vocabulary, and the samples and tokens of a micro-batch."""
     from data import vocab_size
-    from models.configs import FeatureModelConfig, LanguageModelConfig
+    from models.configs import TokenModelConfig
     from orchestrator.stages import STAGES
 
     model = config.role(role).model
     batch = config.batch.micro
-    if isinstance(model, FeatureModelConfig) and None in (model.inputs, model.outputs):
-        if role not in (known := STAGES[config.stage.name].driver.outline(config).roles):
-            raise ValueError(f"{role} is no model of stage={config.stage.name}")
-        model = known[role].config.model
-    if not isinstance(model, LanguageModelConfig):
-        return model, batch, 1
-    if model.vocab_size is None:
-        model = replace(model, vocab_size=vocab_size(config.tokenizer))
-    return model, batch, min(config.data.sequence_length, model.max_positions)
+    if isinstance(model, TokenModelConfig):
+        if model.vocab_size is None:
+            model = replace(model, vocab_size=vocab_size(config.tokenizer))
+        return model, batch, min(config.data.sequence_length, model.max_positions)
+    if role not in (known := STAGES[config.stage.name].driver.outline(config).roles):
+        raise ValueError(f"{role} is no model of stage={config.stage.name}")
+    return known[role].config.model, batch, 1
 
 
 def _summary(model: "ModelConfig", found: "Description") -> list[str]:
