@@ -124,6 +124,7 @@ def _main() -> None:
     verb = VERBS[name]
     try:
         _check_encoding(rest)
+        _keep_out_of_home()
         with handled(interrupt):  # SIGTERM and a lost terminal end a verb as Ctrl-C does
             code = _call(verb, rest)
     except BrokenPipeError:
@@ -153,6 +154,14 @@ def _call(verb: Verb, arguments: Sequence[str]) -> int:
 
         return _function(verb)(arguments, defaults)
     return _function(verb)(arguments)
+
+
+def _keep_out_of_home() -> None:
+    """Let Matplotlib keep its list of fonts in our cache, here and in all that is started."""
+    from data.files import DataError, cache_root
+
+    with contextlib.suppress(DataError):  # there is no cache, and whoever needs it says so
+        os.environ.setdefault("MPLCONFIGDIR", str(cache_root() / "matplotlib"))
 
 
 def version() -> str:

@@ -271,6 +271,7 @@ def test_a_writer_killed_at_any_time_leaves_the_one_before_as_newest_valid(tmp_p
         from orchestrator.training import checkpoint
         from orchestrator.training.checkpoint import SavedRole
         from tests.orchestrator import tiny
+        from tests.orchestrator.plain import retain
         folder, config = Path(sys.argv[1]), tiny.job("torch")
         config.model.width = 512
         trainer = tiny.build(config)
