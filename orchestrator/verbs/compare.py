@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from data.messages import clock, did_you_mean
-from orchestrator.record import comparing
-from orchestrator.record.comparing import Band, Place
+from orchestrator.record.comparing import differences
+from orchestrator.record.comparing.differences import Band, Place
 from orchestrator.record.figures import COLORS, INK, Points, blank
 from orchestrator.record.runs import Run, find
 from orchestrator.terminal import printable, say
@@ -36,22 +36,22 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError(
             f"{' '.join(options.runs)}: give two runs or more; `orchestrate runs` lists them"
         )
-    curves = {run.folder: comparing.curves(run) for run in [*runs, *references]}
+    curves = {run.folder: differences.curves(run) for run in [*runs, *references]}
     metric = _metric(options.metric, [curves[run.folder] for run in [*references, *runs]])
-    band = comparing.band_of([curves[run.folder][metric] for run in references], metric)
+    band = differences.band_of([curves[run.folder][metric] for run in references], metric)
     others = [run for run in runs if run not in references]
-    places = {run.id: comparing.place(curves[run.folder].get(metric, ([], [])), band)
+    places = {run.id: differences.place(curves[run.folder].get(metric, ([], [])), band)
               for run in others}  # fmt: skip
     parts = {
         "results": _results(runs),
-        "settings": comparing.settings(runs),
-        "data": comparing.data(runs),
-        "code": comparing.code(runs),
+        "settings": differences.settings(runs),
+        "data": differences.data(runs),
+        "code": differences.code(runs),
     }
     picture = Path(options.picture)
     _draw(band, {run.id: curves[run.folder].get(metric, ([], [])) for run in others}, picture)
     if options.json:
-        found = {name: own and comparing.plain(own) for name, own in places.items()}
+        found = {name: own and differences.plain(own) for name, own in places.items()}
         print(json.dumps({"runs": [str(r.folder) for r in runs], **parts, metric: found}, indent=1))
     else:
         _print(runs, parts, band, references, places)
@@ -198,7 +198,7 @@ def _draw(band: Band, curves: Mapping[str, Points], picture: Path) -> None:
     axes.fill_between(band.steps, band.low, band.high, color=COLORS[0], alpha=0.2, linewidth=0)
     axes.plot(band.steps, middle, color=COLORS[0], linewidth=2, label="band")
     for color, (name, points) in zip(cycle(COLORS[1:]), curves.items(), strict=False):
-        means = comparing.smooth(points)
+        means = differences.smooth(points)
         axes.plot(list(means), list(means.values()), color=color, linewidth=2, label=name)
     axes.legend(frameon=False, labelcolor=INK)
     figure.savefig(picture, dpi=120)

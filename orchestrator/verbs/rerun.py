@@ -20,10 +20,11 @@ from typing import Any
 from data.addresses import HIDDEN
 from data.files import cache_root
 from data.messages import counted, override
-from orchestrator.record import code, comparing, reading
+from orchestrator.record import code, reading
 from orchestrator.record.checkpoints import verify
 from orchestrator.record.checkpoints.finding import published
 from orchestrator.record.checkpoints.manifest import FOLDER
+from orchestrator.record.comparing import differences
 from orchestrator.record.reading import CONFIG
 from orchestrator.record.redaction import flatten
 from orchestrator.record.runs import RUNNING, Run, find, mapping
@@ -89,7 +90,7 @@ def _words(run: Run, source: Path) -> list[str]:
 
     A secret among what was typed is known to config.yaml alone, which only its owner may read.
     """
-    typed = comparing.overrides(run)
+    typed = differences.overrides(run)
     words = [word for word in typed if HIDDEN not in word]
     shown = subprocess.run(
         [*_orchestrate(source), "--cfg", "job", "--resolve", *words],
@@ -159,10 +160,10 @@ def _environment(said: Mapping[str, Any]) -> Iterator[str]:
 
 def _compared(run: Run, again: Run) -> Iterator[tuple[str, bool]]:
     """What was compared, and whether it is the same to the last bit."""
-    for name, (then, now) in comparing.data([run, again]).items():
+    for name, (then, now) in differences.data([run, again]).items():
         if then != now:
             yield f"{name} {then}, now {now}", False
-    ours, theirs = comparing.curves(run), comparing.curves(again)
+    ours, theirs = differences.curves(run), differences.curves(again)
     for name in ours:
         if any(word in name for word in TIMED):
             continue

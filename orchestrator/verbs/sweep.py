@@ -19,10 +19,10 @@ from data.files import write_text_atomic
 from data.messages import clock, short
 from orchestrator.config import JobConfig
 from orchestrator.job.codes import DONE, FAILED, REFUSED
-from orchestrator.record import sweeps
-from orchestrator.record.comparison import Shown, draw
+from orchestrator.record.comparing import sizes
+from orchestrator.record.comparing.curves import Shown, draw
+from orchestrator.record.comparing.sizes import parameters
 from orchestrator.record.runs import Run, made_here
-from orchestrator.record.sweeps import parameters
 from orchestrator.terminal import say
 
 Jobs = list[tuple[JobConfig, list[str]]]
@@ -135,7 +135,7 @@ def record(outputs: Path, jobs: Sequence[Sequence[str]], ended: Sequence[Ended])
     ]
     draw(shown, folder / "comparison.png")
     done = {own.label: Run(own.folder) for own in shown}
-    sweeps.draw(done, folder / sweeps.PICTURE)
+    sizes.draw(done, folder / sizes.PICTURE)
     return folder
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from orchestrator.record import comparing
+from orchestrator.record.comparing import differences
 from tests.orchestrator.typed import on, refused, trained, typed
 
 
@@ -64,8 +64,8 @@ def test_a_run_outside_of_the_band_that_was_asked_for_ends_with_1(outputs):
 
 def test_the_band_of_several_runs_is_the_prediction_interval_of_a_new_one():
     curves = [noisy(seed=seed) for seed in range(4)]
-    band = comparing.band_of(curves, "loss")
-    means = np.array([list(comparing.smooth(own).values()) for own in curves])
+    band = differences.band_of(curves, "loss")
+    means = np.array([list(differences.smooth(own).values()) for own in curves])
     step = 200
     window = means[:, step - 8 : step + 9].var(axis=0, ddof=1).mean()  # 400 // 50 each side
     margin = t.ppf(0.975, 3) * math.sqrt(window * (1 + 1 / 4))
@@ -76,22 +76,25 @@ def test_the_band_of_several_runs_is_the_prediction_interval_of_a_new_one():
 def test_of_many_like_runs_about_as_many_lie_in_the_band_at_a_step_as_it_says():
     share = [
         np.mean(
-            [comparing.place(noisy(seed=1000 * trial + own), band).share for own in range(100, 105)]
+            [
+                differences.place(noisy(seed=1000 * trial + own), band).share
+                for own in range(100, 105)
+            ]
         )
         for trial in range(20)
-        for band in [comparing.band_of([noisy(seed=1000 * trial + s) for s in range(5)], "loss")]
+        for band in [differences.band_of([noisy(seed=1000 * trial + s) for s in range(5)], "loss")]
     ]
     assert 0.9 < np.mean(share) <= 1.0
 
 
 def test_the_scatter_of_one_run_tells_a_shift_from_noise():
-    band = comparing.band_of([noisy()], "loss")
+    band = differences.band_of([noisy()], "loss")
     assert band.half_width == pytest.approx(2 * 0.1, rel=0.1)  # two standard deviations
-    assert comparing.place(noisy(seed=1), band).inside
-    gone = comparing.place(noisy(0.5, seed=1), band)
+    assert differences.place(noisy(seed=1), band).inside
+    gone = differences.place(noisy(0.5, seed=1), band)
     assert gone.leaves == 1
     assert gone.beyond == pytest.approx(0.3, abs=0.1)
-    assert comparing.place(([1000, 1001], [1.0, 1.0]), band) is None
+    assert differences.place(([1000, 1001], [1.0, 1.0]), band) is None
 
 
 def test_wrong_requests_are_named(outputs):

@@ -5,7 +5,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.record.comparing import curves, smooth
+from orchestrator.record.comparing.differences import curves, smooth
 from orchestrator.record.figures import COLORS, INK, MUTED, Points, plain_axes
 from orchestrator.record.positions import FILE as BY_POSITION
 from orchestrator.record.positions import curves_by_position
