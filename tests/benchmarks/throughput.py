@@ -1,8 +1,9 @@
 """Throughput of `orchestrate run` with one worker against a bare PyTorch loop, and of tracking.
 
 The loop has the same model, batch, dtype, number of threads and settings of malloc, and nothing
-else; with --workers 2 it is torch's DDP of two ranks on gloo. All contenders take turns in one
-session. Prints ratios of medians, with the range over the rounds.
+else; with --workers 2 it is torch's DDP of two ranks on gloo, and one worker with two threads runs,
+too. All contenders take turns in one session. Prints ratios of medians, with the range over the
+rounds.
 
     python tests/benchmarks/throughput.py [--rounds 3] [--steps 25] [--workers 2]
 """
@@ -23,6 +24,7 @@ SETTINGS = [
     "stage.evaluate_every=100000", "stage.checkpoint_every=100000",
 ]  # fmt: skip
 BATCH, T, VOCAB = 12, 256, 4096
+THREADS = "one worker, two threads"
 
 
 def bare(precision: str, steps: int, rank: int, ranks: int, port: int) -> float:
@@ -112,7 +114,10 @@ def main() -> None:
             for precision in ("fp32", "bf16"):
                 alone = bare_in_processes(precision, options.steps, options.workers)
                 contenders.setdefault(f"bare {precision}", []).append(alone)
-                for name, extra in (("run", []), ("run, no tracking", ["tracking=none"])):
+                ways = {"run": [], "run, no tracking": ["tracking=none"]}
+                if options.workers == 2:
+                    ways[THREADS] = ["resources.workers=1", "resources.cpus_per_worker=2"]
+                for name, extra in ways.items():
                     folder = run_job(
                         outputs, *SETTINGS, f"resources=cpu{options.workers}",
                         f"engine.precision={precision}", f"stage.steps={options.steps}", *extra,
@@ -128,6 +133,9 @@ def main() -> None:
         tracking = [a / b for a, b in zip(ours, untracked, strict=True)]
         print(f"{precision}: run / bare loop {spread(ratios)}")
         print(f"{precision}: run / run without tracking {spread(tracking)}")
+        if threads := contenders.get(f"{THREADS} {precision}"):
+            ratios = [a / b for a, b in zip(ours, threads, strict=True)]
+            print(f"{precision}: run / {THREADS} {spread(ratios)}")
 
 
 if __name__ == "__main__":
