@@ -40,6 +40,15 @@ def fitted_command(label: str, command: str, width: int | None) -> str:
     return _broken(f"{label}{command}", width, len(label), " \\")
 
 
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A line for each row, its cells two spaces apart and as wide as the widest of their column."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
 def say(text: str, stream: TextIO | None = None, hang: int = 2) -> None:
     """Print a line, fitted to where it goes (standard output)."""
     stream = stream or sys.stdout

@@ -33,8 +33,7 @@ def create(config: JobConfig, overrides: Sequence[str], devices: Devices | None 
     Secrets stay in config.yaml, which then only its owner may read, and are hidden everywhere else.
     """
     outputs = Path(config.outputs).absolute()
-    date, clock = time.strftime("%Y-%m-%d"), time.strftime("%H-%M-%S")
-    folder = outputs / date / f"{clock}-{config.stage.name}-{secrets.token_hex(3)}"
+    folder = new_folder(outputs, config.stage.name)
     folder.mkdir(parents=True)
     (folder / "logs").mkdir()
     plain = to_dict(config)
@@ -49,6 +48,12 @@ def create(config: JobConfig, overrides: Sequence[str], devices: Devices | None 
     _reserve(folder)
     _point_latest(outputs, folder)
     return folder
+
+
+def new_folder(outputs: Path, kind: str) -> Path:
+    """`<date>/<time>-<kind>-<id>` in an outputs folder, of a name that is not taken; not made."""
+    date, clock = time.strftime("%Y-%m-%d"), time.strftime("%H-%M-%S")
+    return outputs / date / f"{clock}-{kind}-{secrets.token_hex(3)}"
 
 
 def placed(path: Path, folder: Path) -> str:

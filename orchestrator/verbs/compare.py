@@ -16,7 +16,7 @@ from orchestrator.record.comparing import differences
 from orchestrator.record.comparing.differences import Band, Place
 from orchestrator.record.figures import COLORS, INK, Points, blank
 from orchestrator.record.runs import Run, find
-from orchestrator.terminal import printable, say
+from orchestrator.terminal import columns, printable, say
 
 WIDEST = 34  # characters of a cell
 SAME = "the same in all"
@@ -158,12 +158,7 @@ def _print(
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows in columns; what is long is cut in its middle, where values of a kind are alike."""
-    cut = [[_cut(cell) for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in cut) for i in range(len(cut[0]))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in cut
-    ]
+    return columns([[_cut(cell) for cell in row] for row in rows])
 
 
 def _cut(cell: str) -> str:

@@ -15,7 +15,6 @@ stops those alone that need it. What was done is in pipeline.json of the pipelin
 import argparse
 import json
 import re
-import secrets
 import shlex
 import sys
 import time
@@ -29,8 +28,9 @@ from data.messages import clock, did_you_mean
 from orchestrator.config import JobConfig
 from orchestrator.job.codes import DONE, FAILED, REFUSED
 from orchestrator.record.reading import read_settings
+from orchestrator.record.runfolder import new_folder
 from orchestrator.record.runs import Run, made_here, mapping
-from orchestrator.terminal import say
+from orchestrator.terminal import columns, say
 
 STATE = "pipeline.json"
 NEEDS = re.compile(r"\$\{(\w+)\}")
@@ -99,7 +99,7 @@ def main(argv: Sequence[str], compose: Compose) -> int:
         pipeline = _read_state(folder)
     else:
         pipeline = read(options.name, list(options.overrides))
-        folder = Path(options.outputs) / time.strftime("%Y-%m-%d") / _own_name(pipeline)
+        folder = new_folder(Path(options.outputs), f"pipeline-{pipeline.name}")
     for name, job in pipeline.jobs.items():
         if not job.needs and pipeline.codes.get(name) != DONE:
             _checked(pipeline, name, compose)
@@ -184,10 +184,6 @@ def _job(path: Path, name: str, said: Any) -> Job:
     return Job([str(word) for word in said["run"]], said.get("figure"), said.get("picture"))
 
 
-def _own_name(pipeline: Pipeline) -> str:
-    return f"{time.strftime('%H-%M-%S')}-pipeline-{pipeline.name}-{secrets.token_hex(3)}"
-
-
 def _read_state(folder: Path) -> Pipeline:
     """A pipeline that was begun. Raises ValueError if there is none in the folder."""
     said = mapping(folder / STATE)
@@ -239,12 +235,7 @@ def _carry_out(pipeline: Pipeline, name: str, compose: Compose, folder: Path) ->
 
 def table(pipeline: Pipeline) -> list[str]:
     """A line for each job: how it went, what it measured, what to type and what to look at."""
-    rows = [COLUMNS, *(_row(pipeline, name) for name in pipeline.jobs)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    return columns([COLUMNS, *(_row(pipeline, name) for name in pipeline.jobs)])
 
 
 def _row(pipeline: Pipeline, name: str) -> tuple[str, ...]:

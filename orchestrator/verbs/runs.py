@@ -12,7 +12,7 @@ import yaml
 
 from data.messages import did_you_mean
 from orchestrator.record.runs import Run, runs
-from orchestrator.terminal import say
+from orchestrator.terminal import columns, say
 
 SHOWN = 20
 HIGHER_IS_BETTER = ("accuracy", "per_second", "mfu")
@@ -37,9 +37,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     shown = found[: options.limit]
     rows = [COLUMNS, *(_row(run, metric) for run in shown)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
-    for row in rows:
-        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).strip())
+    for line in columns(rows):
+        say(line)
     if len(found) > len(shown):
         say(f"and {len(found) - len(shown)} more; --limit={len(found)} shows all")
     if not found:

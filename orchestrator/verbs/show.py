@@ -13,7 +13,7 @@ from orchestrator.record.redaction import Redactor, flatten
 from orchestrator.record.runs import RUNNING, Run, find, mapping
 from orchestrator.record.story.sentences import sentence
 from orchestrator.record.story.spending import GOODPUT
-from orchestrator.terminal import printable, say
+from orchestrator.terminal import columns, printable, say
 
 LATEST = "outputs/latest"
 MOST = 12  # lines of each part
@@ -87,11 +87,8 @@ def _result(run: Run) -> Iterator[str]:
     tables = [e["path"] for e in run.events if e.get("table") and "/" not in str(e.get("path"))]
     made = [table for path in tables if (table := _table(run.folder / str(path)))]
     small = [table for table in made if len(table[0]) <= 4]
-    for columns, rows in small[:1]:
-        widths = [max(len(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
-        for row in (columns, *rows):
-            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            yield "  ".join(cells).rstrip()
+    for names, rows in small[:1]:
+        yield from columns([names, *rows])
     if not small:
         for name, value in run.metrics.items():
             if not name.startswith("train/"):
@@ -101,11 +98,11 @@ def _result(run: Run) -> Iterator[str]:
 def _table(path: Path) -> tuple[list[str], list[list[str]]] | None:
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
-        columns = [str(name) for name in plain["columns"]]
+        names = [str(name) for name in plain["columns"]]
         rows = [[str(cell) for cell in row] for row in plain["data"]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return (columns, rows) if all(len(row) == len(columns) for row in rows) else None
+    return (names, rows) if all(len(row) == len(names) for row in rows) else None
 
 
 def _differences(run: Run, defaults: Defaults) -> Iterator[str]:

@@ -7,7 +7,6 @@ comes.
 
 import json
 import os
-import secrets
 import shlex
 import sys
 import time
@@ -22,8 +21,9 @@ from orchestrator.job.codes import DONE, FAILED, REFUSED
 from orchestrator.record.comparing import sizes
 from orchestrator.record.comparing.curves import Shown, draw
 from orchestrator.record.comparing.sizes import parameters
+from orchestrator.record.runfolder import new_folder
 from orchestrator.record.runs import Run, made_here
-from orchestrator.terminal import say
+from orchestrator.terminal import columns, say
 
 Jobs = list[tuple[JobConfig, list[str]]]
 
@@ -93,11 +93,7 @@ def table(jobs: Sequence[Sequence[str]], ended: Sequence[Ended]) -> list[str]:
         size = parameters(last.run) if last.run else None
         many = "-" if size is None else f"{size:,}"
         rows.append((str(number), status, result, many, clock(last.seconds), name, own))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    return columns(rows)
 
 
 def own_words(jobs: Sequence[Sequence[str]]) -> list[str]:
@@ -112,8 +108,7 @@ def record(outputs: Path, jobs: Sequence[Sequence[str]], ended: Sequence[Ended])
     sweep.json has the overrides, the run folder, the status and the metrics of each job,
     comparison.png their curves.
     """
-    name = f"{time.strftime('%H-%M-%S')}-sweep-{secrets.token_hex(3)}"
-    folder = outputs.absolute() / time.strftime("%Y-%m-%d") / name
+    folder = new_folder(outputs.absolute(), "sweep")
     folder.mkdir(parents=True)
     runs = [own.run for own in ended]
     found = [

@@ -8,7 +8,7 @@ from pathlib import Path
 from data.messages import counted, size
 from orchestrator.record.checkpoints import Checkpoint, CheckpointError
 from orchestrator.record.runs import HEADLINES, Run
-from orchestrator.terminal import say
+from orchestrator.terminal import columns, say
 
 COLUMNS = ("checkpoint", "size", "age", "metric", "attempt", "state")
 
@@ -49,9 +49,8 @@ def show(measured: Mapping[str, str], rows: Sequence[Row]) -> None:
             attempt, bytes_ = str(row.found.attempt or "-"), size(row.found.bytes)
         state = f"{row.state}, {best}" if best and row.found is not None else row.state
         cells.append((row.name, bytes_, row.age, metric, attempt, state))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for line in cells:
-        say("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).strip())
+    for line in columns(cells):
+        say(line)
 
 
 def verify_each(place: str, each: Mapping[str, Callable[[], Checkpoint]], one: bool) -> int:
