@@ -1,9 +1,9 @@
 """What every family of models has, and what families of one kind share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
-from models.configs.checks import check_size, check_switch
+from models.configs.checks import check_choice, check_size, check_switch
 
 
 @dataclass
@@ -38,6 +38,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Check what all families share."""
+        (own,) = (f.default for f in fields(self) if f.name == "family")
+        if own:  # a config that families share has none
+            check_choice("family", self.family, (str(own),))
         if self.weights == "":
             raise ValueError("model.weights='' must name a folder; null starts from random weights")
         if self.weights_role is not None and self.weights is None:

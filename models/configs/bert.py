@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from models.configs.blocks import BlocksConfig
-from models.configs.checks import check_choice, check_positive
+from models.configs.checks import check_positive
 
 
 @dataclass
@@ -27,7 +27,6 @@ class BertConfig(BlocksConfig):
     def __post_init__(self) -> None:
         """Check every value."""
         super().__post_init__()
-        check_choice("family", self.family, ("bert",))
         check_positive("init_std", self.init_std)
 
     def weight_std(self, inputs: int, outputs: int) -> float:

@@ -99,7 +99,6 @@ class GPTConfig(CausalConfig):
     def __post_init__(self) -> None:
         """Check every value, then how they fit together."""
         super().__post_init__()
-        check_choice("family", self.family, ("gpt",))
         check_choice("norm", self.norm, NORMS)
         check_choice("positions", self.positions, POSITIONS)
         check_choice("activation", self.activation, ACTIVATIONS)

@@ -31,7 +31,6 @@ class HFConfig(LanguageModelConfig):
     def __post_init__(self) -> None:
         """Check every value."""
         super().__post_init__()
-        check_choice("family", self.family, ("hf",))
         check_choice("task", self.task, TASKS)
 
     @property

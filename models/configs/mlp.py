@@ -81,7 +81,6 @@ class MLPConfig(PerceptronConfig):
     def __post_init__(self) -> None:
         """Check every value."""
         super().__post_init__()
-        check_choice("family", self.family, ("mlp",))
         check_choice("activation", self.activation, ACTIVATIONS)
         check_switch("bias", self.bias)
         check_choice("init", self.init, INITS)
@@ -113,5 +112,4 @@ class ByHandConfig(PerceptronConfig):
     def __post_init__(self) -> None:
         """Check every value."""
         super().__post_init__()
-        check_choice("family", self.family, ("mlp_by_hand",))
         check_choice("cost", self.cost, COSTS)

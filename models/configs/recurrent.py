@@ -7,7 +7,6 @@ from models.configs.base import CausalConfig
 from models.configs.checks import (
     MOST,
     MOST_LAYERS,
-    check_choice,
     check_positive,
     check_probability,
     check_size,
@@ -56,11 +55,6 @@ class RNNConfig(RecurrentConfig):
 
     family: str = "rnn"
 
-    def __post_init__(self) -> None:
-        """Check every value."""
-        super().__post_init__()
-        check_choice("family", self.family, ("rnn",))
-
 
 @dataclass
 class LSTMConfig(RecurrentConfig):
@@ -71,8 +65,3 @@ class LSTMConfig(RecurrentConfig):
     """
 
     family: str = "lstm"
-
-    def __post_init__(self) -> None:
-        """Check every value."""
-        super().__post_init__()
-        check_choice("family", self.family, ("lstm",))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from models.configs.blocks import BlocksConfig
-from models.configs.checks import check_choice, check_switch
+from models.configs.checks import check_switch
 
 
 @dataclass
@@ -24,7 +24,6 @@ class TransformerConfig(BlocksConfig):
     def __post_init__(self) -> None:
         """Check every value."""
         super().__post_init__()
-        check_choice("family", self.family, ("transformer",))
         check_switch("shared_embedding", self.shared_embedding)
         if self.width % 2:
             raise ValueError(

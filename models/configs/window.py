@@ -6,7 +6,6 @@ from typing import ClassVar
 from models.configs.base import CausalConfig
 from models.configs.checks import (
     MOST,
-    check_choice,
     check_positive,
     check_probability,
     check_size,
@@ -40,7 +39,6 @@ class WindowConfig(CausalConfig):
     def __post_init__(self) -> None:
         """Check every value."""
         super().__post_init__()
-        check_choice("family", self.family, ("window",))
         for name in ("window", "width", "hidden"):
             check_size(name, getattr(self, name))
         check_probability("dropout", self.dropout)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from models.configs.base import ModelConfig
-from models.configs.checks import check_choice, check_size
+from models.configs.checks import check_size
 
 
 @dataclass
@@ -37,11 +37,6 @@ class CBOWConfig(WordVectorsConfig):
 
     family: str = "cbow"
 
-    def __post_init__(self) -> None:
-        """Check every value."""
-        super().__post_init__()
-        check_choice("family", self.family, ("cbow",))
-
 
 @dataclass
 class SkipGramConfig(WordVectorsConfig):
@@ -52,8 +47,3 @@ class SkipGramConfig(WordVectorsConfig):
     """
 
     family: str = "skipgram"
-
-    def __post_init__(self) -> None:
-        """Check every value."""
-        super().__post_init__()
-        check_choice("family", self.family, ("skipgram",))
