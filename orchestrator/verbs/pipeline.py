@@ -102,7 +102,7 @@ def main(argv: Sequence[str], compose: Compose) -> int:
         folder = new_folder(Path(options.outputs), f"pipeline-{pipeline.name}")
     for name, job in pipeline.jobs.items():
         if not job.needs and pipeline.codes.get(name) != DONE:
-            _checked(pipeline, name, compose)
+            _check(pipeline, name, compose)
     say(f"{pipeline.title}: {len(pipeline.jobs)} jobs; {folder / STATE}")
     for number, name in enumerate(pipeline.jobs, 1):
         if pipeline.codes.get(name) == DONE:
@@ -194,14 +194,13 @@ def _read_state(folder: Path) -> Pipeline:
         raise ValueError(f"--resume={folder} holds no {STATE} of a pipeline") from None
 
 
-def _checked(pipeline: Pipeline, name: str, compose: Compose) -> JobConfig:
-    """The config of a job. Raises ValueError, which names the job, if it can't work."""
+def _check(pipeline: Pipeline, name: str, compose: Compose) -> None:
+    """Raise ValueError, which names the job, if it can't work."""
     from orchestrator.plan.planning import make_plan
 
     words = pipeline.words(name)
     try:
-        config = compose(words)
-        return make_plan(config, lambda line: None).config
+        make_plan(compose(words), lambda line: None)
     except ValueError as error:
         raise ValueError(f"in job {name}, {shlex.join(words)}: {error}") from error
 
@@ -214,7 +213,7 @@ def _carry_out(pipeline: Pipeline, name: str, compose: Compose, folder: Path) ->
     say(f"orchestrate run {shlex.join(words)}", hang=4)
     outputs = None
     try:
-        config = _checked(pipeline, name, compose)
+        config = compose(words)  # the job itself plans it
         outputs = Path(config.outputs)
         code = run(config, words, begun)
     except ValueError as error:
