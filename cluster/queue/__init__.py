@@ -1,0 +1,1 @@
+"""Jobs that wait for the cluster, and what travels with them."""
