@@ -77,23 +77,23 @@ def pack(files: Mapping[str, Path | bytes]) -> Parcel:
     return Parcel(hashlib.sha256(plain).hexdigest(), zstandard.compress(plain))
 
 
-def unpack(data: bytes, id: str, parent: Path) -> Path:
-    """The folder `parent/id` with the files of a parcel; it is whole or not there.
+def unpack(data: bytes, name: str, parent: Path) -> Path:
+    """The folder `parent/name` with the files of a parcel; it is whole or not there.
 
     One that is there already is used again. Several processes may unpack the same parcel at once.
 
     Raises:
         ParcelRefused: it is damaged, too large, or holds what a parcel never holds.
     """
-    if not ID.fullmatch(id):
-        raise ParcelRefused(f"{id!r} is no name of a parcel: it has 64 characters of 0-9 and a-f")
-    folder = parent / id
+    if not ID.fullmatch(name):
+        raise ParcelRefused(f"{name!r} is no name of a parcel: it has 64 characters of 0-9 and a-f")
+    folder = parent / name
     if folder.is_dir():
         return folder
     plain = _decompressed(data)
-    if hashlib.sha256(plain).hexdigest() != id:
-        raise ParcelRefused(f"the parcel {id[:12]} is damaged: its hash is another one")
-    partial = parent / f".{id}.{secrets.token_hex(4)}"
+    if hashlib.sha256(plain).hexdigest() != name:
+        raise ParcelRefused(f"the parcel {name[:12]} is damaged: its hash is another one")
+    partial = parent / f".{name}.{secrets.token_hex(4)}"
     try:
         _extract(plain, partial)
         partial.rename(folder)

@@ -86,8 +86,8 @@ def carried(source: Path, redactor: Redactor) -> tuple[dict[str, Path | bytes], 
     for name in files:
         if redactor.holds((source / name).read_bytes()):
             raise ValueError(
-                f"{source / name} holds the value of a secret in this environment, and would travel "
-                "with the job; take it out, or name the file in .gitignore"
+                f"{source / name} holds the value of a secret in this environment, and would "
+                "travel with the job; take it out, or name the file in .gitignore"
             )
     own, diff = version(source)
     files[OF_PARCEL[0]] = json.dumps(own).encode()
