@@ -1,1 +1,15 @@
-"""Jobs that wait for the cluster, and what travels with them."""
+"""Jobs that wait for the cluster: commands with needs and owners, kept in a database.
+
+    job.py        a job, its states and the steps between them
+    drivers.py    what starts and stops the process of a job, wherever that is: the Protocol
+    admission.py  who starts where, who is preempted, and why everybody else waits; pure
+    placing.py    bundles onto nodes
+    store.py      the table of jobs for clients; rows.py, database.py: SQLite or PostgreSQL
+    keeping.py    the same for the keeper, and its lease
+    keeper.py     the loop that makes the processes agree with the table
+    processes.py  drivers that are processes of this machine
+    parcel.py     the code that travels with a job, named by its content
+
+A client adds a job to the store and may go away. One keeper at a time reads the store, asks
+admission, writes down what it is about to start, and starts it. What a job trains is unknown here.
+"""
