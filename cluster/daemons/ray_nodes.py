@@ -52,6 +52,13 @@ def head(
     return _daemon(home, [str(word) for word in words], url)
 
 
+def node(home: Home, *, join: str, cpus: int, gpus: int, temporary: Path) -> Daemon:
+    """A node of the cluster whose head is at `join`; the others as of `head`."""
+    words = ["--join", join, "--cpus", cpus, "--gpus", gpus, "--temporary", temporary]
+    words += ["--nodes", home.folder / NODES]
+    return _daemon(home, [str(word) for word in words], (home.folder / NODES).as_uri())
+
+
 def nodes(home: Home) -> list[dict[str, Any]]:
     """The nodes alive, as the head has seen them last: id, address, resources, labels."""
     return list(read(home.folder / NODES) or [])
@@ -83,11 +90,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cpus", type=int, required=True)
     parser.add_argument("--gpus", type=int, required=True)
     parser.add_argument("--temporary", required=True)
-    parser.add_argument("--nodes", type=Path)
+    parser.add_argument("--nodes", type=Path, required=True, help="file that says who is there")
     parser.add_argument("--join", help="address of the head")
     asked = parser.parse_args(arguments)
     leave = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: leave.set())
+    asked.nodes.unlink(missing_ok=True)
     alone = asked.host == LOOPBACK
     with on_loopback() if alone else nullcontext(), _few_servers():
         node = _start(asked, None if alone else asked.host)
@@ -124,7 +132,7 @@ def _start(asked: argparse.Namespace, ip: str | None) -> Node:
     return node
 
 
-def _watch(node: Node, file: Path | None, leave: threading.Event) -> int:
+def _watch(node: Node, file: Path, leave: threading.Event) -> int:
     """Keep the file of nodes up to date; returns 1 once a process of this one has ended."""
     from ray import _raylet
     from ray._private.state import GlobalState
@@ -138,7 +146,7 @@ def _watch(node: Node, file: Path | None, leave: threading.Event) -> int:
         if dead := [name for name, _ in node.dead_processes()]:  # type: ignore[no-untyped-call]
             print(f"{', '.join(map(str, dead))} of Ray ended, and so does this node", flush=True)
             return 1
-        if file is not None and (now := _alive(state)) != said:
+        if (now := _alive(state)) != said:
             write(file, now)
             said = now
     return 0
