@@ -77,6 +77,6 @@ class Drivers(Protocol):
     def stop(self, submission_id: str, grace_s: float) -> None:
         """SIGTERM to the driver; SIGKILL to all that is left of it `grace_s` seconds later.
 
-        Returns at once, and is called again every second or so until the driver has ended; only
-        the first call counts.
+        Returns at once, and is called again every second or so until the driver has ended. One that
+        has never started is kept from starting.
         """

@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
+from functools import cached_property
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 LABEL = re.compile(r"[^=\s]+=[^=\s]+")
@@ -176,20 +178,37 @@ class Job:
             if seconds is not None and not 0 < seconds < float("inf"):
                 raise JobRefused(f"job {self.id}: {what}={seconds} must be above 0 seconds")
 
-    def total(self, name: str) -> int:
-        """Of cpus, gpus or memory_bytes over all bundles; of jobs, 1."""
-        return 1 if name == "jobs" else sum(getattr(bundle, name) for bundle in self.needs)
+    @cached_property
+    def kinds(self) -> tuple[tuple[Bundle, int], ...]:
+        """The different bundles and how many of each; the hardest to place first."""
+        return tuple(
+            sorted(
+                Counter(self.needs).items(),
+                key=lambda kind: (
+                    *(-kind[0].gpus, -kind[0].cpus, -kind[0].memory_bytes),
+                    *(kind[0].labels, kind[1]),
+                ),
+            )
+        )
 
-    @property
+    @cached_property
     def asked(self) -> str:
         """What it needs, e.g. `4 x (8 GPUs, 16 CPUs)`."""
-        counts: dict[Bundle, int] = {}
-        for bundle in self.needs:
-            counts[bundle] = counts.get(bundle, 0) + 1
         return " + ".join(
-            f"{count} x ({bundle})" if count > 1 else f"{bundle}"
-            for bundle, count in counts.items()
+            f"{count} x ({bundle})" if count > 1 else f"{bundle}" for bundle, count in self.kinds
         )
+
+    def total(self, name: str) -> int:
+        """Of cpus, gpus or memory_bytes over all bundles; of jobs, 1."""
+        return self._totals[name]
+
+    @cached_property
+    def _totals(self) -> dict[str, int]:
+        names = ("cpus", "gpus", "memory_bytes")
+        return {"jobs": 1} | {
+            name: sum(getattr(bundle, name) * count for bundle, count in self.kinds)
+            for name in names
+        }
 
     def to_json(self) -> str:
         """One line; equal jobs give equal lines."""

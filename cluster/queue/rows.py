@@ -41,7 +41,7 @@ class Record:
     cause: StopCause | None
     """Why it is being stopped, or was last."""
     reason: str
-    """Why it waits, in a sentence."""
+    """Why it waits, in a sentence; empty until it was considered."""
     expected_start_s: float | None
     """Estimated."""
     exit_code: int | None

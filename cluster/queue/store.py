@@ -201,7 +201,6 @@ class Store:
                     spec=job.to_json(),
                     state=State.WAITING,
                     submitted_s=now,
-                    reason="not yet considered",
                 )
             )
             note(connection, job.id, None, State.WAITING, 0, f"submitted by {job.owner}")
