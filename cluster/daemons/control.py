@@ -13,7 +13,7 @@ from typing import Any
 
 from cluster.daemons.daemon import MARK, Daemon, end, mark, marked
 from cluster.daemons.home import Home, read, write
-from cluster.daemons.supervisor import GOODBYE_S, Standing, end_after
+from cluster.daemons.supervisor import Standing, end_after
 
 LOOK_S = 0.1
 START_S = 180.0
@@ -78,7 +78,7 @@ def wait(home: Home, say: Callable[[str], None], limit_s: float = START_S) -> No
             if own.up and name not in told:
                 told.add(name)
                 say(f"{name} answers")
-            if own.restarts >= 3 and not own.up:
+            if own.restarts >= 2 and not own.up:
                 raise NotUp(_why_not(home, name, own))
         if facts.up:
             return
@@ -104,12 +104,12 @@ def stop(home: Home) -> int:
     Nothing that they have started is left; the plan is forgotten.
     """
     with home.locked("control"):
-        state = read(home.state) or {}
+        state, plan = read(home.state) or {}, read(home.plan) or {}
         home.plan.unlink(missing_ok=True)
         many = len(marked(home))
         if _supervised(home) and (own := state.get("supervisor")):
-            daemons = len(state.get("daemons", {}))
-            end_after(own["pid"], own["begun"], 2 * GOODBYE_S * max(1, daemons))
+            longest = sum(5.0 + daemon["goodbye_s"] for daemon in plan.get("daemons", ()))
+            end_after(own["pid"], own["begun"], longest)
         end(home)
         home.state.unlink(missing_ok=True)
         return many

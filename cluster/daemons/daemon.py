@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from http.client import HTTPException
-from pathlib import Path
 from typing import Any
 
 import psutil
 
 from cluster.daemons.home import Home
-from cluster.host.processes import REAP_S, started
+from cluster.host.processes import REAP_S
 
 MARK = "ORCHESTRATE_DAEMON"
 """Variable that a daemon and all that it starts have: the folder of its home, and its name."""
@@ -36,6 +35,8 @@ class Daemon:
     environment: Mapping[str, str] = field(default_factory=dict)
     without: tuple[str, ...] = ()
     """Variables of the one who starts it that it must not have."""
+    goodbye_s: float = 10.0
+    """How long it may take to end when it is told to."""
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Daemon:
@@ -96,7 +97,7 @@ def marked(home: Home, name: str = "") -> list[psutil.Process]:
     return [process for process in found if process.pid != os.getpid()]
 
 
-def end(home: Home, name: str = "", grace_s: float = 1.0) -> None:
+def end(home: Home, name: str = "", grace_s: float = 0.5) -> None:
     """End what is left of a daemon, or of all: what does not go by itself is killed.
 
     Zombies count as gone: nobody may be there who would reap the orphans of a daemon.
@@ -110,14 +111,3 @@ def end(home: Home, name: str = "", grace_s: float = 1.0) -> None:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         time.sleep(LOOK_S)
-
-
-def lives(pid: int, begun: int) -> bool:
-    """Whether the process that `started` told this of is still here; a zombie is none."""
-    if started(pid) != begun:
-        return False
-    stat = Path(f"/proc/{pid}/stat")
-    try:
-        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

@@ -8,11 +8,13 @@ would take work that it can't carry out.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ from cluster.connection.session import WAITING_WORKERS
 from cluster.connection.starting import ONE_ARENA, on_loopback
 from cluster.daemons.daemon import Daemon
 from cluster.daemons.home import Home, read, write
+from cluster.host.processes import is_alive
 
 if TYPE_CHECKING:
     from ray._private.node import Node
@@ -28,11 +31,20 @@ LOOK_S = 0.5
 LOOPBACK = "127.0.0.1"
 NODES = "nodes.json"
 STOP_S = 24 * 3600  # the queue knows how long a job may take; Ray's own 3 s cost a checkpoint
+SAVE_S = 120.0  # for drivers to save and leave before Ray ends
 OTHERS = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_JOB_CONFIG_JSON_ENV_VAR")
 
 
 def head(
-    home: Home, *, host: str, port: int, http_port: int, cpus: int, gpus: int, temporary: Path
+    home: Home,
+    *,
+    host: str,
+    port: int,
+    http_port: int,
+    cpus: int,
+    gpus: int,
+    temporary: Path,
+    drivers: str,
 ) -> Daemon:
     """The head of a cluster, which is a node, too.
 
@@ -44,10 +56,12 @@ def head(
         cpus: that it offers.
         gpus: that it offers.
         temporary: of Ray's sockets and logs, with a short path.
+        drivers: files below the home, as a glob, with the processes that are told to save and leave
+            before Ray ends.
     """
     words = ["--host", host, "--port", port, "--http-port", http_port]
     words += ["--cpus", cpus, "--gpus", gpus, "--temporary", temporary]
-    words += ["--nodes", home.folder / NODES]
+    words += ["--nodes", home.folder / NODES, "--drivers", drivers]
     url = f"http://{LOOPBACK}:{http_port}/api/version"
     return _daemon(home, [str(word) for word in words], url)
 
@@ -78,6 +92,7 @@ def _daemon(home: Home, words: list[str], url: str) -> Daemon:
             "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S),
         },
         OTHERS,
+        goodbye_s=SAVE_S + 10.0,
     )
 
 
@@ -91,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--gpus", type=int, required=True)
     parser.add_argument("--temporary", required=True)
     parser.add_argument("--nodes", type=Path, required=True, help="file that says who is there")
+    parser.add_argument("--drivers", default="", help="files of the processes that use Ray")
     parser.add_argument("--join", help="address of the head")
     asked = parser.parse_args(arguments)
     leave = threading.Event()
@@ -100,7 +116,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with on_loopback() if alone else nullcontext(), _few_servers():
         node = _start(asked, None if alone else asked.host)
         try:
-            return _watch(node, asked.nodes, leave)
+            code = _watch(node, asked.nodes, leave)
+            if code == 0 and asked.drivers:
+                _let_save(asked.nodes.parent, asked.drivers)
+            return code
         finally:
             node.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
 
@@ -150,6 +169,20 @@ def _watch(node: Node, file: Path, leave: threading.Event) -> int:
             write(file, now)
             said = now
     return 0
+
+
+def _let_save(folder: Path, drivers: str) -> None:
+    """SIGTERM to all drivers, and wait until they have gone, at most so long."""
+    running = {}
+    for file in folder.glob(drivers):
+        with suppress(OSError, ValueError):
+            pid, begun = map(int, file.read_text().split())
+            if is_alive(pid, begun):
+                running[pid] = begun
+                os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + SAVE_S
+    while any(is_alive(*own) for own in running.items()) and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def _alive(state: Any) -> list[dict[str, Any]]:

@@ -24,9 +24,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.daemons.daemon import Daemon, end, lives
+from cluster.daemons.daemon import Daemon, end
 from cluster.daemons.home import Home, read, write
-from cluster.host.processes import started
+from cluster.host.processes import is_alive, started
 
 LOOK_S = 0.5
 PROBE_EVERY_S = 2.0  # of one that is known to answer
@@ -34,7 +34,6 @@ HUNG_S = 30.0  # one that has answered, and then not for so long, is started aga
 START_S = 120.0  # and one that has not answered once
 FIRST_DELAY_S, MOST_DELAY_S = 0.5, 30.0  # before it is started again, if it had lived ...
 SETTLED_S = 60.0  # ... shorter than this, else at once
-GOODBYE_S = 10.0
 
 log = logging.getLogger("supervisor")
 
@@ -88,7 +87,7 @@ class Watched:
 
     def close(self) -> None:
         """End it, and all that it has started."""
-        self._end(GOODBYE_S)
+        self._end(self.daemon.goodbye_s)
 
     def _start(self) -> None:
         end(self._home, self.daemon.name)  # of the one before, whose place and ports it takes
@@ -102,7 +101,7 @@ class Watched:
     def _lives(self) -> bool:
         if self._process is not None:
             return self._process.poll() is None
-        return lives(self.standing.pid, self.standing.begun)
+        return is_alive(self.standing.pid, self.standing.begun)
 
     def _buried(self, how: str) -> None:
         own = self.standing
@@ -117,15 +116,15 @@ class Watched:
     def _end(self, grace_s: float) -> None:
         if self._lives():
             end_after(self.standing.pid, self.standing.begun, grace_s)
-        end(self._home, self.daemon.name, grace_s=1.0 if grace_s else 0.0)
+        end(self._home, self.daemon.name, grace_s=0.5 if grace_s else 0.0)
 
 
 def end_after(pid: int, begun: int, grace_s: float) -> None:
     """SIGTERM to a process, and wait for its end, at most so long."""
     deadline = time.monotonic() + grace_s
-    if lives(pid, begun):
+    if is_alive(pid, begun):
         os.kill(pid, signal.SIGTERM)
-    while lives(pid, begun) and time.monotonic() < deadline:
+    while is_alive(pid, begun) and time.monotonic() < deadline:
         time.sleep(0.05)
 
 

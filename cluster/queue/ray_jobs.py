@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cluster.daemons.daemon import lives
+from cluster.host.processes import is_alive
 from cluster.queue.asking import Answer, ask
 from cluster.queue.drivers import Driver, Node, StartRefused, TransportAway
 from cluster.queue.job import Attempt
@@ -109,7 +109,7 @@ class RayJobs:
             pid, begun = (self._folder(job) / f"driver-{number}.pid").read_text().split()
         except (OSError, ValueError):
             return None
-        return int(pid) if lives(int(pid), int(begun)) else None
+        return int(pid) if is_alive(int(pid), int(begun)) else None
 
     def _pid(self, attempt: Attempt) -> Path:
         return self._folder(attempt.job.id) / f"driver-{attempt.number}.pid"

@@ -10,8 +10,11 @@ Nothing is remembered outside of the folder and the table: it may be killed at a
 
 import json
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,8 +25,9 @@ from cluster.daemons import ray_nodes
 from cluster.daemons.daemon import Daemon
 from cluster.daemons.home import Home, hashed, read, user, write_private
 from cluster.queue.job import Job, JobRefused, NotNow, NotYours, QueueError, UnknownJob
+from cluster.queue.keeper import Keeper
 from cluster.queue.parcel import ID, MOST_BYTES, ParcelRefused, unpack
-from cluster.queue.ray_jobs import SCREEN
+from cluster.queue.ray_jobs import SCREEN, RayJobs
 from cluster.queue.rows import Record
 from cluster.queue.store import Store
 from cluster.queue.version import version
@@ -31,8 +35,12 @@ from cluster.queue.version import version
 RUN = "run"
 """In the folder of a job: a link to the folder of its run, made by its driver."""
 DETAILS = "details.json"
+DRIVERS = "jobs/*/driver-*.pid"
+"""Below the home: the processes that run for jobs."""
 MOST_DETAILS = 2**22  # bytes
 STATUS = {UnknownJob: 404, NotYours: 403, NotNow: 409, JobRefused: 422}
+PAUSE_S = 0.3  # between rounds of the keeper
+GRACE_S = 120.0  # for a driver to save and leave
 CHUNK = 2**20  # bytes of a log in one answer
 
 
@@ -202,12 +210,47 @@ def application(service: Service) -> FastAPI:
     return app
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Serve and keep the queue until SIGTERM."""
+def main(arguments: Sequence[str]) -> int:
+    """Serve and keep the queue until SIGTERM; returns the exit code, 1 if it can't be kept."""
     home, port = Home(Path(arguments[0])), int(arguments[1])
     store = Store(f"sqlite:///{home.folder / 'queue.db'}")
-    uvicorn.run(application(Service(home, store)), host="127.0.0.1", port=port, log_level="warning")
+    config = uvicorn.Config(
+        application(Service(home, store)), host="127.0.0.1", port=port, log_level="warning"
+    )
+    server = uvicorn.Server(config)
+    ray = read(home.plan)["ray"]["http"]
+    token = home.ray_token.read_text().strip()
+    drivers = RayJobs(ray, token, partial(ray_nodes.nodes, home), partial(job_folder, home))
+    keeping = _Keeping(Keeper(store, drivers, grace_s=GRACE_S), server)
+    keeping.start()
+    server.run()
+    keeping.ended.set()
+    keeping.join()
+    return int(keeping.failed)
+
+
+class _Keeping(threading.Thread):
+    """Keeps the queue beside the server, and ends that if it can't: both are started anew."""
+
+    def __init__(self, keeper: Keeper, server: uvicorn.Server) -> None:
+        super().__init__(name="keeper", daemon=True)
+        self.ended, self.failed = threading.Event(), True
+        self._keeper, self._server = keeper, server
+        self._said = ""
+
+    def run(self) -> None:
+        try:
+            self._keeper.run(self.ended, PAUSE_S, self._say)
+            self.failed = False
+        finally:
+            self._server.should_exit = True
+
+    def _say(self, trouble: str) -> None:
+        """Say it once, not at every round."""
+        if trouble != self._said:
+            print(f"{time.strftime('%H:%M:%S')} {trouble}", flush=True)
+        self._said = trouble
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

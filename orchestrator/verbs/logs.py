@@ -1,6 +1,7 @@
 """`orchestrate logs ID [-f] [--rank K]`: what a job shows, or what one of its ranks says."""
 
 import argparse
+import codecs
 import sys
 import time
 from collections.abc import Sequence
@@ -21,10 +22,10 @@ def main(argv: Sequence[str]) -> int:
     """
     options = parser().parse_args(argv)
     client, offset = connect(), 0
+    decoded = codecs.getincrementaldecoder("utf-8")("replace")  # a part may end within a character
     while True:
         text, state = client.log(options.id, offset, options.rank)
-        sys.stdout.buffer.write(text)
-        sys.stdout.flush()
+        print(decoded.decode(text), end="", flush=True)
         offset += len(text)
         if text:
             continue

@@ -99,6 +99,7 @@ def _start(own: Home, options: argparse.Namespace) -> None:
             cpus=cpus,
             gpus=gpus,
             temporary=temporary,
+            drivers=service.DRIVERS,
         )
     ]
     if page is not None:
