@@ -14,6 +14,7 @@ from typing import Any
 from cluster.daemons.daemon import MARK, Daemon, end, mark, marked
 from cluster.daemons.home import Home, read, write
 from cluster.daemons.supervisor import Standing, end_after
+from cluster.host.processes import is_alive
 
 LOOK_S = 0.1
 START_S = 180.0
@@ -104,15 +105,27 @@ def stop(home: Home) -> int:
     Nothing that they have started is left; the plan is forgotten.
     """
     with home.locked("control"):
-        state, plan = read(home.state) or {}, read(home.plan) or {}
-        home.plan.unlink(missing_ok=True)
-        many = len(marked(home))
-        if _supervised(home) and (own := state.get("supervisor")):
-            longest = sum(5.0 + daemon["goodbye_s"] for daemon in plan.get("daemons", ()))
+        plan, many = read(home.plan), len(marked(home))
+        if plan is not None:
+            if not _supervised(home):
+                _supervisor(home)  # which knows how each of them ends well
+            home.plan.unlink()
+            own = _named(home)
+            longest = sum(5.0 + daemon["goodbye_s"] for daemon in plan["daemons"])
             end_after(own["pid"], own["begun"], longest)
         end(home)
         home.state.unlink(missing_ok=True)
         return many
+
+
+def _named(home: Home) -> dict[str, int]:
+    """The supervisor that holds the lock, as soon as it has said who it is."""
+    deadline = time.monotonic() + SUPERVISOR_S
+    while True:
+        own = (read(home.state) or {}).get("supervisor", {"pid": 0, "begun": 0})
+        if is_alive(own["pid"], own["begun"]) or time.monotonic() > deadline:
+            return dict(own)
+        time.sleep(0.02)
 
 
 def _supervised(home: Home) -> bool:

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -74,7 +75,7 @@ def node(home: Home, *, join: str, cpus: int, gpus: int, temporary: Path) -> Dae
 
 
 def nodes(home: Home) -> list[dict[str, Any]]:
-    """The nodes alive, as the head has seen them last: id, address, resources, labels."""
+    """The nodes alive, as the head has seen them last: name, address, resources, labels."""
     return list(read(home.folder / NODES) or [])
 
 
@@ -186,16 +187,17 @@ def _let_save(folder: Path, drivers: str) -> None:
 
 
 def _alive(state: Any) -> list[dict[str, Any]]:
+    there = [node for node in state.node_table() if node["Alive"]]
+    hosts = Counter(node["NodeManagerHostname"] for node in there)
     return [
         {
-            "id": node["NodeID"],
-            "host": node["NodeManagerHostname"],
+            "name": host if hosts[host] == 1 else f"{host}-{node['NodeID'][:6]}",
             "address": node["NodeManagerAddress"],
             "resources": node["Resources"],
             "labels": node.get("Labels", {}),
         }
-        for node in state.node_table()
-        if node["Alive"]
+        for node in there
+        for host in (node["NodeManagerHostname"],)
     ]
 
 

@@ -132,7 +132,7 @@ SCREEN = "screen.log"
 def _node(own: Mapping[str, Any]) -> Node:
     has = own["resources"]
     return Node(
-        own["id"],
+        own["name"],
         int(has.get("CPU", 0)),
         int(has.get("GPU", 0)),
         int(has.get("memory", 0)),

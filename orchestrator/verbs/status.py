@@ -117,7 +117,7 @@ def _cluster(told: Mapping[str, Any]) -> Iterator[str]:
                 )
     rows = []
     for node in told["nodes"]:
-        row = [f"node {node['host']}", node["address"]]
+        row = [f"node {node['name']}", node["address"]]
         for kind in ("CPU", "GPU"):
             has = int(node["resources"].get(kind, 0))
             row.append(

@@ -17,7 +17,7 @@ from tests.orchestrator.typed import SMALL, on, refused, typed
 
 GANG = ("resources=cpu2", "engine=zero0")
 RAY = "127.0.0.1:6379"
-NODE = {"id": "a1", "host": "here", "address": "127.0.0.1", "labels": {}}
+NODE = {"name": "here", "address": "127.0.0.1", "labels": {}}
 
 
 @pytest.fixture
