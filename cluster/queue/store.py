@@ -37,7 +37,8 @@ class Store:
         """Open it, and make it where there is none.
 
         Args:
-            url: sqlite:////absolute/path.db or postgresql+psycopg://user@host/name.
+            url: sqlite:////absolute/path.db, on a disk of this machine (SQLite's log needs memory
+                that its users share), or postgresql+psycopg://user@host/name.
             patience_s: for how long a locked or absent database is asked again, in seconds.
 
         Raises:

@@ -1,13 +1,19 @@
 import contextlib
+import json
 import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from cluster.queue.admission import Candidate, decide
 from cluster.queue.database import DatabaseAway, keepers
+from cluster.queue.drivers import Node
 from cluster.queue.job import (
     ENDED,
     STEPS,
@@ -56,6 +62,9 @@ def store(request, tmp_path):
 
         metadata.drop_all(store.database.engine)
     store.close()
+
+
+GIVEN = '{"id": "a", "owner": "ann", "project": "p", "needs": [{"cpus": 1}], %s}'
 
 
 def keeping(store, lease_s=60.0):
@@ -147,10 +156,14 @@ def test_what_cannot_be_done_is_refused_with_what_would(store):
         (lambda: job("a", owner="\n"), "owner='\\\\n' must be a name"),
         (lambda: job("a", needs=()), "needs nothing"),
         (lambda: job("a", command=()), "has no command"),
-        (lambda: job("a", limit_s=0.0), "limit_s=0.0 must be above 0"),
+        (lambda: job("a", limit_s=0.0), "limit_s=0.0 must be a number of seconds above 0"),
         (lambda: Job.from_json('{"id": "a", "gpu": 1}'), "a job has no gpu; it has"),
         (lambda: Job.from_json('{"id": "a"}'), "not a job: 'needs'"),
         (lambda: Job.from_json("["), "not a job"),
+        (lambda: Bundle(10**30), "at most 2"),
+        (lambda: job("a", not_before=1e300), "below the year 9999"),
+        (lambda: job("a", environment={"A=B": "1"}), "'A=B' cannot name"),
+        (lambda: Job.from_json(GIVEN % '"command": "true"'), "command='true' must be a list"),
         (lambda: Quota("team", "a", cpus=1), "owner or a project, not of a 'team'"),
         (lambda: Quota("owner", "a", cpus=-1), "cpus=-1 is below 0"),
         (lambda: Store("queue.db"), "e.g. sqlite:////home/me/queue.db"),
@@ -160,6 +173,29 @@ def test_what_cannot_be_done_is_refused_with_what_would(store):
 def test_nonsense_is_refused_where_it_is_made(make, why):
     with pytest.raises(QueueError, match=why):
         make()
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from([one.name for one in fields(Job)]), VALUES, st.booleans())
+def test_whatever_a_client_sends_is_refused_or_can_be_decided_about(name, value, in_bundle):
+    given = json.loads(GIVEN % '"command": ["true"]')
+    if in_bundle:
+        given["needs"] = [{"cpus": 1, "gpus": 0} | {"memory_bytes": value, "labels": []}]
+    else:
+        given[name] = value
+    try:
+        sent = Job.from_json(json.dumps(given))
+    except JobRefused:
+        return
+    assert Job.from_json(sent.to_json()) == sent
+    assert decide([Node("n", 1)], [], [Candidate(sent, 1)], [], 0.0)
 
 
 def test_of_two_keepers_one_writes_and_the_later_silences_the_earlier(store):
