@@ -120,7 +120,9 @@ class _SummedLoss(torch.autograd.Function):
                     likely = (1 - smoothing) * logprobs.gather(1, target)
                     if smoothing:
                         likely += smoothing * logprobs[:, :V].mean(1, keepdim=True)
-                    total -= torch.where(counts, likely, 0.0).sum()
+                    # Not in place: torch 2.11 compiles a result that was changed to one without
+                    # gradients.
+                    total = total - torch.where(counts, likely, 0.0).sum()
                     if not (to_rows or to_head or to_bias):
                         continue
                     gradient = logprobs.exp_()  # in their memory

@@ -128,6 +128,16 @@ def test_a_fully_masked_batch_costs_nothing_and_has_a_zero_gradient():
     assert not head.grad.any()
 
 
+def test_compiled_it_has_the_same_gradients():
+    *tensors, targets, mask = case(2, 17, 6, 33)
+    found = [
+        torch.autograd.grad(loss(*tensors, targets, mask), tensors)
+        for loss in (summed_loss, torch.compile(summed_loss, backend="eager", fullgraph=True))
+    ]
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
 def test_a_gradient_is_used_once():
     hidden, head, targets, mask = case(3, 5, 8, 7)
     loss = summed_loss(hidden, head, targets, mask)
