@@ -128,6 +128,7 @@ def test_a_fully_masked_batch_costs_nothing_and_has_a_zero_gradient():
     assert not head.grad.any()
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own
 def test_compiled_it_has_the_same_gradients():
     *tensors, targets, mask = case(2, 17, 6, 33)
     found = [
