@@ -33,6 +33,7 @@ from cluster.queue.placing import RESOURCES, Amounts, Cluster, Kinds, Spot
 from cluster.queue.preemption import STOPPING_S, Holding, fewest, left_s
 
 RESERVATIONS = 16
+"""At most so many at a time; each makes it dearer to ask whether a job fits."""
 
 
 @dataclass(frozen=True)
@@ -158,11 +159,11 @@ class _Pass:
         self.full: set[tuple[Kinds, int]] = set()
         self.fits: dict[Kinds, int] = {}
         """How many jobs were started when the kind was last found to fit."""
-        self.kept: dict[Kinds, int] = {}
+        self.fitted: dict[Kinds, int] = {}
         """How many bundles fitted when a job of this kind was first turned away."""
         self.possible: dict[Kinds, bool] = {}
-        self.unaided: set[tuple[Kinds, int]] = set()
-        """Kinds that no preemption helps at a number of reservations, or at a lower priority."""
+        self.unaided: set[Kinds] = set()
+        """Kinds that no preemption helps; nor will it those of lower priority that follow."""
         for holding in running:
             spot = self.cluster.spot(holding.job, holding.placement)
             self.holdings.append((holding, spot))
@@ -220,9 +221,9 @@ class _Pass:
     def _block(self, candidate: Candidate) -> None:
         """Say why it waits, and reserve its place if it is the first or somebody leaves for it."""
         job = candidate.job
-        if job.kinds not in self.kept:
-            self.kept[job.kinds] = self.cluster.fitting(job.kinds, self.free)
-        fits, reservations = self.kept[job.kinds], self.decision.reservations
+        if job.kinds not in self.fitted:
+            self.fitted[job.kinds] = self.cluster.fitting(job.kinds, self.free)
+        fits, reservations = self.fitted[job.kinds], self.decision.reservations
         leaving = self._leaving(job)
         if leaving:
             self._say(job, reasons.preempting(job, leaving), self.now + STOPPING_S)
@@ -243,14 +244,14 @@ class _Pass:
         self._add_work(job, left_s(job, candidate.ran_s))
 
     def _fits_now(self, kinds: Kinds) -> bool:
-        """Whether it would fit if nobody was ahead."""
-        starts = len(self.decision.starts)
-        if (kinds, 0) in self.full or self.fits.get(kinds) == starts:
-            return (kinds, 0) not in self.full
-        if self.cluster.place(kinds, self.free) is None:
-            self.full.add((kinds, 0))
+        """Whether it would fit if nobody was ahead; found out once for each kind and start."""
+        if (kinds, 0) in self.full:
             return False
-        self.fits[kinds] = starts
+        if self.fits.get(kinds) != len(self.decision.starts):
+            if self.cluster.place(kinds, self.free) is None:
+                self.full.add((kinds, 0))
+                return False
+            self.fits[kinds] = len(self.decision.starts)
         return True
 
     def _wait(self, job: Job) -> tuple[float, list[str]] | None:
@@ -284,10 +285,7 @@ class _Pass:
 
     def _leaving(self, job: Job) -> list[str]:
         """Whose leaving makes room for a job: who is stopping anyhow, or is now to be preempted."""
-        if len(self.decision.reservations) == RESERVATIONS:
-            return []
-        key = job.kinds, len(self.decision.reservations)
-        if key in self.unaided:
+        if job.kinds in self.unaided or len(self.decision.reservations) == RESERVATIONS:
             return []
         free: Amounts = self.free - self.reserved
         stopping, weaker = [], []
@@ -301,7 +299,7 @@ class _Pass:
             return stopping
         victims = fewest(self.cluster, job.kinds, free, weaker) if weaker else []
         if not victims:
-            self.unaided.add(key)
+            self.unaided.add(job.kinds)
             return []
         for holding, spot in victims:
             free[spot.index] += spot.amounts

@@ -10,8 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from functools import cached_property
+from math import inf
+from typing import Any
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+MOST = 2**50
+"""Of anything: sums of it over nodes and seconds stay whole numbers."""
+END_OF_TIME = 253_402_300_800
 LABEL = re.compile(r"[^=\s]+=[^=\s]+")
 
 
@@ -104,12 +109,14 @@ class Bundle:
         """Raise JobRefused for what nobody can need."""
         for name in ("cpus", "gpus", "memory_bytes"):
             value = getattr(self, name)
-            if type(value) is not int or value < 0:
-                raise JobRefused(f"needs: {name}={value!r} must be a whole number, at least 0")
+            if type(value) is not int or not 0 <= value <= MOST:
+                raise JobRefused(
+                    f"needs: {name}={value!r} must be a whole number, at least 0, at most 2^50"
+                )
         if not self.cpus + self.gpus + self.memory_bytes:
             raise JobRefused("needs: a bundle of nothing; ask for at least 1 cpu")
         for label in self.labels:
-            if not LABEL.fullmatch(label):
+            if not (isinstance(label, str) and LABEL.fullmatch(label)):
                 raise JobRefused(f"needs: label {label!r} must read key=value, e.g. zone=a")
 
     def __str__(self) -> str:
@@ -159,13 +166,14 @@ class Job:
     def __post_init__(self) -> None:
         """Raise JobRefused for what can be seen in the job alone."""
         for what, text in (("id", self.id), *(("after", one) for one in self.after)):
-            if not ID.fullmatch(text):
+            if not (isinstance(text, str) and ID.fullmatch(text)):
                 raise JobRefused(
                     f"{what}={text!r} must be 1 to 63 letters, digits, '.', '_' or '-', beginning "
-                    f"with a letter or digit; e.g. {_tidied(text)}"
+                    f"with a letter or digit; e.g. {_tidied(str(text))}"
                 )
-        for what, text in (("owner", self.owner), ("project", self.project)):
-            if not text.strip() or not text.isprintable():
+        for what in ("owner", "project"):
+            text = getattr(self, what)
+            if not (isinstance(text, str) and text.strip() and text.isprintable()):
                 raise JobRefused(f"job {self.id}: {what}={text!r} must be a name one can print")
         if not self.needs:
             raise JobRefused(f"job {self.id}: needs nothing; ask for at least one bundle of 1 cpu")
@@ -173,10 +181,29 @@ class Job:
             raise JobRefused(f"job {self.id}: has no command")
         if self.id in self.after:
             raise JobRefused(f"job {self.id}: after={self.id} is the job itself; leave it out")
-        for what in ("limit_s", "expected_s"):
-            seconds = getattr(self, what)
-            if seconds is not None and not 0 < seconds < float("inf"):
-                raise JobRefused(f"job {self.id}: {what}={seconds} must be above 0 seconds")
+        self._check_values()
+
+    def _check_values(self) -> None:
+        """What comes over a network may be of any type."""
+        if type(self.priority) is not int:
+            raise JobRefused(f"job {self.id}: priority={self.priority!r} must be a whole number")
+        for what, most in (("limit_s", inf), ("expected_s", inf), ("not_before", END_OF_TIME)):
+            value = getattr(self, what)
+            if value is not None and not (type(value) in (int, float) and 0 < value < most):
+                raise JobRefused(
+                    f"job {self.id}: {what}={value!r} must be a number of seconds above 0"
+                    + (" and below the year 9999" if what == "not_before" else "")
+                )
+        if not isinstance(self.environment, Mapping):
+            raise JobRefused(f"job {self.id}: environment={self.environment!r} must map names")
+        texts = [*self.command, *self.environment.keys(), *self.environment.values(), self.name]
+        texts += [] if self.parcel is None else [self.parcel]
+        for text in texts:
+            if not isinstance(text, str) or "\0" in text:
+                raise JobRefused(f"job {self.id}: {text!r} must be text without NUL bytes")
+        for name in self.environment:
+            if not name or "=" in name:
+                raise JobRefused(f"job {self.id}: {name!r} cannot name an environment variable")
 
     @cached_property
     def kinds(self) -> tuple[tuple[Bundle, int], ...]:
@@ -226,11 +253,14 @@ class Job:
             known = {one.name for one in fields(cls)}
             if extra := sorted(read.keys() - known):
                 raise JobRefused(f"a job has no {', '.join(extra)}; it has {sorted(known)}")
-            read["needs"] = tuple(
-                Bundle(**bundle | {"labels": tuple(bundle.get("labels", ()))})
-                for bundle in read["needs"]
+            needs = tuple(
+                Bundle(**bundle | {"labels": _tuple("labels", bundle.get("labels", []))})
+                for bundle in _tuple("needs", read["needs"])
             )
-            return cls(**read | {k: tuple(read[k]) for k in ("command", "after") if k in read})
+            lists = {
+                name: _tuple(name, read[name]) for name in ("command", "after") if name in read
+            }
+            return cls(**read | lists | {"needs": needs})
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise JobRefused(f"not a job: {error}") from error
 
@@ -298,6 +328,13 @@ def unknown(job_id: str, known: Iterable[str]) -> UnknownJob:
         f"no job has the id {job_id!r}; "
         + (f"nearest: {', '.join(near)}" if near else "no id in the queue resembles it")
     )
+
+
+def _tuple(name: str, value: object) -> tuple[Any, ...]:
+    """A text would be taken for a list of its letters."""
+    if not isinstance(value, list):
+        raise JobRefused(f"{name}={value!r} must be a list")
+    return tuple(value)
 
 
 def _tidied(text: str) -> str:

@@ -18,6 +18,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -67,6 +68,7 @@ class Keeper:
         self.keeping = Keeping(store.database, lease_s)
         self._told: set[str] = set()
         self._explained = -EXPLAIN_S
+        self._until = 0.0
 
     def run(
         self,
@@ -102,15 +104,17 @@ class Keeper:
         if not self.keeping.held():
             return False
         records = self.keeping.unfinished()
+        placed = [record for record in records if record.state in PLACED]
         nodes = self.drivers.nodes()
-        if self._reconcile([one for one in records if one.state in PLACED]):
+        drivers = self.drivers.states([_id(record) for record in placed])
+        self._until = time.monotonic() + self.keeping.lease_s / 3
+        if self._reconcile(placed, drivers):
             records = self.keeping.unfinished()
         self._admit(records, nodes)
         return True
 
-    def _reconcile(self, placed: Sequence[Record]) -> bool:
+    def _reconcile(self, placed: Sequence[Record], drivers: Mapping[str, Driver]) -> bool:
         """Write down what has become of the attempts; whether anything has changed."""
-        drivers = self.drivers.states([_id(record) for record in placed])
         steps = []
         for record in placed:
             driver = drivers.get(_id(record))
@@ -120,8 +124,9 @@ class Keeper:
             elif record.state is State.STARTING and driver is None:
                 steps += self._start(record)
             elif record.state is State.STOPPING:
-                self.drivers.stop(_id(record), self.grace_s)
-                self._told.add(_id(record))
+                with suppress(TransportAway):
+                    self.drivers.stop(_id(record), self.grace_s)
+                    self._told.add(_id(record))
         self._told &= {_id(record) for record in placed}
         return bool(self.keeping.step(steps))
 
@@ -229,9 +234,18 @@ class Keeper:
         ]
 
     def _start(self, record: Record) -> list[Step]:
-        """Start an attempt that is written down; the step that follows if it cannot start."""
+        """Start an attempt that is written down; the step that follows if it cannot start.
+
+        What cannot be done now is done in the next round, for it stays written down: where the
+        transport does not answer, and when so many starts have come together that the lease would
+        run out over them.
+        """
+        if time.monotonic() > self._until:
+            return []
         try:
             self.drivers.start(Attempt(record.job, record.attempt, record.placement))
+        except TransportAway:
+            return []
         except StartRefused as error:
             refusal = Driver(ended=True, message=str(error))
             return [self._again(record, refusal, "its driver could not start")]

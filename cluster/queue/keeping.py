@@ -50,7 +50,8 @@ class Keeping:
     def held(self) -> bool:
         """Beat, if this one holds the lease, and take it, if nobody does. Never waits.
 
-        The time since the last beat is added to that of every job that runs.
+        The time since the last beat is added to that of every job that runs, by the monotonic
+        clock: setting the clock ends no job, and while nobody keeps the queue no limit runs.
 
         Raises:
             Fenced: another keeper has taken over.

@@ -67,9 +67,8 @@ def fewest(
         weaker.remove(best)
         chosen.append(best)
         free[best[1].index] += best[1].amounts
-    for victim in sorted(
-        chosen, key=_loss, reverse=True
-    ):  # the greedy choice may take one too many
+    # The greedy choice may have taken one too many.
+    for victim in sorted(chosen, key=_loss, reverse=True):
         free[victim[1].index] -= victim[1].amounts
         if cluster.place(kinds, free) is None:
             free[victim[1].index] += victim[1].amounts

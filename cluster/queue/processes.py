@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -30,16 +29,20 @@ from cluster.queue.job import Attempt
 
 NOBODY = "0 0 nobody"
 LINE_BYTES = 4096
+ORDINARY = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
+"""Python ignores some, and so would all that it starts."""
 # No trap is inherited: SIGTERM ends the command as it would anywhere, and the shell notes how.
 SHELL = """
 trap : TERM INT
-space=$1; shift
+cd "$1" || exit
+space=$2
+shift 2
 mine=claim.$$
 echo "$$ $(cut -d' ' -f22 /proc/$$/stat) $space" > "$mine"
 ln "$mine" claim 2>/dev/null || exit 0
 rm "$mine"
 folder=$PWD
-cd "$1" && shift && "$@" > "$folder/output" 2>&1
+{ cd "$1" && shift && "$@"; } > "$folder/output" 2>&1
 code=$?
 echo "$code" > "$folder/exit.$$"
 mv "$folder/exit.$$" "$folder/exit"
@@ -61,7 +64,7 @@ class Processes:
         self._nodes = tuple(nodes)
         self._where = where.absolute()
         self._space = process_space().replace(" ", "/")
-        self._shells: list[subprocess.Popen[bytes]] = []
+        self._shells: set[int] = set()
 
     def nodes(self) -> Sequence[Node]:
         """This machine."""
@@ -78,23 +81,24 @@ class Processes:
             folder.mkdir(parents=True, exist_ok=True)
             if (folder / "claim").exists():
                 return
-            command = ["/bin/sh", "-c", SHELL, "sh", self._space, str(self._where)]
-            shell = subprocess.Popen(
-                [*command, *attempt.job.command],
-                cwd=folder,
-                env={**os.environ, **attempt.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
+            given = (str(folder), self._space, str(self._where), *attempt.job.command)
+            shell = os.posix_spawn(
+                "/bin/sh",
+                ("sh", "-c", SHELL, "sh", *given),
+                {**os.environ, **attempt.environment},
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)
+                ],
+                setsid=True,
+                setsigdef=ORDINARY,
             )
         except (OSError, ValueError) as error:
             raise StartRefused(f"cannot start {attempt.job.command[0]}: {error}") from error
-        self._shells.append(shell)
+        self._shells.add(shell)
 
     def states(self, submission_ids: Sequence[str]) -> Mapping[str, Driver]:
         """What has become of these attempts; ends what a dead driver has left behind."""
-        self._shells = [shell for shell in self._shells if shell.poll() is None]
+        self._shells = {shell for shell in self._shells if not _reaped(shell)}
         found = {one: self._state(self._folder / one) for one in submission_ids}
         return {one: driver for one, driver in found.items() if driver is not None}
 
@@ -164,6 +168,14 @@ def _left_behind(pid: int, begun: int) -> bool:
         with suppress(psutil.NoSuchProcess):
             one.kill()
     return bool(left)
+
+
+def _reaped(pid: int) -> bool:
+    """Whether a shell of this keeper has ended; it stays in the table of processes until asked."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return True
 
 
 def _children(pid: int) -> list[psutil.Process]:

@@ -37,7 +37,8 @@ class Store:
         """Open it, and make it where there is none.
 
         Args:
-            url: sqlite:////absolute/path.db or postgresql+psycopg://user@host/name.
+            url: sqlite:////absolute/path.db, on a disk of this machine (SQLite's log needs memory
+                that its users share), or postgresql+psycopg://user@host/name.
             patience_s: for how long a locked or absent database is asked again, in seconds.
 
         Raises:
@@ -49,7 +50,7 @@ class Store:
         """Close all connections."""
         self.database.close()
 
-    def add(self, new: Sequence[Job]) -> list[Record]:
+    def add(self, new: Sequence[Job]) -> Sequence[Record]:
         """Hand jobs in, all or none; those that are there already stay as they are.
 
         Raises:
@@ -72,7 +73,7 @@ class Store:
         project: str | None = None,
         states: Iterable[State] | None = None,
         newest: int | None = None,
-    ) -> list[Record]:
+    ) -> Sequence[Record]:
         """Jobs in the order in which they were handed in; only the newest ones where that is set.
 
         Args:
@@ -91,7 +92,7 @@ class Store:
         rows = self.database.read(lambda connection: connection.execute(query).all())
         return [record(row, Job.from_json(row.spec)) for row in reversed(rows)]
 
-    def events(self, job_id: str) -> list[Event]:
+    def events(self, job_id: str) -> Sequence[Event]:
         """All steps of a job, the oldest first; none for an unknown one."""
         query = select(events).where(events.c.job_id == job_id).order_by(events.c.seq)
         rows = self.database.read(lambda connection: connection.execute(query).all())
@@ -166,7 +167,7 @@ class Store:
 
         return self.database.write(work)
 
-    def quotas(self) -> list[Quota]:
+    def quotas(self) -> Sequence[Quota]:
         """All there are."""
         rows = self.database.read(lambda connection: connection.execute(select(quotas)).all())
         return [Quota(**row._mapping) for row in rows]
@@ -182,7 +183,7 @@ class Store:
 
         self.database.write(work)
 
-    def _add(self, connection: Connection, new: Sequence[Job]) -> list[Record]:
+    def _add(self, connection: Connection, new: Sequence[Job]) -> Sequence[Record]:
         coming = {job.id for job in new}
         for job in new:
             row = connection.execute(select(jobs).where(jobs.c.id == job.id)).one_or_none()
