@@ -66,6 +66,7 @@ class Service:
     def __init__(self, home: Home, store: Store) -> None:
         """Answer for the table of this home."""
         self.home, self.store = home, store
+        self._submitting = threading.Lock()
 
     def who(
         self,
@@ -93,22 +94,32 @@ class Service:
 
     def submit(self, asked: dict[str, Any], who: str) -> dict[str, Any]:
         """Take a job in, under the name of who asks for it."""
-        details = json.dumps(asked["details"])
+        try:
+            own, details = dict(asked["job"]), json.dumps(asked["details"])
+            folder = job_folder(self.home, str(own["id"]))
+            code = parcels(self.home) / str(own["parcel"])
+            command = (sys.executable, "-P", "-m", str(asked["module"]), str(folder))
+            environment = {**own.get("environment", {}), "PYTHONPATH": str(code)}
+        except (KeyError, TypeError, ValueError) as error:
+            raise JobRefused(f"not a job: {type(error).__name__} {error}") from None
         if len(details) > MOST_DETAILS:
             most = f"at most {MOST_DETAILS:,} are taken"
             raise JobRefused(f"the config of the job has {len(details):,} bytes; {most}")
-        own = asked["job"]
-        folder = job_folder(self.home, str(own["id"]))
-        code = parcels(self.home) / str(own["parcel"])
-        command = (sys.executable, "-P", "-m", asked["module"], str(folder))
-        environment = {**own.pop("environment", {}), "PYTHONPATH": str(code)}
         plain = {**own, "owner": who, "command": command, "environment": environment}
         job = Job.from_json(json.dumps(plain))
         if not ID.fullmatch(str(job.parcel)) or not code.is_dir():
             raise JobRefused(f"job {job.id}: its parcel {job.parcel} is not here; hand it in first")
-        if not (folder / DETAILS).exists():  # else it was handed in before, maybe by somebody else
-            write_private(folder / DETAILS, details)
-        return self.told(self.store.add([job])[0])
+        with self._submitting:
+            if not self._knows(job.id):  # else its details are those of whoever handed it in first
+                write_private(folder / DETAILS, details)
+            return self.told(self.store.add([job])[0])
+
+    def _knows(self, job_id: str) -> bool:
+        try:
+            self.store.get(job_id)
+        except UnknownJob:
+            return False
+        return True
 
     def told(self, record: Record) -> dict[str, Any]:
         """A job as clients see it."""

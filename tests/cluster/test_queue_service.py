@@ -48,7 +48,8 @@ def test_a_job_is_its_submitters_whatever_it_says_and_its_files_are_the_owners_a
     assert taken["command"][1:4] == ["-P", "-m", "orchestrator.job.submitted"]
     assert submit(ann)["id"] == taken["id"], "handing it in again changes nothing"
     with pytest.raises(QueueError, match="in the queue already, with another owner"):
-        submit(bob)
+        bob.submit(job(), "m", {"config": "bob's"}, PARCEL)
+    assert "bob" not in (job_folder(own, taken["id"]) / DETAILS).read_text()
     details = job_folder(own, taken["id"]) / DETAILS
     assert details.stat().st_mode & 0o777 == 0o600
     code = own.folder / "parcels" / PARCEL.id / "orchestrator/x.py"
@@ -95,6 +96,7 @@ def test_what_a_client_can_not_ask_for_is_told(own, queue, people, monkeypatch):
         (job(needs=[]), "needs nothing"),
         (job(needs=[{"cpus": -1}]), "at least 0"),
         (job(secret="x"), "a job has no secret"),
+        ({"needs": []}, "not a job"),
     ):
         with pytest.raises(QueueError, match=said):
             ann.submit(bad, "m", {}, PARCEL)

@@ -6,6 +6,7 @@ One test, for the start of Ray and MLflow is dear: its parts are in the order of
 import json
 import os
 import signal
+import socket
 import sqlite3
 import time
 
@@ -90,6 +91,27 @@ class Day:
             self.own.folder.glob("jobs/*/screen.log")
         )
         return "\n".join(f"{log}:\n{log.read_text(errors='replace')[-2500:]}" for log in logs)
+
+
+def test_what_can_not_be_brought_up_is_refused_with_what_to_type(day, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for words, said in (
+            (("--cpus", "4096"), "--cpus=4096 must be from 1 to "),
+            (("--gpus", "4096"), "--gpus=4096 must be from 0 to "),
+            (("--mlflow-port", str(port)), f"--mlflow-port={port} can't be used: Address already"),
+            (("--host", "192.0.2.1"), "--host=192.0.2.1 can't be used"),
+            (("--join", "127.0.0.1:9"), "no Ray cluster answers there"),
+            (("--join", "somewhere"), "no Ray cluster answers there"),
+            (("--join", f"127.0.0.1:{port}"), "needs the token of that cluster"),
+            (("--user", "../ann"), "must begin with a letter"),
+        ):
+            assert said in refused("up", *words)
+    assert not control.look(day.own).plan
+    told = typed("up", "--user", "ann").out
+    token = day.own.token("ann").read_text()
+    assert str(day.own.token("ann")) in told
+    assert token not in told
 
 
 def test_a_cluster_on_this_machine_from_up_to_down(day):
