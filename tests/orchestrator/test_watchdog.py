@@ -206,7 +206,7 @@ def test_of_ranks_that_do_not_wait_the_one_behind_is_blamed(beats, stacks, blame
 
 def test_a_limit_follows_from_the_usual_of_the_phase():
     assert limit_s("step", {"step": 0.2}, 30.0) == 30.0
-    assert limit_s("step", {"step": 20.0}, 30.0) == 100.0
+    assert limit_s("step", {"step": 20.0}, 30.0) == 90.0
     assert limit_s("evaluation", {"step": 20.0}, 30.0) == FIRST_S
     assert limit_s("checkpoint", {"checkpoint": 1.0}, 30.0) == 30.0, "the disk is not waited for"
     assert limit_s("start", {}, 30.0) == limit_s("writing", {"writing": 1.0}, 30.0) == LONG_S
