@@ -30,6 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import (
     ArgumentError,
+    DatabaseError,
     IntegrityError,
     InterfaceError,
     NoSuchModuleError,
@@ -112,7 +113,8 @@ class Database:
 
         Raises:
             DatabaseAway: it cannot be reached within `patience_s` seconds.
-            QueueError: the address is none, or the tables are of another version.
+            QueueError: the address is none, the file is something else or broken, or the tables are
+                of another version.
         """
         self.patience_s = patience_s
         try:
@@ -182,6 +184,10 @@ class Database:
                 if time.monotonic() > end:
                     raise self._away(str(error.orig)) from error
                 time.sleep(PAUSE_S)
+            except DatabaseError as error:
+                if type(error) is not DatabaseError:
+                    raise
+                raise QueueError(f"{self.where} cannot be a queue: {error.orig}") from error
 
     def _same_file(self) -> None:
         """A removed file still takes writes through an open connection, and then they are gone."""

@@ -4,8 +4,8 @@ One round (`tick`), each step of which may be the last before a kill -9:
 
 1. Beat, or take the lease if nobody holds it.
 2. Ask the transport what has become of every attempt that holds a place, and write it down.
-3. Ask admission who starts and who leaves, and write that down: an attempt has its number and its
-   place in the table before anything is started.
+3. Unless nothing has changed for less than EXPLAIN_S, ask admission who starts and who leaves, and
+   write that down: an attempt has its number and its place in the table before it is started.
 4. Do what is written: start what is to start, stop what is to stop. Both may be done twice, by this
    keeper or by the next, for the transport starts an id once only.
 
@@ -29,6 +29,7 @@ from cluster.queue.job import (
     PLACED,
     QUEUED,
     Attempt,
+    Quota,
     State,
     StopCause,
     submission_id,
@@ -38,7 +39,8 @@ from cluster.queue.preemption import Holding
 from cluster.queue.rows import Record, Step
 from cluster.queue.store import Store
 
-EXPLAIN_S = 5.0  # sentences change all the time, and writing 10,000 of them takes 0.1 s of CPU
+EXPLAIN_S = 5.0
+"""Sentences change all the time, and deciding about 10,000 jobs takes tenths of a second of CPU."""
 
 
 class Keeper:
@@ -69,6 +71,7 @@ class Keeper:
         self._told: set[str] = set()
         self._explained = -EXPLAIN_S
         self._until = 0.0
+        self._seen: tuple[object, ...] = ()
 
     def run(
         self,
@@ -103,18 +106,21 @@ class Keeper:
         """
         if not self.keeping.held():
             return False
-        records = self.keeping.unfinished()
-        placed = [record for record in records if record.state in PLACED]
+        placed = self.keeping.records(PLACED)
         nodes = self.drivers.nodes()
         drivers = self.drivers.states([_id(record) for record in placed])
-        self._until = time.monotonic() + self.keeping.lease_s / 3
-        if self._reconcile(placed, drivers):
-            records = self.keeping.unfinished()
-        self._admit(records, nodes)
+        now = time.monotonic()
+        self._until = now + self.keeping.lease_s / 3
+        self._reconcile(placed, drivers)
+        quotas = self.store.quotas()
+        seen = self.keeping.newest_event(), nodes, quotas
+        if seen != self._seen or now - self._explained >= EXPLAIN_S:
+            self._seen = seen
+            self._admit(self.keeping.records(QUEUED | PLACED), nodes, quotas)
         return True
 
-    def _reconcile(self, placed: Sequence[Record], drivers: Mapping[str, Driver]) -> bool:
-        """Write down what has become of the attempts; whether anything has changed."""
+    def _reconcile(self, placed: Sequence[Record], drivers: Mapping[str, Driver]) -> None:
+        """Write down what has become of the attempts."""
         steps = []
         for record in placed:
             driver = drivers.get(_id(record))
@@ -128,7 +134,7 @@ class Keeper:
                     self.drivers.stop(_id(record), self.grace_s)
                     self._told.add(_id(record))
         self._told &= {_id(record) for record in placed}
-        return bool(self.keeping.step(steps))
+        self.keeping.step(steps)
 
     def _step(self, record: Record, driver: Driver | None) -> Step | None:
         """What follows from what the transport tells of an attempt, if anything."""
@@ -172,14 +178,17 @@ class Keeper:
         changes = {"deaths": deaths, "message": driver.message, "exit_code": driver.exit_code}
         return Step(record, State.WAITING, why, changes)
 
-    def _admit(self, records: Sequence[Record], nodes: Sequence[Node]) -> None:
+    def _admit(
+        self, records: Sequence[Record], nodes: Sequence[Node], quotas: Sequence[Quota]
+    ) -> None:
         """Decide, write it down, then start what was written."""
+        self.keeping.forget(records)
         by_id = {record.job.id: record for record in records}
         decision = decide(
             nodes,
             [_holding(record) for record in records if record.state in PLACED],
             self._candidates(records, by_id),
-            self.store.quotas(),
+            quotas,
             time.time(),
         )
         steps = [

@@ -13,11 +13,11 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from cluster.host.processes import process_space, started
-from cluster.queue.database import Database, jobs, keepers
-from cluster.queue.job import PLACED, QUEUED, Job, QueueError, State
+from cluster.queue.database import Database, events, jobs, keepers
+from cluster.queue.job import Job, QueueError, State
 from cluster.queue.rows import Record, Step, make_step, record
 
 AT_ONCE = 500  # values in one statement; an old SQLite takes 999
@@ -76,10 +76,15 @@ class Keeping:
             self.database.write(lambda c: c.execute(update(keepers).where(mine).values(holder="")))
             self.fence = None
 
-    def unfinished(self) -> list[Record]:
-        """All jobs that have not ended, in the order in which they were handed in."""
-        states = [str(state) for state in QUEUED | PLACED]
-        query = select(*LIGHT).where(jobs.c.state.in_(states)).order_by(jobs.c.seq)
+    def newest_event(self) -> int:
+        """A number that grows with every step of any job, whoever makes it."""
+        query = select(func.max(events.c.seq))
+        return self.database.read(lambda connection: connection.execute(query).scalar()) or 0
+
+    def records(self, states: Iterable[State]) -> list[Record]:
+        """All jobs in these states, in the order in which they were handed in."""
+        names = [str(state) for state in states]
+        query = select(*LIGHT).where(jobs.c.state.in_(names)).order_by(jobs.c.seq)
 
         def work(connection: Connection) -> list[Any]:
             rows = list(connection.execute(query).all())
@@ -91,9 +96,11 @@ class Keeping:
                     self._specs[seq] = Job.from_json(spec)
             return rows
 
-        rows = self.database.read(work)
-        self._specs = {row.seq: self._specs[row.seq] for row in rows}
-        return [record(row, self._specs[row.seq]) for row in rows]
+        return [record(row, self._specs[row.seq]) for row in self.database.read(work)]
+
+    def forget(self, all_but: Iterable[Record]) -> None:
+        """Keep in memory what was read of these jobs alone."""
+        self._specs = {one.seq: one.job for one in all_but}
 
     def states(self, ids: Iterable[str]) -> dict[str, State]:
         """Where these jobs stand; which are done is remembered, for that never changes."""

@@ -28,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -130,10 +131,12 @@ def rounds(nodes: list[Node], jobs: list[Job]) -> None:
         first = time.process_time() - begun
         keeper.tick()
         idle = cpu_s(keeper.tick)
+        one_more = iter([replace(jobs[0], id=f"more-{number}") for number in range(5)])
+        busy = cpu_s(lambda: (store.add([next(one_more)]), keeper.tick()))
         store.close()
     print(
         f"SQLite: {len(jobs)} jobs handed in in {added:.2f} s of CPU, the first round (starts and "
-        f"sentences) {first:.2f} s, every further one {idle:.3f} s"
+        f"sentences) {first:.2f} s, one after a change {busy:.3f} s, one without {idle:.3f} s"
     )
 
 

@@ -88,15 +88,15 @@ def test_a_job_is_kept_as_it_was_handed_in_and_handing_it_in_again_changes_nothi
 def test_every_step_leaves_its_sentence_and_only_steps_that_there_are_can_be_made(store):
     store.add([job("a")])
     keeper = keeping(store)
-    (record,) = keeper.unfinished()
+    (record,) = keeper.records(State)
     placed = {"attempt": 1, "placement": '["n0"]'}
     assert keeper.step([Step(record, State.STARTING, changes=placed)])
     assert not keeper.step([Step(record, State.STARTING, changes=placed)])  # it has moved since
     with pytest.raises(KeyError):
-        keeper.step([Step(keeper.unfinished()[0], State.PREEMPTED)])
+        keeper.step([Step(keeper.records(State)[0], State.PREEMPTED)])
     assert store.stop("a", "ann").state is State.STOPPING
     assert store.stop("a", "ann").cause is StopCause.OWNER
-    keeper.step([Step(keeper.unfinished()[0], State.STOPPED)])
+    keeper.step([Step(keeper.records(State)[0], State.STOPPED)])
     assert store.resume("a", "ann").state is State.WAITING
     steps = [(event.came_from, event.state, event.attempt) for event in store.events("a")]
     assert steps == [
@@ -209,7 +209,7 @@ def test_of_two_keepers_one_writes_and_the_later_silences_the_earlier(store):
     assert not impatient.held()
     time.sleep(0.21)
     assert impatient.held()
-    (record,) = first.unfinished()
+    (record,) = first.records(State)
     with pytest.raises(Fenced, match=r"kept by .* \(number 2\); number 1 writes no more"):
         first.step([Step(record, State.STOPPED)])
     with pytest.raises(Fenced):
@@ -260,6 +260,9 @@ def test_a_locked_database_is_waited_for_and_one_that_is_gone_is_told(tmp_path):
     store.close()
     with pytest.raises(QueueError, match="tables of version 7, this program knows version 1"):
         Store(f"sqlite:///{path}")
+    (tmp_path / "notes.txt").write_text("not a database" * 100)
+    with pytest.raises(QueueError, match=r"notes.txt cannot be a queue: file is not a database"):
+        Store(f"sqlite:///{tmp_path}/notes.txt")
     with pytest.raises(DatabaseAway, match="unable to open"):
         Store(f"sqlite:///{tmp_path}/no/folder/queue.db", patience_s=0.1)
 
