@@ -120,9 +120,8 @@ def _cluster(told: Mapping[str, Any]) -> Iterator[str]:
         row = [f"node {node['name']}", node["address"]]
         for kind in ("CPU", "GPU"):
             has = int(node["resources"].get(kind, 0))
-            row.append(
-                f"{has - used.get(node['id'], Counter())[kind]} of {counted(has, kind)} free"
-            )
+            free = has - used.get(node["name"], Counter())[kind]
+            row.append(f"{free} of {counted(has, kind)} free")
         rows.append(row)
     yield from columns(rows) if rows else ["no node is there yet"]
     states = Counter(job["state"] for job in told["jobs"])
