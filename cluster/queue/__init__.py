@@ -8,6 +8,10 @@
     keeping.py    the same for the keeper, and its lease
     keeper.py     the loop that makes the processes agree with the table
     processes.py  drivers that are processes of this machine
+    ray_jobs.py   drivers that Ray carries to the head of its cluster
+    parcel.py     the code that travels with a job, named by its content
+    service.py    the daemon that keeps the queue and answers clients over HTTP
+    client.py     what a command asks of it; asking.py, version.py: one request
 
 A client adds a job to the store and may go away. One keeper at a time reads the store, asks
 admission, writes down what it is about to start, and starts it. What a job trains is unknown here.
