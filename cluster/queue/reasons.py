@@ -120,8 +120,8 @@ def _nowhere(bundle: Bundle, cluster: Cluster) -> str:
     allowed = np.flatnonzero(cluster.allowed(bundle))
     if not len(allowed):
         there = sorted({label for node in cluster.nodes for label in node.labels})
-        has = some(there) or "no labels"
-        return f"needs a node with {', '.join(bundle.labels)}; the nodes have {has}"
+        labels = some(there) or "no labels"
+        return f"needs a node with {', '.join(bundle.labels)}; the nodes have {labels}"
     need = cluster.need(bundle)
     lacks = np.maximum(0, need - cluster.total[allowed]) / np.maximum(need, 1)
     node = cluster.nodes[int(allowed[np.argmin(lacks.sum(axis=1))])]

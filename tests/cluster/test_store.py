@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import create_engine
 
 from cluster.queue.admission import Candidate, decide
-from cluster.queue.database import DatabaseAway, keepers
+from cluster.queue.database import DatabaseAway, keepers, metadata
 from cluster.queue.drivers import Node
 from cluster.queue.job import (
     ENDED,
@@ -51,16 +52,21 @@ def postgres(tmp_path_factory):
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def store(request, tmp_path):
-    url = f"sqlite:///{tmp_path}/queue.db"
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgres")
-    store = Store(url, patience_s=5)
-    yield store
-    if request.param == "postgresql":
-        from cluster.queue.database import metadata
+def address(request, tmp_path):
+    """Of an empty database."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/queue.db"
+        return
+    yield (url := request.getfixturevalue("postgres"))
+    engine = create_engine(url)
+    metadata.drop_all(engine)
+    engine.dispose()
 
-        metadata.drop_all(store.database.engine)
+
+@pytest.fixture
+def store(address):
+    store = Store(address, patience_s=5)
+    yield store
     store.close()
 
 
@@ -295,11 +301,10 @@ for number in range(10):
 
 
 def test_processes_that_create_add_and_stop_at_the_same_time_do_not_get_in_each_others_way(
-    tmp_path,
+    address, tmp_path
 ):
-    url = f"sqlite:///{tmp_path}/queue.db"
-    subprocess.run([sys.executable, "-c", RIVAL, url, tmp_path], cwd=ROOT, check=True)
-    store = Store(url)
+    subprocess.run([sys.executable, "-c", RIVAL, address, tmp_path], cwd=ROOT, check=True)
+    store = Store(address)
     assert len(store.list()) == 50
     for number in range(10):
         assert len(list(tmp_path.glob(f"stopped-{number}-*"))) == 1
