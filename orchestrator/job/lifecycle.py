@@ -12,7 +12,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -52,10 +52,15 @@ if TYPE_CHECKING:
 PLACE = ("rank", "host", "ip", "node", "pid", "gpus", "log")  # of a worker, for the record
 
 
-def execute(config: JobConfig, overrides: Sequence[str], asked: float) -> int:
+def execute(
+    config: JobConfig,
+    overrides: Sequence[str],
+    asked: float,
+    made: Callable[[Path], None] = lambda folder: None,
+) -> int:
     """Run the job; returns the exit code. Raises ValueError, with nothing started, if refused.
 
-    `asked` is when the user asked for it, by `time.monotonic`.
+    `asked` is when the user asked for it, by `time.monotonic`; `made` is told the run folder.
     """
     torchrun.check_launcher(config)
     if torchrun.is_follower(config):
@@ -75,6 +80,7 @@ def execute(config: JobConfig, overrides: Sequence[str], asked: float) -> int:
             with suppress(OSError, ValueError):  # somebody else's folder, which stays as it is
                 outbox.complete(plan.start.checkpoint.path.parents[1])
         folder = runfolder.create(plan.config, overrides, plan.devices)
+        made(folder)
         screen.say(f"run folder {short(folder)}")
         assert plan.ready is not None  # make_plan makes it
         try:
