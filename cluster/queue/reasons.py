@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from cluster.queue.job import Bundle, Job, Quota, State
-from cluster.queue.placing import RESOURCES, Cluster, Kinds
+from cluster.queue.placing import RESOURCES, Cluster, Kinds, need_of
 
 WORDS = {"cpus": "CPUs", "gpus": "GPUs", "memory_bytes": "bytes of memory", "jobs": "running jobs"}
 HOUR_S = 3600
@@ -122,7 +122,7 @@ def _nowhere(bundle: Bundle, cluster: Cluster) -> str:
         there = sorted({label for node in cluster.nodes for label in node.labels})
         labels = some(there) or "no labels"
         return f"needs a node with {', '.join(bundle.labels)}; the nodes have {labels}"
-    need = cluster.need(bundle)
+    need = need_of(bundle)
     lacks = np.maximum(0, need - cluster.total[allowed]) / np.maximum(need, 1)
     node = cluster.nodes[int(allowed[np.argmin(lacks.sum(axis=1))])]
     has = Bundle(*(getattr(node, name) for name in RESOURCES))
