@@ -10,7 +10,6 @@ import numpy as np
 from cluster.queue.job import Bundle, Job, Quota, State
 from cluster.queue.placing import RESOURCES, Cluster, Kinds, need_of
 
-WORDS = {"cpus": "CPUs", "gpus": "GPUs", "memory_bytes": "bytes of memory", "jobs": "running jobs"}
 HOUR_S = 3600
 
 
@@ -33,7 +32,7 @@ def over_quota(quota: Quota, who: str, name: str, used: int, needed: int) -> str
     """Its owner or project holds too much."""
     limit = quota.limits[name]
     return (
-        f"the quota of {quota.kind} {who} is {limit} {WORDS[name]}, of which {used} are in use; "
+        f"the quota of {quota.kind} {who} is {name}={limit}, of which {used} are in use; "
         f"this job needs {needed}"
     )
 
