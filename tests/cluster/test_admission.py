@@ -324,7 +324,7 @@ FULL = [Holding(job("old", (Bundle(4), Bundle(16, 4)), limit_s=600), ("n0", "n1"
         (
             job("x", Bundle(1, 2), owner="bea"),
             (),
-            "the quota of owner bea is 1 GPUs, of which 0 are in use; this job needs 2",
+            "the quota of owner bea is gpus=1, of which 0 are in use; this job needs 2",
         ),
         (
             job("x", (Bundle(1), Bundle(1))),
@@ -352,7 +352,7 @@ def test_a_job_behind_others_is_told_how_many_who_is_first_and_about_when():
 def test_what_can_never_fit_is_refused_with_the_nearest_node_or_the_quota():
     with pytest.raises(JobRefused, match=r"job x: needs a node with 8 GPUs.* the nearest is n1"):
         refuse_what_never_fits(job("x", Bundle(1, 8)), NODES, [])
-    with pytest.raises(JobRefused, match=r"job x: the quota of project p is 3 CPUs.*needs 4"):
+    with pytest.raises(JobRefused, match=r"job x: the quota of project p is cpus=3.*needs 4"):
         refuse_what_never_fits(job("x", Bundle(4)), NODES, [Quota("project", "*", cpus=3)])
     with pytest.raises(JobRefused, match="job x: needs 1 CPU, and no node is there"):
         refuse_what_never_fits(job("x", Bundle(1)), [], [])

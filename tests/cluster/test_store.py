@@ -171,7 +171,7 @@ def test_what_cannot_be_done_is_refused_with_what_would(store):
         (lambda: job("a", environment={"A=B": "1"}), "'A=B' cannot name"),
         (lambda: Job.from_json(GIVEN % '"command": "true"'), "command='true' must be a list"),
         (lambda: Quota("team", "a", cpus=1), "owner or a project, not of a 'team'"),
-        (lambda: Quota("owner", "a", cpus=-1), "cpus=-1 is below 0"),
+        (lambda: Quota("owner", "a", cpus=-1), "cpus=-1 must be a whole number"),
         (lambda: Store("queue.db"), "e.g. sqlite:////home/me/queue.db"),
         (lambda: Store("sqlite://"), "in memory and would be lost"),
     ],
