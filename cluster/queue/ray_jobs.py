@@ -33,6 +33,7 @@ class RayJobs:
     def __init__(
         self,
         url: str,
+        address: str,
         token: str,
         nodes: Callable[[], Sequence[Mapping[str, Any]]],
         folder: Callable[[str], Path],
@@ -41,11 +42,13 @@ class RayJobs:
 
         Args:
             url: where the head of Ray takes jobs.
+            address: of that cluster, for who runs on it.
             token: of Ray.
             nodes: those alive, see `cluster.daemons.ray_nodes.nodes`.
             folder: of a job, by its id; gets what its drivers write, and their process ids.
         """
-        self._url, self._token, self._nodes, self._folder = url, token, nodes, folder
+        self._url, self._address, self._token = url, address, token
+        self._nodes, self._folder = nodes, folder
         self._told: dict[str, float] = {}
         """When a driver was told to leave, by time.monotonic."""
 
@@ -60,6 +63,8 @@ class RayJobs:
         pid, screen = (shlex.quote(str(path)) for path in (self._pid(attempt), folder / SCREEN))
         entrypoint = (
             f"echo $$ $(cut -d' ' -f22 /proc/$$/stat) > {pid} && "
+            # Ray itself names any cluster of this machine to the driver, where there are several.
+            f"RAY_ADDRESS={shlex.quote(self._address)} "
             f"exec {shlex.join(attempt.job.command)} >> {screen} 2>&1"
         )
         asked = {

@@ -251,9 +251,14 @@ def main(arguments: Sequence[str]) -> int:
         application(Service(home, store)), host="127.0.0.1", port=port, log_level="warning"
     )
     server = uvicorn.Server(config)
-    ray = read(home.plan)["ray"]["http"]
-    token = home.ray_token.read_text().strip()
-    drivers = RayJobs(ray, token, partial(ray_nodes.nodes, home), partial(job_folder, home))
+    ray = read(home.plan)["ray"]
+    drivers = RayJobs(
+        ray["http"],
+        ray["address"],
+        home.ray_token.read_text().strip(),
+        partial(ray_nodes.nodes, home),
+        partial(job_folder, home),
+    )
     keeping = _Keeping(Keeper(store, drivers, grace_s=GRACE_S), server)
     keeping.start()
     server.run()

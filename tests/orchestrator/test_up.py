@@ -16,7 +16,7 @@ import pytest
 from cluster.daemons import control
 from cluster.daemons.daemon import marked
 from cluster.daemons.home import home
-from cluster.queue.client import connect
+from cluster.queue.client import Unreachable, connect
 from orchestrator.record.runs import Run
 from tests.orchestrator.commands import TINY
 from tests.orchestrator.typed import Answer, refused, typed
@@ -57,12 +57,19 @@ class Day:
             time.sleep(0.1)
         return answer
 
+    def get(self, job):
+        """What the queue says of a job; nothing while it is away."""
+        try:
+            return connect().get(job)
+        except Unreachable:
+            return {"state": None, "run": None, "attempt": None, "reason": ""}
+
     def state(self, job):
-        return connect().get(job)["state"]
+        return self.get(job)["state"]
 
     def run(self, job):
         """The run of a job, once its driver has begun."""
-        folder = connect().get(job)["run"]
+        folder = self.get(job)["run"]
         return Run(self._folder / folder) if folder else None
 
     def steps(self, job):
@@ -71,7 +78,7 @@ class Day:
         return path.read_text().count("train/loss") if path and path.exists() else 0
 
     def attempt(self, job):
-        return connect().get(job)["attempt"]
+        return self.get(job)["attempt"]
 
     def driver(self, job):
         """Its process."""
@@ -141,11 +148,11 @@ def test_a_cluster_on_this_machine_from_up_to_down(day):
     long = day.submit("stage.steps=3000", "stage.checkpoint_every=20", "stage.evaluate_every=3000")
     day.until(lambda: day.steps(long) > 25, 60)
     waits = day.submit("resources.cpus_per_worker=2")
-    day.until(lambda: "needs" in connect().get(waits)["reason"], 10)
+    day.until(lambda: "needs" in day.get(waits)["reason"], 10)
     assert "waits: " in typed("status", waits).out
-    for name in ("mlflow", "queue"):
-        os.kill(control.look(day.own).daemons[name].pid, signal.SIGKILL)
-    os.kill(day.driver(long), signal.SIGKILL)
+    driver, before = day.driver(long), control.look(day.own).daemons
+    for pid in (driver, before["mlflow"].pid, before["queue"].pid):
+        os.kill(pid, signal.SIGKILL)
     (supervisor,) = marked(day.own, "supervisor")
     os.kill(supervisor.pid, signal.SIGKILL)
     day.until(lambda: not control.look(day.own).supervised, 10)
