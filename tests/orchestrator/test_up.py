@@ -1,6 +1,7 @@
 """A cluster on this machine as a user has it: up, jobs, whatever is killed, down, nothing left.
 
-One test, for the start of Ray and MLflow is dear: its parts are in the order of a day.
+The whole day is one test, for the start of Ray and MLflow is dear, and among the drills, for it
+takes minutes: python -m pytest -n 0 -m drill tests/orchestrator/test_up.py
 """
 
 import json
@@ -121,6 +122,7 @@ def test_what_can_not_be_brought_up_is_refused_with_what_to_type(day, monkeypatc
     assert token not in told
 
 
+@pytest.mark.drill
 def test_a_cluster_on_this_machine_from_up_to_down(day):
     up = typed("up", "--cpus", "2")
     assert up.code == 0, (up, day.said())
