@@ -75,6 +75,7 @@ VERBS = {
     "logs": Verb("what a job of the queue shows, or one of its ranks says", "logs"),
     "stop": Verb("end a job of the queue, with a checkpoint", "stop"),
     "resume": Verb("let a job of the queue that was stopped go on", "resume"),
+    "quota": Verb("what the jobs of an owner or a project may hold at any time", "quota"),
     "runs": Verb("list the runs: newest or best first, by stage, status or setting", "runs"),
     "show": Verb("all about one run on one screen", "show", "defaults"),
     "compare": Verb("how runs differ: settings, data, code, curves; in a band or not", "compare"),

@@ -145,7 +145,6 @@ def _start(asked: argparse.Namespace, ip: str | None) -> Node:
         dashboard_host=LOOPBACK,
         dashboard_port=asked.http_port,
         no_monitor=True,
-        include_log_monitor=False,
     )
     node = Node(parameters, head=first, spawn_reaper=True, shutdown_at_exit=True)
     wait_for_node(node.gcs_address, node.plasma_store_socket_name)
@@ -203,18 +202,23 @@ def _alive(state: Any) -> list[dict[str, Any]]:
 
 @contextmanager
 def _few_servers() -> Iterator[None]:
-    """Of the dashboard only what takes jobs: each of its parts is a process of 100 MB."""
+    """Of the dashboard only what takes jobs, and nobody who prints logs: each is 100 MB."""
     from ray._private import services
+    from ray._private.node import Node
 
     def start(command: list[str], kind: str, *arguments: Any, **options: Any) -> Any:
         if kind == "dashboard":
-            command = [*command, "--modules-to-load=JobHead", "--disable-frontend"]
+            command = [*command, "--modules-to-load=JobHead"]
         return start_process(command, kind, *arguments, **options)
 
     start_process = services.start_ray_process
     with ExitStack() as changes:
-        changes.callback(setattr, services, "start_ray_process", start_process)
-        services.start_ray_process = start
+        for owner, name, instead in (
+            (services, "start_ray_process", start),
+            (Node, "start_log_monitor", lambda node: None),
+        ):
+            changes.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, instead)
         yield
 
 

@@ -70,6 +70,14 @@ class Client:
         answer = self._ask("GET", f"/jobs/{job_id}/log?offset={offset}{which}")
         return answer.body, answer.headers.get("x-state", "")
 
+    def quotas(self) -> list[dict[str, Any]]:
+        """All there are."""
+        return list(self._ask("GET", "/quotas").value)
+
+    def set_quota(self, quota: Mapping[str, Any]) -> None:
+        """Set or replace one, or take it away: fields of `Quota`."""
+        self._ask("PUT", "/quotas", quota)
+
     def _ask(self, method: str, path: str, value: Any = None, body: bytes | None = None) -> Answer:
         own = {HEADER: version()}
         url = f"{self.address}{path}"

@@ -280,12 +280,29 @@ class Quota:
     jobs: int | None = None
 
     def __post_init__(self) -> None:
-        """Raise QueueError for what is no quota."""
+        """Raise QueueError for what is no quota; it may come over a network."""
         if self.kind not in ("owner", "project"):
             raise QueueError(f"a quota is of an owner or a project, not of a {self.kind!r}")
+        if not isinstance(self.name, str) or not (self.name and self.name.isprintable()):
+            raise QueueError(f"a quota is of a name one can print, not of {self.name!r}")
         for name, limit in self.limits.items():
-            if limit < 0:
-                raise QueueError(f"quota of {self.kind} {self.name}: {name}={limit} is below 0")
+            if type(limit) is not int or not 0 <= limit <= MOST:
+                raise QueueError(
+                    f"quota of {self.kind} {self.name}: {name}={limit!r} must be a whole number, "
+                    "at least 0, at most 2^50"
+                )
+
+    @classmethod
+    def from_fields(cls, given: Mapping[str, Any]) -> Quota:
+        """A quota as a client sends it.
+
+        Raises:
+            QueueError: a field is missing or unknown.
+        """
+        try:
+            return cls(**given)
+        except TypeError as error:
+            raise QueueError(f"not a quota: {error}") from error
 
     @property
     def limits(self) -> dict[str, int]:

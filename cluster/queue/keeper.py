@@ -299,8 +299,8 @@ def _final(
     changes: Mapping[str, Any] | None = None,
 ) -> Step:
     """The end of a job, with what its driver has left."""
-    left = {"ended_s": time.time(), "exit_code": driver.exit_code}
-    left["message"] = driver.message if to is not State.DONE else ""
+    message = driver.message if to is not State.DONE else ""
+    left = {"ended_s": time.time(), "exit_code": driver.exit_code, "message": message}
     return Step(record, to, sentence, {**left, **(changes or {})})
 
 

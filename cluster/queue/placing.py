@@ -9,6 +9,7 @@ where a placement that exists may be missed, as by every scheduler that has to a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -37,6 +38,11 @@ class Spot:
     """The row of the node of each bundle, by kind."""
 
 
+def need_of(bundle: Bundle) -> Amounts:
+    """A bundle as a row, (3,)."""
+    return np.array([bundle.cpus, bundle.gpus, bundle.memory_bytes], dtype=np.int64)
+
+
 class Cluster:
     """The nodes that are there, and how to place bundles on what is free of them."""
 
@@ -47,13 +53,6 @@ class Cluster:
         rows = [[getattr(node, name) for name in RESOURCES] for node in self.nodes]
         self.total: Amounts = np.array(rows, dtype=np.int64).reshape(-1, 3)
         self._allowed: dict[tuple[str, ...], NDArray[np.bool_]] = {}
-        self._needs: dict[Bundle, Amounts] = {}
-
-    def need(self, bundle: Bundle) -> Amounts:
-        """A bundle as a row, (3,)."""
-        if bundle not in self._needs:
-            self._needs[bundle] = np.array([getattr(bundle, name) for name in RESOURCES])
-        return self._needs[bundle]
 
     def allowed(self, bundle: Bundle) -> NDArray[np.bool_]:
         """The nodes that have all labels of a bundle, (N,)."""
@@ -80,7 +79,7 @@ class Cluster:
             free: of these nodes, (n, 3).
             rows: which nodes these are, (n,); None for all.
         """
-        need = self.need(bundle)
+        need = need_of(bundle)
         asked = np.flatnonzero(need)
         most = np.iinfo(np.int64).max
         counts: Amounts = np.min(free[:, asked] // need[asked], axis=1, initial=most)
@@ -110,7 +109,7 @@ class Cluster:
                 return None
             rows = _pick(room, count, left)
             by_kind.append((bundle, tuple(rows)))
-            need = self.need(bundle)
+            need = need_of(bundle)
             if len(kinds) > 1:
                 left = left.copy()
                 np.subtract.at(left, rows, need)
@@ -122,10 +121,13 @@ class Cluster:
     def spot(self, job: Job, placement: Sequence[str]) -> Spot:
         """Where a job is; what it has on nodes that are gone is left out."""
         taken: dict[int, Amounts] = {}
-        for bundle, name in zip(job.needs, placement, strict=True):
+        parts = [(bundle, name, 1) for bundle, name in zip(job.needs, placement, strict=True)]
+        if len(job.kinds) == 1:
+            parts = [(job.needs[0], name, count) for name, count in Counter(placement).items()]
+        for bundle, name, count in parts:
             row = self.row.get(name)
             if row is not None:
-                taken[row] = taken.get(row, 0) + self.need(bundle)
+                taken[row] = taken.get(row, 0) + count * need_of(bundle)
         index = np.fromiter(taken, dtype=np.int64)
         return Spot(index, np.array(list(taken.values()), dtype=np.int64).reshape(-1, 3), ())
 

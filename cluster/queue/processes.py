@@ -179,9 +179,10 @@ def _reaped(pid: int) -> bool:
 
 
 def _children(pid: int) -> list[psutil.Process]:
-    with suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).children()
-    return []
+    try:
+        return list(psutil.Process(pid).children())
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _last_line(path: Path) -> str:

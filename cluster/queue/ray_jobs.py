@@ -50,7 +50,7 @@ class RayJobs:
 
     def nodes(self) -> Sequence[Node]:
         """The machines that can be used now."""
-        return [_node(own) for own in self._nodes()]
+        return [node(own) for own in self._nodes()]
 
     def start(self, attempt: Attempt) -> None:
         """Hand the driver to Ray, under the id of the attempt; Ray takes an id once."""
@@ -129,7 +129,8 @@ SCREEN = "screen.log"
 """In the folder of a job: what its drivers have shown."""
 
 
-def _node(own: Mapping[str, Any]) -> Node:
+def node(own: Mapping[str, Any]) -> Node:
+    """A node as `cluster.daemons.ray_nodes.nodes` tells of it."""
     has = own["resources"]
     return Node(
         own["name"],

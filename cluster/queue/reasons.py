@@ -8,9 +8,8 @@ from datetime import UTC, datetime
 import numpy as np
 
 from cluster.queue.job import Bundle, Job, Quota, State
-from cluster.queue.placing import RESOURCES, Cluster, Kinds
+from cluster.queue.placing import RESOURCES, Cluster, Kinds, need_of
 
-WORDS = {"cpus": "CPUs", "gpus": "GPUs", "memory_bytes": "bytes of memory", "jobs": "running jobs"}
 HOUR_S = 3600
 
 
@@ -33,7 +32,7 @@ def over_quota(quota: Quota, who: str, name: str, used: int, needed: int) -> str
     """Its owner or project holds too much."""
     limit = quota.limits[name]
     return (
-        f"the quota of {quota.kind} {who} is {limit} {WORDS[name]}, of which {used} are in use; "
+        f"the quota of {quota.kind} {who} is {name}={limit}, of which {used} are in use; "
         f"this job needs {needed}"
     )
 
@@ -120,9 +119,9 @@ def _nowhere(bundle: Bundle, cluster: Cluster) -> str:
     allowed = np.flatnonzero(cluster.allowed(bundle))
     if not len(allowed):
         there = sorted({label for node in cluster.nodes for label in node.labels})
-        has = some(there) or "no labels"
-        return f"needs a node with {', '.join(bundle.labels)}; the nodes have {has}"
-    need = cluster.need(bundle)
+        labels = some(there) or "no labels"
+        return f"needs a node with {', '.join(bundle.labels)}; the nodes have {labels}"
+    need = need_of(bundle)
     lacks = np.maximum(0, need - cluster.total[allowed]) / np.maximum(need, 1)
     node = cluster.nodes[int(allowed[np.argmin(lacks.sum(axis=1))])]
     has = Bundle(*(getattr(node, name) for name in RESOURCES))

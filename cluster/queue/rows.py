@@ -89,13 +89,16 @@ def make_step(connection: Connection, step: Step) -> bool:
     return bool(made)
 
 
-def find(connection: Connection, job_id: str) -> Record:
-    """One job.
+def find(connection: Connection, job_id: str, *, to_change: bool = False) -> Record:
+    """One job; where it is to be changed, nobody else can until this transaction ends.
 
     Raises:
         UnknownJob: with the nearest ids.
     """
-    row = connection.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
+    query = select(jobs).where(jobs.c.id == job_id)
+    if to_change:  # SQLite has locked the whole database by now, PostgreSQL has not
+        query = query.with_for_update()
+    row = connection.execute(query).one_or_none()
     if row is None:
         raise unknown(job_id, connection.execute(select(jobs.c.id)).scalars())
     return record(row, Job.from_json(row.spec))

@@ -24,10 +24,19 @@ from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
 from cluster.daemons import ray_nodes
 from cluster.daemons.daemon import Daemon
 from cluster.daemons.home import Home, hashed, read, user, write_private
-from cluster.queue.job import Job, JobRefused, NotNow, NotYours, QueueError, UnknownJob
+from cluster.queue.admission import refuse_what_never_fits
+from cluster.queue.job import (
+    Job,
+    JobRefused,
+    NotNow,
+    NotYours,
+    QueueError,
+    Quota,
+    UnknownJob,
+)
 from cluster.queue.keeper import Keeper
 from cluster.queue.parcel import ID, MOST_BYTES, ParcelRefused, unpack
-from cluster.queue.ray_jobs import SCREEN, RayJobs
+from cluster.queue.ray_jobs import SCREEN, RayJobs, node
 from cluster.queue.rows import Record
 from cluster.queue.store import Store
 from cluster.queue.version import version
@@ -111,6 +120,8 @@ class Service:
             raise JobRefused(f"job {job.id}: its parcel {job.parcel} is not here; hand it in first")
         with self._submitting:
             if not self._knows(job.id):  # else its details are those of whoever handed it in first
+                if there := [node(one) for one in ray_nodes.nodes(self.home)]:
+                    refuse_what_never_fits(job, there, self.store.quotas())
                 write_private(folder / DETAILS, details)
             return self.told(self.store.add([job])[0])
 
@@ -209,6 +220,17 @@ def application(service: Service) -> FastAPI:
                 return Response(file.read(CHUNK), headers={"X-State": str(record.state)})
         except FileNotFoundError:
             return Response(b"", headers={"X-State": str(record.state)})
+
+    @app.get("/quotas")
+    def quotas(asker: Annotated[str, who]) -> list[dict[str, Any]]:
+        return [asdict(quota) for quota in store.quotas()]
+
+    @app.put("/quotas")
+    def set_quota(asked: dict[str, Any], asker: Annotated[str, who]) -> dict[str, Any]:
+        if asker != user():
+            raise NotYours(f"quotas are set by {user()}, whose cluster this is, not by {asker}")
+        store.set_quota(Quota.from_fields(asked))
+        return asked
 
     @app.post("/jobs/{job_id}/stop")
     def stop(job_id: str, asker: Annotated[str, who]) -> dict[str, Any]:

@@ -208,7 +208,7 @@ class Store:
         return [find(connection, job.id) for job in new]
 
     def _own(self, connection: Connection, job_id: str, by: str, anyone: bool, verb: str) -> Record:
-        found = find(connection, job_id)
+        found = find(connection, job_id, to_change=True)
         if not anyone and found.job.owner != by:
             raise NotYours(f"job {job_id} belongs to {found.job.owner}; {by} cannot {verb} it")
         return found

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from cluster.daemons import control
 from cluster.daemons.home import home
-from data.messages import counted
 from orchestrator.terminal import say
 
 
@@ -26,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
     many = control.stop(own)
     if temporary := plan.get("temporary"):
         shutil.rmtree(temporary, ignore_errors=True)
-    say(f"ended {counted(many, 'process')}" if many else "nothing is up on this machine")
+    say(f"ended, {many} processes in all" if many else "nothing is up on this machine")
     return 0
 
 

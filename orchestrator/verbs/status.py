@@ -87,19 +87,19 @@ def _daemons(own: Home, facts: control.Facts) -> Iterator[str]:
         "mlflow": plan.get("mlflow", {}).get("page", ""),
         "queue": plan.get("queue", ""),
     }
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for daemon in plan["daemons"]:
         name = daemon["name"]
         standing = facts.daemons.get(name)
         if standing is None:
-            rows.append((name, "not started", at[name], ""))
+            rows.append((name, "not started", at[name], "", ""))
             continue
         up = "up" if standing.up else "starting"
         age = f"since {clock(time.time() - standing.since)}" if standing.pid else ""
         again = f"restarted {counted(standing.restarts, 'time')}, last: {standing.ended}"
         process = f"process {standing.pid}" if standing.pid else ""
         rows.append((name, f"{up} {age}", at[name], process, again if standing.restarts else ""))
-    yield from columns([(*row, *[""] * (5 - len(row))) for row in rows])
+    yield from columns(rows)
     if plan.get("host", LOOPBACK) != LOOPBACK:
         address, token = plan["ray"]["address"], own.ray_token
         yield f"on another host, with a copy of {token} that only its user can read:"

@@ -29,8 +29,10 @@ from orchestrator.record.redaction import Redactor
 from orchestrator.terminal import say
 
 # Of whoever submits; what is secret stays here, and is that of whoever typed `up`.
-CARRIED = ("ORCHESTRATE_CACHE", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "HF_HOME")
-CARRIED += ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "OMP_NUM_THREADS")
+CARRIED = (
+    *("ORCHESTRATE_CACHE", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "OMP_NUM_THREADS"),
+    *("HF_HOME", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"),
+)
 
 Compose = Callable[[Sequence[str]], JobConfig]
 

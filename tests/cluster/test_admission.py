@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -164,7 +165,7 @@ def traces(draw, priorities=(0,)):
     """Jobs that arrive over time, run at most to their limits, and all fit on the empty nodes."""
     machines = [Node("n0", 4, 2), Node("n1", 4, 0), Node("n2", 2, 1)]
     arrivals = []
-    for number in range(draw(st.integers(1, 14))):
+    for number in range(draw(st.integers(1, 20))):
         bundle = Bundle(draw(st.integers(1, 2)), draw(st.sampled_from([0, 0, 1])))
         count = draw(st.integers(1, 2 if bundle.gpus else 4))
         limit = draw(st.sampled_from([3.0, 10.0, 40.0]))
@@ -175,9 +176,8 @@ def traces(draw, priorities=(0,)):
             priority=draw(st.sampled_from(priorities)),
             owner=draw(st.sampled_from(["ann", "bea"])),
         )
-        arrivals.append(
-            Arrival(draw(st.integers(0, 60)), one, limit * draw(st.sampled_from([0.5, 1])))
-        )
+        at_s, share = draw(st.sampled_from([0, 1, 5, 20])), draw(st.sampled_from([0.5, 1]))
+        arrivals.append(Arrival(at_s, one, limit * share))
     return machines, sorted(arrivals, key=lambda one: one.at_s)
 
 
@@ -235,10 +235,15 @@ def test_small_jobs_fill_the_gap_before_a_large_one_and_only_if_they_end_in_time
     assert decision.starts == {"short": ("n0",)}
     assert decision.verdicts["large"].expected_start_s == 60
     assert "at most 60 s" in decision.verdicts["long"].reason
+    beside = [job("large", Bundle(5)), *(job(f"endless-{n}", Bundle(2)) for n in range(2))]
+    waiting = [Candidate(one, seq) for seq, one in enumerate(beside)]
+    assert decide(
+        [Node("n0", 8)], [replace(running[0], job=job("old", Bundle(4)))], waiting, [], 0
+    ).starts.keys() == {"endless-0"}
 
 
 def test_jobs_without_gpus_go_where_gpus_are_in_use_and_gangs_to_few_nodes():
-    machines = [Node("a", 8, 4), Node("b", 8, 4), Node("c", 8, 4)]
+    machines = [Node("a", 8, 4), Node("b", 8, 4), Node("c", 8, 4), Node("d", 8, 2)]
     running = [Holding(job("train", Bundle(4, 4)), ("b",))]
     waiting = [Candidate(job("cpu", Bundle(1)), 0), Candidate(job("gang", (Bundle(1, 2),) * 4), 1)]
     decision = decide(machines, running, waiting, [], 0)
@@ -258,10 +263,22 @@ def test_the_fewest_weaker_jobs_leave_and_of_equally_good_ones_the_least_importa
     young += [Holding(job("b", Bundle(2)), ("n1",), 20)]
     small = Candidate(job("urgent", Bundle(1), priority=5), 9)
     assert decide(machines, young, [small], [], 0).preempted == {"b": "urgent"}
+    crowd = [Holding(job(f"w{age}", Bundle(min(age, 2))), ("n0",), age) for age in (1, 2, 3)]
+    large = Candidate(job("urgent", Bundle(4), priority=5), 9)
+    assert decide([Node("n0", 5)], crowd, [large], [], 0).preempted.keys() == {"w2", "w3"}
     stopping = [*young[:3], Holding(young[3].job, ("n1",), 20, stopping=True)]
     decision = decide(machines, stopping, [small], [], 0)
     assert not decision.preempted
     assert decision.verdicts["urgent"].reason == "needs 1 CPU; starts when b has saved and left"
+
+
+def test_each_urgent_job_has_a_place_of_its_own_made_and_no_weaker_one_slips_in():
+    machines = [Node("n0", 4), Node("n1", 4)]
+    running = [Holding(job(f"weak-{row}", Bundle(3)), (f"n{row}",), 10) for row in range(2)]
+    urgent = [Candidate(job(f"urgent-{n}", Bundle(4), priority=5), n) for n in range(2)]
+    decision = decide(machines, running, [*urgent, Candidate(job("tiny", Bundle(1)), 9)], [], 0)
+    assert decision.preempted == {"weak-0": "urgent-0", "weak-1": "urgent-1"}
+    assert not decision.starts
 
 
 NODES = [
@@ -307,7 +324,7 @@ FULL = [Holding(job("old", (Bundle(4), Bundle(16, 4)), limit_s=600), ("n0", "n1"
         (
             job("x", Bundle(1, 2), owner="bea"),
             (),
-            "the quota of owner bea is 1 GPUs, of which 0 are in use; this job needs 2",
+            "the quota of owner bea is gpus=1, of which 0 are in use; this job needs 2",
         ),
         (
             job("x", (Bundle(1), Bundle(1))),
@@ -335,7 +352,7 @@ def test_a_job_behind_others_is_told_how_many_who_is_first_and_about_when():
 def test_what_can_never_fit_is_refused_with_the_nearest_node_or_the_quota():
     with pytest.raises(JobRefused, match=r"job x: needs a node with 8 GPUs.* the nearest is n1"):
         refuse_what_never_fits(job("x", Bundle(1, 8)), NODES, [])
-    with pytest.raises(JobRefused, match=r"job x: the quota of project p is 3 CPUs.*needs 4"):
+    with pytest.raises(JobRefused, match=r"job x: the quota of project p is cpus=3.*needs 4"):
         refuse_what_never_fits(job("x", Bundle(4)), NODES, [Quota("project", "*", cpus=3)])
     with pytest.raises(JobRefused, match="job x: needs 1 CPU, and no node is there"):
         refuse_what_never_fits(job("x", Bundle(1)), [], [])

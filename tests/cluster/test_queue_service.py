@@ -2,7 +2,8 @@
 
 import pytest
 
-from cluster.daemons.home import home, user
+from cluster.daemons.home import home, user, write
+from cluster.daemons.ray_nodes import NODES
 from cluster.queue import client as clients
 from cluster.queue.client import Client, Unreachable, connect
 from cluster.queue.job import QueueError
@@ -122,3 +123,25 @@ def test_without_a_cluster_the_user_is_told_what_to_type(own, monkeypatch):
     (own.folder / "none").write_text("token")
     with pytest.raises(Unreachable, match=r"no queue answers at http://127.0.0.1:9 \(Connection"):
         connect().status()
+
+
+def test_quotas_are_set_by_whose_cluster_it_is_and_what_can_never_start_is_refused(
+    own, queue, people
+):
+    ann, _, admin = people
+    with pytest.raises(QueueError, match=f"quotas are set by {user()}.* not by ann"):
+        ann.set_quota({"kind": "owner", "name": "ann", "cpus": 100})
+    for wrong, why in (({"gpu": 1}, "not a quota"), ({"cpus": "4"}, "whole"), ({"cpus": -1}, "-1")):
+        with pytest.raises(QueueError, match=why):
+            admin.set_quota({"kind": "owner", "name": "ann", **wrong})
+    admin.set_quota({"kind": "owner", "name": "ann", "cpus": 2})
+    assert [one["cpus"] for one in ann.quotas()] == [2]
+    resources = {"CPU": 4.0, "memory": 2.0**30}
+    write(own.folder / NODES, [{"name": "n0", "resources": resources, "labels": {}}])
+    with pytest.raises(QueueError, match=r"quota of owner ann is cpus=2.* needs 3"):
+        submit(ann, needs=[{"cpus": 3}])
+    with pytest.raises(QueueError, match="the nearest is n0 with 4 CPUs"):
+        submit(admin, needs=[{"cpus": 5}])
+    assert submit(ann, needs=[{"cpus": 2}])["state"] == "waiting"
+    admin.set_quota({"kind": "owner", "name": "ann"})
+    assert ann.quotas() == []

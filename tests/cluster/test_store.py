@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import create_engine
 
 from cluster.queue.admission import Candidate, decide
-from cluster.queue.database import DatabaseAway, keepers
+from cluster.queue.database import DatabaseAway, keepers, metadata
 from cluster.queue.drivers import Node
 from cluster.queue.job import (
     ENDED,
@@ -51,16 +52,21 @@ def postgres(tmp_path_factory):
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def store(request, tmp_path):
-    url = f"sqlite:///{tmp_path}/queue.db"
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgres")
-    store = Store(url, patience_s=5)
-    yield store
-    if request.param == "postgresql":
-        from cluster.queue.database import metadata
+def address(request, tmp_path):
+    """Of an empty database."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/queue.db"
+        return
+    yield (url := request.getfixturevalue("postgres"))
+    engine = create_engine(url)
+    metadata.drop_all(engine)
+    engine.dispose()
 
-        metadata.drop_all(store.database.engine)
+
+@pytest.fixture
+def store(address):
+    store = Store(address, patience_s=5)
+    yield store
     store.close()
 
 
@@ -165,7 +171,7 @@ def test_what_cannot_be_done_is_refused_with_what_would(store):
         (lambda: job("a", environment={"A=B": "1"}), "'A=B' cannot name"),
         (lambda: Job.from_json(GIVEN % '"command": "true"'), "command='true' must be a list"),
         (lambda: Quota("team", "a", cpus=1), "owner or a project, not of a 'team'"),
-        (lambda: Quota("owner", "a", cpus=-1), "cpus=-1 is below 0"),
+        (lambda: Quota("owner", "a", cpus=-1), "cpus=-1 must be a whole number"),
         (lambda: Store("queue.db"), "e.g. sqlite:////home/me/queue.db"),
         (lambda: Store("sqlite://"), "in memory and would be lost"),
     ],
@@ -295,11 +301,10 @@ for number in range(10):
 
 
 def test_processes_that_create_add_and_stop_at_the_same_time_do_not_get_in_each_others_way(
-    tmp_path,
+    address, tmp_path
 ):
-    url = f"sqlite:///{tmp_path}/queue.db"
-    subprocess.run([sys.executable, "-c", RIVAL, url, tmp_path], cwd=ROOT, check=True)
-    store = Store(url)
+    subprocess.run([sys.executable, "-c", RIVAL, address, tmp_path], cwd=ROOT, check=True)
+    store = Store(address)
     assert len(store.list()) == 50
     for number in range(10):
         assert len(list(tmp_path.glob(f"stopped-{number}-*"))) == 1

@@ -108,6 +108,15 @@ def test_what_can_never_work_is_refused_before_the_queue_hears_of_it(table, corp
     assert table.list() == []
 
 
+def test_a_quota_is_set_and_listed_and_nonsense_told(table):
+    assert "everybody may hold all there is" in typed("quota").out
+    listed = typed("quota", "owner", "*", "gpus=4", "jobs=2").out.splitlines()
+    assert listed[1].split() == ["owner", "*", "-", "4", "-", "2"]
+    assert typed("quota", "owner", "*", "none").out.startswith("no quotas")
+    for words in (("owner",), ("owner", "ann", "gpu=4"), ("owner", "ann", "gpus=many")):
+        assert "gpus" in refused("quota", *words)
+
+
 def test_run_detach_is_submit(table, corpus):
     answer = typed("run", "--detach", *on(corpus), *GANG)
     assert answer.code == 0, answer
