@@ -86,10 +86,11 @@ class Regression(FeatureTraining):
             rows.append(("any linear layers, mean over the square", expected, expected))
         columns = ("errors, root mean square", "training", "validation")
         tables = [Table("regression", columns, tuple(rows), bold=0)]
-        if distributed.rank() == 0:
+        if self.run.pictures and distributed.rank() == 0:
             floor = float(np.square(best - told).mean())
             self._draw(held_own, held_told, floor).savefig(self.run.folder / PICTURE, dpi=120)
-        self.run.event("artifact", path=PICTURE)
+        if self.run.pictures:
+            self.run.event("artifact", path=PICTURE)
         return (*tables, *self._formula(), *self._weights(weights))
 
     def _row(self, name: str, errors: Numbers, held_errors: Numbers) -> tuple[str, ...]:
