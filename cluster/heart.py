@@ -13,6 +13,11 @@ KEPT = 32  # durations of each phase, for the median
 START = "start"
 
 
+SAMPLE_S = 0.25
+"""Of a host's time that a rank's own work is told for, at least. A host that gives a process a part
+of its time only gives it in turns of up to 0.1 s, in which quick steps are as quick as ever."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """Where a worker stands when it is polled."""
@@ -26,7 +31,8 @@ class Progress:
     usual_s: dict[str, float] = field(default_factory=dict)
     """Median seconds from one beat to the next, by phase."""
     own_s: tuple[tuple[int, float], ...] = ()
-    """Steps done since the last poll, and the seconds of the rank's own work in each."""
+    """Of the steps done since the last poll, what each took of the rank's own work, in seconds, by
+    its number; of steps shorter than SAMPLE_S the mean over so long, by the last one's number."""
 
 
 class Heart:
@@ -39,6 +45,8 @@ class Heart:
         self._began = time.monotonic()
         self._durations: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=KEPT))
         self._own: list[tuple[int, float]] = []
+        self._sample: list[float] = []  # of the steps since `_sampled`
+        self._sampled = -SAMPLE_S
 
     def beat(self, phase: str, step: int | None = None) -> None:
         """The target begins with something new; None: it is in the same step as before."""
@@ -52,8 +60,12 @@ class Heart:
 
     def worked(self, step: int, seconds: float) -> None:
         """A step is done, in which the rank's own work took so long; waiting for others is none."""
+        now = time.monotonic()
         with self._lock:
-            self._own.append((step, seconds))
+            self._sample.append(seconds)
+            if now - self._sampled >= SAMPLE_S:
+                self._own.append((step, statistics.mean(self._sample)))
+                self._sample, self._sampled = [], now
 
     def progress(self) -> Progress:
         """What to tell the driver now."""

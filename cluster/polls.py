@@ -16,7 +16,7 @@ OnRecords = Callable[[int, list[Record]], None]
 
 POLL_S = 0.25
 POLL_OTHERS_S = 1.0  # ranks other than 0 seldom have anything to say
-OWN_STEPS = 12  # of each rank, whose own work is kept for a comparison
+OWN_SAMPLES = 12  # of the own work of each rank, kept for a comparison
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class Polls:
         self._answered, self._recorded = dict.fromkeys(ranks, 0.0), dict.fromkeys(ranks, 0.0)
         self._came_on, self._progress = dict.fromkeys(ranks, 0.0), dict.fromkeys(ranks, Progress())
         self.own: dict[int, deque[tuple[int, float]]] = {
-            rank: deque(maxlen=OWN_STEPS) for rank in ranks
+            rank: deque(maxlen=OWN_SAMPLES) for rank in ranks
         }
-        """The last steps of each rank, with the seconds of its own work in each."""
+        """The last of `Progress.own_s` of each rank."""
 
     def collect(self) -> None:
         """Deliver what has arrived, and ask again those whose turn it is."""

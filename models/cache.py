@@ -63,6 +63,14 @@ class KVCache:
         all_values[:, :, self.length : end] = values
         return all_keys[:, :, :end], all_values[:, :, :end]
 
+    def width(self, T: int) -> int:
+        """S, how many columns `extend` returns with T new ones."""
+        return self.length + T
+
+    def column(self, device: torch.device) -> Tensor:
+        """Where one more token goes, int64 (1,)."""
+        return torch.full((1,), self.length, device=device)
+
     def placed(self, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Where the newest columns (T,) stand in their own rows, and what they see there.
 
@@ -73,7 +81,7 @@ class KVCache:
         """
         assert self.starts is not None
         starts = self.starts[:, None]  # (B, 1)
-        seen = torch.arange(self.length + len(columns), device=columns.device)  # (S,)
+        seen = torch.arange(self.width(len(columns)), device=columns.device)  # (S,)
         within = (starts[:, :, None] <= seen) & (seen <= columns[:, None])  # (B, T, S)
         mask = within | (seen == columns[:, None])
         return (columns - starts).clamp(min=0), mask[:, None]
@@ -89,6 +97,42 @@ class KVCache:
             for new, old in zip((keys, values), both, strict=True):
                 new[:, :, : self.length] = old[rows, :, : self.length]
             self._layers[layer] = (keys, values)
+
+
+class FixedKVCache(KVCache):
+    """What another cache holds, one token after the other, by operations of constant shapes.
+
+    The place of the next token is a tensor, and attention sees all the room there is, through a
+    mask: so a step can be recorded once, and replayed.
+    """
+
+    def __init__(self, grown: KVCache, rows: int, device: torch.device) -> None:
+        """Share the memory of `grown`, in which each layer has seen tokens of as many rows."""
+        starts = grown.starts
+        if starts is None:
+            starts = torch.zeros(rows, dtype=torch.int64, device=device)
+        super().__init__(grown.capacity, starts)
+        self.length, self._layers = grown.length, grown._layers
+        for both in self._layers.values():
+            for each in both:  # nothing of what is there may be seen, but 0 x NaN is NaN
+                each[:, :, self.length :] = 0
+        self.next = grown.column(device)
+        """The place of the next token, int64 (1,)."""
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store one new key and value (B, G, 1, K); return all the room (B, G, capacity, K)."""
+        all_keys, all_values = self._layers[layer]
+        all_keys.index_copy_(2, self.next, keys)
+        all_values.index_copy_(2, self.next, values)
+        return all_keys, all_values
+
+    def width(self, T: int) -> int:
+        """All the room there is."""
+        return self.capacity
+
+    def column(self, device: torch.device) -> Tensor:
+        """The tensor itself."""
+        return self.next
 
 
 class StateCache:

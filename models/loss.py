@@ -7,7 +7,7 @@ never whole.
 B batch, T time (tokens), D model width, V vocabulary, N = B x T; losses are in nats.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,12 +17,16 @@ from torch.utils.checkpoint import checkpoint
 
 from models.projection import matmul_dtype, without_autocast
 
-LOGITS_BYTES = 2**27
+LOGITS_BYTES = {"cpu": 2**27, "cuda": 2**29}
 """Most bytes of fp32 logits that are held at once. Fewer save little, and cost a pass over the
 gradient of the head for each chunk."""
-CACHED_BYTES = 2**20
-"""Of the fp32 logits that a CPU takes through softmax and gradient at a time: they then stay in its
-cache. In bf16 the whole loss of 1,536 tokens and a vocabulary of 4,096 takes 0.65 of the time."""
+SOFTMAX_BYTES = {"cpu": 2**20, "cuda": 2**27}
+"""Of the fp32 logits that are taken through softmax and gradient at a time. On a CPU they then stay
+in its cache: in bf16 the whole loss of 1,536 tokens and a vocabulary of 4,096 takes 0.65 of the
+time. On a GPU what is held in fp32 is a quarter of the chunk."""
+ALIGNED_TO = {"cuda": 64}
+"""The head gets rows of zeros up to such a multiple where it is multiplied: a GPU's tensor cores
+want it, and 50,257 is odd. Their logits are no part of the softmax."""
 
 
 def token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
@@ -33,14 +37,15 @@ def token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
         head: (V, D), the weights of the output layer.
         targets: (B, T) int64.
     """
-    dtype = matmul_dtype(hidden)
-    rows, wanted = hidden.flatten(0, 1).to(dtype), targets.flatten()
+    rows, wanted = hidden.flatten(0, 1).to(matmul_dtype(hidden)), targets.flatten()
+    weights, V = _aligned(head.to(rows.dtype)), len(head)
     parts = [
         checkpoint(
-            _losses, rows[chunk], head, wanted[chunk], use_reentrant=False, preserve_rng_state=False
+            _losses, rows[chunk], weights, V, wanted[chunk],
+            use_reentrant=False, preserve_rng_state=False,
         )
-        for chunk in _chunks(len(rows), len(head), LOGITS_BYTES)
-    ]
+        for chunk in _chunks(rows, V, LOGITS_BYTES)
+    ]  # fmt: skip
     return torch.cat(parts).view_as(targets)
 
 
@@ -100,30 +105,33 @@ class _SummedLoss(torch.autograd.Function):
         bias_gradient = None
         if bias is not None and to_bias:
             bias_gradient = torch.zeros_like(bias, dtype=torch.float32)
-        at_once = CACHED_BYTES if rows.device.type == "cpu" else LOGITS_BYTES
+        V = len(head)
         with without_autocast(rows):
-            weights = head.to(rows.dtype)
-            for chunk in _chunks(len(rows), len(head), LOGITS_BYTES):
+            weights = _aligned(head.to(rows.dtype))  # (V', D), V' >= V
+            for chunk in _chunks(rows, V, LOGITS_BYTES):
                 wanted, counted = targets[chunk, None], mask[chunk, None]  # (n, 1)
-                logits = rows[chunk] @ weights.T  # (n, V)
+                logits = rows[chunk] @ weights.T  # (n, V')
+                logits[:, V:] = -torch.inf
                 if bias is not None:
-                    logits = logits + bias.to(logits.dtype)
-                for block in _chunks(len(logits), len(head), at_once):
+                    logits[:, :V] += bias.to(logits.dtype)
+                for block in _chunks(logits, V, SOFTMAX_BYTES):
                     target, counts = wanted[block], counted[block]
                     logprobs = logits[block].float().log_softmax(1)
                     likely = (1 - smoothing) * logprobs.gather(1, target)
                     if smoothing:
-                        likely += smoothing * logprobs.mean(1, keepdim=True)
-                    total -= torch.where(counts, likely, 0.0).sum()
+                        likely += smoothing * logprobs[:, :V].mean(1, keepdim=True)
+                    # Not in place: torch 2.11 compiles a result that was changed to one without
+                    # gradients.
+                    total = total - torch.where(counts, likely, 0.0).sum()
                     if not (to_rows or to_head or to_bias):
                         continue
                     gradient = logprobs.exp_()  # in their memory
                     if smoothing:
-                        gradient -= smoothing / gradient.shape[1]
+                        gradient[:, :V] -= smoothing / V
                     label = gradient.new_full((), smoothing - 1)
                     gradient.scatter_add_(1, target, label.expand_as(target))
                     if bias_gradient is not None:
-                        bias_gradient += torch.where(counts, gradient, 0.0).sum(0)
+                        bias_gradient += torch.where(counts, gradient[:, :V], 0.0).sum(0)
                     logits[block] = gradient
                 # What was logits is their gradient, if any is asked for. The mask is applied where
                 # there are D numbers of a token, not V.
@@ -137,6 +145,7 @@ class _SummedLoss(torch.autograd.Function):
         if to_head and head_gradient is None:  # not a single row
             head_gradient = torch.zeros_like(head, dtype=torch.float32)
         ctx.gradients = rows_gradient, head_gradient, bias_gradient
+        ctx.vocabulary = V
         ctx.dtypes = head.dtype, None if bias is None else bias.dtype
         return total
 
@@ -152,19 +161,25 @@ class _SummedLoss(torch.autograd.Function):
         if rows_gradient is not None:
             rows_gradient = rows_gradient.mul_(scale)
         if head_gradient is not None:
-            head_gradient = head_gradient.mul_(scale).to(to_head)
+            head_gradient = head_gradient[: ctx.vocabulary].mul_(scale).to(to_head)
         if bias_gradient is not None:
             bias_gradient = bias_gradient.mul_(scale).to(to_bias)
         return rows_gradient, head_gradient, bias_gradient, None, None, None
 
 
-def _losses(rows: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-    """Losses (n,) of rows (n, D), in fp32."""
-    logits = F.linear(rows, head.to(rows.dtype)).float()
+def _losses(rows: Tensor, weights: Tensor, V: int, targets: Tensor) -> Tensor:
+    """Losses (n,) of rows (n, D), in fp32, by weights (V', D)."""
+    logits = F.linear(rows, weights)[:, :V].float()
     return F.cross_entropy(logits, targets, reduction="none")
 
 
-def _chunks(rows: int, vocabulary: int, most: int) -> Iterator[slice]:
+def _aligned(weights: Tensor) -> Tensor:
+    """Weights (V, D) with as many rows of zeros as make V a multiple that the device wants."""
+    lacking = -len(weights) % ALIGNED_TO.get(weights.device.type, 1)
+    return F.pad(weights, (0, 0, 0, lacking)) if lacking else weights
+
+
+def _chunks(rows: Tensor, vocabulary: int, most: Mapping[str, int]) -> Iterator[slice]:
     """Slices of so many rows that their fp32 logits take at most so many bytes; one at least."""
-    size = max(1, most // (4 * vocabulary))
-    return (slice(start, start + size) for start in range(0, rows, size))
+    size = max(1, most.get(rows.device.type, most["cpu"]) // (4 * vocabulary))
+    return (slice(start, start + size) for start in range(0, len(rows), size))

@@ -52,7 +52,12 @@ class Verb:
 
 
 VERBS = {
-    "run": Verb("run a job here or on the cluster in RAY_ADDRESS", "run", "config"),
+    "run": Verb(
+        "run a job here or on the cluster in RAY_ADDRESS; --detach: in the queue",
+        "run",
+        "config",
+        ("--detach",),
+    ),
     "plan": Verb(
         "check a job and say what it will do; --with-data makes its data, too",
         "plan",
@@ -68,6 +73,15 @@ VERBS = {
         "sweep.command",
         "sweep",
     ),
+    "up": Verb("start a cluster on this machine: Ray, MLflow, a queue of jobs", "up"),
+    "down": Verb("end it; what runs saves a checkpoint first", "down"),
+    "status": Verb("what is up where, what is free; or why a job waits", "status"),
+    "submit": Verb("put a job into the queue of the cluster", "submit", "either"),
+    "jobs": Verb("list the jobs of the queue", "jobs"),
+    "logs": Verb("what a job of the queue shows, or one of its ranks says", "logs"),
+    "stop": Verb("end a job of the queue, with a checkpoint", "stop"),
+    "resume": Verb("let a job of the queue that was stopped go on", "resume"),
+    "quota": Verb("what the jobs of an owner or a project may hold at any time", "quota"),
     "runs": Verb("list the runs: newest or best first, by stage, status or setting", "runs"),
     "show": Verb("all about one run on one screen", "show", "defaults"),
     "compare": Verb("how runs differ: settings, data, code, curves; in a band or not", "compare"),
@@ -247,7 +261,7 @@ def complete(arguments: Sequence[str]) -> int:
                 found = [*completion.of_overrides(words[2:]), *verb.flags]
             elif verb.takes == "sweep":
                 found = completion.of_sweep(words[2:])
-            elif verb.takes == "either" and len(words) > 3:  # behind the action
+            elif verb.takes == "either" and (len(words) > 3 or verb is VERBS["submit"]):
                 found = completion.of_overrides([w for w in words[3:-1] if "=" in w] + words[-1:])
             if verb.takes != "config":
                 parser = importlib.import_module(f"orchestrator.verbs.{verb.module}").parser()

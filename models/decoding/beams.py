@@ -88,7 +88,7 @@ class _StepWriter:
         self.steps -= 1
         if self.continued is None or len(tokens) != self.rows:
             self.rows = len(tokens)
-            self.continued = stepping(self.model, self.cache, self.rows, self.steps)
+            self.continued = stepping(self.model, self.cache, self.rows, self.steps, selects=True)
         return self.continued(tokens)
 
     def select(self, rows: Tensor) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.cache import Cache, KVCache
+from models.cache import Cache, FixedKVCache, KVCache
 from models.configs import LanguageModelConfig
 from models.gpt import GPT
 from models.layers import Block, Rotary, rotary_table, rotate, sinusoidal_positions
@@ -49,12 +49,19 @@ class TextModel(Protocol):
         """Return the logits (B, V) behind the last of tokens (B, T), which continue the cache's."""
 
 
-def stepping(model: TextModel, cache: Any, rows: int, steps: int) -> Callable[[Tensor], Tensor]:
+def stepping(
+    model: TextModel, cache: Any, rows: int, steps: int, *, selects: bool = False
+) -> Callable[[Tensor], Tensor]:
     """Return the fastest way from tokens (B,), int64, to the logits (B, V) behind them.
 
-    The arguments are those of `Stepper`, which is for attention by dot products alone.
+    The arguments are those of `Stepper`, which is for attention by dot products alone; `selects`
+    is whether rows of the cache are selected between steps. On a GPU the logits are good until the
+    next step.
     """
     if isinstance(model, GPT) and model.config.score == "dot":
+        long = steps >= FEW_STEPS and not selects and not torch.is_autocast_enabled("cuda")
+        if long and model.head_weight.is_cuda and model.config.mask == "causal":
+            return Recorded(model, cache, rows, steps).step
         return Stepper(model, cache, rows, steps).step
 
     def step(tokens: Tensor) -> Tensor:
@@ -95,7 +102,7 @@ class Stepper:
         """Return the logits (B, V) of the token after each of tokens (B,), int64."""
         model, cache = self.model, self.cache
         config, length = model.config, cache.length
-        columns = positions = torch.full((1,), length, device=tokens.device)  # (1,)
+        columns = positions = cache.column(tokens.device)  # (1,)
         mask = None
         if cache.starts is not None:
             positions, mask = cache.placed(positions)  # (B, 1), (B, 1, 1, S)
@@ -114,6 +121,38 @@ class Stepper:
             x = layer(x, rotary, cache, mask)
         cache.length = length + 1
         return self.head(model.norm(x))
+
+
+class Recorded:
+    """A `Stepper` whose step is recorded as a CUDA graph, and replayed.
+
+    A GPU has written a token before Python has asked for the next operation: 12 layers at batch 1
+    took an H200 0.5 ms of work and 4.3 ms of time.
+    """
+
+    def __init__(self, model: GPT, cache: KVCache, rows: int, steps: int) -> None:
+        """The arguments are those of `Stepper`; each layer of the cache has seen some tokens."""
+        self.cache = cache
+        device = model.head_weight.device
+        self.tokens = torch.zeros(rows, dtype=torch.int64, device=device)
+        self.fixed = FixedKVCache(cache, rows, device)
+        stepper = Stepper(model, self.fixed, rows, steps)
+        aside: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        aside.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(aside):  # what kernels set up at first use can't be recorded
+            stepper.step(self.tokens)
+        torch.cuda.current_stream(device).wait_stream(aside)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.logits = stepper.step(self.tokens)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Return the logits (B, V) of the token after each of tokens (B,), int64."""
+        self.tokens.copy_(tokens)
+        self.fixed.next.fill_(self.cache.length)
+        self.graph.replay()
+        self.cache.length += 1
+        return self.logits
 
 
 class _Layer:

@@ -40,7 +40,7 @@ class JobConfig:
     resume: str | None = None
     """Run folder or checkpoint, or URL of one, to continue from, with its config, optimizer and
     position; what is typed besides goes on top. auto: the newest run of this very job that is not
-    done, if any. None: from step 0."""
+    done, if any, in outputs or else in stage.checkpoints_to. None: from step 0."""
     allow_changes: list[str] = field(default_factory=list)
     """Settings, such as optim.learning_rate, that may differ from those of the run to resume
     though steps compute something else with them."""

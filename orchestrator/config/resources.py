@@ -25,8 +25,8 @@ class ResourcesConfig:
     wait_minutes: float | None = 60
     """Minutes to wait for room in the cluster, at the start and after a node is lost, and for a
     cluster that is lost itself. None: for ever."""
-    hang_seconds: float | None = 30.0
-    """Seconds without progress of any rank after which the workers hang, or five times the usual
+    hang_seconds: float | None = 27.0
+    """Seconds without progress of any rank after which the workers hang, or 4.5 times the usual
     step if that is more. None: nobody looks, as for a debugger in a worker."""
 
     def __post_init__(self) -> None:
@@ -39,7 +39,7 @@ class ResourcesConfig:
         if self.hang_seconds is not None and not 1 <= self.hang_seconds < math.inf:
             raise ValueError(
                 f"resources.hang_seconds={self.hang_seconds:g} must be at least 1; try "
-                "resources.hang_seconds=30, or null"
+                "resources.hang_seconds=27, or null"
             )
         if self.gpus_per_worker not in (0, 1):
             raise ValueError(f"resources.gpus_per_worker={self.gpus_per_worker} must be 0 or 1")

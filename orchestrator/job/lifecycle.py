@@ -67,12 +67,16 @@ PLACE = ("rank", "host", "ip", "node", "pid", "gpus", "log")  # of a worker, for
 
 
 def execute(
-    config: JobConfig, overrides: Sequence[str], asked: float, place: Place | None = None
+    config: JobConfig,
+    overrides: Sequence[str],
+    asked: float,
+    made: Callable[[Path], None] = lambda folder: None,
+    place: Place | None = None,
 ) -> int:
     """Run the job; returns the exit code. Raises ValueError, with nothing started, if refused.
 
-    `asked` is when the user asked for it, by `time.monotonic`. `place` is that of a trial; without
-    it the job finds its own, and sends its record itself.
+    `asked` is when the user asked for it, by `time.monotonic`; `made` is told the run folder.
+    `place` is that of a trial; without it the job finds its own, and sends its record itself.
     """
     torchrun.check_launcher(config)
     if torchrun.is_follower(config):
@@ -93,6 +97,7 @@ def execute(
                 outbox.complete(plan.start.checkpoint.path.parents[1])
         folder, sweep = (None, None) if place is None else (place.folder, place.sweep)
         folder = runfolder.create(plan.config, overrides, plan.devices, folder)
+        made(folder)
         screen.say(f"run folder {short(folder)}")
         assert plan.ready is not None  # make_plan makes it
         try:

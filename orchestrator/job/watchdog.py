@@ -19,7 +19,8 @@ from pathlib import Path
 from statistics import median, quantiles
 
 from cluster.gang import GangRun, Silence
-from cluster.polls import OWN_STEPS
+from cluster.heart import SAMPLE_S
+from cluster.polls import OWN_SAMPLES
 from orchestrator.training.patience import STEP, limit_s
 
 SLOWER = 1.5  # its fastest quarter of steps, as a multiple of the slowest quarter of the others
@@ -105,7 +106,7 @@ class Watchdog:
 
     def _compare_ranks(self, run: GangRun, silences: Mapping[int, Silence]) -> None:
         own = {rank: [s for _, s in run.polls.own[rank]] for rank in silences}
-        if len(own) < 2 or any(len(seconds) < OWN_STEPS for seconds in own.values()):
+        if len(own) < 2 or any(len(seconds) < OWN_SAMPLES for seconds in own.values()):
             return
         medians = {rank: round(median(seconds), 4) for rank, seconds in own.items()}
         reached = min(run.polls.own[rank][-1][0] for rank in own)
@@ -119,8 +120,10 @@ class Watchdog:
                 self._slow_since.pop(rank, None)
                 continue
             step, now = run.polls.own[rank][-1][0], time.monotonic()
-            lasted_s = now - self._slow_since.setdefault(rank, now) + OWN_STEPS * step_s
-            long_enough = lasted_s > HOLD_S
+            lasted_s = (
+                now - self._slow_since.setdefault(rank, now) + OWN_SAMPLES * max(step_s, SAMPLE_S)
+            )
+            long_enough = lasted_s >= HOLD_S
             if long_enough and step - self._reported.get(rank, -QUIET_STEPS) >= QUIET_STEPS:
                 self._reported[rank] = step
                 self._event(

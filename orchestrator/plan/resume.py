@@ -102,7 +102,7 @@ def find_start(config: JobConfig) -> Start | None:
     """
     if config.resume == AUTO:
         newest = _newest_unfinished(config)
-        return None if newest is None else find_start(replace(config, resume=str(newest)))
+        return None if newest is None else find_start(replace(config, resume=newest))
     if config.resume is None:
         return None
     folder = run_folder(config.resume)
@@ -131,19 +131,46 @@ def find_start(config: JobConfig) -> Start | None:
     return Start(found, changed, schedules)
 
 
-def _newest_unfinished(config: JobConfig) -> Path | None:
-    """The newest run of this very job that has a checkpoint, unless a newer one is done."""
+def _newest_unfinished(config: JobConfig) -> str | None:
+    """The newest run of this very job that has a checkpoint, unless a newer one is done.
+
+    If the outputs have none, as on a new host, it is looked for where checkpoints are copied to.
+    """
     runs = Path(config.outputs).glob(f"*/*/{CONFIG}")
     for file in sorted(runs, key=lambda file: file.parts[-3:], reverse=True):
-        try:
-            same = all(own.name == "outputs" for own in _changes(saved.load(file), config))
-        except ValueError:  # of another version
-            continue
-        if same and runfolder.status(file.parent) == "done":
-            return None
-        if same and published(file.parent / FOLDER):
-            return file.parent
+        if _is_same_job(file, config):
+            if runfolder.status(file.parent) == "done":
+                return None
+            if published(file.parent / FOLDER):
+                return str(file.parent)
+    section = config.section(TrainingConfig)
+    return None if section.checkpoints_to is None else _newest_copied(config, section)
+
+
+def _newest_copied(config: JobConfig, section: TrainingConfig) -> str | None:
+    """The same among the copies of runs; one is done that has the last step.
+
+    Raises:
+        ValueError: they can't be looked at now.
+    """
+    from orchestrator.record.checkpoints.destination import Destination
+    from orchestrator.record.checkpoints.fetching import STEP, RemoteRun
+
+    setting, url = "stage.checkpoints_to", str(section.checkpoints_to).rstrip("/")
+    for name in reversed(Destination(url, setting).runs()):
+        copied = RemoteRun(f"{url}/{name}", setting)
+        if _is_same_job(copied.fetch_config(), config) and (steps := copied.steps()):
+            done = int(next(iter(steps)).removeprefix(STEP)) >= section.steps
+            return None if done else copied.there.url
     return None
+
+
+def _is_same_job(file: Path, config: JobConfig) -> bool:
+    """Whether a run's config is that of this job."""
+    try:
+        return all(own.name == "outputs" for own in _changes(saved.load(file), config))
+    except ValueError:  # of another version
+        return False
 
 
 def _writer(folder: Path) -> str:

@@ -311,18 +311,6 @@ def train_advice(fine) -> list[str]:
     return said
 
 
-def generation_advice(fine) -> list[str]:
-    slow = [
-        (c, r) for c, r in fine if c["batch"] == 1 and c["precision"] == "bf16" and r["step_s"] > 0
-    ]
-    return [
-        f"generate: a step at batch 1 takes {1000 * r['step_s']:.2f} ms and reads "
-        f"{r['bytes_per_second'] / 1e9:,.0f} GB/s; if that is far below the copy's rate above, "
-        "starting kernels is the limit: capture Stepper.step as a CUDA graph"
-        for _, r in slow
-    ]
-
-
 PARTS = {
     "parity": Part(
         "losses on the device against the CPU's, same weights and rows",
@@ -356,6 +344,5 @@ PARTS = {
         ),
         generation,
         generation_line,
-        generation_advice,
     ),
 }

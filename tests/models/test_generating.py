@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import build
-from models.cache import KVCache
+from models.cache import FixedKVCache, KVCache
 from models.configs import GPTConfig
 from models.decoding import Sampling, explain, generate, row_seeds, stepping, stream
 from models.decoding.generating import prefill
@@ -94,6 +94,40 @@ def test_padding_of_any_length_and_content_changes_no_logits(padding, side, nois
             alone = model(torch.tensor([[*prompt, token]]))[0]
             torch.testing.assert_close(logits[row], alone[-2], atol=1e-4, rtol=1e-4)
             torch.testing.assert_close(after[row], alone[-1], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("starts", [None, [0, 3]])
+@pytest.mark.parametrize(("norm", "positions", "kv_heads"), VARIANTS)
+def test_steps_of_constant_shapes_give_what_growing_ones_give(norm, positions, kv_heads, starts):
+    model = model_for(norm, positions, kv_heads)
+    tokens = torch.randint(31, (2, 12))
+    device, found = tokens.device, []
+    for fixed in (False, True):
+        cache = KVCache(12, None if starts is None else torch.tensor(starts))
+        with torch.inference_mode():
+            prefill(model, tokens[:, :6], cache)
+            for both in cache._layers.values():  # as memory that others have used may be
+                for each in both:
+                    each[:, :, 6:] = math.nan
+            if fixed:
+                cache = FixedKVCache(cache, 2, device)
+            step = Stepper(model, cache, 2, 1).step
+            for t in range(6, 12):
+                if fixed:
+                    cache.next.fill_(t)
+                found.append(step(tokens[:, t]))
+    torch.testing.assert_close(found[:6], found[6:], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU to record on")
+@pytest.mark.parametrize("prompts", [[[3, 1, 4, 1, 5]], [[3, 1], [4, 1, 5, 9]]])
+def test_a_recorded_step_writes_what_single_operations_write(prompts, monkeypatch):
+    model = model_for().cuda()
+    recorded = generate(model, prompts, 18, GREEDY, logprobs=True)
+    monkeypatch.setattr(stepping, "FEW_STEPS", 99)
+    plain = generate(model, prompts, 18, GREEDY, logprobs=True)
+    assert recorded.tokens.tolist() == plain.tokens.tolist()
+    torch.testing.assert_close(recorded.logprobs, plain.logprobs, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("norm", "positions", "kv_heads"), VARIANTS)

@@ -23,13 +23,16 @@ def case(B, T, D, V, dtype=torch.float32):
     return hidden, head, targets, mask
 
 
-@pytest.fixture(params=[(1, 1), (4, 3), (10**6, 2), (10**6, 10**6)], ids=str)
+@pytest.fixture(params=[(1, 1, 1), (4, 3, 5), (10**6, 2, 1), (10**6, 10**6, 64)], ids=str)
 def chunks(request, monkeypatch):
-    """Sets how many tokens' logits of a vocabulary V are held and softened at once; or all."""
+    """Sets how many tokens' logits of a vocabulary V are held and softened at once, or all, and
+    what V is rounded up to."""
+    held, softened, multiple = request.param
 
     def choose(V):
-        for name, rows in zip(("LOGITS_BYTES", "CACHED_BYTES"), request.param, strict=True):
-            monkeypatch.setattr(loss_module, name, rows * 4 * V)
+        monkeypatch.setattr(loss_module, "LOGITS_BYTES", {"cpu": held * 4 * V})
+        monkeypatch.setattr(loss_module, "SOFTMAX_BYTES", {"cpu": softened * 4 * V})
+        monkeypatch.setattr(loss_module, "ALIGNED_TO", {"cpu": multiple})
 
     return choose
 
@@ -55,6 +58,20 @@ def whole(hidden, head, targets, mask):
     logits = F.linear(hidden, head).float()
     losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
     return torch.where(mask.flatten(), losses, 0.0).sum()
+
+
+def test_with_bias_and_smoothed_labels_it_is_torchs_own_loss(chunks):
+    hidden, head, targets, mask = case(3, 5, 8, 7)
+    chunks(7)
+    bias = torch.linspace(-2, 2, 7, requires_grad=True)
+    ours = summed_loss(hidden, head, targets, mask, bias=bias, label_smoothing=0.1)
+    logits = F.linear(hidden, head, bias)[mask]
+    torchs = F.cross_entropy(logits, targets[mask], reduction="sum", label_smoothing=0.1)
+    torch.testing.assert_close(ours, torchs)
+    for one, other in zip(
+        *(torch.autograd.grad(loss, (hidden, head, bias)) for loss in (ours, torchs)), strict=True
+    ):
+        torch.testing.assert_close(one, other)
 
 
 def chunked(hidden, head, targets, mask):
@@ -111,6 +128,17 @@ def test_a_fully_masked_batch_costs_nothing_and_has_a_zero_gradient():
     assert not head.grad.any()
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own
+def test_compiled_it_has_the_same_gradients():
+    *tensors, targets, mask = case(2, 17, 6, 33)
+    found = [
+        torch.autograd.grad(loss(*tensors, targets, mask), tensors)
+        for loss in (summed_loss, torch.compile(summed_loss, backend="eager", fullgraph=True))
+    ]
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
 def test_a_gradient_is_used_once():
     hidden, head, targets, mask = case(3, 5, 8, 7)
     loss = summed_loss(hidden, head, targets, mask)
@@ -141,7 +169,7 @@ def test_a_model_gives_losses_instead_of_logits_which_are_never_whole(tied, monk
     config.vocab_size = V
     torch.manual_seed(0)
     model = models.build(config)
-    monkeypatch.setattr(loss_module, "LOGITS_BYTES", 4 * 10 * V)
+    monkeypatch.setattr(loss_module, "LOGITS_BYTES", {"cpu": 4 * 10 * V})
     tokens, targets = torch.randint(V, (2, B, T))
     mask = torch.rand(B, T) < 0.7
     losses = F.cross_entropy(model(tokens).flatten(0, 1), targets.flatten(), reduction="none")

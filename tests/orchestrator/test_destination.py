@@ -5,12 +5,14 @@ import json
 import logging
 import shutil
 import threading
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import yaml
 
 from data.files import cache_root
+from orchestrator.plan.resume import find_start
 from orchestrator.record import fencing
 from orchestrator.record.checkpoints import CheckpointError, Retention, find, find_best, published
 from orchestrator.record.checkpoints.cached import on_this_host
@@ -19,6 +21,7 @@ from orchestrator.record.checkpoints.destination import Destination, Destination
 from orchestrator.record.checkpoints.fetching import RemoteRun
 from orchestrator.record.fencing import Fenced
 from orchestrator.record.redaction import Redactor
+from orchestrator.stages import saved
 from orchestrator.training import checkpoint
 from tests.orchestrator.plain import Plain, retain
 from tests.orchestrator.typed import on, refused, typed
@@ -370,6 +373,24 @@ def test_what_a_destination_lacks_of_a_run_that_has_ended_is_copied_by_hand(
     answer = typed("checkpoint", "verify", f"{there}/{NAME}")
     assert answer.code == 1
     assert answer.out.splitlines()[-1].endswith("/checkpoints/step_00000003")
+
+
+def test_on_a_new_host_resume_auto_finds_the_copy_of_this_very_job(job, tmp_path):
+    there = f"file://{tmp_path}/there"
+    for name, seed in ((NAME, 0), (NAME.replace("abcdef", "newer"), 1)):
+        folder = tmp_path / "outputs" / name
+        shutil.copytree(job[1], folder)
+        settings = yaml.safe_load((folder / "config.yaml").read_bytes())
+        settings["stage"]["checkpoints_to"] = there
+        settings["seed"] += seed
+        (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+        assert typed("checkpoint", "copy", str(folder), there).code == 0
+    config = saved.load(tmp_path / "outputs" / NAME / "config.yaml")
+    config = replace(config, outputs=str(tmp_path / "new"), resume="auto")
+    assert find_start(config) is None, "it is done there"
+    Destination(f"{there}/{NAME}", "x").remove("checkpoints/step_00000004")
+    assert find_start(config).checkpoint.step == 3
+    assert find_start(replace(config, seed=77)) is None
 
 
 def test_a_destination_that_can_not_be_used_is_refused_before_anything_starts(

@@ -118,6 +118,7 @@ def test_a_run_leaves_what_it_promises_and_goes_on_to_the_very_losses(run, tmp_p
     folder, screen = run
     for words in ("the best fixed frequencies", "a blind guess", "likeliest for <mask>"):
         assert words in screen
+    assert (folder / "fillings.png").read_bytes().startswith(b"\x89PNG")
     found = json.loads((folder / "result.json").read_text())["metrics"]
     # No fixed frequencies can do better on these tokens than their own: the entropy.
     assert 0 < found["validation/frequencies_loss"] < np.log(300)

@@ -170,10 +170,14 @@ def test_a_replay_killed_at_many_points_and_repeated_leaves_the_rows_of_an_undis
     play(killed)
     undisturbed = tmp_path / "undisturbed" / "2026-01-01" / killed.name
     shutil.copytree(killed, undisturbed)
-    code = textwrap.dedent(KILLED_REPLAYS).format(environment=ENVIRONMENT)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    environment = ENVIRONMENT | {"TMPDIR": str(temporary)}
+    code = textwrap.dedent(KILLED_REPLAYS).format(environment=environment)
     subprocess.run(
         [sys.executable, "-c", code, undisturbed, killed], cwd=ROOT, check=True, timeout=200
     )
+    assert [*temporary.iterdir(), *killed.glob(".*")] == []
     database = tmp_path / "killed" / "mlflow.db"
     assert record(database) == record(tmp_path / "undisturbed" / "mlflow.db")
     assert points(database, State.load(killed).run_id) == expected_points(killed)

@@ -7,6 +7,7 @@ import ctypes
 import os
 import threading
 import time
+from collections import deque
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from cluster.connection.session import ray_session
 from cluster.gang import Gang, Placement, Silence, WorkerFailed
 from cluster.heart import Heart, Progress
-from cluster.polls import OWN_STEPS
+from cluster.polls import OWN_SAMPLES
 from orchestrator.job.watchdog import Watchdog, to_blame
 from orchestrator.training.patience import FIRST_S, LONG_S, limit_s
 
@@ -124,7 +125,7 @@ def named_at(steps, step_s, monkeypatch, tmp_path):
         if now[0] >= told + 1:
             told = now[0]
             for rank in (0, 1):
-                done = range(max(1, step - OWN_STEPS), step)
+                done = range(max(1, step - OWN_SAMPLES), step)
                 polls.own[rank] = [(n, steps[n - 1][rank]) for n in done]
             watchdog._compare_ranks(run, {0: standing, 1: standing})
     return [event["step"] for event in events if event["event"] == "slow_rank"]
@@ -139,6 +140,37 @@ def test_a_rank_that_gets_slow_is_named_within_twenty_steps_and_five_seconds(
     assert 40 < at <= 60 or (at - 40) * 1.5 * step_s < 5
     moment = [slow] * round(1 / step_s)
     assert named_at([fair] * 40 + moment + [fair] * 40, step_s, monkeypatch, tmp_path) == []
+
+
+@pytest.mark.parametrize(("share", "named"), [(0.2, 1), (1.0, 0)])
+def test_a_rank_that_gets_a_part_of_its_time_in_turns_is_named_however_short_its_steps(
+    share, named, monkeypatch, tmp_path
+):
+    """It runs for 10 ms and then stands; the own work of a step takes 3 ms, and waiting 5."""
+    now, events, hearts = [0.0], [], (Heart(), Heart())
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    watchdog = Watchdog(30.0, tmp_path, happened(events))
+    polls = SimpleNamespace(own={rank: deque(maxlen=OWN_SAMPLES) for rank in (0, 1)})
+    run = SimpleNamespace(polls=polls, workers=[{"host": "a"}, {"host": "a"}])
+    polled = ran = 0.0
+    for step in range(1, 400):
+        stands = 0.0
+        if (ran := ran + 0.008) > 0.01:
+            ran, stands = 0.0, 0.01 / share - 0.01
+        own = (0.003, 0.003 + stands)
+        now[0] += max(own) + 0.005
+        for heart, seconds in zip(hearts, own, strict=True):
+            heart.worked(step, seconds)
+        if now[0] >= polled + 1:
+            polled = now[0]
+            for rank, heart in enumerate(hearts):
+                polls.own[rank].extend(heart.progress().own_s)
+            standing = Silence(0.0, 0.0, 0.0, Progress("step", step, 7, {"step": 0.01}, ()))
+            watchdog._compare_ranks(run, {0: standing, 1: standing})
+            if [event for event in events if event["event"] == "slow_rank"]:
+                break
+    assert [e["rank"] for e in events if e["event"] == "slow_rank"] == [1] * named
+    assert now[0] < 5 or not named
 
 
 def silence(beats):
@@ -174,7 +206,7 @@ def test_of_ranks_that_do_not_wait_the_one_behind_is_blamed(beats, stacks, blame
 
 def test_a_limit_follows_from_the_usual_of_the_phase():
     assert limit_s("step", {"step": 0.2}, 30.0) == 30.0
-    assert limit_s("step", {"step": 20.0}, 30.0) == 100.0
+    assert limit_s("step", {"step": 20.0}, 30.0) == 90.0
     assert limit_s("evaluation", {"step": 20.0}, 30.0) == FIRST_S
     assert limit_s("checkpoint", {"checkpoint": 1.0}, 30.0) == 30.0, "the disk is not waited for"
     assert limit_s("start", {}, 30.0) == limit_s("writing", {"writing": 1.0}, 30.0) == LONG_S

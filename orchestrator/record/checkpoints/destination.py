@@ -6,6 +6,7 @@ by `create`, which the store itself refuses if there is one (`If-None-Match` of 
 """
 
 import hashlib
+import os
 import secrets
 import threading
 from collections import deque
@@ -48,6 +49,7 @@ class Destination:
         self.url, self._setting = url.rstrip("/"), setting
         self._files, root = file_system(self.url, setting)
         self._root = root.rstrip("/")
+        self._on_disk = "file" in (self._files.protocol or ())
         if hasattr(self._files, "auto_mkdir"):  # the only kind with folders that must be made
             self._files.auto_mkdir = True
 
@@ -86,10 +88,12 @@ class Destination:
     def create(self, name: str, content: bytes) -> None:
         """Make a small file. Raises FileExistsError if there is one of that name."""
         with self._told():
-            if self._files.protocol and "file" in self._files.protocol:
+            if self._on_disk:
                 Path(self._path(name)).parent.mkdir(parents=True, exist_ok=True)
                 with Path(self._path(name)).open("xb") as file:
                     file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
             else:
                 self._files.pipe_file(self._path(name), content, mode="create")
 
@@ -115,6 +119,9 @@ class Destination:
                         f"{expected.sha256[:12]}"
                     )
                 target.close()
+                if self._on_disk:
+                    with Path(self._path(name)).open("rb") as kept:
+                        os.fsync(kept.fileno())
             except BaseException:
                 _abandon(target)
                 raise

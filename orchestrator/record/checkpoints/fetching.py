@@ -53,8 +53,8 @@ class RemoteRun:
         self.folder = self.cached.joinpath(*path[-2:])
         """The run folder in the cache."""
 
-    def fetch_record(self) -> Path:
-        """Bring config and journal to the cache; returns the run folder there.
+    def fetch_config(self) -> Path:
+        """Bring the config to the cache; returns its path there.
 
         Raises:
             ValueError: no run is there, or it can't be reached; names the runs that are.
@@ -67,12 +67,22 @@ class RemoteRun:
                 raise CheckpointError(
                     f"{self.there} is no run folder: it has no {CONFIG}{self._hint()}"
                 ) from None
+            os.utime(self.cached)
+        return self.folder / CONFIG
+
+    def fetch_record(self) -> Path:
+        """Bring config and journal to the cache; returns the run folder there.
+
+        Raises:
+            ValueError: no run is there, or it can't be reached; names the runs that are.
+        """
+        self.fetch_config()
+        with lock(self.cached / "lock"):
             names = self.there.names()
             for name in (METRICS, EVENTS):
                 file = self.folder / name
                 if name in names and not (file.is_file() and file.stat().st_size == names[name]):
                     self.there.download(name, file)
-            os.utime(self.cached)
         return self.folder
 
     def writer(self) -> Path | None:

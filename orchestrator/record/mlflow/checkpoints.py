@@ -1,11 +1,10 @@
 """A checkpoint as a model of MLflow, with the metrics that were measured on it."""
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.record.lines import EVENTS, read
-from orchestrator.record.mlflow.mirror import State
+from orchestrator.record.mlflow.mirror import State, scratch
 from orchestrator.record.mlflow.naming import checkpoint_name
 from orchestrator.record.mlflow.points import Datasets, Point, Points
 from orchestrator.record.mlflow.sink import Sink, key
@@ -38,10 +37,10 @@ class CheckpointModels:
         client, step = self.sink.client, int(event["step"])
         model = self._find(offset) or self._create(event, offset)
         if model.status != LoggedModelStatus.READY:
-            with tempfile.TemporaryDirectory() as scratch:
+            with scratch(self.folder) as place:
                 # The file that lets a model without files of its own be registered.
-                get_external_mlflow_model_spec(model).save(f"{scratch}/MLmodel")
-                client.log_model_artifacts(model.model_id, scratch)
+                get_external_mlflow_model_spec(model).save(str(place / "MLmodel"))
+                client.log_model_artifacts(model.model_id, str(place))
             client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         outputs = client.get_run(self.sink.run_id).outputs
         linked = {output.model_id for output in outputs.model_outputs} if outputs else set()

@@ -8,10 +8,12 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from urllib.parse import quote
@@ -27,6 +29,7 @@ STATE = "mlflow.json"
 BACK = "../../"  # from a run folder to the outputs folder
 SENDER = "orchestrator.record.mlflow"
 LOG = "logs/tracking.log"  # output of the mirror; its lock, too
+SCRATCH = ".sending"
 TRAINING_MODE = "workflowType=machine_learning"  # else the UI shows what agents need
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -142,6 +145,21 @@ def _with_addresses(state: State, old: str, new: str) -> State:
     if root is not None and root.startswith(before):
         root = f"file://{quote(new)}{root.removeprefix(before)}"
     return replace(state, tracking_uri=moved(state.tracking_uri, old, new), artifact_root=root)
+
+
+@contextlib.contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """A folder, empty at first, for files that a run's only sender makes.
+
+    It lies in the run folder: what a killed sender left there is the next one's to remove.
+    """
+    place = folder / SCRATCH
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def new_state(config: TrackingConfig, outputs: Path) -> State:

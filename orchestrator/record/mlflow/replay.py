@@ -12,7 +12,6 @@ import getpass
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from orchestrator.record.mlflow.history import (
     parent_of,
     points_before,
 )
-from orchestrator.record.mlflow.mirror import State
+from orchestrator.record.mlflow.mirror import State, scratch
 from orchestrator.record.mlflow.origins import Origins
 from orchestrator.record.mlflow.points import CHUNK_BYTES, Datasets, Point, Points
 from orchestrator.record.mlflow.sink import Sink
@@ -77,9 +76,9 @@ class Replay:
         self.sink.tags(self.description.final_tags(status, self.state.lineage))
         if self.state.parent is None:  # a sweep draws its trials together
             self._draw()
-        with tempfile.TemporaryDirectory() as scratch:
-            self.description.copy_records(Path(scratch))
-            self.client.log_artifacts(self.run_id, scratch)
+        with scratch(self.folder) as records:
+            self.description.copy_records(records)
+            self.client.log_artifacts(self.run_id, str(records))
         if (self.folder / FIGURES).exists():
             self.client.log_artifacts(self.run_id, str(self.folder / FIGURES), FIGURES)
         self.points.descent.refresh()

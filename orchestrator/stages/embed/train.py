@@ -34,10 +34,10 @@ def embed(config: JobConfig, inputs: PublishedWords, run: Run) -> Result:
     """Train, evaluate, save; every rank calls it."""
     training = Training(config, inputs, run)
     outcome = training.fit()
-    newest = training.checkpoints.newest
+    saved = training.checkpoints.given
     tables: tuple[Table, ...] = ()
-    if newest is not None and not outcome.stopped:
-        tables = training.look(newest) if distributed.rank() == 0 else ()
+    if saved is not None and not outcome.stopped:
+        tables = training.look(saved) if distributed.rank() == 0 else ()
         training.tell()
     return Result(
         stopped=outcome.stopped,
@@ -130,8 +130,9 @@ class Training(ExampleTraining[Batch]):
             artifact(path=f"{PROJECTOR}/{name}", artifact_path=PROJECTOR)
 
     def _losses(self) -> Table:
-        loss, chance = (self.latest[f"validation/{name}"] for name in ("loss", "chance"))
-        first = self.latest["validation/ranked_first"]
+        own = self.checkpoints.measured(self.latest)
+        loss, chance = (own[f"validation/{name}"] for name in ("loss", "chance"))
+        first = own["validation/ranked_first"]
         rows = (
             ("these vectors", f"{loss:.3f}", f"{first:.1%}"),
             ("chance", f"{chance:.3f}", f"{1 / (1 + self.own.negatives):.1%}"),

@@ -16,6 +16,7 @@ from models.bert import Bert
 from orchestrator.config import JobConfig
 from orchestrator.stages.language.filling import fill, masked_row
 from orchestrator.stages.language.scoring import perplexity
+from orchestrator.stages.masked.fillings import draw_fillings
 from orchestrator.stages.masked.masking import MaskedBatch, masking
 from orchestrator.stages.pretrain.train import Training, train
 from orchestrator.stages.result import Result, Table
@@ -27,6 +28,7 @@ from orchestrator.training.objectives import Objective, Summed
 from orchestrator.training.patience import SAMPLING
 
 FILLINGS = 5  # shown of each mask
+PICTURE = "fillings.png"
 
 
 def masked(config: JobConfig, inputs: Published, run: Run) -> Result:
@@ -34,6 +36,8 @@ def masked(config: JobConfig, inputs: Published, run: Run) -> Result:
     prepared = open_published(inputs, run.cache)
     training, outcome = train(MaskedTraining, config, prepared, run)
     filled = training.fill() if distributed.rank() == 0 and not outcome.stopped else ()
+    if filled:
+        run.event("artifact", path=PICTURE)
     measured = (training.comparison(),) if "validation/loss" in training.latest else ()
     return Result(
         stopped=outcome.stopped,
@@ -125,7 +129,7 @@ class MaskedTraining(Training):
 
     def comparison(self) -> Table:
         """How well masked tokens are told, beside fixed frequencies and a blind guess."""
-        own, V = self.latest, self.prepared.tokenizer.vocab_size
+        own, V = self.checkpoints.measured(self.latest), self.prepared.tokenizer.vocab_size
         rows = [
             ("this model", own["validation/loss"], own["validation/accuracy"]),
             (
@@ -147,15 +151,19 @@ class MaskedTraining(Training):
 
     def fill(self) -> tuple[Table, ...]:
         """What the saved weights put in the masks of the prompts. Only one rank calls it."""
-        newest, prompts = self.checkpoints.newest, self.stage.prompts
-        if newest is None or not prompts:
+        saved, prompts = self.checkpoints.given, self.stage.prompts
+        if saved is None or not prompts:
             return ()
         self.run.heart.beat(SAMPLING)
-        model, tokenizer = cast(Bert, checkpoint.load_model(newest)).eval(), self.prepared.tokenizer
+        model, tokenizer = cast(Bert, checkpoint.load_model(saved)).eval(), self.prepared.tokenizer
+        found = [
+            (prompt, filling)
+            for prompt in prompts
+            for filling in fill(model, tokenizer, masked_row(tokenizer, prompt), FILLINGS)[0]
+        ]
+        draw_fillings(found).savefig(self.run.folder / PICTURE, dpi=110)
         rows = []
-        for prompt in prompts:
-            found, _ = fill(model, tokenizer, masked_row(tokenizer, prompt), FILLINGS)
-            for one in found:
-                pairs = zip(one.tokens, one.chances, strict=True)
-                rows.append((prompt, ", ".join(f"{t.strip()} {c:.0%}" for t, c in pairs)))
+        for prompt, own in found:
+            pairs = zip(own.tokens, own.chances, strict=True)
+            rows.append((prompt, ", ".join(f"{t.strip()} {c:.0%}" for t, c in pairs)))
         return (Table("fillings", ("text", "likeliest for <mask>"), tuple(rows)),)

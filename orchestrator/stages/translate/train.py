@@ -33,17 +33,17 @@ def translate(config: JobConfig, inputs: PublishedPairs, run: Run) -> Result:
     """Train, evaluate, save, and translate with what was saved. Every rank calls it."""
     training = Training(config, inputs, run)
     outcome = training.fit()
-    newest = training.checkpoints.newest
+    saved = training.checkpoints.given
     scored: tuple[scoring.Scores, ...] = ()
-    if not outcome.stopped and newest is not None:
+    if not outcome.stopped and saved is not None:
         run.heart.beat(SAMPLING)
         if distributed.rank() == 0:  # the others have nothing to do for it
             texts = inputs.texts(run.cache)
             stage = training.translate_config
-            found = scoring.score(newest, texts, stage.beams, stage.length_penalty)
-            run.log(newest.step, found.metrics)
+            found = scoring.score(saved, texts, stage.beams, stage.length_penalty)
+            run.log(outcome.step, found.metrics)
             if run.pictures:
-                scoring.draw(newest, found, run.folder / scoring.PICTURE, stage.languages)
+                scoring.draw(saved, found, run.folder / scoring.PICTURE, stage.languages)
                 run.event("artifact", path=scoring.PICTURE)
             scored = (found,)
     example = next(text for text, _, _ in inputs.texts(run.cache) if "'" not in text)

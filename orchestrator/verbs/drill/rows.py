@@ -5,7 +5,6 @@ import signal
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from orchestrator.record.checkpoints.finding import find
 from orchestrator.record.fencing import FOLDER as FENCES
 from orchestrator.record.story.sentences import sentence
+from orchestrator.record.story.spending import STEP_SECONDS
 from orchestrator.verbs.drill import faults
 from orchestrator.verbs.drill.invariants import broken, differences, differing_points
 from orchestrator.verbs.drill.node_rows import (
@@ -27,7 +27,7 @@ from orchestrator.verbs.drill.outcome import Context, Outcome, failure_of
 from orchestrator.verbs.drill.rehearsal import Child, DrillError, Trial
 
 RUNNING_AGAIN_S, SEEN_HANGING_S = 25.0, 30.0
-NAMED_STEPS, NAMED_S = 20, 5.0  # until a slow rank is named: of both, what lasts longer
+NAMED_STEPS, NAMED_S = 20, 5.0  # of steps, until a slow rank is named: what lasts longer
 MEGABYTE = 1 << 20
 OUT_OF_MEMORY = "out_of_memory"
 KILLS = 10
@@ -313,12 +313,13 @@ def slow_worker(context: Context) -> Outcome:
     try:
         child.until_step(job.at)
         rank, pid = child.last_worker()
-        begun, step = time.monotonic(), child.steps()[-1]["step"]
+        step = child.steps()[-1]["step"]
 
         def named_or_late() -> bool:
-            late = child.steps()[-1]["step"] > step + NAMED_STEPS
-            named = bool(child.events("slow_rank"))
-            return named or (late and time.monotonic() > begun + NAMED_S)
+            since = [line for line in child.steps() if line["step"] > step]
+            lasted_s = sum(line["metrics"][STEP_SECONDS] for line in since)  # not of evaluations
+            late = len(since) > NAMED_STEPS and lasted_s > NAMED_S
+            return late or bool(child.events("slow_rank"))
 
         with faults.throttled(pid):
             child.until(named_or_late, "a slow rank was named")

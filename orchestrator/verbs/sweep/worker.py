@@ -72,7 +72,7 @@ class Worker:
 
         try:
             place = Place(order.folder, order.sweep, judge)
-            execute(order.config, order.words, time.monotonic(), place)
+            execute(order.config, order.words, time.monotonic(), place=place)
         except ValueError as error:
             return str(error)
         return None
