@@ -23,6 +23,7 @@ from cluster.connection.session import WAITING_WORKERS
 from cluster.connection.starting import ONE_ARENA
 from cluster.daemons.daemon import Daemon
 from cluster.daemons.home import Home, read, write
+from cluster.host.network import free_port
 from cluster.host.processes import is_alive
 
 if TYPE_CHECKING:
@@ -148,6 +149,7 @@ def _start(asked: argparse.Namespace, ip: str | None) -> Node:
         include_dashboard=first,
         dashboard_host=LOOPBACK,
         dashboard_port=asked.http_port,
+        dashboard_agent_listen_port=free_port(),  # else one for all of a host, and the first has it
         no_monitor=True,
     )
     node = Node(parameters, head=first, spawn_reaper=True, shutdown_at_exit=True)
