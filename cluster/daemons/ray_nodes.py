@@ -134,6 +134,7 @@ def _start(asked: argparse.Namespace, ip: str | None) -> Node:
     from ray._private.node import Node
     from ray._private.parameter import RayParams
     from ray._private.services import wait_for_node
+    from ray._private.utils import write_ray_address
 
     first = asked.join is None
     parameters = RayParams(
@@ -154,6 +155,8 @@ def _start(asked: argparse.Namespace, ip: str | None) -> Node:
     )
     node = Node(parameters, head=first, spawn_reaper=True, shutdown_at_exit=True)
     wait_for_node(node.gcs_address, node.plasma_store_socket_name)
+    # Where Ray looks which cluster a job is of; else it takes any that it finds on this host.
+    write_ray_address(node.gcs_address, asked.temporary)
     return node
 
 
