@@ -1,0 +1,241 @@
+"""How many trials an hour a sweep makes of short jobs, beside other launchers of the same jobs.
+
+    python tests/benchmarks/sweeping.py                        # 32 trials, with their MLflow record
+    python tests/benchmarks/sweeping.py --tracking none        # the jobs alone
+    python tests/benchmarks/sweeping.py --part asha            # steps of ASHA / steps of the grid
+
+Every contender carries out the same 32 jobs, `execute` of the same config, two at a time, and is a
+process of its own, from its start to its end:
+
+sweep           orchestrate sweep
+hydra-joblib    Hydra's multirun with hydra-joblib-launcher (pip install hydra-joblib-launcher)
+joblib          Parallel of joblib, without Hydra's part
+ray-tune        a Tuner of ray[tune] with a grid
+
+Their results must be equal, number for number. Rounds are interleaved; ratios are of trials per
+hour, and of CPU seconds of the whole process tree, which a loaded machine changes less.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+RATES = ("3e-4", "1e-3", "2e-3", "4e-3", "8e-3", "1.6e-2", "3.2e-2", "6.4e-2")
+HIDDEN = ("[16]", "[32]", "[64]", "[32,32]")
+JOB = (
+    *("experiment=small", "stage=classify", "optim=adam", "stage.steps=60"),
+    *("stage.evaluate_every=20", "stage.checkpoint_every=null", "optim.warmup_steps=0"),
+    *("resources=inline", "resources.cpus_per_worker=1"),
+)
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+METRIC = "validation/loss"
+
+
+def main() -> None:
+    """Time the contenders one after another, in rounds; or be one of them."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--part", choices=["launchers", "asha"], default="launchers")
+    parser.add_argument("--only", help="contenders, with commas")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--tracking", choices=["mlflow", "none"], default="mlflow")
+    parser.add_argument("--be", choices=list(CONTENDERS), help=argparse.SUPPRESS)
+    parser.add_argument("--outputs", type=Path, help=argparse.SUPPRESS)
+    options, rest = parser.parse_known_args()
+    if options.be:
+        sys.argv[1:] = rest
+        CONTENDERS[options.be](options.outputs, options.tracking)
+    elif options.part == "asha":
+        asha()
+    else:
+        launchers(options.rounds, options.only, options.tracking)
+
+
+def launchers(rounds: int, only: str | None, tracking: str) -> None:
+    """Trials per hour of each contender, and the same results."""
+    names = only.split(",") if only else list(CONTENDERS)
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    found = {}
+    for _ in range(rounds):
+        for name in names:
+            with tempfile.TemporaryDirectory(prefix="sweeping-") as folder:
+                begun, used = time.monotonic(), _children()
+                words = ["--be", name, "--outputs", folder, "--tracking", tracking]
+                if name == "hydra-joblib":
+                    words += ["-m"]
+                with (Path(folder) / "log").open("wb") as log:
+                    process = subprocess.run(
+                        [sys.executable, __file__, *words],
+                        env={**os.environ, "PYTHONPATH": _path()},
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                        check=False,
+                    )
+                if process.returncode:
+                    print(f"{name}: exit code {process.returncode}")
+                    print((Path(folder) / "log").read_text()[-2000:])
+                    return
+                taken[name].append((time.monotonic() - begun, _children() - used))
+                found[name] = _results(Path(folder))
+                print(f"{name:13} {taken[name][-1][0]:6.1f} s  {taken[name][-1][1]:6.1f} s of CPU")
+    first = found[names[0]]
+    trials = len(RATES) * len(HIDDEN)
+    assert len(first) == trials, len(first)
+    for name in names:
+        wall, cpu = (statistics.median(own) for own in zip(*taken[name], strict=True))
+        base = [statistics.median(own) for own in zip(*taken[names[0]], strict=True)]
+        print(
+            f"{name:13} {3600 * trials / wall:8,.0f} trials an hour; sweep / it "
+            f"{wall / base[0]:.2f} in trials an hour, {cpu / base[1]:.2f} in CPU; "
+            f"same results: {found[name] == first}"
+        )
+
+
+def _path() -> str:
+    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+
+def _children() -> float:
+    """CPU seconds of all children that have ended, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _results(folder: Path) -> dict[str, float]:
+    """The loss of each trial by what it differs in."""
+    from orchestrator.record.runs import runs
+
+    return {
+        f"{run.settings['optim.learning_rate']} {run.settings['model.hidden']}": run.metrics[METRIC]
+        for run in runs(folder)
+    }
+
+
+def job(outputs: Path, tracking: str) -> list[str]:
+    """What all trials have in common."""
+    record = ["tracking=none"] if tracking == "none" else ["tracking.system_metrics=false"]
+    return [*JOB, f"outputs={outputs}", *record]
+
+
+def trial(words: list[str]) -> None:
+    """One trial, as every other launcher calls it: `orchestrate run` in this process."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()  # of the app that calls
+    from orchestrator.compose import compose_one
+    from orchestrator.job.lifecycle import execute
+
+    code = execute(compose_one(words), words, time.monotonic())
+    assert code == 0, code
+
+
+def be_sweep(outputs: Path, tracking: str) -> None:
+    """Orchestrate sweep."""
+    from orchestrator import cli
+
+    axes = [f"optim.learning_rate={','.join(RATES)}", f"model.hidden={','.join(HIDDEN)}"]
+    sys.argv[1:] = ["sweep", *job(outputs, tracking), *axes]
+    cli.main()
+
+
+def be_hydra_joblib(outputs: Path, tracking: str) -> None:
+    """Hydra's multirun, with its joblib launcher."""
+    import hydra
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import DictConfig
+
+    ConfigStore.instance().store("bench", {"rate": None, "hidden": None})
+    common = job(outputs, tracking)
+
+    @hydra.main(version_base="1.3", config_name="bench", config_path=None)
+    def app(config: DictConfig) -> None:
+        trial([*common, f"optim.learning_rate={config.rate}", f"model.hidden={config.hidden}"])
+
+    quoted = ",".join(f"'{own}'" for own in HIDDEN)
+    rates = ",".join(f"'{own}'" for own in RATES)
+    sys.argv[1:] += [
+        "hydra/launcher=joblib",
+        *("hydra.launcher.n_jobs=2", f"hydra.sweep.dir={outputs}/hydra"),
+        *(f"rate={rates}", f"hidden={quoted}"),
+    ]
+    app()
+
+
+def be_joblib(outputs: Path, tracking: str) -> None:
+    """Joblib's processes."""
+    from joblib import Parallel, delayed
+
+    common = job(outputs, tracking)
+    Parallel(n_jobs=2)(
+        delayed(trial)([*common, f"optim.learning_rate={rate}", f"model.hidden={hidden}"])
+        for rate in RATES
+        for hidden in HIDDEN
+    )
+
+
+def be_ray_tune(outputs: Path, tracking: str) -> None:
+    """Ray Tune."""
+    import ray
+    from ray import tune
+
+    common = job(outputs, tracking)
+
+    def trainable(config: dict[str, str]) -> None:
+        own = [f"optim.learning_rate={config['rate']}", f"model.hidden={config['hidden']}"]
+        trial([*common, *own])
+        tune.report({"done": 1})
+
+    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")
+    space = {"rate": tune.grid_search(list(RATES)), "hidden": tune.grid_search(list(HIDDEN))}
+    found = tune.Tuner(
+        trainable,
+        param_space=space,
+        run_config=tune.RunConfig(storage_path=str(outputs / "tune"), verbose=0),
+    ).fit()
+    assert not found.errors, found.errors[:1]
+    ray.shutdown()
+
+
+CONTENDERS = {
+    "sweep": be_sweep,
+    "hydra-joblib": be_hydra_joblib,
+    "joblib": be_joblib,
+    "ray-tune": be_ray_tune,
+}
+
+
+def asha() -> None:
+    """Steps of ASHA and of the whole grid until they have found their best, and how good it is."""
+    found = {}
+    for pruner in ("none", "asha"):
+        with tempfile.TemporaryDirectory(prefix="sweeping-") as folder:
+            words = [*JOB, f"outputs={folder}", "tracking=none", "stage.steps=320"]
+            words += ["stage.evaluate_every=5", f"pruner={pruner}", "seed=1", "name=bench"]
+            words += [f"optim.learning_rate={','.join(RATES)}", f"model.hidden={','.join(HIDDEN)}"]
+            subprocess.run(
+                [sys.executable, "-m", "orchestrator", "sweep", *words],
+                env={**os.environ, "PYTHONPATH": _path()},
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+            (report,) = Path(folder).glob("*/*-sweep-bench/report.json")
+            found[pruner] = json.loads(report.read_text())
+    for pruner, own in found.items():
+        best = own["best"][0]
+        print(f"{pruner:5} {own['steps']:6,} steps  {best['values'][0]:.4f}  {best['point']}")
+    print(
+        f"steps of asha / steps of the grid: {found['asha']['steps'] / found['none']['steps']:.2f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
