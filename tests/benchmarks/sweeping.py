@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 RATES = ("3e-4", "1e-3", "2e-3", "4e-3", "8e-3", "1.6e-2", "3.2e-2", "6.4e-2")
@@ -49,21 +50,23 @@ def main() -> None:
     parser.add_argument("--only", help="contenders, with commas")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--tracking", choices=["mlflow", "none"], default="mlflow")
+    parser.add_argument("--rates", type=int, default=len(RATES), help="4 trials for each")
     parser.add_argument("--be", choices=list(CONTENDERS), help=argparse.SUPPRESS)
     parser.add_argument("--outputs", type=Path, help=argparse.SUPPRESS)
     options, rest = parser.parse_known_args()
+    rates = RATES[: options.rates]
     if options.be:
         sys.argv[1:] = rest
-        CONTENDERS[options.be](options.outputs, options.tracking)
+        CONTENDERS[options.be](job(options.outputs, options.tracking), rates, options.outputs)
     elif options.part == "asha":
         asha()
     elif options.part == "record":
         record()
     else:
-        launchers(options.rounds, options.only, options.tracking)
+        launchers(options.rounds, options.only, options.tracking, rates)
 
 
-def launchers(rounds: int, only: str | None, tracking: str) -> None:
+def launchers(rounds: int, only: str | None, tracking: str, rates: Sequence[str]) -> None:
     """Trials per hour of each contender, and the same results."""
     names = only.split(",") if only else list(CONTENDERS)
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
@@ -73,6 +76,7 @@ def launchers(rounds: int, only: str | None, tracking: str) -> None:
             with tempfile.TemporaryDirectory(prefix="sweeping-") as folder:
                 begun, used = time.monotonic(), _children()
                 words = ["--be", name, "--outputs", folder, "--tracking", tracking]
+                words += [f"--rates={len(rates)}"]
                 if name == "hydra-joblib":
                     words += ["-m"]
                 with (Path(folder) / "log").open("wb") as log:
@@ -91,7 +95,7 @@ def launchers(rounds: int, only: str | None, tracking: str) -> None:
                 found[name] = _results(Path(folder))
                 print(f"{name:13} {taken[name][-1][0]:6.1f} s  {taken[name][-1][1]:6.1f} s of CPU")
     first = found[names[0]]
-    trials = len(RATES) * len(HIDDEN)
+    trials = len(rates) * len(HIDDEN)
     assert len(first) == trials, len(first)
     for name in names:
         wall, cpu = (statistics.median(own) for own in zip(*taken[name], strict=True))
@@ -141,56 +145,52 @@ def trial(words: list[str]) -> None:
     assert code == 0, code
 
 
-def be_sweep(outputs: Path, tracking: str) -> None:
+def be_sweep(common: Sequence[str], rates: Sequence[str], outputs: Path) -> None:
     """Orchestrate sweep."""
     from orchestrator import cli
 
-    axes = [f"optim.learning_rate={','.join(RATES)}", f"model.hidden={','.join(HIDDEN)}"]
-    sys.argv[1:] = ["sweep", *job(outputs, tracking), *axes]
+    axes = [f"optim.learning_rate={','.join(rates)}", f"model.hidden={','.join(HIDDEN)}"]
+    sys.argv[1:] = ["sweep", *common, *axes]
     cli.main()
 
 
-def be_hydra_joblib(outputs: Path, tracking: str) -> None:
+def be_hydra_joblib(common: Sequence[str], rates: Sequence[str], outputs: Path) -> None:
     """Hydra's multirun, with its joblib launcher."""
     import hydra
     from hydra.core.config_store import ConfigStore
     from omegaconf import DictConfig
 
     ConfigStore.instance().store("bench", {"rate": None, "hidden": None})
-    common = job(outputs, tracking)
 
     @hydra.main(version_base="1.3", config_name="bench", config_path=None)
     def app(config: DictConfig) -> None:
         trial([*common, f"optim.learning_rate={config.rate}", f"model.hidden={config.hidden}"])
 
     quoted = ",".join(f"'{own}'" for own in HIDDEN)
-    rates = ",".join(f"'{own}'" for own in RATES)
+    each = ",".join(f"'{own}'" for own in rates)
     sys.argv[1:] += [
         "hydra/launcher=joblib",
         *("hydra.launcher.n_jobs=2", f"hydra.sweep.dir={outputs}/hydra"),
-        *(f"rate={rates}", f"hidden={quoted}"),
+        *(f"rate={each}", f"hidden={quoted}"),
     ]
     app()
 
 
-def be_joblib(outputs: Path, tracking: str) -> None:
+def be_joblib(common: Sequence[str], rates: Sequence[str], outputs: Path) -> None:
     """Joblib's processes."""
     from joblib import Parallel, delayed
 
-    common = job(outputs, tracking)
     Parallel(n_jobs=2)(
         delayed(trial)([*common, f"optim.learning_rate={rate}", f"model.hidden={hidden}"])
-        for rate in RATES
+        for rate in rates
         for hidden in HIDDEN
     )
 
 
-def be_ray_tune(outputs: Path, tracking: str) -> None:
+def be_ray_tune(common: Sequence[str], rates: Sequence[str], outputs: Path) -> None:
     """Ray Tune."""
     import ray
     from ray import tune
-
-    common = job(outputs, tracking)
 
     def trainable(config: dict[str, str]) -> None:
         own = [f"optim.learning_rate={config['rate']}", f"model.hidden={config['hidden']}"]
@@ -198,7 +198,7 @@ def be_ray_tune(outputs: Path, tracking: str) -> None:
         tune.report({"done": 1})
 
     ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")
-    space = {"rate": tune.grid_search(list(RATES)), "hidden": tune.grid_search(list(HIDDEN))}
+    space = {"rate": tune.grid_search(list(rates)), "hidden": tune.grid_search(list(HIDDEN))}
     found = tune.Tuner(
         trainable,
         param_space=space,
