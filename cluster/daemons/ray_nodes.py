@@ -14,15 +14,16 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.connection.session import WAITING_WORKERS
-from cluster.connection.starting import ONE_ARENA, on_loopback
+from cluster.connection.starting import ONE_ARENA
 from cluster.daemons.daemon import Daemon
 from cluster.daemons.home import Home, read, write
+from cluster.host.network import free_port
 from cluster.host.processes import is_alive
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.5
 LOOPBACK = "127.0.0.1"
+# Ray makes 127.0.0.1 a public address of the host, in all its processes, but where it knows of no
+# clusters, as it does on macOS.
+ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 NODES = "nodes.json"
 STOP_S = 24 * 3600  # the queue knows how long a job may take; Ray's own 3 s cost a checkpoint
 SAVE_S = 120.0  # for drivers to save and leave before Ray ends
@@ -64,14 +68,15 @@ def head(
     words += ["--cpus", cpus, "--gpus", gpus, "--temporary", temporary]
     words += ["--nodes", home.folder / NODES, "--drivers", drivers]
     url = f"http://{LOOPBACK}:{http_port}/api/version"
-    return _daemon(home, [str(word) for word in words], url)
+    alone = ALONE if host == LOOPBACK else {}
+    return _daemon(home, [str(word) for word in words], url, alone)
 
 
 def node(home: Home, *, join: str, cpus: int, gpus: int, temporary: Path) -> Daemon:
     """A node of the cluster whose head is at `join`; the others as of `head`."""
     words = ["--join", join, "--cpus", cpus, "--gpus", gpus, "--temporary", temporary]
     words += ["--nodes", home.folder / NODES]
-    return _daemon(home, [str(word) for word in words], (home.folder / NODES).as_uri())
+    return _daemon(home, [str(word) for word in words], (home.folder / NODES).as_uri(), {})
 
 
 def nodes(home: Home) -> list[dict[str, Any]]:
@@ -79,7 +84,7 @@ def nodes(home: Home) -> list[dict[str, Any]]:
     return list(read(home.folder / NODES) or [])
 
 
-def _daemon(home: Home, words: list[str], url: str) -> Daemon:
+def _daemon(home: Home, words: list[str], url: str, more: Mapping[str, str]) -> Daemon:
     return Daemon(
         "ray",
         (sys.executable, "-P", "-m", "cluster.daemons.ray_nodes", *words),
@@ -91,6 +96,7 @@ def _daemon(home: Home, words: list[str], url: str) -> Daemon:
             "RAY_AUTH_TOKEN_PATH": str(home.ray_token),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S),
+            **more,
         },
         OTHERS,
         goodbye_s=SAVE_S + 10.0,
@@ -113,9 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     leave = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: leave.set())
     asked.nodes.unlink(missing_ok=True)
-    alone = asked.host == LOOPBACK
-    with on_loopback() if alone else nullcontext(), _few_servers():
-        node = _start(asked, None if alone else asked.host)
+    with _few_servers():
+        node = _start(asked, None if asked.host == LOOPBACK else asked.host)
         try:
             code = _watch(node, asked.nodes, leave)
             if code == 0 and asked.drivers:
@@ -129,6 +134,7 @@ def _start(asked: argparse.Namespace, ip: str | None) -> Node:
     from ray._private.node import Node
     from ray._private.parameter import RayParams
     from ray._private.services import wait_for_node
+    from ray._private.utils import write_ray_address
 
     first = asked.join is None
     parameters = RayParams(
@@ -144,10 +150,13 @@ def _start(asked: argparse.Namespace, ip: str | None) -> Node:
         include_dashboard=first,
         dashboard_host=LOOPBACK,
         dashboard_port=asked.http_port,
+        dashboard_agent_listen_port=free_port(),  # else one for all of a host, and the first has it
         no_monitor=True,
     )
     node = Node(parameters, head=first, spawn_reaper=True, shutdown_at_exit=True)
     wait_for_node(node.gcs_address, node.plasma_store_socket_name)
+    # Where Ray looks which cluster a job is of; else it takes any that it finds on this host.
+    write_ray_address(node.gcs_address, asked.temporary)
     return node
 
 
@@ -208,7 +217,7 @@ def _few_servers() -> Iterator[None]:
 
     def start(command: list[str], kind: str, *arguments: Any, **options: Any) -> Any:
         if kind == "dashboard":
-            command = [*command, "--modules-to-load=JobHead"]
+            command = [*command, "--modules-to-load=JobHead,NodeHead"]
         return start_process(command, kind, *arguments, **options)
 
     start_process = services.start_ray_process

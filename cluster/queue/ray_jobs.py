@@ -23,6 +23,7 @@ from cluster.queue.job import Attempt
 
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 OWN_LABELS = "ray.io/"  # those that Ray gives to every node
+TAIL_BYTES = 4096
 START_S = 60.0  # Ray answers when the supervisor of the driver is scheduled
 
 
@@ -85,7 +86,7 @@ class RayJobs:
                     os.killpg(process, signal.SIGKILL)
                 ended = False
             code = said.get("driver_exit_code") if ended else None
-            found[name] = Driver(ended, code, _first_line(said.get("message")))
+            found[name] = Driver(ended, code, self._last_words(name) if ended and code else "")
         return found
 
     def stop(self, submission_id: str, grace_s: float) -> None:
@@ -101,6 +102,16 @@ class RayJobs:
                 os.killpg(process, signal.SIGKILL)
             elif now == first:
                 os.kill(process, signal.SIGTERM)
+
+    def _last_words(self, submission_id: str) -> str:
+        """The last line that a driver has shown."""
+        try:
+            with (self._folder(submission_id.rpartition(".")[0]) / SCREEN).open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+                lines = file.read().decode(errors="replace").splitlines()
+        except OSError:
+            return ""
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
     def _process(self, submission_id: str) -> int | None:
         """The process of a driver, if it lives on this host; it leads a group."""
@@ -139,10 +150,6 @@ def node(own: Mapping[str, Any]) -> Node:
         int(has.get("memory", 0)),
         frozenset(f"{k}={v}" for k, v in own["labels"].items() if not k.startswith(OWN_LABELS)),
     )
-
-
-def _first_line(text: str | None) -> str:
-    return next(iter((text or "").splitlines()), "")
 
 
 def _last_line(answer: Answer) -> str:

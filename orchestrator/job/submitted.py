@@ -13,12 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cluster.nodes import Devices
 from data.files import read_json, write_text_atomic
+from data.messages import counted
 from orchestrator import BEGUN
 from orchestrator.config import JobConfig
 from orchestrator.job.codes import FAILED, REFUSED
 from orchestrator.job.failures import explain_failure
 from orchestrator.job.lifecycle import execute
+from orchestrator.plan.devices import tell
 from orchestrator.record.checkpoints import FOLDER as CHECKPOINTS
 from orchestrator.record.checkpoints.finding import published
 from orchestrator.record.redaction import Redactor
@@ -52,8 +55,24 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _config(folder: Path, details: dict[str, Any]) -> JobConfig:
+    """The job, on the cluster that has started this driver: it may have come up anew since."""
     write_text_atomic(folder / CONFIG, details["config"], mode=0o600)
-    return saved.load(folder / CONFIG)
+    config = saved.load(folder / CONFIG)
+    here = os.environ.get("RAY_ADDRESS")
+    if here and config.resources.address is not None:
+        tell(here, devices_of(here, details["nodes"]))  # what Ray would tell after seconds
+        return replace(config, resources=replace(config.resources, address=here))
+    return config
+
+
+def devices_of(address: str, nodes: Sequence[Sequence[int]]) -> Devices:
+    """What a cluster has, by the GPUs and CPUs of each of its nodes."""
+    return Devices(
+        sum(gpus for gpus, _ in nodes),
+        sum(cpus for _, cpus in nodes),
+        f"the cluster at {address}, {counted(len(nodes), 'node')}",
+        nodes=tuple((gpus, cpus) for gpus, cpus in nodes),
+    )
 
 
 def _goes_on(folder: Path, config: JobConfig) -> JobConfig:

@@ -8,6 +8,7 @@
 import argparse
 import os
 import secrets
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,13 +16,12 @@ from typing import Any
 
 import yaml
 
-from cluster.nodes import Devices
 from cluster.queue.client import Client, connect
 from cluster.queue.job import Bundle
 from cluster.queue.parcel import pack
 from data.messages import listed
 from orchestrator.config import JobConfig, to_dict
-from orchestrator.job.submitted import MODULE
+from orchestrator.job.submitted import MODULE, devices_of
 from orchestrator.plan.devices import placement_of, tell
 from orchestrator.plan.planning import Plan, check
 from orchestrator.record.code import SOURCE, carried
@@ -34,6 +34,8 @@ CARRIED = (
     *("HF_HOME", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"),
 )
 
+PROCESS_BYTES = 2**29  # of a worker that has imported all it needs, before there is a model
+
 Compose = Callable[[Sequence[str]], JobConfig]
 
 
@@ -43,7 +45,7 @@ def main(argv: Sequence[str], compose: Compose) -> int:
     client = connect()
     told = client.status()
     os.environ["RAY_ADDRESS"] = address = told["ray"]["address"]
-    tell(address, _devices(told))
+    tell(address, devices_of(address, _nodes(told)))
     return hand_in(client, told, compose(options.overrides), options.overrides, options)
 
 
@@ -68,7 +70,7 @@ def detached(config: JobConfig, overrides: Sequence[str]) -> int:
     client = connect()
     told = client.status()
     address = told["ray"]["address"]
-    tell(address, _devices(told))
+    tell(address, devices_of(address, _nodes(told)))
     if config.resources.address is None and config.resources.launcher == "ray":
         config = replace(config, resources=replace(config.resources, address=address))
     return hand_in(client, told, config, overrides, parser().parse_args([]))
@@ -92,7 +94,7 @@ def hand_in(
     redactor = Redactor(to_dict(config))
     files, left = carried(SOURCE, redactor)
     if left:
-        say(f"left behind, for they keep secrets by their names: {listed(left)}")
+        say(f"left behind, for they keep secrets by their names: {listed(left)}", sys.stderr)
     job = {
         "id": f"{config.stage.name}-{secrets.token_hex(3)}",
         "name": options.name,
@@ -106,6 +108,7 @@ def hand_in(
     details = {
         "cwd": str(Path.cwd()),
         "overrides": [redactor.text(word) for word in overrides],
+        "nodes": _nodes(told),
         "config": yaml.safe_dump(to_dict(plan.config), sort_keys=False),
     }
     taken = client.submit(job, MODULE, details, pack(files))
@@ -126,21 +129,15 @@ def needs(plan: Plan) -> list[Bundle]:
     placement = placement_of(resources, config.sizes)
     assert devices is not None  # the plan was checked
     workers = placement.most(placement.room(devices.rooms)) or placement.sizes[-1]
-    on_host = 0 if resources.gpus_per_worker else plan.memory.start
-    one = Bundle(resources.cpus_per_worker, resources.gpus_per_worker, int(on_host))
+    on_host = 0 if resources.gpus_per_worker else PROCESS_BYTES + int(plan.memory.start)
+    one = Bundle(resources.cpus_per_worker, resources.gpus_per_worker, on_host)
     return [one] * workers
 
 
-def _devices(told: dict[str, Any]) -> Devices:
-    """What the nodes of the cluster have."""
+def _nodes(told: dict[str, Any]) -> list[tuple[int, int]]:
+    """GPUs and CPUs of each node of the cluster."""
     has = [node["resources"] for node in told["nodes"]]
-    nodes = tuple((int(own.get("GPU", 0)), int(own.get("CPU", 0))) for own in has)
-    return Devices(
-        sum(gpus for gpus, _ in nodes),
-        sum(cpus for _, cpus in nodes),
-        f"the cluster at {told['ray']['address']}, {len(nodes)} node(s)",
-        nodes=nodes,
-    )
+    return [(int(own.get("GPU", 0)), int(own.get("CPU", 0))) for own in has]
 
 
 def _environment(config: JobConfig, told: dict[str, Any]) -> dict[str, str]:

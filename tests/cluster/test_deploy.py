@@ -86,7 +86,7 @@ def test_no_file_holds_a_secret_or_lets_one_stand_on_a_command_line():
     (compose,) = documents("mlflow/compose.yaml")
     wanted = set(re.findall(r"\$\{(\w+):\?\}", (DEPLOY / "mlflow/compose.yaml").read_text()))
     example = dict(
-        line.split("=", 1) for line in (DEPLOY / "mlflow/example.env").read_text().splitlines()
+        line.split("=", 1) for line in (DEPLOY / "mlflow/settings.example").read_text().splitlines()
     )
     assert wanted <= set(example)
     assert not any(example[name] for name in wanted), "an example with words in it would be kept"
@@ -102,5 +102,5 @@ def test_no_file_holds_a_secret_or_lets_one_stand_on_a_command_line():
 def test_the_readme_names_every_file():
     told = (DEPLOY / "README.md").read_text()
     for path in FILES:
-        if path.name not in ("README.md", "example.env"):
+        if path.name not in ("README.md", "settings.example"):
             assert path.name in told
