@@ -29,8 +29,9 @@ HIGHEST = 20.0
 make lines of all the others."""
 LEAST_S = 5.0
 """In optimizer steps of the median run, from which on time is more than noise."""
-LEAST_SIZE = 1000
-"""Parameters of the smallest model, from which on sizes say something."""
+LEAST_SIZE, LEAST_RATIO = 1000, 1.1
+"""Parameters of the smallest model, and the largest one's in parts of them, from which on sizes say
+something."""
 WIDTH, HEIGHT = 5.5, 3.9  # of a panel, inches
 KEPT = "kept as the best"
 LEGEND = 110  # characters in a row of it
@@ -102,7 +103,9 @@ class _Comparison:
             self.by_steps: bool(self.validation),
             self.by_result: self.result is not None,
             self.by_time: seconds[len(seconds) // 2] >= LEAST_S,
-            self.by_size: self.result is not None and len(sizes) > 1 and min(sizes) >= LEAST_SIZE,
+            self.by_size: self.result is not None
+            and max(sizes) >= LEAST_RATIO * min(sizes)
+            and min(sizes) >= LEAST_SIZE,
             self.by_distance: all((r.folder / BY_POSITION).is_file() for r in self.runs.values()),
         }
         return [panel for panel, there in found.items() if there]

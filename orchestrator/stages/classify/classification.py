@@ -49,7 +49,7 @@ class Classification(FeatureTraining):
     def evaluate(self, step: int) -> Metrics:
         """Measure, and keep how the plane is divided now. Every rank calls it."""
         metrics = super().evaluate(step)
-        if self.boundary is not None:
+        if self.boundary is not None and self.run.pictures:
             self.boundary.keep(step, self.shares(self.boundary.features))
         return metrics
 
@@ -75,7 +75,7 @@ class Classification(FeatureTraining):
 
     def show(self) -> None:
         """Put the pictures of the last measurement on record. Every rank calls it."""
-        if self.told is None:
+        if self.told is None or not self.run.pictures:
             return
         told, shape = self.told.numpy(), self.inputs.shape
         self._picture("confusion.png", lambda path: confusion.save(self.matrix, self.names, path))

@@ -109,8 +109,9 @@ class Training(ExampleTraining[Batch]):
         folder, words, seed = self.run.folder, self.published.vocabulary, self.config.seed
         reader = checkpoint.open_role(saved)
         vectors = checkpoint.read_whole(reader, VECTORS).numpy()[: len(words)]
-        pictures.draw_map(words, vectors, seed, folder / MAP)
-        pictures.draw_dimensions(seed, folder / DIMENSIONS)
+        if self.run.pictures:
+            pictures.draw_map(words, vectors, seed, folder / MAP)
+            pictures.draw_dimensions(seed, folder / DIMENSIONS)
         looking.write_projector(folder / PROJECTOR, words, vectors)
         asked = looking.read_questions(self.own.analogies)
         found = looking.analogies(words, vectors, asked)
@@ -123,7 +124,7 @@ class Training(ExampleTraining[Batch]):
     def tell(self) -> None:
         """Put what `look` has written on record. Every rank calls it."""
         artifact = partial(self.run.event, "artifact")
-        for path in (MAP, DIMENSIONS):
+        for path in (MAP, DIMENSIONS) if self.run.pictures else ():
             artifact(path=path)
         for name in ("vectors.tsv", "metadata.tsv"):
             artifact(path=f"{PROJECTOR}/{name}", artifact_path=PROJECTOR)

@@ -89,12 +89,13 @@ class Regression(FeatureTraining):
         rows = tuple((name, *(f"{root:.4g}" for root in own)) for name, own in roots.items())
         columns = ("errors, root mean square", "training", "validation")
         tables = [Table("regression", columns, rows, bold=0)]
-        if distributed.rank() == 0:
+        if self.run.pictures and distributed.rank() == 0:
             errors = apply(self.closed_form, x, bias=self.bias) - told
             floor = float(np.square(errors).mean())
             picture = self._draw(held["this model"], held_told, floor)
             picture.savefig(self.run.folder / PICTURE, dpi=120)
-        self.run.event("artifact", path=PICTURE)
+        if self.run.pictures:
+            self.run.event("artifact", path=PICTURE)
         return (*tables, *self._formula(), *self._weights(self.closed_form))
 
     def _simple(self, features: Numbers) -> dict[str, Numbers]:

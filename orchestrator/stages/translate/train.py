@@ -41,9 +41,10 @@ def translate(config: JobConfig, inputs: PublishedPairs, run: Run) -> Result:
             texts = inputs.texts(run.cache)
             stage = training.translate_config
             found = scoring.score(saved, texts, stage.beams, stage.length_penalty)
-            scoring.draw(saved, found, run.folder / scoring.PICTURE, stage.languages)
             run.log(outcome.step, found.metrics)
-            run.event("artifact", path=scoring.PICTURE)
+            if run.pictures:
+                scoring.draw(saved, found, run.folder / scoring.PICTURE, stage.languages)
+                run.event("artifact", path=scoring.PICTURE)
             scored = (found,)
     example = next(text for text, _, _ in inputs.texts(run.cache) if "'" not in text)
     return Result(
