@@ -146,7 +146,6 @@ def _start(asked: argparse.Namespace, ip: str | None) -> Node:
         node_manager_port=0,
         min_worker_port=0,
         max_worker_port=0,
-        dashboard_agent_listen_port=0,  # else one port for all clusters of a host
         temp_dir=asked.temporary,
         include_dashboard=first,
         dashboard_host=LOOPBACK,
