@@ -23,6 +23,7 @@ from cluster.connection.session import WAITING_WORKERS
 from cluster.connection.starting import ONE_ARENA
 from cluster.daemons.daemon import Daemon
 from cluster.daemons.home import Home, read, write
+from cluster.host.network import free_port
 from cluster.host.processes import is_alive
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ def _start(asked: argparse.Namespace, ip: str | None) -> Node:
     from ray._private.node import Node
     from ray._private.parameter import RayParams
     from ray._private.services import wait_for_node
+    from ray._private.utils import write_ray_address
 
     first = asked.join is None
     parameters = RayParams(
@@ -148,10 +150,13 @@ def _start(asked: argparse.Namespace, ip: str | None) -> Node:
         include_dashboard=first,
         dashboard_host=LOOPBACK,
         dashboard_port=asked.http_port,
+        dashboard_agent_listen_port=free_port(),  # else one for all of a host, and the first has it
         no_monitor=True,
     )
     node = Node(parameters, head=first, spawn_reaper=True, shutdown_at_exit=True)
     wait_for_node(node.gcs_address, node.plasma_store_socket_name)
+    # Where Ray looks which cluster a job is of; else it takes any that it finds on this host.
+    write_ray_address(node.gcs_address, asked.temporary)
     return node
 
 

@@ -3,6 +3,7 @@
     python tests/benchmarks/sweeping.py                        # 32 trials, with their MLflow record
     python tests/benchmarks/sweeping.py --tracking none        # the jobs alone
     python tests/benchmarks/sweeping.py --part asha            # steps of ASHA / steps of the grid
+    python tests/benchmarks/sweeping.py --part record          # the table of 1,000 trials
 
 Every contender carries out the same 32 jobs, `execute` of the same config, two at a time, and is a
 process of its own, from its start to its end:
@@ -25,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 RATES = ("3e-4", "1e-3", "2e-3", "4e-3", "8e-3", "1.6e-2", "3.2e-2", "6.4e-2")
@@ -35,7 +37,7 @@ JOB = (
     *("resources=inline", "resources.cpus_per_worker=1"),
 )
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path[0] = str(ROOT)  # in place of this folder, whose names are not those of modules
 METRIC = "validation/loss"
 
 
@@ -44,23 +46,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--part", choices=["launchers", "asha"], default="launchers")
+    parser.add_argument("--part", choices=["launchers", "asha", "record"], default="launchers")
     parser.add_argument("--only", help="contenders, with commas")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--tracking", choices=["mlflow", "none"], default="mlflow")
+    parser.add_argument("--rates", type=int, default=len(RATES), help="4 trials for each")
     parser.add_argument("--be", choices=list(CONTENDERS), help=argparse.SUPPRESS)
     parser.add_argument("--outputs", type=Path, help=argparse.SUPPRESS)
     options, rest = parser.parse_known_args()
+    rates = RATES[: options.rates]
     if options.be:
         sys.argv[1:] = rest
-        CONTENDERS[options.be](options.outputs, options.tracking)
+        CONTENDERS[options.be](job(options.outputs, options.tracking), rates, options.outputs)
     elif options.part == "asha":
         asha()
+    elif options.part == "record":
+        record()
     else:
-        launchers(options.rounds, options.only, options.tracking)
+        launchers(options.rounds, options.only, options.tracking, rates)
 
 
-def launchers(rounds: int, only: str | None, tracking: str) -> None:
+def launchers(rounds: int, only: str | None, tracking: str, rates: Sequence[str]) -> None:
     """Trials per hour of each contender, and the same results."""
     names = only.split(",") if only else list(CONTENDERS)
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
@@ -70,11 +76,12 @@ def launchers(rounds: int, only: str | None, tracking: str) -> None:
             with tempfile.TemporaryDirectory(prefix="sweeping-") as folder:
                 begun, used = time.monotonic(), _children()
                 words = ["--be", name, "--outputs", folder, "--tracking", tracking]
+                words += [f"--rates={len(rates)}"]
                 if name == "hydra-joblib":
                     words += ["-m"]
                 with (Path(folder) / "log").open("wb") as log:
                     process = subprocess.run(
-                        [sys.executable, __file__, *words],
+                        [sys.executable, "-P", __file__, *words],
                         env={**os.environ, "PYTHONPATH": _path()},
                         stdout=log,
                         stderr=subprocess.STDOUT,
@@ -88,7 +95,7 @@ def launchers(rounds: int, only: str | None, tracking: str) -> None:
                 found[name] = _results(Path(folder))
                 print(f"{name:13} {taken[name][-1][0]:6.1f} s  {taken[name][-1][1]:6.1f} s of CPU")
     first = found[names[0]]
-    trials = len(RATES) * len(HIDDEN)
+    trials = len(rates) * len(HIDDEN)
     assert len(first) == trials, len(first)
     for name in names:
         wall, cpu = (statistics.median(own) for own in zip(*taken[name], strict=True))
@@ -138,56 +145,52 @@ def trial(words: list[str]) -> None:
     assert code == 0, code
 
 
-def be_sweep(outputs: Path, tracking: str) -> None:
+def be_sweep(common: Sequence[str], rates: Sequence[str], outputs: Path) -> None:
     """Orchestrate sweep."""
     from orchestrator import cli
 
-    axes = [f"optim.learning_rate={','.join(RATES)}", f"model.hidden={','.join(HIDDEN)}"]
-    sys.argv[1:] = ["sweep", *job(outputs, tracking), *axes]
+    axes = [f"optim.learning_rate={','.join(rates)}", f"model.hidden={','.join(HIDDEN)}"]
+    sys.argv[1:] = ["sweep", *common, *axes]
     cli.main()
 
 
-def be_hydra_joblib(outputs: Path, tracking: str) -> None:
+def be_hydra_joblib(common: Sequence[str], rates: Sequence[str], outputs: Path) -> None:
     """Hydra's multirun, with its joblib launcher."""
     import hydra
     from hydra.core.config_store import ConfigStore
     from omegaconf import DictConfig
 
     ConfigStore.instance().store("bench", {"rate": None, "hidden": None})
-    common = job(outputs, tracking)
 
     @hydra.main(version_base="1.3", config_name="bench", config_path=None)
     def app(config: DictConfig) -> None:
         trial([*common, f"optim.learning_rate={config.rate}", f"model.hidden={config.hidden}"])
 
     quoted = ",".join(f"'{own}'" for own in HIDDEN)
-    rates = ",".join(f"'{own}'" for own in RATES)
+    each = ",".join(f"'{own}'" for own in rates)
     sys.argv[1:] += [
         "hydra/launcher=joblib",
         *("hydra.launcher.n_jobs=2", f"hydra.sweep.dir={outputs}/hydra"),
-        *(f"rate={rates}", f"hidden={quoted}"),
+        *(f"rate={each}", f"hidden={quoted}"),
     ]
     app()
 
 
-def be_joblib(outputs: Path, tracking: str) -> None:
+def be_joblib(common: Sequence[str], rates: Sequence[str], outputs: Path) -> None:
     """Joblib's processes."""
     from joblib import Parallel, delayed
 
-    common = job(outputs, tracking)
     Parallel(n_jobs=2)(
         delayed(trial)([*common, f"optim.learning_rate={rate}", f"model.hidden={hidden}"])
-        for rate in RATES
+        for rate in rates
         for hidden in HIDDEN
     )
 
 
-def be_ray_tune(outputs: Path, tracking: str) -> None:
+def be_ray_tune(common: Sequence[str], rates: Sequence[str], outputs: Path) -> None:
     """Ray Tune."""
     import ray
     from ray import tune
-
-    common = job(outputs, tracking)
 
     def trainable(config: dict[str, str]) -> None:
         own = [f"optim.learning_rate={config['rate']}", f"model.hidden={config['hidden']}"]
@@ -195,7 +198,7 @@ def be_ray_tune(outputs: Path, tracking: str) -> None:
         tune.report({"done": 1})
 
     ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")
-    space = {"rate": tune.grid_search(list(RATES)), "hidden": tune.grid_search(list(HIDDEN))}
+    space = {"rate": tune.grid_search(list(rates)), "hidden": tune.grid_search(list(HIDDEN))}
     found = tune.Tuner(
         trainable,
         param_space=space,
@@ -211,6 +214,26 @@ CONTENDERS = {
     "joblib": be_joblib,
     "ray-tune": be_ray_tune,
 }
+
+
+def record() -> None:
+    """Time for the table of 1,000 trials with ten reports each, by wall clock."""
+    from orchestrator.verbs.sweep.table import Table
+
+    with tempfile.TemporaryDirectory(prefix="sweeping-") as folder, Table(Path(folder)) as table:
+        begun = time.monotonic()
+        for number in range(1000):
+            point = {"optim.learning_rate": 1e-3, "model.hidden": "[64]"}
+            table.write("proposed", number, point=point, words=list(JOB), attributes={})
+            table.write("started", number, folder="../12-00-00-classify-123456")
+            for step in range(10):
+                table.write("report", number, step=step, value=0.5)
+            ended = {"status": "done", "values": [0.5], "excess": [], "steps": 10, "message": None}
+            table.write("ended", number, **ended)
+        taken = time.monotonic() - begun
+    print(
+        f"{taken:.2f} s for 1,000 trials: {taken:.1f} ms each, 1% of {taken / 10:.2f} s per trial"
+    )
 
 
 def asha() -> None:

@@ -57,7 +57,7 @@ def sending(
         yield said
         return
     state = new_state(config, outputs).resumed(State.load(folder))
-    state.name = config.name or folder.name.split("-", 3)[-1]
+    state.name = config.name or f"sweep {folder.name.partition('-sweep-')[2]}"
     state.finish_timeout_seconds += SENT_SECONDS * trials
     state.driver, state.system_metrics = process_name(os.getpid()), False
     state.save(folder)
@@ -145,9 +145,7 @@ class SweepReplay:
         run = find_run(client, [self.state.experiment_id], key)
         if run is None:
             tags = {RUN_TAG: key, "mlflow.user": user_name(), "stage": "sweep"}
-            run = client.create_run(
-                self.state.experiment_id, tags=tags, run_name=f"sweep {self.state.name}"
-            )
+            run = client.create_run(self.state.experiment_id, tags=tags, run_name=self.state.name)
         elif run.info.status != "RUNNING":
             client.update_run(run.info.run_id, status="RUNNING")
         self.state.run_id = str(run.info.run_id)
