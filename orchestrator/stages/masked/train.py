@@ -36,7 +36,7 @@ def masked(config: JobConfig, inputs: Published, run: Run) -> Result:
     prepared = open_published(inputs, run.cache)
     training, outcome = train(MaskedTraining, config, prepared, run)
     filled = training.fill() if distributed.rank() == 0 and not outcome.stopped else ()
-    if filled:
+    if filled and run.pictures:
         run.event("artifact", path=PICTURE)
     measured = (training.comparison(),) if "validation/loss" in training.latest else ()
     return Result(
@@ -161,7 +161,8 @@ class MaskedTraining(Training):
             for prompt in prompts
             for filling in fill(model, tokenizer, masked_row(tokenizer, prompt), FILLINGS)[0]
         ]
-        draw_fillings(found).savefig(self.run.folder / PICTURE, dpi=110)
+        if self.run.pictures:
+            draw_fillings(found).savefig(self.run.folder / PICTURE, dpi=110)
         rows = []
         for prompt, own in found:
             pairs = zip(own.tokens, own.chances, strict=True)
