@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from data import Tokenizer
+from models.configs import reads_tokens
 from models.cost import flops_per_sample
 from orchestrator.config import JobConfig
 from orchestrator.record.checkpoints import Checkpoint
@@ -18,7 +19,7 @@ from orchestrator.stages.examples.training import ExampleTraining
 from orchestrator.stages.language.roles import language_role
 from orchestrator.stages.result import Result
 from orchestrator.stages.run import Run
-from orchestrator.stages.translate import scoring
+from orchestrator.stages.translate import pronoun, scoring
 from orchestrator.stages.translate.driver import SAME
 from orchestrator.stages.translate.pairs import TOKENIZER, Batch, PublishedPairs, open_split
 from orchestrator.stages.translate.stage import TranslateConfig
@@ -41,9 +42,11 @@ def translate(config: JobConfig, inputs: PublishedPairs, run: Run) -> Result:
             texts = inputs.texts(run.cache)
             stage = training.translate_config
             found = scoring.score(newest, texts, stage.beams, stage.length_penalty)
-            scoring.draw(newest, found, run.folder / scoring.PICTURE, stage.languages)
             run.log(newest.step, found.metrics)
-            run.event("artifact", path=scoring.PICTURE)
+            if scoring.draw(newest, found, run.folder / scoring.PICTURE, stage.languages):
+                run.event("artifact", path=scoring.PICTURE)
+            if pronoun.draw_pronoun(newest, texts, run.folder / pronoun.PICTURE):
+                run.event("artifact", path=pronoun.PICTURE)
             scored = (found,)
     example = next(text for text, _, _ in inputs.texts(run.cache) if "'" not in text)
     return Result(
@@ -88,8 +91,9 @@ class Training(ExampleTraining[Batch]):
         self.tokenizer = published.folder(run.cache) / TOKENIZER
         tokenizer = Tokenizer.load(self.tokenizer)
         role = language_role(config, published.vocab_size)
+        start = reads_tokens(role.model).target_start
         train, self.validation = (
-            open_split(published, name, tokenizer.end_of_text, run.cache)
+            open_split(published, name, tokenizer.end_of_text, run.cache, start)
             for name in ("train", "validation")
         )
         flops = flops_per_sample(role.model, round(published.tokens))
