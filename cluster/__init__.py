@@ -20,5 +20,7 @@ What they stand on:
     waiting.py    waits for room, or for a head process that is away
     emulated.py   a cluster of several nodes on this machine, to rehearse the loss of one
     connection/   the connection to Ray
+    daemons/      what stays on this machine: started, watched, restarted, ended
+    queue/        jobs that wait for room, and what travels with them
     host/         memory, processes, ports and environment of one host
 """

@@ -40,6 +40,7 @@ class Verb:
         for, by `time.monotonic`: at Enter, or at the end of the job before it in a sweep.
     either: `main(argv, compose)`; `compose(overrides)` is the job of these overrides.
     defaults: `main(argv, defaults)`; `defaults(stage)` is the config of a job that says no more.
+    sweep: `main(argv, composing)`; `composing(folder)` reads a search space and composes trials.
     arguments: `main(argv)`.
     """
 
@@ -51,7 +52,12 @@ class Verb:
 
 
 VERBS = {
-    "run": Verb("run a job here or on the cluster in RAY_ADDRESS", "run", "config"),
+    "run": Verb(
+        "run a job here or on the cluster in RAY_ADDRESS; --detach: in the queue",
+        "run",
+        "config",
+        ("--detach",),
+    ),
     "plan": Verb(
         "check a job and say what it will do; --with-data makes its data, too",
         "plan",
@@ -62,6 +68,20 @@ VERBS = {
     "pipeline": Verb(
         "jobs in order, each a run, one on the result of another", "pipeline", "either"
     ),
+    "sweep": Verb(
+        "the best values of some settings, by many jobs: samplers, pruners, report",
+        "sweep.command",
+        "sweep",
+    ),
+    "up": Verb("start a cluster on this machine: Ray, MLflow, a queue of jobs", "up"),
+    "down": Verb("end it; what runs saves a checkpoint first", "down"),
+    "status": Verb("what is up where, what is free; or why a job waits", "status"),
+    "submit": Verb("put a job into the queue of the cluster", "submit", "either"),
+    "jobs": Verb("list the jobs of the queue", "jobs"),
+    "logs": Verb("what a job of the queue shows, or one of its ranks says", "logs"),
+    "stop": Verb("end a job of the queue, with a checkpoint", "stop"),
+    "resume": Verb("let a job of the queue that was stopped go on", "resume"),
+    "quota": Verb("what the jobs of an owner or a project may hold at any time", "quota"),
     "runs": Verb("list the runs: newest or best first, by stage, status or setting", "runs"),
     "show": Verb("all about one run on one screen", "show", "defaults"),
     "compare": Verb("how runs differ: settings, data, code, curves; in a band or not", "compare"),
@@ -149,6 +169,10 @@ def _call(verb: Verb, arguments: Sequence[str]) -> int:
         from orchestrator.compose import compose_one
 
         return _function(verb)(arguments, compose_one)
+    if verb.takes == "sweep":
+        from orchestrator.compose.sweeping import Sweeping
+
+        return _function(verb)(arguments, Sweeping)
     if verb.takes == "defaults":
         from orchestrator.compose import defaults
 
@@ -205,13 +229,13 @@ def run_with_config(verb: Verb, arguments: Sequence[str]) -> int:
         ValueError: a job can't work. Under --multirun all are checked before the first starts.
     """
     from orchestrator.compose import compose
-    from orchestrator.verbs import sweep
+    from orchestrator.verbs.sweep import in_order
 
     flags = {f.strip("-").replace("-", "_"): f in arguments for f in verb.flags}
     jobs = compose([word for word in arguments if word not in verb.flags])
     function = partial(_function(verb), **flags)
     if len(jobs) > 1:
-        return sweep.carry_out(jobs, function, BEGUN, starts=verb is VERBS["run"])
+        return in_order.carry_out(jobs, function, BEGUN, starts=verb is VERBS["run"])
     return max((function(config, words, BEGUN) for config, words in jobs), default=0)
 
 
@@ -235,7 +259,9 @@ def complete(arguments: Sequence[str]) -> int:
         with contextlib.suppress(Exception):  # of what is half typed; a shell shows nothing then
             if verb.takes == "config":
                 found = [*completion.of_overrides(words[2:]), *verb.flags]
-            elif verb.takes == "either" and len(words) > 3:  # behind the action
+            elif verb.takes == "sweep":
+                found = completion.of_sweep(words[2:])
+            elif verb.takes == "either" and (len(words) > 3 or verb is VERBS["submit"]):
                 found = completion.of_overrides([w for w in words[3:-1] if "=" in w] + words[-1:])
             if verb.takes != "config":
                 parser = importlib.import_module(f"orchestrator.verbs.{verb.module}").parser()

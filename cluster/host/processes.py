@@ -49,6 +49,21 @@ def is_stopped(pid: int, begun: int) -> bool:
         return False
 
 
+def is_alive(pid: int, begun: int) -> bool:
+    """Whether a process of this host goes on; one that only waits for its parent's notice does not.
+
+    Args:
+        pid: of the process.
+        begun: what `started` told of it.
+    """
+    if started(pid) != begun:
+        return False
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def process_space() -> str:
     """Names the set in which a pid of this process is unique: a kernel's boot and a pid namespace.
 

@@ -19,7 +19,7 @@ class ModelConfig:
     initial: ClassVar[tuple[str, ...]] = ()
     """Settings of random weights."""
     trained_by: ClassVar[str | None] = None
-    """What to type to train one on text, where it does not tell the next token."""
+    """What to type to train one, where it does not tell the next token."""
     recomputes: ClassVar[bool] = False
     """Whether it can compute activations again instead of keeping them."""
     output_layers: ClassVar[tuple[str, ...]] = ()

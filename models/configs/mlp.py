@@ -26,6 +26,8 @@ class PerceptronConfig(FeatureModelConfig):
         ValueError: from the constructor, for a value that cannot work.
     """
 
+    trained_by: ClassVar[str | None] = "stage=classify"
+
     hidden: list[int] = field(default_factory=lambda: [64])
     """Units of each hidden layer, from input to output; []: none, a linear model."""
 

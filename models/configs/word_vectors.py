@@ -1,6 +1,7 @@
 """Word vectors, as their sizes."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from models.configs.base import ModelConfig
 from models.configs.checks import check_size
@@ -13,6 +14,8 @@ class WordVectorsConfig(ModelConfig):
     Raises:
         ValueError: from the constructor, for a value that cannot work.
     """
+
+    trained_by: ClassVar[str | None] = "stage=embed"
 
     vocab_size: int | None = None
     """Words. None: those of the text."""

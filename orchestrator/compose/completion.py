@@ -89,6 +89,17 @@ def of_overrides(words: Sequence[str]) -> list[str]:
         return [f"{name}=" for name in (*GROUPS, *known)]
 
 
+def of_sweep(words: Sequence[str]) -> list[str]:
+    """What may follow `words` in a sweep: its own settings, too."""
+    from orchestrator.verbs.sweep.settings import CHOICES, NAMES
+
+    name, sign, _ = words[-1].partition("=")
+    if sign and name in CHOICES:
+        return [f"{name}={choice}" for choice in CHOICES[name]]
+    of_job = [w for w in words[:-1] if "=" in w and w.partition("=")[0] not in NAMES]
+    return [*(f"{own}=" for own in NAMES), *of_overrides([*of_job, words[-1]])]
+
+
 def settings(node: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
     """The name of every setting of a composed config, with its type."""
     from omegaconf import OmegaConf

@@ -5,6 +5,7 @@ spelled, so that a text setting keeps `8e10`. And a value with a character that 
 use for (~, #, =, é), but none of its own quotes, brackets and commas, is a text as it stands.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -13,9 +14,11 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import create_functions
 from hydra.core.override_parser.overrides_visitor import HydraErrorListener, HydraOverrideVisitor
 from hydra.core.override_parser.types import (
+    Glob,
     IntervalSweep,
     Override,
     QuotedString,
+    RangeSweep,
     Sweep,
     Transformer,
 )
@@ -28,11 +31,13 @@ from hydra.grammar.gen.OverrideLexer import (  # type: ignore[attr-defined]
 from hydra.grammar.gen.OverrideParser import OverrideParser
 
 from orchestrator.compose.refusal import unreadable
+from orchestrator.compose.schema import SCHEMA
 from orchestrator.compose.word import Spelled, Word
 
 WORD = re.compile(r"(\+{0,2}|~)([A-Za-z_][\w./@:$-]*)(?:=(.*))?", re.DOTALL)
 INTERPOLATION = re.compile(r"\$\{[^{}]*\}")
 SYNTAX = re.compile(r"""['"\[\](){}]""")
+MOST = 10_000  # values of one word
 OF_SPELLINGS = ("choice", "shuffle", "str", "tag")  # functions that take values as they stand
 
 
@@ -49,7 +54,7 @@ def read(word: str, loader: ConfigLoader) -> list[Word]:
     if sign == "~":
         return [Word(word, sign, name, None)]
     try:
-        override = _parsed(word)
+        override = parsed(word)
     except HydraException as error:
         if SYNTAX.search(INTERPOLATION.sub("", text)):
             raise ValueError(unreadable(word, str(error))) from None
@@ -57,11 +62,40 @@ def read(word: str, loader: ConfigLoader) -> list[Word]:
         return _words(word, sign, name, [Spelled(part, part) for part in parts], parts)
     override.config_loader = loader
     if isinstance(override.value(), IntervalSweep):
-        raise ValueError(f"{word}: an interval has no end of values; list them, or use range()")
+        raise ValueError(
+            f"{word}: an interval has no end of values; list them, use range(), or have some of "
+            "them tried by `orchestrate sweep`"
+        )
+    if isinstance(override.value(), RangeSweep):
+        check_range(word, override.value())  # type: ignore[arg-type]
     if not isinstance(override.value(), Sweep) and not override.is_sweep_override():
         return [Word(word, sign, name, _plain(override.value()))]
     values: list[Any] = list(override.sweep_iterator())
+    if isinstance(override.value(), Glob):  # among the choices are the schemas
+        values = [value for value in values if not str(value).endswith(SCHEMA)]
+    if not values:
+        raise ValueError(f"{word}: it has no value at all; list some, as {name}=a,b")
     return _words(word, sign, name, values, [str(Transformer.str(value)) for value in values])
+
+
+def check_range(word: str, found: RangeSweep) -> int:
+    """The number of its values. Raises ValueError if that is none, or more than can be listed."""
+    start, stop, step = found.start, found.stop, found.step
+    assert start is not None
+    assert stop is not None
+    name = word.partition("=")[0]
+    count = math.ceil((stop - start) / step) if step else 0
+    if count < 1:
+        raise ValueError(
+            f"{word}: no value lies from {start} up to, not including, {stop} in steps of {step}; "
+            f"try {name}=range({min(start, stop)},{max(start, stop) + 1})"
+        )
+    if count > MOST:
+        raise ValueError(
+            f"{word} has {count:,} values, and {MOST:,} are the most; take a larger step, or have "
+            f"some of them tried: orchestrate sweep '{name}=int(interval({start},{stop}))'"
+        )
+    return count
 
 
 def _words(
@@ -95,7 +129,7 @@ class _Visitor(HydraOverrideVisitor):
             self.spells = before
 
 
-def _parsed(word: str) -> Override:
+def parsed(word: str) -> Override:
     """A word by Hydra's grammar; what its own parser does, with our visitor."""
     listener = HydraErrorListener()
     lexer = OverrideLexer(InputStream(word))

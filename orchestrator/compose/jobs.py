@@ -1,6 +1,7 @@
 """Arguments -> jobs: the one place where what was typed becomes a config."""
 
 import itertools
+import math
 import shlex
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -51,6 +52,20 @@ def compose(arguments: Sequence[str]) -> list[tuple[JobConfig, list[str]]]:
     return jobs
 
 
+def one_job(composer: "Composer", overrides: Sequence[str]) -> JobConfig:
+    """The job of overrides of one value each, checked.
+
+    Raises:
+        ValueError, HydraException, OmegaConfBaseException: it can't work.
+    """
+    from orchestrator.compose import grammar, refusal
+
+    words = [grammar.read(word, composer.loader)[0] for word in overrides]
+    for word in words:
+        refusal.check_word(word)
+    return _job(composer, words)
+
+
 def compose_one(overrides: Sequence[str]) -> JobConfig:
     """The one job of these overrides. Raises ValueError if they are several."""
     jobs = compose(overrides)
@@ -72,7 +87,15 @@ def _product(
 ) -> Iterator[list[Word]]:
     from orchestrator.compose import grammar, refusal
 
+    refusal.check_no_sweep(overrides)
     read = [grammar.read(word, composer.loader) for word in overrides]
+    count = math.prod(map(len, read))
+    if count > grammar.MOST:
+        raise ValueError(
+            f"{' '.join(w for w, v in zip(overrides, read, strict=True) if len(v) > 1)} are "
+            f"{count:,} jobs, and {grammar.MOST:,} are the most; list fewer values, or have some "
+            "of them tried by `orchestrate sweep`"
+        )
     for word, values in zip(overrides, read, strict=True):
         refusal.check_word(values[0])
         if len(values) > 1 and not multirun:

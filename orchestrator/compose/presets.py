@@ -34,6 +34,14 @@ def expanded(words: Sequence[str], own: str | None) -> list[list[str]] | None:
     Raises:
         ValueError: there is no such sweep, there are several, or its file is no list of overrides.
     """
+    found = entries(words, own)
+    if found is None:
+        return None
+    return [[word for part in parts for word in part] for parts in itertools.product(*found)]
+
+
+def entries(words: Sequence[str], own: str | None) -> list[ALTERNATIVES] | None:
+    """As `expanded`, not multiplied out: of each entry its alternatives, what is typed behind."""
     named = [word for word in words if word.partition("=")[0] == PRESETS]
     if not named:
         return None
@@ -41,10 +49,11 @@ def expanded(words: Sequence[str], own: str | None) -> list[list[str]] | None:
         raise ValueError(f"{' '.join(named)} are several sweeps; run one after the other")
     typed = [word for word in words if word not in named]
     names = {_name(word) for word in typed}
-    return [
-        [*(word for part in parts for word in part if _name(word) not in names), *typed]
-        for parts in itertools.product(*_read(named[0].partition("=")[2], own))
+    of_file = [
+        [[word for word in part if _name(word) not in names] for part in alternatives]
+        for alternatives in _read(named[0].partition("=")[2], own)
     ]
+    return [*of_file, *([[word]] for word in typed)]
 
 
 def _read(name: str, own: str | None) -> list[ALTERNATIVES]:

@@ -24,6 +24,7 @@ from orchestrator.compose.schema import SCHEMA
 from orchestrator.compose.word import Word
 from orchestrator.config import BY_STAGE, SECTIONS, JobConfig, StageConfig
 from orchestrator.stages import STAGES
+from orchestrator.verbs.sweep.settings import NAMES as OF_SWEEPS
 
 KINDS = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
 EXAMPLES = {"Integer": 100, "Float": 0.1, "bool": "true"}
@@ -120,6 +121,13 @@ def check_mixture(composed: DictConfig, chosen: Mapping[str, object]) -> None:
     """Raise ValueError for data=mixture without a dataset, which would be the default data."""
     if chosen.get("data") == "mixture" and not composed.data.datasets:
         raise ValueError(f"data=mixture needs datasets; try {SHAPES['data.datasets']}")
+
+
+def check_no_sweep(words: Iterable[str]) -> None:
+    """Raise ValueError for a setting of a sweep, which no job has."""
+    for word in words:
+        if word.partition("=")[0] in OF_SWEEPS:
+            raise ValueError(f"{word} is of a sweep, not of a job; try orchestrate sweep {word}")
 
 
 def check_word(word: Word) -> None:

@@ -14,8 +14,12 @@ PRESETS = "sweep"
 SCHEMA = "_defaults"  # end of the names of the dataclasses among the choices of a group
 
 
+@cache
 def register() -> None:
-    """Tell Hydra the schema of each group, and OmegaConf the resolvers of conf/."""
+    """Tell Hydra the schema of each group, and OmegaConf the resolvers of conf/.
+
+    Once in a process, for it takes 0.1 s.
+    """
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
 

@@ -19,12 +19,11 @@ def put(composed: DictConfig, word: Word) -> None:
         OmegaConfBaseException: the value is of another type.
     """
     parts = word.name.split(".")
-    kind: Any = JobConfig
-    whole = len(parts)  # what lies behind a name of the user's own is merged as a whole
-    for number, part in enumerate(parts):
-        if get_origin(kind) is dict:
-            whole = min(whole, number)
-        kind = _inside(kind, part, composed, word.name)
+    kinds = [JobConfig, *_kinds(composed, word.name)]
+    kind = kinds[-1]
+    # What lies behind a name of the user's own is merged as a whole.
+    own = (number for number, each in enumerate(kinds[:-1]) if get_origin(each) is dict)
+    whole = next(own, len(parts))
     value = _as(kind, word.value, composed, word.name)
     for part in reversed(parts[whole:]):
         value = {part: value}
@@ -38,6 +37,19 @@ def values_of(section: DictConfig) -> dict[str, Any]:
         return cast(dict[str, Any], plain)
     checked: Any = OmegaConf.to_object(section)
     return asdict(checked)
+
+
+def kind_of(composed: DictConfig, name: str) -> Any:
+    """The type of a setting. Raises ValueError: there is no such setting."""
+    return _kinds(composed, name)[-1]
+
+
+def _kinds(composed: DictConfig, name: str) -> list[Any]:
+    """The type of each part of a name."""
+    found: list[Any] = []
+    for part in name.split("."):
+        found.append(_inside(found[-1] if found else JobConfig, part, composed, name))
+    return found
 
 
 def _inside(kind: Any, part: str, composed: DictConfig, name: str) -> Any:

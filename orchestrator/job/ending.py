@@ -68,7 +68,7 @@ def result_of(
         "tokens": standing.tokens or None,
         "wall_s": None,
         "tokens_per_second": outcome.tokens_per_second if outcome else None,
-        "metrics": standing.metrics,
+        "metrics": standing.result,
         "baselines": standing.baselines,
         "best": standing.best,
         "checkpoint": standing.checkpoint or start,

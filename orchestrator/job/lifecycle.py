@@ -12,7 +12,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -49,13 +49,34 @@ from orchestrator.stages.result import SEPARATOR
 if TYPE_CHECKING:
     from orchestrator.stages.result import Result
 
+
+@dataclass(frozen=True)
+class Place:
+    """What a sweep decides of a trial: where its record is."""
+
+    folder: Path
+    """Of the run, not made yet."""
+    sweep: str
+    """Key of the sweep, whose process sends the record."""
+    judge: Callable[[int, Mapping[str, float]], bool] = lambda step, metrics: False
+    """Told of the metrics of a step; whether the job is to save and end. One that runs in this
+    process waits for the answer."""
+
+
 PLACE = ("rank", "host", "ip", "node", "pid", "gpus", "log")  # of a worker, for the record
 
 
-def execute(config: JobConfig, overrides: Sequence[str], asked: float) -> int:
+def execute(
+    config: JobConfig,
+    overrides: Sequence[str],
+    asked: float,
+    made: Callable[[Path], None] = lambda folder: None,
+    place: Place | None = None,
+) -> int:
     """Run the job; returns the exit code. Raises ValueError, with nothing started, if refused.
 
-    `asked` is when the user asked for it, by `time.monotonic`.
+    `asked` is when the user asked for it, by `time.monotonic`; `made` is told the run folder.
+    `place` is that of a trial; without it the job finds its own, and sends its record itself.
     """
     torchrun.check_launcher(config)
     if torchrun.is_follower(config):
@@ -74,13 +95,17 @@ def execute(config: JobConfig, overrides: Sequence[str], asked: float) -> int:
         if plan.start is not None:  # what its driver did not live to hear belongs to the curve
             with suppress(OSError, ValueError):  # somebody else's folder, which stays as it is
                 outbox.complete(plan.start.checkpoint.path.parents[1])
-        folder = runfolder.create(plan.config, overrides, plan.devices)
+        folder, sweep = (None, None) if place is None else (place.folder, place.sweep)
+        folder = runfolder.create(plan.config, overrides, plan.devices, folder)
+        made(folder)
         screen.say(f"run folder {short(folder)}")
         assert plan.ready is not None  # make_plan makes it
         try:
-            assignment = Assignment(plan.config, folder, plan.ready.inputs, take(folder, 1))
+            fence = take(folder, 1)
+            assignment = Assignment(plan.config, folder, plan.ready.inputs, fence, sweep)
             hand_out(assignment)
-            return Job(plan, overrides, assignment, screen, startup, redactor).run()
+            judge = Place.judge if place is None else place.judge
+            return Job(plan, overrides, assignment, screen, startup, redactor, judge).run()
         except Fenced as error:  # the record is another attempt's
             print(f"error: {error}", file=sys.stderr)
             return FAILED
@@ -98,6 +123,7 @@ class Job:
     screen: Screen
     startup: Startup
     redactor: Redactor
+    judge: Callable[[int, Mapping[str, float]], bool]
 
     def __post_init__(self) -> None:
         """Nothing is open yet."""
@@ -119,7 +145,9 @@ class Job:
                 try:
                     self._record_start()
                     outputs = Path(self.config.outputs).absolute()
-                    self._mirror = start_mirror(self.folder, self.config.tracking, outputs)
+                    self._mirror = start_mirror(
+                        self.folder, self.config.tracking, outputs, self.assignment.sweep
+                    )
                     outcome = self._work()
                     self._record_outcome(outcome)
                 except (Exception, KeyboardInterrupt) as caught:
@@ -133,7 +161,7 @@ class Job:
                     self._event(event)
                 result, explanation = self._close(outcome, error, begun, self._mirror.run_id)
             self._copies.seal()
-            if self.config.tracking.enabled:
+            if self.config.tracking.enabled and self.assignment.sweep is None:
                 self.screen.phase("sending the rest of the record to MLflow")
             try:
                 with self.stops.sending():
@@ -153,7 +181,7 @@ class Job:
 
     def _left_over(self) -> AbstractContextManager[object]:
         """Meanwhile, what earlier runs of these outputs could not send to MLflow is sent."""
-        if not self.config.tracking.enabled:
+        if not self.config.tracking.enabled or self.assignment.sweep is not None:
             return nullcontext()
         outputs = Path(self.config.outputs).absolute()
         return sending_left_over(outputs, self.folder / "logs" / "left-over.log")
@@ -221,6 +249,8 @@ class Job:
                 self.screen.metrics(self._journal.standing, record["metrics"])
                 if first:
                     self._first_step()
+                if self.judge(record["step"], record["metrics"]):
+                    self.stops.stop.set()
             else:
                 self._event(record)
         for event in self._copies.news():

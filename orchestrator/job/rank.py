@@ -33,6 +33,9 @@ class Assignment:
     """What the stage's `prepare` has made."""
     fence: Fence
     """Of the attempt, by which it may write to the run folder."""
+    sweep: str | None = None
+    """Key of the sweep that the job is a trial of, which draws pictures of its trials together.
+    None: it is none."""
 
     @property
     def attempt(self) -> int:
@@ -68,7 +71,8 @@ def work(assignment: Assignment, channel: Channel) -> Result:
     device = distributed.device_of(config.resources.device)
     with ExitStack() as stack:
         told = channel.send, channel.should_stop
-        run = Run(folder, device, *told, cache_root(), assignment.fence, heart=channel.heart)
+        alone = assignment.sweep is None
+        run = Run(folder, device, *told, cache_root(), assignment.fence, alone, heart=channel.heart)
         if channel.rank == 0 and config.resources.launcher == "ray":
             outbox = stack.enter_context(Outbox(folder, assignment.attempt, channel.send))
             run = replace(run, send=outbox.send, sync=outbox.sync)

@@ -14,6 +14,12 @@ from cluster.placement import GangRefused, Placement, refuse_what_never_fits
 from orchestrator.config import EngineConfig, ResourcesConfig
 
 CONNECT_SECONDS = 5
+_told: dict[str | None, Devices] = {}
+
+
+def tell(address: str, devices: Devices) -> None:
+    """What a Ray cluster has, by who knows it, before anybody asks: nobody has to connect to it."""
+    _told[address] = devices
 
 
 @cache
@@ -23,6 +29,8 @@ def available(address: str | None) -> Devices:
     Raises:
         ValueError: no cluster answers at the address.
     """
+    if address in _told:
+        return _told[address]
     try:
         # Ray itself would try for minutes, and fill the screen, where nobody listens.
         if address is not None and (place := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address)):

@@ -260,6 +260,26 @@ def make_plan(config: JobConfig, say: Callable[[str], None]) -> Plan:
     Raises:
         ValueError: the job can't work; the message says what to type instead.
     """
+    plan = _checked(config, say)
+    checkpoint = None if plan.start is None else plan.start.checkpoint
+    ready = STAGES[config.stage.name].driver.prepare(plan.config, checkpoint, say)
+    return replace(plan, outline=ready.outline, ready=ready)
+
+
+def check(config: JobConfig, say: Callable[[str], None]) -> Plan:
+    """All that `make_plan` checks, and a look at the data; makes nothing.
+
+    Raises:
+        ValueError: the job can't work; the message says what to type instead.
+    """
+    plan = _checked(config, say)
+    checkpoint = None if plan.start is None else plan.start.checkpoint
+    outline = STAGES[config.stage.name].driver.estimate(plan.config, checkpoint)
+    return replace(plan, outline=outline, notes=tuple(outline.notes))
+
+
+def _checked(config: JobConfig, say: Callable[[str], None]) -> Plan:
+    """The plan as far as it can be had without the inputs."""
     rough = rough_plan(config)
     config, start, weights = _begin(config, rough, say)
     free = check_outputs(Path(config.outputs))
@@ -268,9 +288,7 @@ def make_plan(config: JobConfig, say: Callable[[str], None]) -> Plan:
     rough.check_destination()
     devices = check_fits(config.resources, config.sizes)
     rough.check_compiler()
-    checkpoint = None if start is None else start.checkpoint
-    ready = STAGES[config.stage.name].driver.prepare(config, checkpoint, say)
-    return Plan(config, ready.outline, ready, free, devices, weights, start)
+    return Plan(config, rough.outline, None, free, devices, weights, start)
 
 
 def foresee(config: JobConfig, say: Callable[[str], None], *, with_data: bool) -> Plan:

@@ -1,7 +1,8 @@
 """Which code a run has, as its folder says it, and that code again.
 
 A run folder has code.json, and code.diff if files that git knows were changed. New files that git
-does not know are named, but not kept: what is not committed can't be promised.
+does not know are named, but not kept: what is not committed can't be promised. With a job that is
+submitted all of them travel, in a parcel that says itself which commit and changes it is.
 """
 
 import hashlib
@@ -13,16 +14,19 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from cluster.nodes import Devices
-from data.files import write_text_atomic
+from cluster.queue.parcel import keeps_secrets
+from data.files import read_json, write_text_atomic
 from orchestrator.record.redaction import Redactor
 
 CODE, DIFF = "code.json", "code.diff"
+OF_PARCEL = ".code.json", ".code.diff"  # the same, at the top of code that has travelled
+OURS = ("orchestrator", "models", "data", "cluster", "conf")
 MOST_BYTES = 1 << 20  # of a diff that is kept
 KINDS = ("*.py", "*.yaml")  # of new files that may be code
 NAMED = 20  # of them
@@ -50,7 +54,7 @@ def write(folder: Path, redactor: Redactor, devices: Devices | None) -> None:
     A diff that holds a known secret, or more than MOST_BYTES, is named by its hash alone.
     """
     own, diff = version(SOURCE)
-    if diff is not None and len(diff) <= MOST_BYTES and redactor.known(diff) == diff:
+    if diff is not None and _may_be_kept(diff, redactor):
         (folder / DIFF).write_bytes(_bytes(diff))
     said = {
         **own,
@@ -64,8 +68,51 @@ def write(folder: Path, redactor: Redactor, devices: Devices | None) -> None:
     write_text_atomic(folder / CODE, json.dumps(said, indent=1))
 
 
+def carried(source: Path, redactor: Redactor) -> tuple[dict[str, Path | bytes], list[str]]:
+    """The code in a folder as it travels with a job, by relative name; and what stays behind.
+
+    These are the files that git knows, changed or not, and new ones that it does not ignore; where
+    there is no git, all that is code by its name. What stays behind keeps secrets, by its name.
+
+    Raises:
+        ValueError: a file holds a secret of this environment.
+    """
+    listed = _git(source, "ls-files", "-z", "--cached", "--others", "--exclude-standard", *OURS)
+    names = sorted(set(listed.split("\0")) - {""}) if listed else list(_code_in(source))
+    there = [name for name in names if (source / name).is_file()]  # not removed since
+    files: dict[str, Path | bytes] = {
+        name: source / name for name in there if not keeps_secrets(name)
+    }
+    for name in files:
+        if redactor.holds((source / name).read_bytes()):
+            raise ValueError(
+                f"{source / name} holds the value of a secret in this environment, and would "
+                "travel with the job; take it out, or name the file in .gitignore"
+            )
+    own, diff = version(source)
+    files[OF_PARCEL[0]] = json.dumps(own).encode()
+    if diff is not None and _may_be_kept(diff, redactor):
+        files[OF_PARCEL[1]] = _bytes(diff)
+    return files, [name for name in there if name not in files]
+
+
+def _code_in(source: Path) -> Iterator[str]:
+    for folder in OURS:
+        for kind in KINDS:
+            for path in sorted((source / folder).rglob(kind)):
+                yield path.relative_to(source).as_posix()
+
+
+def _may_be_kept(diff: str, redactor: Redactor) -> bool:
+    return len(diff) <= MOST_BYTES and redactor.known(diff) == diff
+
+
 def version(source: Path) -> tuple[dict[str, Any], str | None]:
     """Commit and changes of the code in a folder, as code.json has them; and the diff itself."""
+    said, changes = (source / name for name in OF_PARCEL)
+    if said.is_file():
+        kept = changes.read_bytes().decode(errors="surrogateescape") if changes.is_file() else None
+        return dict(read_json(said)), kept
     commit = _git(source, "rev-parse", "HEAD")
     diff = _git(source, "diff", "--binary", "HEAD") if commit else None
     new = _git(source, "ls-files", "--others", "--exclude-standard", *KINDS) if commit else None

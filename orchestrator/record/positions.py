@@ -38,7 +38,8 @@ def binned(file: Path) -> tuple[list[float], list[float]]:
     import numpy as np
 
     seen, tokens, losses = np.loadtxt(file, delimiter=",", skiprows=1, ndmin=2).T
-    bins = np.floor(BINS_PER_DOUBLING * np.log2(seen)).astype(int)
+    # Powers of 2 end a bin: the longest context would else be one alone, of few tokens.
+    bins = np.ceil(BINS_PER_DOUBLING * np.log2(seen)).astype(int)
     found = []
     for own in np.unique(bins):
         chosen = bins == own

@@ -98,6 +98,10 @@ class Redactor:
             text = text.replace(secret, HIDDEN)
         return hide(text)
 
+    def holds(self, content: bytes) -> bool:
+        """Whether a file's bytes hold a secret that is known."""
+        return any(secret.encode() in content for secret in self._secrets)
+
     def text(self, text: str) -> str:
         """`text`, whoever wrote it: `name=secret` pairs are hidden, too."""
         return ASSIGNMENT.sub(self._assignment, self.known(text))

@@ -27,13 +27,19 @@ RESERVE = ".result-space"
 RESERVE_BYTES = 1 << 16
 
 
-def create(config: JobConfig, overrides: Sequence[str], devices: Devices | None = None) -> Path:
+def create(
+    config: JobConfig,
+    overrides: Sequence[str],
+    devices: Devices | None = None,
+    folder: Path | None = None,
+) -> Path:
     """Make `outputs/<date>/<time>-<stage>-<id>/` with config, overrides and code; returns it.
 
+    `folder` is one of such a name that was chosen before.
     Secrets stay in config.yaml, which then only its owner may read, and are hidden everywhere else.
     """
     outputs = Path(config.outputs).absolute()
-    folder = new_folder(outputs, config.stage.name)
+    folder = folder or new_folder(outputs, config.stage.name)
     folder.mkdir(parents=True)
     (folder / "logs").mkdir()
     plain = to_dict(config)

@@ -4,10 +4,11 @@ A run folder may come from somebody else: its files are read as data, and what c
 left open rather than raised.
 """
 
+import math
 import os
 import re
 import socket
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -22,7 +23,8 @@ from orchestrator.record.reading import CONFIG, read_yaml
 from orchestrator.record.redaction import flatten
 
 RESULT = "result.json"
-HEADLINES = ("bits_per_byte", "accuracy", "loss")  # of a run, the first that it measured
+HEADLINES = ("bits_per_byte", "accuracy", "rmse", "loss")  # of a run, the first that it measured
+HIGHER_IS_BETTER = ("accuracy", "ranked_first", "per_second", "mfu")
 RUNNING, LOST = "running", "lost"
 LEAST_OF_ID = 3  # characters
 LOOKED_AT = 50  # newest runs among which one's own is looked for; others may start runs, too
@@ -99,7 +101,7 @@ class Run:
 
     @cached_property
     def metrics(self) -> dict[str, float]:
-        """The last value of each."""
+        """Of the weights that it gives: the best that are kept, else the last ones."""
         found = self.result.get("metrics")
         if not isinstance(found, dict):
             return {}
@@ -115,6 +117,14 @@ class Run:
         return None
 
     @property
+    def parameters(self) -> int | None:
+        """Of all its models together. None: it does not say."""
+        for event in self.events:
+            if event.get("event") == "started" and isinstance(event.get("roles"), dict):
+                return sum(int(role["parameters"]) for role in event["roles"].values())
+        return None
+
+    @property
     def steps(self) -> str:
         """Done and asked for."""
         done, asked = self.result.get("steps"), self.settings.get("stage.steps")
@@ -125,6 +135,36 @@ def runs(outputs: Path) -> Iterator[Run]:
     """Every run under an outputs folder, newest first."""
     folders = (config.parent for config in outputs.glob(f"*/*/{CONFIG}"))
     yield from map(Run, sorted(folders, key=lambda f: (f.parent.name, f.name), reverse=True))
+
+
+def ranked(among: Iterable[Run], metric: str) -> list[Run]:
+    """The runs that have measured it, best first; what is no number is last."""
+    higher = any(word in metric for word in HIGHER_IS_BETTER)
+
+    def place(run: Run) -> tuple[bool, float]:
+        value = run.metrics[metric]
+        return not math.isfinite(value), -value if higher else value
+
+    return sorted((run for run in among if metric in run.metrics), key=place)
+
+
+def common_headline(among: Iterable[Run]) -> str | None:
+    """The metric that says most of all that have any. None: it is not the same one."""
+    names = {own[0] for run in among if (own := run.headline) is not None}
+    return names.pop() if len(names) == 1 else None
+
+
+def best_first(among: Sequence[Run | None]) -> list[int]:
+    """Places of runs by their results; those that can't be compared stay where they are, last."""
+    places = {run.folder: place for place, run in enumerate(among) if run is not None}
+    metric = common_headline(run for run in among if run is not None)
+    first = [places[run.folder] for run in ranked(filter(None, among), metric)] if metric else []
+    return first + [place for place in range(len(among)) if place not in first]
+
+
+def words_of(metric: str) -> str:
+    """A metric for a reader: `validation/bits_per_byte` is validation bits per byte."""
+    return metric.replace("/", " ").replace("_", " ")
 
 
 def made_here(outputs: Path, but: Collection[Path]) -> Run | None:

@@ -24,14 +24,14 @@ class Standing:
     step: int = 0
     """The last step that is known to be done."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """The last value of each metric."""
+    """The last value of each metric; see `result`."""
     checkpoint: str | None = None
     """The newest checkpoint known to be whole: one that was published, else the one resumed; a
     path from the run folder on."""
     checkpoint_step: int | None = None
     best: dict[str, Any] | None = None
-    """The best evaluation whose checkpoint is kept: metric, value, step, checkpoint (a path as that
-    above)."""
+    """The best evaluation whose checkpoint is kept: metric, value and step; metrics, all that it
+    measured; checkpoint, a path as that above."""
     baselines: dict[str, dict[str, float]] = field(default_factory=dict)
     """What the model has to beat, by metric: the name of each baseline, and its value."""
     status: str | None = None
@@ -42,6 +42,11 @@ class Standing:
     """Time of the last line."""
     working: int = 0
     """The newest attempt that restored a checkpoint or measured anything; 0 is none."""
+
+    @property
+    def result(self) -> dict[str, float]:
+        """Metrics of the weights that the run gives: the best that are kept, else the last ones."""
+        return self.metrics if self.best is None else self.metrics | self.best["metrics"]
 
     @property
     def seconds(self) -> float:
@@ -99,7 +104,7 @@ class Standing:
             self.step = max(self.step, int(line["step"]))
         elif kind == "best":
             facts = {name: line[name] for name in ("metric", "value", "step")}
-            self.best = {**facts, "checkpoint": str(line["path"])}
+            self.best = facts | {"metrics": line.get("metrics", {}), "checkpoint": line["path"]}
         elif kind == "baselines":
             self.baselines = {
                 f"validation/{measured}": dict(values)

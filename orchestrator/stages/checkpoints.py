@@ -233,6 +233,17 @@ class Checkpoints:
             return None
         return checkpoint.read(path)
 
+    @property
+    def given(self) -> Checkpoint | None:
+        """That of the weights that the run gives: `best`, else the newest. Asked as `best` is."""
+        return self.best or self.newest
+
+    def measured(self, latest: Metrics) -> Metrics:
+        """The last value of each metric, or where the best weights are kept, theirs."""
+        if self._retention.best is None or self.selection is None:
+            return latest
+        return latest | self.selection.measured
+
     def restore_best(self, role: Role) -> bool:
         """Give a role the weights of `best`; whether there is one. Every rank calls it."""
         best = self.best
@@ -250,6 +261,7 @@ class Checkpoints:
                 step=own.best_step,
                 metric=own.metric,
                 value=own.best,
+                metrics=own.measured,
                 path=placed(path, self._run.folder),
             )
 

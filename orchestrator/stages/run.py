@@ -29,6 +29,8 @@ class Run:
     """Root of the cache on this host, where the files are that the driver made ready."""
     fence: Fence | None = None
     """This attempt's right to write to the run folder. None: nobody else can."""
+    pictures: bool = True
+    """Whether what the stage measures is drawn, too; the trials of a sweep are drawn together."""
     sync: Callable[[], None] = lambda: None
     """Returns when what this rank has recorded is on the disk."""
     heart: Heart = field(default_factory=Heart)

@@ -6,7 +6,7 @@ each checkpoint: a resumed run ends at the step at which it would have ended.
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -24,6 +24,8 @@ class Selection:
     best: float | None = None
     """None: nothing was evaluated, or never to a number."""
     best_step: int | None = None
+    measured: dict[str, float] = field(default_factory=dict)
+    """What that evaluation measured besides, as far as it is a number."""
     progress: float | None = None
     """The last value that counted as progress."""
     without_progress: int = 0
@@ -39,6 +41,7 @@ class Selection:
         best = self._better(value, self.best, 0.0)
         if best:
             self.best, self.best_step = value, step
+            self.measured = {name: x for name, x in metrics.items() if math.isfinite(x)}
         return best
 
     @property
@@ -66,6 +69,7 @@ class Selection:
         """Go on from `to_dict`; one of another metric says nothing of this one."""
         if saved["metric"] == self.metric:
             self.best, self.best_step = saved["best"], saved["best_step"]
+            self.measured = saved.get("measured", {})  # older checkpoints lack it
             self.progress = saved["progress"]
             self.without_progress = saved["without_progress"]
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from data.files import DataError, write_text_atomic
-from data.messages import clock, did_you_mean
+from data.messages import clock, did_you_mean, short
 from orchestrator.config import JobConfig
 from orchestrator.job.codes import DONE, FAILED, REFUSED
 from orchestrator.record.reading import read_settings
@@ -34,6 +34,7 @@ from orchestrator.terminal import columns, say
 
 STATE = "pipeline.json"
 NEEDS = re.compile(r"\$\{(\w+)\}")
+PICTURES_IN_A_ROW = 3
 COLUMNS = ("job", "status", "figure", "time", "command", "picture")
 
 Compose = Callable[[Sequence[str]], JobConfig]
@@ -115,9 +116,11 @@ def main(argv: Sequence[str], compose: Compose) -> int:
         if code not in (DONE, FAILED, REFUSED):
             say(f"orchestrate pipeline --resume {shlex.quote(str(folder))} goes on")
             return code
-    say(f"\n{pipeline.title}")
+    say(f"\n{pipeline.title}: {clock(sum(pipeline.seconds.values()))} in all")
     for line in table(pipeline):
         say(line)
+    if pictures := draw(pipeline, folder):
+        say(f"pictures: {short(pictures)}")
     return max(pipeline.codes.get(name, FAILED) for name in pipeline.jobs)
 
 
@@ -237,6 +240,18 @@ def table(pipeline: Pipeline) -> list[str]:
     return columns([COLUMNS, *(_row(pipeline, name) for name in pipeline.jobs)])
 
 
+def draw(pipeline: Pipeline, folder: Path) -> Path | None:
+    """The pictures of all jobs on one, in the pipeline's folder. None: no job has any."""
+    from orchestrator.record.comparing.tiles import tiled
+
+    rows = (_row(pipeline, name) for name in pipeline.jobs)
+    shown = {f"{row[0]}: {row[2]}": Path(row[-1]) for row in rows if row[-1].endswith(".png")}
+    if not shown:
+        return None
+    tiled(shown, PICTURES_IN_A_ROW, (4.0, 2.6)).savefig(folder / "pictures.png", dpi=100)
+    return folder / "pictures.png"
+
+
 def _row(pipeline: Pipeline, name: str) -> tuple[str, ...]:
     job, folder = pipeline.jobs[name], pipeline.runs.get(name)
     run = Run(Path(folder)) if folder else None
@@ -245,6 +260,8 @@ def _row(pipeline: Pipeline, name: str) -> tuple[str, ...]:
     figure = "-"
     if job.figure in metrics:
         figure = f"{job.figure.rpartition('/')[2]} {metrics[job.figure]:.4g}"
+    elif job.figure and pipeline.codes.get(name) == DONE:
+        figure = f"{job.figure} was not measured"
     picture = run.folder / job.picture if run and job.picture else None
     took = clock(pipeline.seconds[name]) if name in pipeline.seconds else "-"
     shown = str(picture) if picture and picture.exists() else "-"

@@ -1,4 +1,4 @@
-"""`orchestrate run`: one job, here or on the cluster in RAY_ADDRESS."""
+"""`orchestrate run`: one job, here or on the cluster in RAY_ADDRESS; --detach: in the queue."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,10 @@ from orchestrator.config import JobConfig
 from orchestrator.job.lifecycle import execute
 
 
-def main(config: JobConfig, overrides: Sequence[str], asked: float) -> int:
+def main(config: JobConfig, overrides: Sequence[str], asked: float, *, detach: bool = False) -> int:
     """Run the job; returns the exit code."""
+    if detach:
+        from orchestrator.verbs.submit import detached
+
+        return detached(config, overrides)
     return execute(config, overrides, asked)

@@ -11,11 +11,10 @@ from pathlib import Path
 import yaml
 
 from data.messages import did_you_mean
-from orchestrator.record.runs import Run, runs
+from orchestrator.record.runs import Run, ranked, runs
 from orchestrator.terminal import columns, say
 
 SHOWN = 20
-HIGHER_IS_BETTER = ("accuracy", "per_second", "mfu")
 COLUMNS = ("id", "started", "stage", "model", "status", "result", "steps")
 
 
@@ -80,16 +79,6 @@ def metric_of(name: str, among: Sequence[Run]) -> str:
             return candidates[0]
     hint = did_you_mean(name, known) or (f"; there are {', '.join(known)}" if known else "")
     raise ValueError(f"--best={name}: none of {len(among)} runs has measured it{hint}")
-
-
-def ranked(among: Sequence[Run], metric: str) -> list[Run]:
-    """The runs that have measured it, best first."""
-    measured = [run for run in among if metric in run.metrics]
-    return sorted(
-        measured,
-        key=lambda run: run.metrics[metric],
-        reverse=any(word in metric for word in HIGHER_IS_BETTER),
-    )
 
 
 def _holds(run: Run, word: str) -> bool:

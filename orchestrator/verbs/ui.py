@@ -28,8 +28,9 @@ from typing import IO
 from data.addresses import public
 from data.messages import counted
 from orchestrator.job.signals import handled, interrupt
+from orchestrator.record.mlflow import serving
 from orchestrator.record.mlflow.leftover import left_over, sending_left_over
-from orchestrator.record.mlflow.mirror import ENVIRONMENT, STATE, TRAINING_MODE, State
+from orchestrator.record.mlflow.mirror import STATE, TRAINING_MODE, State
 from orchestrator.record.mlflow.sqlite import sqlite_path, sqlite_url
 from orchestrator.record.mlflow.store import settle
 from orchestrator.terminal import say
@@ -147,20 +148,16 @@ def choose_port(host: str, port: int | None) -> int:
 @contextlib.contextmanager
 def serve(uri: str, host: str, port: int, output: IO[bytes]) -> Iterator["subprocess.Popen[bytes]"]:
     """Run `mlflow server` on a store; on leaving, it and all it started are gone."""
-    command = [sys.executable, "-m", "mlflow", "server"]
-    command += ["--host", host, "--port", str(port), "--workers", "1"]
-    if database := sqlite_path(uri):
-        artifacts = database.parent / "mlartifacts"
-        command += ["--default-artifact-root", artifacts.as_uri(), "--no-serve-artifacts"]
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "UVICORN_LOG_LEVEL": "warning"}
-    # The address may have a password, and everybody can read the arguments of a process.
-    store = {"MLFLOW_BACKEND_STORE_URI": uri}
-    environment = {**os.environ, **ENVIRONMENT, **quiet, **store}
+    command, environment = serving.server(uri, host, port)
     # Whatever ends us, a closed terminal too, ends the server: so not before we listen for it.
     with handled(interrupt):
         # A session of its own: Ctrl-C reaches us alone, and the group can be ended as one.
         server = subprocess.Popen(
-            command, env=environment, stdout=output, stderr=output, start_new_session=True
+            command,
+            env={**os.environ, **environment},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
         try:
             yield server

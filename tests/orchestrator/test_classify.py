@@ -174,6 +174,9 @@ def test_a_table_is_learned_until_there_is_no_progress_and_goes_on_from_a_checkp
     assert (found["status"], found["steps"]) == ("done", first_best + 3 * 4)
     assert found["best"]["step"] == first_best
     assert found["best"]["value"] == accuracies[first_best] > 0.9
+    at_best = {n: metric(whole, n)[first_best] for n in ("validation/accuracy", "validation/loss")}
+    assert found["best"]["metrics"] == at_best
+    assert found["metrics"] | at_best == found["metrics"], "the result is that of the best weights"
     (dataset, _) = events(whole, "dataset")
     assert (dataset["name"], Path(dataset["source"]).name) == ("table", "table.csv")
     assert "has not become better in 3 evaluations" in found["reason"]

@@ -41,6 +41,11 @@ def test_a_model_without_tokens_is_described_too():
     assert answer.code == 0, answer
     assert "features" in answer.out
     assert "floating-point operations per sample" in answer.out
+    answer = typed("describe", "stage=classify", "model=mlp_by_hand")
+    assert "fp32 in numpy" in answer.out
+    assert "ZeRO" not in answer.out, "no engine carries it out"
+    assert "try stage=classify" in refused("describe", "model=mlp_by_hand")
+    assert "try stage=embed" in refused("describe", "model=skipgram")
 
 
 def test_a_role_and_a_folder_that_are_not_there_are_refused():

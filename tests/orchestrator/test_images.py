@@ -6,6 +6,7 @@ import struct
 import numpy as np
 import pytest
 
+from orchestrator.stages.classify import mistakes
 from orchestrator.stages.classify.stage import ClassifyConfig
 from orchestrator.stages.features.images import FILES, read_pictures
 from orchestrator.stages.features.sources import make_inputs
@@ -119,3 +120,18 @@ def test_files_of_pictures_that_do_not_fit_are_refused(folder, change, message):
     change(folder)
     with pytest.raises(ValueError, match=message):
         read_pictures(folder)
+
+
+@pytest.mark.parametrize("scaling", ["standard", "unit", "none"])
+def test_what_was_read_wrongly_is_shown_as_it_was_drawn_however_it_was_scaled(
+    folder, tmp_path, scaling
+):
+    stage = ClassifyConfig(data=str(folder), scaling=scaling)
+    inputs, _ = make_inputs(stage, 0, tmp_path / "cache", classes=True)
+    labels = LABELS["validation"]
+    told = np.stack([labels, np.where(np.arange(6) == 4, 2, labels)], 1)
+    split = inputs.open("validation", tmp_path / "cache")
+    figure = mistakes.draw(split, told, inputs.standard, (4, 4), inputs.classes)
+    (axes,) = figure.axes
+    assert axes.get_title() == "1 read as 2"
+    np.testing.assert_allclose(axes.images[0].get_array(), IMAGES["validation"][4], atol=1e-3)

@@ -45,24 +45,26 @@ def test_a_job_works_on_the_run_of_another_and_a_table_says_what_each_measured(
 ):
     figure = "validation/bits_per_byte"
     name = pipeline(
-        base={"run": pretrain, "figure": figure, "picture": "result.json"},
-        check={"run": evaluate(corpus, "base")},
+        base={"run": pretrain, "figure": figure, "picture": "loss_by_position.png"},
+        check={"run": evaluate(corpus, "base"), "figure": "validation/bits"},
     )
     answer = typed("pipeline", name)
     assert answer.code == 0, answer
     check, base = runs(Path("outputs"))
     assert Path(check.settings["checkpoint"]).resolve() == base.folder.resolve()
-    header, first, second = answer.out.splitlines()[-3:]
+    header, first, second, drawn = answer.out.splitlines()[-4:]
+    assert Path(drawn.removeprefix("pictures: ")).read_bytes().startswith(b"\x89PNG")
     assert header.split() == ["job", "status", "figure", "time", "command", "picture"]
     assert f"bits_per_byte {base.metrics[figure]:.4g}" in first
     assert f"orchestrate run {shlex.join(pretrain)}" in first
-    assert first.endswith(f"{base.folder}/result.json")
+    assert first.endswith(f"{base.folder}/loss_by_position.png")
     assert second.split()[:2] == ["check", "done"]
+    assert "validation/bits was not measured" in second
     (state,) = Path("outputs").glob("*/*/pipeline.json")
     again = typed("pipeline", "--resume", str(state.parent))
     assert again.code == 0
     assert len(list(runs(Path("outputs")))) == 2, "what is done is not done again"
-    assert again.out.splitlines()[-2:] == [first, second]
+    assert again.out.splitlines()[-3:-1] == [first, second]
 
 
 def test_a_job_that_fails_stops_those_that_need_it_alone_and_resume_goes_on(

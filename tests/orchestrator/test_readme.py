@@ -51,7 +51,11 @@ def test_every_command_that_is_printed_is_understood(command, composer):
     overrides = words
     if VERBS[verb].takes != "config":
         parser = importlib.import_module(f"orchestrator.verbs.{VERBS[verb].module}").parser()
-        overrides = [word for word in words if "=" in word] if verb in ("data", "describe") else []
+        overrides = (
+            [word for word in words if "=" in word]
+            if verb in ("data", "describe", "submit")
+            else []
+        )
         parser.parse_args([word for word in words if word not in overrides])
     asked = flags.parse([word for word in overrides if word not in VERBS[verb].flags])
     if asked.config_dir is not None:

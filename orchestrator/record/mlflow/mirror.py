@@ -75,6 +75,8 @@ class State:
     """Why the last try to send failed. None: it did not."""
     refused: list[str] = field(default_factory=list)
     """What MLflow will never accept, and why; it stays in the run folder only."""
+    parent: str | None = None
+    """Key of the sweep that the run is a trial of. None: it is none."""
     driver: str | None = None
     """The process that writes the journal, see `process_name`. None: no mirror was started."""
     done: bool = False
@@ -307,14 +309,22 @@ def start_sender(log: Path, *arguments: str) -> "subprocess.Popen[bytes] | None"
             return None
 
 
-def start_mirror(folder: Path, config: TrackingConfig, outputs: Path) -> NoMirror:
-    """Start to mirror `folder` into MLflow; call `finish` once result.json is written."""
+def start_mirror(
+    folder: Path, config: TrackingConfig, outputs: Path, sweep: str | None = None
+) -> NoMirror:
+    """Start to mirror `folder` into MLflow; call `finish` once result.json is written.
+
+    A trial is mirrored by the process of its sweep, whose key `sweep` is.
+    """
     if not config.enabled:
         return NoMirror()
     folder = folder.resolve()
     state = new_state(config, outputs).resumed(State.load(folder))
-    state.driver = process_name(os.getpid())
+    state.parent = sweep
+    state.driver = None if sweep is not None else process_name(os.getpid())
     state.save(folder)
+    if sweep is not None:
+        return NoMirror()
     return Mirror(folder, config.finish_timeout_seconds)
 
 

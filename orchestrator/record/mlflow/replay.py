@@ -74,7 +74,8 @@ class Replay:
         self._describe()
         status = self.state.status or self.description.result.get("status") or "killed"
         self.sink.tags(self.description.final_tags(status, self.state.lineage))
-        self._draw()
+        if self.state.parent is None:  # a sweep draws its trials together
+            self._draw()
         with scratch(self.folder) as records:
             self.description.copy_records(records)
             self.client.log_artifacts(self.run_id, str(records))
@@ -122,6 +123,10 @@ class Replay:
         """Params and tags: what was asked for, and where it comes from."""
         self.sink.params(self.description.params())
         self.sink.tags(self.description.tags())
+        if self.state.parent is not None:
+            sweep = find_run(self.client, [str(self.state.experiment_id)], self.state.parent)
+            if sweep is not None:
+                self.sink.tags({"mlflow.parentRunId": sweep.info.run_id})
         self.state.view = view.put(self.client, self.state, self.description)
         self.described = True
 

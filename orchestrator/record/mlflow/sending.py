@@ -25,6 +25,7 @@ from orchestrator.record.mlflow.mirror import (
 from orchestrator.record.mlflow.server import trouble
 from orchestrator.record.reading import CONFIG, read_settings
 from orchestrator.record.redaction import RedactingFormatter, Redactor
+from orchestrator.record.sweeps import TABLE, is_sweep
 
 log = logging.getLogger("tracking")
 
@@ -49,12 +50,14 @@ def send(folder: Path, *, live: bool = False) -> Done | Pending:
     if os.path.expanduser("~") == "~":  # noqa: PTH111 - a bare user id, but MLflow wants a home
         os.environ["HOME"] = str(cache_root())
     folder = folder.resolve()
-    if not (folder / CONFIG).exists():
+    of_sweep = is_sweep(folder)
+    if not of_sweep and not (folder / CONFIG).exists():
         raise ValueError(
             f"{folder} is not a run folder: it has no config.yaml; name one like "
             "outputs/<date>/<time>-<stage>-<id>, or outputs/latest"
         )
-    redactor = Redactor.of_run(folder, read_settings(folder / CONFIG))
+    config = {} if of_sweep else read_settings(folder / CONFIG)
+    redactor = Redactor.of_run(folder, config)
     handler = logging.StreamHandler()
     handler.setFormatter(RedactingFormatter("%(asctime)s %(message)s", redactor))
     for earlier in logging.root.handlers:
@@ -94,8 +97,11 @@ def follow(folder: Path, state: State, driver: int | None) -> None:
         _await_first_step(folder, driver)
     from orchestrator.record.mlflow.replay import Replay
     from orchestrator.record.mlflow.store import SystemMetrics
+    from orchestrator.record.mlflow.sweeps import SweepReplay
 
-    monitors, replay = None, None
+    kind = SweepReplay if is_sweep(folder) else Replay
+    monitors: SystemMetrics | None = None
+    replay: Replay | SweepReplay | None = None
     if driver is not None and state.system_metrics:
         monitors = SystemMetrics(folder)
     failures, wait = 0, 0.0
@@ -109,7 +115,7 @@ def follow(folder: Path, state: State, driver: int | None) -> None:
         try:
             if monitors is not None:
                 monitors.sample()
-            replay = replay or Replay(folder, state)
+            replay = replay or kind(folder, state)
             replay.send()
             if over:
                 replay.finish()
@@ -130,16 +136,17 @@ def follow(folder: Path, state: State, driver: int | None) -> None:
 
 
 def _await_first_step(folder: Path, driver: int) -> None:
-    """Wait until there is a first metric, 20 s at most.
+    """Wait until there is a first metric, or a first trial of a sweep, 20 s at most.
 
     To import MLflow takes 2 s of CPU, and the workers import torch meanwhile: even at the lowest
     priority the first step would come 0.7 s later.
     """
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and not _driver_left(driver, LOOK_S):
-        with suppress(FileNotFoundError):
-            if (folder / METRICS).stat().st_size:
-                return
+        for name in (METRICS, TABLE):
+            with suppress(FileNotFoundError):
+                if (folder / name).stat().st_size:
+                    return
 
 
 def _remember(folder: Path, state: State, said: str | None) -> None:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.configs import of_features
+from orchestrator.record.comparing.tiles import PLANE
 from orchestrator.stages.classify import confusion, mistakes
 from orchestrator.stages.features.splits import Batch
 from orchestrator.stages.features.training import FeatureTraining, counted_part
@@ -48,7 +49,7 @@ class Classification(FeatureTraining):
     def evaluate(self, step: int) -> Metrics:
         """Measure, and keep how the plane is divided now. Every rank calls it."""
         metrics = super().evaluate(step)
-        if self.boundary is not None:
+        if self.boundary is not None and self.run.pictures:
             self.boundary.keep(step, self.shares(self.boundary.features))
         return metrics
 
@@ -72,16 +73,18 @@ class Classification(FeatureTraining):
 
     def show(self) -> None:
         """Put the pictures of the last measurement on record. Every rank calls it."""
-        if self.told is None:
+        if self.told is None or not self.run.pictures:
             return
         told, shape = self.told.numpy(), self.inputs.shape
         self._picture("confusion.png", lambda path: confusion.save(self.matrix, self.names, path))
         if shape is not None and (told[:, 0] != told[:, 1]).any():
-            own = self.validation, told, shape, self.names
-            self._picture("mistakes.png", lambda path: mistakes.save(*own, path))
-        if self.boundary is not None:
-            for name in self.boundary.files:
-                self._picture(name, self.boundary.save)
+            own = self.validation, told, self.inputs.standard, shape, self.names
+            self._picture("mistakes.png", lambda path: mistakes.draw(*own).savefig(path, dpi=120))
+        if (boundary := self.boundary) is not None:
+            for name in boundary.files:
+                self._picture(name, boundary.save)
+            shares = self.shares(boundary.features)
+            self._picture(PLANE, lambda path: boundary.save_tile(shares, path))
 
     def _picture(self, name: str, save: Callable[[Path], None]) -> None:
         if distributed.rank() == 0:

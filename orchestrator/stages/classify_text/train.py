@@ -108,7 +108,8 @@ class Training(ExampleTraining[Batch]):
         if self.told is None:
             return ()
         matrix = confusion.matrix_of(self.told, len(self.classes))
-        if distributed.rank() == 0:
-            confusion.save(matrix, self.classes, self.run.folder / PICTURE)
-        self.run.event("artifact", path=PICTURE)
+        if self.run.pictures:
+            if distributed.rank() == 0:
+                confusion.save(matrix, self.classes, self.run.folder / PICTURE)
+            self.run.event("artifact", path=PICTURE)
         return (confusion.table(matrix, self.classes),)

@@ -34,10 +34,10 @@ def embed(config: JobConfig, inputs: PublishedWords, run: Run) -> Result:
     """Train, evaluate, save; every rank calls it."""
     training = Training(config, inputs, run)
     outcome = training.fit()
-    newest = training.checkpoints.newest
+    saved = training.checkpoints.given
     tables: tuple[Table, ...] = ()
-    if newest is not None and not outcome.stopped:
-        tables = training.look(newest) if distributed.rank() == 0 else ()
+    if saved is not None and not outcome.stopped:
+        tables = training.look(saved) if distributed.rank() == 0 else ()
         training.tell()
     return Result(
         stopped=outcome.stopped,
@@ -109,8 +109,9 @@ class Training(ExampleTraining[Batch]):
         folder, words, seed = self.run.folder, self.published.vocabulary, self.config.seed
         reader = checkpoint.open_role(saved)
         vectors = checkpoint.read_whole(reader, VECTORS).numpy()[: len(words)]
-        pictures.draw_map(words, vectors, seed, folder / MAP)
-        pictures.draw_dimensions(seed, folder / DIMENSIONS)
+        if self.run.pictures:
+            pictures.draw_map(words, vectors, seed, folder / MAP)
+            pictures.draw_dimensions(seed, folder / DIMENSIONS)
         looking.write_projector(folder / PROJECTOR, words, vectors)
         asked = looking.read_questions(self.own.analogies)
         found = looking.analogies(words, vectors, asked)
@@ -123,14 +124,15 @@ class Training(ExampleTraining[Batch]):
     def tell(self) -> None:
         """Put what `look` has written on record. Every rank calls it."""
         artifact = partial(self.run.event, "artifact")
-        for path in (MAP, DIMENSIONS):
+        for path in (MAP, DIMENSIONS) if self.run.pictures else ():
             artifact(path=path)
         for name in ("vectors.tsv", "metadata.tsv"):
             artifact(path=f"{PROJECTOR}/{name}", artifact_path=PROJECTOR)
 
     def _losses(self) -> Table:
-        loss, chance = (self.latest[f"validation/{name}"] for name in ("loss", "chance"))
-        first = self.latest["validation/ranked_first"]
+        own = self.checkpoints.measured(self.latest)
+        loss, chance = (own[f"validation/{name}"] for name in ("loss", "chance"))
+        first = own["validation/ranked_first"]
         rows = (
             ("these vectors", f"{loss:.3f}", f"{first:.1%}"),
             ("chance", f"{chance:.3f}", f"{1 / (1 + self.own.negatives):.1%}"),

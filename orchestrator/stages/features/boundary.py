@@ -4,7 +4,7 @@ G points along each side of the plane, G x G in all.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +64,16 @@ class Boundary:
         else:
             self._panels().savefig(path, dpi=110)
 
+    def save_tile(self, shares: NDArray[np.float32], path: Path) -> None:
+        """Draw the probabilities (G x G, 2) of both classes alone, without words."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(2.6, 2.6), facecolor="white")
+        axes = figure.add_axes((0, 0, 1, 1))
+        self._draw(axes, shares[:, 1].reshape(SIDE, SIDE))
+        axes.axis("off")
+        figure.savefig(path, dpi=100)
+
     def _chosen(self, most: int) -> list[tuple[int, NDArray[np.float16]]]:
         """At most so many frames, closer together at the beginning, where most happens."""
         count = len(self._frames)
@@ -92,7 +102,7 @@ class Boundary:
         )
         return figure
 
-    def _draw(self, axes: "Axes", frame: NDArray[np.float16]) -> None:
+    def _draw(self, axes: "Axes", frame: NDArray[np.floating[Any]]) -> None:
         from matplotlib.colors import LinearSegmentedColormap
 
         colors = LinearSegmentedColormap.from_list("classes", (COLORS[0], "white", COLORS[1]))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.messages import counted, did_you_mean
+from data.messages import counted, did_you_mean, listed
 from orchestrator.stages.features.images import is_pictures, read_pictures
 from orchestrator.stages.features.section import PLANE, FeaturesConfig
 from orchestrator.stages.features.splits import Inputs, drawn_examples, publish_examples
@@ -89,7 +89,7 @@ def _chosen(examples: Examples, names: list[str]) -> Examples:
         if name not in examples.names:
             raise ValueError(
                 f"stage.features: {examples.source} have no feature {name}"
-                f"{did_you_mean(name, examples.names)}; they have {', '.join(examples.names)}"
+                f"{did_you_mean(name, examples.names)}; they have {listed(examples.names)}"
             )
     columns = [examples.names.index(name) for name in names]
     return replace(

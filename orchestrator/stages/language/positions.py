@@ -59,6 +59,7 @@ def record(run: Run, sums: NDArray[np.float64]) -> None:
             if tokens
         ]
         write_text_atomic(run.folder / FILE, "tokens_seen,tokens,loss\n" + "".join(lines))
-        draw({"this model": run.folder}, run.folder / PICTURE)
-    for path in (FILE, PICTURE):
+        if run.pictures:
+            draw({"this model": run.folder}, run.folder / PICTURE)
+    for path in (FILE, PICTURE) if run.pictures else (FILE,):
         run.event("artifact", path=path)

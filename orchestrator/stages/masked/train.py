@@ -139,7 +139,7 @@ class MaskedTraining(Training):
 
     def comparison(self) -> Table:
         """How well masked tokens are told, beside the training frequencies and a blind guess."""
-        own, V = self.latest, self.prepared.tokenizer.vocab_size
+        own, V = self.checkpoints.measured(self.latest), self.prepared.tokenizer.vocab_size
         rows = [
             ("this model", own["validation/loss"], own["validation/accuracy"]),
             (
@@ -164,12 +164,12 @@ class MaskedTraining(Training):
 
         Only one rank calls it; it leaves a picture in the run folder.
         """
-        newest, tokenizer = self.checkpoints.newest, self.prepared.tokenizer
-        if newest is None:
+        saved, tokenizer = self.checkpoints.given, self.prepared.tokenizer
+        if saved is None:
             return ()
         assert tokenizer.mask is not None  # `masking` has checked
         self.run.heart.beat(SAMPLING)
-        model = cast(Bert, checkpoint.load_model(newest)).eval()
+        model = cast(Bert, checkpoint.load_model(saved)).eval()
         fillings = [
             (prompt, one)
             for prompt in self.stage.prompts
@@ -183,8 +183,9 @@ class MaskedTraining(Training):
         found = sides.measure(model, rows, tokenizer.mask) if len(rows) else None
         if found is None and not fillings:
             return ()
-        sides.draw(found, fillings, self.run.folder / sides.PICTURE)
-        self.run.event("artifact", path=sides.PICTURE)
+        if self.run.pictures:
+            sides.draw(found, fillings, self.run.folder / sides.PICTURE)
+            self.run.event("artifact", path=sides.PICTURE)
         tables = () if found is None else (found.table(),)
         if fillings:
             told = tuple((prompt, one.text) for prompt, one in fillings)

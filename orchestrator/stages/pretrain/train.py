@@ -48,7 +48,7 @@ def pretrain(config: JobConfig, inputs: Published, run: Run) -> Result:
         return Training(config, prepared, run).replay()
     training, outcome = train(Training, config, prepared, run)
     texts = training.sample() if distributed.rank() == 0 and not outcome.stopped else []
-    ours = training.latest.get("validation/bits_per_byte")
+    ours = training.checkpoints.measured(training.latest).get("validation/bits_per_byte")
     if training.by_position is not None:
         positions.record(run, training.by_position)
     return Result(
@@ -301,7 +301,7 @@ class Training:
 
     def sample(self) -> list[str]:
         """What the saved weights, the best if kept, write after each prompt. One rank calls it."""
-        saved = self.checkpoints.best or self.checkpoints.newest
+        saved = self.checkpoints.given
         if saved is None or self.config.section(PretrainConfig).sample_tokens == 0:
             return []
         return sample(saved, **self._sampling())

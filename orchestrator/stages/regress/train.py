@@ -3,6 +3,7 @@
 N examples, F features.
 """
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,6 +52,10 @@ class Regression(FeatureTraining):
         """As any run on rows of numbers."""
         self.losses: list[tuple[int, float]] = []  # step and training loss
         super().__init__(config, inputs, run)
+        self.bias = bool(getattr(self.role.model, "bias", True))
+        held, told = _sample(self.validation)
+        errors = {name: given - told for name, given in self._simple(held).items()}
+        self.run.event("baselines", rmse={name: self._rmse(own) for name, own in errors.items()})
 
     def objective(self) -> Objective[Batch]:
         """The squared error of each number."""
@@ -67,35 +72,45 @@ class Regression(FeatureTraining):
         root = metrics["validation/loss"] ** 0.5
         return metrics | {"validation/rmse": root * self.inputs.standard.target_std}
 
+    @cached_property
+    def closed_form(self) -> Numbers:
+        """The weights of the best linear model."""
+        return least_squares(*_sample(self.examples), bias=self.bias)
+
     def compare(self) -> tuple[Table, ...]:
         """The model beside the best linear one, as tables and a picture. Every rank calls it."""
-        bias = getattr(self.role.model, "bias", True)
         (x, told), (held_x, held_told) = map(_sample, (self.examples, self.validation))
-        own, held_own = self._given(x), self._given(held_x)
-        weights = least_squares(x, told, bias=bias)
-        best, held_best = (apply(weights, part, bias=bias) for part in (x, held_x))
-        without = "" if bias else ", without a bias"
-        mean = float(told.mean()) if bias else 0.0
-        rows = [
-            self._row("this model", own - told, held_own - held_told),
-            self._row(f"least squares{without}, closed form", best - told, held_best - held_told),
-            self._row("the mean" if bias else "zero", mean - told, mean - held_told),
-        ]
-        if self.data == "maximum" and not bias:
-            expected = f"{MAXIMUM_FLOOR:.4g}"
-            rows.append(("any linear layers, mean over the square", expected, expected))
+        given = {"this model": self._given(x)} | self._simple(x)
+        held = {"this model": self._given(held_x)} | self._simple(held_x)
+        roots = {name: (self._rmse(given[name] - told), self._rmse(held[name] - held_told))
+                 for name in given}  # fmt: skip
+        if self.data == "maximum" and not self.bias:
+            roots["any linear layers, mean over the square"] = MAXIMUM_FLOOR, MAXIMUM_FLOOR
+        rows = tuple((name, *(f"{root:.4g}" for root in own)) for name, own in roots.items())
         columns = ("errors, root mean square", "training", "validation")
-        tables = [Table("regression", columns, tuple(rows), bold=0)]
-        if distributed.rank() == 0:
-            floor = float(np.square(best - told).mean())
-            self._draw(held_own, held_told, floor).savefig(self.run.folder / PICTURE, dpi=120)
-        self.run.event("artifact", path=PICTURE)
-        return (*tables, *self._formula(), *self._weights(weights))
+        tables = [Table("regression", columns, rows, bold=0)]
+        if self.run.pictures and distributed.rank() == 0:
+            errors = apply(self.closed_form, x, bias=self.bias) - told
+            floor = float(np.square(errors).mean())
+            picture = self._draw(held["this model"], held_told, floor)
+            picture.savefig(self.run.folder / PICTURE, dpi=120)
+        if self.run.pictures:
+            self.run.event("artifact", path=PICTURE)
+        return (*tables, *self._formula(), *self._weights(self.closed_form))
 
-    def _row(self, name: str, errors: Numbers, held_errors: Numbers) -> tuple[str, ...]:
-        unit = self.inputs.standard.target_std
-        roots = (float(np.square(own).mean() ** 0.5) * unit for own in (errors, held_errors))
-        return (name, *(f"{root:.4g}" for root in roots))
+    def _simple(self, features: Numbers) -> dict[str, Numbers]:
+        """What simpler models tell (N,) of scaled features (N, F), by their names."""
+        told = _sample(self.examples)[1]
+        linear = "least squares" if self.bias else "least squares without a bias"
+        constant = ("the mean", float(told.mean())) if self.bias else ("zero", 0.0)
+        return {
+            f"{linear}, closed form": apply(self.closed_form, features, bias=self.bias),
+            constant[0]: np.full(len(features), constant[1]),
+        }
+
+    def _rmse(self, errors: Numbers) -> float:
+        """Root of the mean square of scaled errors, in the unit of what is told."""
+        return float(np.square(errors).mean() ** 0.5) * self.inputs.standard.target_std
 
     def _given(self, features: Numbers) -> Numbers:
         """What the model tells (N,) of scaled features (N, F). Every rank calls it."""
@@ -104,7 +119,7 @@ class Regression(FeatureTraining):
 
     def _matrices(self) -> list[Numbers]:
         """The weights of each layer, as saved last."""
-        saved = self.checkpoints.best or self.checkpoints.newest
+        saved = self.checkpoints.given
         assert saved is not None  # training ends with one
         model = checkpoint.load_model(saved)
         return [p.detach().double().numpy() for p in model.parameters() if p.dim() == 2]

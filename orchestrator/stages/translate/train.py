@@ -34,18 +34,19 @@ def translate(config: JobConfig, inputs: PublishedPairs, run: Run) -> Result:
     """Train, evaluate, save, and translate with what was saved. Every rank calls it."""
     training = Training(config, inputs, run)
     outcome = training.fit()
-    newest = training.checkpoints.newest
+    saved = training.checkpoints.given
     scored: tuple[scoring.Scores, ...] = ()
-    if not outcome.stopped and newest is not None:
+    if not outcome.stopped and saved is not None:
         run.heart.beat(SAMPLING)
         if distributed.rank() == 0:  # the others have nothing to do for it
             texts = inputs.texts(run.cache)
             stage = training.translate_config
-            found = scoring.score(newest, texts, stage.beams, stage.length_penalty)
-            run.log(newest.step, found.metrics)
-            if scoring.draw(newest, found, run.folder / scoring.PICTURE, stage.languages):
+            found = scoring.score(saved, texts, stage.beams, stage.length_penalty)
+            run.log(outcome.step, found.metrics)
+            languages = stage.languages
+            if run.pictures and scoring.draw(saved, found, run.folder / scoring.PICTURE, languages):
                 run.event("artifact", path=scoring.PICTURE)
-            if pronoun.draw_pronoun(newest, texts, run.folder / pronoun.PICTURE):
+            if run.pictures and pronoun.draw_pronoun(saved, texts, run.folder / pronoun.PICTURE):
                 run.event("artifact", path=pronoun.PICTURE)
             scored = (found,)
     example = next(text for text, _, _ in inputs.texts(run.cache) if "'" not in text)

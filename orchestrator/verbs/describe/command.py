@@ -137,27 +137,26 @@ def _memory(config: "JobConfig", name: str, model: "ModelConfig") -> list[str]:
     """Bytes per worker of weights, gradients and optimizer, for each ZeRO stage."""
     from data.messages import size
     from models import cost
+    from models.configs import ByHandConfig
     from orchestrator.config import OptimConfig
     from orchestrator.plan.memory import memory_of
     from orchestrator.stages import RoleOutline
 
     role, workers = config.role(name), config.workers
-    optim = role.optim or OptimConfig()
-    title = f"bytes per worker, of {workers}; {role.engine.precision}, {optim.name}"
+    optim, by_hand = role.optim or OptimConfig(), isinstance(model, ByHandConfig)
+    precision = "fp32 in numpy" if by_hand else role.engine.precision
+    title = f"bytes per worker, of {workers}; {precision}, {optim.name}"
     cells: list[tuple[str, ...]] = [(title, "weights", "gradients", "optimizer", "together")]
-    for stage in range(4):
-        engine = replace(
-            role.engine,
-            name="deepspeed",
-            zero_stage=stage,
-            offload_optimizer=False,
-            offload_parameters=False,
-        )
+    alone = replace(role.engine, offload_optimizer=False, offload_parameters=False)
+    engines = {"by hand": role.engine} if by_hand else {
+        f"ZeRO {stage}": replace(alone, name="deepspeed", zero_stage=stage) for stage in range(4)
+    }  # fmt: skip
+    for shown, engine in engines.items():
         own = replace(role, model=model, engine=engine, optim=optim)
         outline = RoleOutline(own, cost.parameters(model), cost.largest_layer(model))
         held = memory_of(outline, workers)
         each = (held.weights, held.gradients, held.optimizer, held.total)
-        cells.append((f"ZeRO {stage}", *map(size, each)))
+        cells.append((shown, *map(size, each)))
     return _aligned(cells, right=(1, 2, 3, 4))
 
 

@@ -18,11 +18,9 @@ from data.files import write_text_atomic
 from data.messages import clock, short
 from orchestrator.config import JobConfig
 from orchestrator.job.codes import DONE, FAILED, REFUSED
-from orchestrator.record.comparing import sizes
-from orchestrator.record.comparing.curves import Shown, draw
-from orchestrator.record.comparing.sizes import parameters
+from orchestrator.record.comparing import pictures
 from orchestrator.record.runfolder import new_folder
-from orchestrator.record.runs import Run, made_here
+from orchestrator.record.runs import Run, best_first, made_here
 from orchestrator.terminal import columns, say
 
 Jobs = list[tuple[JobConfig, list[str]]]
@@ -80,19 +78,19 @@ def carry_out(jobs: Jobs, verb: Callable[..., int], asked: float, *, starts: boo
 
 
 def table(jobs: Sequence[Sequence[str]], ended: Sequence[Ended]) -> list[str]:
-    """A line for each job: how it ended, its result, its run, and what it had of its own."""
+    """A line for each job, best first: how it ended, its result, its run, and what was its own."""
     rows = [("job", "status", "result", "parameters", "time", "run", "overrides")]
-    for number, own in enumerate(own_words(jobs), 1):
-        if number > len(ended):
-            rows.append((str(number), "not started", "-", "-", "-", "-", own))
-            continue
-        last = ended[number - 1]
+    words = own_words(jobs)
+    for place in best_first([own.run for own in ended]):
+        last, number, own = ended[place], place + 1, words[place]
         measured = last.run.headline if last.run else None
         result = f"{measured[0].split('/', 1)[-1]} {measured[1]:.4g}" if measured else "-"
         status, name = (last.run.status, last.run.id) if last.run else ("refused", "-")
-        size = parameters(last.run) if last.run else None
+        size = last.run.parameters if last.run else None
         many = "-" if size is None else f"{size:,}"
         rows.append((str(number), status, result, many, clock(last.seconds), name, own))
+    for number, own in enumerate(words[len(ended) :], len(ended) + 1):
+        rows.append((str(number), "not started", "-", "-", "-", "-", own))
     return columns(rows)
 
 
@@ -106,7 +104,7 @@ def record(outputs: Path, jobs: Sequence[Sequence[str]], ended: Sequence[Ended])
     """Put what came out into a folder of the sweep's own, which is returned.
 
     sweep.json has the overrides, the run folder, the status and the metrics of each job,
-    comparison.png their curves.
+    comparison.png and planes.png what they look like.
     """
     folder = new_folder(outputs.absolute(), "sweep")
     folder.mkdir(parents=True)
@@ -121,20 +119,5 @@ def record(outputs: Path, jobs: Sequence[Sequence[str]], ended: Sequence[Ended])
         for words, run in zip(jobs, runs, strict=False)
     ]
     write_text_atomic(folder / "sweep.json", json.dumps({"jobs": found}, indent=1))
-    pairs = zip(jobs, runs, strict=False)
-    common = set.intersection(*map(set, jobs))
-    shown = [
-        Shown(" ".join(_short(word) for word in words if word not in common), run.folder)
-        for words, run in pairs
-        if run is not None
-    ]
-    draw(shown, folder / "comparison.png")
-    done = {own.label: Run(own.folder) for own in shown}
-    sizes.draw(done, folder / sizes.PICTURE)
+    pictures.draw(jobs, runs, folder)
     return folder
-
-
-def _short(word: str) -> str:
-    """An override without the section of its setting."""
-    name, _, value = word.partition("=")
-    return f"{name.rpartition('.')[2]}={value}"

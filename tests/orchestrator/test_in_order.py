@@ -6,11 +6,14 @@ import pytest
 
 from models.configs import MLPConfig
 from orchestrator.compose import compose
+from orchestrator.compose.sweeping import Sweeping
 from orchestrator.config import JobConfig
 from orchestrator.job.lifecycle import INTERRUPTED
 from orchestrator.record.runs import runs
 from orchestrator.stages.classify.stage import ClassifyConfig
-from orchestrator.verbs import sweep
+from orchestrator.verbs.sweep import in_order
+from orchestrator.verbs.sweep.asked import fill_in
+from orchestrator.verbs.sweep.settings import read
 from tests.orchestrator.typed import on, refused, typed
 
 ROOT = Path(__file__).parents[2]
@@ -43,9 +46,15 @@ def test_a_sweep_in_one_process_runs_every_job_and_ends_with_a_table(corpus, tmp
 
 @pytest.mark.parametrize("file", sorted((ROOT / "conf" / "sweep").glob("*.yaml")))
 def test_every_sweep_of_conf_is_several_jobs_that_compose(file):
-    jobs = compose([f"sweep={file.stem}"])
-    assert len(jobs) > 1
     assert file.read_text().startswith("# ")
+    with Sweeping(None) as composing:
+        of_sweep, space = composing.asked([file.stem])
+        asked, jobs = fill_in(space, read(of_sweep), [], None, composing.job)
+    assert asked.trials > 1
+    assert len(jobs) > 1
+    if of_sweep:
+        return
+    assert len(compose([f"sweep={file.stem}"])) == asked.trials == space.size
 
 
 def test_what_is_typed_beside_a_sweep_has_the_last_word(tmp_path, monkeypatch):
@@ -94,7 +103,7 @@ def test_a_failed_job_does_not_stop_the_others_and_an_interrupted_one_does(
         return code
 
     jobs = [(job, ["stage=classify", f"seed={seed}"]) for seed in range(3)]
-    assert sweep.carry_out(jobs, verb, 0.0, starts=True) == exit_code
+    assert in_order.carry_out(jobs, verb, 0.0, starts=True) == exit_code
     said = capsys.readouterr()
     rows = [line.split() for line in said.out.splitlines()[-3:]]
     assert [row[1] for row in rows] == status

@@ -1,0 +1,184 @@
+"""`orchestrate sweep [NAME] SETTINGS`: the best values of some settings, by many jobs.
+
+A setting of the job gets several values in Hydra's own syntax, the rest stays as with `run`:
+
+    optim.learning_rate='tag(log,interval(1e-4,1e-2))'    a number, tried by factors
+    model.width='interval(64,256)'                        a whole number, for the setting is one
+    model.layers=2,4  optim='glob(ada*)'  model.dropout='range(0,0.5,0.1)'
+
+What has no dot and is no setting of a job is of the sweep itself:
+
+    sampler=tpe             grid (where every value is listed), random, sobol, tpe, cmaes, gp
+    trials=16               how many
+    pruner=asha             what ends those early that do not get on; also hyperband, median, pbt
+    objective=METRIC        what it is about; METRIC:higher, or several with commas
+    constraint='METRIC<=1'  what the best must keep
+    parallel=2              at once; otherwise as many as there is room for
+    seeds=3                 the best few again with other seeds: is it noise?
+    failures=10             so many failed trials end the sweep
+    name=mine               of its folder
+
+NAME is a file of conf/sweep, a list of such words. Trials are ordinary jobs, each with a run
+folder; what became of them is in the folder of the sweep, and `--resume FOLDER` goes on there.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from data.messages import counted, did_you_mean, short
+from orchestrator.config import JobConfig
+from orchestrator.job.codes import DONE, FAILED, INTERRUPTED
+from orchestrator.plan.devices import available
+from orchestrator.plan.planning import make_plan
+from orchestrator.record.mlflow.sweeps import sending
+from orchestrator.record.runfolder import new_folder
+from orchestrator.record.sweeps import ASKED, LOG
+from orchestrator.terminal import say
+from orchestrator.verbs.sweep.asked import Asked, fill_in, probe
+from orchestrator.verbs.sweep.launching import WarmProcesses, room_of
+from orchestrator.verbs.sweep.proposals import Proposer
+from orchestrator.verbs.sweep.report import Report
+from orchestrator.verbs.sweep.running import Ends, Sweep
+from orchestrator.verbs.sweep.settings import read
+from orchestrator.verbs.sweep.space import Space
+from orchestrator.verbs.sweep.table import Table
+
+
+class Composing(Protocol):
+    """What composes the jobs of a sweep; a context."""
+
+    def __enter__(self) -> "Composing":
+        """Make it ready."""
+
+    def __exit__(self, *error: object) -> None:
+        """Leave everything as it was."""
+
+    def asked(self, words: Sequence[str]) -> tuple[list[str], Space]:
+        """The words of the sweep, and its space."""
+
+    def job(self, words: Sequence[str]) -> JobConfig:
+        """The job of a trial."""
+
+    def is_group(self, name: str) -> bool:
+        """Whether a name is that of a group of choices."""
+
+
+def main(argv: Sequence[str], composing: Callable[[str | None], Composing]) -> int:
+    """Carry out a sweep, or the rest of one; returns the exit code.
+
+    Raises:
+        ValueError: it can't work, and nothing was started.
+    """
+    options = parser().parse_args(argv)
+    if options.resume is not None:
+        if options.words:
+            raise ValueError(
+                f"--resume={options.resume} goes on as it was asked for; leave "
+                f"{' '.join(options.words)} out, or start another sweep"
+            )
+        folder = _folder(options.resume)
+        asked = Asked.load(folder)
+        with composing(asked.config_dir) as compose:
+            return _carry_out(asked, folder, probe(asked.space, compose.job), compose)
+    with composing(options.config_dir) as compose:
+        words, space = compose.asked(options.words)
+        asked, jobs = fill_in(space, read(words), ["sweep", *argv], options.config_dir, compose.job)
+        folder = _new_folder(asked)
+        make_plan(jobs[0], say)  # the data is made once, not by all trials at the same time
+        return _carry_out(asked, folder, jobs, compose)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of this verb."""
+    new = argparse.ArgumentParser(
+        prog="orchestrate sweep",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    new.add_argument("words", nargs="*", help="NAME of conf/sweep, settings of job and sweep")
+    new.add_argument("--resume", metavar="FOLDER", help="of a sweep that was interrupted")
+    new.add_argument("--config-dir", "-cd", metavar="FOLDER", help="of your own YAML")
+    return new
+
+
+def _carry_out(asked: Asked, folder: Path, jobs: Sequence[JobConfig], compose: Composing) -> int:
+    here = available(None)
+    room = room_of(jobs, here.cpus, here.gpus)
+    if isinstance(asked.settings.parallel, int):
+        room = asked.settings.parallel
+    for line in [*asked.lines(), _trials_line(jobs, room), f"folder      {short(folder)}"]:
+        say(line, hang=12)
+    folder.mkdir(parents=True, exist_ok=True)
+    begun = time.monotonic()
+    with Table(folder) as table:
+        if not (folder / ASKED).exists():
+            asked.save(folder)
+        directions = [direction for _, direction in asked.objectives]
+        spent = sum(trial.seconds for trial in table.trials) / max(1, room)
+        proposer = Proposer(asked.space, asked.settings, directions, asked.course, asked.seed)
+        gpus = max(job.workers * job.resources.gpus_per_worker for job in jobs)
+        launcher = WarmProcesses(room, folder / LOG, gpus)
+        sweep = Sweep(asked, table, proposer, launcher, compose.job, say)
+        ended, whole = None, False
+        outputs = Path(asked.outputs).absolute()
+        with sending(folder, jobs[0].tracking, outputs, asked.trials) as tracked:
+            try:
+                whole = sweep.run()
+            except Ends as error:
+                ended = str(error)
+            status = "failed" if ended else "done" if whole else "interrupted"
+            seconds = spent + time.monotonic() - begun
+            report = Report(folder, asked, table.trials, seconds, status)
+            say("")
+            for line in report.write(proposer, compose.is_group):
+                say(line, hang=12)
+    for line in tracked:
+        say(f"MLflow      {line}", hang=12)
+    if ended is not None:
+        say(f"error: {ended}", sys.stderr)
+        return FAILED
+    if not whole:
+        say(f"go on       orchestrate sweep --resume {short(folder)}")
+        return INTERRUPTED
+    return DONE
+
+
+def _trials_line(jobs: Sequence[JobConfig], room: int) -> str:
+    """How trials are carried out."""
+    resources = max((job.resources for job in jobs), key=lambda own: own.most)
+    kind = "GPU" if resources.gpus_per_worker else "CPU"
+    each = f"{counted(resources.most, 'worker')} on {kind}"
+    how = "in warm processes of this machine"
+    if resources.launcher == "ray":
+        how += "; each starts its Ray workers anew, resources=cpu1 does without"
+    return f"trials      {room} at once, {each} each, {how}"
+
+
+def _new_folder(asked: Asked) -> Path:
+    """Of a new sweep. Raises ValueError if there is one of its name."""
+    outputs, name = Path(asked.outputs).absolute(), asked.settings.name
+    folder = new_folder(outputs, "sweep")
+    if name is None:
+        return folder
+    if taken := sorted(outputs.glob(f"*/*-sweep-{name}")):
+        raise ValueError(
+            f"name={name} is that of {short(taken[-1])}; go on with that one by `orchestrate sweep "
+            f"--resume {short(taken[-1])}`, or take another name"
+        )
+    return folder.with_name(f"{folder.name.rpartition('-')[0]}-{name}")
+
+
+def _folder(name: str) -> Path:
+    """The folder that --resume means. Raises ValueError if there is none."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder.absolute()
+    found = sorted(Path("outputs").glob(f"*/*-sweep-{name}")) if "/" not in name else []
+    if found:
+        return found[-1].absolute()
+    known = [str(path) for path in sorted(Path("outputs").glob("*/*-sweep-*"))]
+    raise ValueError(f"--resume={name}: there is no such folder{did_you_mean(name, known)}")
