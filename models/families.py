@@ -60,12 +60,12 @@ MODELS = {
     "rnn": Family(RNNConfig, "models.recurrent.language:Recurrent", recurrent_cost),
     "window": Family(WindowConfig, "models.window:Window", window_cost),
     "transformer": Family(TransformerConfig, "models.transformer:Transformer", transformer_cost),
-    "bert": Family(BertConfig, "models.bert:Bert", bert_cost),
+    "bert": Family(BertConfig, "models.bert:build_bert", bert_cost),
     "cbow": Family(CBOWConfig, "models.word_vectors:WordVectors", word_vectors_cost),
     "skipgram": Family(SkipGramConfig, "models.word_vectors:WordVectors", word_vectors_cost),
     "mlp": Family(MLPConfig, "models.mlp:MLP", mlp_cost),
     "mlp_by_hand": Family(ByHandConfig, "models.by_hand:twin", mlp_cost),
-    "hf": Family(HFConfig, "models.hf.wrapped:HFModel", hf_cost),
+    "hf": Family(HFConfig, "models.hf.encoder_decoder:wrapped", hf_cost),
 }
 
 

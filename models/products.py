@@ -27,6 +27,13 @@ def sorted_projection(
     return lambda x: ops._linear_pointwise(x, mine, bias, then, [], how)
 
 
+def sorted_sum(weight: Tensor, rows: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """x (rows, inputs), y (rows, outputs) -> x @ weight^T + y; as `sorted_projection`."""
+    ops: Any = torch.ops.mkldnn
+    mine = ops._reorder_linear_weight(weight.detach(), rows)
+    return lambda x, y: ops._linear_pointwise.binary(x, y, mine, None, "add")
+
+
 def sorts(weight: Tensor) -> bool:
     """Whether this build of torch has the operations, and this processor the instructions."""
     ops: Any = torch.ops.mkldnn

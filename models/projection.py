@@ -30,11 +30,7 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class _Projected(torch.autograd.Function):
-    """functional.linear with another way to the gradient of the weights.
-
-    It is by_y^T @ x, a sum over tokens, and oneDNN is slow at a bf16 matrix that it has to read
-    the other way round. Here the narrower of the two is turned round before.
-    """
+    """functional.linear with another way to the gradient of the weights."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, *bias: Tensor) -> Tensor:
@@ -48,13 +44,21 @@ class _Projected(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         (by_y,) = gradients
         rows, by_rows = x.flatten(0, -2), by_y.flatten(0, -2)  # (N, I), (N, O)
-        if rows.shape[1] < by_rows.shape[1]:
-            by_weight = (rows.T.contiguous() @ by_rows).T.contiguous()
-        else:
-            by_weight = by_rows.T.contiguous() @ rows
+        by_weight = weight_gradient(rows, by_rows)
         by_x = by_y @ weight if ctx.needs_input_grad[0] else None
         by_bias = (by_rows.sum(0),) if len(ctx.needs_input_grad) == 3 else ()
         return by_x, by_weight, *by_bias
+
+
+def weight_gradient(x: Tensor, by_y: Tensor) -> Tensor:
+    """The gradient (O, I) by the weights of a projection of x (N, I), given that by y (N, O).
+
+    It is by_y^T @ x, a sum over tokens, and oneDNN is slow at a bf16 matrix that it has to read
+    the other way round. Here the narrower of the two is turned round before.
+    """
+    if x.shape[1] < by_y.shape[1]:
+        return (x.T.contiguous() @ by_y).T.contiguous()
+    return by_y.T.contiguous() @ x
 
 
 def trains_on_cpu(x: Tensor) -> bool:

@@ -1,4 +1,5 @@
 """Parallel texts made of locale data: dates, numbers, amounts, measures and names in two languages.
+From English to French there are sentences with pronouns, too (pronoun_pairs.py).
 
 The forms are those of Unicode's CLDR as the package babel carries it, so they are real; which
 values they are given is drawn. Each pair has a key that tells what it says: all pairs of a key say
@@ -7,12 +8,13 @@ the same in other words, so that a split by key holds out what was never said at
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Literal
 
 from data.files import DataError
+from data.sources.pair import Pair
+from data.sources.pronoun_pairs import noun_pairs, sentence_pair
 
 if TYPE_CHECKING:
     from babel import Locale
@@ -29,22 +31,13 @@ UNITS = (
 )
 PARTS = {"dates": 0.5, "numbers": 0.1, "currencies": 0.12, "units": 0.13, "names": 0.15}
 """Kinds of pairs, and how many of all there are of each."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A text in two languages."""
-
-    source: str
-    target: str
-    kind: str = ""
-    """What it is about, for counts by kind."""
-    key: str | None = None
-    """What it says: pairs of one key belong to one split. None: it is always trained on."""
+PRONOUNS = 0.06
+"""Sentences with pronouns, besides, in parts of all others."""
 
 
 def locale_pairs(languages: tuple[str, str], count: int, seed: int) -> Iterator[Pair]:
-    """Pairs in two languages of babel, `count` of them and the names of all languages and places.
+    """Pairs in two languages of babel: `count` of them, the names of all languages and places, and
+    from English to French sentences with pronouns.
 
     A pair may come more than once. The same arguments give the same pairs.
 
@@ -61,6 +54,11 @@ def locale_pairs(languages: tuple[str, str], count: int, seed: int) -> Iterator[
         say = partial(FORMS[kind], source, target)
         for _ in range(round(count * part)):
             yield say(draw)
+    if (source.language, target.language) == ("en", "fr"):
+        yield from noun_pairs()
+        draw = random.Random(f"{seed} pronouns")
+        for _ in range(round(count * PRONOUNS)):
+            yield sentence_pair(draw)
 
 
 def _locale(name: str) -> "Locale":

@@ -14,7 +14,7 @@ from data.files import DataError
 from data.messages import did_you_mean, listed
 from data.sources.compressed import open_bytes
 from data.sources.hub import hub_units, read_hub
-from data.sources.locale_pairs import Pair
+from data.sources.pair import Pair
 from data.sources.table_files import TABLES, is_table, table_parts
 
 HUB = "hf:"  # before the name or folder of a Hugging Face dataset

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -59,6 +59,24 @@ def _read_documents() -> Iterator[str]:
             yield document
 
 
+def docstrings(packages: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Each docstring of these packages of the standard library, with the package it is from.
+
+    They are without the names and arguments that `python_docs` puts above them; a text that comes
+    again, in any of the packages, is given once.
+
+    Args:
+        packages: names of top-level packages and modules; one that this Python lacks gives none.
+    """
+    root, seen = Path(sysconfig.get_paths()["stdlib"]), set[str]()
+    for package in sorted(packages):
+        for file in [*_modules(root / package), *root.glob(f"{package}.py")]:
+            for _, text in _docstrings_of(root, file):
+                if text and text not in seen:
+                    seen.add(text)
+                    yield text, package
+
+
 def _modules(root: Path) -> Iterator[Path]:
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if name not in SKIPPED)
@@ -69,6 +87,16 @@ def _modules(root: Path) -> Iterator[Path]:
 
 def _module_document(root: Path, file: Path, seen: set[str]) -> str:
     """The docstrings of one file, each under its name and arguments; "" when there are none."""
+    sections = []
+    for title, text in _docstrings_of(root, file):
+        if text and text not in seen:
+            seen.add(text)
+            sections.append(f"{title}\n\n{text}")
+    return "\n\n\n".join(sections)
+
+
+def _docstrings_of(root: Path, file: Path) -> Iterator[tuple[str, str]]:
+    """(title, cleaned docstring) of a file; nothing of one that is no Python of this version."""
     parts = file.relative_to(root).with_suffix("").parts
     name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
     # A syntax tree is many small objects without cycles: the collector would take half the time.
@@ -77,16 +105,11 @@ def _module_document(root: Path, file: Path, seen: set[str]) -> str:
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError):  # templates and files for other versions
-        return ""
+        return
     finally:
         if collecting:
             gc.enable()
-    sections = []
-    for title, text in _docstrings(tree, name):
-        if text and text not in seen:
-            seen.add(text)
-            sections.append(f"{title}\n\n{text}")
-    return "\n\n\n".join(sections)
+    yield from _docstrings(tree, name)
 
 
 def _docstrings(tree: ast.Module, module: str) -> Iterator[tuple[str, str]]:

@@ -22,6 +22,8 @@ class ModelConfig:
     """What to type to train one, where it does not tell the next token."""
     recomputes: ClassVar[bool] = False
     """Whether it can compute activations again instead of keeping them."""
+    output_layers: ClassVar[tuple[str, ...]] = ()
+    """Modules that begin anew where the weights to start from are of another task."""
 
     family: str = ""
     """Name of the architecture in models.MODELS."""
@@ -79,6 +81,17 @@ class TokenModelConfig(ModelConfig):
     def writes(self) -> bool:
         """Whether it predicts the next token of a text, and so can write one."""
         return True
+
+    @property
+    def translates(self) -> bool:
+        """Whether it answers a source text with a target text."""
+        return False
+
+    @property
+    def target_start(self) -> int | None:
+        """Of a model that translates, the token that a target begins behind. None: the end of a
+        text."""
+        return None
 
     @property
     def sees_target(self) -> bool:

@@ -37,3 +37,14 @@ class HFConfig(LanguageModelConfig):
     def writes(self) -> bool:
         """Whether it predicts the next token of a text, and so can write one."""
         return self.task == "causal"
+
+    @property
+    def translates(self) -> bool:
+        """Whether it answers a source text with a target text."""
+        return self.task == "seq2seq"
+
+    @property
+    def target_start(self) -> int | None:
+        """As its config.json says."""
+        start = self.settings.get("decoder_start_token_id")
+        return start if isinstance(start, int) else None

@@ -31,6 +31,11 @@ class TransformerConfig(BlocksConfig):
                 f"try model.width={self.width + 1}"
             )
 
+    @property
+    def translates(self) -> bool:
+        """Always."""
+        return True
+
     def weight_std(self, inputs: int, outputs: int) -> float:
         """Glorot and Bengio 2010: the variance is kept forward and backward."""
         return float((2 / (inputs + outputs)) ** 0.5)

@@ -15,10 +15,11 @@ from models.decoding.generating import Generated, generate, stream
 from models.decoding.sampling import Sampling, draw, row_seeds
 from models.decoding.stepping import TextModel
 from models.decoding.text import TextStream
-from models.decoding.translating import translate
+from models.decoding.translating import EncoderDecoder, translate
 
 __all__ = [
     "Choice",
+    "EncoderDecoder",
     "Generated",
     "Hypothesis",
     "Sampling",

@@ -4,21 +4,53 @@ B texts, S source tokens, T target tokens, V vocabulary.
 """
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from models.blocks import KeysValues
 from models.cache import KVCache
+from models.configs import TokenModelConfig
 from models.decoding.beams import Hypothesis, check_beams, search
 from models.decoding.generating import PADDING
 from models.decoding.stepping import evaluating
-from models.transformer import Transformer
+
+
+class EncoderDecoder(Protocol):
+    """A model that reads a source as a whole; see `Transformer`."""
+
+    @property
+    def config(self) -> TokenModelConfig:
+        """Its sizes and choices."""
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The weights (V, D) of the output layer."""
+
+    def encode(self, source: Tensor, source_mask: Tensor | None = None) -> Tensor:
+        """A vector for each token of source (B, S): (B, S, D)."""
+
+    def memory(self, encoded: Tensor) -> list[KeysValues]:
+        """What the decoder keeps of an encoded source."""
+
+    def decode(
+        self,
+        target: Tensor,
+        memory: list[KeysValues],
+        source_mask: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """What `logits` takes, of target (B, T), behind the tokens of a cache."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The logits (B, T, V) of what `decode` gives."""
 
 
 class TargetWriter:
     """A decoder in the middle of its texts; what it knows of the sources is computed once."""
 
-    def __init__(self, model: Transformer, source: Tensor, mask: Tensor, longest: int) -> None:
+    def __init__(self, model: EncoderDecoder, source: Tensor, mask: Tensor, longest: int) -> None:
         """Encode sources (B, S), padded where mask (B, S) is false, for `longest` target tokens."""
         self.model, self.mask = model, mask
         self.memory = model.memory(model.encode(source, mask))
@@ -38,7 +70,7 @@ class TargetWriter:
 
 @torch.inference_mode()
 def translate(
-    model: Transformer,
+    model: EncoderDecoder,
     sources: Sequence[Sequence[int]],
     max_new_tokens: int,
     *,
@@ -53,7 +85,7 @@ def translate(
         model: left in the mode in which it came.
         sources: tokens of each, with the token that ends a text.
         max_new_tokens: most tokens of a translation, that token included.
-        end: the token that ends a text; a target begins behind it.
+        end: the token that ends a text; a target begins behind it, unless the model says another.
         beams: how many are kept of each source; 1: the likeliest token is taken each time, and
             the first end is the end.
         best: how many are returned of each source, at most `beams`.
@@ -72,7 +104,9 @@ def translate(
     source, mask = pad_right(sources, model.head_weight.device)  # (B, S)
     with evaluating(model):
         writer = TargetWriter(model, source, mask, max_new_tokens)
-        logits = writer.step(torch.full((len(sources),), end, device=source.device))  # (B, V)
+        start = model.config.target_start
+        first = torch.full((len(sources),), end if start is None else start, device=source.device)
+        logits = writer.step(first)  # (B, V)
         if beams == 1:
             return [[one] for one in _greedy(logits, writer, max_new_tokens, end, length_penalty)]
         return search(

@@ -1,6 +1,6 @@
 """Cost of models of whole-sequence blocks.
 
-D model width, F feed-forward width, T tokens of a sample, V vocabulary.
+D model width, F feed-forward width, T tokens of a sample, V vocabulary, C classes.
 """
 
 from models.configs import BertConfig, BlocksConfig, TransformerConfig
@@ -32,24 +32,31 @@ def transformer_cost(config: TransformerConfig, vocab_size: int | None) -> Cost:
 
 
 def bert_cost(config: BertConfig, vocab_size: int | None) -> Cost:
-    """Work out the cost of an encoder for masked tokens; `vocab_size` wins over the config's.
+    """Work out the cost of an encoder for masked tokens or classes; `vocab_size` wins over theirs.
 
-    As for an encoder-decoder; the output layer is counted for all tokens, though only masked ones
-    go through it.
+    As for an encoder-decoder; the output layer of masked tokens is counted for all tokens, though
+    only masked ones go through it, and that of classes once for a text.
 
     Raises:
         ValueError: no vocabulary size is known.
     """
     V, D, layers = _vocabulary(config, vocab_size), config.width, config.layers
     block = 4 * D * D + 2 * D * config.feed_forward_width
-    head = D * D + D + 2 * D + V
+    if config.classes is None:
+        head, own, of_token, of_text = D * D + D + 2 * D + V, V, D * D + V * D, 0
+    else:
+        C = len(config.classes)
+        head, own, of_token, of_text = (D + 1) * C, (D + 1) * C, 0, D * C
     final = 2 * D if config.norm_order == "pre" else 0
     vectors = layers * _block_vectors(config, 1) + 2 * D + final
-    multiplied = layers * block + D * D + V * D
+    multiplied = layers * block + of_token
     return Cost(
-        parameters=layers * block + vectors + (V + config.max_positions) * D + head,
-        largest_layer=max(V * D, config.max_positions * D, V, _largest_projection(config)),
-        flops_per_sample=lambda T: T * (6 * multiplied + 12 * layers * D * T),
+        parameters=layers * block
+        + vectors
+        + (V + config.max_positions + config.segments) * D
+        + head,
+        largest_layer=max(V * D, config.max_positions * D, own, _largest_projection(config)),
+        flops_per_sample=lambda T: T * (6 * multiplied + 12 * layers * D * T) + 6 * of_text,
     )
 
 

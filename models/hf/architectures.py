@@ -1,13 +1,14 @@
 """config.json of a Hugging Face model <-> the config of ours, where ours computes the same.
 
-GPT-2 and the family of Llama (Llama, SmolLM2, Mistral, Qwen2, Qwen3) are settings of `GPTConfig`.
-What has a setting that ours can't express is `NotOurs`, and can be wrapped instead.
+GPT-2 and the family of Llama (Llama, SmolLM2, Mistral, Qwen2, Qwen3) are settings of `GPTConfig`,
+BERT with its head for masked tokens is one of `BertConfig`, which is read and not written. What has
+a setting that ours can't express is `NotOurs`, and can be wrapped instead.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from models.configs import GPTConfig, HFConfig, LanguageModelConfig
+from models.configs import BertConfig, GPTConfig, HFConfig, TokenModelConfig
 
 Plain = Mapping[str, Any]
 
@@ -50,6 +51,22 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "embd_pdrop": 0.1,
         "attn_pdrop": 0.1,
     },
+    "bert": {
+        "vocab_size": 30522,
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.1,
+        "max_position_embeddings": 512,
+        "type_vocab_size": 2,
+        "layer_norm_eps": 1e-12,
+        "tie_word_embeddings": True,
+        "is_decoder": False,
+        "add_cross_attention": False,
+    },
     "llama": _LLAMA | {"attention_bias": False, "mlp_bias": False},
     "mistral": _LLAMA
     | {
@@ -71,6 +88,8 @@ HEADS = {"gpt2": "GPT2LMHeadModel"} | {
 GELUS = {"gelu_pytorch_tanh": "gelu", "gelu_new": "gelu", "gelu": "gelu_erf"}
 """Theirs of GPT-2, and ours; where two are one, the last is the usual."""
 SEQ2SEQ = ("t5", "mt5", "marian", "bart", "mbart", "pegasus")
+MASKED_HEADS = ("MaskedLM", "ForPreTraining")
+"""How the names of their classes end that predict masked tokens."""
 LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 """Where a config.json tells the longest sequence."""
 NO_LENGTH = 2048
@@ -81,7 +100,7 @@ class NotOurs(ValueError):
     """A model that computes something which ours does not."""
 
 
-def to_ours(plain: Plain) -> GPTConfig:
+def to_ours(plain: Plain) -> GPTConfig | BertConfig:
     """The config of ours that computes what the model of a config.json does.
 
     Raises:
@@ -92,10 +111,12 @@ def to_ours(plain: Plain) -> GPTConfig:
     if kind not in DEFAULTS:
         raise NotOurs(f"model_type={kind} is none of {', '.join(DEFAULTS)}")
     own = DEFAULTS[kind] | {key: value for key, value in plain.items() if key in DEFAULTS[kind]}
+    if kind == "bert":
+        return _of_bert(own, plain)
     return _of_gpt2(own) if kind == "gpt2" else _of_llama(kind, own, plain)
 
 
-def config_of(plain: Plain) -> LanguageModelConfig:
+def config_of(plain: Plain) -> TokenModelConfig:
     """The config of ours for a config.json: that of our own module if it fits, else of a wrapper.
 
     Raises:
@@ -111,7 +132,7 @@ def config_of(plain: Plain) -> LanguageModelConfig:
     task = "causal"
     if plain.get("is_encoder_decoder") or kind in SEQ2SEQ:
         task = "seq2seq"
-    elif str(heads[0]).endswith(("MaskedLM", "ForPreTraining")):
+    elif str(heads[0]).endswith(MASKED_HEADS):
         task = "masked"
     longest = (plain[name] for name in LENGTHS if isinstance(plain.get(name), int))
     return HFConfig(
@@ -139,6 +160,31 @@ def _of_gpt2(own: Plain) -> GPTConfig:
         tied_embedding=own["tie_word_embeddings"],
         norm_eps=own["layer_norm_epsilon"],
         dropout=drops.pop() if len(drops) == 1 else 0.0,
+    )
+
+
+def _of_bert(own: Plain, plain: Plain) -> BertConfig:
+    [head, *_] = plain.get("architectures") or [""]
+    if not str(head).endswith(MASKED_HEADS):
+        raise NotOurs(f"{head or 'a model without a head'} tells no masked tokens")
+    for name, known in (
+        *(("hidden_act", "gelu"), ("tie_word_embeddings", True), ("is_decoder", False)),
+        ("add_cross_attention", False),
+    ):
+        _refuse_unless(own, name, (known,))
+    if plain.get("position_embedding_type", "absolute") != "absolute":
+        raise NotOurs(f"position_embedding_type={plain['position_embedding_type']} is not absolute")
+    drops = {float(own[name]) for name in ("hidden_dropout_prob", "attention_probs_dropout_prob")}
+    return BertConfig(
+        vocab_size=own["vocab_size"],
+        max_positions=own["max_position_embeddings"],
+        layers=own["num_hidden_layers"],
+        width=own["hidden_size"],
+        heads=own["num_attention_heads"],
+        ffn_width=own["intermediate_size"],
+        segments=own["type_vocab_size"],
+        dropout=drops.pop() if len(drops) == 1 else 0.0,
+        norm_eps=own["layer_norm_eps"],
     )
 
 

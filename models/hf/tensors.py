@@ -8,16 +8,23 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from models.configs import GPTConfig
+from models.configs import BertConfig, GPTConfig
 
 PREFIXES = {
     "gpt2": "transformer.",
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), "model."),
+    "bert": "bert.",
 }
 """By model_type, what stands before the names of all tensors but the head's. A file of the model
 without its head lacks it."""
-BUFFERS = re.compile(r"(\battn\.(masked_)?bias|rotary_emb\.inv_freq)$")
+BUFFERS = re.compile(r"(\battn\.(masked_)?bias|rotary_emb\.inv_freq|embeddings\.position_ids)$")
 """Ends of the names of constants that old files hold beside the weights."""
+UNUSED = {
+    "bert": re.compile(r"^(bert\.pooler|cls\.seq_relationship)\.|^cls\.predictions\.decoder\.")
+}
+"""By model_type, tensors of heads that ours does not have; those of a tied decoder are known."""
+OLD_NORMS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+"""What the first published weights call the numbers of a norm."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +43,15 @@ class Part:
         return self.shape[::-1] if self.transposed else self.shape
 
 
-def parts(config: GPTConfig, kind: str) -> dict[str, tuple[Part, ...]]:
+def parts(config: GPTConfig | BertConfig, kind: str) -> dict[str, tuple[Part, ...]]:
     """Of each parameter of ours, by its name, their tensors from the first row to the last.
 
     Args:
         config: of ours.
         kind: the model_type of theirs.
     """
+    if isinstance(config, BertConfig):
+        return _bert(config)
     found = _gpt2(config) if kind == "gpt2" else _llama(config)
     V, D = config.vocab_size, config.width
     assert V is not None
@@ -75,6 +84,45 @@ def _gpt2(config: GPTConfig) -> dict[str, tuple[Part, ...]]:
             own[f"{ours}.{to}.weight"] = Part(f"{name}.weight", (inputs, outputs), True)
             own[f"{ours}.{to}.bias"] = Part(f"{name}.bias", (outputs,))
     return {name: (part,) for name, part in own.items()}
+
+
+def _bert(config: BertConfig) -> dict[str, tuple[Part, ...]]:
+    V, P, D, F = config.vocab_size, config.max_positions, config.width, config.feed_forward_width
+    assert V is not None
+    embeddings, head = "bert.embeddings", "cls.predictions"
+    own: dict[str, tuple[Part, ...]] = {
+        "embedding.weight": (Part(f"{embeddings}.word_embeddings.weight", (V, D)),),
+        "position_embedding.weight": (Part(f"{embeddings}.position_embeddings.weight", (P, D)),),
+        "head.bias": (Part(f"{head}.bias", (V,)),),
+    }
+    if config.segments:
+        name = f"{embeddings}.token_type_embeddings.weight"
+        own["segment_embedding.weight"] = (Part(name, (config.segments, D)),)
+    norms = {
+        "embedding_norm": f"{embeddings}.LayerNorm",
+        "head.norm": f"{head}.transform.LayerNorm",
+    }
+    linears: dict[str, tuple[list[str], int, int]] = {
+        "head.dense": ([f"{head}.transform.dense"], D, D)
+    }
+    for layer in range(config.layers):
+        ours, theirs = f"blocks.{layer}", f"bert.encoder.layer.{layer}"
+        norms[f"{ours}.attention.norm"] = f"{theirs}.attention.output.LayerNorm"
+        norms[f"{ours}.ffn.norm"] = f"{theirs}.output.LayerNorm"
+        qkv = [f"{theirs}.attention.self.{name}" for name in ("query", "key", "value")]
+        linears |= {
+            f"{ours}.attention.layer.qkv": (qkv, D, D),
+            f"{ours}.attention.layer.output": ([f"{theirs}.attention.output.dense"], D, D),
+            f"{ours}.ffn.layer.up": ([f"{theirs}.intermediate.dense"], D, F),
+            f"{ours}.ffn.layer.down": ([f"{theirs}.output.dense"], F, D),
+        }
+    for to, norm in norms.items():
+        for end in ("weight", "bias"):
+            own[f"{to}.{end}"] = (Part(f"{norm}.{end}", (D,)),)
+    for to, (names, inputs, outputs) in linears.items():
+        own[f"{to}.weight"] = tuple(Part(f"{name}.weight", (outputs, inputs)) for name in names)
+        own[f"{to}.bias"] = tuple(Part(f"{name}.bias", (outputs,)) for name in names)
+    return own
 
 
 def _llama(config: GPTConfig) -> dict[str, tuple[Part, ...]]:
@@ -117,16 +165,28 @@ def _llama(config: GPTConfig) -> dict[str, tuple[Part, ...]]:
     return own
 
 
-def places(names: Iterable[str], wanted: Collection[str], prefix: str) -> dict[str, str]:
-    """Of each tensor by its full name, the name under which a file holds it; no constants.
+def places(
+    names: Iterable[str], wanted: Collection[str], kind: str | None, prefix: str
+) -> dict[str, str]:
+    """Of each tensor by its full name, the name under which a file holds it.
+
+    Constants are left out, and what ours has no place for by its design.
 
     Args:
         names: those in the file.
         wanted: full names.
+        kind: the model_type, where the tensors are of a module of ours.
         prefix: what a file may have left out of them.
     """
-    return {
-        prefix + name if name not in wanted and prefix + name in wanted else name: name
-        for name in names
-        if not BUFFERS.search(name)
-    }
+    found = {}
+    for name in names:
+        full = name
+        for old, new in OLD_NORMS.items():
+            if full not in wanted:
+                full = full.replace(old, new)
+        if full not in wanted and prefix + full in wanted:
+            full = prefix + full
+        unused = UNUSED.get(kind or "")
+        if not BUFFERS.search(name) and not (unused and unused.search(full)):
+            found[full] = name
+    return found

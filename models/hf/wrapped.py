@@ -107,6 +107,21 @@ class HFModel(nn.Module):
             return losses
         return losses.masked_fill(~loss_mask, 0.0).sum()
 
+    def attention_maps(self, tokens: Tensor) -> dict[str, Tensor]:
+        """The attention weights (B, H, T, T) of each layer over tokens (B, T), by a name for each.
+
+        Raises:
+            ValueError: theirs tells none: it has no attention, or computes it in another way.
+        """
+        self.theirs.set_attn_implementation("eager")  # others never hold the weights
+        result = self.theirs(input_ids=tokens, output_attentions=True, use_cache=False)
+        maps = [own for own in result.attentions or () if own is not None]
+        if not maps:
+            raise ValueError(
+                f"a model of the architecture {self.config.model_type} tells no attention weights"
+            )
+        return {f"layers.{number}": own.float() for number, own in enumerate(maps)}
+
     def new_cache(self, capacity: int, starts: Tensor | None = None) -> KVCache:
         """Return an empty memory; the module of transformers keeps its own in it."""
         return KVCache(capacity, starts)
@@ -123,14 +138,19 @@ class HFModel(nn.Module):
         seen = (columns >= starts[:, None]).long().expand(len(tokens), -1)  # (B, S)
         positions = (seen.cumsum(1) - 1).clamp(min=0)[:, -T:]  # (B, T)
         takes = signature(type(self.theirs).forward).parameters
-        held = "cache" if "cache" in takes else "past_key_values"  # before transformers 5.24
-        given = {held: cache.foreign}
+        given = {self.cache_name: cache.foreign}
         if "position_ids" in takes:
             given["position_ids"] = positions
         result = self.theirs(input_ids=tokens, attention_mask=seen, use_cache=True, **given)
-        cache.length, cache.foreign = end, getattr(result, held)
+        cache.length, cache.foreign = end, getattr(result, self.cache_name)
         logits: Tensor = result.logits
         return logits
+
+    @property
+    def cache_name(self) -> str:
+        """What theirs calls its memory, given and returned."""
+        takes = signature(type(self.theirs).forward).parameters
+        return "cache" if "cache" in takes else "past_key_values"  # before transformers 5.24
 
     def parts(self) -> dict[str, tuple[Part, ...]]:
         """Their tensor of each parameter, which is the parameter itself."""

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.projection import matmul_dtype, without_autocast
-from models.recurrent.stepping import Beginnings, State, step_product
+from models.projection import matmul_dtype, weight_gradient, without_autocast
+from models.recurrent.stepping import FEW_STEPS, Beginnings, State, fuses, step_sum
 
 sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 tanh_backward = torch.ops.aten.tanh_backward.grad_input
@@ -69,9 +69,23 @@ class LSTMLayer(nn.Module):
         if state is None:
             zeros = x.new_zeros(len(x), self.state_weight.shape[1])
             state = zeros, zeros
+        if keep is None and x.shape[1] >= FEW_STEPS and fuses(x):
+            return self._fused(x, state)
         weights = self.input_weight, self.bias, self.state_weight
         h, c = _Steps.apply(x.transpose(0, 1), *weights, *state, keep)  # type: ignore[no-untyped-call]
         return h.transpose(0, 1), (h[-1], c)
+
+    def _fused(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """The same by oneDNN, whose gates stand in the order i, f, g, o."""
+        H = self.state_weight.shape[1]
+        V, W, b = (
+            torch.cat([own[: 2 * H], own[3 * H :], own[2 * H : 3 * H]])
+            for own in (self.input_weight, self.state_weight, self.bias)
+        )
+        before = [part.detach()[None] for part in state]
+        own = [V, W, b, torch.zeros_like(b)]
+        out, h, c = torch.lstm(x, before, own, True, 1, 0.0, self.training, False, True)
+        return out, (h[0].detach(), c[0].detach())
 
 
 class _Steps(torch.autograd.Function):
@@ -86,20 +100,24 @@ class _Steps(torch.autograd.Function):
         dtype = matmul_dtype(x)
         ctx.dtypes = x.dtype, V.dtype
         with without_autocast(x):
-            x, V, b, W = (each.to(dtype) for each in (x, V, b, W))
+            x, V, b, W = (each.to(dtype) for each in (x.contiguous(), V, b, W))
             wide = torch.promote_types(dtype, torch.float32)
-            gates = functional.linear(x, V, b).to(wide)  # (T, B, 4H)
-            (T, B, _), H = gates.shape, W.shape[1]
+            inputs = functional.linear(x, V, b)
+            (T, B, _), H = inputs.shape, W.shape[1]
+            gates = inputs if dtype == wide else inputs.new_empty(inputs.shape, dtype=wide)
             hs, cs = x.new_empty(T + 1, B, H), gates.new_empty(T + 1, B, H)
             tanhs = torch.empty_like(cs[1:])
             hs[0], cs[0] = h, c
-            product, beginnings = step_product(W, B, T), Beginnings(keep)
-            steps = zip(gates, hs[:-1], cs[:-1], hs[1:], cs[1:], tanhs, strict=True)
-            for t, (gate, h, c, h_new, c_new, tanh_c) in enumerate(steps):
+            add_product, beginnings = step_sum(W, B, T), Beginnings(keep)
+            steps = zip(
+                *(inputs, gates, gates[..., : 3 * H], *gates.chunk(4, -1)),
+                *(hs[:-1], cs[:-1], hs[1:], cs[1:], tanhs),
+                strict=True,
+            )
+            for t, (x_t, gate, ifo, i, f, o, g, h, c, h_new, c_new, tanh_c) in enumerate(steps):
                 h, c = beginnings.forget(t, h, c)
-                gate += product(h)
-                gate[:, : 3 * H].sigmoid_()
-                i, f, o, g = gate.unsafe_split(H, 1)
+                add_product(h, x_t, gate)
+                ifo.sigmoid_()
                 g.tanh_()
                 torch.mul(f, c, out=c_new).addcmul_(i, g)
                 torch.tanh(c_new, out=tanh_c)
@@ -118,16 +136,22 @@ class _Steps(torch.autograd.Function):
         x, V, W, gates, hs, cs, tanhs, keep = ctx.saved_tensors
         x_dtype, weight_dtype = ctx.dtypes
         (T, B, _), H, dtype = gates.shape, W.shape[1], x.dtype
-        product, beginnings = step_product(W.T.contiguous(), B, T), Beginnings(keep)
+        add_product, beginnings = step_sum(W.T.contiguous(), B, T), Beginnings(keep)
         cs = beginnings.forgotten(cs[:-1])
         z = gates if gates.dtype == dtype else torch.empty_like(gates, dtype=dtype)
-        dh = gates.new_zeros(B, H)
-        dc, by_tanh, d_gate = dh.clone(), dh.clone(), gates.new_empty(B, 4 * H)
-        di, df, do, dg = d_gate.split(H, 1)
-        steps = zip(gates, cs, tanhs, gradients[0], z, strict=True)
-        for t, (gate, c, tanh_c, d_out, z_t) in reversed(list(enumerate(steps))):
-            i, f, o, g = gate.unsafe_split(H, 1)
-            dh = dh + d_out
+        d_out = gradients[0].to(dtype).contiguous()
+        dh = d_out[-1].to(gates.dtype, copy=True)
+        dc, by_tanh, d_gate = torch.zeros_like(dh), torch.empty_like(dh), gates.new_empty(B, 4 * H)
+        d_ifo, (di, df, do, dg) = d_gate[:, : 3 * H], d_gate.split(H, 1)
+        # The output of the step before is read where this step has done with its own.
+        steps = zip(
+            *(gates, gates[..., : 3 * H], *gates.split(H, -1)),
+            *(cs, tanhs, z, d_out.roll(1, 0)),
+            strict=True,
+        )
+        for t, (gate, ifo, i, f, o, g, c, tanh_c, z_t, d_before) in reversed(
+            list(enumerate(steps))
+        ):
             torch.mul(dh, o, out=by_tanh)
             dc += tanh_backward(by_tanh, tanh_c, grad_input=by_tanh)
             torch.mul(dc, g, out=di)
@@ -135,13 +159,14 @@ class _Steps(torch.autograd.Function):
             torch.mul(dh, tanh_c, out=do)
             torch.mul(dc, i, out=dg)
             dc *= f
-            three = gate[:, : 3 * H]
-            sigmoid_backward(d_gate[:, : 3 * H], three, grad_input=three)
+            sigmoid_backward(d_ifo, ifo, grad_input=ifo)
             tanh_backward(dg, g, grad_input=g)
             if z is not gates:
                 z_t.copy_(gate)
-            dh, dc = beginnings.forget(t, product(z_t), dc)
+            z_t, dc = beginnings.forget(t, z_t, dc)
+            add_product(z_t, d_before, dh)
         z, before = z.flatten(0, 1), beginnings.forgotten(hs[:-1]).flatten(0, 1)
         dx = (z @ V).view_as(x).to(x_dtype)
-        dV, db, dW = z.T @ x.flatten(0, 1), z.sum(0), z.T @ before
+        dV, dW = weight_gradient(x.flatten(0, 1), z), weight_gradient(before, z)
+        db = z.sum(0)
         return dx, dV.to(weight_dtype), db.to(weight_dtype), dW.to(weight_dtype), None, None, None

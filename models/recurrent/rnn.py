@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.projection import matmul_dtype, without_autocast
-from models.recurrent.stepping import Beginnings, State, step_product
+from models.projection import matmul_dtype, weight_gradient, without_autocast
+from models.recurrent.stepping import Beginnings, State, step_sum
 
 tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
@@ -67,16 +67,15 @@ class _Steps(torch.autograd.Function):
         dtype = matmul_dtype(x)
         ctx.dtypes = x.dtype, V.dtype
         with without_autocast(x):
-            x, V, b, W = (each.to(dtype) for each in (x, V, b, W))
+            x, V, b, W = (each.to(dtype) for each in (x.contiguous(), V, b, W))
             sums = functional.linear(x, V, b)  # (T, B, H)
             T, B, H = sums.shape
             hs = x.new_empty(T + 1, B, H)
             hs[0] = h
-            product, beginnings = step_product(W, B, T), Beginnings(keep)
+            add_product, beginnings = step_sum(W, B, T), Beginnings(keep)
             for t, (own, h, h_new) in enumerate(zip(sums, hs[:-1], hs[1:], strict=True)):
                 (h,) = beginnings.forget(t, h)
-                own += product(h)
-                torch.tanh(own, out=h_new)
+                torch.tanh(add_product(h, own, h_new), out=h_new)
         ctx.save_for_backward(x, V, W, hs, keep)
         return hs[1:]
 
@@ -86,15 +85,18 @@ class _Steps(torch.autograd.Function):
         x, V, W, hs, keep = ctx.saved_tensors
         x_dtype, weight_dtype = ctx.dtypes
         T, B, _ = x.shape
-        product, beginnings = step_product(W.T.contiguous(), B, T), Beginnings(keep)
+        add_product, beginnings = step_sum(W.T.contiguous(), B, T), Beginnings(keep)
         z = torch.empty_like(hs[1:])
-        dh = torch.zeros_like(hs[0])
-        for t, (h_new, d_out, own) in reversed(
-            list(enumerate(zip(hs[1:], gradients[0], z, strict=True)))
-        ):
-            tanh_backward(dh + d_out, h_new, grad_input=own)
-            (dh,) = beginnings.forget(t, product(own))
+        d_out = gradients[0].contiguous()
+        dh = d_out[-1].clone()
+        # The output of the step before is read where this step has done with its own.
+        steps = zip(hs[1:], z, d_out.roll(1, 0), strict=True)
+        for t, (h_new, z_t, d_before) in reversed(list(enumerate(steps))):
+            tanh_backward(dh, h_new, grad_input=z_t)
+            (known,) = beginnings.forget(t, z_t)
+            add_product(known, d_before, dh)
         z, before = z.flatten(0, 1), beginnings.forgotten(hs[:-1]).flatten(0, 1)
         dx = (z @ V).view_as(x).to(x_dtype)
-        dV, db, dW = z.T @ x.flatten(0, 1), z.sum(0), z.T @ before
+        dV, dW = weight_gradient(x.flatten(0, 1), z), weight_gradient(before, z)
+        db = z.sum(0)
         return dx, dV.to(weight_dtype), db.to(weight_dtype), dW.to(weight_dtype), None, None

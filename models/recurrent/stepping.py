@@ -3,31 +3,49 @@
 T time (steps), B rows, H units of a layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from models.products import Projection, sorted_projection, sorts
+from models.products import sorted_sum, sorts
+from models.projection import matmul_dtype
 
 State = tuple[Tensor, ...]
 """What a layer hands from step to step, each (B, H)."""
 
+Sum = Callable[[Tensor, Tensor, Tensor], Tensor]
+
 FEW_STEPS = 16  # sorting weights takes as long as it saves in about 5
 
 
-def step_product(weight: Tensor, rows: int, steps: int) -> Projection:
-    """x (rows, inputs) -> x @ weight^T, made fast for a call in each of so many steps.
+def step_sum(weight: Tensor, rows: int, steps: int) -> Sum:
+    """x (rows, inputs), y (rows, outputs), out -> x @ weight^T + y into out.
 
-    fp32 weights are transposed, which takes a quarter off a product of few rows; bf16 ones are
-    sorted, which takes half off (measured with AVX-512 and AMX).
+    It is made fast for a call in each of so many steps: fp32 weights are transposed, which takes a
+    quarter off a product of few rows; bf16 ones are sorted, which takes half off (measured with
+    AVX-512 and AMX). x and y are of the type of the weights, and `out` may be of a wider one.
     """
-    if steps < FEW_STEPS:
-        return lambda x: x @ weight.T
-    if weight.dtype == torch.bfloat16 and sorts(weight):
-        return sorted_projection(weight, None, rows)
-    columns = weight.T.contiguous()
-    return lambda x: x @ columns
+    if steps >= FEW_STEPS and weight.dtype == torch.bfloat16 and sorts(weight):
+        summed = sorted_sum(weight, rows)
+        return lambda x, y, out: out.copy_(summed(x, y))
+    columns = weight.T.contiguous() if steps >= FEW_STEPS else weight.T
+
+    def add(x: Tensor, y: Tensor, out: Tensor) -> Tensor:
+        if out.dtype != weight.dtype:
+            return out.copy_(torch.addmm(y, x, columns))
+        return torch.addmm(y, x, columns, out=out)
+
+    return add
+
+
+def fuses(x: Tensor) -> bool:
+    """Whether oneDNN does all steps of an LSTM in less time than steps one by one: in fp32.
+
+    In bf16 its backward pass takes longer (1.5 times, measured with AMX).
+    """
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return available and x.device.type == "cpu" and matmul_dtype(x) == x.dtype == torch.float32
 
 
 class Beginnings:

@@ -44,16 +44,18 @@ def pinned(config: JobConfig, weights: Mapping[str, "Weights"]) -> JobConfig:
 def _open(role: str, model: ModelConfig) -> "Weights":
     from orchestrator.training.materialise import on_meta
     from orchestrator.training.state import check_parameters
+    from orchestrator.training.transfer import transferred
 
     assert model.weights is not None
     found = verified_weights(model.weights, model.weights_role, allow_pickle=model.allow_pickle)
     try:
         shapes = {name: tuple(p.shape) for name, p in on_meta(model).named_parameters()}
-        check_parameters(found.reader, shapes)
+        reader = transferred(found.reader, model, seed=0)
+        check_parameters(reader, shapes)
         _check_settings(model, found.model_config)
     except ValueError as error:
         raise ValueError(f"model.weights={model.weights} for the role {role}: {error}") from None
-    return found
+    return found._replace(differs=tuple(reader.lines()))
 
 
 def _check_settings(model: ModelConfig, saved: ModelConfig | None) -> None:

@@ -34,6 +34,34 @@ def draw_map(
     return figure
 
 
+def draw_looks(
+    fields: Sequence[tuple[str, Tensor, Sequence[str]]], heads: Sequence[str], title: str
+) -> "Figure":
+    """What one token looks at, head by head.
+
+    Args:
+        fields: side by side: a title, weights (heads, S), and the S tokens that are looked at.
+        heads: a name for each.
+        title: of the whole.
+    """
+    from matplotlib.figure import Figure
+
+    widths = [1.5 + 0.42 * len(looked_at) for _, _, looked_at in fields]
+    figure = Figure(
+        figsize=(sum(widths) + 1, 1.8 + 0.36 * len(heads)), layout="constrained", facecolor="white"
+    )
+    line = figure.subplots(1, len(fields), squeeze=False, width_ratios=widths)[0]
+    for axes, (own, weights, looked_at) in zip(line, fields, strict=True):
+        axes.imshow(weights.float().cpu().numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axes.set_xticks(
+            range(len(looked_at)), looked_at, rotation=60, ha="right", rotation_mode="anchor"
+        )
+        axes.set_yticks(range(len(heads)), heads)
+        axes.set_title(own, loc="left", fontsize=10)
+    figure.suptitle(title, fontsize=11, fontweight="bold")
+    return figure
+
+
 def draw_heads(
     layers: Sequence[Tensor], lookers: Sequence[str], looked_at: Sequence[str], title: str
 ) -> "Figure":

@@ -1,6 +1,7 @@
 """The table of stages: what a job can do."""
 
 from orchestrator.stages.classify.stage import ClassifyConfig
+from orchestrator.stages.classify_text.stage import ClassifyTextConfig
 from orchestrator.stages.embed.stage import EmbedConfig
 from orchestrator.stages.evaluate.stage import EvaluateConfig
 from orchestrator.stages.masked.stage import MaskedConfig
@@ -34,6 +35,11 @@ STAGES = {
         MaskedConfig,
         "orchestrator.stages.masked.driver",
         "orchestrator.stages.masked.train:masked",
+    ),
+    "classify_text": Stage(
+        ClassifyTextConfig,
+        "orchestrator.stages.classify_text.driver",
+        "orchestrator.stages.classify_text.train:classify_text",
     ),
     "translate": Stage(
         TranslateConfig,

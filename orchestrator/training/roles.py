@@ -10,6 +10,7 @@ from orchestrator.training import checkpoint, engine
 from orchestrator.training.checkpoint import SavedRole
 from orchestrator.training.engine import Engine
 from orchestrator.training.state import StateReader
+from orchestrator.training.transfer import transferred
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,10 @@ def build_role(
     """
     reader, resumed_step = resumed or (None, None)
     if reader is None and config.model.weights is not None:
-        reader = checkpoint.open_weights(
+        saved = checkpoint.open_weights(
             Path(config.model.weights), config.model.weights_role, verified=True
         ).reader
+        reader = transferred(saved, config.model, seed)
     built = engine.build(
         config.model,
         config.engine,

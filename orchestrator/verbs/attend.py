@@ -2,7 +2,7 @@
 
 An encoder-decoder has three kinds of attention, each with a picture of its own: of the source to
 itself, of the target to itself, and of the target to the source. Reads weights, model config and
-tokenizer from a run, checkpoint or exported folder alone.
+tokenizer from a run, checkpoint, exported folder or Hugging Face model alone.
 """
 
 from __future__ import annotations
@@ -33,16 +33,21 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError(f"{LATEST} does not exist; run `orchestrate run` first, or name a run")
 
     from data import Tokenizer
-    from models.configs import TransformerConfig, reads_tokens
+    from models.configs import HFConfig, TransformerConfig, reads_tokens
     from orchestrator.stages.attention import draw_heads
     from orchestrator.training import checkpoint
 
-    weights = checkpoint.open_weights(Path(options.path), options.role)
+    weights = checkpoint.open_weights(checkpoint.located(options.path), options.role)
     for line in checkpoint.told(weights.path, weights.passed_over):
         say(line, sys.stderr)
     if weights.model_config is None or weights.tokenizer is None:
         raise ValueError(f"{weights.path} has no model of text")
     config = reads_tokens(weights.model_config)
+    if isinstance(config, HFConfig) and config.task == "seq2seq":
+        raise ValueError(
+            f"{weights.path} holds a wrapped encoder-decoder ({config.model_type}), whose "
+            "attention can't be looked at; name one of ours, or a causal or masked one"
+        )
     crossed = isinstance(config, TransformerConfig)
     if options.target is not None and not crossed:
         raise ValueError(
@@ -84,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
         "path",
         nargs="?",
         default=LATEST,
-        help="run folder, checkpoint or exported folder [%(default)s]",
+        help="run, checkpoint, exported folder, or Hugging Face model [%(default)s]",
     )
     new.add_argument("--role", help="which model; needed where the checkpoint has several")
     new.add_argument("--text", required=True, help="to look at; of an encoder-decoder its source")
@@ -98,7 +103,6 @@ def _rows(
     model: nn.Module, tokenizer: Tokenizer, text: str, target: str | None, crossed: bool
 ) -> list[list[int]]:
     """The tokens of what is looked at: a text, or a source and its target."""
-    from models.configs import BertConfig
     from models.decoding import translate
     from models.transformer import Transformer
 
@@ -106,13 +110,22 @@ def _rows(
     if not tokens:
         raise ValueError("--text is empty; give a text to look at")
     if not crossed:
-        return [tokens if isinstance(model.config, BertConfig) else [end, *tokens]]
+        return [tokens if _sees_all(model.config) else [tokenizer.start_of_text, *tokens]]
     source = [*tokens, end]
     if target is not None:
         return [source, [end, *tokenizer.encode(target)]]
     assert isinstance(model, Transformer)
     [[found]] = translate(model, [source], model.config.max_positions, end=end)
     return [source, [end, *(token for token in found.tokens if token != end)]]
+
+
+def _sees_all(config: object) -> bool:
+    """Whether a token sees those behind it, too, and none stands for the beginning."""
+    from models.configs import BertConfig, HFConfig
+
+    return isinstance(config, BertConfig) or (
+        isinstance(config, HFConfig) and config.task == "masked"
+    )
 
 
 def _maps(model: nn.Module, rows: list[list[int]]) -> Maps:
@@ -124,7 +137,12 @@ def _maps(model: nn.Module, rows: list[list[int]]) -> Maps:
     import torch
 
     from models.attention_maps import recorded
+    from models.hf.wrapped import HFModel
 
+    if isinstance(model, HFModel):
+        with torch.no_grad():
+            maps = model.attention_maps(torch.tensor(rows))
+        return {name: own[0] for name, own in maps.items()}
     with recorded(model) as found, torch.no_grad():
         model(*(torch.tensor([row]) for row in rows))
     if not found:

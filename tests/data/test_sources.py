@@ -1,5 +1,7 @@
 import json
+import logging.handlers
 import os
+import queue
 import subprocess
 import sys
 
@@ -16,7 +18,7 @@ from data.sources import (
     units_of,
 )
 from data.sources.lines import pieces
-from data.sources.python_docs import clean
+from data.sources.python_docs import clean, docstrings
 from tests.data.texts import documents
 
 PIECE = 8192
@@ -59,6 +61,16 @@ def test_python_docs_hold_topics_and_each_docstring_once(docs):
     # The operator module documents each function under two names.
     sayings = [p for d in docs for p in d.split("\n\n\n") if p.endswith("\n\nSame as a + b.")]
     assert len(sayings) <= 1
+
+
+def test_docstrings_come_once_with_the_package_they_are_from():
+    found = list(docstrings(("json", "logging", "no_such_package", "queue")))
+    assert {package for _, package in found} == {"json", "logging", "queue"}
+    texts = [text for text, _ in found]
+    assert len(texts) == len(set(texts))
+    own = dict(found)
+    for module, package in ((json, "json"), (logging.handlers, "logging"), (queue, "queue")):
+        assert own[clean(module.__doc__)] == package
 
 
 def test_python_docs_are_the_same_in_another_process(docs):

@@ -119,3 +119,39 @@ def test_a_micro_batch_without_a_masked_token_has_no_loss_and_a_gradient_of_zero
 def test_a_sequence_longer_than_the_positions_is_refused():
     with pytest.raises(ValueError, match="13 tokens is longer than model"):
         model_for()(torch.zeros(1, 13, dtype=torch.int64))
+
+
+def test_a_classifier_scores_the_mean_of_the_vectors_that_the_masked_model_makes():
+    torch.manual_seed(0)
+    masked, classifier = model_for(), model_for(classes=["a", "b", "c"])
+    shared = {name: p for name, p in masked.state_dict().items() if not name.startswith("head.")}
+    assert classifier.load_state_dict(shared, strict=False).unexpected_keys == []
+    tokens, real = tokens_and_mask()
+    found = classifier(tokens, real)
+    for row, (own, mask) in enumerate(zip(tokens, real, strict=True)):
+        pooled = masked.hidden(own[mask][None])[0].mean(0)
+        expected = classifier.classifier.weight @ pooled + classifier.classifier.bias
+        torch.testing.assert_close(found[row], expected)
+        torch.testing.assert_close(classifier(own[mask][None])[0], expected)
+
+
+def test_a_segment_table_adds_its_first_row_to_every_token():
+    plain, with_segments = model_for(), model_for(segments=2)
+    with_segments.load_state_dict(plain.state_dict(), strict=False)
+    tokens, real = tokens_and_mask()
+    nn.init.zeros_(with_segments.segment_embedding.weight[0])
+    torch.testing.assert_close(with_segments(tokens, real), plain(tokens, real))
+    with torch.no_grad():
+        plain.position_embedding.weight += 0.7
+        with_segments.segment_embedding.weight[0] = 0.7
+    torch.testing.assert_close(with_segments(tokens, real), plain(tokens, real))
+
+
+def test_positions_start_as_vectors_whose_products_tell_their_distance_alone():
+    table = build(BertConfig(vocab_size=V, max_positions=12, width=D, init_std=0.3))
+    weight = table.position_embedding.weight.detach()
+    products = weight @ weight.T
+    for distance in range(12):
+        line = products.diagonal(distance)
+        torch.testing.assert_close(line, line[:1].expand_as(line))
+    assert float(weight.square().mean()) ** 0.5 == pytest.approx(0.3, rel=1e-4)

@@ -81,6 +81,22 @@ def test_bf16_with_sorted_weights_is_fp32_but_for_rounding(kind, autocast):
         assert (parameter.grad.float() - gradient).norm() < 0.05 * gradient.norm()
 
 
+def test_all_steps_at_once_are_the_steps_one_by_one():
+    torch.manual_seed(0)
+    layer = LSTMLayer(5, 7)
+    nn.init.normal_(layer.bias)
+    x, by_out = torch.randn(3, 40, 5), torch.randn(3, 40, 7)
+    before = layer(torch.randn(3, 2, 5), None, None)[1]
+    found = []
+    for keep in (None, torch.ones(40, 3, dtype=torch.bool)):  # which forgets nothing
+        layer.zero_grad()
+        own = x.clone().requires_grad_()
+        out, state = layer(own, before, keep)
+        out.backward(by_out)
+        found.append((out, state, own.grad, [p.grad.clone() for p in layer.parameters()]))
+    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-4)
+
+
 def test_a_gradient_that_was_taken_can_not_be_taken_again():
     out, _ = LSTMLayer(2, 3)(torch.randn(1, 4, 2), None, None)
     out.sum().backward(retain_graph=True)
@@ -164,6 +180,6 @@ def test_dropout_belongs_to_the_sample():
 
 
 def test_few_steps_sort_no_weights(monkeypatch):
-    monkeypatch.setattr(stepping, "sorted_projection", None)
+    monkeypatch.setattr(stepping, "sorted_sum", None)
     layer = RNNLayer(8, 8).bfloat16()
     layer(torch.randn(1, 4, 8).bfloat16(), None, None)

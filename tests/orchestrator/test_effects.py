@@ -190,6 +190,10 @@ def test_a_setting_of_a_job_is_read_by_it_or_refused(stage, watched, corpus, tmp
         "embed": [f"stage.data={corpus}", "stage.steps=2", "optim.warmup_steps=1"],
         "regress": ["stage.steps=2", "optim.warmup_steps=1"],
         "masked": [*on(corpus), "tokenizer=bpe_mask", "tokenizer.vocab_size=300", "stage.steps=2"],
+        "classify_text": [
+            *("stage.steps=2", "optim.warmup_steps=1", "tokenizer.vocab_size=300"),
+            *("model.layers=1", "model.width=16", "model.heads=2"),
+        ],
         "translate": [
             *("stage.steps=2", "optim.warmup_steps=1", "stage.pairs=100"),
             *("tokenizer.vocab_size=300", "stage.validation_fraction=0.2"),

@@ -10,9 +10,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from data import Tokenizer
-from models.configs import GPTConfig
+from models.configs import BertConfig, GPTConfig
 from models.configs.hf import HFConfig
-from models.decoding import Sampling, beam_search, generate
+from models.decoding import Sampling, beam_search, generate, translate
 from models.hf.architectures import DEFAULTS, HEADS, NotOurs, to_ours, to_theirs
 from orchestrator.config import EngineConfig, OptimConfig
 from orchestrator.training import checkpoint, engine
@@ -78,7 +78,8 @@ def made(kind, settings, folder, head=transformers.AutoModelForCausalLM):
     theirs = head.from_config(config).eval()
     with torch.no_grad():
         for parameter in theirs.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
+            if parameter.requires_grad:  # the others are worked out, and no file has them
+                parameter.add_(torch.randn_like(parameter) * 0.2)
     theirs.save_pretrained(folder)
     return theirs
 
@@ -319,20 +320,53 @@ def test_a_name_that_the_hub_does_not_give_is_refused_in_one_sentence(name, tmp_
     assert "no folder here, and the Hugging Face hub gave nothing of that name" in said
 
 
-def test_a_model_that_is_no_next_token_model_is_refused_by_pretraining(tmp_path, monkeypatch):
+BERT = {
+    **{"vocab_size": V, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4},
+    **{"intermediate_size": 48, "max_position_embeddings": 64},
+}
+
+
+@pytest.mark.parametrize("head", ["AutoModelForMaskedLM", "AutoModelForPreTraining"])
+def test_bert_becomes_our_module_with_its_logits(head, tmp_path):
+    theirs = made("bert", BERT, tmp_path, getattr(transformers, head))
+    if head == "AutoModelForPreTraining":  # as the first published weights name them
+        file = tmp_path / "model.safetensors"
+        old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+        named = load_file(file)
+        for new, before in old.items():
+            named = {name.replace(new, before): tensor for name, tensor in named.items()}
+        save_file(named, file, {"format": "pt"})
+    weights = checkpoint.open_weights(checkpoint.located(str(tmp_path)))
+    assert isinstance(weights.model_config, BertConfig)
+    ours = checkpoint.build_model(weights.reader, weights.model_config).eval()
+    real = torch.arange(40) < torch.tensor([[40], [23]])
+    with torch.no_grad():
+        found = theirs(tokens(), attention_mask=real.long())
+        expected = found.logits if head == "AutoModelForMaskedLM" else found.prediction_logits
+        torch.testing.assert_close(ours(tokens(), real)[real], expected[real], atol=1e-4, rtol=1e-4)
+
+
+def test_a_masked_model_of_theirs_is_looked_at_and_refused_by_pretraining(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    sizes = {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 48}
-    made(
-        "bert",
-        {"vocab_size": 300, "num_attention_heads": 4, **sizes},
-        tmp_path / "bert",
+    theirs = made(
+        "distilbert",
+        {"vocab_size": 300, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},
+        tmp_path / "theirs",
         transformers.AutoModelForMaskedLM,
     )
-    Tokenizer.plain_bytes().save(tmp_path / "bert" / "tokenizer.json")
-    weights = checkpoint.open_weights(checkpoint.located("bert"))
+    Tokenizer.plain_bytes().save(tmp_path / "theirs" / "tokenizer.json")
+    weights = checkpoint.open_weights(checkpoint.located("theirs"))
     assert isinstance(weights.model_config, HFConfig)
     assert weights.model_config.task == "masked"
-    said = refused("run", "model.weights=bert")
+    answer = typed("attend", "theirs", "--text", "the cat sat", "--of", "sat")
+    assert answer.code == 0, answer
+    assert "layer 2 head 4: sat looks at" in answer.out
+    ours = checkpoint.build_model(weights.reader, weights.model_config).eval()
+    theirs.set_attn_implementation("eager")
+    expected = theirs(tokens(), output_attentions=True).attentions
+    for own, their in zip(ours.attention_maps(tokens()).values(), expected, strict=True):
+        torch.testing.assert_close(own, their)
+    said = refused("run", "model.weights=theirs")
     assert "model.family=hf does not predict the next token" in said
 
 
@@ -342,3 +376,53 @@ def test_a_mask_that_sees_the_token_it_predicts_is_named_in_the_plan(tmp_path, m
         answer = typed("plan", f"model.mask={mask}", "tokenizer=bytes")
         assert answer.code == 0, answer
         assert ("sees the token it predicts" in answer.out) == sees
+
+
+PAIRED = {"vocab_size": 300, "d_model": 32, "eos_token_id": 256, "forced_eos_token_id": None}
+LAYERED = {
+    **{"encoder_layers": 2, "decoder_layers": 2, "max_position_embeddings": 64},
+    **{"encoder_attention_heads": 4, "decoder_attention_heads": 4},
+    **{"encoder_ffn_dim": 48, "decoder_ffn_dim": 48},
+}
+ENCODER_DECODERS = {
+    "t5": {"d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0},
+    "marian": LAYERED | {"pad_token_id": 299, "decoder_start_token_id": 299},
+    "bart": LAYERED | {"decoder_start_token_id": 256},
+}
+
+
+@pytest.mark.parametrize("kind", ENCODER_DECODERS)
+def test_an_encoder_decoder_is_wrapped_and_translates_as_it_does_there(kind, tmp_path):
+    settings = PAIRED | ENCODER_DECODERS[kind]
+    theirs = made(kind, settings, tmp_path, transformers.AutoModelForSeq2SeqLM)
+    weights = checkpoint.open_weights(checkpoint.located(str(tmp_path)))
+    ours = checkpoint.build_model(weights.reader, weights.model_config).eval()
+    source, target = tokens(2, 9), tokens(2, 7)
+    real = torch.arange(9) < torch.tensor([[9], [5]])
+    given = {"input_ids": source, "attention_mask": real.long()}
+    with torch.no_grad():
+        expected = theirs(**given, decoder_input_ids=target).logits
+        torch.testing.assert_close(ours(source, target, real), expected, atol=1e-4, rtol=1e-4)
+        asked = {"max_new_tokens": 6, "do_sample": False, "num_beams": 1}
+        written = theirs.generate(**given, **asked)[:, 1:].tolist()
+    rows = [row[mask].tolist() for row, mask in zip(source, real, strict=True)]
+    for texts in (translate(ours, rows, 6, end=256), translate(ours, rows, 6, end=256, beams=4)):
+        assert all(len(best.tokens) == 6 for [best] in texts)
+    greedy = [list(best.tokens) for [best] in translate(ours, rows, 6, end=256)]
+    assert greedy == written
+
+
+def test_the_stage_of_translation_trains_t5_and_generate_translates_with_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = PAIRED | ENCODER_DECODERS["t5"] | {"vocab_size": 257, "n_positions": 20}
+    made("t5", settings, tmp_path / "t5", transformers.AutoModelForSeq2SeqLM)
+    Tokenizer.plain_bytes().save(tmp_path / "t5" / "tokenizer.json")
+    small = ("stage.pairs=100", "stage.steps=3", "stage.global_batch_size=8", "stage.beams=1")
+    plain = ("resources=inline", "resources.gpus_per_worker=0", "engine=torch", "tracking=none")
+    words = ("stage=translate", "model.weights=t5", *small, *plain, "optim.warmup_steps=1")
+    answer = typed("run", *words, "engine.precision=fp32", "stage.validation_fraction=0.02")
+    assert answer.code == 0, answer
+    assert "held-out texts" in answer.out
+    told = typed("generate", "--prompt", "May 4, 2021", "--max-new-tokens", "5")
+    assert told.code == 0, told
+    assert "wrapped encoder-decoder (t5), whose attention" in refused("attend", "--text", "May")

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
@@ -96,6 +97,59 @@ def test_batches_hold_the_tokens_of_their_pairs_whatever_stands_beside_them():
         assert batch.loss_mask[at].sum() == (len(wanted) if at < 3 else 0)
 
 
+def test_no_sentence_about_a_held_out_noun_is_trained_on_though_its_gender_is():
+    published = published_pairs(3000)
+    tokenizer = Tokenizer.load(published.folder(cache_root()) / TOKENIZER)
+    train = open_split(published, "train", tokenizer.end_of_text, cache_root())
+    bounds = [0, *train.source_ends.tolist()]
+    seen = {tokenizer.decode(train.source[start : end - 1]) for start, end in pairwise(bounds)}
+    sentences = [text for text in published.texts(cache_root()) if text[2] == "pronouns"]
+    nouns = {source.split()[1] for source, _, _ in sentences}
+    assert {"elle" in target.split() for _, target, _ in sentences} == {True, False}
+    for noun in nouns:
+        assert f"the {noun}" in seen
+        assert not any(text.startswith(f"the {noun} ") for text in seen)
+
+
+def bleu_by_hand(wanted, written):
+    """BLEU of texts of words and no punctuation, where every order of n-grams is found."""
+    found, total = [0] * 4, [0] * 4
+    for want, have in zip(wanted, written, strict=True):
+        for n in range(1, 5):
+            own, theirs = (
+                Counter(zip(*(text.split()[k:] for k in range(n)), strict=False))
+                for text in (have, want)
+            )
+            found[n - 1] += (own & theirs).total()
+            total[n - 1] += own.total()
+    lengths = [sum(len(text.split()) for text in texts) for texts in (wanted, written)]
+    brevity = min(1.0, np.exp(1 - lengths[0] / lengths[1]))
+    return 100 * brevity * np.prod([f / t for f, t in zip(found, total, strict=True)]) ** 0.25
+
+
+# sacrebleu's own cases of chrF (its test/test_chrf.py, without smoothing): hypotheses, references.
+@pytest.mark.parametrize(
+    ("written", "wanted", "chrf"),
+    [
+        (["a"], ["a"], 100.0),
+        ([""], ["reference"], 0.0),
+        (["a b c"], ["abc"], 100.0),
+        (["a", "b"], ["a", "c"], 50.0),
+        (["aa"], ["ab"], 25.0),
+    ],
+)
+def test_chrf_is_that_of_the_examples_of_sacrebleu(written, wanted, chrf):
+    assert scoring.compare(wanted, written)[2] == pytest.approx(chrf, abs=1e-4)
+
+
+def test_bleu_is_that_of_its_formula():
+    wanted = ["the dog bit the man", "it was not unexpected", "the man bit him first today"]
+    written = ["the dog bit the man", "it was not surprising", "the man bit him again"]
+    exact, bleu, _ = scoring.compare(wanted, written)
+    assert exact == pytest.approx(1 / 3)
+    assert bleu == pytest.approx(bleu_by_hand(wanted, written), abs=1e-6)
+
+
 def test_a_run_leaves_what_it_promises(short):
     run, screen = short
     result = json.loads((run / "result.json").read_text())
@@ -108,7 +162,7 @@ def test_a_run_leaves_what_it_promises(short):
         assert words in screen
     assert (run / "attention.png").read_bytes().startswith(b"\x89PNG")
     kinds = {row[0] for row in json.loads((run / "translation.json").read_text())["data"]}
-    assert kinds == {"dates", "numbers", "currencies", "units", "names", "all"}
+    assert kinds == {"dates", "numbers", "currencies", "units", "names", "pronouns", "all"}
 
 
 def test_what_is_exact_is_what_greedy_writing_with_the_saved_weights_finds(short):

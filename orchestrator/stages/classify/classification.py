@@ -69,9 +69,7 @@ class Classification(FeatureTraining):
     def matrix(self) -> confusion.Matrix:
         """(C, C), of the last evaluation."""
         assert self.told is not None
-        count = len(self.names)
-        pairs = self.told[:, 0] * count + self.told[:, 1]
-        return np.asarray(pairs.bincount(minlength=count * count)).reshape(count, count)
+        return confusion.matrix_of(self.told.numpy(), len(self.names))
 
     def show(self) -> None:
         """Put the pictures of the last measurement on record. Every rank calls it."""

@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from orchestrator.stages.result import Table
 
 Matrix = NDArray[np.int64]
+Told = NDArray[np.int64]
+"""(N, 2): label and predicted class of each of N examples."""
 MOST_WRITTEN = 30  # classes up to which each field of the picture has its number
+
+
+def matrix_of(told: Told, classes: int) -> Matrix:
+    """The matrix of what was told of examples."""
+    pairs = told[:, 0] * classes + told[:, 1]
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
 def accuracy(matrix: Matrix) -> float:

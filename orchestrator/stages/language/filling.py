@@ -12,6 +12,18 @@ from data import Tokenizer
 from data.tokenizer import MASK
 from models.bert import Bert
 
+IN_FONTS = 0x530
+"""Characters below are Latin, Greek and Cyrillic, which matplotlib's own font has."""
+
+
+def shown(token: str) -> str:
+    """A token on one line without the space before it; what a usual font lacks is escaped."""
+    text = token.strip(" ") or "(space)"
+    return "".join(
+        own if own.isprintable() and ord(own) < IN_FONTS else own.encode("unicode_escape").decode()
+        for own in text
+    )
+
 
 @dataclass(frozen=True)
 class Filling:
@@ -19,6 +31,12 @@ class Filling:
 
     tokens: tuple[str, ...]
     chances: tuple[float, ...]
+
+    @property
+    def text(self) -> str:
+        """On one line."""
+        pairs = zip(self.tokens, self.chances, strict=True)
+        return ", ".join(f"{shown(token)} {chance:.0%}" for token, chance in pairs)
 
 
 def masked_row(tokenizer: Tokenizer, text: str) -> list[int]:

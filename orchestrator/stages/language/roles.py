@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+from data import Tokenizer
 from models.configs import reads_tokens
 from orchestrator.config import JobConfig, RoleConfig
+from orchestrator.stages.weights import verified_weights
 
 
 def language_role(config: JobConfig, vocabulary: int, name: str = "model") -> RoleConfig:
@@ -21,3 +23,20 @@ def language_role(config: JobConfig, vocabulary: int, name: str = "model") -> Ro
             "try model.vocab_size=null, which takes the tokenizer's"
         )
     return replace(role, model=replace(model, vocab_size=rows or vocabulary))
+
+
+def tokenizer_of_weights(config: JobConfig) -> Tokenizer | None:
+    """That of the weights which the model starts from. None: it starts from none.
+
+    Raises:
+        ValueError: they have none.
+    """
+    model = config.role("model").model
+    if model.weights is None:
+        return None
+    found = verified_weights(
+        model.weights, model.weights_role, allow_pickle=model.allow_pickle
+    ).tokenizer
+    if found is None:
+        raise ValueError(f"model.weights={model.weights} has no tokenizer: it is no model of text")
+    return Tokenizer.load(found)

@@ -3,5 +3,5 @@
 masking.py   which tokens are masked, and by what, as a function of the sample alone
 driver.py    the stage in the process that starts the job
 train.py     what every rank does
-fillings.py  what it puts in the masks of some texts, as a picture
+sides.py     what either side of a masked token tells, and what it puts there, as a picture
 """

@@ -50,8 +50,12 @@ class Masking:
         self.choose, self.how, self.other = words(f"masking {seed}".encode(), 3)
         self.edges = _edges(tokenizer) if whole_words else None
 
-    def __call__(self, batch: Batch) -> MaskedBatch:
-        """The batch with some tokens to be told; the first of a row is of the row before."""
+    def __call__(self, batch: Batch, *, all_masked: bool = False) -> MaskedBatch:
+        """The batch with some tokens to be told; the first of a row is of the row before.
+
+        With `all_masked` each of them is masked: in an evaluation, where a token that stays would
+        be told by copying it.
+        """
         tokens = batch.tokens[:, 1:]  # (B, T)
         places = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
         units = places if self.edges is None else self._word_starts(tokens, places)
@@ -59,8 +63,8 @@ class Masking:
         chosen &= batch.loss_mask & (tokens != self.end) & (tokens != self.mask)
         how = self._uniform(self.how, batch.sample_ids, places)
         other = self._words(self.other, batch.sample_ids, places) % np.uint64(self.V)
-        seen = np.where(chosen & (how < MASKED), self.mask, tokens)
-        swapped = chosen & (how >= MASKED) & (how < MASKED + RANDOM)
+        seen = np.where(chosen & (all_masked | (how < MASKED)), self.mask, tokens)
+        swapped = (not all_masked) & chosen & (how >= MASKED) & (how < MASKED + RANDOM)
         seen = np.where(swapped, other.astype(np.int64), seen)
         documents = None if batch.documents is None else document_ids(tokens, self.end)
         masked = replace(batch, tokens=seen, loss_mask=chosen, documents=documents)

@@ -58,6 +58,11 @@ class MaskedConfig(LanguageTrainingConfig):
                 f"model.family={model.family} does not tell masked tokens, and stage=masked needs "
                 "a model that does; try model=bert_tiny"
             )
+        if model.classes is not None:
+            raise ValueError(
+                f"model.classes={model.classes} are of stage=classify_text, and stage=masked tells "
+                "masked tokens; add model.classes=null"
+            )
         super().check_job(job)
         if job.tokenizer.kind == "bytes" or (
             job.tokenizer.kind == "bpe" and not job.tokenizer.mask

@@ -16,7 +16,7 @@ from models.bert import Bert
 from orchestrator.config import JobConfig
 from orchestrator.stages.language.filling import fill, masked_row
 from orchestrator.stages.language.scoring import perplexity
-from orchestrator.stages.masked.fillings import draw_fillings
+from orchestrator.stages.masked import sides
 from orchestrator.stages.masked.masking import MaskedBatch, masking
 from orchestrator.stages.pretrain.train import Training, train
 from orchestrator.stages.result import Result, Table
@@ -28,22 +28,19 @@ from orchestrator.training.objectives import Objective, Summed
 from orchestrator.training.patience import SAMPLING
 
 FILLINGS = 5  # shown of each mask
-PICTURE = "fillings.png"
 
 
 def masked(config: JobConfig, inputs: Published, run: Run) -> Result:
     """Train, evaluate, save, and fill masks with what was saved. Every rank calls it."""
     prepared = open_published(inputs, run.cache)
     training, outcome = train(MaskedTraining, config, prepared, run)
-    filled = training.fill() if distributed.rank() == 0 and not outcome.stopped else ()
-    if filled and run.pictures:
-        run.event("artifact", path=PICTURE)
+    looked = training.look() if distributed.rank() == 0 and not outcome.stopped else ()
     measured = (training.comparison(),) if "validation/loss" in training.latest else ()
     return Result(
         stopped=outcome.stopped,
         reason=training.checkpoints.reason(outcome),
         tokens_per_second=outcome.weight / max(outcome.training_seconds, 1e-9),
-        tables=(*measured, *filled),
+        tables=(*measured, *looked),
         next=(("fill a mask", "orchestrate generate {run} --prompt 'Return the <mask>.'"),),
     )
 
@@ -69,12 +66,24 @@ def masked_token(engine: Engine, batch: MaskedBatch) -> Summed:
     return Summed(engine.forward(tokens, **named))
 
 
+def by_frequencies(wanted: Tensor, shares: Tensor) -> tuple[float, float]:
+    """Loss, in nats, and share right of telling tokens by fixed shares (V,) alone.
+
+    wanted (V,) counts how often each token was to be told.
+    """
+    weights = wanted.double() / wanted.sum()
+    return float(-(weights * shares.log()).sum()), float(weights[shares.argmax()])
+
+
 class MaskedTraining(Training):
     """A pretraining run whose model tells masked tokens."""
 
     def __post_init__(self) -> None:
         """Prepare to mask, then as pretraining does."""
         self.masking = masking(self.config, self.prepared.tokenizer)
+        self.frequencies = sides.training_frequencies(
+            self.prepared.train_sets.values(), self.prepared.tokenizer.vocab_size
+        )
         super().__post_init__()
 
     def objective(self) -> Objective[Any]:
@@ -88,7 +97,8 @@ class MaskedTraining(Training):
     def evaluate(self, step: int) -> Metrics:
         """Loss and accuracy on the masked tokens of the validation split. Every rank calls it.
 
-        They are compared with the best that fixed frequencies can do: those of these very tokens.
+        They are compared with what the frequencies of the tokens in the training text tell, which
+        look at no context.
         """
         V = self.prepared.tokenizer.vocab_size
         counts = torch.zeros(V, dtype=torch.int64)
@@ -106,11 +116,11 @@ class MaskedTraining(Training):
 
         totals = evaluate(self.model.engine, measured, self._rows(), self.run.heart)
         own = totals.metrics("validation")
-        sums = torch.tensor(distributed.sum_over_ranks(counts.tolist(), self.run.device))
-        shares = sums[sums > 0] / sums.sum()
+        wanted = distributed.sum_over_ranks(counts.tolist(), self.run.device)
+        loss, accuracy = by_frequencies(torch.tensor(wanted), self.frequencies)
         own["validation/perplexity"] = perplexity(own["validation/loss"])
-        own["validation/frequencies_loss"] = float(-(shares * shares.log()).sum())
-        own["validation/frequencies_accuracy"] = float(shares.max())
+        own["validation/frequencies_loss"] = loss
+        own["validation/frequencies_accuracy"] = accuracy
         self.record(step, own)
         return own
 
@@ -125,15 +135,15 @@ class MaskedTraining(Training):
                 self.config.batch.micro,
                 isolate_documents=self.config.data.isolate_documents,
             )
-            yield from map(self.masking, rows)
+            yield from (self.masking(row, all_masked=True) for row in rows)
 
     def comparison(self) -> Table:
-        """How well masked tokens are told, beside fixed frequencies and a blind guess."""
+        """How well masked tokens are told, beside the training frequencies and a blind guess."""
         own, V = self.checkpoints.measured(self.latest), self.prepared.tokenizer.vocab_size
         rows = [
             ("this model", own["validation/loss"], own["validation/accuracy"]),
             (
-                "the best fixed frequencies",
+                "their frequencies in training",
                 own["validation/frequencies_loss"],
                 own["validation/frequencies_accuracy"],
             ),
@@ -149,22 +159,35 @@ class MaskedTraining(Training):
             bold=0,
         )
 
-    def fill(self) -> tuple[Table, ...]:
-        """What the saved weights put in the masks of the prompts. Only one rank calls it."""
-        saved, prompts = self.checkpoints.given, self.stage.prompts
-        if saved is None or not prompts:
+    def look(self) -> tuple[Table, ...]:
+        """What the saved weights put in the masks of the prompts, and make of either side.
+
+        Only one rank calls it; it leaves a picture in the run folder.
+        """
+        saved, tokenizer = self.checkpoints.given, self.prepared.tokenizer
+        if saved is None:
             return ()
+        assert tokenizer.mask is not None  # `masking` has checked
         self.run.heart.beat(SAMPLING)
-        model, tokenizer = cast(Bert, checkpoint.load_model(saved)).eval(), self.prepared.tokenizer
-        found = [
-            (prompt, filling)
-            for prompt in prompts
-            for filling in fill(model, tokenizer, masked_row(tokenizer, prompt), FILLINGS)[0]
+        model = cast(Bert, checkpoint.load_model(saved)).eval()
+        fillings = [
+            (prompt, one)
+            for prompt in self.stage.prompts
+            for one in fill(model, tokenizer, masked_row(tokenizer, prompt), FILLINGS)[0]
         ]
+        rows = sides.places(
+            self.prepared.validation_sets.values(),
+            self.config.data.sequence_length,
+            tokenizer.end_of_text,
+        )
+        found = sides.measure(model, rows, tokenizer.mask) if len(rows) else None
+        if found is None and not fillings:
+            return ()
         if self.run.pictures:
-            draw_fillings(found).savefig(self.run.folder / PICTURE, dpi=110)
-        rows = []
-        for prompt, own in found:
-            pairs = zip(own.tokens, own.chances, strict=True)
-            rows.append((prompt, ", ".join(f"{t.strip()} {c:.0%}" for t, c in pairs)))
-        return (Table("fillings", ("text", "likeliest for <mask>"), tuple(rows)),)
+            sides.draw(found, fillings, self.run.folder / sides.PICTURE)
+            self.run.event("artifact", path=sides.PICTURE)
+        tables = () if found is None else (found.table(),)
+        if fillings:
+            told = tuple((prompt, one.text) for prompt, one in fillings)
+            tables = (*tables, Table("fillings", ("text", "likeliest for <mask>"), told))
+        return tables

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from data.files import cache_root
 from data.messages import counted
-from data.sources.locale_pairs import Pair, locale_pairs
+from data.sources.locale_pairs import locale_pairs
+from data.sources.pair import Pair
 from data.sources.pairs import file_pairs
 from data.tokenizer import vocab_size
 from models import cost
@@ -16,7 +17,7 @@ from models.configs import reads_tokens
 from orchestrator.config import JobConfig
 from orchestrator.record.journal import Journal
 from orchestrator.stages.examples.resuming import start_position
-from orchestrator.stages.language.roles import language_role
+from orchestrator.stages.language.roles import language_role, tokenizer_of_weights
 from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Score, Shown, step_line
 from orchestrator.stages.translate.pairs import TOKENIZER, PublishedPairs, publish_pairs
 from orchestrator.stages.translate.stage import TranslateConfig
@@ -46,7 +47,9 @@ def outline(config: JobConfig) -> Outline:
             "python -m pip install 'orchestrate[translate]'"
         )
     made = f", {stage.pairs:,} pairs and all names" if stage.data is None else ""
-    return _outline(config, f"{_source(stage)}{made}, not made yet", vocab_size(config.tokenizer))
+    known = tokenizer_of_weights(config)
+    size = vocab_size(config.tokenizer) if known is None else known.vocab_size
+    return _outline(config, f"{_source(stage)}{made}, not made yet", size)
 
 
 def estimate(config: JobConfig, start: "Checkpoint | None") -> Outline:
@@ -66,6 +69,7 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
         seed=config.seed,
         longest=reads_tokens(config.role("model").model).max_positions,
         cache=cache_root(),
+        known=tokenizer_of_weights(config),
     )
     role = language_role(config, published.vocab_size)
     if start is not None:

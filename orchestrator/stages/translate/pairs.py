@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from data import Tokenizer, TokenizerConfig
 from data.messages import counted as told
 from data.order import Ids
-from data.sources.locale_pairs import Pair
+from data.sources.pair import Pair
 from data.tokenizer import load_or_train
 from orchestrator.stages.examples.published import folder_of, open_arrays, publish_arrays
+from orchestrator.stages.examples.ragged import joined, padded
 
 VERSION = 1  # of what is in a published folder
 TOKENIZER, TEXTS = "tokenizer.json", "validation.json"
@@ -87,6 +88,8 @@ class Split:
     """(N,)."""
     end: int
     """The token that ends a text."""
+    start: int
+    """The token that a target begins behind."""
 
     def __len__(self) -> int:
         """N."""
@@ -94,9 +97,9 @@ class Split:
 
     def batch(self, rows: Ids, sample_ids: Ids, counted: NDArray[np.bool_]) -> Batch:
         """The micro-batch of the pairs at `rows` (B,); see `Split` in stages/examples."""
-        source, source_mask = self._padded(self.source, self.source_ends, rows)
-        target, mask = self._padded(self.target, self.target_ends, rows)
-        begin = np.full((len(rows), 1), self.end)  # a target begins behind the end of another
+        source, source_mask = padded(self.source, self.source_ends, rows, self.end)
+        target, mask = padded(self.target, self.target_ends, rows, self.end)
+        begin = np.full((len(rows), 1), self.start)
         return Batch(
             source,
             source_mask,
@@ -105,17 +108,6 @@ class Split:
             self.kinds[rows],
             sample_ids,
         )
-
-    def _padded(
-        self, tokens: NDArray[np.int32], ends: NDArray[np.int64], rows: Ids
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Texts (B, longest) padded with the end of text, and where they are none."""
-        starts = np.where(rows > 0, ends[rows - 1], 0)
-        lengths = ends[rows] - starts
-        places = np.arange(lengths.max())
-        mask = places < lengths[:, None]
-        index = np.minimum(starts[:, None] + places, len(tokens) - 1)
-        return np.where(mask, tokens[index], self.end).astype(np.int64), mask
 
 
 def publish_pairs(
@@ -127,6 +119,7 @@ def publish_pairs(
     seed: int,
     longest: int,
     cache: Path,
+    known: Tokenizer | None = None,
 ) -> PublishedPairs:
     """Cut, tokenize and publish pairs, unless that has been done.
 
@@ -138,6 +131,7 @@ def publish_pairs(
         seed: of the cut.
         longest: most tokens of a text with its end; longer ones are left out and counted.
         cache: root of the cache.
+        known: the tokenizer of the weights to start from, in place of the settings.
 
     Raises:
         ValueError: a split would be empty.
@@ -146,7 +140,7 @@ def publish_pairs(
     for pair in dict.fromkeys(pairs):
         splits[_split_of(pair.key, validation_fraction, seed)].append(pair)
     texts = [text for pair in splits["train"] for text in (pair.source, pair.target)]
-    made = load_or_train(tokenizer, lambda: iter(texts))
+    made = known or load_or_train(tokenizer, lambda: iter(texts))
     too_long, kinds = 0, sorted({pair.kind for own in splits.values() for pair in own})
     arrays: dict[str, NDArray[Any]] = {}
     for name, own in splits.items():
@@ -157,9 +151,7 @@ def publish_pairs(
         splits[name] = list(compress(own, fits))
         for side, rows in zip(("source", "target"), sides, strict=True):
             kept = list(compress(rows, fits))
-            flat = [token for row in kept for token in row]
-            arrays[f"{name}-{side}"] = np.array(flat, dtype=np.int32)
-            arrays[f"{name}-{side}_ends"] = np.cumsum([len(row) for row in kept], dtype=np.int64)
+            arrays[f"{name}-{side}"], arrays[f"{name}-{side}_ends"] = joined(kept)
         number = [kinds.index(pair.kind) for pair in splits[name]]
         arrays[f"{name}-kinds"] = np.array(number, dtype=np.int64)
     count = {name: len(own) for name, own in splits.items()}
@@ -197,12 +189,22 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     return [[*tokenizer.encode(text), tokenizer.end_of_text] for text in texts]
 
 
-def open_split(published: PublishedPairs, split: str, end: int, cache: Path) -> Split:
+def open_split(
+    published: PublishedPairs, split: str, end: int, cache: Path, start: int | None = None
+) -> Split:
     """A split, `train` or `validation`, mapped into memory; every rank calls it.
+
+    Args:
+        published: of the job.
+        split: which.
+        end: the token that ends a text.
+        cache: root of the cache.
+        start: the token that a target begins behind. None: the end of another text.
 
     Raises:
         NotOnThisHost: the folder is not there.
     """
     names = (f"{split}-{what}" for what in ARRAYS)
     arrays = open_arrays(published.fingerprint, cache, *names)
-    return Split(**dict(zip(ARRAYS, arrays, strict=True)), end=end)
+    begin = end if start is None else start
+    return Split(**dict(zip(ARRAYS, arrays, strict=True)), end=end, start=begin)

@@ -9,7 +9,7 @@ import torch
 
 from data import Tokenizer
 from models.attention_maps import recorded
-from models.decoding import translate
+from models.decoding import EncoderDecoder, translate
 from models.transformer import Transformer
 from orchestrator.record.checkpoints import Checkpoint
 from orchestrator.stages.attention import draw_map
@@ -60,7 +60,10 @@ def score(saved: Checkpoint, texts: Texts, beams: int, length_penalty: float) ->
     kinds = sorted({kind for _, _, kind in texts})
     chosen = {kind: [n for n, text in enumerate(texts) if text[2] == kind] for kind in kinds}
     parts = {**(chosen if len(kinds) > 1 else {}), "all": list(range(len(texts)))}
-    measured = {name: _measure(texts, written, own) for name, own in parts.items()}
+    measured = {
+        name: compare([texts[n][1] for n in own], [written[n] for n in own])
+        for name, own in parts.items()
+    }
     rows_of = [
         (name or "texts", f"{len(parts[name]):,}", f"{exact:.1%}", f"{bleu:.1f}", f"{chrf:.1f}")
         for name, (exact, bleu, chrf) in measured.items()
@@ -82,11 +85,11 @@ def score(saved: Checkpoint, texts: Texts, beams: int, length_penalty: float) ->
     )
 
 
-def load(saved: Checkpoint) -> tuple[Transformer, Tokenizer]:
+def load(saved: Checkpoint) -> tuple[EncoderDecoder, Tokenizer]:
     """The model of a checkpoint of this stage, and its tokenizer."""
     assert saved.tokenizer is not None  # every checkpoint of the stage has one
-    model = cast(Transformer, checkpoint.load_model(saved)).eval()
-    return model, Tokenizer.load(saved.tokenizer)
+    model = checkpoint.load_model(saved).eval()
+    return cast(EncoderDecoder, model), Tokenizer.load(saved.tokenizer)
 
 
 def text_of(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
@@ -98,19 +101,24 @@ def _shown(wanted: str, written: str) -> str:
     return "the same" if wanted == written else wanted
 
 
-def _measure(texts: Texts, written: Sequence[str], own: Sequence[int]) -> tuple[float, ...]:
+def compare(wanted: Sequence[str], written: Sequence[str]) -> tuple[float, float, float]:
     """Share that is exact, BLEU (Papineni et al. 2002) and chrF (Popović 2015), by sacrebleu."""
     from sacrebleu import corpus_bleu, corpus_chrf
 
-    made, wanted = [written[n] for n in own], [texts[n][1] for n in own]
-    exact = sum(a == b for a, b in zip(made, wanted, strict=True)) / len(own)
-    bleu, chrf = corpus_bleu(made, [wanted]).score, corpus_chrf(made, [wanted]).score
+    exact = sum(map(str.__eq__, wanted, written)) / len(wanted)
+    bleu, chrf = (score(written, [wanted]).score for score in (corpus_bleu, corpus_chrf))
     return exact, float(bleu), float(chrf)
 
 
-def draw(saved: Checkpoint, scores: Scores, path: Path, languages: Sequence[str]) -> None:
-    """A picture of what each token of a translation takes of the source, in the last layer."""
+def draw(saved: Checkpoint, scores: Scores, path: Path, languages: Sequence[str]) -> bool:
+    """A picture of what each token of a translation takes of the source, in the last layer.
+
+    Returns:
+        Whether there is one: a wrapped model keeps its attention inside.
+    """
     model, tokenizer = load(saved)
+    if not isinstance(model, Transformer):
+        return False
     source, target = scores.shown
     end = tokenizer.end_of_text
     rows = [*tokenizer.encode(source), end], [end, *tokenizer.encode(target)]
@@ -123,6 +131,7 @@ def draw(saved: Checkpoint, scores: Scores, path: Path, languages: Sequence[str]
         [*pieces(tokenizer, rows[0][:-1]), "end"],
         f"Where {languages[1]} looks in {languages[0]}: last layer, mean of its heads",
     ).savefig(path, dpi=120)
+    return True
 
 
 def pieces(tokenizer: Tokenizer, tokens: Sequence[int]) -> Iterator[Any]:

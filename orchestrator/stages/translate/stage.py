@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from data.files import expand_home
-from models.configs import TransformerConfig
+from models.configs import reads_tokens
 from orchestrator.config.changes import Change
 from orchestrator.config.checks import check_at_least
 from orchestrator.config.stage import TrainingConfig
@@ -37,16 +37,16 @@ class TranslateConfig(TrainingConfig):
     name: str = "translate"
     data: str | None = None
     """Files with pairs: gettext catalogues (.po, .mo), .tsv, a table, also as a glob; or hf:NAME,
-    a Hugging Face dataset. None: dates, numbers, amounts, units and names of babel's locale
-    data."""
+    a Hugging Face dataset. None: dates, numbers, amounts, units and names of babel's locale data;
+    from English to French sentences with pronouns, too."""
     languages: list[str] = field(default_factory=lambda: ["en", "fr"])
     """Source and target: locales of babel; of a table or dataset the columns, or the keys in its
     column "translation"."""
     pairs: int = 40_000
-    """Pairs that are made of locale data, without those of all names."""
+    """Pairs that are made of locale data, without those of all names and of pronouns."""
     validation_fraction: float = 0.05
-    """Part of what is said that is never trained on in any form, chosen by a hash: days, amounts;
-    source texts of files."""
+    """Part of what is said that is never trained on in any form, chosen by a hash: days, amounts,
+    nouns in sentences; source texts of files."""
     label_smoothing: float = 0.1
     """Part of each label that all tokens get alike (Szegedy et al. 2016)."""
     beams: int = 4
@@ -98,6 +98,8 @@ class TranslateConfig(TrainingConfig):
             found["stage.pairs"] = "it is of locale data, and stage.data is set"
             if self.data.endswith(COLUMNLESS):
                 found["stage.languages"] = f"{self.data} has no columns with names"
+        if job.role("model").model.weights is not None and job.tokenizer.kind != "file":
+            found["tokenizer"] = "model.weights brings its own"
         if self.beams == 1:
             found["stage.length_penalty"] = "it compares beams, and stage.beams=1 has one"
         return found
@@ -106,7 +108,7 @@ class TranslateConfig(TrainingConfig):
         """Check that the model is an encoder-decoder, too."""
         super().check_job(job)
         model = job.role("model").model
-        if not isinstance(model, TransformerConfig):
+        if not reads_tokens(model).translates:
             raise ValueError(
                 f"model.family={model.family} is no encoder-decoder, and stage=translate needs "
                 "one; try model=transformer"

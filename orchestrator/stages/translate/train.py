@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from data import Tokenizer
+from models.configs import reads_tokens
 from models.cost import flops_per_sample
 from orchestrator.config import JobConfig
 from orchestrator.record.checkpoints import Checkpoint
@@ -18,7 +19,7 @@ from orchestrator.stages.examples.training import ExampleTraining
 from orchestrator.stages.language.roles import language_role
 from orchestrator.stages.result import Result
 from orchestrator.stages.run import Run
-from orchestrator.stages.translate import scoring
+from orchestrator.stages.translate import pronoun, scoring
 from orchestrator.stages.translate.driver import SAME
 from orchestrator.stages.translate.pairs import TOKENIZER, Batch, PublishedPairs, open_split
 from orchestrator.stages.translate.stage import TranslateConfig
@@ -42,9 +43,11 @@ def translate(config: JobConfig, inputs: PublishedPairs, run: Run) -> Result:
             stage = training.translate_config
             found = scoring.score(saved, texts, stage.beams, stage.length_penalty)
             run.log(outcome.step, found.metrics)
-            if run.pictures:
-                scoring.draw(saved, found, run.folder / scoring.PICTURE, stage.languages)
+            languages = stage.languages
+            if run.pictures and scoring.draw(saved, found, run.folder / scoring.PICTURE, languages):
                 run.event("artifact", path=scoring.PICTURE)
+            if run.pictures and pronoun.draw_pronoun(saved, texts, run.folder / pronoun.PICTURE):
+                run.event("artifact", path=pronoun.PICTURE)
             scored = (found,)
     example = next(text for text, _, _ in inputs.texts(run.cache) if "'" not in text)
     return Result(
@@ -89,8 +92,9 @@ class Training(ExampleTraining[Batch]):
         self.tokenizer = published.folder(run.cache) / TOKENIZER
         tokenizer = Tokenizer.load(self.tokenizer)
         role = language_role(config, published.vocab_size)
+        start = reads_tokens(role.model).target_start
         train, self.validation = (
-            open_split(published, name, tokenizer.end_of_text, run.cache)
+            open_split(published, name, tokenizer.end_of_text, run.cache, start)
             for name in ("train", "validation")
         )
         flops = flops_per_sample(role.model, round(published.tokens))

@@ -64,12 +64,14 @@ class Weights(NamedTuple):
     """Whether they are of Hugging Face, and no step of ours made them."""
     passed_over: tuple[str, ...] = ()
     """Why newer checkpoints of the same run were not taken."""
+    differs: tuple[str, ...] = ()
+    """What a model takes otherwise than it was saved, once a model is known."""
 
     def lines(self, role: str) -> list[str]:
         """Where a role gets them from, for a plan."""
         passed_over = [f"passed over: {reason}" for reason in self.passed_over]
         made = "of Hugging Face" if self.foreign else f"step {self.step}"
-        return [*passed_over, f"{role} from {short(self.path)}, {made}"]
+        return [*passed_over, f"{role} from {short(self.path)}, {made}", *self.differs]
 
 
 def export(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from data.files import DataError, read_json, sha256_file
 from data.messages import listed
-from models.configs import GPTConfig, HFConfig, LanguageModelConfig
+from models.configs import BertConfig, GPTConfig, HFConfig, TokenModelConfig
 from models.hf.architectures import config_of
 from models.hf.tensors import PREFIXES, Part, parts, places
 from orchestrator.record.checkpoints.manifest import CheckpointError
@@ -33,7 +33,7 @@ CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 
 
-def foreign_config(folder: Path) -> LanguageModelConfig:
+def foreign_config(folder: Path) -> TokenModelConfig:
     """The config of the model in a folder. Raises CheckpointError for one that can't be built."""
     plain = _read(folder)
     if plain.get("quantization_config"):
@@ -47,21 +47,21 @@ def foreign_config(folder: Path) -> LanguageModelConfig:
         raise CheckpointError(f"{folder / CONFIG} can't be used: {error}") from None
 
 
-def open_foreign(folder: Path) -> tuple["ForeignTensors", LanguageModelConfig]:
+def open_foreign(folder: Path) -> tuple["ForeignTensors", TokenModelConfig]:
     """The tensors and the config of the model in a folder; no number is read yet.
 
     Raises:
         CheckpointError: a tensor is missing, has another shape or no place in the model; names it.
     """
     config = foreign_config(folder)
-    if isinstance(config, GPTConfig):
+    if isinstance(config, GPTConfig | BertConfig):
         kind = str(_read(folder)["model_type"])
-        return ForeignTensors(folder, parts(config, kind), PREFIXES[kind], strict=True), config
+        return ForeignTensors(folder, parts(config, kind), PREFIXES[kind], kind), config
     from models.hf.wrapped import HFModel
 
     assert isinstance(config, HFConfig)
     theirs = cast(HFModel, on_meta(config))
-    return ForeignTensors(folder, theirs.parts(), theirs.prefix, strict=False), config
+    return ForeignTensors(folder, theirs.parts(), theirs.prefix), config
 
 
 def identity(folder: Path) -> str:
@@ -74,7 +74,11 @@ class ForeignTensors:
     """A `StateReader` of their files: each parameter of ours is some of their tensors, stacked."""
 
     def __init__(
-        self, folder: Path, wanted: Mapping[str, Sequence[Part]], prefix: str, *, strict: bool
+        self,
+        folder: Path,
+        wanted: Mapping[str, Sequence[Part]],
+        prefix: str,
+        kind: str | None = None,
     ) -> None:
         """Compare what is there with what is wanted.
 
@@ -82,7 +86,8 @@ class ForeignTensors:
             folder: of the files.
             wanted: the parts of each parameter of ours, by their full names.
             prefix: what a file may have left out of these.
-            strict: refuse tensors that nobody wants, which would change what the model computes.
+            kind: the model_type of a module of ours: tensors that nobody wants are refused then,
+                as they would change what the model computes.
         """
         self._wanted = wanted
         self._stored: dict[str, tuple[Path, StoredTensor]] = {}
@@ -92,7 +97,7 @@ class ForeignTensors:
         try:
             for file in _files(folder):
                 header = read_header(file, DTYPES)
-                known = places(header, names, prefix)
+                known = places(header, names, kind, prefix)
                 self._stored |= {full: (file, header[name]) for full, name in known.items()}
         except TensorFileError as error:
             raise CheckpointError(str(error)) from None
@@ -104,7 +109,7 @@ class ForeignTensors:
                     f"{folder}: {part.name} {said}; by its {CONFIG} it has shape {part.shape}"
                 )
         extra = self._stored.keys() - names - {"lm_head.weight"}  # tied, and stored nevertheless
-        if extra and strict:
+        if extra and kind is not None:
             raise CheckpointError(
                 f"{folder}: by its {CONFIG} the model has no place for {listed(sorted(extra))}"
             )

@@ -1,7 +1,7 @@
 """`orchestrate generate`: write text with the model of a run, checkpoint or folder.
 
-An encoder-decoder translates the prompt; a masked model fills each <mask> in it. Reads weights,
-model config and tokenizer from there alone: no Ray, no DeepSpeed.
+An encoder-decoder translates the prompt; a masked model fills each <mask> in it; a classifier tells
+its class. Reads weights, model config and tokenizer from there alone: no Ray, no DeepSpeed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     check(options)
 
     from data import Tokenizer
-    from models.configs import BlocksConfig
+    from models.configs import BlocksConfig, HFConfig
     from models.decoding import Sampling
     from models.language import LanguageModel
     from orchestrator.training import checkpoint
@@ -42,7 +42,8 @@ def main(argv: Sequence[str]) -> int:
     weights = checkpoint.open_weights(path, options.role)
     for line in checkpoint.told(weights.path, weights.passed_over):
         say(line, sys.stderr)
-    if isinstance(weights.model_config, BlocksConfig):
+    config = weights.model_config
+    if isinstance(config, BlocksConfig) or (isinstance(config, HFConfig) and config.translates):
         prompts = options.prompt if options.prompt is not None else [_standard_input()]
         whole.write(weights, prompts, options)
         return 0

@@ -1,5 +1,5 @@
 """What models of whole sequences write: translations of an encoder-decoder, fillings of a masked
-model."""
+model, classes of texts."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
+import torch
+
 from data import Tokenizer
 from data.tokenizer import MASK
-from models.configs import TransformerConfig
-from models.decoding import translate
-from models.transformer import Transformer
+from models.configs import BertConfig, reads_tokens
+from models.decoding import EncoderDecoder, translate
 from orchestrator.stages.language.filling import fill, masked_row
 from orchestrator.training import checkpoint
 from orchestrator.verbs.generate.writing import BETWEEN
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from models.bert import Bert
     from orchestrator.training.checkpoint import Weights
 
@@ -37,11 +40,15 @@ def write(weights: Weights, prompts: Sequence[str], options: argparse.Namespace)
     assert weights.tokenizer is not None
     tokenizer = Tokenizer.load(weights.tokenizer)
     model = checkpoint.build_model(weights.reader, config).eval()
-    if isinstance(config, TransformerConfig):
+    if reads_tokens(config).translates:
         _check(options, "an encoder-decoder translates", ALIKE)
-        _translate(cast(Transformer, model), tokenizer, prompts, options)
+        _translate(cast(EncoderDecoder, model), tokenizer, prompts, options)
+        return
+    beside = (*ALIKE, "beams", "length_penalty", "max_new_tokens", "logprobs")
+    if isinstance(config, BertConfig) and config.classes is not None:
+        _check(options, "a classifier tells the class of a text", beside)
+        _classify(model, config, tokenizer, prompts, options)
     else:
-        beside = (*ALIKE, "beams", "length_penalty", "max_new_tokens", "logprobs")
         _check(options, f"a masked model fills {MASK}", beside)
         _fill(cast("Bert", model), tokenizer, prompts, options)
 
@@ -55,7 +62,7 @@ def _check(options: argparse.Namespace, does: str, without: Sequence[str]) -> No
 
 
 def _translate(
-    model: Transformer, tokenizer: Tokenizer, prompts: Sequence[str], options: argparse.Namespace
+    model: EncoderDecoder, tokenizer: Tokenizer, prompts: Sequence[str], options: argparse.Namespace
 ) -> None:
     longest, end = model.config.max_positions, tokenizer.end_of_text
     rows = [[*tokenizer.encode(prompt), end] for prompt in prompts]
@@ -82,6 +89,27 @@ def _translate(
         print(tokenizer.decode([token for token in one.tokens if token != end]))
         if options.logprobs:
             print(f"{one.logprob:9.3f}  log-probability of {len(one.tokens)} tokens, in nats")
+
+
+def _classify(
+    model: nn.Module,
+    config: BertConfig,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    options: argparse.Namespace,
+) -> None:
+    """Print the likeliest classes of each prompt, of which the model sees the first tokens."""
+    assert config.classes is not None
+    count = min(USUAL_FILLINGS if options.count == 1 else options.count, len(config.classes))
+    for prompt in prompts:
+        row = tokenizer.encode(prompt)[: config.max_positions]
+        if not row:
+            raise ValueError("--prompt='' has no tokens; give a text to classify")
+        with torch.inference_mode():
+            chances = model(torch.tensor([row]))[0].float().softmax(0)  # (C,)
+        best = chances.topk(count)
+        for chance, number in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+            print(f"  {chance:7.2%}  {config.classes[number]}")
 
 
 def _fill(

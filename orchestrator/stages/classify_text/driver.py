@@ -1,0 +1,160 @@
+"""Classification of texts in the process that starts the job: arithmetic, texts and record."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from data import Tokenizer
+from data.files import cache_root
+from data.messages import counted
+from data.tokenizer import load_or_train, vocab_size
+from models import cost
+from models.configs import BertConfig
+from orchestrator.config import JobConfig, RoleConfig
+from orchestrator.record.journal import Journal
+from orchestrator.stages.classify_text.stage import ClassifyTextConfig
+from orchestrator.stages.classify_text.texts import (
+    PACKAGES,
+    TOKENIZER,
+    LabelledTexts,
+    PublishedTexts,
+    publish_texts,
+    read_texts,
+)
+from orchestrator.stages.examples.resuming import start_position
+from orchestrator.stages.language.roles import language_role, tokenizer_of_weights
+from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Score, Shown, step_line
+
+if TYPE_CHECKING:
+    from orchestrator.record.checkpoints import Checkpoint
+
+SAME = (
+    "stage.data, stage.text, stage.label, stage.validation_fraction, model.weights and the "
+    "tokenizer"
+)
+TRAINING = (
+    Shown("train/loss", "train loss {:.3f}"),
+    Shown("train/accuracy", "train accuracy {:.1%}"),
+)
+EVALUATION = (
+    Shown("validation/accuracy", "validation accuracy {:.1%}"),
+    Shown("validation/loss", "validation loss {:.3f}"),
+)
+
+
+def outline(config: JobConfig) -> Outline:
+    """The job from its settings alone, with as many classes as the docstrings have if unknown."""
+    stage, tokenizer = config.section(ClassifyTextConfig), tokenizer_of_weights(config)
+    size = vocab_size(config.tokenizer) if tokenizer is None else tokenizer.vocab_size
+    classes = read_texts(stage, config.seed).classes if stage.data else PACKAGES
+    return _outline(config, f"{_source(stage)}, not read yet", role_of(config, size, classes))
+
+
+def estimate(config: JobConfig, start: "Checkpoint | None") -> Outline:
+    """The same: texts are counted when they are read."""
+    return outline(config)
+
+
+def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
+    """Read and publish the texts; check that the job can go on from `start`."""
+    stage = config.section(ClassifyTextConfig)
+    say(f"reading {_source(stage)}")
+    read = read_texts(stage, config.seed)
+    model = config.role("model").model
+    assert isinstance(model, BertConfig)
+    tokenizer = _tokenizer(config, read)
+    published = publish_texts(read, tokenizer, model.max_positions, cache_root())
+    role = role_of(config, published.vocab_size, published.classes)
+    if start is not None:
+        start_position(start, config, role.model, published.fingerprint, SAME)
+    data = (
+        f"{_source(stage)}: {published.train:,} train and {published.validation:,} validation "
+        f"texts of {len(published.classes)} classes, {published.tokens:.1f} tokens a text"
+    )
+    if published.cut:
+        data += f"; of {counted(published.cut, 'text')} the first {model.max_positions}"
+    return Ready(
+        _outline(config, data, role, published),
+        inputs=published,
+        record=partial(_record, stage=stage, published=published),
+        files=(published.folder(cache_root()),),
+    )
+
+
+def role_of(config: JobConfig, vocabulary: int, classes: tuple[str, ...]) -> RoleConfig:
+    """The role with the classes of the texts.
+
+    Raises:
+        ValueError: the model was given others.
+    """
+    role = language_role(config, vocabulary)
+    model = cast(BertConfig, role.model)
+    continued = model.weights is not None
+    if not continued and model.classes is not None and model.classes != list(classes):
+        raise ValueError(
+            f"model.classes={model.classes} must be those of the texts, {list(classes)}; try "
+            "model.classes=null, which takes them"
+        )
+    return replace(role, model=replace(model, classes=list(classes)))
+
+
+def _tokenizer(config: JobConfig, read: LabelledTexts) -> Tokenizer:
+    """That of the weights, else the job's; a bpe is trained on the training texts."""
+    own = tokenizer_of_weights(config)
+    if own is not None:
+        return own
+    return load_or_train(config.tokenizer, lambda: (text for text, _ in read.splits["train"]))
+
+
+def _source(stage: ClassifyTextConfig) -> str:
+    return stage.data or "docstrings of Python by package"
+
+
+def _outline(
+    config: JobConfig, data: str, role: RoleConfig, published: PublishedTexts | None = None
+) -> Outline:
+    stage, batch = config.section(ClassifyTextConfig), config.batch
+    parameters, texts = cost.parameters(role.model), batch.step * stage.steps
+    flops, seen = None, ""
+    if published is not None:
+        flops = cost.flops_per_sample(role.model, round(published.tokens)) * texts
+        seen = f" = {texts / published.train:.3g} epochs; {flops:.3g} floating-point operations"
+    lines: Mapping[str, str] = {
+        "model": f"{role.model.family}, {parameters:,} parameters",
+        "data": data,
+        "step": step_line(config, "text"),
+        "job": f"{counted(stage.steps, 'step')} = {texts:,} texts{seen}",
+    }
+    return Outline(
+        stage.steps,
+        lines,
+        {"model": RoleOutline(role, parameters, cost.largest_layer(role.model))},
+        TRAINING,
+        EVALUATION,
+        flops=flops,
+        score=Score("validation/accuracy", lower_is_better=False),
+    )
+
+
+def _record(
+    journal: Journal, folder: Path, *, stage: ClassifyTextConfig, published: PublishedTexts
+) -> None:
+    """Events that lead from the run to its texts and its tokenizer."""
+    source = published.folder(cache_root())
+    for split, count in (("train", published.train), ("validation", published.validation)):
+        journal.event(
+            "dataset",
+            name="docstrings" if stage.data is None else Path(stage.data).stem,
+            source=stage.data or "python_docs",
+            split=split,
+            mixture=False,
+            folder=str(source),
+            fingerprint=published.fingerprint,
+            examples=count,
+            columns={stage.text: "string", stage.label: "string"},
+        )
+    tokenizer = (source / TOKENIZER).read_text(encoding="utf-8")
+    (folder / TOKENIZER).write_text(tokenizer, encoding="utf-8")
+    journal.event("artifact", path=TOKENIZER)
