@@ -1,7 +1,6 @@
 """`orchestrate sweep` with real jobs in warm processes."""
 
 import sqlite3
-import sys
 from pathlib import Path
 
 import yaml
@@ -10,7 +9,6 @@ from orchestrator.record.runs import Run
 from orchestrator.verbs.sweep.table import Table
 from tests.orchestrator.typed import refused, typed
 
-SWEEP = [sys.executable, "-m", "orchestrator", "sweep"]
 DIGITS = (
     *("experiment=small", "stage=classify", "model.hidden=[8]", "optim=adam"),
     *("optim.warmup_steps=0", "stage.checkpoint_every=null"),
