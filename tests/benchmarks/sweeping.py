@@ -138,10 +138,14 @@ def trial(words: list[str]) -> None:
     from hydra.core.global_hydra import GlobalHydra
 
     GlobalHydra.instance().clear()  # of the app that calls
+    plugins = sys.modules.get("hydra_plugins")
     from orchestrator.compose import compose_one
     from orchestrator.job.lifecycle import execute
 
-    code = execute(compose_one(words), words, time.monotonic())
+    config = compose_one(words)
+    if plugins is not None:  # which our composition hides, and the launcher is one
+        sys.modules["hydra_plugins"] = plugins
+    code = execute(config, words, time.monotonic())
     assert code == 0, code
 
 
