@@ -36,7 +36,7 @@ def day(tmp_path, monkeypatch, corpus):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     yield Day(home(), corpus, tmp_path / "here")
-    control.stop(home())
+    typed("down")
 
 
 class Day:
