@@ -1,6 +1,6 @@
 """What the queue can do, on simulated clusters; no process is started.
 
-    python tests/benchmarks/queue.py [--waiting 10000] [--nodes 1000] [--days 7]
+    python tests/benchmarks/queueing.py [--waiting 10000] [--nodes 1000] [--days 7]
 
 1. Decisions: --waiting jobs of mixed sizes (most of 1 GPU, some gangs of 128) and --nodes nodes of
    8 GPUs. A decision is one job considered and told either where it starts or why it waits, with
