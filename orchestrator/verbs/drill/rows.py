@@ -344,7 +344,7 @@ DRILLS = {
     "shrink": Drill(3, "a node dies, none is free", shrink),
     "grow": Drill(4, "a node comes", grow),
     "kill-driver": Drill(5, "SIGKILL to what the user started", kill_driver),
-    "kill-queue": Drill(6, "SIGKILL to the queue of jobs", None, "each job is its own command"),
+    "kill-queue": Drill(6, "SIGKILL to the queue of jobs", None, "a drill's job waits in no queue"),
     "restart-head": Drill(7, "the head process is away for a while", restart_head),
     "kill-head": Drill(8, "the head of the cluster dies for good", kill_head),
     "cut-network": Drill(9, "no packet between two hosts, for 5 s and for 60 s", cut_network),

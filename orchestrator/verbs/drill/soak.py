@@ -90,11 +90,12 @@ def random_mix(context: Context) -> Outcome:
             if child.process.poll() is None:
                 elapsed_s = time.monotonic() - begun
                 if plan and elapsed_s >= plan[0][0] + late_s and child.trains():
-                    at, name = plan.pop(0)
-                    late_s = elapsed_s - at
-                    with suppress(ProcessLookupError):  # the job is at its end
+                    at, name = plan[0]
+                    with suppress(ProcessLookupError):  # the job is at its end: then the next one
                         MIX[name](child)
                         done[name] += 1
+                        late_s = elapsed_s - at
+                        plan.pop(0)
                 time.sleep(LOOK_S)
                 continue
             chain.append(child)
