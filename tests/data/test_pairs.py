@@ -43,7 +43,9 @@ def test_pairs_of_one_key_say_the_same_and_others_something_else(pairs):
     for pair in pairs:
         if pair.key is not None:
             keys[pair.source].add(pair.key)
-    assert {kind for pair in pairs for kind in [pair.kind]} == set(PARTS)
+    assert {pair.kind for pair in pairs} == {*PARTS, "pronouns"}
+    other = list(locale_pairs(("fr", "en"), 300, 7))
+    assert {pair.kind for pair in other} == set(PARTS)
     assert all(len(own) == 1 for own in keys.values())
 
 
