@@ -10,6 +10,7 @@ from contextlib import suppress
 from itertools import islice, takewhile
 
 from data.messages import counted
+from orchestrator.config import TrainingConfig
 from orchestrator.record.checkpoints.finding import find
 from orchestrator.record.story.sentences import sentence
 from orchestrator.record.story.spending import spending
@@ -83,13 +84,15 @@ def random_mix(context: Context) -> Outcome:
     context.say(", ".join(f"{name} at {at:.0f} s" for at, name in plan))
     job, bad, chain, done = context.job("random"), list[str](), list[Child](), Counter[str]()
     reference = context.reference  # a job that fails by itself is known before minutes have passed
+    last = context.config.section(TrainingConfig).steps  # near it a fault would find a job done
     begun, late_s = time.monotonic(), 0.0
     child = job.start()
     try:
         while plan or child.process.poll() != 0:
             if child.process.poll() is None:
                 elapsed_s = time.monotonic() - begun
-                if plan and elapsed_s >= plan[0][0] + late_s and child.trains():
+                due = plan and elapsed_s >= plan[0][0] + late_s
+                if due and child.trains() and child.steps()[-1]["step"] < last - context.interval:
                     at, name = plan[0]
                     with suppress(ProcessLookupError):  # the job is at its end: then the next one
                         MIX[name](child)
