@@ -115,7 +115,8 @@ def random_mix(context: Context) -> Outcome:
     except DrillError as error:
         return Outcome(False, [f"seed {context.seed}: {error}"], run=str(child.run))
     finally:
-        child.end()
+        for own in (*chain, child):
+            own.end()
 
 
 def _judge_mix(
