@@ -41,12 +41,7 @@ def is_stopped(pid: int, begun: int) -> bool:
         pid: of the process.
         begun: what `started` told of it.
     """
-    if started(pid) != begun:
-        return False
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-    except OSError:
-        return False
+    return _state(pid, begun) == "T"
 
 
 def is_alive(pid: int, begun: int) -> bool:
@@ -56,12 +51,17 @@ def is_alive(pid: int, begun: int) -> bool:
         pid: of the process.
         begun: what `started` told of it.
     """
+    return _state(pid, begun) not in (None, "Z", "X")
+
+
+def _state(pid: int, begun: int) -> str | None:
+    """The letter by which the kernel tells what a process does; None: it is gone."""
     if started(pid) != begun:
-        return False
+        return None
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return False
+        return None
 
 
 def process_space() -> str:
