@@ -104,8 +104,8 @@ class Polls:
         """After a failure: deliver what ranks can still hand over in the time, but for some."""
         self.due = {rank: due for rank, due in self.due.items() if rank not in without}
         self.asked = {rank: ref for rank, ref in self.asked.items() if rank not in without}
-        for rank in self.due:
-            self.asked.setdefault(rank, self.actors[rank].poll.remote())
+        for rank in self.due.keys() - self.asked.keys():  # an answer that nobody reads is lost
+            self.asked[rank] = self.actors[rank].poll.remote()
         self._wait(limit_s)
         self.due = {}
         self.collect()

@@ -147,9 +147,9 @@ def test_children_of_a_killed_worker_are_ended_too(gang, gone):
 
 
 def fail_both(payload, channel):
-    channel.send({"last": "words"})
-    time.sleep(0.1 * channel.rank)
-    channel.send({"last": "words"})
+    for _ in range(1 + 200 * channel.rank):
+        channel.send({"last": "words"})
+        time.sleep(0.001)
     raise RuntimeError(f"rank {channel.rank}")
 
 
@@ -180,10 +180,12 @@ def test_what_only_the_world_before_has_set_is_as_the_user_has_set_it(tmp_path):
 def test_records_of_every_rank_that_failed_arrive(gang, monkeypatch):
     """Nobody is waited for who has ended; on a busy machine that takes its time."""
     monkeypatch.setattr(gang_run, "LAST_RECORDS_S", 10.0)
-    records = []
-    with pytest.raises(WorkerFailed, match="rank 0"):
-        gang.run(fail_both, None, lambda rank, new: records.extend([rank] * len(new)))
-    assert sorted(records) == [0, 0, 1, 1]
+    for _ in range(5):  # whether a poll is under way when rank 0 fails is a matter of moments
+        records = []
+        with pytest.raises(WorkerFailed, match="rank 0"):
+            gang.run(fail_both, None, lambda rank, new, to=records: to.extend([rank] * len(new)))
+        assert sorted(records) == [0] + 201 * [1]
+        gang.restart()
 
 
 def work_until_told(payload, channel):
