@@ -38,10 +38,12 @@ def draw(report: Report) -> "Figure":
     above.set_yscale("log")
     for of in (above.yaxis.set_major_formatter, above.yaxis.set_minor_formatter):
         of(lambda value, _: f"{value:.3g}")
-    for found in report.approaches:
+    for dashes, found in zip(("--", ":"), report.approaches, strict=False):
         if not isinstance(found, str):
             best = [(own.flops, own.loss) for own in found.best]
-            above.plot(*zip(*best, strict=True), "--", color=INK, linewidth=1, label=found.approach)
+            above.plot(
+                *zip(*best, strict=True), dashes, color=INK, linewidth=1, label=found.approach
+            )
     if above.get_legend_handles_labels()[0]:
         above.legend(frameon=False, labelcolor=INK, fontsize=8)
     plain_axes(below, "", "residual", "training compute C, FLOPs")

@@ -11,7 +11,7 @@ from orchestrator.scaling.points import Points
 from orchestrator.scaling.residuals import Outlier, outliers, spread, trend
 from orchestrator.terminal import columns
 
-FARTHEST = 10  # times the largest budget of the points, up to which a law is taken at its word
+FARTHEST = 10  # factor from the budgets of the points, up to which a law is taken at its word
 
 
 @dataclass(frozen=True)
@@ -95,13 +95,15 @@ def _approach(found: Frontier | str) -> str:
 
 
 def beyond(points: Points, flops: float) -> str | None:
-    """A warning for a budget far above the points' largest. None: it is near enough."""
-    times = flops / float(points.flops.max())
-    if times <= FARTHEST:
+    """A warning for a budget far from those of the points. None: it is near enough."""
+    over = flops / float(points.flops.max())
+    under = float(points.flops.min()) / flops
+    if max(over, under) <= FARTHEST:
         return None
+    far = f"{over:.3g} x the largest" if over > under else f"1/{under:.3g} of the smallest"
     return (
-        f"{flops:.3g} FLOPs is {times:.3g} x the largest budget of the points; beyond "
-        f"{FARTHEST} x an interval says nothing of a law that may bend"
+        f"{flops:.3g} FLOPs is {far} budget of the points; beyond a factor of {FARTHEST} an "
+        "interval says nothing of a law that may bend"
     )
 
 

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from models import cost
+from orchestrator.scaling.choosing import choose, model_of, points_of, smaller
 from orchestrator.scaling.fitting import FitFailed, derivatives, fit, one_thread
 from orchestrator.scaling.forms import FORMS, best_log_parameters
 from orchestrator.scaling.frontier import envelope, isoflop
@@ -150,3 +152,46 @@ def test_a_constant_that_runs_to_the_edge_is_named_with_its_cause():
     constant = Points(sizes, tokens, 2 + 1e3 / tokens**0.4)
     with pytest.raises(FitFailed, match=r"(A|alpha) runs to"):
         fit(FORMS["chinchilla"], constant)
+
+
+@pytest.fixture(scope="module")
+def draws():
+    with one_thread():
+        points = measured("chinchilla", *grid(), noise=0.002)
+        return bootstrap(fit(FORMS["chinchilla"], points), 30)
+
+
+def test_the_best_size_of_a_budget_is_where_a_search_along_it_finds_the_least_loss(draws):
+    choice = choose(draws, 1e21)
+    sizes = np.geomspace(1e8, 1e12, 4001)
+    along = Points(sizes, 1e21 / (6 * sizes), np.ones(len(sizes)))
+    losses = np.exp(FORMS["chinchilla"].log_loss(draws.fit.theta, along))
+    assert choice.parameters.value == pytest.approx(sizes[losses.argmin()], rel=0.01)
+    assert choice.loss.value == pytest.approx(losses.min(), rel=1e-6)
+    assert 6 * choice.parameters.value * choice.tokens.value == pytest.approx(1e21)
+    for own in (choice.parameters, choice.tokens, choice.per_parameter, choice.loss):
+        assert own.low < own.value < own.high
+
+
+def test_a_smaller_model_is_as_good_after_the_tokens_that_are_told_and_pays_off_as_told(draws):
+    choice = choose(draws, 1e21)
+    first, *rest = smaller(draws, choice)
+    assert first.tokens == pytest.approx(choice.tokens.value)
+    assert any(own.tokens is None for own in rest), "one is too small for any amount of data"
+    for own in rest:
+        if own.tokens is None:
+            endless = points_of(own.parameters, 1e40)
+            assert np.exp(draws.fit.form.log_loss(draws.fit.theta, endless)) >= choice.loss.value
+            continue
+        reached = draws.fit.form.log_loss(draws.fit.theta, points_of(own.parameters, own.tokens))
+        assert np.exp(reached)[0] == pytest.approx(choice.loss.value)
+        served = 2 * own.pays_after * np.array([choice.parameters.value, own.parameters])
+        assert 1e21 + served[0] == pytest.approx(own.flops + served[1])
+
+
+@pytest.mark.parametrize("size", [3e5, 1e7, 1e9, 7e10])
+def test_a_model_is_built_of_about_the_size_that_was_chosen(size):
+    model = model_of(size, 4096 if size < 1e8 else 50304, 1024)
+    assert cost.parameters(model) == pytest.approx(size, rel=0.1)
+    with pytest.raises(ValueError, match="vocabulary of 50,304"):
+        model_of(1e5, 50304, 1024)

@@ -84,6 +84,9 @@ def test_points_that_cannot_work_are_refused_with_what_to_do(text, told):
 def test_wrong_requests_are_refused():
     assert "neither a CSV file nor" in refused("scaling", "fit", "nowhere", "else")
     assert "can't be read" in refused("scaling", "fit", "nowhere.csv")
+    for place in ("nowhere/a.png", "a.nothing"):
+        ask = ("scaling", "fit", table(), "--draws", "20", "--picture", place)
+        assert "can't be written" in refused(*ask)
     assert "needs a column unique_tokens" in refused(
         "scaling", "fit", table(), "--form", "repeated"
     )
@@ -111,3 +114,32 @@ def test_run_folders_are_points_and_what_is_none_is_told(corpus):
     assert "points      19:" in answer.out
     assert "1.17 x 6 N D in the median" in answer.out
     assert "abc000 is no point: it is failed" in answer.err
+
+
+def test_a_budget_becomes_an_experiment_that_can_be_planned_and_takes_that_budget():
+    place = "my_conf/experiment/next.yaml"
+    ask = ("scaling", "choose", table(), "--flops", "1e14", "--draws", "20")
+    answer = typed(*ask, "--write", place)
+    assert answer.code == 0, answer
+    assert "1/1e+04 of the smallest budget of the points" in answer.out, "it extrapolates"
+    planned = typed(
+        *("plan", "experiment=next", "-cd", "my_conf", "resources=cpu1", "tracking=none")
+    )
+    assert planned.code == 0, planned
+    size = re.search(r"model +gpt, ([\d,]+) parameters", planned.out)[1]
+    tokens = re.search(r"= ([\d,]+) tokens = ", planned.out)[1]
+    six_nd = 6 * int(size.replace(",", "")) * int(tokens.replace(",", ""))
+    assert six_nd == pytest.approx(1e14, rel=0.01)
+    assert size in Path(place).read_text()
+    assert "exists; remove it" in refused(*ask, "--write", place)
+    assert json.loads(typed(*ask, "--json").out)["parameters"]["value"] > 1e5
+
+
+def test_budgets_that_cannot_be_spent_are_refused():
+    for flops in ("-1", "0", "nan"):
+        assert "must be a number above 0" in refused("scaling", "choose", table(), "--flops", flops)
+    ask = ("scaling", "choose", table(), "--flops", "1e14", "--draws", "20")
+    assert "must be FOLDER/experiment/NAME.yaml" in refused(*ask, "--write", "next.yaml")
+    write = ("--write", "a/experiment/b.yaml")
+    assert "needs a law of all parameters" in refused(*ask, *write, "--parameters", "non_embedding")
+    assert "less than a step" in refused(*ask, *write, "--batch", "1000000")

@@ -1,8 +1,10 @@
 """`orchestrate scaling ACTION`: how loss follows from size, data and compute.
 
-fit   the constants of a scaling law with intervals, from a CSV file with the columns parameters,
-      tokens (or flops), loss and if there are any flops, budget, unique_tokens, name; or from
-      folders of runs, whose validation loss is taken
+fit     the constants of a scaling law with intervals, from a CSV file with the columns parameters,
+        tokens (or flops), loss and if there are any flops, budget, unique_tokens, name; or from
+        folders of runs, whose validation loss is taken
+choose  size and tokens for a budget by that law, what smaller models cost that are as good, and an
+        experiment for `orchestrate run`
 """
 
 import argparse
@@ -28,7 +30,7 @@ WITHIN = 3.0  # factor by which counted FLOPs may differ from 6 N D
 def main(argv: Sequence[str]) -> int:
     """Carry out an action; returns the exit code. Raises ValueError for a wrong request."""
     options = parser().parse_args(argv)
-    return _fit(options)
+    return _fit(options) if options.action == "fit" else _choose(options)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,7 +45,22 @@ def parser() -> argparse.ArgumentParser:
     _add_points(fit)
     fit.add_argument("--form", choices=FORMS, default="chinchilla", help="law [%(default)s]")
     fit.add_argument("--picture", default="scaling.png", help="PNG to write [%(default)s]")
-    fit.add_argument("--json", action="store_true", help="for programs")
+    choose = actions.add_parser("choose", help="size and tokens for a budget, by the fit")
+    _add_points(choose)
+    choose.add_argument("--flops", type=float, required=True, help="of the training")
+    choose.add_argument(
+        "--write", metavar="FOLDER/experiment/NAME.yaml", help="experiment to write"
+    )
+    for name, usual, what in (
+        ("--vocab-size", 4096, "tokens of its tokenizer"),
+        ("--sequence-length", 256, "tokens of a sequence"),
+        ("--batch", 12, "sequences of a step"),
+    ):
+        choose.add_argument(
+            name, type=int, default=usual, help=f"{what}, in the experiment [%(default)s]"
+        )
+    for action in (fit, choose):
+        action.add_argument("--json", action="store_true", help="for programs")
     return new
 
 
@@ -79,8 +96,8 @@ def _fit(options: argparse.Namespace) -> int:
     place = Path(options.picture)
     try:
         picture.draw(found).savefig(place, dpi=120)
-    except OSError as error:
-        raise ValueError(f"--picture={place} can't be written: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # no folder, or no such kind of file
+        raise ValueError(f"--picture={place} can't be written: {error}") from None
     if options.json:
         print(json.dumps({**report.plain(found), "picture": str(place)}, indent=1))
         return 0
@@ -88,6 +105,19 @@ def _fit(options: argparse.Namespace) -> int:
         say(line, hang=12)
     say(f"picture     {place}")
     return 0
+
+
+def _choose(options: argparse.Namespace) -> int:
+    from orchestrator.scaling import fitting, forms, intervals
+    from orchestrator.verbs.scaling import choice
+
+    if not (math.isfinite(options.flops) and options.flops > 0):
+        raise ValueError(f"--flops={options.flops:g} must be a number above 0, such as 1e18")
+    points = _points(options)
+    with fitting.one_thread():
+        fitted = fitting.fit(forms.FORMS["chinchilla"], points)
+        draws = intervals.bootstrap(fitted, options.draws, options.seed)
+    return choice.carry_out(options, draws)
 
 
 def _points(options: argparse.Namespace) -> "Points":
