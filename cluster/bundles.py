@@ -11,7 +11,7 @@ from cluster.ending import end_workers
 from cluster.failure import WorkerFailed
 from cluster.head import head_answers, node_answers
 from cluster.membership import living
-from cluster.placement import Placement
+from cluster.placement import Placement, chosen_nodes
 from cluster.polls import POLL_S
 from cluster.waiting import NoRoom, wait_until
 from cluster.worker import Record, Worker
@@ -19,6 +19,7 @@ from cluster.worker import Record, Worker
 START_LIMIT_S = 120.0
 TRY_S = 5.0  # for a size that there may be room for, where smaller ones would do
 WHOLE_S = 1  # Ray cuts fractions of a second off: asked for less, it does not wait at all
+NODE_ID = "ray.io/node-id"  # a label that Ray gives to every node
 HOLDER_WORDS = 4  # of a command line: the settings behind them may hold secrets
 
 
@@ -45,6 +46,8 @@ class Bundles:
         self.ray, self.placement, self._say, self._check = ray, placement, say, check
         self._wait_s = wait_s
         self._group: Any = None
+        self._bound = False
+        """Whether the group is bound to the nodes that were chosen for it."""
         self.lost_nodes: set[str] = set()
         """Where workers were lost with their node; Ray learns of it later than we do."""
         self.actors: dict[int, Any] = {}
@@ -53,9 +56,17 @@ class Bundles:
     def reserve(self) -> None:
         """Wait until the cluster has room for all bundles of a size at once; they are then ours.
 
+        Where the nodes were chosen for this job, as by a queue that has counted what is free, it is
+        had on these, as long as they are there: elsewhere it would be in the way of other jobs.
+
         Raises:
             NoRoom: there was none for as long as may be waited.
         """
+        chosen = chosen_nodes()
+        if len(chosen) in self.placement.sizes and self._usable_nodes().issuperset(chosen):
+            if self._reserve(len(chosen), TRY_S, chosen):
+                return
+            self._say("there is no room on the nodes that were chosen for this job: any will do")
         least = self.placement.sizes[-1]
         # What others have just given back is not yet known to be free: all that there is comes
         # first, then what seems to be free.
@@ -84,9 +95,16 @@ class Bundles:
         Raises:
             NoRoom: there was none for as long as may be waited.
         """
+        if self._bound and self.placement.most(len(self.placed())) is None:
+            self._unbind()
         while (size := self.placement.most(len(placed := self.placed()))) is None:
             self._until(lambda: self.placement.most(len(self.placed())) is not None, self._wait_s)
         return sorted(sorted(placed, key=lambda index: (index not in kept, index))[:size])
+
+    def _unbind(self) -> None:
+        """Give up a place on nodes that may never come back, for one on any that there are."""
+        self.end()
+        self._reserve(self.placement.sizes[-1], self._wait_s)
 
     def room(self) -> int:
         """Workers that the gang could have now, if it were placed anew."""
@@ -169,17 +187,23 @@ class Bundles:
                 self.ray.util.remove_placement_group(self._group)
             self._group = None
 
-    def _reserve(self, size: int, limit_s: float | None) -> bool:
+    def _reserve(self, size: int, limit_s: float | None, on: Sequence[str] = ()) -> bool:
         """Ask for so many bundles; False if there was no room for them in the time.
 
-        Without room for the smallest size it raises instead.
+        Without room for the smallest size, anywhere, it raises instead. `on`: the nodes, by Ray's
+        ids, one for each bundle.
         """
-        group = self.ray.util.placement_group([self.placement.each] * size, strategy="PACK")
+        group = self.ray.util.placement_group(
+            [self.placement.each] * size,
+            strategy="PACK",
+            bundle_label_selector=[{NODE_ID: node} for node in on] or None,
+        )
+        self._bound = bool(on)
         try:
             self._until(lambda: group.wait(timeout_seconds=WHOLE_S), limit_s)
         except NoRoom:
             self.ray.util.remove_placement_group(group)
-            if size == self.placement.sizes[-1]:
+            if size == self.placement.sizes[-1] and not on:
                 raise
             return False
         except BaseException:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+CHOSEN = "ORCHESTRATE_NODES"
+"""Variable of a driver: Ray ids of the nodes that were chosen for its workers, one for each."""
 
 
 class GangRefused(ValueError):  # reads as what happened
@@ -99,3 +103,8 @@ def places(nodes: Mapping[str, Mapping[str, float]], placement: Placement) -> li
     }
     rounds = range(max(room.values(), default=0))
     return [node for turn in rounds for node in nodes if turn < room[node]]
+
+
+def chosen_nodes() -> tuple[str, ...]:
+    """The node of each worker, where whoever admitted this job chose them; none: any will do."""
+    return tuple(os.environ.get(CHOSEN, "").split())

@@ -9,20 +9,18 @@ from torch.utils.checkpoint import checkpoint
 
 from models.cache import KVCache
 from models.configs import GPTConfig
-from models.dropout import Dropout, number_dropouts
+from models.dropout import Dropout
 from models.language import LanguageModel, check_sequence
 from models.layers import (
     Attention,
     Block,
     Embedding,
-    Linear,
     build_norm,
     document_mask,
     document_starts,
-    rotary_table,
-    sinusoidal_positions,
 )
 from models.masks import other_mask
+from models.positions import rotary_table, sinusoidal_positions
 from models.scores import ScoredAttention
 
 
@@ -37,12 +35,9 @@ class GPT(LanguageModel):
 
     def __init__(self, config: GPTConfig) -> None:
         """Draw the weights; `config.vocab_size` must be set (`models.build` checks)."""
-        super().__init__()
-        assert config.vocab_size is not None
-        self.config = config
+        D, std = config.width, config.init_std
+        super().__init__(config, D, std)
         self.activation_checkpointing = False
-        D, V, std = config.width, config.vocab_size, config.init_std
-        self.embedding = Embedding(V, D, std=std)
         if config.positions == "learned":
             self.position_embedding = Embedding(config.max_positions, D, std=std)
         self.dropout = Dropout(config.dropout)
@@ -51,9 +46,7 @@ class GPT(LanguageModel):
             Block(config, layer, attention) for layer in range(config.layers)
         )
         self.norm = build_norm(config)
-        if not config.tied_embedding:
-            self.head = Linear(D, V, bias=False, std=std)
-        number_dropouts(self)
+        self.finish()
 
     def hidden(
         self, tokens: Tensor, cache: KVCache | None = None, documents: Tensor | None = None

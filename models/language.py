@@ -10,20 +10,36 @@ from torch.nn import functional
 
 from models.cache import Cache
 from models.configs import CausalConfig
-from models.layers import document_starts
+from models.dropout import number_dropouts
+from models.layers import Embedding, Linear, document_starts
 from models.loss import summed_loss, token_losses
 
 
 class LanguageModel(nn.Module):
     """Predicts the next token at every position, each from the tokens up to it.
 
-    A family has an `embedding`, a `head` unless that is the embedding, and two methods of its own:
-    `hidden` and `new_cache`.
+    A family has two methods of its own: `hidden` and `new_cache`.
     """
 
     config: CausalConfig
-    embedding: nn.Embedding
     head: nn.Linear
+
+    def __init__(self, config: CausalConfig, width: int, std: float) -> None:
+        """Draw the token table (V, D); a family makes its layers, then calls `finish`.
+
+        `config.vocab_size` must be set (`models.build` checks).
+        """
+        super().__init__()
+        assert config.vocab_size is not None
+        self.config = config
+        self.embedding = Embedding(config.vocab_size, width, std=std)
+
+    def finish(self) -> None:
+        """Draw the output layer, unless that is the token table, and number all dropouts."""
+        V, D = self.embedding.weight.shape
+        if not self.config.tied_embedding:
+            self.head = Linear(D, V, bias=False, std=self.embedding.std)
+        number_dropouts(self)
 
     def forward(
         self,

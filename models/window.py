@@ -8,9 +8,9 @@ from torch import Tensor
 
 from models.cache import StateCache
 from models.configs import WindowConfig
-from models.dropout import Dropout, number_dropouts
+from models.dropout import Dropout
 from models.language import LanguageModel, check_sequence, text_starts
-from models.layers import Embedding, Linear
+from models.layers import Linear
 
 
 class Window(LanguageModel):
@@ -25,17 +25,12 @@ class Window(LanguageModel):
 
     def __init__(self, config: WindowConfig) -> None:
         """Draw the weights; `config.vocab_size` must be set (`models.build` checks)."""
-        super().__init__()
-        assert config.vocab_size is not None
-        self.config = config
-        D, H, V, inputs = config.width, config.hidden, config.vocab_size, config.window_inputs
-        self.embedding = Embedding(V, D, std=config.init_std)
+        D, H, inputs = config.width, config.hidden, config.window_inputs
+        super().__init__(config, D, config.init_std)
         self.hidden_layer = Linear(inputs, H, bias=True, std=inputs**-0.5)
         self.projection = Linear(H, D, bias=True, std=H**-0.5)
         self.dropout, self.hidden_dropout = Dropout(config.dropout), Dropout(config.dropout)
-        if not config.tied_embedding:
-            self.head = Linear(D, V, bias=False, std=config.init_std)
-        number_dropouts(self)
+        self.finish()
 
     def hidden(
         self, tokens: Tensor, cache: StateCache | None = None, documents: Tensor | None = None

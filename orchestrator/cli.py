@@ -81,6 +81,7 @@ VERBS = {
     "status": Verb("what is up where, what is free; or why a job waits", "status"),
     "submit": Verb("put a job into the queue of the cluster", "submit", "either"),
     "jobs": Verb("list the jobs of the queue", "jobs"),
+    "top": Verb("the cluster on a live page: nodes, jobs, their speed and loss", "top"),
     "logs": Verb("what a job of the queue shows, or one of its ranks says", "logs"),
     "stop": Verb("end a job of the queue, with a checkpoint", "stop"),
     "resume": Verb("let a job of the queue that was stopped go on", "resume"),

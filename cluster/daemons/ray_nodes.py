@@ -80,7 +80,7 @@ def node(home: Home, *, join: str, cpus: int, gpus: int, temporary: Path) -> Dae
 
 
 def nodes(home: Home) -> list[dict[str, Any]]:
-    """The nodes alive, as the head has seen them last: name, address, resources, labels."""
+    """The nodes alive, as the head has seen them last: name, id, address, resources, labels."""
     return list(read(home.folder / NODES) or [])
 
 
@@ -134,7 +134,6 @@ def _start(asked: argparse.Namespace, ip: str | None) -> Node:
     from ray._private.node import Node
     from ray._private.parameter import RayParams
     from ray._private.services import wait_for_node
-    from ray._private.utils import write_ray_address
 
     first = asked.join is None
     parameters = RayParams(
@@ -155,8 +154,6 @@ def _start(asked: argparse.Namespace, ip: str | None) -> Node:
     )
     node = Node(parameters, head=first, spawn_reaper=True, shutdown_at_exit=True)
     wait_for_node(node.gcs_address, node.plasma_store_socket_name)
-    # Where Ray looks which cluster a job is of; else it takes any that it finds on this host.
-    write_ray_address(node.gcs_address, asked.temporary)
     return node
 
 
@@ -200,6 +197,7 @@ def _alive(state: Any) -> list[dict[str, Any]]:
     return [
         {
             "name": host if hosts[host] == 1 else f"{host}-{node['NodeID'][:6]}",
+            "id": node["NodeID"],
             "address": node["NodeManagerAddress"],
             "resources": node["Resources"],
             "labels": node.get("Labels", {}),

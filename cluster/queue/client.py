@@ -7,6 +7,7 @@ ORCHESTRATE_TOKEN_PATH=/path/to/token         the token that one has given us
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from cluster.daemons import control
 from cluster.daemons.home import home, read, user
 from cluster.queue.asking import Answer, ask
-from cluster.queue.job import QueueError
+from cluster.queue.job import ID, QueueError, UnknownJob
 from cluster.queue.parcel import Parcel
 from cluster.queue.version import HEADER, version
 
@@ -54,20 +55,20 @@ class Client:
 
     def get(self, job_id: str) -> dict[str, Any]:
         """One job with its events."""
-        return dict(self._ask("GET", f"/jobs/{job_id}").value)
+        return dict(self._ask("GET", _path(job_id)).value)
 
     def stop(self, job_id: str) -> dict[str, Any]:
         """End a job, with a checkpoint if it runs."""
-        return dict(self._ask("POST", f"/jobs/{job_id}/stop").value)
+        return dict(self._ask("POST", f"{_path(job_id)}/stop").value)
 
     def resume(self, job_id: str) -> dict[str, Any]:
         """Let a job that failed or was stopped wait again."""
-        return dict(self._ask("POST", f"/jobs/{job_id}/resume").value)
+        return dict(self._ask("POST", f"{_path(job_id)}/resume").value)
 
     def log(self, job_id: str, offset: int, rank: int | None) -> tuple[bytes, str]:
         """What a job has said from a byte on, or a part of it; and its state before that."""
         which = "" if rank is None else f"&rank={rank}"
-        answer = self._ask("GET", f"/jobs/{job_id}/log?offset={offset}{which}")
+        answer = self._ask("GET", f"{_path(job_id)}/log?offset={offset}{which}")
         return answer.body, answer.headers.get("x-state", "")
 
     def quotas(self) -> list[dict[str, Any]]:
@@ -99,6 +100,13 @@ class Client:
         raise QueueError(str(said or f"the queue answers {answer.status}"))
 
 
+def _path(job_id: str) -> str:
+    """Where a job is told of; an id that could not be one is asked of nobody."""
+    if not ID.fullmatch(job_id):
+        raise UnknownJob(f"{job_id!r} is no id of a job; `orchestrate jobs` lists them")
+    return f"/jobs/{job_id}"
+
+
 def connect() -> Client:
     """The queue that a command means; a cluster of ours whose supervisor died is mended.
 
@@ -106,6 +114,8 @@ def connect() -> Client:
         QueueError: there is none, or its token can't be read.
     """
     if address := os.environ.get(ADDRESS):
+        if not re.fullmatch(r"https?://[^/\s]+/?", address):
+            raise QueueError(f"{ADDRESS}={address} must read http://HOST:PORT")
         named = os.environ.get(TOKEN)
         if not named:
             raise QueueError(f"{ADDRESS}={address} needs a token; name its file in {TOKEN}")
@@ -124,7 +134,10 @@ def connect() -> Client:
 
 def _token(path: Path) -> str:
     try:
-        return path.expanduser().read_text(encoding="utf-8").strip()
+        token = path.expanduser().read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         said = getattr(error, "strerror", None) or error
         raise QueueError(f"{TOKEN}={path} can't be read: {said}") from None
+    if not (token.isascii() and token.isalnum()):
+        raise QueueError(f"{TOKEN}={path} holds no token, which is one word of letters and digits")
+    return token

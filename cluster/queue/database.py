@@ -224,6 +224,15 @@ class Database:
             )
 
 
+def has_password(url: str) -> bool:
+    """Whether the address of a database holds a password; one that is no address holds none."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        return False
+    return bool(parsed.password or "password" in parsed.query)
+
+
 def _on_sqlite(engine: Any) -> None:
     """Begin transactions ourselves: sqlite3 begins late, with the first write, and unlocked."""
 

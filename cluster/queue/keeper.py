@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.queue.admission import Candidate, Decision, decide
@@ -43,6 +43,15 @@ EXPLAIN_S = 5.0
 """Sentences change all the time, and deciding about 10,000 jobs takes tenths of a second of CPU."""
 
 
+@dataclass(frozen=True)
+class Trouble:
+    """Why nothing can be started or concluded at the moment."""
+
+    what: str
+    since_s: float
+    """Seconds since 1970."""
+
+
 class Keeper:
     """Keeps one queue. There may be several for one store: one works, the others wait for it."""
 
@@ -54,6 +63,7 @@ class Keeper:
         grace_s: float = 60.0,
         restarts: int = 3,
         lease_s: float = 10.0,
+        over: Callable[[Record], None] = lambda record: None,
     ) -> None:
         """Nothing is done before the first `tick`.
 
@@ -64,11 +74,14 @@ class Keeper:
             restarts: how often a driver that died without a result is started anew.
             lease_s: for how long a keeper on another machine must be silent until this one takes
                 over, in seconds; several times the pause between rounds.
+            over: is told of each attempt that has given its place back, as it was before.
         """
         self.store, self.drivers = store, drivers
         self.grace_s, self.restarts = grace_s, restarts
         self.keeping = Keeping(store.database, lease_s)
+        self._over = over
         self._told: set[str] = set()
+        self.trouble: Trouble | None = None
         self._explained = -EXPLAIN_S
         self._until = 0.0
         self._seen: tuple[object, ...] = ()
@@ -84,7 +97,7 @@ class Keeper:
         Args:
             ended: set by another thread or a signal handler.
             pause_s: between rounds, in seconds.
-            say: is told when the database or the transport is away.
+            say: is told, once, when the database or the transport is away; see `trouble`, too.
 
         Raises:
             Fenced: another keeper has taken over.
@@ -92,8 +105,12 @@ class Keeper:
         while not ended.is_set():
             try:
                 self.tick()
+                self.trouble = None
             except (DatabaseAway, TransportAway) as error:
-                say(str(error))
+                since = self.trouble.since_s if self.trouble else time.time()
+                if self.trouble is None or self.trouble.what != str(error):
+                    say(str(error))
+                self.trouble = Trouble(str(error), since)
             ended.wait(pause_s)
         self.keeping.release()
 
@@ -134,7 +151,9 @@ class Keeper:
                     self.drivers.stop(_id(record), self.grace_s)
                     self._told.add(_id(record))
         self._told &= {_id(record) for record in placed}
-        self.keeping.step(steps)
+        for step in self.keeping.step(steps):
+            if step.to not in PLACED:
+                self._over(step.record)
 
     def _step(self, record: Record, driver: Driver | None) -> Step | None:
         """What follows from what the transport tells of an attempt, if anything."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.host.processes import is_alive
+from cluster.placement import CHOSEN
 from cluster.queue.asking import Answer, ask
 from cluster.queue.drivers import Driver, Node, StartRefused, TransportAway
 from cluster.queue.job import Attempt
@@ -70,7 +71,7 @@ class RayJobs:
         asked = {
             "submission_id": attempt.submission_id,
             "entrypoint": entrypoint,
-            "runtime_env": {"env_vars": attempt.environment},
+            "runtime_env": {"env_vars": {**attempt.environment, **self._chosen(attempt)}},
             "metadata": {"owner": attempt.job.owner, "job": attempt.job.id},
         }
         answer = self._ask("POST", "/api/jobs/", asked, limit_s=START_S)
@@ -107,6 +108,11 @@ class RayJobs:
                 os.killpg(process, signal.SIGKILL)
             elif now == first:
                 os.kill(process, signal.SIGTERM)
+
+    def _chosen(self, attempt: Attempt) -> dict[str, str]:
+        """What tells a driver on which nodes its workers were admitted."""
+        ids = {node["name"]: node["id"] for node in self._nodes()}
+        return {CHOSEN: " ".join(ids[name] for name in attempt.placement if name in ids)}
 
     def _last_words(self, submission_id: str) -> str:
         """The last line that a driver has shown."""

@@ -9,10 +9,11 @@ Nothing is remembered outside of the folder and the table: it may be killed at a
 """
 
 import json
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from cluster.daemons import ray_nodes
 from cluster.daemons.daemon import Daemon
 from cluster.daemons.home import Home, hashed, read, user, write_private
 from cluster.queue.admission import refuse_what_never_fits
+from cluster.queue.database import has_password
 from cluster.queue.job import (
     Job,
     JobRefused,
@@ -34,7 +36,7 @@ from cluster.queue.job import (
     Quota,
     UnknownJob,
 )
-from cluster.queue.keeper import Keeper
+from cluster.queue.keeper import Keeper, Trouble
 from cluster.queue.parcel import ID, MOST_BYTES, ParcelRefused, unpack
 from cluster.queue.ray_jobs import SCREEN, RayJobs, node
 from cluster.queue.rows import Record
@@ -43,9 +45,12 @@ from cluster.queue.version import version
 
 RUN = "run"
 """In the folder of a job: a link to the folder of its run, made by its driver."""
+RESULT = "result.json"
+"""In the folder of a run: how it ended, written by its driver."""
 DETAILS = "details.json"
 DRIVERS = "jobs/*/driver-*.pid"
 """Below the home: the processes that run for jobs."""
+PATIENCE_S = 5.0  # with a database that is locked or away: a client waits for 10 s to be told so
 MOST_DETAILS = 2**22  # bytes
 STATUS = {UnknownJob: 404, NotYours: 403, NotNow: 409, JobRefused: 422}
 PAUSE_S = 0.3  # between rounds of the keeper
@@ -69,12 +74,31 @@ def parcels(home: Home) -> Path:
     return home.folder / "parcels"
 
 
+def check_database(home: Home, url: str | None) -> str:
+    """The address of the table of jobs, at which one is: a file of the home, or what was asked for.
+
+    Raises:
+        QueueError: no such database answers, or its password would stand where others read it.
+    """
+    if url is None:
+        return f"sqlite:///{home.folder / 'queue.db'}"
+    if has_password(url):
+        raise QueueError(
+            "--database with a password shows it to everybody who lists processes; put it into "
+            "~/.pgpass (host:port:database:user:password, chmod 600) and leave it out of the URL"
+        )
+    Store(url, PATIENCE_S).close()
+    return url
+
+
 class Service:
     """What the addresses do; each answer is JSON."""
 
-    def __init__(self, home: Home, store: Store) -> None:
-        """Answer for the table of this home."""
-        self.home, self.store = home, store
+    def __init__(
+        self, home: Home, store: Store, trouble: Callable[[], Trouble | None] = lambda: None
+    ) -> None:
+        """Answer for the table of this home; `trouble` is that of who keeps it."""
+        self.home, self.store, self.trouble = home, store, trouble
         self._submitting = threading.Lock()
 
     def who(
@@ -172,9 +196,11 @@ def application(service: Service) -> FastAPI:
     def status(asker: Annotated[str, who]) -> dict[str, Any]:
         plan = read(home.plan) or {}
         facts = {name: plan.get(name) for name in ("ray", "mlflow", "since")}
+        trouble = service.trouble()
         return {
             **facts,
             "version": version(),
+            "trouble": trouble and asdict(trouble),
             "user": asker,
             "nodes": ray_nodes.nodes(home),
             "jobs": [service.told(record) for record in store.list(newest=1000)],
@@ -246,12 +272,8 @@ def application(service: Service) -> FastAPI:
 def main(arguments: Sequence[str]) -> int:
     """Serve and keep the queue until SIGTERM; returns the exit code, 1 if it can't be kept."""
     home, port = Home(Path(arguments[0])), int(arguments[1])
-    store = Store(f"sqlite:///{home.folder / 'queue.db'}")
-    config = uvicorn.Config(
-        application(Service(home, store)), host="127.0.0.1", port=port, log_level="warning"
-    )
-    server = uvicorn.Server(config)
-    ray = read(home.plan)["ray"]
+    plan = read(home.plan)
+    store, ray = Store(plan["database"], PATIENCE_S), plan["ray"]
     drivers = RayJobs(
         ray["http"],
         ray["address"],
@@ -259,12 +281,27 @@ def main(arguments: Sequence[str]) -> int:
         partial(ray_nodes.nodes, home),
         partial(job_folder, home),
     )
-    keeping = _Keeping(Keeper(store, drivers, grace_s=GRACE_S), server)
+    over = partial(_close, home, plan["closes"])
+    keeper = Keeper(store, drivers, grace_s=GRACE_S, over=over)
+    answers = application(Service(home, store, lambda: keeper.trouble))
+    config = uvicorn.Config(answers, host="127.0.0.1", port=port, log_level="warning")
+    server = uvicorn.Server(config)
+    keeping = _Keeping(keeper, server)
     keeping.start()
     server.run()
     keeping.ended.set()
     keeping.join()
     return int(keeping.failed)
+
+
+def _close(home: Home, command: Sequence[str], record: Record) -> None:
+    """Have a run whose driver did not live to end it shown as what it is; returns at once.
+
+    The attempt after it would see to it, but there may be none, or not for long.
+    """
+    run = (job_folder(home, record.job.id) / RUN).resolve()
+    if run.is_dir() and not (run / RESULT).exists():
+        subprocess.Popen([*command, str(run)])
 
 
 class _Keeping(threading.Thread):
@@ -274,20 +311,17 @@ class _Keeping(threading.Thread):
         super().__init__(name="keeper", daemon=True)
         self.ended, self.failed = threading.Event(), True
         self._keeper, self._server = keeper, server
-        self._said = ""
 
     def run(self) -> None:
         try:
-            self._keeper.run(self.ended, PAUSE_S, self._say)
+            self._keeper.run(self.ended, PAUSE_S, _say)
             self.failed = False
         finally:
             self._server.should_exit = True
 
-    def _say(self, trouble: str) -> None:
-        """Say it once, not at every round."""
-        if trouble != self._said:
-            print(f"{time.strftime('%H:%M:%S')} {trouble}", flush=True)
-        self._said = trouble
+
+def _say(trouble: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {trouble}", flush=True)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ UNITS = (
 )
 PARTS = {"dates": 0.5, "numbers": 0.1, "currencies": 0.12, "units": 0.13, "names": 0.15}
 """Kinds of pairs, and how many of all there are of each."""
-PRONOUNS = 0.06
+PRONOUNS = 0.1
 """Sentences with pronouns, besides, in parts of all others."""
 
 

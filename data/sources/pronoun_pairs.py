@@ -1,8 +1,9 @@
 """English and French sentences whose pronoun takes the gender of a noun that stands before it.
 
 English says "it" of all things, French "il" or "elle": whoever translates has to look the noun up.
-Each noun is always told with its articles, which tell its gender; whether it is trained on in a
-sentence is decided by its key, so that held-out sentences ask for what was never seen together.
+Each noun is always told with its articles, which tell its gender, in short phrases; whether it is
+trained on in a sentence is decided by its key, so that held-out sentences ask for what was never
+seen together.
 """
 
 import random
@@ -52,12 +53,37 @@ ADJECTIVES = {
     "round": Forms("rond", "ronde"),
 }
 FRAMES = {
-    "the {} came out of the oven and it was {}": "{} est sorti{} du four et {} était {}",
-    "the {} fell off the table as it was {}": "{} est tombé{} de la table car {} était {}",
-    "the {} arrived from the village but it was {}": "{} est arrivé{} du village mais {} était {}",
-    "the {} stayed in the kitchen as it was {}": "{} est resté{} dans la cuisine car {} était {}",
+    "the {} came out of the oven and it was {}": "{noun} est sorti{e} du four et {it} était {so}",
+    "the {} fell off the table as it was {}": "{noun} est tombé{e} de la table car {it} était {so}",
+    "the {} arrived from the village but it was {}": (
+        "{noun} est arrivé{e} du village mais {it} était {so}"
+    ),
+    "the {} stands on the shelf and it seems {}": (
+        "{noun} se trouve sur l'étagère et {it} semble {so}"
+    ),
+    "the {} does not fit into the box as it is {}": (
+        "{noun} ne rentre pas dans la boîte car {it} est {so}"
+    ),
+    "the {} stays in the garden but it seems {}": (
+        "{noun} reste dans le jardin mais {it} semble {so}"
+    ),
 }
-"""Each names another noun, too, of either gender, which the pronoun does not mean."""
+"""Each names another noun, too, of either gender, which the pronoun does not mean. In the last
+three no participle tells the gender before the pronoun does: the noun and its article alone do."""
+
+
+PHRASES = {
+    "here is {}": "voici {}",
+    "I see {}": "je vois {}",
+    "where is {}": "où est {}",
+    "we want {}": "nous voulons {}",
+    "with {}": "avec {}",
+    "without {}": "sans {}",
+    "under {}": "sous {}",
+    "behind {}": "derrière {}",
+    "{}": "{}",
+}
+"""What is said of a noun with an article, and never needs a pronoun."""
 
 
 def noun_pairs() -> Iterator[Pair]:
@@ -68,9 +94,14 @@ def noun_pairs() -> Iterator[Pair]:
             if number == 0 and _elides(french):
                 this = "cet"
             article = "an" if english[0] in "aeiou" else "a"
-            yield Pair(f"the {english}", _definite(french, number), KIND)
-            yield Pair(f"{article} {english}", f"{indefinite} {french}", KIND)
-            yield Pair(f"this {english}", f"{this} {french}", KIND)
+            told = {
+                f"the {english}": _definite(french, number),
+                f"{article} {english}": f"{indefinite} {french}",
+                f"this {english}": f"{this} {french}",
+            }
+            for source, target in PHRASES.items():
+                for own, theirs in told.items():
+                    yield Pair(source.format(own), target.format(theirs), KIND)
 
 
 def sentence_pair(draw: random.Random) -> Pair:
@@ -80,7 +111,10 @@ def sentence_pair(draw: random.Random) -> Pair:
     adjective, forms = draw.choice(list(ADJECTIVES.items()))
     source, target = draw.choice(list(FRAMES.items()))
     said = target.format(
-        _definite(french, number), ("", "e")[number], ("il", "elle")[number], forms[number]
+        noun=_definite(french, number),
+        e=("", "e")[number],
+        it=("il", "elle")[number],
+        so=forms[number],
     )
     return Pair(source.format(english, adjective), said, KIND, f"pronoun {english}")
 

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from models.cache import StateCache
 from models.configs import RecurrentConfig
-from models.dropout import Dropout, number_dropouts
+from models.dropout import Dropout
 from models.language import LanguageModel, check_sequence, text_starts
-from models.layers import Embedding, Linear
 from models.recurrent.lstm import LSTMLayer
 from models.recurrent.rnn import RNNLayer
 
@@ -24,16 +23,11 @@ class Recurrent(LanguageModel):
 
     def __init__(self, config: RecurrentConfig) -> None:
         """Draw the weights; `config.vocab_size` must be set (`models.build` checks)."""
-        super().__init__()
-        assert config.vocab_size is not None
-        self.config = config
-        D, V = config.width, config.vocab_size
-        self.embedding = Embedding(V, D, std=config.init_std)
+        D = config.width
+        super().__init__(config, D, config.init_std)
         self.layers = nn.ModuleList(LAYERS[config.family](D, D) for _ in range(config.layers))
         self.dropouts = nn.ModuleList(Dropout(config.dropout) for _ in range(config.layers + 1))
-        if not config.tied_embedding:
-            self.head = Linear(D, V, bias=False, std=config.init_std)
-        number_dropouts(self)
+        self.finish()
 
     def hidden(
         self, tokens: Tensor, cache: StateCache | None = None, documents: Tensor | None = None

@@ -33,7 +33,7 @@ _KINDS: dict[Change, Mapping[str, str]] = {
         "activation_checkpointing compile",
         "resources": "launcher workers cpus_per_worker gpus_per_worker address wait_minutes "
         "hang_seconds",
-        "recovery": "max_restarts budgets longest_wait_seconds",
+        "recovery": "max_restarts budgets longest_wait_seconds disk_wait_minutes",
         "tracking": "enabled uri experiment name system_metrics flush_seconds "
         "finish_timeout_seconds",
     },

@@ -22,7 +22,7 @@ AGAIN = "another attempt with the same workers"
 RENEWED = "new processes in place of all workers"
 BUDGETS = {
     "interrupted": Budget(0, 0, "someone wanted it to stop"),
-    "disk": Budget(0, 0, "someone has to make room"),
+    "disk": Budget(3, 1, "going on where there is room again"),
     "numerical": Budget(0, 0, "training is exact: the same step diverges again"),
     "not_shared": Budget(0, 0, "the same hosts see the same folders"),
     "no_room": Budget(0, 0, "it has waited as long as it may"),
@@ -56,11 +56,15 @@ class RecoveryConfig:
     is wanted: {worker_lost: 3}."""
     longest_wait_seconds: float = 300
     """Most that is waited before a restart; waits of one cause double up to this."""
+    disk_wait_minutes: float | None = 60
+    """Most that is waited for room on the disk of the run, if it is full. None: for ever."""
 
     def __post_init__(self) -> None:
         """Check ranges and names."""
         check_at_least("recovery.max_restarts", self.max_restarts, 0)
         check_at_least("recovery.longest_wait_seconds", self.longest_wait_seconds, 0)
+        if self.disk_wait_minutes is not None:
+            check_at_least("recovery.disk_wait_minutes", self.disk_wait_minutes, 0)
         for name, restarts in self.budgets.items():
             if name not in BUDGETS or name == "interrupted":
                 names = [own for own in BUDGETS if own != "interrupted"]
@@ -73,7 +77,7 @@ class RecoveryConfig:
         if self.max_restarts:
             return {}
         why = "recovery.max_restarts=0 restarts nothing; try recovery=auto"
-        return {"budgets": why, "longest_wait_seconds": why}
+        return dict.fromkeys(("budgets", "longest_wait_seconds", "disk_wait_minutes"), why)
 
     def restarts(self, cause: str) -> int:
         """How often in a row the run may start again after failures of this class."""

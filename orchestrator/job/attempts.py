@@ -3,6 +3,7 @@
 1. A gang starts, and its ranks carry out the stage.
 2. If that fails, the failure is classified; its class has a budget and a wait (config/recovery.py).
 3. What happened, what is lost and what comes next is said in a sentence, and stands in the journal.
+   Where the disk is full, that waits until there is room.
 4. Workers that live on are kept, those that died are replaced, and all begin the next attempt: the
    stage itself finds the checkpoint to go on from.
 5. A class whose budget is spent ends the run with its last failure.
@@ -19,10 +20,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cluster.gang import Files, Gang, GangRun, OnRecords
+from data.messages import size
 from orchestrator.config import BUDGETS
 from orchestrator.job.budgets import Budgets
 from orchestrator.job.failures import Explanation, explain_failure
 from orchestrator.job.rank import Assignment, environment, work
+from orchestrator.job.room import SPARE, wait_for_room
 from orchestrator.job.signals import Stops
 from orchestrator.job.watchdog import Watchdog
 from orchestrator.plan.devices import placement_of
@@ -58,6 +61,7 @@ class Attempts:
         journal: Journal,
         *,
         start_step: int,
+        checkpoint_bytes: int,
         files: Files,
         take: OnRecords,
         admitted: Callable[[list[dict[str, Any]]], None],
@@ -72,6 +76,7 @@ class Attempts:
             assignment: what every rank gets.
             journal: of the run; its attempt is raised here.
             start_step: steps done before the run began.
+            checkpoint_bytes: room for so much must be on a disk that was full.
             files: what the ranks open.
             take: gets each rank's records, in order.
             admitted: gets a description of each worker of an attempt before its work begins.
@@ -82,10 +87,12 @@ class Attempts:
         """
         self._assignment, self._journal, self._start_step = assignment, journal, start_step
         self._take, self._admitted, self._say, self._stops = take, admitted, say, stops
+        self._room = checkpoint_bytes + SPARE
         self._files, self._look_at_checkpoints = files, look_at_checkpoints
         self._ends_with = ends_with
         self._budgets = Budgets(assignment.config.recovery)
         self._heard = 0  # records of rank 0 in this attempt
+        self._over = False  # whether what ranks still say of this attempt comes too late
         self._unrecovered: _Unrecovered | None = None
         self._job = assignment.config
         self._stack = ExitStack()  # ends the gang
@@ -118,7 +125,7 @@ class Attempts:
 
     def _attempt(self) -> Result:
         """Start the gang, or what is missing in it, and have the work done."""
-        self._heard, self._must_leave, self._grows = 0, {}, False
+        self._must_leave, self._grows = {}, False
         self._watchdog = self._new_watchdog()
         if self._gang is None:
             gang = self._stack.enter_context(self._new_gang())
@@ -129,6 +136,7 @@ class Attempts:
             # or memory that it lost.
             keep = self._job.resources.device == "cpu" and self._reason != "out_of_memory"
             workers = self._gang.restart(keep=keep)
+        self._heard, self._over = 0, False
         self._admit(workers)
         assignment = replace(self._assignment, config=self._job.on(len(workers)))
         results: list[Result] = self._gang.run(
@@ -228,9 +236,11 @@ class Attempts:
 
     def _on_records(self, rank: int, records: list[dict[str, Any]]) -> None:
         """Hand on what a rank has sent; the first step after a failure ends the recovery."""
-        if rank == 0:
-            self._heard += len(records)
-        self._take(rank, records)
+        if self._over:
+            return
+        for record in records:  # one that the disk has no room for counts as not heard
+            self._take(rank, [record])
+            self._heard += rank == 0
         failed, step = self._unrecovered, next((r["step"] for r in records if "metrics" in r), None)
         if failed is not None and step is not None:
             seconds = round(time.monotonic() - failed.seen_at, 3)
@@ -247,7 +257,9 @@ class Attempts:
         seen_at = getattr(error, "seen_at", time.monotonic())
         seen_after_s = getattr(error, "seen_after_s", None)
         detect_s = None if seen_after_s is None else round(seen_after_s, 3)
+        ends = explain_failure(error).failure == "disk" and not self._wait_for_disk(error)
         self._take_unheard()
+        self._over = True
         self._take_fence()
         self._look_at_checkpoints()
         standing = self._journal.standing
@@ -262,7 +274,8 @@ class Attempts:
             "detect_s": detect_s,
         }
         self._journal.event("failed", **facts)
-        wait_s = None if self._asked_to_end else self._budgets.charge(failure, step, from_step)
+        ends = ends or self._asked_to_end
+        wait_s = None if ends else self._budgets.charge(failure, step, from_step)
         if wait_s is None:  # the failure is the run's, which is told with its remedy
             self._give_up(failure)
             self._ends_with(error)
@@ -274,6 +287,27 @@ class Attempts:
         self._wait(wait_s)
         self._unrecovered, self._reason = _Unrecovered(seen_at, detect_s), failure.failure
         self._begin_next(BUDGETS[failure.failure].remedy, step, from_step)
+
+    def _wait_for_disk(self, error: Exception) -> bool:
+        """Wait for room on the disk of the run, which holds its record, too; whether there is.
+
+        Raises:
+            KeyboardInterrupt: the user wants the run to end.
+        """
+        config, folder = self._job.recovery, self._assignment.folder
+        if not config.restarts("disk") or self._asked_to_end:
+            return False
+        if self._gang is not None:
+            self._gang.leave_soon()
+        minutes = config.disk_wait_minutes
+        most = "" if minutes is None else f", for {minutes:g} minutes at most"
+        told = explain_failure(error, self._journal.standing.step or None).happened
+        self._say(f"{told}; waiting until {size(self._room)} are free at {folder}{most}")
+        begun, limit_s = time.monotonic(), None if minutes is None else 60 * minutes
+        if not wait_for_room(folder, self._room, limit_s, self._wait):
+            return False
+        self._tell("waited_for_disk", seconds=round(time.monotonic() - begun, 1))
+        return True
 
     def _needs_new(self, lost: Explanation) -> bool:
         """Whether what was lost is Ray itself, or a node in whose place there is room on another,

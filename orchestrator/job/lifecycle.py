@@ -199,6 +199,7 @@ class Job:
             self.assignment,
             self._journal,
             start_step=0 if start is None else start.checkpoint.step,
+            checkpoint_bytes=self.plan.checkpoint_bytes,
             files=self._files(),
             take=self._take,
             admitted=self._admitted,

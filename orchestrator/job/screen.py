@@ -3,6 +3,7 @@
 It shows what the stage's outline names and keeps nothing that anybody else needs.
 """
 
+import errno
 import textwrap
 import time
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ from orchestrator.terminal import fitted, fitted_parts, leave_reader
 PLAIN_SECONDS = 10.0  # between two plain lines without an evaluation
 BAR = 10  # columns
 MAJOR = 2  # of the metrics of training come before the time left
+FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk, to which the output goes, and may again
 SMOOTHING = 0.9  # of the shown throughput, per step
 
 
@@ -41,8 +43,9 @@ class Terminal(Console):
         shown = (self._redactor.known(o) if isinstance(o, str) else o for o in objects)
         try:
             super().print(*shown, **options)
-        except OSError:  # the terminal is gone
-            self.on_broken_pipe()
+        except OSError as error:
+            if error.errno not in FULL:  # the terminal is gone
+                self.on_broken_pipe()
 
     def on_broken_pipe(self) -> None:
         """Go on without a reader; rich would end the program."""

@@ -117,6 +117,21 @@ class Run:
         return None
 
     @property
+    def sees_target(self) -> bool:
+        """Whether its model attends to what it is to predict, so that its loss means nothing."""
+        mask = self.settings.get("model.mask", "causal")
+        if mask == "causal":
+            return False
+        from models.configs.gpt import SEES_TARGET  # not for every list of runs
+
+        return mask in SEES_TARGET
+
+    def told(self, metric: str) -> str:
+        """The value of a metric, with what a reader must know of it."""
+        caution = " (sees what it predicts)" if self.sees_target else ""
+        return f"{self.metrics[metric]:.4g}{caution}"
+
+    @property
     def parameters(self) -> int | None:
         """Of all its models together. None: it does not say."""
         for event in self.events:
@@ -138,12 +153,15 @@ def runs(outputs: Path) -> Iterator[Run]:
 
 
 def ranked(among: Iterable[Run], metric: str) -> list[Run]:
-    """The runs that have measured it, best first; what is no number is last."""
+    """The runs that have measured it, best first; last those that see what they predict.
+
+    Of each of the two kinds, what is no number is last.
+    """
     higher = any(word in metric for word in HIGHER_IS_BETTER)
 
-    def place(run: Run) -> tuple[bool, float]:
+    def place(run: Run) -> tuple[bool, bool, float]:
         value = run.metrics[metric]
-        return not math.isfinite(value), -value if higher else value
+        return run.sees_target, not math.isfinite(value), -value if higher else value
 
     return sorted((run for run in among if metric in run.metrics), key=place)
 

@@ -5,9 +5,10 @@ Jobs that wait or ran stay in the queue: they go on, from their checkpoints, aft
 
 import argparse
 import shutil
+import sys
 from collections.abc import Sequence
 
-from cluster.daemons import control
+from cluster.daemons import control, remote
 from cluster.daemons.home import home
 from orchestrator.terminal import say
 
@@ -23,10 +24,14 @@ def main(argv: Sequence[str]) -> int:
     if plan:
         say("jobs save and leave, then the queue, MLflow and Ray end")
     many = control.stop(own)
+    failed = remote.leave(own, plan.get("hosts", []))
+    for host, why in failed.items():
+        say(f"error: the node on {host} was not ended: {why}", sys.stderr)
+        say(f"end it: {remote.by_hand(own, host, 'down')}", sys.stderr)
     if temporary := plan.get("temporary"):
         shutil.rmtree(temporary, ignore_errors=True)
     say(f"ended, {many} processes in all" if many else "nothing is up on this machine")
-    return 0
+    return 1 if failed else 0
 
 
 def parser() -> argparse.ArgumentParser:

@@ -94,8 +94,8 @@ def _holds(run: Run, word: str) -> bool:
 
 
 def _row(run: Run, metric: str | None) -> tuple[str, ...]:
-    measured = run.headline if metric is None else (metric, run.metrics[metric])
-    result = "-" if measured is None else f"{measured[0].split('/', 1)[-1]} {measured[1]:.4g}"
+    measured = metric or (run.headline or (None,))[0]
+    result = "-" if measured is None else f"{measured.split('/', 1)[-1]} {run.told(measured)}"
     return (run.id, run.started, run.stage, run.model, run.status, result, run.steps)
 
 

@@ -2,8 +2,8 @@
 
 import argparse
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cluster.daemons import control
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
             raise
         say(f"queue: {error}")
         return 1
-    for line in _cluster(told):
+    for line in [*_trouble(told, own), *_cluster(told)]:
         say(line)
     return 0
 
@@ -74,6 +74,16 @@ def of_job(job: Mapping[str, Any]) -> Iterator[str]:
         yield f"watch:  orchestrate logs {name} -f"
 
 
+def used_by_node(jobs: Iterable[Mapping[str, Any]]) -> dict[str, Counter[str]]:
+    """CPUs and GPUs that jobs hold, by name of node."""
+    used: dict[str, Counter[str]] = defaultdict(Counter)
+    for job in jobs:
+        if job["state"] in PLACED:
+            for node, needs in zip(job["placement"], job["needs"], strict=True):
+                used[node].update({"CPU": needs["cpus"], "GPU": needs["gpus"]})
+    return used
+
+
 def _daemons(own: Home, facts: control.Facts) -> Iterator[str]:
     """What of the cluster is on this machine."""
     plan = facts.plan
@@ -106,21 +116,27 @@ def _daemons(own: Home, facts: control.Facts) -> Iterator[str]:
         yield f"  RAY_AUTH_TOKEN_PATH=COPY orchestrate up --join {address}"
 
 
+def _trouble(told: Mapping[str, Any], own: Home) -> Iterator[str]:
+    """What keeps the queue from its work: what, since when, what to type."""
+    if trouble := told["trouble"]:
+        since = clock(max(0.0, time.time() - trouble["since_s"]))
+        yield f"TROUBLE for {since}: {trouble['what']}"
+        yield (
+            "  no job starts and no end is noticed meanwhile; jobs that run go on. What died is "
+            f"started again by itself; if it does not come back, {own.folder}/logs says why, and "
+            "`orchestrate down` and `orchestrate up` begin anew, with all jobs kept"
+        )
+
+
 def _cluster(told: Mapping[str, Any]) -> Iterator[str]:
     """Nodes with what is free on each, and how many jobs are where."""
-    used: dict[str, Counter[str]] = {}
-    for job in told["jobs"]:
-        if job["state"] in PLACED:
-            for node, needs in zip(job["placement"], job["needs"], strict=True):
-                used.setdefault(node, Counter()).update(
-                    {"CPU": needs["cpus"], "GPU": needs["gpus"]}
-                )
+    used = used_by_node(told["jobs"])
     rows = []
     for node in told["nodes"]:
         row = [f"node {node['name']}", node["address"]]
         for kind in ("CPU", "GPU"):
             has = int(node["resources"].get(kind, 0))
-            free = has - used.get(node["name"], Counter())[kind]
+            free = has - used[node["name"]][kind]
             row.append(f"{free} of {counted(has, kind)} free")
         rows.append(row)
     yield from columns(rows) if rows else ["no node is there yet"]

@@ -11,6 +11,7 @@ import secrets
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,9 @@ Compose = Callable[[Sequence[str]], JobConfig]
 def main(argv: Sequence[str], compose: Compose) -> int:
     """Hand the job in; returns the exit code. Raises ValueError if it, or the queue, refuses."""
     options = parser().parse_args(argv)
+    minutes = options.limit_minutes
+    if minutes is not None and not 0 < minutes < inf:
+        raise ValueError(f"--limit-minutes={minutes} must be above 0; try --limit-minutes=60")
     client = connect()
     told = client.status()
     os.environ["RAY_ADDRESS"] = address = told["ray"]["address"]

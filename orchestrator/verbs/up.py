@@ -2,7 +2,8 @@
 
 1. A supervisor is started, which outlives this terminal and starts again what dies.
 2. It starts the head of a Ray cluster, an MLflow server on the store of `ui`, and the queue.
-3. When all of them answer, their addresses are printed.
+3. With --hosts the hosts of a list become nodes of it, over ssh, which asks for no password.
+4. When all of them answer, their addresses are printed.
 
 With --join this machine becomes a node of somebody's cluster instead. Everything listens on this
 machine alone, unless --host says otherwise, and lets nobody in without a token; tokens are in files
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import gettempdir, mkdtemp
 
-from cluster.daemons import control, ray_nodes
+from cluster.daemons import control, ray_nodes, remote
 from cluster.daemons.daemon import Daemon
 from cluster.daemons.home import Home, HomeRefused, home, user, write_private
 from cluster.daemons.ray_nodes import LOOPBACK
@@ -27,6 +28,7 @@ from cluster.queue import service
 from orchestrator.config import TrackingConfig
 from orchestrator.plan.outputs import check_outputs
 from orchestrator.record.mlflow import new_state
+from orchestrator.record.mlflow.mirror import SENDER
 from orchestrator.record.mlflow.sqlite import sqlite_path
 from orchestrator.terminal import say
 from orchestrator.verbs import status
@@ -56,7 +58,8 @@ def main(argv: Sequence[str]) -> int:
         say(f"error: {error}", sys.stderr)
         say("what does answer stays; `orchestrate down` ends it", sys.stderr)
         return 1
-    return status.main([])
+    lacks = _let_join(own)
+    return status.main([]) or lacks
 
 
 def parser() -> argparse.ArgumentParser:
@@ -71,6 +74,12 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("--gpus", type=int, help="GPUs to offer [all]")
     new.add_argument("--mlflow-port", type=int, help="of the MLflow page [5000, or a free one]")
     new.add_argument("--outputs", type=Path, default=Path("outputs"), help="[%(default)s]")
+    new.add_argument(
+        "--hosts", metavar="A,B", help="or a file with one on each line: they join, over ssh"
+    )
+    new.add_argument(
+        "--database", metavar="URL", help="of the queue, e.g. postgresql+psycopg://me@host/queue"
+    )
     new.add_argument("--join", metavar="ADDRESS", help="be a node of the cluster there")
     new.add_argument("--user", metavar="NAME", help="make a token for somebody else, and end")
     return new
@@ -85,6 +94,13 @@ def _start(own: Home, options: argparse.Namespace) -> None:
     port, http, queue = free_port(), free_port(), free_port()
     if options.host != LOOPBACK:
         _port("--host", options.host, 0)
+    hosts = [] if options.hosts is None else remote.hosts_of(options.hosts)
+    if hosts and options.host == LOOPBACK:
+        raise HomeRefused(
+            f"--hosts={options.hosts} can't reach this machine at {LOOPBACK}; type --host ADDRESS, "
+            "too: that of this machine in their network"
+        )
+    database = service.check_database(own, options.database)
     if not own.ray_token.exists():
         write_private(own.ray_token, os.urandom(32).hex())
     own.admit(user())
@@ -118,8 +134,26 @@ def _start(own: Home, options: argparse.Namespace) -> None:
             "page": f"http://{LOOPBACK}:{page}" if page else state.tracking_uri,
         },
         queue=f"http://{LOOPBACK}:{queue}",
+        hosts=hosts,
+        database=database,
+        closes=[sys.executable, "-P", "-m", SENDER],
         temporary=str(temporary),
     )
+
+
+def _let_join(own: Home) -> int:
+    """Let the hosts of the plan join; returns the exit code."""
+    plan = control.look(own).plan
+    if not (hosts := plan.get("hosts")):
+        return 0
+    say(f"{', '.join(hosts)} join over ssh, which takes some seconds")
+    failed = remote.join(own, hosts, plan["ray"]["address"])
+    for host, why in failed.items():
+        say(f"error: {host} did not join: {why}", sys.stderr)
+        say(f"look:  {remote.by_hand(own, host, 'status')}", sys.stderr)
+    if failed:
+        say("the others are in; type the same `orchestrate up` to try these again", sys.stderr)
+    return 1 if failed else 0
 
 
 def _join(own: Home, options: argparse.Namespace) -> None:

@@ -68,6 +68,9 @@ def test_a_job_is_its_submitters_whatever_it_says_and_its_files_are_the_owners_a
     assert ann.resume(taken["id"])["state"] == "waiting"
     with pytest.raises(QueueError, match="nearest: pretrain-1a2b3c"):
         ann.get("pretrain-1a2b3d")
+    for wrong in ("", "a/../b", "x?y"):
+        with pytest.raises(QueueError, match="is no id of a job"):
+            ann.get(wrong)
     assert [event["state"] for event in bob.get(taken["id"])["events"]] == [
         *("waiting", "stopped", "waiting")
     ]
@@ -117,9 +120,18 @@ def test_without_a_cluster_the_user_is_told_what_to_type(own, monkeypatch):
     monkeypatch.setenv(clients.ADDRESS, "http://127.0.0.1:9")
     with pytest.raises(QueueError, match="name its file in ORCHESTRATE_TOKEN_PATH"):
         connect()
+    for wrong in ("127.0.0.1:9", "nonsense", "http://a/b/c"):
+        monkeypatch.setenv(clients.ADDRESS, wrong)
+        with pytest.raises(QueueError, match="must read http://HOST:PORT"):
+            connect()
+    monkeypatch.setenv(clients.ADDRESS, "http://127.0.0.1:9")
     monkeypatch.setenv(clients.TOKEN, str(own.folder / "none"))
     with pytest.raises(QueueError, match="can't be read: No such file"):
         connect()
+    for wrong in ("", "two\nlines", "t\xf6ken"):
+        (own.folder / "none").write_text(wrong)
+        with pytest.raises(QueueError, match="holds no token"):
+            connect()
     (own.folder / "none").write_text("token")
     with pytest.raises(Unreachable, match=r"no queue answers at http://127.0.0.1:9 \(Connection"):
         connect().status()

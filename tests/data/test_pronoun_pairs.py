@@ -2,7 +2,7 @@
 
 import random
 
-from data.sources.pronoun_pairs import FEMININE, MASCULINE, noun_pairs, sentence_pair
+from data.sources.pronoun_pairs import FEMININE, MASCULINE, PHRASES, noun_pairs, sentence_pair
 
 
 def test_pronoun_participle_and_adjective_agree_with_the_noun():
@@ -16,8 +16,8 @@ def test_pronoun_participle_and_adjective_agree_with_the_noun():
         "the tree fell off the table as it was old": (
             "l'arbre est tombé de la table car il était vieux"
         ),
-        "the orange stayed in the kitchen as it was white": (
-            "l'orange est restée dans la cuisine car elle était blanche"
+        "the orange stays in the garden but it seems white": (
+            "l'orange reste dans le jardin mais elle semble blanche"
         ),
     }
     every = {pair.source: pair.target for pair in (sentence_pair(draw) for _ in range(30_000))}
@@ -27,7 +27,8 @@ def test_pronoun_participle_and_adjective_agree_with_the_noun():
 def test_each_noun_is_told_with_articles_that_tell_its_gender():
     told = {pair.source: pair.target for pair in noun_pairs()}
     assert all(pair.key is None for pair in noun_pairs())
-    assert len(told) == 3 * len([*MASCULINE, *FEMININE])
+    assert len(told) == 3 * len(PHRASES) * len([*MASCULINE, *FEMININE])
+    assert told["without this egg"] == "sans cet œuf"
     assert told["the egg"] == "l'œuf"
     assert told["an egg"] == "un œuf"
     assert told["this tree"] == "cet arbre"

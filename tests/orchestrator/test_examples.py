@@ -255,6 +255,14 @@ def test_a_confusion_matrix_is_shown_as_a_table_and_as_a_picture(tmp_path):
     assert table.columns == ("class taken for", *names, "right")
     assert table.rows[2][1:-1] == tuple(str(n) for n in matrix[2])
     assert table.rows[4][-1] == "no examples"
+    rows = dict(row[:2] for row in confusion.accuracy_table(matrix).rows)
+    assert rows["this model"] == f"{metrics.accuracy_score(labels, predicted):.1%}"
+    assert (
+        rows["always the most frequent class"] == f"{np.bincount(labels).max() / len(labels):.1%}"
+    )
+    # Wilson's own formula for 81 of 263 (Newcombe 1998, table I).
+    (newcombe, _) = confusion.accuracy_table(np.array([[81, 182], [0, 0]])).rows
+    assert newcombe[2] == "25.5% to 36.6%"
     confusion.save(matrix, names, tmp_path / "confusion.png")
     many = list(map(str, range(50)))
     confusion.save(np.eye(50, dtype=np.int64), many, tmp_path / "large.png")

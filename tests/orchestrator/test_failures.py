@@ -145,7 +145,7 @@ SAID = {
         ("KernelPanicked", ""),
     ],
 }
-NEVER_RESTARTED = {"disk", "numerical", "bad_data", "no_room"}
+NEVER_RESTARTED = {"numerical", "bad_data", "no_room"}
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,10 @@ import subprocess
 
 import pytest
 
+from orchestrator.job.room import SPARE, has_room
 from orchestrator.record import runfolder
+from orchestrator.verbs.drill.invariants import broken
+from tests.orchestrator.commands import Job
 from tests.orchestrator.typed import on, typed
 
 
@@ -65,3 +68,31 @@ def test_a_run_on_a_disk_that_is_full_at_any_point_has_a_result_and_a_remedy(
     assert "No space left on device" in line
     assert str(disk) in line
     assert "free some space there" in line
+
+
+def test_a_job_in_a_gang_waits_on_a_full_disk_and_goes_on_when_there_is_room(
+    disk, corpus, tmp_path
+):
+    """What rank 0 and the driver have no room for is the record; then the checkpoint."""
+    larger = ["mount", "-o", "remount,size=24m", str(disk)]
+    subprocess.run(larger, check=True)
+    folder = tmp_path / "job"
+    folder.mkdir()
+    (folder / "outputs").symlink_to(disk)
+    steps = ("stage.steps=160", "stage.checkpoint_every=50", "stage.evaluate_every=1000")
+    job = Job(folder, corpus, "resources=cpu1", "tracking=none", *steps)
+    try:
+        job.until(lambda: job.steps_done() > 60)
+        leave(disk, 0)
+        assert not has_room(disk, 1)
+        job.until(lambda: "waiting until" in job.screen)
+        (disk / "filler").unlink()
+        assert has_room(disk, SPARE)
+        assert not has_room(disk, 1 << 30)
+        assert job.wait() == 0, job.screen
+    finally:
+        job.kill()
+    assert [event["cause"] for event in job.events("failed")] == ["disk"], job.screen
+    assert len(job.events("waited_for_disk")) == 1
+    assert list(job.metric()) == list(range(1, 161))
+    assert broken(job.run) == [], "each step once"

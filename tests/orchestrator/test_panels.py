@@ -61,6 +61,12 @@ def test_results_are_ordered_by_what_is_better_and_a_run_without_one_is_last(tmp
     assert best_first(losses) == [1, 0]
     unlike = [accuracies[0], losses[1]]
     assert best_first(unlike) == [0, 1], "what can't be compared stays where it is"
+    cheat = made(tmp_path / "cheat", 0.99)
+    (cheat.folder / "config.yaml").write_text("model: {mask: reversed}\n")
+    assert best_first([cheat, *accuracies]) == [2, 3, 1, 0], "it sees what it predicts"
+    result = axes_of({"cheat": cheat, "fair": accuracies[0]})["Result, best first"]
+    shown = [text.get_text() for text in result.texts]
+    assert shown == ["0.2", "fair", "0.99 (sees what it predicts)", "cheat"]
     diverged = made(tmp_path / "nan", math.nan)
     assert best_first([diverged, accuracies[0]]) == [1, 0]
     assert len(compared({"a": accuracies[0], "nan": diverged}).axes) == 4

@@ -103,6 +103,8 @@ def test_what_can_never_work_is_refused_before_the_queue_hears_of_it(table, corp
         ((*GANG, "resources.workers=3", "stage.global_batch_size=6"), "do not fit the cluster at"),
         (("resources=cpu1", "resources.address=10.0.0.1:6379"), "is another cluster than"),
         ((f"data.path={tmp_path / 'none'}",), "none"),
+        (("--limit-minutes", "-1"), "--limit-minutes=-1.0 must be above 0"),
+        (("model._target_=os.system",), "model._target_: there is no such setting"),
     ):
         assert said in refused("submit", *on(corpus), *words)
     assert table.list() == []

@@ -148,6 +148,7 @@ def test_bleu_is_that_of_its_formula():
     exact, bleu, _ = scoring.compare(wanted, written)
     assert exact == pytest.approx(1 / 3)
     assert bleu == pytest.approx(bleu_by_hand(wanted, written), abs=1e-6)
+    assert np.isnan(scoring.compare(["829", "0,58"], ["829", "0,58"])[1]), "no four words"
 
 
 def test_a_run_leaves_what_it_promises(short):

@@ -1,7 +1,7 @@
 """A cluster on this machine as a user has it: up, jobs, whatever is killed, down, nothing left.
 
-The whole day is one test, for the start of Ray and MLflow is dear, and among the drills, for it
-takes minutes: python -m pytest -n 0 -m drill tests/orchestrator/test_up.py
+One test is a short day, on PostgreSQL where there is one. Those that take minutes are among the
+drills: python -m pytest -n 0 -m drill tests/orchestrator/test_up.py
 """
 
 import json
@@ -16,14 +16,17 @@ import pytest
 
 from cluster.daemons import control
 from cluster.daemons.daemon import marked
-from cluster.daemons.home import home
+from cluster.daemons.home import Home, home
 from cluster.queue.client import Unreachable, connect
+from orchestrator.record.lines import read
+from orchestrator.record.mlflow.mirror import State
 from orchestrator.record.runs import Run
 from tests.orchestrator.commands import TINY
-from tests.orchestrator.typed import Answer, refused, typed
+from tests.orchestrator.typed import refused, typed
 
 ONE = ("resources=cpu1", "engine=torch", "stage.sample_tokens=0")
 AGREE_S = 10.0
+LOSS = "train/loss"
 
 
 @pytest.fixture
@@ -73,6 +76,11 @@ class Day:
         folder = self.get(job)["run"]
         return Run(self._folder / folder) if folder else None
 
+    def next_run(self, job, before):
+        """Its run, once that is another one than before."""
+        run = self.run(job)
+        return run if run and run.folder != before.folder else None
+
     def steps(self, job):
         run = self.run(job)
         path = run.folder / "metrics.jsonl" if run else None
@@ -86,12 +94,12 @@ class Day:
         text = (self.own.folder / "jobs" / job / f"driver-{self.attempt(job)}.pid").read_text()
         return int(text.split()[0])
 
-    def in_mlflow(self, job):
-        """The status of the newest run of a job in the store, read without mlflow."""
-        result = self.run(job).result
+    def in_mlflow(self, run):
+        """The status of a run in the store, read without mlflow."""
+        state = State.load(run.folder)
         with sqlite3.connect(self._folder / "outputs" / "mlflow.db") as store:
             query = "select status from runs where run_uuid = ?"
-            found = store.execute(query, [result.get("mlflow_run_id")]).fetchone()
+            found = store.execute(query, [state and state.run_id]).fetchone()
         return found and found[0]
 
     def said(self):
@@ -113,6 +121,11 @@ def test_what_can_not_be_brought_up_is_refused_with_what_to_type(day, monkeypatc
             (("--join", "somewhere"), "no Ray cluster answers there"),
             (("--join", f"127.0.0.1:{port}"), "needs the token of that cluster"),
             (("--user", "../ann"), "must begin with a letter"),
+            (("--hosts", "a,-oProxyCommand=x"), "'-oProxyCommand=x' is no host"),
+            (("--hosts", "a,b,a"), "a comes twice"),
+            (("--hosts", "a"), "type --host ADDRESS, too"),
+            (("--database", "postgresql+psycopg://me:secret@h/q"), "put it into ~/.pgpass"),
+            (("--database", "sqlite://"), "is in memory and would be lost"),
         ):
             assert said in refused("up", *words)
     assert not control.look(day.own).plan
@@ -120,6 +133,35 @@ def test_what_can_not_be_brought_up_is_refused_with_what_to_type(day, monkeypatc
     token = day.own.token("ann").read_text()
     assert str(day.own.token("ann")) in told
     assert token not in told
+
+
+@pytest.fixture
+def database(tmp_path_factory):
+    """What `up` is told of a database: a PostgreSQL of our own, if that can be had."""
+    try:
+        import pgserver
+        import psycopg  # noqa: F401
+    except ImportError:
+        yield ()
+        return
+    server = pgserver.get_server(tmp_path_factory.mktemp("pg"))
+    yield ("--database", server.get_uri().replace("postgresql://", "postgresql+psycopg://"))
+    server.cleanup()
+
+
+def test_a_short_day_from_up_to_down(day, database):
+    up = typed("up", "--cpus", "1", *database)
+    assert up.code == 0, (up, day.said())
+    assert (day.own.folder / "queue.db").exists() == (not database)
+    job = day.submit("stage.steps=3000", "stage.checkpoint_every=20", "stage.evaluate_every=3000")
+    day.until(lambda: day.steps(job) > 25, 60)
+    assert "running" in typed("jobs").out
+    assert "/3000  " in typed("top").out
+    assert "train loss" in typed("logs", job).out
+    first = stopped_and_resumed(day, job)
+    assert first.status == "interrupted"
+    assert typed("down").code == 0
+    nothing_is_left(day)
 
 
 @pytest.mark.drill
@@ -144,7 +186,8 @@ def test_a_cluster_on_this_machine_from_up_to_down(day):
     assert typed("logs", first, "-f").code == 0, day.said()
     assert "done: 12 steps" in typed("logs", first).out
     assert day.run(first).status == "done"
-    day.until(lambda: day.state(first) == "done" and day.in_mlflow(first) == "FINISHED", AGREE_S)
+    day.until(lambda: day.state(first) == "done", AGREE_S)
+    day.until(lambda: day.in_mlflow(day.run(first)) == "FINISHED", AGREE_S)
 
     # What is killed comes back, and the job goes on from its checkpoint.
     long = day.submit("stage.steps=3000", "stage.checkpoint_every=20", "stage.evaluate_every=3000")
@@ -153,6 +196,7 @@ def test_a_cluster_on_this_machine_from_up_to_down(day):
     day.until(lambda: "needs" in day.get(waits)["reason"], 10)
     assert "waits: " in typed("status", waits).out
     driver, before = day.driver(long), control.look(day.own).daemons
+    killed = day.run(long)
     for pid in (driver, before["mlflow"].pid, before["queue"].pid):
         os.kill(pid, signal.SIGKILL)
     (supervisor,) = marked(day.own, "supervisor")
@@ -162,8 +206,9 @@ def test_a_cluster_on_this_machine_from_up_to_down(day):
     day.until(lambda: control.look(day.own).up, 60)
     day.until(lambda: day.attempt(long) == 2 and day.state(long) == "running", AGREE_S)
     day.until(lambda: "goes on with the run of the attempt before" in typed("logs", long).out, 20)
-    second = day.until(lambda: day.steps(long) > 5 and day.run(long), 60)
+    second = day.until(lambda: day.steps(long) > 5 and day.next_run(long, killed), 60)
     assert second.config["resume"]
+    day.until(lambda: day.in_mlflow(killed) == "KILLED", AGREE_S)
 
     # The head of Ray, with all that ran on it.
     ray = control.look(day.own).daemons["ray"]
@@ -171,26 +216,87 @@ def test_a_cluster_on_this_machine_from_up_to_down(day):
     os.kill(next(c.pid for c in children if "gcs_server" in c.name()), signal.SIGKILL)
     day.until(lambda: control.look(day.own).daemons["ray"].restarts == 1, 20)
     day.until(lambda: day.attempt(long) == 3 and day.state(long) == "running", 60)
-    day.until(lambda: day.steps(long) > 25, 60)
+    day.until(lambda: day.in_mlflow(second) == "KILLED", AGREE_S)
+    day.until(lambda: day.next_run(long, second) and day.steps(long) > 25, 60)
 
     # Stopped with a checkpoint, its successor on the list begins, and all of it ends.
-    assert "it saves and leaves" in typed("stop", long).out
-    day.until(lambda: day.state(long) == "stopped", 30)
-    third = day.run(long)
+    third = stopped_and_resumed(day, long)
     assert third.status == "interrupted"
-    assert json.loads((third.folder / "result.json").read_text())["checkpoint"]
-    day.until(lambda: day.in_mlflow(long) == "KILLED", AGREE_S)
-    assert "there is nothing to stop" in refused("stop", long)
-    assert typed("resume", long).code == 0
-    day.until(lambda: day.steps(long) > 0 and day.state(long) == "running", 60)
     assert typed("down").code == 0
-    assert marked(day.own) == []
-    assert day_after(day)
+    nothing_is_left(day)
 
 
-def day_after(day):
+def stopped_and_resumed(day, job):
+    """The run of a job that was stopped with a checkpoint and then went on as another run."""
+    assert "it saves and leaves" in typed("stop", job).out
+    day.until(lambda: day.state(job) == "stopped", 30)
+    stopped = day.run(job)
+    assert json.loads((stopped.folder / "result.json").read_text())["checkpoint"]
+    day.until(lambda: day.in_mlflow(stopped) == "KILLED", AGREE_S)
+    assert "there is nothing to stop" in typed("stop", job).err
+    assert typed("resume", job).code == 0
+    day.until(lambda: day.next_run(job, stopped) and day.steps(job) > 0, 60)
+    assert day.state(job) == "running"
+    return stopped
+
+
+def nothing_is_left(day):
     """What is left is what was said: run folders with checkpoints, and the table."""
-    answer: Answer = typed("status")
-    assert answer.code == 2
-    assert "start one with `orchestrate up`" in answer.err
-    return True
+    assert marked(day.own) == []
+    assert "start one with `orchestrate up`" in refused("status")
+
+
+# What ssh is to whoever calls it, but on this machine.
+SSH = """#!/bin/sh
+while [ "$1" = -o ]; do shift 2; done
+[ "$1" = away ] && { echo "ssh: Could not resolve hostname away" >&2; exit 255; }
+exec sh -c "$2"
+"""
+NODES = ("n2", "n3", "n4")
+
+
+@pytest.fixture
+def address(tmp_path, monkeypatch):
+    """An address of this machine that is no loopback, with our `ssh` first in the path."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "ssh").write_text(SSH)
+    (programs / "ssh").chmod(0o700)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    found = [own.address for all_ in psutil.net_if_addrs().values() for own in all_]
+    outer = [ip for ip in found if ip.count(".") == 3 and not ip.startswith("127.")]
+    return outer[0] if outer else pytest.skip("this machine has no address but loopback's")
+
+
+@pytest.mark.drill
+def test_a_job_learns_the_same_on_one_two_and_four_nodes_and_runs_where_it_was_admitted(
+    day, address
+):
+    up = typed("up", "--cpus", "2", "--host", address, "--hosts", ",".join([*NODES, "away"]))
+    assert up.code == 1, (up, day.said())
+    assert "away did not join: ssh: Could not resolve hostname away" in up.err
+    nodes = day.until(lambda: [one for one in connect().status()["nodes"] if "id" in one], 10)
+    assert len(nodes) == 1 + len(NODES)
+    names = {one["id"]: one["name"] for one in nodes}
+    whole = int(nodes[0]["resources"]["CPU"])
+    words = ("model.dropout=0", f"resources.cpus_per_worker={whole}", "engine=zero0")
+    jobs = {many: day.submit(*words, f"resources.workers={many}") for many in (1, 2, 4)}
+    for job in jobs.values():
+        day.until(lambda job=job: day.state(job) == "done", 240)
+    curves = {}
+    for many, job in jobs.items():
+        run = day.run(job)
+        (admitted,) = [event for event in run.events if event["event"] == "admitted"]
+        ran_on = sorted(names[worker["node"]] for worker in admitted["workers"])
+        assert ran_on == sorted(day.get(job)["placement"])
+        assert len(set(ran_on)) == many
+        lines, _ = read(run.folder / "metrics.jsonl")
+        losses = {m["step"]: m["metrics"]["train/loss"] for m in lines if LOSS in m["metrics"]}
+        assert len(losses) == 12
+        curves[many] = losses
+    assert curves[2] == pytest.approx(curves[1], rel=1e-4)
+    assert curves[4] == pytest.approx(curves[1], rel=1e-4)
+    down = typed("down")
+    assert "the node on away was not ended" in down.err
+    nothing_is_left(day)
+    assert not [own for name in NODES for own in marked(Home(day.own.folder / "hosts" / name))]

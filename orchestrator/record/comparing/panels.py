@@ -168,8 +168,8 @@ class _Comparison:
         for place, (name, value) in enumerate(zip(order, values, strict=True)):
             axes.plot(value, place, "o", color=self.looks[name]["color"], markersize=8)
             axes.annotate(
-                f"{value:.4g}", (value, place), (9, 0), textcoords="offset points",
-                va="center", color=MUTED, fontsize=9,
+                self.runs[name].told(self.result), (value, place), (9, 0),
+                textcoords="offset points", va="center", color=MUTED, fontsize=9,
             )  # fmt: skip
             axes.annotate(
                 name, (0, place), (3, 8), xycoords=("axes fraction", "data"),

@@ -33,6 +33,7 @@ LIVE = (
         "rolled_back",
         "slow_rank",
         "spike",
+        "waited_for_disk",
     ),
 )
 """Kinds that a job says on its screen when they happen; the others it shows by other means."""
@@ -109,6 +110,10 @@ def _checkpoint_waited(e: Event) -> str:
         f"step {e.get('step')} stood for {seconds(e.get('seconds')) or '?'} until the checkpoint "
         "before was written; a larger stage.checkpoint_every saves that"
     )
+
+
+def _waited_for_disk(e: Event) -> str:
+    return f"stood for {seconds(e.get('seconds')) or '?'} until there was room on the disk again"
 
 
 def _checkpoint_rejected(e: Event) -> str:
@@ -273,6 +278,7 @@ SENTENCES: dict[str, Callable[[Event], str]] = {
     "copy_pending": _copy_pending,
     "data_skipped": _data_skipped,
     "drift": _drift,
+    "waited_for_disk": _waited_for_disk,
     "failed": _failed,
     "restarting": _restarting,
     "recovered": _recovered,

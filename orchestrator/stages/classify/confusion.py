@@ -28,6 +28,25 @@ def accuracy(matrix: Matrix) -> float:
     return float(matrix.trace() / matrix.sum())
 
 
+def accuracy_table(matrix: Matrix) -> Table:
+    """What of the examples is right, with the interval of 95% for as many more (Wilson 1927).
+
+    Beside it what it takes to beat: the class that most of them have, told of each.
+    """
+    from scipy.stats import binomtest
+
+    examples, most = int(matrix.sum()), int(matrix.sum(1).max())
+    rows = [
+        (name, f"{right / examples:.1%}", "{:.1%} to {:.1%}".format(*interval))
+        for name, right in (
+            ("this model", int(matrix.trace())),
+            ("always the most frequent class", most),
+        )
+        for interval in (binomtest(right, examples).proportion_ci(method="wilson"),)
+    ]
+    return Table("accuracy", (f"of {examples:,} examples", "right", "95% interval"), tuple(rows), 0)
+
+
 def table(matrix: Matrix, names: Sequence[str]) -> Table:
     """The matrix as a table: a row per class, with the share of it that was told."""
     classes = range(len(matrix))

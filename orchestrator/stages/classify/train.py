@@ -19,5 +19,10 @@ def classify(config: JobConfig, inputs: Inputs, run: Run) -> Result:
     return Result(
         stopped=outcome.stopped,
         reason=training.checkpoints.reason(outcome),
-        tables=() if training.told is None else (confusion.table(training.matrix, training.names),),
+        tables=()
+        if training.told is None
+        else (
+            confusion.table(training.matrix, training.names),
+            confusion.accuracy_table(training.matrix),
+        ),
     )

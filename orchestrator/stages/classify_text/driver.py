@@ -1,6 +1,5 @@
 """Classification of texts in the process that starts the job: arithmetic, texts and record."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,22 +9,20 @@ from data import Tokenizer
 from data.files import cache_root
 from data.messages import counted
 from data.tokenizer import load_or_train, vocab_size
-from models import cost
 from models.configs import BertConfig
 from orchestrator.config import JobConfig, RoleConfig
-from orchestrator.record.journal import Journal
 from orchestrator.stages.classify_text.stage import ClassifyTextConfig
 from orchestrator.stages.classify_text.texts import (
     PACKAGES,
-    TOKENIZER,
     LabelledTexts,
     PublishedTexts,
     publish_texts,
     read_texts,
 )
+from orchestrator.stages.examples.driving import outline_of, record_of
 from orchestrator.stages.examples.resuming import start_position
 from orchestrator.stages.language.roles import language_role, tokenizer_of_weights
-from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Score, Shown, step_line
+from orchestrator.stages.stage import Outline, Ready, Say, Score, Shown
 
 if TYPE_CHECKING:
     from orchestrator.record.checkpoints import Checkpoint
@@ -78,7 +75,13 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
     return Ready(
         _outline(config, data, role, published),
         inputs=published,
-        record=partial(_record, stage=stage, published=published),
+        record=partial(
+            record_of,
+            published=published,
+            name="docstrings" if stage.data is None else Path(stage.data).stem,
+            source=stage.data or "python_docs",
+            columns={stage.text: "string", stage.label: "string"},
+        ),
         files=(published.folder(cache_root()),),
     )
 
@@ -115,46 +118,14 @@ def _source(stage: ClassifyTextConfig) -> str:
 def _outline(
     config: JobConfig, data: str, role: RoleConfig, published: PublishedTexts | None = None
 ) -> Outline:
-    stage, batch = config.section(ClassifyTextConfig), config.batch
-    parameters, texts = cost.parameters(role.model), batch.step * stage.steps
-    flops, seen = None, ""
-    if published is not None:
-        flops = cost.flops_per_sample(role.model, round(published.tokens)) * texts
-        seen = f" = {texts / published.train:.3g} epochs; {flops:.3g} floating-point operations"
-    lines: Mapping[str, str] = {
-        "model": f"{role.model.family}, {parameters:,} parameters",
-        "data": data,
-        "step": step_line(config, "text"),
-        "job": f"{counted(stage.steps, 'step')} = {texts:,} texts{seen}",
-    }
-    return Outline(
-        stage.steps,
-        lines,
-        {"model": RoleOutline(role, parameters, cost.largest_layer(role.model))},
-        TRAINING,
-        EVALUATION,
-        flops=flops,
+    return outline_of(
+        config,
+        role,
+        data,
+        example="text",
+        train=None if published is None else published.train,
+        each=None if published is None else round(published.tokens),
+        training=TRAINING,
+        evaluation=EVALUATION,
         score=Score("validation/accuracy", lower_is_better=False),
     )
-
-
-def _record(
-    journal: Journal, folder: Path, *, stage: ClassifyTextConfig, published: PublishedTexts
-) -> None:
-    """Events that lead from the run to its texts and its tokenizer."""
-    source = published.folder(cache_root())
-    for split, count in (("train", published.train), ("validation", published.validation)):
-        journal.event(
-            "dataset",
-            name="docstrings" if stage.data is None else Path(stage.data).stem,
-            source=stage.data or "python_docs",
-            split=split,
-            mixture=False,
-            folder=str(source),
-            fingerprint=published.fingerprint,
-            examples=count,
-            columns={stage.text: "string", stage.label: "string"},
-        )
-    tokenizer = (source / TOKENIZER).read_text(encoding="utf-8")
-    (folder / TOKENIZER).write_text(tokenizer, encoding="utf-8")
-    journal.event("artifact", path=TOKENIZER)

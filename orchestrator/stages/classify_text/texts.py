@@ -18,12 +18,12 @@ from data.messages import did_you_mean, listed
 from data.order import Ids
 from data.sources.python_docs import docstrings
 from data.sources.table_files import table_parts
+from orchestrator.record.checkpoints.manifest import TOKENIZER
 from orchestrator.stages.classify_text.stage import ClassifyTextConfig
-from orchestrator.stages.examples.published import folder_of, open_arrays, publish_arrays
+from orchestrator.stages.examples.published import Published, open_arrays, publish_arrays
 from orchestrator.stages.examples.ragged import joined, padded
 
 VERSION = 1  # of what is in a published folder
-TOKENIZER = "tokenizer.json"
 SPLITS, ARRAYS = ("train", "validation"), ("tokens", "ends", "labels")
 PACKAGES = (
     *("asyncio", "email", "http", "importlib", "logging", "multiprocessing", "unittest", "xml"),
@@ -42,23 +42,15 @@ class LabelledTexts:
 
 
 @dataclass(frozen=True)
-class PublishedTexts:
-    """Names the published texts of a job; it pickles, and says nothing of where a cache is."""
+class PublishedTexts(Published):
+    """Names the published texts of a job."""
 
-    fingerprint: str
-    train: int
-    """Texts."""
-    validation: int
     classes: tuple[str, ...]
     vocab_size: int
     tokens: float
     """Mean of the tokens of a training text that the model sees."""
     cut: int
     """Texts of which the model sees the first tokens alone."""
-
-    def folder(self, cache: Path) -> Path:
-        """Where they are under the root of a cache."""
-        return folder_of(self.fingerprint, cache)
 
 
 @dataclass(frozen=True)

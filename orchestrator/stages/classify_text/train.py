@@ -11,10 +11,10 @@ from torch import Tensor
 from models.cost import flops_per_sample
 from orchestrator.config import JobConfig
 from orchestrator.record.checkpoints import Checkpoint
+from orchestrator.record.checkpoints.manifest import TOKENIZER
 from orchestrator.stages.classify import confusion
 from orchestrator.stages.classify_text.driver import SAME, role_of
 from orchestrator.stages.classify_text.texts import (
-    TOKENIZER,
     Batch,
     PublishedTexts,
     open_split,
@@ -42,7 +42,7 @@ def classify_text(config: JobConfig, inputs: PublishedTexts, run: Run) -> Result
         stopped=outcome.stopped,
         reason=training.checkpoints.reason(outcome),
         tables=training.show(),
-        next=(("classify a text", "orchestrate generate {run} --prompt 'Log a message'"),),
+        next=(("classify", "orchestrate generate {run} --prompt 'Log a message'"),),
     )
 
 
@@ -112,4 +112,4 @@ class Training(ExampleTraining[Batch]):
             if distributed.rank() == 0:
                 confusion.save(matrix, self.classes, self.run.folder / PICTURE)
             self.run.event("artifact", path=PICTURE)
-        return (confusion.table(matrix, self.classes),)
+        return (confusion.table(matrix, self.classes), confusion.accuracy_table(matrix))

@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.files import cache_root
-from data.messages import counted
-from models import cost
 from orchestrator.config import JobConfig, RoleConfig
-from orchestrator.record.journal import Journal
 from orchestrator.stages.embed.looking import read_questions
 from orchestrator.stages.embed.stage import EmbedConfig, word_vectors
-from orchestrator.stages.embed.words import SPLITS, PublishedWords, publish_words
+from orchestrator.stages.embed.words import PublishedWords, publish_words
 from orchestrator.stages.examples import resuming
-from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Score, Shown, step_line
+from orchestrator.stages.examples.driving import outline_of, record_of
+from orchestrator.stages.stage import Outline, Ready, Say, Score, Shown
 
 if TYPE_CHECKING:
     from orchestrator.record.checkpoints import Checkpoint
@@ -32,8 +30,9 @@ EVALUATION = (
 
 def outline(config: JobConfig) -> Outline:
     """The job from its settings alone."""
+    stage = config.section(EmbedConfig)
     _questions(config)
-    return _outline(config, f"{_source(config)}, not read yet")
+    return _outline(config, f"{_source(config)}, not read yet; {stage.words:,} words at most")
 
 
 def estimate(config: JobConfig, start: "Checkpoint | None") -> Outline:
@@ -62,7 +61,13 @@ def _ready(config: JobConfig, start: "Checkpoint | None", cache: Path | None) ->
     return Ready(
         _outline(config, data, published),
         inputs=published,
-        record=partial(_record, config=config, published=published),
+        record=partial(
+            record_of,
+            published=published,
+            name="python_docs" if stage.data is None else Path(stage.data).stem,
+            source=stage.data or "python_docs",
+            columns={"word": "string"},
+        ),
         files=(published.folder(cache_root()),),
     )
 
@@ -118,46 +123,17 @@ def _source(config: JobConfig) -> str:
 
 
 def _outline(config: JobConfig, data: str, published: PublishedWords | None = None) -> Outline:
-    stage, batch = config.section(EmbedConfig), config.batch
+    stage = config.section(EmbedConfig)
     # Before they are counted there are at most so many words.
     role = role_of(config, stage.words if published is None else len(published.vocabulary))
-    parameters = cost.parameters(role.model)
-    centres = batch.step * stage.steps
-    flops = cost.flops_per_sample(role.model, dot_products(stage, role.model.family)) * centres
-    epochs = "" if published is None else f" = {centres / published.train:.3g} epochs"
-    most = "at most " if published is None else ""
-    lines = {
-        "model": f"{role.model.family}, {most}{parameters:,} parameters",
-        "data": data,
-        "step": step_line(config, "centre"),
-        "job": f"{counted(stage.steps, 'step')} = {centres:,} centres{epochs}; about {flops:.3g} "
-        "floating-point operations",
-    }
-    return Outline(
-        stage.steps,
-        lines,
-        {"model": RoleOutline(role, parameters, cost.largest_layer(role.model))},
-        TRAINING,
-        EVALUATION,
-        flops=flops,
+    return outline_of(
+        config,
+        role,
+        data,
+        example="centre",
+        train=None if published is None else published.train,
+        each=dot_products(stage, role.model.family),
+        training=TRAINING,
+        evaluation=EVALUATION,
         score=Score("validation/loss"),
     )
-
-
-def _record(
-    journal: Journal, folder: Path, *, config: JobConfig, published: PublishedWords
-) -> None:
-    """An event for each split, which leads from the run to its data."""
-    source = config.section(EmbedConfig).data
-    for split in SPLITS:
-        journal.event(
-            "dataset",
-            name="python_docs" if source is None else Path(source).stem,
-            source=source or "python_docs",
-            split=split,
-            mixture=False,
-            folder=str(published.folder(cache_root())),
-            fingerprint=published.fingerprint,
-            examples=getattr(published, split),
-            columns={"word": "string"},
-        )

@@ -17,7 +17,7 @@ from data.config import SourceConfig
 from data.order import mix, words
 from data.sources import read_records, units_of
 from orchestrator.stages.embed.stage import EmbedConfig
-from orchestrator.stages.examples.published import folder_of, open_arrays, publish_arrays
+from orchestrator.stages.examples.published import Published, open_arrays, publish_arrays
 from orchestrator.stages.pooling import words_of
 
 VERSION = 1  # of what is in a published folder
@@ -25,20 +25,11 @@ SPLITS = ("train", "validation")
 
 
 @dataclass(frozen=True)
-class PublishedWords:
-    """Names the published words of a job; it pickles, and says nothing of where a cache is."""
+class PublishedWords(Published):
+    """Names the published words of a job."""
 
-    fingerprint: str
-    """sha256 of all that is in the folder of this name."""
-    train: int
-    """Words to train on, N."""
-    validation: int
     vocabulary: tuple[str, ...]
     """The V words, the most frequent first."""
-
-    def folder(self, cache: Path) -> Path:
-        """Where they are under the root of a cache."""
-        return folder_of(self.fingerprint, cache)
 
 
 def read_documents(stage: EmbedConfig) -> Iterator[list[str]]:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,21 @@ from data.files import NotOnThisHost, publish
 FOLDER = "examples"  # under the root of the cache
 ABOUT = "about.json"
 Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Published:
+    """Names the published examples of a job; it pickles, and says nothing of where a cache is."""
+
+    fingerprint: str
+    """sha256 of all that is in the folder of this name."""
+    train: int
+    """Examples to train on."""
+    validation: int
+
+    def folder(self, cache: Path) -> Path:
+        """Where they are under the root of a cache."""
+        return folder_of(self.fingerprint, cache)
 
 
 def folder_of(fingerprint: str, cache: Path) -> Path:

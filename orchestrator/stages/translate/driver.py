@@ -7,19 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.files import cache_root
-from data.messages import counted
 from data.sources.locale_pairs import locale_pairs
 from data.sources.pair import Pair
 from data.sources.pairs import file_pairs
 from data.tokenizer import vocab_size
-from models import cost
 from models.configs import reads_tokens
 from orchestrator.config import JobConfig
-from orchestrator.record.journal import Journal
+from orchestrator.stages.examples.driving import outline_of, record_of
 from orchestrator.stages.examples.resuming import start_position
 from orchestrator.stages.language.roles import language_role, tokenizer_of_weights
-from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Score, Shown, step_line
-from orchestrator.stages.translate.pairs import TOKENIZER, PublishedPairs, publish_pairs
+from orchestrator.stages.stage import Outline, Ready, Say, Score, Shown
+from orchestrator.stages.translate.pairs import PublishedPairs, publish_pairs
 from orchestrator.stages.translate.stage import TranslateConfig
 
 if TYPE_CHECKING:
@@ -83,7 +81,13 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
     return Ready(
         _outline(config, data, published.vocab_size, published),
         inputs=published,
-        record=partial(_record, config=config, published=published),
+        record=partial(
+            record_of,
+            published=published,
+            name="locale" if stage.data is None else Path(stage.data).name,
+            source=stage.data or "babel",
+            columns=dict.fromkeys(stage.languages, "string"),
+        ),
         files=(published.folder(cache_root()),),
     )
 
@@ -102,47 +106,14 @@ def _pairs(config: JobConfig, stage: TranslateConfig) -> Iterator[Pair]:
 def _outline(
     config: JobConfig, data: str, vocabulary: int, published: PublishedPairs | None = None
 ) -> Outline:
-    stage, batch = config.section(TranslateConfig), config.batch
-    role = language_role(config, vocabulary)
-    parameters, pairs = cost.parameters(role.model), batch.step * stage.steps
-    flops, seen = None, ""
-    if published is not None:
-        flops = cost.flops_per_sample(role.model, round(published.tokens)) * pairs
-        seen = f" = {pairs / published.train:.3g} epochs; {flops:.3g} floating-point operations"
-    lines = {
-        "model": f"{role.model.family}, {parameters:,} parameters",
-        "data": data,
-        "step": step_line(config, "pair"),
-        "job": f"{counted(stage.steps, 'step')} = {pairs:,} pairs{seen}",
-    }
-    return Outline(
-        stage.steps,
-        lines,
-        {"model": RoleOutline(role, parameters, cost.largest_layer(role.model))},
-        TRAINING,
-        EVALUATION,
-        flops=flops,
+    return outline_of(
+        config,
+        language_role(config, vocabulary),
+        data,
+        example="pair",
+        train=None if published is None else published.train,
+        each=None if published is None else round(published.tokens),
+        training=TRAINING,
+        evaluation=EVALUATION,
         score=Score("validation/accuracy", lower_is_better=False),
     )
-
-
-def _record(
-    journal: Journal, folder: Path, *, config: JobConfig, published: PublishedPairs
-) -> None:
-    """Events that lead from the run to its pairs and its tokenizer."""
-    stage = config.section(TranslateConfig)
-    for split, count in (("train", published.train), ("validation", published.validation)):
-        journal.event(
-            "dataset",
-            name="locale" if stage.data is None else Path(stage.data).name,
-            source=stage.data or "babel",
-            split=split,
-            mixture=False,
-            folder=str(published.folder(cache_root())),
-            fingerprint=published.fingerprint,
-            examples=count,
-            columns=dict.fromkeys(stage.languages, "string"),
-        )
-    tokenizer = (published.folder(cache_root()) / TOKENIZER).read_text(encoding="utf-8")
-    (folder / TOKENIZER).write_text(tokenizer, encoding="utf-8")
-    journal.event("artifact", path=TOKENIZER)

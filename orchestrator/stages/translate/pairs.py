@@ -19,32 +19,25 @@ from data.messages import counted as told
 from data.order import Ids
 from data.sources.pair import Pair
 from data.tokenizer import load_or_train
-from orchestrator.stages.examples.published import folder_of, open_arrays, publish_arrays
+from orchestrator.record.checkpoints.manifest import TOKENIZER
+from orchestrator.stages.examples.published import Published, open_arrays, publish_arrays
 from orchestrator.stages.examples.ragged import joined, padded
 
 VERSION = 1  # of what is in a published folder
-TOKENIZER, TEXTS = "tokenizer.json", "validation.json"
+TEXTS = "validation.json"
 ARRAYS = ("source", "source_ends", "target", "target_ends", "kinds")
 
 
 @dataclass(frozen=True)
-class PublishedPairs:
-    """Names the published pairs of a job; it pickles, and says nothing of where a cache is."""
+class PublishedPairs(Published):
+    """Names the published pairs of a job."""
 
-    fingerprint: str
-    train: int
-    """Pairs."""
-    validation: int
     kinds: tuple[str, ...]
     vocab_size: int
     tokens: float
     """Mean of the tokens of a text."""
     too_long: int
     """Pairs left out because the model has no room for them."""
-
-    def folder(self, cache: Path) -> Path:
-        """Where they are under the root of a cache."""
-        return folder_of(self.fingerprint, cache)
 
     def texts(self, cache: Path) -> list[tuple[str, str, str]]:
         """Source, target and kind of the validation split, as they were read."""

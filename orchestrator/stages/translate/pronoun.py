@@ -19,29 +19,35 @@ from orchestrator.stages.translate.scoring import Texts, load, pieces
 
 PICTURE = "pronoun.png"
 PRONOUNS = (" il ", " elle ")
+MOST = 64  # texts that are looked through
 
 
 def draw_pronoun(saved: Checkpoint, texts: Texts, path: Path) -> bool:
     """A picture of what the pronoun of a translation looks at; whether there is such a text.
 
-    The text is the first held-out one that should have a pronoun and has one, as translated by
-    these weights, token by token. One rank calls it.
+    The text is the first held-out one with a pronoun that these weights translate as it should be,
+    else the first whose translation has a pronoun. One rank calls it.
     """
     model, tokenizer = load(saved)
     if not isinstance(model, Transformer):  # a wrapped one keeps its attention inside
         return False
     end = tokenizer.end_of_text
-    for source, wanted, _ in texts:
-        if not any(pronoun in wanted for pronoun in PRONOUNS):
-            continue
-        row = [*tokenizer.encode(source), end]
-        [[found]] = translate(model, [row], model.config.max_positions, end=end)
-        tokens = [token for token in found.tokens if token != end]
-        place = _place(tokenizer, tokens)
-        if place is not None:
-            _draw(model, tokenizer, row, tokens[: place + 1], path)
-            return True
-    return False
+    chosen = [own for own in texts if any(pronoun in own[1] for pronoun in PRONOUNS)][:MOST]
+    if not chosen:
+        return False
+    rows = [[*tokenizer.encode(source), end] for source, _, _ in chosen]
+    found = translate(model, rows, model.config.max_positions, end=end)
+    written = [[token for token in best.tokens if token != end] for best, *_ in found]
+    shown = [
+        (tokenizer.decode(tokens) != wanted, row, tokens[: place + 1])
+        for (_, wanted, _), row, tokens in zip(chosen, rows, written, strict=True)
+        if (place := _place(tokenizer, tokens)) is not None
+    ]
+    if not shown:
+        return False
+    _, row, tokens = min(shown, key=lambda own: own[0])
+    _draw(model, tokenizer, row, tokens, path)
+    return True
 
 
 def _place(tokenizer: Tokenizer, tokens: Sequence[int]) -> int | None:

@@ -1,5 +1,6 @@
 """Held-out texts, translated by the saved weights: how many are right, and what looks at what."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,7 @@ def score(saved: Checkpoint, texts: Texts, beams: int, length_penalty: float) ->
         for name, own in parts.items()
     }
     rows_of = [
-        (name or "texts", f"{len(parts[name]):,}", f"{exact:.1%}", f"{bleu:.1f}", f"{chrf:.1f}")
+        (name or "texts", f"{len(parts[name]):,}", f"{exact:.1%}", _bleu(bleu), f"{chrf:.1f}")
         for name, (exact, bleu, chrf) in measured.items()
     ]
     columns = ("held-out texts", "number", f"exact, {beams} beams", "BLEU", "chrF")
@@ -80,7 +81,8 @@ def score(saved: Checkpoint, texts: Texts, beams: int, length_penalty: float) ->
             ("source", "translated", "should be"),
             tuple((texts[n][0], written[n], _shown(texts[n][1], written[n])) for n in some),
         ),
-        {"validation/exact": exact, "validation/bleu": bleu, "validation/chrf": chrf},
+        {"validation/exact": exact, "validation/chrf": chrf}
+        | ({} if math.isnan(bleu) else {"validation/bleu": bleu}),
         (texts[first][0], written[first]),
     )
 
@@ -97,17 +99,25 @@ def text_of(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
     return tokenizer.decode([token for token in tokens if token != tokenizer.end_of_text])
 
 
+def _bleu(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.1f}"
+
+
 def _shown(wanted: str, written: str) -> str:
     return "the same" if wanted == written else wanted
 
 
 def compare(wanted: Sequence[str], written: Sequence[str]) -> tuple[float, float, float]:
-    """Share that is exact, BLEU (Papineni et al. 2002) and chrF (Popović 2015), by sacrebleu."""
+    """Share that is exact, BLEU (Papineni et al. 2002) and chrF (Popović 2015), by sacrebleu.
+
+    BLEU compares up to four words in a row; it is NaN where no wanted text has four.
+    """
     from sacrebleu import corpus_bleu, corpus_chrf
 
     exact = sum(map(str.__eq__, wanted, written)) / len(wanted)
     bleu, chrf = (score(written, [wanted]).score for score in (corpus_bleu, corpus_chrf))
-    return exact, float(bleu), float(chrf)
+    has_four = corpus_bleu(wanted, [wanted]).totals[-1] > 0
+    return exact, float(bleu) if has_four else math.nan, float(chrf)
 
 
 def draw(saved: Checkpoint, scores: Scores, path: Path, languages: Sequence[str]) -> bool:

@@ -13,6 +13,7 @@ from models.configs import reads_tokens
 from models.cost import flops_per_sample
 from orchestrator.config import JobConfig
 from orchestrator.record.checkpoints import Checkpoint
+from orchestrator.record.checkpoints.manifest import TOKENIZER
 from orchestrator.stages.examples.feeding import evaluation
 from orchestrator.stages.examples.resuming import start_position
 from orchestrator.stages.examples.training import ExampleTraining
@@ -21,7 +22,7 @@ from orchestrator.stages.result import Result
 from orchestrator.stages.run import Run
 from orchestrator.stages.translate import pronoun, scoring
 from orchestrator.stages.translate.driver import SAME
-from orchestrator.stages.translate.pairs import TOKENIZER, Batch, PublishedPairs, open_split
+from orchestrator.stages.translate.pairs import Batch, PublishedPairs, open_split
 from orchestrator.stages.translate.stage import TranslateConfig
 from orchestrator.training import distributed
 from orchestrator.training.engine import Engine

@@ -184,14 +184,15 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def fill(file: Path) -> None:
-    """Write to a file until its disk is full."""
-    with file.open("wb", buffering=0) as opened:
-        try:
+def no_room(filler: Path, seconds: float) -> None:
+    """Keep the disk of a file full for a while."""
+    try:
+        with filler.open("wb", buffering=0) as file, suppress(OSError):
             while True:
-                opened.write(bytes(PAGE))
-        except OSError:
-            return
+                file.write(bytes(PAGE))
+        time.sleep(seconds)
+    finally:
+        filler.unlink()
 
 
 class TrackingServer:

@@ -31,6 +31,7 @@ NAMED_STEPS, NAMED_S = 20, 5.0  # of steps, until a slow rank is named: what las
 MEGABYTE = 1 << 20
 OUT_OF_MEMORY = "out_of_memory"
 KILLS = 10
+FULL_S = 10.0  # that a disk stays full
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,8 @@ def full_disk(context: Context) -> Outcome:
     used = sum(file.stat().st_size for file in run.parents[1].rglob("*") if file.is_file())
     job = context.job("full-disk")
     with faults.small_disk(job.outputs, megabytes=16 + 3 * used // MEGABYTE):
-        child, filler = job.start(), job.outputs / "filler"
-        trial = job.disturb(child, lambda _: faults.fill(filler), filler.unlink)
-        error = failure_of(child)
-        bad = [] if trial.itself or error.get("class") == "disk" else [f"it said {error}"]
-        outcome = context.judge(trial, most_lost=context.interval, more=bad)
+        trial = job.disturb(job.start(), lambda _: faults.no_room(job.outputs / "filler", FULL_S))
+        outcome = context.judge(trial, most_lost=context.interval, itself=True)
         outcome.run = None  # it is gone with its disk
     return outcome
 

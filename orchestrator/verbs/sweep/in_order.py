@@ -84,7 +84,9 @@ def table(jobs: Sequence[Sequence[str]], ended: Sequence[Ended]) -> list[str]:
     for place in best_first([own.run for own in ended]):
         last, number, own = ended[place], place + 1, words[place]
         measured = last.run.headline if last.run else None
-        result = f"{measured[0].split('/', 1)[-1]} {measured[1]:.4g}" if measured else "-"
+        result = "-"
+        if last.run and measured:
+            result = f"{measured[0].split('/', 1)[-1]} {last.run.told(measured[0])}"
         status, name = (last.run.status, last.run.id) if last.run else ("refused", "-")
         size = last.run.parameters if last.run else None
         many = "-" if size is None else f"{size:,}"

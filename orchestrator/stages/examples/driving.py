@@ -1,0 +1,98 @@
+"""What a stage on examples tells of a job before it starts, and puts on record of them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from data.files import cache_root
+from data.messages import counted
+from models import cost
+from orchestrator.config import JobConfig, RoleConfig, TrainingConfig
+from orchestrator.record.checkpoints.manifest import TOKENIZER
+from orchestrator.record.journal import Journal
+from orchestrator.stages.examples.published import Published
+from orchestrator.stages.stage import Outline, RoleOutline, Score, Shown, step_line
+
+
+def outline_of(
+    config: JobConfig,
+    role: RoleConfig,
+    data: str,
+    *,
+    example: str,
+    train: int | None,
+    each: int | None,
+    training: tuple[Shown, ...],
+    evaluation: tuple[Shown, ...],
+    score: Score,
+) -> Outline:
+    """The plan of a job whose steps count in examples.
+
+    Args:
+        config: of the job.
+        role: its model, with everything filled in that is known.
+        data: the examples in a few words.
+        example: what one is called.
+        train: how many there are to train on. None: they are not made yet.
+        each: tokens, or the like, of one as `cost.flops_per_sample` takes them. None: not known.
+        training: shown of each step.
+        evaluation: shown of each evaluation.
+        score: by which runs are ranked.
+    """
+    steps = config.section(TrainingConfig).steps
+    parameters, seen = cost.parameters(role.model), config.batch.step * steps
+    flops = None if each is None else cost.flops_per_sample(role.model, each) * seen
+    epochs = "" if train is None else f" = {seen / train:.3g} epochs"
+    operations = "" if flops is None else f"; {flops:.3g} floating-point operations"
+    lines = {
+        "model": f"{role.model.family}, {parameters:,} parameters",
+        "data": data,
+        "step": step_line(config, example),
+        "job": f"{counted(steps, 'step')} = {seen:,} {example}s{epochs}{operations}",
+    }
+    return Outline(
+        steps,
+        lines,
+        {"model": RoleOutline(role, parameters, cost.largest_layer(role.model))},
+        training,
+        evaluation,
+        flops=flops,
+        score=score,
+    )
+
+
+def record_of(
+    journal: Journal,
+    folder: Path,
+    *,
+    published: Published,
+    name: str,
+    source: str,
+    columns: Mapping[str, str],
+) -> None:
+    """Put events into the journal that lead from a run to its examples, and their tokenizer.
+
+    Args:
+        journal: of the run.
+        folder: of the run; gets the tokenizer, if the examples are of tokens.
+        published: the examples.
+        name: of the dataset.
+        source: where it comes from: a path, or a name.
+        columns: type of each.
+    """
+    own = published.folder(cache_root())
+    for split in ("train", "validation"):
+        journal.event(
+            "dataset",
+            name=name,
+            source=source,
+            split=split,
+            mixture=False,
+            folder=str(own),
+            fingerprint=published.fingerprint,
+            examples=getattr(published, split),
+            columns=dict(columns),
+        )
+    if (own / TOKENIZER).exists():
+        text = (own / TOKENIZER).read_text(encoding="utf-8")
+        (folder / TOKENIZER).write_text(text, encoding="utf-8")
+        journal.event("artifact", path=TOKENIZER)
