@@ -10,8 +10,9 @@ from torch.nn import functional
 from models.blocks import EncoderBlock, linear, norm
 from models.configs import BertConfig
 from models.dropout import Dropout, number_dropouts
-from models.layers import Embedding, document_starts, sinusoidal_positions
+from models.layers import Embedding, document_starts
 from models.loss import summed_loss
+from models.positions import sinusoidal_positions
 
 
 class PositionEmbedding(Embedding):

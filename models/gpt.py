@@ -18,10 +18,9 @@ from models.layers import (
     build_norm,
     document_mask,
     document_starts,
-    rotary_table,
-    sinusoidal_positions,
 )
 from models.masks import other_mask
+from models.positions import rotary_table, sinusoidal_positions
 from models.scores import ScoredAttention
 
 

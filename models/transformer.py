@@ -11,8 +11,9 @@ from models.blocks import DecoderBlock, EncoderBlock, KeysValues, norm
 from models.cache import KVCache
 from models.configs import TransformerConfig
 from models.dropout import Dropout, number_dropouts
-from models.layers import Embedding, Linear, sinusoidal_positions
+from models.layers import Embedding, Linear
 from models.loss import summed_loss
+from models.positions import sinusoidal_positions
 
 
 class Transformer(nn.Module):

@@ -20,8 +20,9 @@ from torch.nn import functional
 from models.cache import Cache, FixedKVCache, KVCache
 from models.configs import LanguageModelConfig
 from models.gpt import GPT
-from models.layers import Block, Rotary, rotary_table, rotate, sinusoidal_positions
+from models.layers import Block
 from models.masks import other_mask
+from models.positions import Rotary, rotary_table, rotate, sinusoidal_positions
 from models.products import Projection, sorted_projection, sorts
 
 FEW_ROWS = 4

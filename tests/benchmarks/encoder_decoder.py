@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from models import build
 from models.configs import TransformerConfig
-from models.layers import sinusoidal_positions
+from models.positions import sinusoidal_positions
 from tests.benchmarks.runs import spread
 
 

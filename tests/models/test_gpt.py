@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from models import build
 from models.configs import GPTConfig
-from models.layers import sinusoidal_positions
+from models.positions import sinusoidal_positions
 
 GPT2 = GPTConfig(vocab_size=61, max_positions=16, layers=2, width=32, heads=4, init_std=0.2)
 LLAMA = replace(

@@ -14,9 +14,9 @@ from models.layers import (
     FeedForward,
     document_mask,
     document_starts,
-    rotate,
-    sinusoidal_positions,
 )
+from models.positions import rotary_table as table_of
+from models.positions import rotate, sinusoidal_positions
 
 
 def slow_attention(attention, x, rotary_base=None):
@@ -41,7 +41,7 @@ def slow_attention(attention, x, rotary_base=None):
 
 def rotary_table(positions, head_width, base):
     config = GPTConfig(width=head_width, heads=1, positions="rotary", rotary_base=base)
-    return layers.rotary_table(positions, config)
+    return table_of(positions, config)
 
 
 def complex_rotation(x, base):

@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.compose import compose_one
-from orchestrator.config import TrainingConfig
 from orchestrator.job.codes import INTERRUPTED
 from orchestrator.record.runs import runs
 from orchestrator.verbs import pipeline as pipeline_verb
@@ -112,12 +110,41 @@ def test_what_can_not_work_is_named_before_anything_starts(pipeline, pretrain):
     assert "none.yaml" in refused("pipeline", "none.yaml")
 
 
-@pytest.mark.parametrize("name", pipeline_verb.known())
-def test_every_pipeline_of_conf_is_of_jobs_that_compose(name):
-    pipeline = pipeline_verb.read(name, [])
-    made = {}
-    for own, job in pipeline.jobs.items():
-        if not job.needs:
-            config = compose_one(job.words(made))
-            if job.figure is not None and isinstance(config.stage, TrainingConfig):
-                assert job.figure in config.stage.measures_of(config), own
+OF_TEXT = ("engine=torch", "engine.precision=fp32", "stage.global_batch_size=4")
+LANGUAGE = (*OF_TEXT, "data=text", "data.sequence_length=32", "model.width=32")
+SMALLER = {  # than conf/pipeline/ladder.yaml has them, by the word of a job that tells its stage
+    "experiment=sequences": (*LANGUAGE, "tokenizer=bytes"),
+    "stage=pretrain": (*LANGUAGE, "tokenizer=bytes", "model.layers=1", "stage.sample_tokens=4"),
+    "stage=masked": (*LANGUAGE, "tokenizer.vocab_size=300", "model.layers=1"),
+    "stage=translate": (*OF_TEXT, "stage.pairs=300", "model.width=32", "stage.beams=1"),
+    "stage=embed": (*OF_TEXT, "stage.min_count=1", "stage.words=300"),
+    "stage=classify_text": OF_TEXT,
+}
+
+
+def test_every_rung_of_the_ladder_has_its_figure_and_its_picture(pipeline, corpus):
+    jobs = {}
+    for name, job in pipeline_verb.read("ladder", []).jobs.items():
+        words = [*job.run, "resources=inline", "resources.gpus_per_worker=0", "tracking=none"]
+        for word in job.run:
+            words += [own for own in SMALLER.get(word, ()) if own not in words]
+        if "data=text" in words or "stage=evaluate" in words:
+            words += [f"data.path={corpus}"]
+        if "stage=embed" in words:
+            words += [f"stage.data={corpus}"]
+        if "stage=evaluate" in words:
+            words += ["data=text", "data.sequence_length=32"]
+        else:
+            often = 2 if any("stage.patience" in word for word in words) else 7
+            words += ["stage.steps=14", f"stage.evaluate_every={often}", "optim.warmup_steps=1"]
+            words += ["stage.checkpoint_every=null"]
+        jobs[name] = {"run": words, "figure": job.figure, "picture": job.picture}
+    answer = typed("pipeline", pipeline(**jobs))
+    assert answer.code == 0, answer
+    rows = answer.out.splitlines()[-len(jobs) - 1 : -1]
+    for row, (name, job) in zip(rows, jobs.items(), strict=True):
+        assert row.split()[:3] == [name, "done", job["figure"].rpartition("/")[2]], row
+        float(row.split()[3])
+        drawn = job["picture"] is not None and "figures/" not in job["picture"]  # of tracking
+        assert row.endswith(job["picture"] if drawn else "-"), row
+    assert "pictures.png" in answer.out.splitlines()[-1]
