@@ -46,6 +46,12 @@ def test_a_table_gives_constants_intervals_convention_covariance_and_a_picture()
     assert "iso-FLOP parabolas (4 budgets)" in shown.out
 
 
+def test_a_law_of_one_variable_tells_that_another_varies():
+    answer = typed("scaling", "fit", table(), "--draws", "20", "--form", "kaplan_size")
+    assert "ALARM       tokens go from" in answer.out
+    assert "iso-FLOP" not in answer.out
+
+
 def test_flops_stand_for_tokens():
     rows = zip(POINTS.parameters, POINTS.flops, POINTS.loss, "x" * 20, strict=True)
     file = table(columns="parameters,flops,loss,kind", rows=rows)
