@@ -120,6 +120,16 @@ def test_run_folders_are_points_and_what_is_none_is_told(corpus):
     assert "points      19:" in answer.out
     assert "1.17 x 6 N D in the median" in answer.out
     assert "abc000 is no point: it is failed" in answer.err
+    sweep = Path("outputs/2026-01-02/09-09-09-sweep-one")
+    sweep.mkdir()
+    rows = [
+        {"time_ms": 1, "trial": i, "event": "started", "folder": f"../{own.name}"}
+        for i, own in enumerate(sorted(sweep.parent.glob("*pretrain*"))[5:])
+    ]
+    (sweep / "trials.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "points      15:" in typed("scaling", "fit", str(sweep), "--draws", "20").out
+    (failed,) = Path("outputs").glob("*/*-abc000")
+    assert "no run there can be a point" in refused("scaling", "fit", str(failed))
 
 
 def test_a_budget_becomes_an_experiment_that_can_be_planned_and_takes_that_budget():
