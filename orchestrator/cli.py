@@ -73,6 +73,9 @@ VERBS = {
         "sweep.command",
         "sweep",
     ),
+    "scaling": Verb(
+        "scaling laws from runs or a table: constants, intervals, picture", "scaling.command"
+    ),
     "up": Verb("start a cluster on this machine: Ray, MLflow, a queue of jobs", "up"),
     "down": Verb("end it; what runs saves a checkpoint first", "down"),
     "status": Verb("what is up where, what is free; or why a job waits", "status"),

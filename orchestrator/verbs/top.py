@@ -18,7 +18,6 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from cluster.queue.client import Client, Unreachable, connect
@@ -32,7 +31,7 @@ from orchestrator.verbs.status import used_by_node
 LOSS, RATE = "train/loss", "_per_second"
 BLOCKS = "▁▂▃▄▅▆▇█"
 NO_NUMBER = "!"
-CURVE = 32  # columns
+CURVE, LEAST_CURVE = 32, 8  # columns
 KEPT = 4 * CURVE  # points of a curve; neighbours are joined where there are twice as many
 ENDED_SHOWN = 3
 MIN_EVERY_S = 0.1
@@ -90,7 +89,7 @@ def main(argv: Sequence[str]) -> int:
     client, curves = connect(), dict[str, Curve]()
     told = client.status()
     if options.once or not sys.stdout.isatty():
-        for line in _plain(told, curves):
+        for line in page(told, curves):
             say(line)
         return 0
     with suppress(KeyboardInterrupt):  # which is how one leaves
@@ -132,10 +131,12 @@ def spark(values: Sequence[float], width: int = CURVE) -> str:
 
 
 def _live(client: Client, told: Mapping[str, Any], curves: dict[str, Curve], every: float) -> None:
-    trouble = ""
-    with Live(console=Console(), screen=True, auto_refresh=False) as screen:
+    trouble, console = "", Console()
+    with Live(console=console, screen=True, auto_refresh=False) as screen:
         while True:
-            screen.update(_page(told, curves, trouble), refresh=True)
+            lines = [*page(told, curves, console.width), "", trouble, "Ctrl-C leaves"]
+            shown = [Text(line, no_wrap=True, overflow="ellipsis") for line in lines]
+            screen.update(Group(*shown), refresh=True)
             time.sleep(every)
             try:
                 told = client.status()
@@ -144,24 +145,19 @@ def _live(client: Client, told: Mapping[str, Any], curves: dict[str, Curve], eve
                 trouble = str(error)
 
 
-def _page(told: Mapping[str, Any], curves: dict[str, Curve], trouble: str) -> Group:
-    nodes, jobs = Table.grid(padding=(0, 2)), Table.grid(padding=(0, 2))
-    for row in _nodes(told):
-        nodes.add_row(*row)
-    jobs.add_row(*(Text(word, style="bold") for word in HEADINGS))
-    for row in _jobs(told, curves):
-        cells: list[Text | str] = [Text(cell, no_wrap=True, overflow="ellipsis") for cell in row]
-        jobs.add_row(*cells)
-    left = Text("Ctrl-C leaves", style="dim")
-    return Group(
-        _title(told), nodes, Text(), jobs, Text(trouble, style="red") if trouble else Text(), left
-    )
-
-
-def _plain(told: Mapping[str, Any], curves: dict[str, Curve]) -> Iterator[str]:
+def page(
+    told: Mapping[str, Any], curves: dict[str, Curve], width: int | None = None
+) -> Iterator[str]:
+    """The lines of the page; curves are as wide as they may be and as `width` columns let them."""
     yield _title(told)
     yield from columns(list(_nodes(told)))
-    rows = list(_jobs(told, curves))
+    rows = list(_jobs(told, curves, CURVE))
+    if width is not None:
+        taken = sum(
+            max(map(len, column)) + 2
+            for column in zip(*[HEADINGS[:-1], *(row[:-1] for row in rows)], strict=True)
+        )
+        rows = list(_jobs(told, curves, min(CURVE, max(LEAST_CURVE, width - taken))))
     yield from columns([HEADINGS, *rows]) if rows else ["no job yet: orchestrate submit"]
 
 
@@ -185,7 +181,9 @@ def _nodes(told: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
         yield (*row, ", ".join(at_work))
 
 
-def _jobs(told: Mapping[str, Any], curves: dict[str, Curve]) -> Iterator[tuple[str, ...]]:
+def _jobs(
+    told: Mapping[str, Any], curves: dict[str, Curve], width: int
+) -> Iterator[tuple[str, ...]]:
     """Those at work, then those that wait, then the newest that have ended."""
     jobs = told["jobs"]
     at_work = [job for job in jobs if job["state"] in PLACED]
@@ -197,10 +195,10 @@ def _jobs(told: Mapping[str, Any], curves: dict[str, Curve]) -> Iterator[tuple[s
         if job["state"] not in PLACED:
             yield (*row, "", "", "", job["reason"] if job in waiting else job["message"])
             continue
-        yield (*row, *_measured(job["run"], curves))
+        yield (*row, *_measured(job["run"], curves, width))
 
 
-def _measured(run: str | None, curves: dict[str, Curve]) -> tuple[str, str, str, str]:
+def _measured(run: str | None, curves: dict[str, Curve], width: int) -> tuple[str, str, str, str]:
     """Step, speed, loss and its curve; nothing of a job that has no run yet."""
     if run is None:
         return "", "", "", "its driver begins"
@@ -209,7 +207,7 @@ def _measured(run: str | None, curves: dict[str, Curve]) -> tuple[str, str, str,
     if not curve.points:
         return "", "", "", "no step yet"
     step = f"{curve.step}/{curve.total}" if curve.total else str(curve.step)
-    return step, curve.rate, f"{curve.loss:.4g}", spark([loss for _, loss in curve.points])
+    return step, curve.rate, f"{curve.loss:.4g}", spark([loss for _, loss in curve.points], width)
 
 
 def _where(job: Mapping[str, Any]) -> Sequence[str]:

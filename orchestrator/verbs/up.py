@@ -20,7 +20,7 @@ from tempfile import gettempdir, mkdtemp
 
 from cluster.daemons import control, ray_nodes, remote
 from cluster.daemons.daemon import Daemon
-from cluster.daemons.home import Home, HomeRefused, home, user, write_private
+from cluster.daemons.home import Home, HomeRefused, home, user, write, write_private
 from cluster.daemons.ray_nodes import LOOPBACK
 from cluster.host.network import free_port
 from cluster.nodes import local_devices
@@ -47,6 +47,9 @@ def main(argv: Sequence[str]) -> int:
     if facts.plan and control.mend(own):
         say("the supervisor had died; another one watches now")
     elif facts.plan:
+        if more := _hosts(options, facts.plan.get("host", LOOPBACK)):
+            hosts = list(dict.fromkeys([*facts.plan.get("hosts", []), *more]))
+            write(own.plan, {**facts.plan, "hosts": hosts})
         say("the cluster is up already; `orchestrate down` ends it")
     elif options.join is not None:
         _join(own, options)
@@ -94,12 +97,7 @@ def _start(own: Home, options: argparse.Namespace) -> None:
     port, http, queue = free_port(), free_port(), free_port()
     if options.host != LOOPBACK:
         _port("--host", options.host, 0)
-    hosts = [] if options.hosts is None else remote.hosts_of(options.hosts)
-    if hosts and options.host == LOOPBACK:
-        raise HomeRefused(
-            f"--hosts={options.hosts} can't reach this machine at {LOOPBACK}; type --host ADDRESS, "
-            "too: that of this machine in their network"
-        )
+    hosts = _hosts(options, options.host)
     database = service.check_database(own, options.database)
     if not own.ray_token.exists():
         write_private(own.ray_token, os.urandom(32).hex())
@@ -141,6 +139,19 @@ def _start(own: Home, options: argparse.Namespace) -> None:
     )
 
 
+def _hosts(options: argparse.Namespace, reached_at: str) -> list[str]:
+    """Those that are to join a cluster which is reached at an address."""
+    if options.hosts is None:
+        return []
+    hosts = remote.hosts_of(options.hosts)
+    if reached_at == LOOPBACK:
+        raise HomeRefused(
+            f"--hosts={options.hosts} can't reach this machine at {LOOPBACK}; type --host ADDRESS, "
+            "too, that of this machine in their network, when the cluster is started"
+        )
+    return hosts
+
+
 def _let_join(own: Home) -> int:
     """Let the hosts of the plan join; returns the exit code."""
     plan = control.look(own).plan
@@ -157,6 +168,11 @@ def _let_join(own: Home) -> int:
 
 
 def _join(own: Home, options: argparse.Namespace) -> None:
+    if options.hosts is not None:
+        raise HomeRefused(
+            f"--join={options.join} makes this machine a node, and --hosts={options.hosts} is for "
+            "the head of a cluster; leave one of them out"
+        )
     host, _, port = options.join.rpartition(":")
     try:
         socket.create_connection((host, int(port)), 5).close()

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -81,7 +82,9 @@ def test_jobs_run_in_order_and_end_as_their_drivers_do(queue, tmp_path):
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_driver_that_dies_is_started_anew_until_its_restarts_are_used_up(queue):
+def test_a_driver_that_dies_is_started_anew_until_its_restarts_are_used_up(tmp_path):
+    over = []
+    queue = Queue(tmp_path, over=lambda record: over.append((record.job.id, record.attempt)))
     queue.submit("once", "[ $ORCHESTRATE_JOB_ATTEMPT = 2 ] || kill -9 $$")
     queue.submit("always", "kill -9 $$")
     queue.until(queue.has_ended("once", "always"))
@@ -91,8 +94,13 @@ def test_a_driver_that_dies_is_started_anew_until_its_restarts_are_used_up(queue
     sentences = [event.sentence for event in queue.store.events("always")]
     assert "its driver died without a result (Killed); restart 3 of 3" in sentences
     assert sentences[-1] == "its driver died without a result, for the 4th time: Killed"
+    of = {name: [attempt for job, attempt in over if job == name] for name in ("once", "always")}
+    assert of == {"once": [1, 2], "always": [1, 2, 3, 4]}, "each told once"
     queue.store.resume("always", "ann")
     queue.until(lambda: queue.store.get("always").attempt == 5)
+    queue.store.stop("always", "ann")
+    queue.until(queue.has_ended("always"))
+    queue.store.close()
 
 
 def test_whoever_is_stopped_may_save_first_and_is_gone_after_its_grace(queue):
@@ -123,15 +131,28 @@ def test_another_keeper_goes_on_with_what_runs_and_an_absent_transport_concludes
     queue.submit("long", "echo begun >> begun; until [ -e go ]; do sleep 0.02; done")
     queue.until(lambda: queue.state("long") is State.RUNNING)
 
-    def away(*_):
-        raise TransportAway("no answer from 10.0.0.1:8265")
+    states, said, seen, ended = queue.drivers.states, [], [], threading.Event()
+
+    def away_twice(ids):
+        if len(seen) < 2:
+            raise TransportAway("no answer from 10.0.0.1:8265")
+        return states(ids)
+
+    def pause(seconds):
+        """Of `run`, between two rounds."""
+        seen.append(queue.keeper.trouble)
+        if len(seen) == 3:
+            ended.set()
 
     with monkeypatch.context() as patched:
-        patched.setattr(queue.drivers, "states", away)
-        with pytest.raises(TransportAway):
-            queue.keeper.tick()
+        patched.setattr(queue.drivers, "states", away_twice)
+        patched.setattr(ended, "wait", pause)
+        queue.keeper.run(ended, say=said.append)
+    assert said == ["no answer from 10.0.0.1:8265"], "once"
+    assert seen[0].what == said[0]
+    assert seen[1].since_s == seen[0].since_s <= time.time()
+    assert seen[2] is None
     assert queue.state("long") is State.RUNNING
-    queue.keeper.keeping.release()
     successor = Queue(tmp_path)
     ran_s = successor.store.get("long").ran_s
     successor.until(lambda: successor.store.get("long").ran_s > ran_s)

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from cluster.daemons.home import home, user, write
+from cluster.queue.client import connect
 from cluster.queue.job import Bundle, Job, State
 from cluster.queue.keeping import Keeping
 from cluster.queue.rows import Step
+from orchestrator.verbs import top
 from orchestrator.verbs.top import BLOCKS, CURVE, KEPT, Curve, spark
 from tests.cluster.queue_server import answering
 from tests.orchestrator.typed import refused, typed
@@ -94,6 +96,10 @@ def test_the_page_is_printed_once_where_it_is_no_terminal(queue, tmp_path):
     assert page[4].endswith(f"2/500  1,234 tokens/s  8     {BLOCKS[-1]}{BLOCKS[0]}")
     assert "waiting" in page[5]
     assert "must be at least 0.1 s" in refused("top", "--every", "0")
+    journal(tmp_path / "run", [(step, 8.0) for step in range(3, 60)])
+    narrow, wide = (list(top.page(connect().status(), {}, width))[4] for width in (80, 200))
+    assert len(narrow) <= 80 < len(wide)
+    assert narrow[:60] == wide[:60], "only the curve gives way"
 
 
 def keep(store, name, node):

@@ -42,7 +42,7 @@ def classify_text(config: JobConfig, inputs: PublishedTexts, run: Run) -> Result
         stopped=outcome.stopped,
         reason=training.checkpoints.reason(outcome),
         tables=training.show(),
-        next=(("classify a text", "orchestrate generate {run} --prompt 'Log a message'"),),
+        next=(("classify", "orchestrate generate {run} --prompt 'Log a message'"),),
     )
 
 

@@ -1,0 +1,67 @@
+"""A fit as a picture: loss over compute, and what it leaves unexplained."""
+
+from itertools import cycle
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from orchestrator.record.figures import COLORS, INK, MUTED, WRONG, plain_axes
+from orchestrator.scaling.points import Points
+from orchestrator.scaling.report import Report
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+CURVES = 7  # sizes whose curves are drawn, spread over all of them
+AROUND = 2.0  # times that a curve goes on beyond its runs, to either side
+
+
+def draw(report: Report) -> "Figure":
+    """Curves and runs of each size over compute; and the residuals, those that alarm marked."""
+    from matplotlib.figure import Figure
+
+    fit, points = report.fit, report.fit.points
+    figure = Figure(figsize=(8, 7), layout="constrained", facecolor="white")
+    above, below = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
+    plain_axes(above, fit.form.formula, "loss, nats per token", "")
+    sizes = sorted(set(points.parameters))
+    shown = {sizes[round(i)] for i in np.linspace(0, len(sizes) - 1, min(CURVES, len(sizes)))}
+    colors = dict(zip(sorted(shown), cycle(COLORS), strict=False))
+    for size in sizes:
+        own = points.take(points.parameters == size)
+        color = colors.get(size, MUTED)
+        above.plot(own.flops, own.loss, "o", color=color, markersize=4)
+        if size in colors and fit.form.varies in (("N", "D"), ("D",)):
+            _curve(above, report, own, color, f"N = {size:.3g}")
+    above.set_xscale("log")
+    above.set_yscale("log")
+    for of in (above.yaxis.set_major_formatter, above.yaxis.set_minor_formatter):
+        of(lambda value, _: f"{value:.3g}")
+    for dashes, found in zip(("--", ":"), report.approaches, strict=False):
+        if not isinstance(found, str):
+            best = [(own.flops, own.loss) for own in found.best]
+            above.plot(
+                *zip(*best, strict=True), dashes, color=INK, linewidth=1, label=found.approach
+            )
+    if above.get_legend_handles_labels()[0]:
+        above.legend(frameon=False, labelcolor=INK, fontsize=8)
+    plain_axes(below, "", "residual", "training compute C, FLOPs")
+    bad = np.isin([points.name(i) for i in range(len(points))], [o.name for o in report.outliers])
+    residuals = np.expm1(fit.residuals)
+    below.axhline(0, color=MUTED, linewidth=0.8)
+    below.plot(points.flops[~bad], residuals[~bad], "o", color=COLORS[0], markersize=4)
+    below.plot(points.flops[bad], residuals[bad], "x", color=WRONG)
+    below.yaxis.set_major_formatter(lambda value, _: f"{value:+.1%}")
+    return figure
+
+
+def _curve(axes: "Axes", report: Report, own: Points, color: str, label: str) -> None:
+    """The law for one size over compute, in its band."""
+    flops = np.geomspace(own.flops.min() / AROUND, own.flops.max() * AROUND, 40)
+    factor = float(np.median(own.flops / own.six_nd))
+    sizes = np.full(len(flops), own.parameters[0])
+    points = Points(sizes, flops / (6 * factor * sizes), np.ones(len(flops)), flops)
+    middle, low, high = report.draws.predict(points)
+    axes.plot(flops, middle, color=color, linewidth=1.5, label=label)
+    axes.fill_between(flops, low, high, color=color, alpha=0.15, linewidth=0)

@@ -1,0 +1,4 @@
+"""`orchestrate scaling`: laws from measured runs, and what follows from them.
+
+command    the verb, and its fits    choice    the model for a budget
+"""

@@ -1,0 +1,143 @@
+"""`orchestrate scaling ACTION`: how loss follows from size, data and compute.
+
+fit     the constants of a scaling law with intervals, from a CSV file with the columns parameters,
+        tokens (or flops), loss and if there are any flops, budget, unique_tokens, name; or from
+        folders of runs, whose validation loss is taken
+choose  size and tokens for a budget by that law, what smaller models cost that are as good, and an
+        experiment for `orchestrate run`
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.terminal import say
+
+if TYPE_CHECKING:
+    from orchestrator.scaling.points import Points
+
+FORMS = (
+    *("chinchilla", "kaplan", "repeated", "size", "data", "compute"),
+    *("kaplan_size", "kaplan_data", "kaplan_compute"),
+)
+WITHIN = 3.0  # factor by which counted FLOPs may differ from 6 N D
+
+
+def main(argv: Sequence[str]) -> int:
+    """Carry out an action; returns the exit code. Raises ValueError for a wrong request."""
+    options = parser().parse_args(argv)
+    return _fit(options) if options.action == "fit" else _choose(options)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of this verb."""
+    new = argparse.ArgumentParser(
+        prog="orchestrate scaling",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = new.add_subparsers(dest="action", required=True, metavar="ACTION")
+    fit = actions.add_parser("fit", help="the constants of a law, with intervals and a picture")
+    _add_points(fit)
+    fit.add_argument("--form", choices=FORMS, default="chinchilla", help="law [%(default)s]")
+    fit.add_argument("--picture", default="scaling.png", help="PNG to write [%(default)s]")
+    choose = actions.add_parser("choose", help="size and tokens for a budget, by the fit")
+    _add_points(choose)
+    choose.add_argument("--flops", type=float, required=True, help="of the training")
+    choose.add_argument(
+        "--write", metavar="FOLDER/experiment/NAME.yaml", help="experiment to write"
+    )
+    for name, usual, what in (
+        ("--vocab-size", 4096, "tokens of its tokenizer"),
+        ("--sequence-length", 256, "tokens of a sequence"),
+        ("--batch", 12, "sequences of a step"),
+    ):
+        choose.add_argument(
+            name, type=int, default=usual, help=f"{what}, in the experiment [%(default)s]"
+        )
+    for action in (fit, choose):
+        action.add_argument("--json", action="store_true", help="for programs")
+    return new
+
+
+def _add_points(action: argparse.ArgumentParser) -> None:
+    """What all actions ask of the points and of their intervals."""
+    action.add_argument(
+        "points", nargs="+", metavar="FILE.csv|FOLDER", help="a CSV file, or folders of runs"
+    )
+    action.add_argument(
+        "--parameters",
+        choices=("total", "non_embedding"),
+        default="total",
+        help="what the column parameters counts; folders of runs: total [%(default)s]",
+    )
+    action.add_argument(
+        "--flops-within",
+        type=float,
+        default=WITHIN,
+        metavar="FACTOR",
+        help="by which flops may differ from 6 x parameters x tokens [%(default)s]",
+    )
+    action.add_argument("--draws", type=int, default=500, help="for intervals [%(default)s]")
+    action.add_argument("--seed", type=int, default=0, help="of the draws [%(default)s]")
+
+
+def _fit(options: argparse.Namespace) -> int:
+    from orchestrator.scaling import fitting, forms, intervals, picture, report
+
+    points = _points(options)
+    with fitting.one_thread():
+        fitted = fitting.fit(forms.FORMS[options.form], points)
+        found = report.report(intervals.bootstrap(fitted, options.draws, options.seed))
+    place = Path(options.picture)
+    try:
+        picture.draw(found).savefig(place, dpi=120)
+    except (OSError, ValueError) as error:  # no folder, or no such kind of file
+        raise ValueError(f"--picture={place} can't be written: {error}") from None
+    if options.json:
+        print(json.dumps({**report.plain(found), "picture": str(place)}, indent=1))
+        return 0
+    for line in report.lines(found):
+        say(line, hang=12)
+    say(f"picture     {place}")
+    return 0
+
+
+def _choose(options: argparse.Namespace) -> int:
+    from orchestrator.scaling import fitting, forms, intervals
+    from orchestrator.verbs.scaling import choice
+
+    if not (math.isfinite(options.flops) and options.flops > 0):
+        raise ValueError(f"--flops={options.flops:g} must be a number above 0, such as 1e18")
+    points = _points(options)
+    with fitting.one_thread():
+        fitted = fitting.fit(forms.FORMS["chinchilla"], points)
+        draws = intervals.bootstrap(fitted, options.draws, options.seed)
+    return choice.carry_out(options, draws)
+
+
+def _points(options: argparse.Namespace) -> "Points":
+    """The points that are meant, checked; what of them was not read is said."""
+    from orchestrator.scaling import sources
+    from orchestrator.scaling.points import check_flops
+
+    if not (math.isfinite(options.flops_within) and options.flops_within >= 1):
+        raise ValueError(f"--flops-within={options.flops_within} must be a factor of 1 or more")
+    first, *more = (Path(name).expanduser() for name in options.points)
+    if first.is_dir() or more:
+        if options.parameters != "total":
+            raise ValueError(
+                f"--parameters={options.parameters} is for a CSV file that counts so; of run "
+                "folders all parameters are counted"
+            )
+        points, notes = sources.from_runs(options.points)
+    else:
+        points, notes = sources.from_table(first, options.parameters)
+    check_flops(points, options.flops_within)
+    for note in notes:
+        say(note, sys.stderr)
+    return points

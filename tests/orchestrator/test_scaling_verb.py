@@ -1,0 +1,145 @@
+"""`orchestrate scaling` as it is typed: tables, run folders, and what is refused."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.orchestrator.test_scaling import grid, measured
+from tests.orchestrator.typed import refused, trained, typed
+
+POINTS = measured("chinchilla", *grid(), noise=0.003)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def table(text="", columns="parameters,tokens,loss", rows=None):
+    """A CSV file, by default that of POINTS."""
+    if not text:
+        own = zip(POINTS.parameters, POINTS.tokens, POINTS.loss, strict=True)
+        text = "\n".join([columns, *(",".join(map(str, row)) for row in rows or own)])
+    Path("points.csv").write_text(text)
+    return "points.csv"
+
+
+def test_a_table_gives_constants_intervals_convention_covariance_and_a_picture():
+    answer = typed("scaling", "fit", table(), "--draws", "40", "--json")
+    assert answer.code == 0, answer
+    found = json.loads(answer.out)
+    low, high = found["intervals"]["alpha"]
+    assert low < found["constants"]["alpha"] < high
+    assert found["convention"] == {"parameters": "total", "flops": "C = 6 N D"}
+    covariance = np.array(found["covariance"]["values"])
+    assert covariance.shape == (5, 5)
+    assert np.linalg.eigvalsh(covariance).min() > 0
+    assert len(found["points"]) == 20
+    assert Path("scaling.png").read_bytes()[1:4] == b"PNG"
+    shown = typed("scaling", "fit", table(), "--draws", "20", "--parameters", "non_embedding")
+    assert "without tables of tokens" in shown.out
+    assert "C = 6 N D" in shown.out
+    assert "iso-FLOP parabolas (4 budgets)" in shown.out
+
+
+def test_flops_stand_for_tokens():
+    rows = zip(POINTS.parameters, POINTS.flops, POINTS.loss, "x" * 20, strict=True)
+    file = table(columns="parameters,flops,loss,kind", rows=rows)
+    by_flops = typed("scaling", "fit", file, "--draws", "20", "--json")
+    by_tokens = typed("scaling", "fit", table(), "--draws", "20", "--json")
+    one, other = (json.loads(a.out)["constants"] for a in (by_flops, by_tokens))
+    assert one == pytest.approx(other, rel=1e-5)
+    assert "columns that nothing here reads: kind" in by_flops.err
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("size,tokens,loss\n1,2,3", "has the columns size, tokens, loss, and lacks parameters"),
+        ("parameters;tokens;loss\n1;2;3", "its columns are to be apart by commas"),
+        ("parameters,tokens,loss,loss\n1,2,3,4", "loss twice"),
+        ("parameters,tokens,loss\n", "has no line below its columns"),
+        ("parameters,tokens,loss\n1e6,1e8\n", "line 2 has 2 values for 3 columns"),
+        ("parameters,tokens,loss\n1e6,1e8,nan\n", "line 2: loss=nan must be a number above 0"),
+        ("parameters,tokens,loss\n1e6,many,3\n", "line 2: tokens=many must be"),
+        ("parameters,tokens,loss\n1e6,1e8,3\n2e6,2e8,2.9\n", "2 points for the 5 constants"),
+        (
+            "parameters,tokens,loss\n" + "\n".join(f"1e6,{d}e8,{3 - d / 20}" for d in range(1, 9)),
+            "all 8 points have parameters=1e[+]06.*--form data",
+        ),
+        (
+            "parameters,tokens,flops,loss\n1e6,1e8,6e18,3\n",
+            "flops=6e[+]18 is 1e[+]04 x 6 x parameters x tokens.*--flops-within",
+        ),
+    ],
+)
+def test_points_that_cannot_work_are_refused_with_what_to_do(text, told):
+    assert re.search(told, refused("scaling", "fit", table(text)))
+
+
+def test_wrong_requests_are_refused():
+    assert "neither a CSV file nor" in refused("scaling", "fit", "nowhere", "else")
+    assert "can't be read" in refused("scaling", "fit", "nowhere.csv")
+    for place in ("nowhere/a.png", "a.nothing"):
+        ask = ("scaling", "fit", table(), "--draws", "20", "--picture", place)
+        assert "can't be written" in refused(*ask)
+    assert "needs a column unique_tokens" in refused(
+        "scaling", "fit", table(), "--form", "repeated"
+    )
+    assert "--draws=3 must be at least 20" in refused("scaling", "fit", table(), "--draws", "3")
+    constant = [(n, d, 2 + 1e3 / d**0.4) for n, d in zip(*grid(), strict=True)]
+    assert "runs to" in refused("scaling", "fit", table(rows=constant))
+
+
+def test_run_folders_are_points_and_what_is_none_is_told(corpus):
+    for number, (n, d, loss) in enumerate(
+        zip(POINTS.parameters, POINTS.tokens, POINTS.loss, strict=True)
+    ):
+        folder = Path(f"outputs/2026-01-02/03-04-{number:02}-pretrain-abc{number:03}")
+        shutil.copytree(trained(corpus), folder, ignore=lambda *_: {"checkpoints", "figures"})
+        result = json.loads((folder / "result.json").read_text())
+        result["metrics"] |= {"validation/loss": loss, "train/tokens": d, "train/flops": 7 * n * d}
+        result["status"] = "done" if number else "failed"
+        (folder / "result.json").write_text(json.dumps(result))
+        lines = (folder / "events.jsonl").read_text().splitlines()
+        events = [json.loads(line) for line in lines]
+        next(e for e in events if e["event"] == "started")["roles"]["model"]["parameters"] = int(n)
+        (folder / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
+    answer = typed("scaling", "fit", "outputs", "--draws", "20")
+    assert answer.code == 0, answer
+    assert "points      19:" in answer.out
+    assert "1.17 x 6 N D in the median" in answer.out
+    assert "abc000 is no point: it is failed" in answer.err
+
+
+def test_a_budget_becomes_an_experiment_that_can_be_planned_and_takes_that_budget():
+    place = "my_conf/experiment/next.yaml"
+    ask = ("scaling", "choose", table(), "--flops", "1e14", "--draws", "20")
+    answer = typed(*ask, "--write", place)
+    assert answer.code == 0, answer
+    assert "1/1e+04 of the smallest budget of the points" in answer.out, "it extrapolates"
+    planned = typed(
+        *("plan", "experiment=next", "-cd", "my_conf", "resources=cpu1", "tracking=none")
+    )
+    assert planned.code == 0, planned
+    size = re.search(r"model +gpt, ([\d,]+) parameters", planned.out)[1]
+    tokens = re.search(r"= ([\d,]+) tokens = ", planned.out)[1]
+    six_nd = 6 * int(size.replace(",", "")) * int(tokens.replace(",", ""))
+    assert six_nd == pytest.approx(1e14, rel=0.01)
+    assert size in Path(place).read_text()
+    assert "exists; remove it" in refused(*ask, "--write", place)
+    assert json.loads(typed(*ask, "--json").out)["parameters"]["value"] > 1e5
+
+
+def test_budgets_that_cannot_be_spent_are_refused():
+    for flops in ("-1", "0", "nan"):
+        assert "must be a number above 0" in refused("scaling", "choose", table(), "--flops", flops)
+    ask = ("scaling", "choose", table(), "--flops", "1e14", "--draws", "20")
+    assert "must be FOLDER/experiment/NAME.yaml" in refused(*ask, "--write", "next.yaml")
+    write = ("--write", "a/experiment/b.yaml")
+    assert "needs a law of all parameters" in refused(*ask, *write, "--parameters", "non_embedding")
+    assert "less than a step" in refused(*ask, *write, "--batch", "1000000")
