@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from orchestrator.record.figures import INK
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 PLANE = "plane.png"
 """In a run folder: a small square picture without words of how the run divides the plane."""
 MOST_IN_A_ROW = 4
+TITLE = 34  # characters of a line above a picture
 
 
 def tiled(pictures: Mapping[str, Path], columns: int, size: tuple[float, float]) -> "Figure":
@@ -47,7 +49,7 @@ def planes(runs: Mapping[str, Run], groups: Sequence[str]) -> "Figure | None":
     for name, run in runs.items():
         result = run.headline
         told = f"\n{result[0].rpartition('/')[2]} {result[1]:.4g}" if result else ""
-        titles[f"{name}{told}"] = run.folder / PLANE
+        titles[f"{fill(name, TITLE, break_long_words=False)}{told}"] = run.folder / PLANE
     lengths = {len(list(own)) for _, own in groupby(groups)}
     columns = lengths.pop() if len(lengths) == 1 else 1
     return tiled(titles, columns if columns > 1 else min(len(runs), MOST_IN_A_ROW), (2.9, 3.0))
