@@ -5,7 +5,7 @@ from typing import Any
 
 from data.messages import counted
 from orchestrator.scaling.fitting import DELTA, Fit
-from orchestrator.scaling.frontier import Best, Frontier, envelope, isoflop
+from orchestrator.scaling.frontier import SAME_BUDGET, Best, Frontier, envelope, isoflop
 from orchestrator.scaling.intervals import LEVEL, Draws
 from orchestrator.scaling.points import Points
 from orchestrator.scaling.residuals import Outlier, outliers, spread, trend
@@ -28,7 +28,24 @@ class Report:
     @property
     def alarms(self) -> list[str]:
         """What a reader must not miss."""
-        return [own.line for own in self.outliers] + ([] if self.trend is None else [self.trend])
+        ignored = _ignored(self.fit)
+        more = [own for own in (self.trend, ignored) if own is not None]
+        return [own.line for own in self.outliers] + more
+
+
+def _ignored(fit: Fit) -> str | None:
+    """What differs between the points although the law knows nothing of it."""
+    points, over = fit.points, "".join(fit.form.varies)
+    other = {"N": ("tokens", points.tokens), "D": ("parameters", points.parameters)}
+    if over not in other:
+        return None
+    name, values = other[over]
+    if values.max() <= SAME_BUDGET * values.min():
+        return None
+    return (
+        f"{name} go from {values.min():.3g} to {values.max():.3g}, and this law knows nothing of "
+        "them: fit points of one value, or --form chinchilla"
+    )
 
 
 def report(draws: Draws) -> Report:

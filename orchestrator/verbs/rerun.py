@@ -4,9 +4,11 @@
 2. Its config: what was typed then, and on top of it every setting that has another value now.
 3. It runs, in a new run folder. What differs in packages, machine or data is listed.
 4. Losses, gradient norms and the newest checkpoint are compared with those of the record.
+5. Which run it repeats, and whether the same came out, is put on record, in MLflow too.
 """
 
 import argparse
+import json
 import math
 import os
 import platform
@@ -18,13 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from data.addresses import HIDDEN
-from data.files import cache_root
+from data.files import cache_root, write_text_atomic
 from data.messages import counted, override
 from orchestrator.record import code, reading
 from orchestrator.record.checkpoints import verify
 from orchestrator.record.checkpoints.finding import published
 from orchestrator.record.checkpoints.manifest import FOLDER
 from orchestrator.record.comparing import differences
+from orchestrator.record.mlflow.description import RERUN
+from orchestrator.record.mlflow.mirror import LOG, State, outcome, start_sender
 from orchestrator.record.reading import CONFIG
 from orchestrator.record.redaction import flatten
 from orchestrator.record.runs import RUNNING, Run, find, mapping
@@ -63,12 +67,25 @@ def main(argv: Sequence[str]) -> int:
     if again is None or ended:
         say(f"it ended with code {ended}; the run it should repeat: {run.status}")
         return ended or 1
-    same = True
+    differs = []
     for line, equal in _compared(run, again):
-        same &= equal
+        differs += [] if equal else [line]
         say(("same: " if equal else "differs: ") + line)
+    _put_on_record(run, again, differs)
     say(f"orchestrate compare {run.folder} {again.folder}")
-    return 0 if same else 1
+    return 1 if differs else 0
+
+
+def _put_on_record(run: Run, again: Run, differs: Sequence[str]) -> None:
+    """Leave in the folder, and in MLflow where it is tracked, which run was repeated how well."""
+    of = "/".join(run.folder.resolve().parts[-2:])
+    found = json.dumps({"of": of, "same": not differs, "differs": differs}, indent=1)
+    write_text_atomic(again.folder / RERUN, found)
+    if State.load(again.folder) is None:
+        return
+    sender = start_sender(again.folder / LOG, str(again.folder))
+    if sender is None or sender.wait():
+        say(str(outcome(again.folder)))
 
 
 def parser() -> argparse.ArgumentParser:

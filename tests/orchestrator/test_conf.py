@@ -39,6 +39,7 @@ NEEDS = {
     "model=transformer": "stage=translate",
     "model=bert_tiny": "stage=masked",
     "experiment=mnist_by_hand": "model.inputs=784 model.outputs=10",  # without the package
+    "tracking=server": "tracking.uri=http://127.0.0.1:5000",
     "resources=gpu8": "stage.global_batch_size=64",
     "resources=gpu64": "stage.global_batch_size=64",
 }

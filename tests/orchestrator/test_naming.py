@@ -5,7 +5,7 @@ import json
 import pytest
 
 from orchestrator.record.mlflow.description import Description, _without_folders
-from orchestrator.record.mlflow.naming import run_name
+from orchestrator.record.mlflow.naming import run_name, trial_name
 from tests.orchestrator.tracked import make_run, play
 
 STARTED = {"event": "started", "roles": {"model": {"family": "gpt", "parameters": 2557632}}}
@@ -43,6 +43,13 @@ def test_a_run_is_called_by_what_it_is_and_what_tells_it_from_others(events, typ
     assert len(run_name("s", events, [f"{key}=1" for key in ("longer" * 9, "k" * 99)], [])) <= 120
 
 
+def test_a_trial_is_called_by_what_tells_it_from_the_others_of_its_sweep():
+    point = {"optim": "sgd", "optim.learning_rate": 0.19676691837361399, "model.hidden": "[64,64]"}
+    assert trial_name(7, point) == "trial 7: optim=sgd learning_rate=0.1968 hidden=[64,64]"
+    both = {"roles.a.seed": 1, "roles.b.seed": 2}
+    assert trial_name(0, both) == "trial 0: roles.a.seed=1 roles.b.seed=2"
+
+
 def test_the_source_is_the_command_with_the_last_part_of_each_path():
     command = "orchestrate run checkpoint=/a/b/latest data.path=texts/ 'data.path=x/*.txt'"
     assert _without_folders(command) == (
@@ -63,7 +70,11 @@ def test_the_description_says_what_the_job_is_and_where(tmp_path):
     (folder / "result.json").write_text(json.dumps(result))
     note = Description(folder).note("failed", {"tokenizer": "abc"})
     assert note.startswith("**2.100 validation loss (gzip 2.400, unigram 4.800).** pretrain on")
-    assert "- error: out of memory\n- typed: `hub.token=[redacted]`\n- validation/loss: 2.1" in note
+    parts = ["Error** out of memory", "Differs from the defaults** `hub.token=[redacted]`"]
+    parts += ["Result**\n\n- validation/loss: 2.1", "Data**\n\n- tiny train: 10 documents"]
+    parts += ["Again**\n\n- `orchestrate rerun abc123`", "What happened**", "Samples**"]
+    places = [note.index(f"**{part}") for part in parts]
+    assert places == sorted(places), "what matters most comes first"
     assert "- tokenizer: `abc`" in note
     tags = Description(folder).final_tags("done", {})
     assert (json.loads(tags["best"])["step"], tags["reason"]) == (3, "no better")

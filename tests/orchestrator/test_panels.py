@@ -13,13 +13,16 @@ from orchestrator.record.positions import FILE
 from orchestrator.record.runs import Run, best_first
 
 
-def made(folder, slope, *, parameters=1000, seconds=9.0, best=None, metric="validation/accuracy"):
+def made(
+    folder, slope, *, power=1, parameters=1000, seconds=9.0, best=None, metric="validation/accuracy"
+):
     """A run of 100 steps, whose accuracy is its slope."""
     folder.mkdir()
     with Journal(folder) as book:
         book.event("started", roles={"model": {"parameters": parameters}})
         for step in range(1, 101):
-            values = {"train/loss": 3 - slope * step / 100, "train/seconds": seconds * step / 100}
+            loss = (3 - slope * step / 100) ** power
+            values = {"train/loss": loss, "train/seconds": seconds * step / 100}
             book.metrics(step, values)
             if step % 25 == 0:
                 book.metrics(step, {"validation/loss": 3 - slope * step / 200})
@@ -44,6 +47,9 @@ def test_a_picture_has_the_panels_that_all_runs_have_something_for(tmp_path):
     assert result.get_ylim()[0] > result.get_ylim()[1], "the first is at the top"
     (star,) = [line for line in axes["Validation"].get_lines() if line.get_label() == KEPT]
     assert (star.get_xdata()[0], star.get_ydata()[0]) == (50, 2.9)
+    heart = made(tmp_path / "heart", 2.95, power=4)  # far below what it is in validation
+    apart = axes_of({"slow": slow, "heart": heart})
+    assert apart["Training"].get_ylim() != apart["Validation"].get_ylim(), "it would be a line"
     large = made(tmp_path / "large", 0.95, parameters=2000, seconds=1.0)
     small = made(tmp_path / "small", 0.2, seconds=1.0)
     for run in (small, large):

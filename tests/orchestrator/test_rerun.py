@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.record import code
+from orchestrator.record.mlflow.description import Description
 from orchestrator.record.redaction import Redactor
 from orchestrator.verbs import rerun
 from tests.orchestrator.typed import refused, trained, typed
@@ -49,6 +50,12 @@ def test_a_run_again_is_the_same_to_the_last_bit_and_says_what_was_compared(run,
     ]
     assert not others
     assert len(list(Path("outputs").glob("2*/*/result.json"))) == 2
+    (told,) = Path("outputs").glob("2*/*/rerun.json")
+    origin = "2026-01-02/03-04-05-pretrain-aaa111"
+    assert json.loads(told.read_text()) == {"of": origin, "same": True, "differs": []}
+    note = Description(told.parent).note("done", {})
+    assert f"- rerun of `{origin}`: the same came out" in note
+    assert Description(told.parent).final_tags("done", {})["rerun.of"] == origin
 
 
 def test_what_is_another_one_is_named_with_the_step_from_which_it_is(run, capfd):

@@ -46,6 +46,12 @@ def test_a_table_gives_constants_intervals_convention_covariance_and_a_picture()
     assert "iso-FLOP parabolas (4 budgets)" in shown.out
 
 
+def test_a_law_of_one_variable_tells_that_another_varies():
+    answer = typed("scaling", "fit", table(), "--draws", "20", "--form", "kaplan_size")
+    assert "ALARM       tokens go from" in answer.out
+    assert "iso-FLOP" not in answer.out
+
+
 def test_flops_stand_for_tokens():
     rows = zip(POINTS.parameters, POINTS.flops, POINTS.loss, "x" * 20, strict=True)
     file = table(columns="parameters,flops,loss,kind", rows=rows)
@@ -114,6 +120,16 @@ def test_run_folders_are_points_and_what_is_none_is_told(corpus):
     assert "points      19:" in answer.out
     assert "1.17 x 6 N D in the median" in answer.out
     assert "abc000 is no point: it is failed" in answer.err
+    sweep = Path("outputs/2026-01-02/09-09-09-sweep-one")
+    sweep.mkdir()
+    rows = [
+        {"time_ms": 1, "trial": i, "event": "started", "folder": f"../{own.name}"}
+        for i, own in enumerate(sorted(sweep.parent.glob("*pretrain*"))[5:])
+    ]
+    (sweep / "trials.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "points      15:" in typed("scaling", "fit", str(sweep), "--draws", "20").out
+    (failed,) = Path("outputs").glob("*/*-abc000")
+    assert "no run there can be a point" in refused("scaling", "fit", str(failed))
 
 
 def test_a_budget_becomes_an_experiment_that_can_be_planned_and_takes_that_budget():

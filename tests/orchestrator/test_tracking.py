@@ -297,6 +297,7 @@ def test_a_killed_mirror_is_replaced_at_the_end_and_a_resumed_job_goes_on_in_the
     assert {(key, step) for key, step, *_ in superseded} == {
         *(("train/tokens_per_second", step) for step in range(16, 21)),
         ("validation/loss", 20),
+        ("result/validation/loss", 20),
     }, "the loss of steps 16 to 20 is as it was, so it has one point per step"
 
 

@@ -208,7 +208,7 @@ def train_on_this_rank(inputs, folder, cache):
         model=TransformerConfig(layers=1, width=32, heads=2, max_positions=128, dropout=0.1),
         tokenizer=TokenizerConfig(vocab_size=400, digits=True),
         optim=OptimConfig(
-            "adam", learning_rate=1e-2, beta2=0.98, epsilon=1e-9, schedule="inverse_sqrt",
+            "adam", learning_rate=1e-2, beta2=0.98, epsilon=1e-9, final_fraction=0.05,
             warmup_steps=4,
         ),
         engine=EngineConfig(zero_stage=3, precision="fp32"),

@@ -94,6 +94,9 @@ def expected_points(folder, *, counting=True):
     events, lines = read(folder / "events.jsonl")[0], read(folder / "metrics.jsonl")[0]
     starts = {event["attempt"]: event["step"] for event in events if event["event"] == "resumed"}
     points, first = set(), {}
+    if counting and (roles := events[0].get("roles")):
+        count = roles["model"]["parameters"]
+        points.add(("model/parameters", 0, events[0]["time_ms"], count, False))
     for line in lines:
         step, after = line["step"], [s for n, s in starts.items() if n > line["attempt"]]
         for key, value in line["metrics"].items():
@@ -104,7 +107,8 @@ def expected_points(folder, *, counting=True):
                     if math.isnan(value)
                     else max(min(value, sys.float_info.max), -sys.float_info.max)
                 )
-                points.add((key, step, time_ms, stored, math.isnan(value)))
+                for name in (key, f"result/{key}") if key == "validation/loss" else (key,):
+                    points.add((name, step, time_ms, stored, math.isnan(value)))
     return sorted(points)
 
 

@@ -27,6 +27,8 @@ STYLES = ("-", "--", ":")  # one after another, when colours begin anew
 HIGHEST = 20.0
 """Of values that are shown, in parts of the median curve's largest: one run that diverges must not
 make lines of all the others."""
+FARTHEST = 20.0
+"""Lowest validation loss in parts of the lowest training loss, up to which they share a scale."""
 LEAST_S = 5.0
 """In optimizer steps of the median run, from which on time is more than noise."""
 LEAST_SIZE, LEAST_RATIO = 1000, 1.1
@@ -90,8 +92,20 @@ class _Comparison:
 
     @property
     def alike(self) -> bool:
-        """Whether the first two panels show the same, of training and of validation."""
-        return self.validation.endswith("/loss") and self.all_have(TRAINING)
+        """Whether the first two panels show the same, of training and of validation.
+
+        Not where training goes so far down that validation would be a line.
+        """
+        if not self.validation.endswith("/loss") or not self.all_have(TRAINING):
+            return False
+        trained, validated = (
+            min((value for own in found for value in own if math.isfinite(value)), default=0.0)
+            for found in (
+                [smooth(own[TRAINING]).values() for own in self.series.values()],
+                [own[self.validation][1] for own in self.series.values()],
+            )
+        )
+        return validated <= FARTHEST * trained
 
     def panels(self) -> list[Panel]:
         """Those for which all have what it takes."""

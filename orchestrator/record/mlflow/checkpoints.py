@@ -121,3 +121,12 @@ class CheckpointModels:
                 )
             )
         return metrics
+
+
+def models_by_path(folder: Path, state: State) -> dict[str, str]:
+    """The models of the checkpoints that are there, by paths from the run folder on."""
+    found = {}
+    for offset, model_id in state.models.items():
+        (event,), _ = read(folder / EVENTS, int(offset), max_bytes=1)
+        found[str(event["path"])] = model_id
+    return found

@@ -6,23 +6,35 @@ Reads the run folder and knows nothing of MLflow but its reserved names.
 import json
 import re
 import shlex
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 
 from data.files import read_json
 from orchestrator.record.lines import EVENTS, METRICS, last_line, read
+from orchestrator.record.mlflow.mirror import State
 from orchestrator.record.mlflow.naming import run_name
 from orchestrator.record.reading import CONFIG, lies_in, read_settings, read_yaml
 from orchestrator.record.redaction import Redactor, flatten
 from orchestrator.record.runs import Run
 from orchestrator.record.story.telling import happened, story_text
 
+RERUN = "rerun.json"
+"""Which run a run repeats, and whether the same came out."""
+FIGURES = "figures"
+"""In the run folder, and among the artifacts."""
+PICTURE = "loss.png"
+SAMPLES = "samples.txt"
 RECORDS = (
-    *("overrides.yaml", "code.json", "code.diff", "result.json", "samples.txt"),
+    *("overrides.yaml", "code.json", "code.diff", "result.json", SAMPLES, RERUN),
     *(EVENTS, METRICS),
 )
+SIZES = ("documents", "examples", "bytes", "tokens")
+MOST = 5  # lines of how a run that repeats another differs
+SAMPLE_CHARACTERS = 600
 STORY = "story.txt"
 OWN_LOG = "tracking.log"  # grows while it would be uploaded
 START_BYTES = 1 << 20  # of the events, in which stand those of before the first step
@@ -52,10 +64,30 @@ class Description:
         return self.redactor.text(name)
 
     @property
+    def kind(self) -> str:
+        """Stage, models and data of the run: what the trials of a sweep have in common."""
+        return self.redactor.text(run_name(self.stage, self._start(), (), ()))
+
+    @property
     def score(self) -> dict[str, Any] | None:
         """The metric that ranks runs of this stage, and whether lower is better, if any does."""
         found = next((e for e in self._start() if e["event"] == "started"), {})
         return found.get("score")
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the run gives its best weights, not its last ones."""
+        stage = self.config.get("stage")
+        return isinstance(stage, dict) and bool(stage.get("keep_best"))
+
+    @property
+    def trained_on(self) -> str | None:
+        """What the steps of the run count, tokens or examples. None: it trains nothing."""
+        stage = self.config.get("stage")
+        if not isinstance(stage, dict) or "steps" not in stage:
+            return None
+        of_tokens = any(e["event"] == "dataset" and "tokens" in e for e in self._start())
+        return "tokens" if of_tokens else "examples"
 
     @property
     def code(self) -> dict[str, Any]:
@@ -91,46 +123,109 @@ class Description:
             skip_missing=True,
         )
 
-    def final_tags(self, status: str, lineage: dict[str, str]) -> dict[str, str]:
+    def final_tags(
+        self, status: str, lineage: dict[str, str], run_id: str | None = None
+    ) -> dict[str, str]:
         """How the run ended."""
         result = self.result
         kinds = ("attempts", "checkpoint", "best", "reason", "error")
         facts = {name: result.get(name) for name in kinds}
-        note = self.note(status, lineage)
+        again = {f"rerun.{name}": self.rerun.get(name) for name in ("of", "same")}
+        if rerun := self.rerun:
+            of = str(rerun.get("of")).rpartition("-")[2]
+            again["mlflow.runName"] = f"rerun of {of}: {self.kind}"
+        note = self.note(status, lineage, run_id)
         return self._texts(
-            {"status": status, **facts, "mlflow.note.content": note}, skip_missing=True
+            {"status": status, **facts, **again, "mlflow.note.content": note}, skip_missing=True
         )
 
-    def note(self, status: str | None, lineage: dict[str, str]) -> str:
+    def note(self, status: str | None, lineage: dict[str, str], run_id: str | None = None) -> str:
         """The description above a run, Markdown: the result, what differs, then all the rest.
 
-        `status` None: the run goes on.
+        `status` None: the run goes on. `run_id` is that of MLflow, whose page shows pictures by it.
         """
-        code, result = self.code, self.result if status else {}
-        commit = code.get("commit")
-        changes = " with uncommitted changes" if code.get("dirty") else ""
-        error = result.get("error")
+        result = self.result if status else {}
         metrics = result.get("metrics", {})
+        host = f"on `{self.code.get('host', 'unknown host')}`"
+        head = f"**{self._headline(metrics)}** {self.stage} {host}: {status or 'running'}"
         typed = " ".join(f"`{word}`" for word in self._typed())
+        text = [head.removeprefix("**** ")]
+        error = result.get("error")
+        own = State.load(self.folder)
+        if own is not None and own.view is not None:
+            text[0] += f". [All runs, best first]({own.ranking.removeprefix('/')})"
+        if error:
+            said = error.get("message", error) if isinstance(error, dict) else error
+            text += ["", f"**Error** {_readable(said)}"]
+        text += ["", f"**Differs from the defaults** {typed or 'in nothing'}"]
+        if status and run_id and (self.folder / FIGURES / PICTURE).is_file():
+            text += ["", picture(run_id, f"{FIGURES}/{PICTURE}")]
+        text += _part("Result", self._facts(result))
+        text += _part("Data", [*self._datasets(), *_fingerprints(lineage)])
+        text += _part("Again", self._again(result))
+        text += _part("What happened", happened(Run(self.folder)))
+        return self.redactor.text("\n".join([*text, *self._samples()]))
+
+    def _facts(self, result: dict[str, Any]) -> list[str]:
+        """What was measured, of held-out data first, and what it took."""
+        metrics = sorted(
+            result.get("metrics", {}).items(), key=lambda pair: pair[0].startswith("train/")
+        )
+        best = result.get("best")
         facts = {
-            "error": error.get("message", error) if isinstance(error, dict) else error,
-            "typed": typed or "nothing, all is as by default",
-            **dict(sorted(metrics.items(), key=lambda pair: pair[0].startswith("train/"))),
+            **dict(metrics),
+            "best step": best.get("step") if isinstance(best, dict) else None,
             "steps": result.get("steps"),
             "tokens per second": result.get("tokens_per_second"),
             "seconds": result.get("wall_s"),
-            "checkpoint": f"`{result['checkpoint']}`" if result.get("checkpoint") else None,
-            "folder": f"`{self.folder}`",
-            "command": f"`{self._command()}`",
-            "commit": f"`{commit[:12]}`{changes}" if commit else None,
-            **{name: f"`{fingerprint}`" for name, fingerprint in lineage.items()},
         }
-        host = f"on `{code.get('host', 'unknown host')}`"
-        head = f"**{self._headline(metrics)}** {self.stage} {host}: {status or 'running'}\n"
-        lines = [f"- {name}: {_readable(v)}" for name, v in facts.items() if v is not None]
-        story = [f"- {said}" for said in happened(Run(self.folder))]
-        text = [head.removeprefix("**** "), *lines, "\n**What happened**\n", *story]
-        return self.redactor.text("\n".join(text))
+        return [f"{name}: {_readable(value)}" for name, value in facts.items() if value is not None]
+
+    def _datasets(self) -> Iterator[str]:
+        for event in self._start():
+            if event["event"] == "dataset":
+                sizes = [
+                    f"{event[own]:,} {own}" for own in SIZES if isinstance(event.get(own), int)
+                ]
+                yield f"{event['name']} {event.get('split', 'train')}: {', '.join(sizes)}"
+
+    def _again(self, result: dict[str, Any]) -> Iterator[str]:
+        """How to make the same, where it lies, and which run it repeats."""
+        commit = self.code.get("commit")
+        yield f"`orchestrate rerun {shlex.quote(self.folder.name.rpartition('-')[2])}`"
+        if command := self._command():
+            yield f"typed: `{command}`"
+        if commit:
+            changes = " with uncommitted changes" if self.code.get("dirty") else ""
+            yield f"commit: `{commit[:12]}`{changes}"
+        yield f"folder: `{self.folder}`"
+        if result.get("checkpoint"):
+            yield f"checkpoint: `{result['checkpoint']}`"
+        if rerun := self.rerun:
+            same = "the same came out" if rerun.get("same") else "not the same came out"
+            yield f"rerun of {self._link(str(rerun.get('of')))}: {same}"
+            yield from (f"differs: {_readable(line)}" for line in rerun.get("differs", ())[:MOST])
+
+    @property
+    def rerun(self) -> dict[str, Any]:
+        """Which run this one repeats, and whether the same came out; empty if it repeats none."""
+        return _load(self.folder / RERUN)
+
+    def _link(self, of: str) -> str:
+        """The run of another folder of these outputs, as a link where MLflow has it."""
+        state = State.load(self.folder.parents[1] / of)
+        if state is None or state.run_id is None:
+            return f"`{of}`"
+        return f"[{of}]({state.page.removeprefix('/')})"
+
+    def _samples(self) -> list[str]:
+        """The beginning of what the model wrote."""
+        path = self.folder / SAMPLES
+        if not path.is_file() or not lies_in(self.folder, path):
+            return []
+        with path.open(encoding="utf-8", errors="replace") as file:
+            begun = file.read(SAMPLE_CHARACTERS).rstrip().replace("```", "")
+        return ["", "**Samples**", "", "```", begun, "```"] if begun else []
 
     def _headline(self, metrics: dict[str, float]) -> str:
         """The result in a line, with what it is to be compared with; empty while there is none."""
@@ -195,6 +290,21 @@ class Description:
             for name, v in values.items()
             if not skip_missing or v not in (None, "")
         }
+
+
+def picture(run_id: str, path: str) -> str:
+    """An artifact of a run as an image in Markdown, for MLflow's own page."""
+    return f"![{path}](get-artifact?path={quote(path, safe='')}&run_uuid={run_id})"
+
+
+def _part(heading: str, lines: Iterable[str]) -> list[str]:
+    """A heading and its lines; nothing without any."""
+    found = [f"- {line}" for line in lines]
+    return ["", f"**{heading}**", "", *found] if found else []
+
+
+def _fingerprints(lineage: dict[str, str]) -> Iterator[str]:
+    yield from (f"{name}: `{fingerprint}`" for name, fingerprint in lineage.items())
 
 
 def _load(path: Path) -> dict[str, Any]:

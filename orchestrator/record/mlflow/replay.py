@@ -19,7 +19,7 @@ from typing import Any
 from orchestrator.record.lines import EVENTS, METRICS, read
 from orchestrator.record.mlflow import view
 from orchestrator.record.mlflow.checkpoints import CheckpointModels
-from orchestrator.record.mlflow.description import Description
+from orchestrator.record.mlflow.description import FIGURES, SIZES, Description
 from orchestrator.record.mlflow.history import (
     RUN_TAG,
     find_run,
@@ -30,8 +30,10 @@ from orchestrator.record.mlflow.history import (
 from orchestrator.record.mlflow.mirror import State, scratch
 from orchestrator.record.mlflow.origins import Origins
 from orchestrator.record.mlflow.points import CHUNK_BYTES, Datasets, Point, Points
+from orchestrator.record.mlflow.registry import register
 from orchestrator.record.mlflow.sink import Sink
 from orchestrator.record.mlflow.store import SYSTEM, connect, experiment_id
+from orchestrator.record.mlflow.view import PARAMETERS, RESULT
 from orchestrator.record.reading import lies_in
 from orchestrator.record.standing import Standing
 from orchestrator.record.story.sentences import LIVE
@@ -39,7 +41,6 @@ from orchestrator.record.story.spending import GOODPUT, spending
 
 log = logging.getLogger("tracking")
 
-FIGURES = "figures"  # in the run folder, and among the artifacts
 RUN_STATUS = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
 
@@ -73,9 +74,9 @@ class Replay:
         """Send the artifacts and how the job ended."""
         self._describe()
         status = self.state.status or self.description.result.get("status") or "killed"
-        self.sink.tags(self.description.final_tags(status, self.state.lineage))
         if self.state.parent is None:  # a sweep draws its trials together
             self._draw()
+        self.sink.tags(self.description.final_tags(status, self.state.lineage, self.run_id))
         with scratch(self.folder) as records:
             self.description.copy_records(records)
             self.client.log_artifacts(self.run_id, str(records))
@@ -86,17 +87,22 @@ class Replay:
         ended = self.description.last_time()
         if self.state.status is None:
             self._measure_goodput(ended)
+        if self.state.parent is None:  # a sweep registers its best
+            register(self.client, self.folder, self.state)
         self.client.set_terminated(self.run_id, RUN_STATUS.get(status, "KILLED"), ended)
         self.state.done = True
         self.state.save(self.folder)
+
+    def _send_points(self, *points: Point) -> None:
+        for batch in self.sink.points(points):
+            self._accept(points[0].key, self.sink.metrics, batch)
 
     def _measure_goodput(self, ended: int) -> None:
         """Of a run whose driver was killed before it could put it on record."""
         standing = Standing.read(self.folder)
         goodput = spending(self.folder, standing).goodput
         if goodput is not None:
-            for batch in self.sink.points([Point(GOODPUT, goodput, ended, standing.step)]):
-                self.sink.metrics(batch)
+            self._send_points(Point(GOODPUT, goodput, ended, standing.step))
 
     def _open_run(self, experiment: str) -> str:
         """The run of this folder: found by its tag, or new; RUNNING, as it is being sent."""
@@ -138,10 +144,18 @@ class Replay:
             if not lines:
                 return
             points = self.points.of(lines) if name == METRICS else _all_points(lines)
+            points += self._results(points)
             for batch in self.sink.points(points):
                 self._accept(f"{name} at byte {offset}", self.sink.metrics, batch)
             self.state.offsets[name] = end
             self.state.save(self.folder)
+
+    def _results(self, points: list[Point]) -> list[Point]:
+        """The values that rank a run which gives its last weights, as it goes."""
+        score = (self.description.score or {}).get("metric")
+        if score is None or self.description.keeps_best:
+            return []
+        return [p._replace(key=f"{RESULT}{score}") for p in points if p.key == score]
 
     def _send_events(self) -> None:
         """Send the new events that MLflow has a place for, one at a time."""
@@ -152,6 +166,7 @@ class Replay:
             "weights": self._weights,
             "evaluated": self._evaluated,
             "checkpoint": self._checkpoint,
+            "best": self._best,
             "artifact": self._artifact,
             "drift": self._drift,
             "finished": self._finished,
@@ -189,6 +204,19 @@ class Replay:
 
     def _started(self, event: dict[str, Any], offset: int) -> None:
         self.state.status = None
+        roles = event.get("roles", {}).values()
+        if roles and event.get("attempt", 1) == 1:
+            count = sum(int(role["parameters"]) for role in roles)
+            self._send_points(Point(PARAMETERS, count, event["time_ms"], 0))
+
+    def _best(self, event: dict[str, Any], offset: int) -> None:
+        """What the run would give if it ended now, for the table of runs."""
+        score = (self.description.score or {}).get("metric")
+        if score in event.get("metrics", {}):
+            value = event["metrics"][score]
+            self._send_points(
+                Point(f"{RESULT}{score}", value, event["time_ms"], int(event["step"]))
+            )
 
     def _told(self, event: dict[str, Any], offset: int) -> None:
         """The description of the run says at once what a user would want to know at once."""
@@ -205,11 +233,7 @@ class Replay:
         fingerprint = str(event["fingerprint"])
         source = self.description.redactor.text(str(event.get("source", "")))
         remote = source.startswith("http")
-        sizes = {
-            name: event[name]
-            for name in ("documents", "examples", "bytes", "tokens")
-            if name in event
-        }
+        sizes = {name: event[name] for name in SIZES if name in event}
         dataset = Dataset(
             name=name,
             digest=digest,

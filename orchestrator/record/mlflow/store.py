@@ -23,6 +23,7 @@ ADDRESSES = (
     ("runs", "artifact_uri"),
     ("logged_models", "artifact_location"),
     ("model_versions", "storage_location"),
+    ("model_versions", "source"),
 )
 SYSTEM = "system.jsonl"  # written by the mirror, sent like metrics.jsonl
 SYSTEM_SECONDS = 10.0
