@@ -8,6 +8,7 @@ several ways; the last wording of each kind is never trained on.
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from data.sources.conversation import Conversation, Preference
 from data.sources.python_docs import documented_functions
@@ -72,7 +73,8 @@ class Function:
         return answers.get(kind, f"{self.name}{self.arguments}")
 
 
-def functions() -> list[Function]:
+@cache  # parsing takes a second or two
+def functions() -> tuple[Function, ...]:
     """Public functions of the standard library that one line tells of.
 
     Each name and each sentence comes once: another function of the same would give an answer away.
@@ -89,7 +91,7 @@ def functions() -> list[Function]:
         if public and fits and new and len(sentence) >= SHORTEST_SENTENCE:
             sentences.add(sentence)
             found[name] = Function(module, name, f"({', '.join(own)})", f"{sentence}.")
-    return list(found.values())
+    return tuple(found.values())
 
 
 @dataclass(frozen=True)

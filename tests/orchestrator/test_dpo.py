@@ -8,7 +8,6 @@ import pytest
 
 from data import Tokenizer
 from data.chat import ChatTemplate
-from data.sources.python_questions import python_preferences
 from orchestrator.record.lines import read
 from orchestrator.stages.dpo.pairs import last_answer
 from tests.orchestrator.typed import refused, trained, typed
@@ -75,16 +74,6 @@ def test_what_is_asked_and_what_was_answered_before_is_no_part_of_an_answer():
     row = ChatTemplate(SHORT, tokenizer).row(talk)
     chosen = [t for t, own in zip(row.tokens, last_answer(row), strict=True) if own]
     assert tokenizer.decode(chosen) == "de<|endoftext|>"
-
-
-def test_the_rejected_answer_would_be_right_for_the_other_function_shown():
-    pairs = list(python_preferences(0))
-    assert len(pairs) > 10_000
-    for pair in pairs:
-        assert pair.chosen[0] == pair.rejected[0]
-        asked, wrong = pair.rejected[0][1], pair.rejected[1][1]
-        assert pair.chosen[1][1] != wrong
-        assert wrong in asked
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,12 @@ from data import Tokenizer, TokenizerConfig
 from data.chat import BUILT_IN, ChatTemplate
 from data.files import cache_root
 from data.sources.conversation import Conversation
-from data.sources.python_questions import FUNCTIONS, WORDINGS, python_questions
+from data.sources.python_questions import (
+    FUNCTIONS,
+    WORDINGS,
+    python_preferences,
+    python_questions,
+)
 from models.configs import GPTConfig
 from models.decoding import Sampling, generate
 from orchestrator.record.checkpoints import newest_valid
@@ -37,7 +42,7 @@ PLAIN = (
 SMALL = (
     *("tokenizer=bytes", "model.layers=1", "model.width=32", "model.heads=2"),
     *("stage.global_batch_size=8", "optim.warmup_steps=4", "optim.learning_rate=1e-2"),
-    *("stage.steps=240", "stage.checkpoint_every=120", "stage.evaluate_every=120"),
+    *("stage.steps=160", "stage.checkpoint_every=80", "stage.evaluate_every=80"),
 )
 ANSWERS = {"red": "Stop.", "green": "Go.", "amber": "Wait, and look."}
 
@@ -163,6 +168,16 @@ def test_a_held_out_function_is_never_asked_about_and_a_held_out_wording_never_u
         assert answer in question, "it stands in the documentation shown"
 
 
+def test_the_rejected_answer_would_be_right_for_the_other_function_shown():
+    pairs = list(python_preferences(0))
+    assert len(pairs) > 10_000
+    for pair in pairs:
+        assert pair.chosen[0] == pair.rejected[0]
+        asked, wrong = pair.rejected[0][1], pair.rejected[1][1]
+        assert pair.chosen[1][1] != wrong
+        assert wrong in asked
+
+
 @pytest.fixture(scope="module")
 def lights(tmp_path_factory):
     """Conversations that a small model learns by heart, and a run on them that was resumed."""
@@ -178,7 +193,7 @@ def lights(tmp_path_factory):
     words = ("stage=sft", f"stage.data={path}", "stage.sequence_length=96", *PLAIN, *SMALL)
     first = typed("run", *words, f"outputs={folder}/first")
     assert first.code == 0, first
-    start = (folder / "first" / "latest").resolve() / "checkpoints" / "step_00000120"
+    start = (folder / "first" / "latest").resolve() / "checkpoints" / "step_00000080"
     again = typed("run", f"resume={start}", f"outputs={folder}/again")
     assert again.code == 0, again
     return folder, first, again
@@ -198,7 +213,7 @@ def test_it_ends_with_what_got_better_and_a_few_answers(lights):
     folder, first, _ = lights
     found = metrics(folder / "first")
     assert found[0, "validation/exact"] == 0
-    assert found[240, "validation/exact"] == 1
+    assert found[160, "validation/exact"] == 1
     run = (folder / "first" / "latest").resolve()
     [scores] = json.loads((run / "answers_before_and_after.json").read_text())["data"]
     assert scores[-2].startswith("0.0% (0.0 to ")
@@ -224,7 +239,7 @@ def test_an_answer_is_exact_where_the_saved_weights_write_it(lights):
 
 def test_a_resumed_run_takes_the_same_steps_and_remembers_the_model_before(lights):
     folder, first, again = lights
-    after = {key: value for key, value in metrics(folder / "first").items() if key[0] > 120}
+    after = {key: value for key, value in metrics(folder / "first").items() if key[0] > 80}
     assert metrics(folder / "again") == after
 
     def tables(answer):
