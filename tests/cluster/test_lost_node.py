@@ -13,6 +13,7 @@ import json, os, signal, sys, threading, time
 from pathlib import Path
 from cluster.emulated import emulated_cluster
 from cluster.gang import Gang, Placement, WorkerFailed
+from cluster.placement import CHOSEN
 
 def work(rounds, channel):
     import torch, torch.distributed as dist
@@ -57,6 +58,21 @@ with emulated_cluster(nodes=2) as cluster:
                 assert failure.cause == "start"  # Ray does not yet know that the node is gone
         told["same"] = len({w["pid"] for w in before} & {w["pid"] for w in after})
         told["results"] = gang.run(work, 5, lambda rank, records: None)
+
+    head, lost, spare = (raylet.node for raylet in cluster.nodes)
+    told["chosen"], told["had"] = [head, spare, lost], []
+    for chosen in told["chosen"]:
+        os.environ[CHOSEN] = chosen
+        one = Placement(1, 1, address=cluster.address)
+        with Gang(one, log_folder=Path(sys.argv[1]), stop=threading.Event()) as gang:
+            told["had"] += [worker["node"] for worker in gang.start()]
+            if chosen != spare:
+                continue
+            killed_at, node = [], cluster.nodes[2]
+            try:
+                gang.run(work, 100_000, on_records)
+            except WorkerFailed:
+                told["moved"] = [worker["node"] for worker in gang.restart()]
 print(json.dumps(told))
 """
 
@@ -77,3 +93,6 @@ def test_the_rank_of_a_lost_node_is_blamed_at_once_and_goes_on_on_a_spare_node(t
     assert told["failed_after_s"] < 10  # Ray itself knows only after its health checks
     assert told["same"] == 1
     assert told["results"] == [2.0, 2.0]
+    head, spare, _ = told["chosen"]
+    assert told["had"] == [head, spare, head], "where it was chosen, as long as that is there"
+    assert told["moved"] == [head], "what was bound to a node that is lost"
