@@ -11,7 +11,8 @@ feed/         the three together: batches for each rank, and their account
 ask/          which documents, when; about how much; what reading costs; how two datasets differ
 
 Beside them: the settings (config), what a record is and must satisfy (records, contract), the
-tokenizer, and what all of them write to disks and say to people (files, messages).
+tokenizer and chat templates (chat), and what all of them write to disks and say to people (files,
+messages).
 """
 
 from importlib import import_module

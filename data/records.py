@@ -103,7 +103,12 @@ def builder(config: SourceConfig) -> Callable[[Mapping[str, Any]], Built]:
         return text
     if config.records == "conversations":
         return lambda row: _conversation(row, _conversation_column(config, row))
-    return lambda row: _preference(row, columns_read(config, row))
+
+    def pair(row: Mapping[str, Any]) -> Built:
+        columns_read(config, row)  # raises for a column that is missing
+        return _preference(row)
+
+    return pair
 
 
 def _conversation_column(config: SourceConfig, names: Iterable[str]) -> str:
@@ -121,8 +126,17 @@ def _conversation_column(config: SourceConfig, names: Iterable[str]) -> str:
 
 
 def _conversation(row: Mapping[str, Any], column: str) -> Built:
-    text, spans = render(_checked(_messages(row[column], column), column))
+    text, spans = render(conversation(row[column], column))
     return (text,), (spans,), (column,)
+
+
+def conversation(value: Any, column: str) -> list[Message]:
+    """The messages of a value, which must be a conversation that ends with an answer.
+
+    Raises:
+        DataError: it is none; names the column and the message.
+    """
+    return _checked(_messages(value, column), column)
 
 
 def _messages(value: Any, column: str) -> list[Message]:
@@ -174,11 +188,14 @@ def _checked(messages: list[Message], column: str) -> list[Message]:
     return messages
 
 
-def _preference(row: Mapping[str, Any], columns: list[str]) -> Built:
-    """Two conversations that differ only in the last answer, of which that answer is trained on."""
+def preference(row: Mapping[str, Any]) -> tuple[list[Message], list[Message]]:
+    """The chosen and the rejected conversation of a row, which differ only in the last answer.
+
+    Raises:
+        DataError: they are no such pair; names the column and the message.
+    """
     prompt = row.get("prompt")
-    pair = [_answered(prompt, row[name], name) for name in ("chosen", "rejected")]
-    chosen, rejected = pair
+    chosen, rejected = (_answered(prompt, row[name], name) for name in ("chosen", "rejected"))
     if chosen[:-1] != rejected[:-1]:
         at = next(
             (i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b),
@@ -190,7 +207,12 @@ def _preference(row: Mapping[str, Any], columns: list[str]) -> Built:
         )
     if chosen == rejected:
         raise DataError(f"chosen and rejected are the same ({shown(chosen[-1][1])}); drop the pair")
-    rendered = [render(messages) for messages in pair]
+    return chosen, rejected
+
+
+def _preference(row: Mapping[str, Any]) -> Built:
+    """Both conversations of a pair, of each of which the last answer is trained on."""
+    rendered = [render(messages) for messages in preference(row)]
     texts = tuple(text for text, _ in rendered)
     return texts, tuple(spans[-1:] for _, spans in rendered), ("chosen", "rejected")
 

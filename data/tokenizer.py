@@ -115,6 +115,7 @@ class Tokenizer:
         mask: the id that stands for a token that is to be told. None: there is none.
         start_of_text: the id that a text to be continued begins with: what the file itself puts
             first (as Llama's <s>), else the end of the text before.
+        special: the ids of tokens that no text is encoded to, by their names.
         fingerprint: sha256 of the canonical JSON.
     """
 
@@ -141,6 +142,7 @@ class Tokenizer:
         self._place, self._has_patterns = place, '"Regex":' in self.json
         if content == BYTES:
             self.vocab_size, self.end_of_text, self.start_of_text = SMALLEST_BPE, 256, 256
+            self.special = {END_OF_TEXT: 256}
             return
         from tokenizers import Tokenizer as HuggingFaceTokenizer
 
@@ -164,6 +166,7 @@ class Tokenizer:
         special = {
             t.content: i for i, t in self.bpe.get_added_tokens_decoder().items() if t.special
         }
+        self.special = special
         chosen = [t["content"] for t in content.get("added_tokens") or () if t.get(CHOSEN)]
         names = [name for name in (*chosen, *END_NAMES) if name in special]
         if not names:

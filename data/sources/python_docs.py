@@ -77,6 +77,20 @@ def docstrings(packages: Collection[str]) -> Iterator[tuple[str, str]]:
                     yield text, package
 
 
+def documented_functions() -> Iterator[tuple[str, str, str, str]]:
+    """(module, name in it, arguments, docstring) of each function and method of the standard
+    library that has one.
+    """
+    root = Path(sysconfig.get_paths()["stdlib"])
+    for file in _modules(root):
+        documented = _docstrings_of(root, file)
+        module = next(documented, ("", ""))[0].removeprefix("module ")
+        for title, text in documented:
+            name, opened, arguments = title.partition("(")
+            if opened and text:
+                yield module, name.removeprefix(f"{module}."), arguments.removesuffix(")"), text
+
+
 def _modules(root: Path) -> Iterator[Path]:
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if name not in SKIPPED)

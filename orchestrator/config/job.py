@@ -115,8 +115,14 @@ class JobConfig:
         roles = {name: self.role(name).unread() for name in self.stage.roles}
         for name, own in roles.items():
             found |= {f"roles.{name}.{setting}": why for setting, why in own.items()}
-        shared = set.intersection(*map(set, roles.values())) if roles else set()
-        return found | {name: next(iter(roles.values()))[name] for name in shared}
+        for own in roles.values():
+            found |= {name: why for name, why in own.items() if self._unread_by_all(name, roles)}
+        return found
+
+    def _unread_by_all(self, name: str, roles: dict[str, dict[str, str]]) -> bool:
+        """Whether a setting changes nothing in any role; a frozen one has no optimizer."""
+        frozen = self.stage.frozen if name.startswith("optim.") else ()
+        return all(name in own for role, own in roles.items() if role not in frozen)
 
     def _expand_home(self) -> None:
         """Fill in `~` where a setting is a path: it stands for itself nowhere else."""

@@ -2,11 +2,13 @@
 
 from orchestrator.stages.classify.stage import ClassifyConfig
 from orchestrator.stages.classify_text.stage import ClassifyTextConfig
+from orchestrator.stages.dpo.stage import DPOConfig
 from orchestrator.stages.embed.stage import EmbedConfig
 from orchestrator.stages.evaluate.stage import EvaluateConfig
 from orchestrator.stages.masked.stage import MaskedConfig
 from orchestrator.stages.pretrain.stage import PretrainConfig
 from orchestrator.stages.regress.stage import RegressConfig
+from orchestrator.stages.sft.stage import SFTConfig
 from orchestrator.stages.stage import Stage
 from orchestrator.stages.translate.stage import TranslateConfig
 
@@ -45,6 +47,16 @@ STAGES = {
         TranslateConfig,
         "orchestrator.stages.translate.driver",
         "orchestrator.stages.translate.train:translate",
+    ),
+    "sft": Stage(
+        SFTConfig,
+        "orchestrator.stages.sft.driver",
+        "orchestrator.stages.sft.train:sft",
+    ),
+    "dpo": Stage(
+        DPOConfig,
+        "orchestrator.stages.dpo.driver",
+        "orchestrator.stages.dpo.train:optimize",
     ),
     "evaluate": Stage(
         EvaluateConfig,

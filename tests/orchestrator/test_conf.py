@@ -66,6 +66,8 @@ def test_every_choice_composes_and_has_a_plan(choice, tmp_path, monkeypatch, cor
         overrides.append("tokenizer.path=tokenizer.json")
     if choice == "stage=evaluate":
         overrides += [f"checkpoint={trained(corpus)}", "data.sequence_length=32"]
+    if choice == "stage=dpo":
+        overrides.append(f"model.weights={trained(corpus)}")
     plan = rough_plan(job(*overrides))
     assert plan.parameters > 0
     assert all(line.strip() for line in plan.lines())

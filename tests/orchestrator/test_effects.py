@@ -180,6 +180,19 @@ SENT = {f"tracking.{f.name}" for f in fields(TrackingConfig)} - {"tracking.enabl
 """Read by whoever sends the record, while the job runs or later."""
 
 
+def talks(folder):
+    """A file of conversations that are preference pairs, too; a short template beside it."""
+    rows = []
+    for n in range(40):
+        asked = {"role": "user", "content": f"{n}?"}
+        yes, no = ([asked, {"role": "assistant", "content": own}] for own in ("Yes", "No"))
+        rows.append({"messages": yes, "chosen": yes, "rejected": no})
+    (folder / "talks.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    template = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+    (folder / "short.jinja").write_text(template)
+    return folder / "talks.jsonl"
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_setting_of_a_job_is_read_by_it_or_refused(stage, watched, corpus, tmp_path, monkeypatch):
     plain = [w for w in SMALL if w.startswith(("resources", "engine", "tracking"))]
@@ -193,6 +206,15 @@ def test_a_setting_of_a_job_is_read_by_it_or_refused(stage, watched, corpus, tmp
         "classify_text": [
             *("stage.steps=2", "optim.warmup_steps=1", "tokenizer.vocab_size=300"),
             *("model.layers=1", "model.width=16", "model.heads=2"),
+        ],
+        "dpo": [
+            *(f"model.weights={trained(corpus)}", f"stage.data={talks(tmp_path)}"),
+            *("stage.steps=2", "optim.warmup_steps=1", "stage.sequence_length=32"),
+            f"stage.chat_template={tmp_path / 'short.jinja'}",
+        ],
+        "sft": [
+            *("stage.steps=2", "optim.warmup_steps=1", "tokenizer=bytes", "model.layers=1"),
+            *(f"stage.data={talks(tmp_path)}", "model.width=16", "model.heads=2"),
         ],
         "translate": [
             *("stage.steps=2", "optim.warmup_steps=1", "stage.pairs=100"),

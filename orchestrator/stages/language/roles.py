@@ -25,13 +25,13 @@ def language_role(config: JobConfig, vocabulary: int, name: str = "model") -> Ro
     return replace(role, model=replace(model, vocab_size=rows or vocabulary))
 
 
-def tokenizer_of_weights(config: JobConfig) -> Tokenizer | None:
-    """That of the weights which the model starts from. None: it starts from none.
+def tokenizer_of_weights(config: JobConfig, name: str = "model") -> Tokenizer | None:
+    """That of the weights which a role starts from. None: it starts from none.
 
     Raises:
         ValueError: they have none.
     """
-    model = config.role("model").model
+    model = config.role(name).model
     if model.weights is None:
         return None
     found = verified_weights(

@@ -64,23 +64,47 @@ def sample_in_training(
     """
     rows = [[tokenizer.end_of_text, *tokenizer.encode(prompt)] for prompt in prompts]
     ends = [min(len(row) + new_tokens, most_tokens) for row in rows]
-    prompts_end, seeds = [len(row) for row in rows], row_seeds(seed, len(rows))
+    seeds = row_seeds(seed, len(rows))
+    written = continued(engine, rows, ends, stop=tokenizer.end_of_text, seeds=seeds)
+    return [_text(tokenizer, row) for row in written]
+
+
+def continued(
+    engine: Engine,
+    prompts: Sequence[Sequence[int]],
+    ends: Sequence[int],
+    *,
+    stop: int,
+    seeds: Sequence[int],
+    sampling: Sampling = SAMPLING,
+) -> list[list[int]]:
+    """Each prompt with what the weights in training write behind it. Every rank calls it.
+
+    Args:
+        engine: of a model that writes text.
+        prompts: rows of tokens.
+        ends: most tokens of each row with its prompt.
+        stop: the token that ends a row.
+        seeds: of the draws of each row.
+        sampling: how a token is chosen.
+    """
+    rows = [list(prompt) for prompt in prompts]
     with evaluating(engine):
         while open_rows := [
             number
             for number, (row, end) in enumerate(zip(rows, ends, strict=True))
-            if len(row) < end and (len(row) == 1 or row[-1] != tokenizer.end_of_text)
+            if len(row) < end and (len(row) == len(prompts[number]) or row[-1] != stop)
         ]:
             longest = max(map(len, rows))
             # What stands behind a text is never seen by its own tokens.
-            padded = [row + [tokenizer.end_of_text] * (longest - len(row)) for row in rows]
+            padded = [row + [stop] * (longest - len(row)) for row in rows]
             logits = engine.forward(torch.tensor(padded, device=engine.device))  # (B, T, V)
             drawn = [
                 draw(
                     logits[number, len(rows[number]) - 1][None].float().cpu(),
-                    SAMPLING,
+                    sampling,
                     seeds[number : number + 1],
-                    len(rows[number]) - prompts_end[number],
+                    len(rows[number]) - len(prompts[number]),
                 )
                 for number in open_rows
             ]
@@ -90,7 +114,7 @@ def sample_in_training(
                 open_rows, distributed.sum_over_ranks(mine, engine.device), strict=True
             ):
                 rows[number].append(int(token))
-    return [_text(tokenizer, row) for row in rows]
+    return rows
 
 
 def _text(tokenizer: Tokenizer, row: Sequence[int]) -> str:

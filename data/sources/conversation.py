@@ -1,0 +1,28 @@
+"""A conversation with an assistant, and two of which one is the better."""
+
+from dataclasses import dataclass
+
+from data.records import Message
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages that end with an answer."""
+
+    messages: tuple[Message, ...]
+    key: str
+    """What it is about: conversations of one key belong to one split."""
+    kind: str = "conversations"
+    """What is held out with its key, for scores by kind."""
+    held_out: str | None = None
+    """A kind of its own that is never trained on, whatever the key. None: the key decides."""
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Two conversations that differ in the last answer alone."""
+
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+    key: str
+    """What they are about: pairs of one key belong to one split."""

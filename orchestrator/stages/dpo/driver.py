@@ -1,0 +1,135 @@
+"""Direct preference optimization in the process that starts the job: arithmetic, pairs, record."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data import Tokenizer
+from data.files import cache_root
+from data.sources.conversation import Preference
+from data.sources.conversations import file_preferences
+from data.sources.python_questions import python_preferences
+from models import cost
+from orchestrator.config import JobConfig
+from orchestrator.stages.dpo.pairs import PublishedPreferences, publish_preferences
+from orchestrator.stages.dpo.stage import OWN, DPOConfig
+from orchestrator.stages.examples.driving import outline_of, record_of
+from orchestrator.stages.examples.resuming import start_position
+from orchestrator.stages.language.roles import language_role, tokenizer_of_weights
+from orchestrator.stages.sft.driver import template_of
+from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Score, Shown
+
+if TYPE_CHECKING:
+    from orchestrator.record.checkpoints import Checkpoint
+
+SAME = f"{', '.join(f'stage.{name}' for name in OWN)} and model.weights"
+TRAINING = (
+    Shown("train/loss", "train loss {:.3f}"),
+    Shown("train/accuracy", "pairs told apart {:.1%}"),
+    Shown("train/step_seconds", "{:.3g} s/step", rate=True),
+)
+EVALUATION = (
+    Shown("validation/accuracy", "held-out pairs told apart {:.1%}"),
+    Shown("validation/loss", "validation loss {:.3f}"),
+)
+
+
+def outline(config: JobConfig) -> Outline:
+    """The job from its settings alone. Raises ValueError for models that read other tokens."""
+    stage = config.section(DPOConfig)
+    template_of(stage.chat_template)
+    return _outline(config, f"{_source(stage)}, not read yet", _tokenizer(config).vocab_size)
+
+
+def estimate(config: JobConfig, start: "Checkpoint | None") -> Outline:
+    """The same: pairs are counted when they are made."""
+    return outline(config)
+
+
+def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
+    """Read and publish the pairs; check that the job can go on from `start`."""
+    stage = config.section(DPOConfig)
+    say(f"reading {_source(stage)}")
+    published = publish_preferences(
+        _preferences(config, stage),
+        _source(stage),
+        _tokenizer(config),
+        template_of(stage.chat_template),
+        sequence_length=stage.sequence_length,
+        validation_fraction=stage.validation_fraction,
+        seed=config.seed,
+        cache=cache_root(),
+    )
+    if start is not None:
+        model = language_role(config, published.vocab_size).model
+        start_position(start, config, model, published.fingerprint, SAME)
+    if published.too_long:
+        say(
+            f"data: left out as longer than stage.sequence_length={stage.sequence_length}: "
+            f"{published.too_long:,} pairs"
+        )
+    data = (
+        f"{_source(stage)}: {published.train:,} train and {published.validation:,} held-out pairs, "
+        f"{published.tokens:.1f} tokens a row"
+    )
+    return Ready(
+        _outline(config, data, published.vocab_size, published),
+        inputs=published,
+        record=partial(
+            record_of,
+            published=published,
+            name="python_preferences" if stage.data is None else Path(stage.data).stem,
+            source=stage.data or "python_docs",
+            columns={"chosen": "list", "rejected": "list"},
+        ),
+        files=(published.folder(cache_root()),),
+    )
+
+
+def _source(stage: DPOConfig) -> str:
+    return stage.data or "answers to questions about functions of Python"
+
+
+def _preferences(config: JobConfig, stage: DPOConfig) -> Iterator[Preference]:
+    return python_preferences(config.seed) if stage.data is None else file_preferences(stage.data)
+
+
+def _tokenizer(config: JobConfig) -> Tokenizer:
+    """That of both models.
+
+    Raises:
+        ValueError: they have two, or none.
+    """
+    policy, reference = (tokenizer_of_weights(config, name) for name in ("model", "reference"))
+    assert policy is not None
+    assert reference is not None  # the stage has checked that both begin as saved weights
+    if policy.fingerprint != reference.fingerprint:
+        theirs = config.role("reference").model.weights
+        raise ValueError(
+            f"roles.reference.model.weights={theirs} reads other tokens than model.weights="
+            f"{config.model.weights}, so their log-probabilities can't be compared; give a "
+            "reference with the same tokenizer, or leave it out"
+        )
+    return policy
+
+
+def _outline(
+    config: JobConfig, data: str, vocabulary: int, published: PublishedPreferences | None = None
+) -> Outline:
+    found = outline_of(
+        config,
+        language_role(config, vocabulary),
+        data,
+        example="pair",
+        train=None if published is None else published.train,
+        each=None if published is None else round(2 * published.tokens),
+        training=TRAINING,
+        evaluation=EVALUATION,
+        score=Score("validation/accuracy", lower_is_better=False),
+    )
+    role = language_role(config, vocabulary, "reference")
+    parameters, largest = cost.parameters(role.model), cost.largest_layer(role.model)
+    frozen = RoleOutline(role, parameters, largest)
+    return replace(found, roles={**found.roles, "reference": frozen})

@@ -1,0 +1,228 @@
+"""The splits of conversations: cut by a hash, tokenized, packed, published, opened by ranks.
+
+N rows of a split, B rows of a micro-batch, T+1 tokens of the longest of them.
+"""
+
+import json
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data import Batch, Tokenizer, TokenizerConfig
+from data.chat import ChatRow, ChatTemplate
+from data.messages import counted as told
+from data.order import Ids
+from data.records import Message
+from data.sources.conversation import Conversation
+from data.tokenizer import load_or_train
+from orchestrator.record.checkpoints.manifest import TOKENIZER
+from orchestrator.stages.examples.published import Published, open_arrays, publish_arrays
+from orchestrator.stages.examples.ragged import joined, padded
+
+VERSION = 1  # of what is in a published folder
+HELD_OUT = "validation.json"
+ARRAYS = ("tokens", "answers", "documents", "ends")
+
+
+@dataclass(frozen=True)
+class PublishedConversations(Published):
+    """Names the published conversations of a job; an example is a row of them."""
+
+    kinds: tuple[str, ...]
+    """What is held out, for scores of each."""
+    template: str
+    conversations: int
+    """Of the training split."""
+    vocab_size: int
+    tokens: float
+    """Mean of the tokens of a training row."""
+    answered: float
+    """Share of them that the assistant says."""
+    too_long: int
+    """Conversations left out because no row has room for them."""
+
+    def held_out(self, cache: Path) -> list[tuple[list[Message], str]]:
+        """Messages and kind of each conversation of the validation split, as they were read."""
+        found = json.loads((self.folder(cache) / HELD_OUT).read_text(encoding="utf-8"))
+        return [([(role, content) for role, content in own], kind) for own, kind in found]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The rows of a split; the tokens of all stand end to end."""
+
+    tokens: NDArray[np.int32]
+    answers: NDArray[np.int32]
+    """1 for each token that the assistant says, else 0."""
+    documents: NDArray[np.int32]
+    """For each token, the number of its conversation in the row."""
+    ends: NDArray[np.int64]
+    """(N,): where each row ends."""
+    filling: int
+    """The token behind a row."""
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.ends)
+
+    def batch(self, rows: Ids, sample_ids: Ids, counted: NDArray[np.bool_]) -> Batch:
+        """The micro-batch of the rows at `rows` (B,); see `Split` in stages/examples.
+
+        What follows a conversation in its row is no target of it: only answers are targets, and
+        none begins a conversation.
+        """
+        tokens, real = padded(self.tokens, self.ends, rows, self.filling)
+        answers, _ = padded(self.answers, self.ends, rows, 0)
+        documents, _ = padded(self.documents, self.ends, rows, -1)
+        several = bool((documents > 0).any())
+        return Batch(
+            tokens,
+            (answers > 0)[:, 1:] & real[:, 1:] & counted[:, None],
+            sample_ids,
+            documents[:, :-1].astype(np.int32) if several else None,
+        )
+
+
+def publish_conversations(
+    conversations: Iterable[Conversation],
+    source: str,
+    tokenizer: TokenizerConfig,
+    template: tuple[str, str],
+    *,
+    sequence_length: int,
+    packing: bool,
+    validation_fraction: float,
+    seed: int,
+    cache: Path,
+    known: Tokenizer | None = None,
+) -> PublishedConversations:
+    """Cut, render, tokenize, pack and publish conversations, unless that has been done.
+
+    Args:
+        conversations: all of them.
+        source: where they come from, for messages.
+        tokenizer: of the model; a bpe is trained on the training split.
+        template: the Jinja of the chat template, and what messages call it.
+        sequence_length: most tokens of a row.
+        packing: whether a row holds several.
+        validation_fraction: share of the keys that are held out.
+        seed: of the cut.
+        cache: root of the cache.
+        known: the tokenizer of the weights to start from, in place of the settings.
+
+    Raises:
+        ValueError: a split would be empty, or a conversation does not fit the template.
+    """
+    splits: dict[str, list[Conversation]] = {"train": [], "validation": []}
+    for one in dict.fromkeys(conversations):
+        held_out = is_held_out(one.key, validation_fraction, seed)
+        if one.held_out is None or not held_out:  # one thing is new about each
+            splits["validation" if held_out or one.held_out else "train"].append(one)
+    texts = [content for own in splits["train"] for _, content in own.messages]
+    made = known or load_or_train(tokenizer, lambda: iter(texts))
+    chat = ChatTemplate(template[0], made, template[1])
+    rows = {name: [chat.row(own.messages) for own in split] for name, split in splits.items()}
+    fits = {name: [len(row.tokens) <= sequence_length for row in own] for name, own in rows.items()}
+    too_long = sum(own.count(False) for own in fits.values())
+    for name, kept in fits.items():
+        splits[name] = [own for own, fit in zip(splits[name], kept, strict=True) if fit]
+        rows[name] = [own for own, fit in zip(rows[name], kept, strict=True) if fit]
+    if not all(splits.values()):
+        raise ValueError(
+            f"{source} gives {told(len(splits['train']), 'conversation')} for training and "
+            f"{len(splits['validation'])} for validation, {too_long} left out as longer than "
+            f"stage.sequence_length={sequence_length} tokens, and both need some; give more "
+            f"conversations, or another stage.validation_fraction than {validation_fraction}"
+        )
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, own in rows.items():
+        lengths = [len(row.tokens) for row in own]
+        together = packing and name == "train"  # each held-out one has a score of its own
+        layout = packed(lengths, sequence_length) if together else [[n] for n in range(len(own))]
+        arrays |= _laid_out(name, own, layout)
+    kinds = sorted({_kind(own) for own in splits["validation"]})
+    shown = [[own.messages, _kind(own)] for own in splits["validation"]]
+    files = {TOKENIZER: made.json, HELD_OUT: json.dumps(shown)}
+    about = {"version": VERSION, "kinds": kinds, "template": chat.source}
+    fingerprint = publish_arrays(arrays, about, cache, files)
+    train = len(arrays["train-ends"])
+    return PublishedConversations(
+        fingerprint,
+        train,
+        len(splits["validation"]),
+        tuple(kinds),
+        chat.source,
+        len(splits["train"]),
+        made.vocab_size,
+        len(arrays["train-tokens"]) / train,
+        float(arrays["train-answers"].mean()),
+        too_long,
+    )
+
+
+def is_held_out(key: str, fraction: float, seed: int) -> bool:
+    """Whether what has this key is never trained on, as a hash says."""
+    digest = blake2b(f"{seed} {key}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") < fraction * 2**64
+
+
+def _kind(own: Conversation) -> str:
+    return own.held_out or own.kind
+
+
+def packed(lengths: Sequence[int], room: int) -> list[list[int]]:
+    """Which items of these lengths share a row with that much room; best-fit decreasing.
+
+    An item goes where it leaves the least room, the longest first (Ding et al. 2024,
+    arXiv:2404.10830), so rows are few and no item is cut.
+
+    Args:
+        lengths: each at most `room`.
+        room: of a row.
+    """
+    rows: list[list[int]] = []
+    left: list[tuple[int, int]] = []  # (room left, row), in order
+    for item in sorted(range(len(lengths)), key=lambda n: (-lengths[n], n)):
+        place = bisect_left(left, (lengths[item], 0))
+        if place < len(left):
+            space, row = left.pop(place)
+        else:
+            space, row = room, len(rows)
+            rows.append([])
+        rows[row].append(item)
+        insort(left, (space - lengths[item], row))
+    return rows
+
+
+def _laid_out(
+    split: str, rows: Sequence[ChatRow], layout: Sequence[Sequence[int]]
+) -> dict[str, NDArray[Any]]:
+    """The arrays of a split whose rows hold these conversations."""
+    tokens, ends = joined([[t for n in own for t in rows[n].tokens] for own in layout])
+    answers, _ = joined([[int(a) for n in own for a in rows[n].answers] for own in layout])
+    documents, _ = joined(
+        [[k for k, n in enumerate(own) for _ in rows[n].tokens] for own in layout]
+    )
+    found: dict[str, NDArray[Any]] = {
+        "tokens": tokens,
+        "answers": answers,
+        "documents": documents,
+        "ends": ends,
+    }
+    return {f"{split}-{name}": array for name, array in found.items()}
+
+
+def open_split(published: PublishedConversations, split: str, filling: int, cache: Path) -> Split:
+    """A split, `train` or `validation`, mapped into memory; every rank calls it.
+
+    Raises:
+        NotOnThisHost: the folder is not there.
+    """
+    arrays = open_arrays(published.fingerprint, cache, *(f"{split}-{what}" for what in ARRAYS))
+    return Split(**dict(zip(ARRAYS, arrays, strict=True)), filling=filling)

@@ -1,0 +1,126 @@
+"""Supervised fine-tuning in the process that starts the job: arithmetic, conversations, record."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data.chat import BUILT_IN, read_template
+from data.files import cache_root
+from data.sources.conversation import Conversation
+from data.sources.conversations import file_conversations
+from data.sources.python_questions import python_questions
+from data.tokenizer import vocab_size
+from orchestrator.config import JobConfig
+from orchestrator.stages.examples.driving import outline_of, record_of
+from orchestrator.stages.examples.resuming import start_position
+from orchestrator.stages.language.roles import language_role, tokenizer_of_weights
+from orchestrator.stages.sft.conversations import PublishedConversations, publish_conversations
+from orchestrator.stages.sft.stage import OWN, SFTConfig
+from orchestrator.stages.stage import Outline, Ready, Say, Score, Shown
+
+if TYPE_CHECKING:
+    from orchestrator.record.checkpoints import Checkpoint
+
+SAME = f"{', '.join(f'stage.{name}' for name in OWN)} and the tokenizer"
+TRAINING = (
+    Shown("train/loss", "train loss {:.3f}"),
+    Shown("train/tokens_per_second", "{:,.0f} answer tokens/s", rate=True),
+    Shown("train/step_seconds", "{:.3g} s/step", rate=True),
+)
+EVALUATION = (
+    Shown("validation/exact", "held-out answers exact {:.1%}"),
+    Shown("validation/loss", "validation loss {:.3f}"),
+)
+
+
+def outline(config: JobConfig) -> Outline:
+    """The job from its settings alone. Raises ValueError for a template that can't be read."""
+    known = tokenizer_of_weights(config)
+    size = vocab_size(config.tokenizer) if known is None else known.vocab_size
+    stage = config.section(SFTConfig)
+    template_of(stage.chat_template)
+    return _outline(config, f"{_source(stage)}, not read yet", size)
+
+
+def estimate(config: JobConfig, start: "Checkpoint | None") -> Outline:
+    """The same: conversations are counted when they are made."""
+    return outline(config)
+
+
+def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
+    """Read and publish the conversations; check that the job can go on from `start`."""
+    stage = config.section(SFTConfig)
+    say(f"reading {_source(stage)}")
+    published = publish_conversations(
+        _conversations(config, stage),
+        _source(stage),
+        config.tokenizer,
+        template_of(stage.chat_template),
+        sequence_length=stage.sequence_length,
+        packing=stage.packing,
+        validation_fraction=stage.validation_fraction,
+        seed=config.seed,
+        cache=cache_root(),
+        known=tokenizer_of_weights(config),
+    )
+    role = language_role(config, published.vocab_size)
+    if start is not None:
+        start_position(start, config, role.model, published.fingerprint, SAME)
+    if published.too_long:
+        say(
+            f"data: left out as longer than stage.sequence_length={stage.sequence_length}: "
+            f"{published.too_long:,} conversations"
+        )
+    data = (
+        f"{_source(stage)}: {published.conversations:,} train conversations in "
+        f"{published.train:,} rows, {published.answered:.0%} of their tokens answers; "
+        f"{published.validation:,} held out"
+    )
+    return Ready(
+        _outline(config, data, published.vocab_size, published),
+        inputs=published,
+        record=partial(
+            record_of,
+            published=published,
+            name="python_questions" if stage.data is None else Path(stage.data).stem,
+            source=stage.data or "python_docs",
+            columns={"messages": "list"},
+        ),
+        files=(published.folder(cache_root()),),
+    )
+
+
+def _source(stage: SFTConfig) -> str:
+    return stage.data or "questions about functions of Python"
+
+
+def _conversations(config: JobConfig, stage: SFTConfig) -> Iterator[Conversation]:
+    return python_questions(config.seed) if stage.data is None else file_conversations(stage.data)
+
+
+def template_of(path: str | None) -> tuple[str, str]:
+    """The chat template of a file, or the built-in one, and what messages call it.
+
+    Raises:
+        DataError: the file has none.
+    """
+    if path is None:
+        return BUILT_IN, "the built-in chat template"
+    return read_template(Path(path)), f"stage.chat_template={path}"
+
+
+def _outline(
+    config: JobConfig, data: str, vocabulary: int, published: PublishedConversations | None = None
+) -> Outline:
+    return outline_of(
+        config,
+        language_role(config, vocabulary),
+        data,
+        example="row",
+        train=None if published is None else published.train,
+        each=None if published is None else round(published.tokens),
+        training=TRAINING,
+        evaluation=EVALUATION,
+        score=Score("validation/exact", lower_is_better=False),
+    )

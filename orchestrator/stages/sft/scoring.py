@@ -1,0 +1,192 @@
+"""Held-out answers: how likely and how many exact, with intervals, before training and after."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cluster.heart import Heart
+from data.chat import ChatTemplate
+from data.messages import cut
+from data.records import Message
+from models.decoding import Sampling
+from orchestrator.stages.examples.feeding import evaluation
+from orchestrator.stages.language.sampling import continued
+from orchestrator.stages.result import Table
+from orchestrator.stages.sft.conversations import Split
+from orchestrator.training import distributed
+from orchestrator.training.engine import Engine
+from orchestrator.training.loop import evaluating
+from orchestrator.training.patience import EVALUATION
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+SHOWN = 6  # answers in the table of them
+LONGEST_ANSWER = 40  # tokens of them
+LONGEST_SHOWN = 60  # characters of a bad answer in the table: before training it may be anything
+Scores = Mapping[str, Mapping[str, float]]
+"""For each kind of what is held out, and all: number, loss and exact, each of the two with the ends
+of its interval, `_low` and `_high`. Plain numbers, for a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of each held-out conversation, (N,) each."""
+
+    nats: NDArray[np.float64]
+    """Of its answers."""
+    tokens: NDArray[np.float64]
+    exact: NDArray[np.float64]
+    """1 where each token of its answers is the likeliest behind those before it, else 0."""
+
+
+def measure(engine: Engine, split: Split, micro: int, heart: Heart) -> Measured:
+    """The loss of each held-out conversation, and whether it is exact. Every rank calls it.
+
+    If each token is the likeliest one, then, and only then, taking the likeliest each time writes
+    the whole answer. So nothing need be written, and a model in shards can be measured, too.
+    """
+    found = np.zeros((len(split), 3))
+    with evaluating(engine):
+        shares = evaluation(split, micro, distributed.rank(), distributed.world_size())
+        for batch in shares:
+            heart.beat(EVALUATION)
+            rows = torch.from_numpy(batch.tokens).to(engine.device)  # (B, T+1)
+            mask = torch.from_numpy(batch.loss_mask).to(engine.device)  # (B, T)
+            logits, targets = engine.forward(rows[:, :-1]), rows[:, 1:]  # (B, T, V), (B, T)
+            chosen = logits[mask].float(), targets[mask]  # (n, V), (n,)
+            nats = torch.zeros(mask.shape, device=engine.device)
+            nats[mask] = torch.nn.functional.cross_entropy(*chosen, reduction="none")
+            wrong = torch.zeros_like(mask)
+            wrong[mask] = chosen[0].argmax(-1) != chosen[1]
+            own = [nats.sum(1), mask.sum(1), mask.any(1) & ~wrong.any(1)]
+            # Rows that fill up a batch come again, and count nothing.
+            np.add.at(found, batch.sample_ids, torch.stack(own, 1).double().cpu().numpy())
+    return Measured(*distributed.sum_array(found, engine.device).T)
+
+
+def scores(measured: Measured, kinds: Sequence[str], seed: int) -> Scores:
+    """Of each kind, and of all where there are several.
+
+    Args:
+        measured: of N conversations.
+        kinds: (N,) of each.
+        seed: of the resampling.
+    """
+    own = np.array(kinds)
+    names = sorted(set(kinds))
+    parts = {name: own == name for name in names}
+    if len(names) > 1:
+        parts["all"] = np.ones(len(own), dtype=np.bool_)
+    return {name: _score(measured, chosen, seed) for name, chosen in parts.items()}
+
+
+def _score(measured: Measured, chosen: NDArray[np.bool_], seed: int) -> dict[str, float]:
+    """Intervals: of the loss by the percentile bootstrap over conversations (Efron 1979), of the
+    exact ones by Wilson 1927, which holds at none and all, too.
+    """
+    from scipy.stats import binomtest
+
+    nats, tokens, exact = (own[chosen] for own in (measured.nats, measured.tokens, measured.exact))
+    number, right = len(nats), int(exact.sum())
+    rng = np.random.default_rng(seed)
+    drawn = (rng.integers(0, number, number) for _ in range(RESAMPLES))
+    resampled = [nats[again].sum() / tokens[again].sum() for again in drawn]
+    low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    share = binomtest(right, number).proportion_ci(CONFIDENCE, method="wilson")
+    return {
+        "number": number,
+        "loss": float(nats.sum() / tokens.sum()),
+        "loss_low": float(low),
+        "loss_high": float(high),
+        "exact": right / number,
+        "exact_low": float(share.low),
+        "exact_high": float(share.high),
+    }
+
+
+def metrics_of(found: Scores) -> dict[str, float]:
+    """As the record has them."""
+    total = found["all"] if len(found) > 1 else next(iter(found.values()))
+    metrics = {"validation/loss": total["loss"], "validation/exact": total["exact"]}
+    if len(found) > 1:
+        for kind, own in found.items():
+            name = kind.replace(" ", "_")
+            if kind != "all":
+                metrics |= {f"validation/{name}/{what}": own[what] for what in ("loss", "exact")}
+    return metrics
+
+
+def table(before: Scores, after: Scores) -> Table:
+    """What got better, by how much, and how sure that is."""
+    rows = tuple(
+        (
+            kind,
+            f"{own['number']:,.0f}",
+            *(_interval(one, "loss", "{:.3f} ({:.3f} to {:.3f})") for one in (before[kind], own)),
+            *(
+                _interval(one, "exact", "{:.1f}% ({:.1f} to {:.1f})", 100)
+                for one in (before[kind], own)
+            ),
+        )
+        for kind, own in after.items()
+    )
+    columns = ("held out", "number", "loss before", "loss after", "exact before", "exact after")
+    return Table("answers_before_and_after", columns, rows, bold=len(rows) - 1)
+
+
+def _interval(own: Mapping[str, float], what: str, form: str, unit: float = 1) -> str:
+    return form.format(*(unit * own[what + end] for end in ("", "_low", "_high")))
+
+
+def answers(
+    engine: Engine, chat: ChatTemplate, held_out: Sequence[Sequence[Message]], most_tokens: int
+) -> list[str]:
+    """What the model answers last in each conversation, the likeliest each time. Every rank calls
+    it.
+
+    Args:
+        engine: of the model.
+        chat: its template.
+        held_out: conversations that end with an answer.
+        most_tokens: of a conversation.
+    """
+    prompts = [chat.prompt(messages[:-1]) for messages in held_out]
+    end = chat.tokenizer.end_of_text
+    greedy: dict[str, Any] = {"sampling": Sampling(temperature=0), "seeds": [0] * len(prompts)}
+    ends = [min(len(prompt) + LONGEST_ANSWER, most_tokens) for prompt in prompts]
+    rows = continued(engine, prompts, ends, stop=end, **greedy)
+    return [
+        chat.tokenizer.decode([token for token in row[len(prompt) :] if token != end])
+        for prompt, row in zip(prompts, rows, strict=True)
+    ]
+
+
+def examples(
+    held_out: Sequence[tuple[Sequence[Message], str]], before: Sequence[str], after: Sequence[str]
+) -> Table:
+    """A few questions with the answers before and after, and what they should be."""
+    rows = tuple(
+        (
+            messages[-2][1],
+            cut(old, LONGEST_SHOWN),
+            cut(new, LONGEST_SHOWN),
+            "the same" if new == messages[-1][1] else messages[-1][1],
+        )
+        for (messages, _), old, new in zip(held_out, before, after, strict=True)
+    )
+    return Table("examples", ("question", "before", "after", "should be"), rows)
+
+
+def few(held_out: Sequence[tuple[list[Message], str]]) -> list[tuple[list[Message], str]]:
+    """Some of the held-out conversations, of each kind in turn, spread over them."""
+    kinds = sorted({kind for _, kind in held_out})
+    each = -(-SHOWN // len(kinds))
+    found: list[tuple[list[Message], str]] = []
+    for kind in kinds:
+        own = [one for one in held_out if one[1] == kind]
+        found += own[:: -(-len(own) // each)][:each]
+    return found

@@ -1,0 +1,91 @@
+"""Supervised fine-tuning as the job around it sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from data.files import expand_home
+from models.configs import CausalConfig, language
+from orchestrator.config.changes import Change
+from orchestrator.config.checks import check_at_least
+from orchestrator.config.stage import TrainingConfig
+
+if TYPE_CHECKING:
+    from orchestrator.config.job import JobConfig
+
+OWN = ("data", "chat_template", "sequence_length", "packing", "validation_fraction")
+
+
+@dataclass
+class SFTConfig(TrainingConfig):
+    """Training on the answers of conversations, from random weights or those of `model.weights`."""
+
+    reads: ClassVar[tuple[str, ...]] = (*TrainingConfig.reads, "tokenizer")
+    changes: ClassVar[Mapping[str, Change]] = {
+        **TrainingConfig.changes,
+        **dict.fromkeys(OWN, Change.ACCOUNTED),
+    }
+    measures: ClassVar[Mapping[str, str]] = {
+        **TrainingConfig.measures,
+        "validation/exact": "higher",
+    }
+
+    name: str = "sft"
+    data: str | None = None
+    """A table whose rows are conversations in a column "messages" (FILE.jsonl, FILE.parquet ...,
+    also as a glob); or hf:NAME, a Hugging Face dataset. None: questions about functions of Python
+    with the answers of its documentation."""
+    chat_template: str | None = None
+    """A file with a Jinja template, or a tokenizer_config.json that has one. None: <|ROLE|>, a new
+    line and the message; an answer ends with the end of text."""
+    sequence_length: int = 256
+    """Most tokens of a row. A longer conversation is left out, and counted."""
+    packing: bool = True
+    """true: a row holds as many conversations as fit; none sees another. false: one."""
+    validation_fraction: float = 0.05
+    """Part of the functions, or of the first questions, that is never trained on, by a hash."""
+    steps: int = 400
+    global_batch_size: int = 24
+    evaluate_every: int | None = 100
+    checkpoint_every: int | None = 200
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        self.data = expand_home("stage.data", self.data)
+        self.chat_template = expand_home("stage.chat_template", self.chat_template)
+        check_at_least("stage.sequence_length", self.sequence_length, 2)
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(
+                f"stage.validation_fraction={self.validation_fraction} must lie between 0 and 1; "
+                "try stage.validation_fraction=0.05"
+            )
+
+    def unread(self, job: JobConfig) -> dict[str, str]:
+        """Settings of a tokenizer that the weights bring along."""
+        if job.role("model").model.weights is not None and job.tokenizer.kind != "file":
+            return {"tokenizer": "model.weights brings its own"}
+        return {}
+
+    def check_job(self, job: JobConfig) -> None:
+        """Check that the model writes text, and that a row fits it, too."""
+        super().check_job(job)
+        model = language(job.role("model").model)
+        if not model.writes:
+            raise ValueError(
+                f"model.family={model.family} writes no text, and stage=sft trains what does; try "
+                "model=gpt_tiny"
+            )
+        if model.max_positions < self.sequence_length:
+            raise ValueError(
+                f"stage.sequence_length={self.sequence_length} is longer than "
+                f"model.max_positions={model.max_positions}; try "
+                f"stage.sequence_length={model.max_positions}"
+            )
+        if self.packing and not isinstance(model, CausalConfig):
+            raise ValueError(
+                f"stage.packing=true puts conversations into one row, and model.family="
+                f"{model.family} can't keep them apart; try stage.packing=false"
+            )
