@@ -110,6 +110,7 @@ def test_the_digits_are_learned_and_the_run_leaves_what_it_promises(digits):
         "confusion.png",
         "mistakes.png",
         "confusion.json",
+        "accuracy.json",
     ]
     sizes = {event["split"]: event["examples"] for event in events(run, "dataset")}
     assert sizes == {"train": 1448, "validation": 349}

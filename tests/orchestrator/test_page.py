@@ -62,7 +62,7 @@ def test_runs_a_sweep_charts_and_models_are_seen_as_they_are_meant(tmp_path, mon
         assert columns.index("attributes.`Run Name`") < columns.index("duration")
         page.picture(tmp_path / "runs.png")
         page.open(f"{base}{page_of_runs}&compareRunsMode=CHART")
-        page.reads("Comparison (8)")
+        page.reads("Comparison", "(8)")
         page.until(f"{CURVES} >= 3")
         page.picture(tmp_path / "charts.png")
 

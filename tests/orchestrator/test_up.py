@@ -36,7 +36,8 @@ def day(tmp_path, monkeypatch, corpus):
     monkeypatch.setenv("ORCHESTRATE_STATE", str(tmp_path / "state"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for name in ("RAY_AUTH_MODE", "RAY_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # what a command sets goes with the test
+        monkeypatch.delenv(name)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     yield Day(home(), corpus, tmp_path / "here")
