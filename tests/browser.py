@@ -78,18 +78,6 @@ class Page:
         text = "(document.body?.innerText ?? '')"
         self.until(f"{json.dumps(words)}.every(word => {text}.includes(word))", seconds)
 
-    def click(self, script: str) -> None:
-        """Click on the middle of the element that an expression finds, once it is there."""
-        self.until(f"!!({script})")
-        at = self.run(
-            f"(() => {{const e = {script}; e.scrollIntoViewIfNeeded();"
-            "const r = e.getBoundingClientRect(); return [r.x + r.width/2, r.y + r.height/2]})()"
-        )
-        for kind in ("mousePressed", "mouseReleased"):
-            self.call(
-                "Input.dispatchMouseEvent", type=kind, x=at[0], y=at[1], button="left", clickCount=1
-            )
-
     def picture(self, file: Path) -> None:
         """Save what is seen as a PNG."""
         shot = self.call("Page.captureScreenshot", format="png")
