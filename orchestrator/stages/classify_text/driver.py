@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 from data import Tokenizer
 from data.files import cache_root
 from data.messages import counted
-from data.tokenizer import load_or_train, vocab_size
+from data.tokenizer import load_or_train
 from models.configs import BertConfig
 from orchestrator.config import JobConfig, RoleConfig
 from orchestrator.stages.classify_text.stage import ClassifyTextConfig
@@ -21,7 +21,7 @@ from orchestrator.stages.classify_text.texts import (
 )
 from orchestrator.stages.examples.driving import outline_of, record_of
 from orchestrator.stages.examples.resuming import start_position
-from orchestrator.stages.language.roles import language_role, tokenizer_of_weights
+from orchestrator.stages.language.roles import language_role, tokenizer_of_weights, vocabulary_of
 from orchestrator.stages.stage import Outline, Ready, Say, Score, Shown
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ EVALUATION = (
 
 def outline(config: JobConfig) -> Outline:
     """The job from its settings alone, with as many classes as the docstrings have if unknown."""
-    stage, tokenizer = config.section(ClassifyTextConfig), tokenizer_of_weights(config)
-    size = vocab_size(config.tokenizer) if tokenizer is None else tokenizer.vocab_size
+    stage, size = config.section(ClassifyTextConfig), vocabulary_of(config)
     classes = read_texts(stage, config.seed).classes if stage.data else PACKAGES
     return _outline(config, f"{_source(stage)}, not read yet", role_of(config, size, classes))
 
@@ -123,7 +122,7 @@ def _outline(
         role,
         data,
         example="text",
-        train=None if published is None else published.train,
+        published=published,
         each=None if published is None else round(published.tokens),
         training=TRAINING,
         evaluation=EVALUATION,

@@ -5,7 +5,6 @@ N texts of a split, B texts of a micro-batch, T tokens of the longest of them.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from orchestrator.record.checkpoints.manifest import TOKENIZER
 from orchestrator.stages.classify_text.stage import ClassifyTextConfig
 from orchestrator.stages.examples.published import Published, open_arrays, publish_arrays
 from orchestrator.stages.examples.ragged import joined, padded
+from orchestrator.stages.examples.splitting import is_held_out
 
 VERSION = 1  # of what is in a published folder
 SPLITS, ARRAYS = ("train", "validation"), ("tokens", "ends", "labels")
@@ -121,8 +121,7 @@ def _read_now(stage: ClassifyTextConfig, seed: int) -> LabelledTexts:
     examples = dict(_docstrings() if stage.data is None else _rows(Path(stage.data), stage))
     splits: dict[str, list[tuple[str, str]]] = {name: [] for name in SPLITS}
     for text, label in examples.items():
-        digest = blake2b(f"{seed} {text}".encode(), digest_size=8).digest()
-        held_out = int.from_bytes(digest, "little") < stage.validation_fraction * 2**64
+        held_out = is_held_out(text, stage.validation_fraction, seed)
         splits["validation" if held_out else "train"].append((text, label))
     classes = tuple(sorted({label for _, label in splits["train"]}))
     source = stage.data or "the docstrings"

@@ -123,7 +123,7 @@ def _outline(
         language_role(config, vocabulary),
         data,
         example="pair",
-        train=None if published is None else published.train,
+        published=published,
         each=None if published is None else round(2 * published.tokens),
         training=TRAINING,
         evaluation=EVALUATION,

@@ -19,7 +19,7 @@ from data.sources.conversation import Preference
 from orchestrator.record.checkpoints.manifest import TOKENIZER
 from orchestrator.stages.examples.published import Published, open_arrays, publish_arrays
 from orchestrator.stages.examples.ragged import joined, padded
-from orchestrator.stages.sft.conversations import is_held_out
+from orchestrator.stages.examples.splitting import is_held_out
 
 VERSION = 1  # of what is in a published folder
 SPLITS, ARRAYS = ("train", "validation"), ("tokens", "answers", "ends")

@@ -131,7 +131,7 @@ def _outline(config: JobConfig, data: str, published: PublishedWords | None = No
         role,
         data,
         example="centre",
-        train=None if published is None else published.train,
+        published=published,
         each=dot_products(stage, role.model.family),
         training=TRAINING,
         evaluation=EVALUATION,

@@ -6,7 +6,6 @@ N words of a split as they stand in the text, V different words.
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from data.order import mix, words
 from data.sources import read_records, units_of
 from orchestrator.stages.embed.stage import EmbedConfig
 from orchestrator.stages.examples.published import Published, open_arrays, publish_arrays
+from orchestrator.stages.examples.splitting import is_held_out
 from orchestrator.stages.pooling import words_of
 
 VERSION = 1  # of what is in a published folder
@@ -66,7 +66,9 @@ def publish_words(stage: EmbedConfig, seed: int, cache: Path | None) -> Publishe
     number = {word: index for index, (word, _) in enumerate(vocabulary)}
     frequency = np.array([count for _, count in vocabulary], dtype=np.int64)
     arrays: dict[str, NDArray[Any]] = {"counts": frequency}
-    held_out = np.array([_is_held_out(own, stage.validation_fraction, seed) for own in documents])
+    held_out = np.array(
+        [is_held_out(" ".join(own), stage.validation_fraction, seed) for own in documents]
+    )
     for split, chosen in zip(SPLITS, (~held_out, held_out), strict=True):
         own = [documents[place] for place in np.flatnonzero(chosen)]
         numbers = [[number[word] for word in each if word in number] for each in own]
@@ -105,11 +107,6 @@ def uniforms(key: str, places: NDArray[np.int64]) -> NDArray[np.float64]:
     (own,) = words(key.encode(), 1)
     bits = mix(mix(places.astype(np.uint64)) + own)
     return (bits >> np.uint64(11)).astype(np.float64) / 2**53
-
-
-def _is_held_out(document: list[str], fraction: float, seed: int) -> bool:
-    digest = blake2b(f"{seed} {' '.join(document)}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") < fraction * 2**64
 
 
 def open_words(

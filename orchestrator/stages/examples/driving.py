@@ -19,7 +19,7 @@ def outline_of(
     data: str,
     *,
     example: str,
-    train: int | None,
+    published: Published | None,
     each: int | None,
     training: tuple[Shown, ...],
     evaluation: tuple[Shown, ...],
@@ -32,7 +32,7 @@ def outline_of(
         role: its model, with everything filled in that is known.
         data: the examples in a few words.
         example: what one is called.
-        train: how many there are to train on. None: they are not made yet.
+        published: the examples. None: they are not made yet.
         each: tokens, or the like, of one as `cost.flops_per_sample` takes them. None: not known.
         training: shown of each step.
         evaluation: shown of each evaluation.
@@ -41,7 +41,7 @@ def outline_of(
     steps = config.section(TrainingConfig).steps
     parameters, seen = cost.parameters(role.model), config.batch.step * steps
     flops = None if each is None else cost.flops_per_sample(role.model, each) * seen
-    epochs = "" if train is None else f" = {seen / train:.3g} epochs"
+    epochs = "" if published is None else f" = {seen / published.train:.3g} epochs"
     operations = "" if flops is None else f"; {flops:.3g} floating-point operations"
     lines = {
         "model": f"{role.model.family}, {parameters:,} parameters",

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from data import Tokenizer
+from data.tokenizer import vocab_size
 from models.configs import reads_tokens
 from orchestrator.config import JobConfig, RoleConfig
 from orchestrator.stages.weights import verified_weights
@@ -40,3 +41,13 @@ def tokenizer_of_weights(config: JobConfig, name: str = "model") -> Tokenizer | 
     if found is None:
         raise ValueError(f"model.weights={model.weights} has no tokenizer: it is no model of text")
     return Tokenizer.load(found)
+
+
+def vocabulary_of(config: JobConfig) -> int:
+    """Tokens that the model of a job reads, from its settings or its weights alone.
+
+    Raises:
+        ValueError: as `tokenizer_of_weights`.
+    """
+    known = tokenizer_of_weights(config)
+    return vocab_size(config.tokenizer) if known is None else known.vocab_size

@@ -7,7 +7,6 @@ import json
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from data.tokenizer import load_or_train
 from orchestrator.record.checkpoints.manifest import TOKENIZER
 from orchestrator.stages.examples.published import Published, open_arrays, publish_arrays
 from orchestrator.stages.examples.ragged import joined, padded
+from orchestrator.stages.examples.splitting import is_held_out
 
 VERSION = 1  # of what is in a published folder
 HELD_OUT = "validation.json"
@@ -164,12 +164,6 @@ def publish_conversations(
         float(arrays["train-answers"].mean()),
         too_long,
     )
-
-
-def is_held_out(key: str, fraction: float, seed: int) -> bool:
-    """Whether what has this key is never trained on, as a hash says."""
-    digest = blake2b(f"{seed} {key}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") < fraction * 2**64
 
 
 def _kind(own: Conversation) -> str:

@@ -10,11 +10,10 @@ from data.files import cache_root
 from data.sources.conversation import Conversation
 from data.sources.conversations import file_conversations
 from data.sources.python_questions import python_questions
-from data.tokenizer import vocab_size
 from orchestrator.config import JobConfig
 from orchestrator.stages.examples.driving import outline_of, record_of
 from orchestrator.stages.examples.resuming import start_position
-from orchestrator.stages.language.roles import language_role, tokenizer_of_weights
+from orchestrator.stages.language.roles import language_role, tokenizer_of_weights, vocabulary_of
 from orchestrator.stages.sft.conversations import PublishedConversations, publish_conversations
 from orchestrator.stages.sft.stage import OWN, SFTConfig
 from orchestrator.stages.stage import Outline, Ready, Say, Score, Shown
@@ -36,8 +35,7 @@ EVALUATION = (
 
 def outline(config: JobConfig) -> Outline:
     """The job from its settings alone. Raises ValueError for a template that can't be read."""
-    known = tokenizer_of_weights(config)
-    size = vocab_size(config.tokenizer) if known is None else known.vocab_size
+    size = vocabulary_of(config)
     stage = config.section(SFTConfig)
     template_of(stage.chat_template)
     return _outline(config, f"{_source(stage)}, not read yet", size)
@@ -118,7 +116,7 @@ def _outline(
         language_role(config, vocabulary),
         data,
         example="row",
-        train=None if published is None else published.train,
+        published=published,
         each=None if published is None else round(published.tokens),
         training=TRAINING,
         evaluation=EVALUATION,

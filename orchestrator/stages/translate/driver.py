@@ -10,12 +10,11 @@ from data.files import cache_root
 from data.sources.locale_pairs import locale_pairs
 from data.sources.pair import Pair
 from data.sources.pairs import file_pairs
-from data.tokenizer import vocab_size
 from models.configs import reads_tokens
 from orchestrator.config import JobConfig
 from orchestrator.stages.examples.driving import outline_of, record_of
 from orchestrator.stages.examples.resuming import start_position
-from orchestrator.stages.language.roles import language_role, tokenizer_of_weights
+from orchestrator.stages.language.roles import language_role, tokenizer_of_weights, vocabulary_of
 from orchestrator.stages.stage import Outline, Ready, Say, Score, Shown
 from orchestrator.stages.translate.pairs import PublishedPairs, publish_pairs
 from orchestrator.stages.translate.stage import TranslateConfig
@@ -45,9 +44,7 @@ def outline(config: JobConfig) -> Outline:
             "python -m pip install 'orchestrate[translate]'"
         )
     made = f", {stage.pairs:,} pairs and all names" if stage.data is None else ""
-    known = tokenizer_of_weights(config)
-    size = vocab_size(config.tokenizer) if known is None else known.vocab_size
-    return _outline(config, f"{_source(stage)}{made}, not made yet", size)
+    return _outline(config, f"{_source(stage)}{made}, not made yet", vocabulary_of(config))
 
 
 def estimate(config: JobConfig, start: "Checkpoint | None") -> Outline:
@@ -111,7 +108,7 @@ def _outline(
         language_role(config, vocabulary),
         data,
         example="pair",
-        train=None if published is None else published.train,
+        published=published,
         each=None if published is None else round(published.tokens),
         training=TRAINING,
         evaluation=EVALUATION,

@@ -6,7 +6,6 @@ N pairs of a split, B pairs of a micro-batch, S source and T target tokens of th
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from data.tokenizer import load_or_train
 from orchestrator.record.checkpoints.manifest import TOKENIZER
 from orchestrator.stages.examples.published import Published, open_arrays, publish_arrays
 from orchestrator.stages.examples.ragged import joined, padded
+from orchestrator.stages.examples.splitting import is_held_out
 
 VERSION = 1  # of what is in a published folder
 TEXTS = "validation.json"
@@ -131,7 +131,8 @@ def publish_pairs(
     """
     splits: dict[str, list[Pair]] = {"train": [], "validation": []}
     for pair in dict.fromkeys(pairs):
-        splits[_split_of(pair.key, validation_fraction, seed)].append(pair)
+        kept_apart = pair.key is not None and is_held_out(pair.key, validation_fraction, seed)
+        splits["validation" if kept_apart else "train"].append(pair)
     texts = [text for pair in splits["train"] for text in (pair.source, pair.target)]
     made = known or load_or_train(tokenizer, lambda: iter(texts))
     too_long, kinds = 0, sorted({pair.kind for own in splits.values() for pair in own})
@@ -168,13 +169,6 @@ def publish_pairs(
         tokens / (2 * count["train"]),
         too_long,
     )
-
-
-def _split_of(key: str | None, fraction: float, seed: int) -> str:
-    if key is None:
-        return "train"
-    digest = blake2b(f"{seed} {key}".encode(), digest_size=8).digest()
-    return "validation" if int.from_bytes(digest, "little") < fraction * 2**64 else "train"
 
 
 def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
