@@ -90,9 +90,12 @@ def _catalogue(path: Path) -> Iterator[tuple[Any, Any]]:
         if isinstance(message.id, str):
             yield message.id, message.string
         else:
-            texts = list(message.string)
-            yield message.id[0], texts[0]
-            yield message.id[-1], texts[-1]
+            # French has three forms by now, most files fill in two: an empty one is nothing, and
+            # babel's compiler writes the source in its place.
+            texts = [text for text in message.string if text and text not in message.id]
+            if texts:
+                yield message.id[0], texts[0]
+                yield message.id[-1], texts[-1]
 
 
 def _tsv(path: Path) -> Iterator[tuple[str, str]]:

@@ -62,11 +62,13 @@ def test_the_same_seed_gives_the_same_pairs_and_another_gives_others(pairs):
 
 @pytest.fixture
 def catalogue():
-    """Two messages, a plural, one without a translation, and a guess."""
+    """Two messages, a plural with a form left empty, and two without any translation."""
     made = Catalog(locale="fr")
     made.add("Open file", "Ouvrir le fichier")
     made.add("Cancel", "Annuler", context="button")
-    made.add(("%d file", "%d files"), ("%d fichier", "%d fichiers"))
+    made.mime_headers = [("Plural-Forms", "nplurals=3; plural=n > 1 ? n > 5 ? 2 : 1 : 0;")]
+    made.add(("%d file", "%d files"), ("%d fichier", "%d fichiers", ""))
+    made.add(("%d day", "%d days"), ("", "", ""))
     made.add("not translated", "")
     return made
 
