@@ -15,15 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from models.formulas.loss import LOGITS_BYTES, SOFTMAX_BYTES
 from models.projection import matmul_dtype, without_autocast
 
-LOGITS_BYTES = {"cpu": 2**27, "cuda": 2**29}
-"""Most bytes of fp32 logits that are held at once. Fewer save little, and cost a pass over the
-gradient of the head for each chunk."""
-SOFTMAX_BYTES = {"cpu": 2**20, "cuda": 2**27}
-"""Of the fp32 logits that are taken through softmax and gradient at a time. On a CPU they then stay
-in its cache: in bf16 the whole loss of 1,536 tokens and a vocabulary of 4,096 takes 0.65 of the
-time. On a GPU what is held in fp32 is a quarter of the chunk."""
 ALIGNED_TO = {"cuda": 64}
 """The head gets rows of zeros up to such a multiple where it is multiplied: a GPU's tensor cores
 want it, and 50,257 is odd. Their logits are no part of the softmax."""
