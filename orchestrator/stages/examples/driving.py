@@ -56,6 +56,7 @@ def outline_of(
         training,
         evaluation,
         flops=flops,
+        length=each,
         score=score,
     )
 
