@@ -11,8 +11,14 @@ from models.formulas.cost import Cost
 
 
 def parameters(config: ModelConfig, vocab_size: int | None = None) -> int:
-    """Return the number of trained numbers; equals the sum over the built module's parameters."""
+    """Return the number of parameters; equals the sum over the built module's parameters."""
     return _cost(config, vocab_size).parameters
+
+
+def trained_parameters(config: ModelConfig, vocab_size: int | None = None) -> int:
+    """Return how many of them learn where the model is trained: all, or what its adapter says."""
+    cost = _cost(config, vocab_size)
+    return cost.parameters if cost.trained is None else cost.trained
 
 
 def largest_layer(config: ModelConfig, vocab_size: int | None = None) -> int:

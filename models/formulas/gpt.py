@@ -5,6 +5,7 @@ of a sample, V vocabulary.
 """
 
 from models.configs import GPTConfig
+from models.formulas.adapters import adapter_parameters
 from models.formulas.cost import Cost, vocabulary
 
 
@@ -15,7 +16,7 @@ def gpt_cost(config: GPTConfig, vocab_size: int | None) -> Cost:
     12 layers H K T for the scores and the weighted sums of attention (Kaplan et al. 2020, section
     2.1; PaLM, Chowdhery et al. 2022, appendix B, from which the usual MFU is computed). As there,
     attention is not halved for being causal, and what activation checkpointing computes again is
-    not counted.
+    not counted. Weights that stay as they are have no gradient of their own: 4 operations.
 
     Raises:
         ValueError: no vocabulary size is known.
@@ -38,13 +39,25 @@ def gpt_cost(config: GPTConfig, vocab_size: int | None) -> Cost:
     tables = [V * D] if config.tied_embedding else [V * D, V * D]
     if config.positions == "learned":
         tables.append(config.max_positions * D)
+    updates = adapter_parameters(config)
+    if config.adapter == "bias":
+        biases = sum(both - alone for both, alone in zip(biased, projections, strict=True))
+        norms = D * (2 * config.layers + 1) * (config.norm == "layernorm" and config.bias)
+        trained: int | None = config.layers * biases + norms
+    else:
+        trained = None if config.adapter is None else updates
     multiplied = config.layers * sum(projections) + V * D  # weights that each token meets
 
     def flops(T: int) -> int:
-        return T * (6 * multiplied + 12 * config.layers * H * K * T)
+        weights = 6 * multiplied if trained is None else 4 * multiplied + 6 * updates
+        return T * (weights + 12 * config.layers * H * K * T)
 
     return Cost(
-        parameters=config.layers * (sum(biased) + vectors + 2 * norm) + norm + sum(tables),
+        parameters=config.layers * (sum(biased) + vectors + 2 * norm)
+        + norm
+        + sum(tables)
+        + updates,
         largest_layer=max(*biased, *tables, norm),
         flops_per_sample=flops,
+        trained=trained,
     )
