@@ -348,6 +348,7 @@ def test_its_checkpoint_keeps_updates_beside_the_weights_they_started_from(adapt
         (["stage.validation_fraction=1"], "must lie between 0 and 1"),
         (["stage.replay_fraction=0.1"], "random weights know nothing"),
         (["model.adapter=lora", "model.adapter_targets=[gates]"], "did you mean gate"),
+        (["stage.data=few.jsonl", "model.adapter=lora"], "would be random; add model.weights="),
         (["stage.chat_template=gone.jinja"], "gone.jinja is no file"),
         (["stage.data=few.jsonl", "stage.chat_template=own.jinja"], "marks 0 answers of a"),
         (["model=bert_tiny"], "is no language model"),
