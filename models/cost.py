@@ -28,17 +28,24 @@ __all__ = [
     "loss_bytes",
     "parameters",
     "tensors",
+    "trained_parameters",
 ]
 
 
 def parameters(config: ModelConfig, vocab_size: int | None = None) -> int:
-    """Return the number of trained numbers; equals the sum over the built module's parameters."""
+    """Return the number of parameters; equals the sum over the built module's parameters."""
     return _cost(config, vocab_size).parameters
 
 
 def tensors(config: ModelConfig, vocab_size: int | None = None) -> Mapping[str, Shape]:
     """Return the shape of each parameter by its name in the built module."""
     return _cost(config, vocab_size).tensors
+
+
+def trained_parameters(config: ModelConfig, vocab_size: int | None = None) -> int:
+    """Return how many of them learn where the model is trained: all, or what its adapter says."""
+    cost = _cost(config, vocab_size)
+    return cost.parameters if cost.trained is None else cost.trained
 
 
 def largest_layer(config: ModelConfig, vocab_size: int | None = None) -> int:

@@ -104,6 +104,7 @@ VERBS = {
     ),
     "generate": Verb("write text with the model of a run or checkpoint", "generate.command"),
     "attend": Verb("draw who attends to whom in a text, head by head", "attend"),
+    "label": Verb("people compare answers, or rate them, on a page", "label.command"),
     "search": Verb("find the lines of a file that are nearest to a query, by a model", "search"),
     "checkpoint": Verb(
         "list, verify, compare, export and copy the checkpoints of runs", "checkpoint.command"

@@ -1,8 +1,12 @@
 """Questions about functions of Python, with the answers that their documentation gives.
 
-Each question comes with two lines of documentation, of which one has the answer: what is learned
-is to read, so functions that were never seen can be asked about. Every question is worded in
-several ways; the last wording of each kind is never trained on.
+Each question comes with the documentation of two functions, of which one has the answer: what is
+learned is to read, so functions that were never seen can be asked about. Every question is worded
+in several ways; the last wording of each kind is never trained on.
+
+Where a name or a sentence stands in a question it is quoted, and an answer begins a line of the
+documentation: so both are of the same tokens in all places, behind a space or not. Without that a
+small model has to learn for each word that " dumps" is "dumps", and copies nothing for long.
 """
 
 import random
@@ -16,32 +20,32 @@ from data.sources.python_docs import documented_functions
 FUNCTIONS, WORDINGS = "new functions", "new wordings"
 ASKED = {
     "does": (
-        "What does {name} do?",
-        "What is {name} for?",
-        "Tell me what {name} does.",
-        "Describe {name}.",
-        "Explain what {name} is good for.",
+        "What does `{name}` do?",
+        "What is `{name}` for?",
+        "Tell me what `{name}` does.",
+        "Describe `{name}`.",
+        "Explain what `{name}` is good for.",
     ),
     "which": (
-        "Which function does this: {does}",
-        "Name the function: {does}",
-        "I need this: {does} What do I call?",
-        "What is it called: {does}",
-        "Find me the function: {does}",
+        'Which function does this: "{does}"',
+        'Name the function: "{does}"',
+        'I need this: "{does}" What do I call?',
+        'What is it called: "{does}"',
+        'Find me the function: "{does}"',
     ),
     "arguments": (
-        "What are the arguments of {name}?",
-        "Which arguments does {name} take?",
-        "How is {name} called?",
-        "Give me the signature of {name}.",
-        "What do I pass to {name}?",
+        "What are the arguments of `{name}`?",
+        "Which arguments does `{name}` take?",
+        "How is `{name}` called?",
+        "Give me the signature of `{name}`.",
+        "What do I pass to `{name}`?",
     ),
     "module": (
-        "Which module is {name} in?",
-        "Where is {name}?",
-        "What do I import for {name}?",
-        "Name the module of {name}.",
-        "In what module do I find {name}?",
+        "Which module is `{name}` in?",
+        "Where is `{name}`?",
+        "What do I import for `{name}`?",
+        "Name the module of `{name}`.",
+        "In what module do I find `{name}`?",
     ),
 }
 """Wordings of each kind of question, the last one held out."""
@@ -63,9 +67,9 @@ class Function:
     """The first sentence, with its full stop."""
 
     @property
-    def line(self) -> str:
-        """Its line of documentation."""
-        return f"{self.module}: {self.name}{self.arguments}: {self.does}"
+    def lines(self) -> str:
+        """Its documentation."""
+        return f"{self.module}\n{self.name}{self.arguments}\n{self.does}\n"
 
     def answer(self, kind: str) -> str:
         """To a question of this kind."""
@@ -96,7 +100,7 @@ def functions() -> tuple[Function, ...]:
 
 @dataclass(frozen=True)
 class Question:
-    """About a function, beside whose line that of another stands."""
+    """About a function, beside whose documentation that of another stands."""
 
     asked: str
     function: Function
@@ -105,32 +109,35 @@ class Question:
     """What would be right for the other function."""
     new_wording: bool
     """Whether it is worded as no question that is trained on."""
+    again: bool
+    """Whether the same has been asked before in other words."""
 
 
 def questions(seed: int) -> Iterator[Question]:
-    """Questions of each kind about each function.
+    """Questions of each kind about each function, in all wordings.
 
     Args:
-        seed: chooses wordings, and the function whose line stands beside the one asked about.
+        seed: orders wordings, and chooses the function whose documentation stands beside.
     """
     every = functions()
     for place, function in enumerate(every):
         chosen = random.Random(f"{seed} {function.name}")
-        for kind, wordings in ASKED.items():
-            asked = [chosen.choice(wordings[:-1])]
+        for kind, (*wordings, held_out) in ASKED.items():
+            asked = chosen.sample(wordings, len(wordings))
             if place % ASKED_AGAIN == 0:
-                asked.append(wordings[-1])
+                asked.append(held_out)
             for wording in asked:
                 other = every[(place + chosen.randrange(1, len(every))) % len(every)]
-                lines = [function.line, other.line]
-                chosen.shuffle(lines)
+                both = [function.lines, other.lines]
+                chosen.shuffle(both)
                 question = wording.format(name=function.name, does=function.does)
                 yield Question(
-                    "\n".join([*lines, question]),
+                    "\n".join([*both, question]),
                     function,
                     function.answer(kind),
                     other.answer(kind),
-                    wording is wordings[-1],
+                    wording is held_out,
+                    wording not in (asked[0], held_out),
                 )
 
 
@@ -139,13 +146,13 @@ def python_questions(seed: int) -> Iterator[Conversation]:
     for own in questions(seed):
         messages = ("user", own.asked), ("assistant", own.answer)
         held_out = WORDINGS if own.new_wording else None
-        yield Conversation(messages, own.function.name, FUNCTIONS, held_out)
+        yield Conversation(messages, own.function.name, FUNCTIONS, held_out, own.again)
 
 
 def python_preferences(seed: int) -> Iterator[Preference]:
-    """Each question with its answer and the other function's, where they differ."""
+    """Each question, once, with its answer and the other function's, where they differ."""
     for own in questions(seed):
-        if own.answer != own.wrong and not own.new_wording:
+        if own.answer != own.wrong and not (own.new_wording or own.again):
             asked = ("user", own.asked)
             chosen, rejected = (
                 (asked, ("assistant", answer)) for answer in (own.answer, own.wrong)

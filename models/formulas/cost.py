@@ -25,7 +25,7 @@ class Flops:
     layer."""
     spared: int = 0
     """What the backward pass need not do: the gradient by the input of the first layer, where that
-    is data."""
+    is data, and by weights that stay as they are."""
 
     @property
     def backward(self) -> int:
@@ -94,10 +94,12 @@ class Cost:
     """Numbers that writing text keeps of a sequence of so many tokens. None: it writes none."""
     kept: Callable[[Pass], Kept] | None = None
     """None: nobody has worked it out."""
+    trained: int | None = None
+    """Parameters that learn, of a model with an adapter. None: all."""
 
     @cached_property
     def parameters(self) -> int:
-        """Trained numbers."""
+        """Numbers of the model."""
         return sum(map(prod, self.tensors.values()))
 
     @cached_property

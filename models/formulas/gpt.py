@@ -4,7 +4,10 @@ B sequences, T tokens of each, N = B x T, D model width, H query heads, G key an
 head width, F feed-forward width, V vocabulary.
 """
 
+from math import prod
+
 from models.configs import GPTConfig
+from models.formulas.adapters import adapter_tensors
 from models.formulas.cost import Cost, Flops, Kept, Pass, Shape, norm, projection, vocabulary
 
 
@@ -14,7 +17,8 @@ def gpt_cost(config: GPTConfig, vocab_size: int | None) -> Cost:
     Training takes 6 operations per matrix weight and token, the output head included, and
     12 layers H K T for the scores and the weighted sums of attention (Kaplan et al. 2020, section
     2.1; PaLM, Chowdhery et al. 2022, appendix B, from which the usual MFU is computed). As there,
-    attention is not halved for being causal.
+    attention is not halved for being causal. Weights that stay as they are have no gradient of
+    their own: 4 operations.
 
     Raises:
         ValueError: no vocabulary size is known.
@@ -30,18 +34,27 @@ def gpt_cost(config: GPTConfig, vocab_size: int | None) -> Cost:
     tensors |= norm("norm", D, bias=own_bias)
     if not config.tied_embedding:
         tensors["head.weight"] = (V, D)
+    added = adapter_tensors(config)
+    updates = L * sum(map(prod, added.values()))
+    trained = None if config.adapter is None else updates
+    if config.adapter == "bias":
+        trained = sum(prod(s) for name, s in tensors.items() if name.endswith(".bias"))
     multiplied = (H + 2 * G) * K * D + H * K * D + D * config.feed_forward_width * _ups(config)
 
     def flops(T: int) -> Flops:
         attention = 4 * L * H * K * T * T
-        blocks = 2 * T * L * multiplied + attention
-        return Flops(blocks + 2 * T * V * D, attention, blocks)
+        weights = L * multiplied + V * D  # that each token meets
+        blocks = 2 * T * (L * multiplied + updates) + attention
+        frozen = 0 if trained is None else 2 * T * weights
+        return Flops(blocks + 2 * T * V * D, attention, blocks, frozen)
 
+    plain = config.score == "dot" and config.adapter is None  # the others nobody has worked out
     return Cost(
         tensors,
         flops,
         cache=lambda T: 2 * L * G * K * T,
-        kept=None if config.score != "dot" else lambda own: _kept(config, own),
+        kept=(lambda own: _kept(config, own)) if plain else None,
+        trained=trained,
     )
 
 
@@ -65,7 +78,8 @@ def _layer(config: GPTConfig) -> dict[str, Shape]:
         tensors["attention.score.vectors.weight"] = (H, K)
     tensors |= norm("ffn_norm", D, bias=own_bias)
     tensors |= projection("ffn.up", D, F * (_ups(config) - 1), bias=bias)
-    return tensors | projection("ffn.down", F, D, bias=bias)
+    tensors |= projection("ffn.down", F, D, bias=bias)
+    return tensors | adapter_tensors(config)
 
 
 def _kept(config: GPTConfig, own: Pass) -> Kept:

@@ -83,7 +83,7 @@ class Plan:
     def checkpoint_bytes(self) -> int:
         """Size of one checkpoint: the models that are trained, with their optimizer state."""
         return sum(
-            role.parameters * STATE_BYTES * (1 + role.config.optim.kept_at_most)
+            STATE_BYTES * (role.parameters + role.trained * role.config.optim.kept_at_most)
             for role in self.outline.roles.values()
             if role.config.optim is not None
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from data.messages import counted
+from models import cost
 from orchestrator.config import JobConfig, RoleConfig, StageConfig
 from orchestrator.record.journal import Journal
 
@@ -33,6 +34,17 @@ class RoleOutline:
     """Parameters of the module that holds the most by itself."""
     by_hand: str | None = None
     """What carries it out, if that is no engine."""
+
+    @property
+    def trained(self) -> int:
+        """Parameters that learn, if any do."""
+        return cost.trained_parameters(self.config.model)
+
+    @property
+    def line(self) -> str:
+        """The model in a line of a plan."""
+        few = "" if self.trained == self.parameters else f", {self.trained:,} of them trained"
+        return f"{self.config.model.family}, {self.parameters:,} parameters{few}"
 
 
 @dataclass(frozen=True)

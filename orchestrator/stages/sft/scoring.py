@@ -27,6 +27,8 @@ RESAMPLES = 2000
 SHOWN = 6  # answers in the table of them
 LONGEST_ANSWER = 40  # tokens of them
 LONGEST_SHOWN = 60  # characters of a bad answer in the table: before training it may be anything
+Asked = list[tuple[list[Message], str]]
+"""Conversations that end with an answer, and their kinds."""
 Scores = Mapping[str, Mapping[str, float]]
 """For each kind of what is held out, and all: number, loss and exact, each of the two with the ends
 of its interval, `_low` and `_high`. Plain numbers, for a checkpoint."""
@@ -56,13 +58,11 @@ def measure(engine: Engine, split: Split, micro: int, heart: Heart) -> Measured:
             heart.beat(EVALUATION)
             rows = torch.from_numpy(batch.tokens).to(engine.device)  # (B, T+1)
             mask = torch.from_numpy(batch.loss_mask).to(engine.device)  # (B, T)
-            logits, targets = engine.forward(rows[:, :-1]), rows[:, 1:]  # (B, T, V), (B, T)
-            chosen = logits[mask].float(), targets[mask]  # (n, V), (n,)
-            nats = torch.zeros(mask.shape, device=engine.device)
-            nats[mask] = torch.nn.functional.cross_entropy(*chosen, reduction="none")
-            wrong = torch.zeros_like(mask)
-            wrong[mask] = chosen[0].argmax(-1) != chosen[1]
-            own = [nats.sum(1), mask.sum(1), mask.any(1) & ~wrong.any(1)]
+            targets = rows[:, 1:]  # (B, T)
+            grades = engine.forward(rows[:, :-1], targets=targets, loss_mask=mask, grades=True)
+            nats, right = grades  # (B, T) each
+            tokens = mask.sum(1)
+            own = [nats.sum(1), tokens, (tokens > 0) & (right.sum(1) == tokens)]
             # Rows that fill up a batch come again, and count nothing.
             np.add.at(found, batch.sample_ids, torch.stack(own, 1).double().cpu().numpy())
     return Measured(*distributed.sum_array(found, engine.device).T)
@@ -181,11 +181,16 @@ def examples(
     return Table("examples", ("question", "before", "after", "should be"), rows)
 
 
-def few(held_out: Sequence[tuple[list[Message], str]]) -> list[tuple[list[Message], str]]:
-    """Some of the held-out conversations, of each kind in turn, spread over them."""
+def few(held_out: Asked, each: int | None = None) -> Asked:
+    """Some of the held-out conversations, of each kind in turn, spread over them.
+
+    Args:
+        held_out: all of them, and their kinds.
+        each: how many of a kind at most. None: as many as the table of them shows.
+    """
     kinds = sorted({kind for _, kind in held_out})
-    each = -(-SHOWN // len(kinds))
-    found: list[tuple[list[Message], str]] = []
+    each = -(-SHOWN // len(kinds)) if each is None else each
+    found: Asked = []
     for kind in kinds:
         own = [one for one in held_out if one[1] == kind]
         found += own[:: -(-len(own) // each)][:each]
