@@ -12,7 +12,7 @@ from models.cache import Cache
 from models.configs import CausalConfig
 from models.dropout import number_dropouts
 from models.layers import Embedding, Linear, document_starts
-from models.loss import summed_loss, token_grades, token_losses
+from models.loss import summed_loss, token_grades, token_losses, token_scores
 
 
 class LanguageModel(nn.Module):
@@ -49,6 +49,7 @@ class LanguageModel(nn.Module):
         targets: Tensor | None = None,
         loss_mask: Tensor | None = None,
         grades: bool = False,
+        temperature: float | None = None,
     ) -> Tensor:
         """Return the logits (B, T, V) of the token after each of tokens (B, T), int64.
 
@@ -60,8 +61,9 @@ class LanguageModel(nn.Module):
 
         With targets (B, T), int64, return the loss of each instead, fp32 (B, T) in nats; with a
         loss mask too, bool (B, T), the sum where it is true, fp32 (); with `grades` as well, loss
-        of each and whether it is the likeliest token, see `token_grades`. Logits are then never
-        whole.
+        of each and whether it is the likeliest token, see `token_grades`. With a temperature, which
+        the logits are divided by, return the log-probability of each target and the entropy of
+        what it is drawn from, fp32 (B, T, 2) in nats. Logits are then never whole.
 
         Raises:
             ValueError: the sequence is longer than `max_positions`, documents come together with
@@ -70,6 +72,8 @@ class LanguageModel(nn.Module):
         hidden = self.hidden(tokens, cache, documents)
         if targets is None:
             return self.logits(hidden)
+        if temperature is not None:
+            return token_scores(hidden, self.head_weight, targets, temperature)
         if loss_mask is None:
             return token_losses(hidden, self.head_weight, targets)
         if grades:

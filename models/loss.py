@@ -83,6 +83,35 @@ def graded(logits: Tensor, targets: Tensor) -> Tensor:
     return torch.stack([losses.view(targets.shape), (logits.argmax(-1) == targets).float()])
 
 
+def token_scores(hidden: Tensor, head: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Log-probability of each target and entropy of what it is drawn from: fp32 (B, T, 2).
+
+    Args:
+        hidden: (B, T, D), what the head is applied to.
+        head: (V, D), the weights of the output layer.
+        targets: (B, T) int64.
+        temperature: what the logits are divided by before the softmax.
+    """
+    rows, wanted = hidden.flatten(0, 1).to(matmul_dtype(hidden)), targets.flatten()
+    weights, V = _aligned(head.to(rows.dtype)), len(head)
+    parts = [
+        checkpoint(
+            _scores, rows[chunk], weights, V, wanted[chunk], temperature,
+            use_reentrant=False, preserve_rng_state=False,
+        )
+        for chunk in _chunks(rows, V, LOGITS_BYTES)
+    ]  # fmt: skip
+    return torch.cat(parts).view(*targets.shape, 2)
+
+
+def scores_of_logits(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """`token_scores` of logits (..., V) for targets (...)."""
+    logprobs = (logits.float() / temperature).log_softmax(-1)
+    chosen = logprobs.gather(-1, targets[..., None])[..., 0]
+    entropy = -(logprobs.exp() * logprobs).sum(-1)
+    return torch.stack([chosen, entropy], -1)
+
+
 def summed_loss(
     hidden: Tensor,
     head: Tensor,
@@ -218,6 +247,11 @@ def _losses(rows: Tensor, weights: Tensor, V: int, targets: Tensor) -> Tensor:
     """Losses (n,) of rows (n, D), in fp32, by weights (V', D)."""
     logits = F.linear(rows, weights)[:, :V].float()
     return F.cross_entropy(logits, targets, reduction="none")
+
+
+def _scores(rows: Tensor, weights: Tensor, V: int, targets: Tensor, temperature: float) -> Tensor:
+    """`token_scores` (n, 2) of rows (n, D), by weights (V', D)."""
+    return scores_of_logits(F.linear(rows, weights)[:, :V], targets, temperature)
 
 
 def _aligned(weights: Tensor) -> Tensor:
