@@ -38,7 +38,8 @@ class RoleOutline:
     @property
     def trained(self) -> int:
         """Parameters that learn, if any do."""
-        return cost.trained_parameters(self.config.model)
+        model = self.config.model
+        return self.parameters - (cost.parameters(model) - cost.trained_parameters(model))
 
     @property
     def line(self) -> str:
