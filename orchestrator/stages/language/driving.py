@@ -158,6 +158,7 @@ class LanguageDriver:
             self.evaluation,
             tokens_per_step=per_step,
             flops=flops,
+            length=T,
             score=self.score,
         )
 

@@ -171,7 +171,7 @@ def examples(
     """A few questions with the answers before and after, and what they should be."""
     rows = tuple(
         (
-            messages[-2][1],
+            cut(messages[-2][1], LONGEST_SHOWN),
             cut(old, LONGEST_SHOWN),
             cut(new, LONGEST_SHOWN),
             "the same" if new == messages[-1][1] else messages[-1][1],
