@@ -72,7 +72,7 @@ class SFTConfig(TrainingConfig):
         if not 0 <= self.replay_fraction < 1:
             raise ValueError(
                 f"stage.replay_fraction={self.replay_fraction} must be at least 0 and below 1; try "
-                "stage.replay_fraction=0.05"
+                "stage.replay_fraction=0.2"
             )
         if not 0 < self.validation_fraction < 1:
             raise ValueError(
