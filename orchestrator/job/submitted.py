@@ -19,8 +19,8 @@ from data.messages import counted
 from orchestrator import BEGUN
 from orchestrator.config import JobConfig
 from orchestrator.job.codes import FAILED, REFUSED
+from orchestrator.job.execute import execute
 from orchestrator.job.failures import explain_failure
-from orchestrator.job.lifecycle import execute
 from orchestrator.plan.devices import tell
 from orchestrator.record.checkpoints import FOLDER as CHECKPOINTS
 from orchestrator.record.checkpoints.finding import published

@@ -140,7 +140,7 @@ def trial(words: list[str]) -> None:
     GlobalHydra.instance().clear()  # of the app that calls
     plugins = sys.modules.get("hydra_plugins")
     from orchestrator.compose import compose_one
-    from orchestrator.job.lifecycle import execute
+    from orchestrator.job.execute import execute
 
     config = compose_one(words)
     if plugins is not None:  # which our composition hides, and the launcher is one

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any
 
-from orchestrator.job.lifecycle import Place, execute
+from orchestrator.job.execute import Place, execute
 from orchestrator.job.signals import handled, interrupt
 from orchestrator.verbs.sweep.launching import Ended, GoOn, Order, Report, Stop
 
