@@ -190,6 +190,21 @@ class ChatTemplate:
         return tokens
 
 
+def template_of(path: str | None, setting: str = "stage.chat_template") -> tuple[str, str]:
+    """The chat template of a file, or the built-in one, and what messages call it.
+
+    Args:
+        path: as of `read_template`. None: the built-in one.
+        setting: whose value the path is.
+
+    Raises:
+        DataError: the file has none.
+    """
+    if path is None:
+        return BUILT_IN, "the built-in chat template"
+    return read_template(Path(path)), f"{setting}={path}"
+
+
 def read_template(path: Path) -> str:
     """The template of a Jinja file, or of a tokenizer_config.json.
 

@@ -12,7 +12,7 @@ from models.cache import Cache
 from models.configs import CausalConfig
 from models.dropout import number_dropouts
 from models.layers import Embedding, Linear, document_starts
-from models.loss import summed_loss, token_losses
+from models.loss import summed_loss, token_grades, token_losses, token_scores
 
 
 class LanguageModel(nn.Module):
@@ -48,6 +48,8 @@ class LanguageModel(nn.Module):
         documents: Tensor | None = None,
         targets: Tensor | None = None,
         loss_mask: Tensor | None = None,
+        grades: bool = False,
+        temperature: float | None = None,
     ) -> Tensor:
         """Return the logits (B, T, V) of the token after each of tokens (B, T), int64.
 
@@ -58,7 +60,10 @@ class LanguageModel(nn.Module):
         that they would get without the rest of the row.
 
         With targets (B, T), int64, return the loss of each instead, fp32 (B, T) in nats; with a
-        loss mask too, bool (B, T), the sum where it is true, fp32 (). Logits are then never whole.
+        loss mask too, bool (B, T), the sum where it is true, fp32 (); with `grades` as well, loss
+        of each and whether it is the likeliest token, see `token_grades`. With a temperature, which
+        the logits are divided by, return the log-probability of each target and the entropy of
+        what it is drawn from, fp32 (B, T, 2) in nats. Logits are then never whole.
 
         Raises:
             ValueError: the sequence is longer than `max_positions`, documents come together with
@@ -67,8 +72,12 @@ class LanguageModel(nn.Module):
         hidden = self.hidden(tokens, cache, documents)
         if targets is None:
             return self.logits(hidden)
+        if temperature is not None:
+            return token_scores(hidden, self.head_weight, targets, temperature)
         if loss_mask is None:
             return token_losses(hidden, self.head_weight, targets)
+        if grades:
+            return token_grades(hidden, self.head_weight, targets, loss_mask)
         return summed_loss(hidden, self.head_weight, targets, loss_mask)
 
     def hidden(self, tokens: Tensor, cache: Any = None, documents: Tensor | None = None) -> Tensor:

@@ -50,6 +50,11 @@ class Linear(nn.Linear):
         """Return x @ weight^T + bias: (..., outputs)."""
         return project(x, self.weight, self.bias)
 
+    @property
+    def whole_weight(self) -> Tensor:
+        """The weights (outputs, inputs), with all that is added to them."""
+        return self.weight
+
 
 class Embedding(nn.Embedding):
     """A table of vectors that start as normal(0, std)."""

@@ -15,15 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from models.formulas.loss import LOGITS_BYTES, SOFTMAX_BYTES
 from models.projection import matmul_dtype, without_autocast
 
-LOGITS_BYTES = {"cpu": 2**27, "cuda": 2**29}
-"""Most bytes of fp32 logits that are held at once. Fewer save little, and cost a pass over the
-gradient of the head for each chunk."""
-SOFTMAX_BYTES = {"cpu": 2**20, "cuda": 2**27}
-"""Of the fp32 logits that are taken through softmax and gradient at a time. On a CPU they then stay
-in its cache: in bf16 the whole loss of 1,536 tokens and a vocabulary of 4,096 takes 0.65 of the
-time. On a GPU what is held in fp32 is a quarter of the chunk."""
+MOST_SELECTED = 0.75
+"""Share of the tokens that count from which on the logits of all are computed."""
 ALIGNED_TO = {"cuda": 64}
 """The head gets rows of zeros up to such a multiple where it is multiplied: a GPU's tensor cores
 want it, and 50,257 is odd. Their logits are no part of the softmax."""
@@ -49,6 +45,67 @@ def token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     return torch.cat(parts).view_as(targets)
 
 
+def token_grades(hidden: Tensor, head: Tensor, targets: Tensor, loss_mask: Tensor) -> Tensor:
+    """Negative log-likelihood of each target that counts, and whether it is the likeliest token.
+
+    Args:
+        hidden: (B, T, D), what the head is applied to.
+        head: (V, D), the weights of the output layer.
+        targets: (B, T) int64.
+        loss_mask: bool (B, T).
+
+    Returns:
+        fp32 (2, B, T): the losses, and 1 or 0; 0 where the mask is false. Without a gradient.
+    """
+    rows, wanted = hidden[loss_mask].to(matmul_dtype(hidden)), targets[loss_mask]
+    weights, V = _aligned(head.to(rows.dtype)), len(head)
+    grades = torch.zeros(2, *targets.shape, device=targets.device)
+    with torch.no_grad():
+        parts = [
+            graded(F.linear(rows[chunk], weights)[:, :V], wanted[chunk])
+            for chunk in _chunks(rows, V, LOGITS_BYTES)
+        ]
+        grades[:, loss_mask] = torch.cat(parts, 1) if parts else grades.new_zeros(2, 0)
+    return grades
+
+
+def graded(logits: Tensor, targets: Tensor) -> Tensor:
+    """Losses of targets (...,) by logits (..., V), and 1 where a target is the likeliest: fp32
+    (2, ...).
+    """
+    losses = F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), reduction="none")
+    return torch.stack([losses.view(targets.shape), (logits.argmax(-1) == targets).float()])
+
+
+def token_scores(hidden: Tensor, head: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Log-probability of each target and entropy of what it is drawn from: fp32 (B, T, 2).
+
+    Args:
+        hidden: (B, T, D), what the head is applied to.
+        head: (V, D), the weights of the output layer.
+        targets: (B, T) int64.
+        temperature: what the logits are divided by before the softmax.
+    """
+    rows, wanted = hidden.flatten(0, 1).to(matmul_dtype(hidden)), targets.flatten()
+    weights, V = _aligned(head.to(rows.dtype)), len(head)
+    parts = [
+        checkpoint(
+            _scores, rows[chunk], weights, V, wanted[chunk], temperature,
+            use_reentrant=False, preserve_rng_state=False,
+        )
+        for chunk in _chunks(rows, V, LOGITS_BYTES)
+    ]  # fmt: skip
+    return torch.cat(parts).view(*targets.shape, 2)
+
+
+def scores_of_logits(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """`token_scores` of logits (..., V) for targets (...)."""
+    logprobs = (logits.float() / temperature).log_softmax(-1)
+    chosen = logprobs.gather(-1, targets[..., None])[..., 0]
+    entropy = -(logprobs.exp() * logprobs).sum(-1)
+    return torch.stack([chosen, entropy], -1)
+
+
 def summed_loss(
     hidden: Tensor,
     head: Tensor,
@@ -72,12 +129,25 @@ def summed_loss(
         label_smoothing: share of each label that all tokens get alike (Szegedy et al. 2016,
             section 7), as in torch's cross_entropy.
     """
-    rows = hidden.flatten(0, 1).to(matmul_dtype(hidden))
     mask = torch.ones_like(targets, dtype=torch.bool) if loss_mask is None else loss_mask
+    if loss_mask is not None and _selecting_pays(loss_mask):
+        hidden, targets, mask = (x[loss_mask][None] for x in (hidden, targets, mask))
+    rows = hidden.flatten(0, 1).to(matmul_dtype(hidden))
     loss: Tensor = _SummedLoss.apply(  # type: ignore[no-untyped-call]
         rows, head, bias, targets.flatten(), mask.flatten(), label_smoothing
     )
     return loss
+
+
+def _selecting_pays(mask: Tensor) -> bool:
+    """Whether to leave tokens out that do not count: where answers alone do, that are most.
+
+    A GPU would have to wait to know how many there are, and a compiled pass takes any number for
+    another shape.
+    """
+    if mask.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return bool(mask.sum() < MOST_SELECTED * mask.numel())
 
 
 class _SummedLoss(torch.autograd.Function):
@@ -171,6 +241,11 @@ def _losses(rows: Tensor, weights: Tensor, V: int, targets: Tensor) -> Tensor:
     """Losses (n,) of rows (n, D), in fp32, by weights (V', D)."""
     logits = F.linear(rows, weights)[:, :V].float()
     return F.cross_entropy(logits, targets, reduction="none")
+
+
+def _scores(rows: Tensor, weights: Tensor, V: int, targets: Tensor, temperature: float) -> Tensor:
+    """`token_scores` (n, 2) of rows (n, D), by weights (V', D)."""
+    return scores_of_logits(F.linear(rows, weights)[:, :V], targets, temperature)
 
 
 def _aligned(weights: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
 """A small process that outlives a killed driver for a moment, to clear up after its private Ray.
 
 Ray's server processes die with their driver, what those have started a while later, and nobody
-removes the temporary folder. Run as `python guard.py FOLDER PID...` with a pipe from the driver
-as its input, which ends when the driver does.
+removes the temporary folder; a worker that was being started at that time makes it anew, ten
+seconds later. Run as `python guard.py FOLDER PID...` with a pipe from the driver as its input,
+which ends when the driver does.
 """
 
+import os
 import shutil
 import sys
 
@@ -21,13 +23,28 @@ def main(folder: str, pids: list[int]) -> None:
             continue
     sys.stdin.read()
     _, alive = psutil.wait_procs(watched, timeout=0.5)
-    for process in alive:
+    _end(alive)
+    _end(_naming(folder))  # after the servers, which start no more of them
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    for process in processes:
         try:
             process.kill()  # psutil compares start times, so never a newcomer with the same pid
         except psutil.NoSuchProcess:
             continue
-    psutil.wait_procs(alive, timeout=2)
-    shutil.rmtree(folder, ignore_errors=True)
+    psutil.wait_procs(processes, timeout=2)
+
+
+def _naming(folder: str) -> list[psutil.Process]:
+    """All other processes with the folder in their command line, as Ray starts its workers."""
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if process.pid != os.getpid()
+        and any(f"{folder}/" in part for part in process.info["cmdline"] or ())
+    ]
 
 
 if __name__ == "__main__":

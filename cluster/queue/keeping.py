@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, func, select, update
 
 from cluster.host.processes import process_space, started
-from cluster.queue.database import Database, events, jobs, keepers
+from cluster.queue.database import QueueDatabase, events, jobs, keepers
 from cluster.queue.job import Job, QueueError, State
 from cluster.queue.rows import Record, Step, make_step, record
 
@@ -31,7 +31,7 @@ class Fenced(QueueError):
 class Keeping:
     """What one keeper reads and writes, for as long as it holds the lease."""
 
-    def __init__(self, database: Database, lease_s: float) -> None:
+    def __init__(self, database: QueueDatabase, lease_s: float) -> None:
         """Nothing is taken yet; see `held`.
 
         Args:

@@ -25,8 +25,8 @@ from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
 from cluster.daemons import ray_nodes
 from cluster.daemons.daemon import Daemon
 from cluster.daemons.home import Home, hashed, read, user, write, write_private
+from cluster.database import has_password
 from cluster.queue.admission import refuse_what_never_fits
-from cluster.queue.database import has_password
 from cluster.queue.job import (
     Job,
     JobRefused,

@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 from sqlalchemy import Connection, delete, insert, select
 
-from cluster.queue.database import Database, events, jobs, quotas
+from cluster.queue.database import QueueDatabase, events, jobs, quotas
 from cluster.queue.job import (
     ENDED,
     QUEUED,
@@ -44,7 +44,7 @@ class Store:
         Raises:
             QueueError: the address is none, or the database does not answer.
         """
-        self.database = Database(url, patience_s)
+        self.database = QueueDatabase(url, patience_s)
 
     def close(self) -> None:
         """Close all connections."""

@@ -16,6 +16,8 @@ class Conversation:
     """What is held out with its key, for scores by kind."""
     held_out: str | None = None
     """A kind of its own that is never trained on, whatever the key. None: the key decides."""
+    again: bool = False
+    """Whether it asks what another asks: it is trained on or left out, and never counts twice."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A decoder-only Transformer, as its sizes and choices."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from models.configs.base import CausalConfig
@@ -20,6 +20,8 @@ ACTIVATIONS = ("gelu", "gelu_erf", "swiglu")
 SCALINGS = ("none", "linear", "llama3")
 SCORES = ("dot", "squared_dot", "negated_dot", "cosine", "additive")
 MASKS = ("causal", "sliding_window", "reversed", "none")
+ADAPTERS = ("lora", "bottleneck", "bias")
+TARGETS = ("query", "key", "value", "output", "gate", "up", "down")
 SEES_TARGET = ("reversed", "none")
 """Masks under which a token attends to the one that it predicts."""
 
@@ -90,6 +92,20 @@ class GPTConfig(CausalConfig):
     window: int | None = None
     """For mask=sliding_window: tokens that a token attends to, itself among them. None: a quarter
     of max_positions."""
+    adapter: str | None = None
+    """What is trained, beside weights that stay as they are: lora (low-rank updates of
+    projections, Hu et al. 2021), bottleneck (a narrow layer behind attention and feed-forward,
+    Houlsby et al. 2019) or bias (biases alone, Ben Zaken et al. 2021). None: all weights are
+    trained."""
+    adapter_rank: int = 8
+    """For lora: rank of each update. For bottleneck: its units."""
+    adapter_alpha: float = 16.0
+    """For lora: an update counts alpha / rank times."""
+    adapter_dropout: float = 0.0
+    """For lora: probability, on what an update reads."""
+    adapter_targets: list[str] = field(default_factory=lambda: ["query", "value"])
+    """For lora: which projections get one: query, key, value and output of attention; gate (with
+    swiglu), up and down of the feed-forward."""
     norm_eps: float = 1e-5
     """Added to the variance (layernorm) or mean square (rmsnorm)."""
     init_std: float = 0.02
@@ -123,7 +139,40 @@ class GPTConfig(CausalConfig):
                 "model.rotary_scaling=llama3 needs model.rotary_trained_positions, in tokens; try "
                 f"model.rotary_trained_positions={max(1, self.max_positions // 4)}"
             )
+        self._check_adapter()
         self._check_heads()
+
+    def _check_adapter(self) -> None:
+        """Check that there is something to train, and that updates are low-rank ones of it."""
+        if self.adapter is not None:
+            check_choice("adapter", self.adapter, ADAPTERS)
+        check_size("adapter_rank", self.adapter_rank)
+        check_positive("adapter_alpha", self.adapter_alpha)
+        check_probability("adapter_dropout", self.adapter_dropout)
+        for target in self.adapter_targets:
+            check_choice("adapter_targets", target, TARGETS)
+        if self.adapter == "bias" and not (self.bias or self.qkv_bias):
+            raise ValueError(
+                "model.adapter=bias trains biases alone, and with model.bias=false there are none; "
+                "try model.adapter=lora"
+            )
+        if self.adapter in ("lora", "bottleneck") and self.adapter_rank > self.width:
+            raise ValueError(
+                f"model.adapter_rank={self.adapter_rank} must be at most model.width={self.width}, "
+                "or the model itself is the smaller one; try model.adapter_rank=8"
+            )
+        if self.adapter != "lora":
+            return
+        if not self.adapter_targets or len(set(self.adapter_targets)) < len(self.adapter_targets):
+            raise ValueError(
+                f"model.adapter_targets={self.adapter_targets} must name projections, each once; "
+                "try model.adapter_targets=[query,value]"
+            )
+        if "gate" in self.adapter_targets and self.activation != "swiglu":
+            raise ValueError(
+                f"model.adapter_targets has gate, which model.activation={self.activation} has "
+                "not; try up alone"
+            )
 
     def _check_heads(self) -> None:
         """Check that heads share the width evenly, and that positions fit the heads."""
@@ -182,9 +231,19 @@ class GPTConfig(CausalConfig):
             found["rotary_factor"] = "it is for model.rotary_scaling=linear or llama3"
         if self.rotary_scaling != "llama3":
             found["rotary_trained_positions"] = "it is for model.rotary_scaling=llama3"
+        if self.adapter != "lora":
+            lora = ("adapter_alpha", "adapter_dropout", "adapter_targets")
+            found |= dict.fromkeys(lora, "it is for model.adapter=lora")
+        if self.adapter not in ("lora", "bottleneck"):
+            found["adapter_rank"] = "it is for model.adapter=lora or bottleneck"
         if self.mask != "sliding_window":
             found["window"] = "it is for model.mask=sliding_window"
         return found
+
+    @property
+    def steps(self) -> bool:
+        """Whether one token's pass is what weights and dot products make, by models/decoding."""
+        return self.score == "dot" and self.adapter != "bottleneck"
 
     @property
     def head_width(self) -> int:

@@ -12,7 +12,7 @@ explaining.py   one choice taken apart, number by number
 from models.decoding.beams import Hypothesis, beam_search
 from models.decoding.explaining import Choice, explain
 from models.decoding.generating import Generated, generate, stream
-from models.decoding.sampling import Sampling, draw, row_seeds
+from models.decoding.sampling import Sampling, draw, row_seed, row_seeds
 from models.decoding.stepping import TextModel
 from models.decoding.text import TextStream
 from models.decoding.translating import EncoderDecoder, translate
@@ -29,6 +29,7 @@ __all__ = [
     "draw",
     "explain",
     "generate",
+    "row_seed",
     "row_seeds",
     "stream",
     "translate",

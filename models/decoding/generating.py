@@ -27,7 +27,8 @@ class Generated:
     mask: Tensor
     """bool (B, n): which of them belong to their row, the one that ended it too."""
     logprobs: Tensor | None
-    """fp32 (B, n), in nats, by the model itself: before penalty, temperature and filters."""
+    """fp32 (B, n), in nats, by the model itself: before penalty, filters and, unless it was asked
+    for with `tempered`, temperature."""
 
     def rows(self) -> list[list[int]]:
         """The new tokens of each row, as far as it goes."""
@@ -56,12 +57,15 @@ def generate(
     stop_tokens: Collection[int] = (),
     halt: Halt | None = None,
     logprobs: bool = False,
+    tempered: bool = False,
+    copies: Sequence[int] | None = None,
 ) -> Generated:
     """Continue prompts; the arguments are those of `stream`. The result may be trained on."""
     steps = list(
         stream(
             model, prompts, max_new_tokens, sampling,
-            seeds=seeds, stop_tokens=stop_tokens, halt=halt, logprobs=logprobs,
+            seeds=seeds, stop_tokens=stop_tokens, halt=halt,
+            logprobs=logprobs, tempered=tempered, copies=copies,
         )
     )  # fmt: skip
     # Stacked outside of inference mode: autograd refuses tensors that were born in it.
@@ -83,6 +87,8 @@ def stream(
     stop_tokens: Collection[int] = (),
     halt: Halt | None = None,
     logprobs: bool = False,
+    tempered: bool = False,
+    copies: Sequence[int] | None = None,
 ) -> Iterator[Written]:
     """Continue prompts, one token for each row at a time, until all rows have ended.
 
@@ -98,6 +104,9 @@ def stream(
         stop_tokens: tokens that end a row.
         halt: called with the number and the new token of each row that goes on; true ends it.
         logprobs: also tell how likely each token was.
+        tempered: tell it of the logits divided by the temperature, which must be above 0.
+        copies: how many rows continue each prompt, which is read once; B counts all of them. None:
+            one each.
 
     Raises:
         ValueError: a prompt is empty or has no token of the model, prompt and new tokens exceed
@@ -106,17 +115,22 @@ def stream(
     sampling = sampling or Sampling()
     device = model.head_weight.device
     tokens, starts = pad_left(prompts, device)  # (B, T0), (B,) or None
-    B, T0 = tokens.shape
+    T0 = tokens.shape[1]
+    B = len(tokens) if copies is None else sum(copies)
     check(model, tokens, max_new_tokens, stop_tokens)
     seeds = row_seeds(0, B) if seeds is None else seeds
     if len(seeds) != B:
         raise ValueError(f"there are {len(seeds)} seeds for {B} prompts; give one for each")
     cache = model.new_cache(T0 + max_new_tokens - 1, starts)  # the last token is never fed back
-    logits = prefill(model, tokens, cache)  # (B, V)
+    logits = prefill(model, tokens, cache)
+    if copies is not None:
+        again = torch.arange(len(tokens)).repeat_interleave(torch.tensor(copies)).to(device)
+        cache.select(again)
+        logits, tokens = logits[again], tokens[again]  # (B, V), (B, T0)
     step = stepping(model, cache, B, max_new_tokens - 1)
     seen = None
     if sampling.repetition_penalty != 1:
-        seen = _tokens_of(tokens, starts, logits.shape[-1])  # (B, V)
+        seen = _tokens_of(tokens, cache.starts, logits.shape[-1])  # (B, V)
     stops = torch.tensor(sorted(stop_tokens), dtype=tokens.dtype, device=device)
     running = torch.ones(B, dtype=torch.bool)
     last = tokens[:, -1]
@@ -129,7 +143,10 @@ def stream(
         drawn = draw(ready, sampling, seeds, place)  # (B,)
         # A row that has ended repeats its last token.
         last = torch.where(running.to(device), drawn, last) if not running.all() else drawn
-        yield Written(last, running, chosen_logprobs(logits, last) if logprobs else None)
+        likely = None
+        if logprobs:
+            likely = chosen_logprobs(logits / sampling.temperature if tempered else logits, last)
+        yield Written(last, running, likely)
         if len(stops):
             running = running & ~torch.isin(last, stops).cpu()
         if halt is not None:

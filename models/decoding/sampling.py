@@ -130,7 +130,12 @@ def chosen_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
 
 def row_seeds(seed: int, rows: int) -> list[int]:
     """Return a seed for each of so many rows; row i has the same one whatever their number."""
-    return [_mixed(_mixed(seed) + row) for row in range(rows)]
+    return [row_seed(seed, row) for row in range(rows)]
+
+
+def row_seed(seed: int, row: int) -> int:
+    """Return the seed of row number `row`, whatever stands before it."""
+    return _mixed(_mixed(seed) + row)
 
 
 def uniform(seed: int, place: int) -> float:

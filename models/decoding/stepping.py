@@ -59,7 +59,7 @@ def stepping(
     is whether rows of the cache are selected between steps. On a GPU the logits are good until the
     next step.
     """
-    if isinstance(model, GPT) and model.config.score == "dot":
+    if isinstance(model, GPT) and model.config.steps:
         long = steps >= FEW_STEPS and not selects and not torch.is_autocast_enabled("cuda")
         if long and model.head_weight.is_cuda and model.config.mask == "causal":
             return Recorded(model, cache, rows, steps).step
@@ -166,11 +166,11 @@ class _Layer:
         self.attention_norm, self.ffn_norm = block.attention_norm, block.ffn_norm
         self.gated = ffn.gated
         self.qkv, self.output, self.down = (
-            _projection(layer.weight, layer.bias, sort, rows)
+            _projection(layer.whole_weight, layer.bias, sort, rows)
             for layer in (attention.qkv, attention.output, ffn.down)
         )
         self.up = _projection(
-            ffn.up.weight, ffn.up.bias, sort, rows, None if ffn.gated else ffn.gelu
+            ffn.up.whole_weight, ffn.up.bias, sort, rows, None if ffn.gated else ffn.gelu
         )
 
     def __call__(

@@ -4,10 +4,12 @@ D units of a layer and numbers per token, V vocabulary.
 """
 
 from models.configs import RecurrentConfig
-from models.formulas.cost import Cost, vocabulary
+from models.formulas.cost import Cost, Flops, Shape, matrices, vocabulary
 
 GATES = {"rnn": 1, "lstm": 4}
 """Sums that each unit computes: its own, or one for each gate of its cell."""
+STATES = {"rnn": 1, "lstm": 2}
+"""Numbers that a unit hands from token to token: its output, and of a cell what it holds."""
 
 
 def recurrent_cost(config: RecurrentConfig, vocab_size: int | None) -> Cost:
@@ -20,12 +22,16 @@ def recurrent_cost(config: RecurrentConfig, vocab_size: int | None) -> Cost:
         ValueError: no vocabulary size is known.
     """
     V, D = vocabulary(config, vocab_size), config.width
-    weights = GATES[config.family] * 2 * D * D  # of a layer: over its inputs and over its state
-    layer = weights + GATES[config.family] * D
-    tables = V * D * (1 if config.tied_embedding else 2)
-    multiplied = config.layers * weights + V * D
+    rows, states = GATES[config.family] * D, STATES[config.family]
+    tensors: dict[str, Shape] = {"embedding.weight": (V, D)}
+    for n in range(config.layers):
+        tensors |= {f"layers.{n}.{name}_weight": (rows, D) for name in ("input", "state")}
+        tensors[f"layers.{n}.bias"] = (rows,)
+    if not config.tied_embedding:
+        tensors["head.weight"] = (V, D)
+    layers = matrices(tensors, "layers.")
     return Cost(
-        parameters=config.layers * layer + tables,
-        largest_layer=max(layer, V * D),
-        flops_per_sample=lambda T: T * 6 * multiplied,
+        tensors,
+        lambda T: Flops(2 * T * (layers + V * D)),
+        cache=lambda T: config.layers * states * D,
     )

@@ -14,6 +14,7 @@ from torch.nn import functional
 from models.cache import KVCache
 from models.configs.hf import HFConfig
 from models.hf.tensors import Part
+from models.loss import graded, scores_of_logits
 
 THEIRS = "theirs."  # before the name of each of their parameters
 CLASSES = {
@@ -82,6 +83,8 @@ class HFModel(nn.Module):
         documents: Tensor | None = None,
         targets: Tensor | None = None,
         loss_mask: Tensor | None = None,
+        grades: bool = False,
+        temperature: float | None = None,
     ) -> Tensor:
         """Return logits (B, T, V) for tokens (B, T), int64, or losses; as `GPT.forward`.
 
@@ -100,6 +103,10 @@ class HFModel(nn.Module):
             logits = self.theirs(input_ids=tokens, use_cache=tokens.is_meta).logits
         if targets is None:
             return logits
+        if grades and loss_mask is not None:
+            return graded(logits, targets) * loss_mask
+        if temperature is not None:
+            return scores_of_logits(logits, targets, temperature)
         losses = functional.cross_entropy(
             logits.float().flatten(0, 1), targets.flatten(), reduction="none"
         ).view(targets.shape)

@@ -46,7 +46,7 @@ _KINDS: dict[Change, Mapping[str, str]] = {
     },
     Change.MATHEMATICS: {
         "data": "isolate_documents",
-        "model": "dropout",
+        "model": "dropout adapter_dropout",
         "optim": "learning_rate beta1 beta2 momentum nesterov epsilon weight_decay l1 "
         "gradient_clip schedule warmup_steps decay_fraction final_fraction",
     },
@@ -58,7 +58,7 @@ _KINDS: dict[Change, Mapping[str, str]] = {
         "heads head_dim kv_heads ffn_width norm positions activation bias qkv_bias qk_norm "
         "tied_embedding rotary_base rotary_scaling rotary_factor rotary_trained_positions "
         "norm_eps init_std score mask window hidden init cost norm_order shared_embedding "
-        "segments classes",
+        "segments classes adapter adapter_rank adapter_alpha adapter_targets",
         "optim": "name",
     },
 }

@@ -77,6 +77,7 @@ RULES = (
         pattern=r"(loss|gradient( norm)?|grad_norm) (is|was|became|=) *(nan|[+-]?inf|not finite"
         r"|non-finite)|non-finite (loss|gradient|\w+ of)",
     ),
+    Rule("numerical", READ, types=("RanAway",), own_words=True),
     Rule("fenced", "follow that attempt with `orchestrate show`", types=("Fenced",)),
     Rule(
         "not_shared",

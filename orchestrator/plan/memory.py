@@ -41,7 +41,8 @@ def memory_of(role: RoleOutline, workers: int) -> Memory:
     bf16 under DeepSpeed: 2 bytes of weight and 2 of gradient per parameter, and 4 for the fp32
     weight and for each number that the optimizer keeps (AdamW: 2). Without: 4, 4 and 4 for each
     number kept, and under ZeRO 1 to 3, where the optimizer holds a copy of its share of the
-    weights, 4 more. A stage divides by the workers.
+    weights, 4 more. A stage divides by the workers. What stays as it is beside an adapter has a
+    weight alone.
     """
     engine, optim = role.config.engine, role.config.optim
     stage, half = engine.sharding_stage, engine.precision == "bf16"
@@ -57,8 +58,8 @@ def memory_of(role: RoleOutline, workers: int) -> Memory:
     kept = 4 * optim.kept_at_most + (4 if half or stage else 0)
     return Memory(
         weight * role.parameters / (workers if stage >= 3 else 1),
-        weight * role.parameters / (workers if stage >= 2 else 1),
-        kept * role.parameters / (workers if stage >= 1 else 1),
+        weight * role.trained / (workers if stage >= 2 else 1),
+        kept * role.trained / (workers if stage >= 1 else 1),
         _start(role, weight, workers),
         _step(role, weight, workers) if engine.name == "deepspeed" else 0.0,
     )
@@ -69,24 +70,26 @@ def _start(role: RoleOutline, weight: int, workers: int) -> float:
 
     Measured by tests/benchmarks/starting.py.
     """
-    stage, whole, layer = role.config.engine.sharding_stage, role.parameters, role.largest_layer
-    share = whole / workers
+    stage, layer = role.config.engine.sharding_stage, role.largest_layer
+    held = weight * role.parameters / (workers if stage == 3 else 1)  # weights, trained or not
+    trained = role.trained
+    share = trained / workers
     if stage == 3:
         part = min(share, SUB_GROUP)
         return max(
-            weight * share + _making(layer, weight, workers),
-            2 * weight * share,  # DeepSpeed copies the shards into a block of its own
-            (weight + 4) * share + 4 * part,  # fp32 weights, made in parts
-            (weight + 4 + weight) * share + 2 * weight * layer,  # with gradients; a layer gathered
+            held + _making(layer, weight, workers),
+            held + weight * share,  # DeepSpeed copies the shards into a block of its own
+            held + 4 * share + 4 * part,  # fp32 weights, made in parts
+            held + (4 + weight) * share + 2 * weight * layer,  # with gradients; a layer gathered
         )
     if stage:
         return max(
-            2 * weight * whole,  # DeepSpeed copies all weights into one block
-            weight * whole + (weight + 4 + 4) * share,  # fp32 weights, gradients
+            held + weight * trained,  # DeepSpeed copies what is trained into one block
+            held + (weight + 4 + 4) * share,  # fp32 weights, gradients
         )
     if weight == 2:
-        return (2 + 4 + 4 + 4 * 2) * whole  # DeepSpeed takes a step with gradients of zero
-    return 4 * whole
+        return held + (4 + 4 + 4 * 2) * trained  # DeepSpeed takes a step with gradients of zero
+    return held
 
 
 def _step(role: RoleOutline, weight: int, workers: int) -> float:
@@ -94,7 +97,7 @@ def _step(role: RoleOutline, weight: int, workers: int) -> float:
 
     Measured by tests/benchmarks/starting.py.
     """
-    stage, whole = role.config.engine.sharding_stage, role.parameters
+    stage, whole = role.config.engine.sharding_stage, role.trained
     if stage == 3:
         return 0.0
     if not stage:  # gradients in one piece, to be summed over ranks; in bf16 then in fp32, too

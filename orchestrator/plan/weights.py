@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from models.configs import ModelConfig
+from models.configs import GPTConfig, ModelConfig
 from orchestrator.config import JobConfig
 from orchestrator.stages import Outline
 from orchestrator.stages.weights import verified_weights
@@ -18,8 +18,16 @@ def find_weights(outline: Outline) -> Mapping[str, "Weights"]:
 
     Raises:
         ValueError: nothing valid is there, or it is of another architecture or shape; names the
-            first tensor or setting that differs.
+            first tensor or setting that differs. Or an adapter stands beside random weights.
     """
+    for name, role in outline.roles.items():
+        model = role.config.model
+        if isinstance(model, GPTConfig) and model.adapter is not None and model.weights is None:
+            raise ValueError(
+                f"model.adapter={model.adapter} trains a few parameters beside weights that stay, "
+                f"and those of the role {name} would be random; add model.weights=RUN, or leave "
+                "the adapter out"
+            )
     named = {
         name: role.config.model
         for name, role in outline.roles.items()

@@ -10,6 +10,8 @@ pooling.py      vectors of texts, from what a saved model makes of their words o
 saved.py        the config of a run, read back
 examples/       what the stages share that count in examples
 features/       what the stages share whose examples are rows of numbers
+rollouts/       what the stages share in which a policy learns from its own answers
+rewards/        how good an answer is, as a function tells
 language/       what the stages share that work on text of the data service
 
 A stage's folder has stage.py, its settings; driver.py, its part in the process that starts the

@@ -103,11 +103,21 @@ class Checkpoints:
         """Optimizer steps done where the run goes on."""
         return self.start.step if self.start is not None else 0
 
-    def build(self, name: str, role: RoleConfig, config: JobConfig) -> Role:
-        """A role with its state where the run goes on, or as it is at the first step."""
+    def build(
+        self, name: str, role: RoleConfig, config: JobConfig, updates: int | None = None
+    ) -> Role:
+        """A role with its state where the run goes on, or as it is at the first step.
+
+        Args:
+            name: what it is for.
+            role: with everything filled in.
+            config: of the job.
+            updates: optimizer steps that it has had by then. None: one in each step.
+        """
         saved = None
         if self.start is not None:
-            saved = checkpoint.open_role(self.start, name), self.start.step
+            done = self.start.step if updates is None else updates
+            saved = checkpoint.open_role(self.start, name), done
         return build_role(
             name,
             role,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from data.messages import counted
+from models import cost
 from orchestrator.config import JobConfig, RoleConfig, StageConfig
 from orchestrator.record.journal import Journal
 
@@ -33,6 +34,18 @@ class RoleOutline:
     """Parameters of the module that holds the most by itself."""
     by_hand: str | None = None
     """What carries it out, if that is no engine."""
+
+    @property
+    def trained(self) -> int:
+        """Parameters that learn, if any do."""
+        model = self.config.model
+        return self.parameters - (cost.parameters(model) - cost.trained_parameters(model))
+
+    @property
+    def line(self) -> str:
+        """The model in a line of a plan."""
+        few = "" if self.trained == self.parameters else f", {self.trained:,} of them trained"
+        return f"{self.config.model.family}, {self.parameters:,} parameters{few}"
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,9 @@ class Outline:
     """Tokens predicted in a step, over all ranks. None: the stage does not count in tokens."""
     flops: float | None = None
     """Floating-point operations of the whole job, forward and backward (models/cost.py)."""
+    length: float | None = None
+    """Tokens of a sample as its models read it, on the average; 1 for examples without tokens.
+    None: not known."""
     notes: tuple[str, ...] = ()
     """What an estimate makes doubtful."""
     score: Score | None = None

@@ -5,6 +5,7 @@ from orchestrator.stages.classify_text.stage import ClassifyTextConfig
 from orchestrator.stages.dpo.stage import DPOConfig
 from orchestrator.stages.embed.stage import EmbedConfig
 from orchestrator.stages.evaluate.stage import EvaluateConfig
+from orchestrator.stages.grpo.stage import GRPOConfig
 from orchestrator.stages.masked.stage import MaskedConfig
 from orchestrator.stages.pretrain.stage import PretrainConfig
 from orchestrator.stages.regress.stage import RegressConfig
@@ -57,6 +58,11 @@ STAGES = {
         DPOConfig,
         "orchestrator.stages.dpo.driver",
         "orchestrator.stages.dpo.train:optimize",
+    ),
+    "grpo": Stage(
+        GRPOConfig,
+        "orchestrator.stages.grpo.driver",
+        "orchestrator.stages.grpo.train:optimize",
     ),
     "evaluate": Stage(
         EvaluateConfig,

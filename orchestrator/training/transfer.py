@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from models.adapters import parts_of
 from models.configs import ModelConfig
 from orchestrator.training.materialise import materialise, on_meta
 from orchestrator.training.state import WEIGHT, StateReader
@@ -52,6 +53,8 @@ class Transferred:
 def transferred(saved: StateReader, model: ModelConfig, seed: int) -> Transferred:
     """What a model takes of saved weights: all but output layers of its family that differ.
 
+    The updates of an adapter begin anew, too: saved weights come with theirs merged.
+
     Whether all else is there is for the caller to check (`check_parameters`).
 
     Args:
@@ -76,4 +79,8 @@ def transferred(saved: StateReader, model: ModelConfig, seed: int) -> Transferre
             part = made.get_submodule(head)
             materialise(part, torch.device("cpu"), seed=seed)
             drawn |= {f"{head}.{name}": p.detach() for name, p in part.named_parameters()}
+    adapters = parts_of(made)
+    materialise(nn.ModuleList(adapters.values()), torch.device("cpu"), seed=seed)
+    for place, part in adapters.items():
+        drawn |= {f"{place}.{name}": p.detach() for name, p in part.named_parameters()}
     return Transferred(saved, drawn, tuple(left))

@@ -54,7 +54,8 @@ def add_arguments(to: argparse.ArgumentParser) -> None:
     to.add_argument("--role", help="whose weights; needed where the checkpoint has several")
     to.add_argument(
         "--format",
-        choices=("orchestrate", "hf"),
+        choices=("orchestrate", "hf", "peft"),
         default="orchestrate",
-        help="hf: a folder that transformers, and what reads the same, loads [%(default)s]",
+        help="hf: a folder that transformers, and what reads the same, loads; peft: the updates of "
+        "model.adapter=lora alone, as the package peft loads them [%(default)s]",
     )

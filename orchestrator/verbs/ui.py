@@ -135,19 +135,19 @@ def _newest(outputs: Path) -> State | None:
     return None
 
 
-def choose_port(host: str, port: int | None) -> int:
-    """`port` if it is free; without one, 5000 or else any free one.
+def choose_port(host: str, port: int | None, usual: int = PORT) -> int:
+    """`port` if it is free; without one, the usual one or else any free one.
 
     Raises:
         OSError: the port that was asked for, or the host, can't be used.
     """
-    for candidate in (PORT, 0) if port is None else (port,):
+    for candidate in (usual, 0) if port is None else (port,):
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, candidate))
             except OSError:
-                if candidate != PORT or port is not None:
+                if candidate != usual or port is not None:
                     raise
             else:
                 return int(probe.getsockname()[1])

@@ -5,6 +5,7 @@ the engine, and notes the most it has had meanwhile (VmHWM), and the most in two
 activations are next to nothing. What the imports take is reported apart.
 
     python tests/benchmarks/starting.py [--million 110] [--stages 3] [--processes 1 2 4]
+    python tests/benchmarks/starting.py --stages 1 --processes 1 --adapters none lora
 
 Every model starts with random weights and with those of a checkpoint. It ends with what `plan` says
 of an 8B model, which no small machine can start.
@@ -75,9 +76,11 @@ def start(role: RoleConfig, weights: Path | None) -> tuple[float, float, float]:
     import torch
 
     from orchestrator.training import checkpoint, engine
+    from orchestrator.training.transfer import transferred
 
     def build(model: GPTConfig, weights: Path | None = None) -> engine.Engine:
-        reader = checkpoint.open_weights(weights, verified=True).reader if weights else None
+        saved = checkpoint.open_weights(weights, verified=True).reader if weights else None
+        reader = None if saved is None else transferred(saved, model, seed=0)
         device = torch.device("cpu")
         return engine.build(model, role.engine, role.optim, device=device, reader=reader)
 
@@ -106,6 +109,7 @@ def main() -> None:
     parser.add_argument("--stages", type=int, nargs="+", default=[3])
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
+    parser.add_argument("--adapters", nargs="+", default=["none"], help="none, lora, bottleneck")
     options = parser.parse_args()
     model = MODEL
     while parameters(model) < options.million * 1e6:
@@ -118,6 +122,7 @@ def main() -> None:
         options.precisions,
         (OptimConfig(), None),
         ("random", "checkpoint"),
+        [None if own == "none" else own for own in options.adapters],
     )
     with tempfile.TemporaryDirectory() as scratch:
         alone = World(1)
@@ -134,15 +139,20 @@ def main() -> None:
 
 
 def measure(model: GPTConfig, cases: Iterable[tuple[Any, ...]], saved: Path) -> None:
-    """A line for each case: processes, ZeRO stage, precision, optimizer, origin of the weights."""
-    for ranks, stage, precision, optim, origin in cases:
+    """A line for each case: processes, ZeRO stage, precision, optimizer, origin of the weights,
+    adapter.
+    """
+    for ranks, stage, precision, optim, origin, adapter in cases:
         weights = str(saved) if origin == "checkpoint" else None
+        if adapter is not None and optim is None:
+            continue  # what is not trained has none
         role = RoleConfig(
-            replace(model, weights=weights),
+            replace(model, weights=weights, adapter=adapter),
             EngineConfig(zero_stage=stage, precision=precision),
             optim,
         )
-        plan = memory_of(RoleOutline(role, parameters(model), largest_layer(model)), ranks)
+        held = parameters(role.model), largest_layer(role.model)
+        plan = memory_of(RoleOutline(role, *held), ranks)
         world = World(ranks)
         try:
             figures = world.run(start, role, saved if origin == "checkpoint" else None)
@@ -151,7 +161,8 @@ def measure(model: GPTConfig, cases: Iterable[tuple[Any, ...]], saved: Path) -> 
         trained = plan.total + plan.step
         before, peak, most = (max(column) / MB for column in zip(*figures, strict=True))
         print(
-            f"{ranks} processes, ZeRO {stage}, {precision}, {'trained' if optim else 'frozen':7} "
+            f"{ranks} processes, ZeRO {stage}, {precision}, "
+            f"{adapter or ('trained' if optim else 'frozen'):10} "
             f"{origin:10} "
             f"{peak:6.0f} {plan.start / MB:6.0f} {peak / (plan.start / MB):5.2f}; "
             f"{most:6.0f} {trained / MB:6.0f} {most / (trained / MB):5.2f}; "

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.connection import folder
+from cluster.connection import folder, guard
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,7 +84,7 @@ def test_ray_is_given_up_at_once_while_it_starts_and_can_be_started_again(tmp_pa
 OWNER = """
 import sys, time
 from pathlib import Path
-from cluster.connection import folder
+from cluster.connection import folder, guard
 folder.TEMPORARY = Path(sys.argv[1])
 with folder.ray_folder() as own:
     print(own, flush=True)
@@ -138,3 +139,22 @@ def test_a_folder_without_a_lock_is_removed_when_it_is_old(temporary):
         os.utime(temporary / name, (time.time() - 7200,) * 2)
     folder.remove_stale_folders()
     assert {path.name for path in temporary.iterdir()} == {"orch-1-new", "other-1-old"}
+
+
+def sleeper(session):
+    """A process that was started as Ray starts a worker of that folder, and still imports."""
+    command = [sys.executable, "-c", "import time; time.sleep(600)", f"--session-dir={session}/1"]
+    return subprocess.Popen(command)
+
+
+def test_a_worker_that_was_being_started_ends_with_its_killed_driver(tmp_path):
+    """It is in no list of processes, and would make the folder anew when it has imported Ray."""
+    (tmp_path / "orch-1").mkdir()
+    with sleeper(tmp_path / "orch-1") as late, sleeper(tmp_path / "orch-10") as another:
+        told = subprocess.run(
+            [sys.executable, "-P", guard.__file__, str(tmp_path / "orch-1")],
+            stdin=subprocess.DEVNULL,  # the driver is no more
+        )
+        assert (told.returncode, late.wait(5), another.poll()) == (0, -signal.SIGKILL, None)
+        assert list(tmp_path.iterdir()) == []
+        another.kill()

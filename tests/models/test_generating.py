@@ -304,6 +304,22 @@ def test_a_row_ends_with_its_stop_token_and_its_mask_says_so():
     assert generate(model, prompt, 15, stop_tokens=range(31)).tokens.shape == (4, 1)
 
 
+def test_copies_of_a_prompt_are_continued_as_if_each_had_been_read():
+    model, warm = model_for(positions="rotary"), Sampling(temperature=0.7)
+    copies, seeds = [2, 0, 3, 1, 1], row_seeds(3, 7)
+    each = [row for row, n in zip(RAGGED, copies, strict=True) for _ in range(n)]
+    settings = {"seeds": seeds, "logprobs": True, "tempered": True}
+    apart = generate(model, each, 8, warm, **settings)
+    shared = generate(model, RAGGED, 8, warm, copies=copies, **settings)
+    assert torch.equal(apart.tokens, shared.tokens)
+    assert torch.allclose(apart.logprobs, shared.logprobs, atol=1e-5)
+    with torch.no_grad():  # and what is told of them is what the whole text says
+        row = torch.tensor([[*each[3], *shared.tokens[3].tolist()]])
+        logits = model(row[:, :-1])[0, len(each[3]) - 1 :] / 0.7
+    expected = logits.log_softmax(-1).gather(-1, shared.tokens[3][:, None])[:, 0]
+    assert torch.allclose(shared.logprobs[3], expected, atol=1e-5)
+
+
 def test_a_stream_hands_out_tokens_as_they_come_and_a_halt_ends_a_row():
     model = model_for()
     whole = generate(model, RAGGED, 9, seeds=row_seeds(1, 5))

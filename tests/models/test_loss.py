@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import models
 from models import loss as loss_module
 from models.configs import GPTConfig
-from models.loss import summed_loss, token_losses
+from models.loss import summed_loss, token_grades, token_losses, token_scores
 
 SHAPES = [(3, 5, 8, 7), (1, 1, 4, 2), (2, 17, 6, 33)]  # B, T, D, V
 
@@ -35,6 +35,37 @@ def chunks(request, monkeypatch):
         monkeypatch.setattr(loss_module, "ALIGNED_TO", {"cpu": multiple})
 
     return choose
+
+
+def test_a_target_is_graded_by_its_loss_and_by_whether_it_is_the_likeliest(chunks):
+    for shape in SHAPES:
+        hidden, head, targets, mask = case(*shape)
+        chunks(shape[-1])
+        logits = hidden @ head.T
+        likeliest = logits.argmax(-1)
+        targets = torch.where(torch.arange(targets.shape[1]) % 2 == 0, likeliest, targets)
+        losses, right = token_grades(hidden, head, targets, mask)
+        wanted = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+        torch.testing.assert_close(losses, wanted * mask)
+        assert torch.equal(right > 0, (likeliest == targets) & mask)
+        assert (token_grades(hidden, head, targets, mask & False) == 0).all()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_log_probability_and_entropy_are_those_of_the_whole_distribution(chunks, temperature):
+    for shape in SHAPES:
+        hidden, head, targets, _ = case(*shape)
+        chunks(shape[-1])
+        found = token_scores(hidden, head, targets, temperature)
+        likely = torch.softmax(hidden @ head.T / temperature, -1)
+        logprobs = likely.gather(-1, targets[..., None])[..., 0].log()
+        entropy = torch.distributions.Categorical(likely).entropy()
+        assert torch.allclose(found, torch.stack([logprobs, entropy], -1), atol=1e-5)
+        weights = torch.randn(found.shape)
+        ours = torch.autograd.grad((found * weights).sum(), [hidden, head], retain_graph=True)
+        plain = (logprobs * weights[..., 0] + entropy * weights[..., 1]).sum()
+        for one, other in zip(ours, torch.autograd.grad(plain, [hidden, head]), strict=True):
+            assert torch.allclose(one, other, atol=1e-4)
 
 
 def test_the_loss_of_a_token_is_minus_the_log_of_its_probability(chunks):

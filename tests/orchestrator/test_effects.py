@@ -212,13 +212,19 @@ def test_a_setting_of_a_job_is_read_by_it_or_refused(stage, watched, corpus, tmp
             *("stage.steps=2", "optim.warmup_steps=1", "stage.sequence_length=32"),
             f"stage.chat_template={tmp_path / 'short.jinja'}",
         ],
+        "grpo": [
+            *(f"model.weights={trained(corpus)}", f"stage.data={talks(tmp_path)}"),
+            *("stage.steps=2", "optim.warmup_steps=1", "stage.prompt_tokens=24"),
+            *(f"stage.chat_template={tmp_path / 'short.jinja'}", "stage.answer_tokens=4"),
+            *("stage.global_batch_size=8", "stage.validation_fraction=0.2"),
+        ],
         "sft": [
             *("stage.steps=2", "optim.warmup_steps=1", "tokenizer=bytes", "model.layers=1"),
             *(f"stage.data={talks(tmp_path)}", "model.width=16", "model.heads=2"),
         ],
         "translate": [
-            *("stage.steps=2", "optim.warmup_steps=1", "stage.pairs=100"),
-            *("tokenizer.vocab_size=300", "stage.validation_fraction=0.2"),
+            *("stage.steps=2", "optim.warmup_steps=1", "stage.pairs=100", "model.layers=1"),
+            *("tokenizer.vocab_size=300", "stage.validation_fraction=0.1", "model.width=16"),
         ],
     }[stage]
     words = [f"stage={stage}", *words, *(plain if stage != "pretrain" else ())]
@@ -254,6 +260,10 @@ def test_a_setting_of_an_optimizer_and_its_schedule_is_read_or_refused(name, sch
     "config",
     [
         *(GPTConfig(vocab_size=5, layers=1, width=8, positions=own) for own in POSITIONS),
+        *(
+            GPTConfig(vocab_size=5, layers=1, width=8, adapter=own, adapter_rank=2)
+            for own in ("lora", "bottleneck")
+        ),
         *(kind(vocab_size=5, layers=1, width=8) for kind in (TransformerConfig, BertConfig)),
         MLPConfig(inputs=64, outputs=10),
         MLPConfig(inputs=64, outputs=10, hidden=[]),

@@ -1,6 +1,7 @@
 """stage=sft as a user types it, on questions about Python and on files of messages."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import models
+import models.cost
 from data import Tokenizer, TokenizerConfig
 from data.chat import BUILT_IN, ChatTemplate
 from data.files import cache_root
@@ -26,14 +28,17 @@ from models.decoding import Sampling, generate
 from orchestrator.record.checkpoints import newest_valid
 from orchestrator.record.lines import read
 from orchestrator.stages.examples.feeding import evaluation
+from orchestrator.stages.examples.published import open_splits
 from orchestrator.stages.sft.conversations import (
+    ARRAYS,
     TOKENIZER,
-    open_split,
+    Split,
     packed,
     publish_conversations,
 )
+from orchestrator.stages.sft.writing import token_f1
 from orchestrator.training import checkpoint
-from tests.orchestrator.typed import refused, typed
+from tests.orchestrator.typed import refused, trained, typed
 
 PLAIN = (
     *("resources=inline", "resources.cpus_per_worker=1", "resources.gpus_per_worker=0"),
@@ -57,7 +62,8 @@ def published(talks, **options):
 
 def opened(found, split="train"):
     tokenizer = Tokenizer.load(found.folder(cache_root()) / TOKENIZER)
-    return open_split(found, split, tokenizer.end_of_text, cache_root()), tokenizer
+    splits = open_splits(Split, ARRAYS, found, cache_root(), filling=tokenizer.end_of_text)
+    return splits[split == "validation"], tokenizer
 
 
 def talks(count=40):
@@ -149,23 +155,46 @@ def test_each_item_is_packed_once_and_no_two_rows_could_be_one(lengths):
 
 def test_a_held_out_function_is_never_asked_about_and_a_held_out_wording_never_used():
     questions = list(python_questions(0))
-    kinds = {own.held_out for own in questions}
-    assert kinds == {None, WORDINGS}
-    found = published(questions[:1500], sequence_length=400)
+    found = published(questions[:4000], validation_fraction=0.2)
     split, tokenizer = opened(found)
     ends = [0, *split.ends.tolist()]
     seen = "".join(tokenizer.decode(split.tokens[a:b]) for a, b in pairwise(ends))
     shown = found.held_out(cache_root())
-    assert {kind for _, kind in shown} == {FUNCTIONS, WORDINGS}
     asked = {FUNCTIONS: 0, WORDINGS: 0}
-    for messages, kind in shown:
-        question = messages[0][1].splitlines()[-1]
+    for (_, question), _, kind in ((*messages, kind) for messages, kind in shown):
         assert f"\n{question}\n<|assistant|>" not in seen, question
         asked[kind] += 1
-    assert min(asked.values()) > 15
-    for own in questions:
-        (_, question), (_, answer) = own.messages
-        assert answer in question, "it stands in the documentation shown"
+        if kind == FUNCTIONS and "`" in question:
+            assert question[question.index("`") : question.rindex("`") + 1] not in seen
+    assert min(asked.values()) > 50
+    answers = {own.messages[0][1]: own.messages[1][1] for own in questions}
+    assert answers["Which module is `isroutine` in?"] == "inspect"
+    assert answers["How is `copystat` called?"].startswith("copystat(src, dst")
+
+
+def test_what_asks_again_is_learned_or_left_out_and_never_measured():
+    first = talks()
+    again = [
+        replace(own, messages=(("user", "Say it."), *own.messages), again=True) for own in first
+    ]
+    once, twice = published(first), published([*first, *again])
+    assert twice.conversations == 2 * once.conversations
+    assert twice.held_out(cache_root()) == once.held_out(cache_root())
+
+
+@pytest.mark.parametrize(
+    ("answer", "wanted", "f1"),
+    [
+        ("dumps(obj, indent)", "dumps(obj, indent)", 1.0),
+        ("Dumps (OBJ)", "dumps(obj)", 1.0),  # words alone count
+        ("dumps(obj, fp)", "dumps(obj)", 2 * 2 / (3 + 2)),
+        ("a a b", "a b b b", 2 * 2 / (3 + 4)),  # each word as often as it is in both
+        ("json", "pickle", 0.0),
+        ("", "pickle", 0.0),
+    ],
+)
+def test_token_f1_is_that_of_the_words_of_both(answer, wanted, f1):
+    assert token_f1(answer, wanted) == pytest.approx(f1)
 
 
 def test_the_rejected_answer_would_be_right_for_the_other_function_shown():
@@ -248,6 +277,63 @@ def test_a_resumed_run_takes_the_same_steps_and_remembers_the_model_before(light
     assert tables(again) == tables(first)
 
 
+@pytest.fixture(scope="module")
+def adapted(corpus, tmp_path_factory):
+    """Two answers as low-rank updates of a run on text, half of whose rows are that text again."""
+    folder = tmp_path_factory.mktemp("adapted")
+    roles = ("user", "assistant")
+    talks = [zip(roles, (f"{n}?", "yes" if n % 2 else "no"), strict=True) for n in range(80)]
+    rows = [
+        {"messages": [{"role": role, "content": content} for role, content in talk]}
+        for talk in talks
+    ]
+    (folder / "talks.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    template = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+    (folder / "short.jinja").write_text(template)
+    answer = typed(
+        *("run", "stage=sft", f"model.weights={trained(corpus)}"),
+        *(f"stage.data={folder}/talks.jsonl", "data=text", f"data.path={corpus}"),
+        *(f"stage.chat_template={folder}/short.jinja", "stage.sequence_length=32", *PLAIN),
+        *("model.adapter=lora", "model.adapter_rank=4", "stage.replay_fraction=0.5"),
+        *("stage.global_batch_size=4", "stage.steps=6"),
+        *("stage.evaluate_every=3", "optim.warmup_steps=1", f"outputs={folder}"),
+    )  # fmt: skip
+    assert answer.code == 0, answer
+    return (folder / "latest").resolve(), answer
+
+
+def test_it_says_how_much_of_the_text_known_before_is_forgotten(adapted, corpus):
+    run, answer = adapted
+    lines, _ = read(run / "metrics.jsonl")
+    losses = [
+        line["metrics"]["validation/base_loss"]
+        for line in lines
+        if "validation/base_loss" in line["metrics"]
+    ]
+    assert len(losses) == 3, "before, during and after"
+    [row] = json.loads((run / "forgetting.json").read_text())["data"]
+    told = [f"{loss:.3f}" for loss in (losses[0], max(losses), losses[-1])]
+    assert row[1:] == [*told, f"{losses[-1] / losses[0] - 1:+.1%}"]
+    assert "rows of" in answer.out
+    [written] = json.loads((run / "answers_in_writing.json").read_text())["data"]
+    assert all(cell.endswith(")") for cell in written[2:]), "few-shot answers have intervals, too"
+
+
+def test_its_checkpoint_keeps_updates_beside_the_weights_they_started_from(adapted, corpus):
+    run, answer = adapted
+    saved = newest_valid(run / "checkpoints")[0]
+    assert saved.model_config().adapter == "lora"
+    raw, plain = checkpoint.open_role(saved), checkpoint.load_model(saved)
+    before = checkpoint.load_model(newest_valid(trained(corpus) / "checkpoints")[0])
+    assert f"{models.cost.trained_parameters(saved.model_config()):,} of them trained" in answer.out
+    for name, weight in before.named_parameters():
+        assert torch.equal(checkpoint.read_whole(raw, name), weight), name
+        assert raw.keys(name) == {"weight"}, "no optimizer state"
+        changed = not torch.equal(plain.get_parameter(name), weight)
+        assert changed == name.endswith("qkv.weight"), name
+    assert checkpoint.open_weights(run).model_config.adapter is None
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -258,6 +344,9 @@ def test_a_resumed_run_takes_the_same_steps_and_remembers_the_model_before(light
         (["stage.data=few.jsonl", "stage.sequence_length=4"], "1 left out as longer than"),
         (["stage.sequence_length=512"], "is longer than model.max_positions=256; try"),
         (["stage.validation_fraction=1"], "must lie between 0 and 1"),
+        (["stage.replay_fraction=0.1"], "random weights know nothing"),
+        (["model.adapter=lora", "model.adapter_targets=[gates]"], "did you mean gate"),
+        (["stage.data=few.jsonl", "model.adapter=lora"], "would be random; add model.weights="),
         (["stage.chat_template=gone.jinja"], "gone.jinja is no file"),
         (["stage.data=few.jsonl", "stage.chat_template=own.jinja"], "marks 0 answers of a"),
         (["model=bert_tiny"], "is no language model"),

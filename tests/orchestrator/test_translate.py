@@ -17,10 +17,11 @@ from models.configs import TransformerConfig
 from models.decoding import translate
 from orchestrator.config import EngineConfig, JobConfig, OptimConfig, ResourcesConfig
 from orchestrator.record.lines import read
+from orchestrator.stages.examples.published import open_splits
 from orchestrator.stages.run import Run
 from orchestrator.stages.translate import scoring
 from orchestrator.stages.translate.driver import prepare
-from orchestrator.stages.translate.pairs import TOKENIZER, open_split, publish_pairs
+from orchestrator.stages.translate.pairs import ARRAYS, TOKENIZER, Split, publish_pairs
 from orchestrator.stages.translate.stage import TranslateConfig
 from orchestrator.training import checkpoint
 from tests.orchestrator.typed import refused, typed
@@ -59,10 +60,15 @@ def published_pairs(count=600):
     )  # fmt: skip
 
 
+def opened(published, tokenizer):
+    end = tokenizer.end_of_text
+    return open_splits(Split, ARRAYS, published, cache_root(), end=end, start=end)
+
+
 def test_a_held_out_date_is_never_seen_in_any_form():
     published = published_pairs(3000)
     tokenizer = Tokenizer.load(published.folder(cache_root()) / TOKENIZER)
-    train = open_split(published, "train", tokenizer.end_of_text, cache_root())
+    train, _ = opened(published, tokenizer)
     bounds = [0, *train.source_ends.tolist()]
     seen = {tokenizer.decode(train.source[start : end - 1]) for start, end in pairwise(bounds)}
     texts = published.texts(cache_root())
@@ -83,7 +89,7 @@ def test_batches_hold_the_tokens_of_their_pairs_whatever_stands_beside_them():
     published = published_pairs()
     folder = published.folder(cache_root())
     tokenizer = Tokenizer.load(folder / TOKENIZER)
-    held_out = open_split(published, "validation", tokenizer.end_of_text, cache_root())
+    _, held_out = opened(published, tokenizer)
     rows = np.array([0, len(held_out) - 1, 3, 3])
     batch = held_out.batch(rows, rows, np.array([True, True, True, False]))
     for at, row in enumerate(rows):
@@ -100,7 +106,7 @@ def test_batches_hold_the_tokens_of_their_pairs_whatever_stands_beside_them():
 def test_no_sentence_about_a_held_out_noun_is_trained_on_though_its_gender_is():
     published = published_pairs(3000)
     tokenizer = Tokenizer.load(published.folder(cache_root()) / TOKENIZER)
-    train = open_split(published, "train", tokenizer.end_of_text, cache_root())
+    train, _ = opened(published, tokenizer)
     bounds = [0, *train.source_ends.tolist()]
     seen = {tokenizer.decode(train.source[start : end - 1]) for start, end in pairwise(bounds)}
     sentences = [text for text in published.texts(cache_root()) if text[2] == "pronouns"]

@@ -1,7 +1,6 @@
 """Classification of texts in the process that starts the job: arithmetic, texts and record."""
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -19,8 +18,7 @@ from orchestrator.stages.classify_text.texts import (
     publish_texts,
     read_texts,
 )
-from orchestrator.stages.examples.driving import outline_of, record_of
-from orchestrator.stages.examples.resuming import start_position
+from orchestrator.stages.examples.driving import outline_of, ready_of
 from orchestrator.stages.language.roles import language_role, tokenizer_of_weights, vocabulary_of
 from orchestrator.stages.stage import Outline, Ready, Say, Score, Shown
 
@@ -63,25 +61,21 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
     tokenizer = _tokenizer(config, read)
     published = publish_texts(read, tokenizer, model.max_positions, cache_root())
     role = role_of(config, published.vocab_size, published.classes)
-    if start is not None:
-        start_position(start, config, role.model, published.fingerprint, SAME)
     data = (
         f"{_source(stage)}: {published.train:,} train and {published.validation:,} validation "
         f"texts of {len(published.classes)} classes, {published.tokens:.1f} tokens a text"
     )
     if published.cut:
         data += f"; of {counted(published.cut, 'text')} the first {model.max_positions}"
-    return Ready(
+    return ready_of(
+        config,
+        start,
         _outline(config, data, role, published),
-        inputs=published,
-        record=partial(
-            record_of,
-            published=published,
-            name="docstrings" if stage.data is None else Path(stage.data).stem,
-            source=stage.data or "python_docs",
-            columns={stage.text: "string", stage.label: "string"},
-        ),
-        files=(published.folder(cache_root()),),
+        published,
+        same=SAME,
+        name="docstrings" if stage.data is None else Path(stage.data).stem,
+        source=stage.data or "python_docs",
+        columns={stage.text: "string", stage.label: "string"},
     )
 
 

@@ -19,7 +19,7 @@ from data.sources.python_docs import docstrings
 from data.sources.table_files import table_parts
 from orchestrator.record.checkpoints.manifest import TOKENIZER
 from orchestrator.stages.classify_text.stage import ClassifyTextConfig
-from orchestrator.stages.examples.published import Published, open_arrays, publish_arrays
+from orchestrator.stages.examples.published import Published, publish_arrays
 from orchestrator.stages.examples.ragged import joined, padded
 from orchestrator.stages.examples.splitting import is_held_out
 
@@ -176,15 +176,6 @@ def publish_texts(
         len(arrays["train-tokens"]) / train,
         cut,
     )
-
-
-def open_split(published: PublishedTexts, split: str, cache: Path) -> Split:
-    """A split, mapped into memory; every rank calls it.
-
-    Raises:
-        NotOnThisHost: the folder is not there.
-    """
-    return Split(*open_arrays(published.fingerprint, cache, *(f"{split}-{own}" for own in ARRAYS)))
 
 
 def _docstrings() -> Iterator[tuple[str, str]]:

@@ -14,12 +14,9 @@ from orchestrator.record.checkpoints import Checkpoint
 from orchestrator.record.checkpoints.manifest import TOKENIZER
 from orchestrator.stages.classify import confusion
 from orchestrator.stages.classify_text.driver import SAME, role_of
-from orchestrator.stages.classify_text.texts import (
-    Batch,
-    PublishedTexts,
-    open_split,
-)
+from orchestrator.stages.classify_text.texts import ARRAYS, Batch, PublishedTexts, Split
 from orchestrator.stages.examples.feeding import evaluation
+from orchestrator.stages.examples.published import open_splits
 from orchestrator.stages.examples.resuming import start_position
 from orchestrator.stages.examples.training import ExampleTraining
 from orchestrator.stages.result import Result, Table
@@ -66,9 +63,7 @@ class Training(ExampleTraining[Batch]):
         self.classes = published.classes
         self.tokenizer = published.folder(run.cache) / TOKENIZER
         role = role_of(config, published.vocab_size, published.classes)
-        train, self.validation = (
-            open_split(published, name, run.cache) for name in ("train", "validation")
-        )
+        train, self.validation = open_splits(Split, ARRAYS, published, run.cache)
         flops = flops_per_sample(role.model, round(published.tokens))
         super().__init__(config, run, role, train, published.fingerprint, {}, flops)
 

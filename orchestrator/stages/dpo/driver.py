@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data import Tokenizer
+from data.chat import template_of
 from data.files import cache_root
 from data.sources.conversation import Preference
 from data.sources.conversations import file_preferences
@@ -15,10 +15,8 @@ from models import cost
 from orchestrator.config import JobConfig
 from orchestrator.stages.dpo.pairs import PublishedPreferences, publish_preferences
 from orchestrator.stages.dpo.stage import OWN, DPOConfig
-from orchestrator.stages.examples.driving import outline_of, record_of
-from orchestrator.stages.examples.resuming import start_position
+from orchestrator.stages.examples.driving import outline_of, ready_of
 from orchestrator.stages.language.roles import language_role, tokenizer_of_weights
-from orchestrator.stages.sft.driver import template_of
 from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Score, Shown
 
 if TYPE_CHECKING:
@@ -62,9 +60,6 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
         seed=config.seed,
         cache=cache_root(),
     )
-    if start is not None:
-        model = language_role(config, published.vocab_size).model
-        start_position(start, config, model, published.fingerprint, SAME)
     if published.too_long:
         say(
             f"data: left out as longer than stage.sequence_length={stage.sequence_length}: "
@@ -74,17 +69,15 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
         f"{_source(stage)}: {published.train:,} train and {published.validation:,} held-out pairs, "
         f"{published.tokens:.1f} tokens a row"
     )
-    return Ready(
+    return ready_of(
+        config,
+        start,
         _outline(config, data, published.vocab_size, published),
-        inputs=published,
-        record=partial(
-            record_of,
-            published=published,
-            name="python_preferences" if stage.data is None else Path(stage.data).stem,
-            source=stage.data or "python_docs",
-            columns={"chosen": "list", "rejected": "list"},
-        ),
-        files=(published.folder(cache_root()),),
+        published,
+        same=SAME,
+        name="python_preferences" if stage.data is None else Path(stage.data).stem,
+        source=stage.data or "python_docs",
+        columns={"chosen": "list", "rejected": "list"},
     )
 
 

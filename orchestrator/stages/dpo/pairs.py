@@ -17,7 +17,7 @@ from data.messages import counted as told
 from data.order import Ids
 from data.sources.conversation import Preference
 from orchestrator.record.checkpoints.manifest import TOKENIZER
-from orchestrator.stages.examples.published import Published, open_arrays, publish_arrays
+from orchestrator.stages.examples.published import Published, publish_arrays
 from orchestrator.stages.examples.ragged import joined, padded
 from orchestrator.stages.examples.splitting import is_held_out
 
@@ -144,13 +144,3 @@ def last_answer(row: ChatRow) -> list[int]:
     while start and row.answers[start - 1]:
         start -= 1
     return [int(start <= place <= last) for place in range(len(row.answers))]
-
-
-def open_split(published: PublishedPreferences, split: str, filling: int, cache: Path) -> Split:
-    """A split, `train` or `validation`, mapped into memory; every rank calls it.
-
-    Raises:
-        NotOnThisHost: the folder is not there.
-    """
-    arrays = open_arrays(published.fingerprint, cache, *(f"{split}-{what}" for what in ARRAYS))
-    return Split(**dict(zip(ARRAYS, arrays, strict=True)), filling=filling)

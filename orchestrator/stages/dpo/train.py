@@ -14,9 +14,10 @@ from orchestrator.config import JobConfig, RoleConfig
 from orchestrator.record.checkpoints import Checkpoint
 from orchestrator.record.checkpoints.manifest import TOKENIZER
 from orchestrator.stages.dpo.driver import SAME
-from orchestrator.stages.dpo.pairs import Batch, PublishedPreferences, open_split
+from orchestrator.stages.dpo.pairs import ARRAYS, Batch, PublishedPreferences, Split
 from orchestrator.stages.dpo.stage import DPOConfig
 from orchestrator.stages.examples.feeding import evaluation
+from orchestrator.stages.examples.published import open_splits
 from orchestrator.stages.examples.resuming import FACTS, start_position
 from orchestrator.stages.examples.training import ExampleTraining
 from orchestrator.stages.language.roles import language_role
@@ -94,9 +95,7 @@ class Training(ExampleTraining[Batch]):
         self.published, self.dpo = published, config.section(DPOConfig)
         self.tokenizer = published.folder(run.cache) / TOKENIZER
         end = Tokenizer.load(self.tokenizer).end_of_text
-        train, self.validation = (
-            open_split(published, name, end, run.cache) for name in ("train", "validation")
-        )
+        train, self.validation = open_splits(Split, ARRAYS, published, run.cache, filling=end)
         role = language_role(config, published.vocab_size)
         flops = flops_per_sample(role.model, round(2 * published.tokens))
         about = {"chat_template": published.template}

@@ -1,7 +1,9 @@
 """What a stage on examples tells of a job before it starts, and puts on record of them."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data.files import cache_root
 from data.messages import counted
@@ -10,7 +12,11 @@ from orchestrator.config import JobConfig, RoleConfig, TrainingConfig
 from orchestrator.record.checkpoints.manifest import TOKENIZER
 from orchestrator.record.journal import Journal
 from orchestrator.stages.examples.published import Published
-from orchestrator.stages.stage import Outline, RoleOutline, Score, Shown, step_line
+from orchestrator.stages.examples.resuming import start_position
+from orchestrator.stages.stage import Outline, Ready, RoleOutline, Score, Shown, step_line
+
+if TYPE_CHECKING:
+    from orchestrator.record.checkpoints import Checkpoint
 
 
 def outline_of(
@@ -39,12 +45,13 @@ def outline_of(
         score: by which runs are ranked.
     """
     steps = config.section(TrainingConfig).steps
-    parameters, seen = cost.parameters(role.model), config.batch.step * steps
+    seen = config.batch.step * steps
+    told = RoleOutline(role, cost.parameters(role.model), cost.largest_layer(role.model))
     flops = None if each is None else cost.flops_per_sample(role.model, each) * seen
     epochs = "" if published is None else f" = {seen / published.train:.3g} epochs"
     operations = "" if flops is None else f"; {flops:.3g} floating-point operations"
     lines = {
-        "model": f"{role.model.family}, {parameters:,} parameters",
+        "model": told.line,
         "data": data,
         "step": step_line(config, example),
         "job": f"{counted(steps, 'step')} = {seen:,} {example}s{epochs}{operations}",
@@ -52,11 +59,49 @@ def outline_of(
     return Outline(
         steps,
         lines,
-        {"model": RoleOutline(role, parameters, cost.largest_layer(role.model))},
+        {"model": told},
         training,
         evaluation,
         flops=flops,
+        length=each,
         score=score,
+    )
+
+
+def ready_of(
+    config: JobConfig,
+    start: "Checkpoint | None",
+    outline: Outline,
+    published: Published,
+    *,
+    same: str,
+    name: str,
+    source: str,
+    columns: Mapping[str, str],
+) -> Ready:
+    """What a stage on published examples has made for its ranks.
+
+    Args:
+        config: of the job.
+        start: the checkpoint that it goes on from.
+        outline: of the job, with what the examples add.
+        published: the examples.
+        same: the settings that they follow from, as a message names them.
+        name: of the dataset.
+        source: where it comes from: a path, or a name.
+        columns: type of each.
+
+    Raises:
+        ValueError: the job can't go on from `start`.
+    """
+    if start is not None:
+        model = outline.roles["model"].config.model
+        start_position(start, config, model, published.fingerprint, same)
+    return Ready(
+        outline,
+        inputs=published,
+        record=partial(record_of, published=published, name=name, source=source, columns=columns),
+        files=(published.folder(cache_root()),),
     )
 
 

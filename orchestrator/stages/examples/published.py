@@ -3,11 +3,11 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from data.files import NotOnThisHost, publish
 FOLDER = "examples"  # under the root of the cache
 ABOUT = "about.json"
 Arrays = Mapping[str, NDArray[Any]]
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,31 @@ def _write(folder: Path, arrays: Arrays, files: Mapping[str, bytes]) -> None:
         if not folder.is_dir():  # unless another job has published the same meanwhile
             raise
         shutil.rmtree(partial)
+
+
+def open_splits(
+    make: Callable[..., Made],
+    arrays: Sequence[str],
+    published: Published,
+    cache: Path,
+    splits: Sequence[str] = ("train", "validation"),
+    **more: int,
+) -> list[Made]:
+    """The splits of a job, mapped into memory; every rank calls it.
+
+    Args:
+        make: a split of its arrays, in their order, and of `more`.
+        arrays: their names behind that of the split: `train-tokens`, `validation-tokens` ...
+        published: of the job.
+        cache: root of the cache.
+        splits: their names.
+        more: what a split knows besides.
+
+    Raises:
+        NotOnThisHost: the folder is not there.
+    """
+    names = [[f"{split}-{name}" for name in arrays] for split in splits]
+    return [make(*open_arrays(published.fingerprint, cache, *own), **more) for own in names]
 
 
 def open_arrays(fingerprint: str, cache: Path, *names: str) -> list[NDArray[Any]]:

@@ -136,12 +136,12 @@ class LanguageDriver:
         stage, batch = config.section(LanguageTrainingConfig), config.batch
         T = config.data.sequence_length
         role = language_role(config, vocabulary)
-        parameters = cost.parameters(role.model)
+        told = RoleOutline(role, cost.parameters(role.model), cost.largest_layer(role.model))
         per_step, sequences = batch.step * T, batch.step * stage.steps
         flops = cost.flops_per_token(role.model, T) * sequences * T
         seen = "" if epochs is None else f" = {_epochs(epochs, 'about ' * about)}"
         lines = {
-            "model": f"{role.model.family}, {parameters:,} parameters{_caution(role.model)}",
+            "model": f"{told.line}{_caution(role.model)}",
             "data": data,
             "step": f"{step_line(config, 'sequence')} of {counted(T, 'token')} = {per_step:,} "
             "tokens",
@@ -153,11 +153,12 @@ class LanguageDriver:
         return Outline(
             stage.steps,
             lines,
-            {"model": RoleOutline(role, parameters, cost.largest_layer(role.model))},
+            {"model": told},
             TRAINING,
             self.evaluation,
             tokens_per_step=per_step,
             flops=flops,
+            length=T,
             score=self.score,
         )
 

@@ -4,11 +4,11 @@ N rows of a split, B rows of a micro-batch, T+1 tokens of the longest of them.
 """
 
 import json
+import random
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +21,15 @@ from data.records import Message
 from data.sources.conversation import Conversation
 from data.tokenizer import load_or_train
 from orchestrator.record.checkpoints.manifest import TOKENIZER
-from orchestrator.stages.examples.published import Published, open_arrays, publish_arrays
+from orchestrator.stages.examples.published import Arrays, Published, publish_arrays
 from orchestrator.stages.examples.ragged import joined, padded
 from orchestrator.stages.examples.splitting import is_held_out
+from orchestrator.stages.sft.base import BASE, BaseText
 
-VERSION = 1  # of what is in a published folder
-HELD_OUT = "validation.json"
+VERSION = 2  # of what is in a published folder
+HELD_OUT, SHOTS = "validation.json", "shots.json"
+MOST_SHOTS = 16
+SPLITS = ("train", "validation")
 ARRAYS = ("tokens", "answers", "documents", "ends")
 
 
@@ -46,10 +49,26 @@ class PublishedConversations(Published):
     """Share of them that the assistant says."""
     too_long: int
     """Conversations left out because no row has room for them."""
+    replayed: int
+    """Training rows that are text which the weights have learned before."""
+    base: str | None
+    """That text in a few words. None: there are no weights to start from."""
 
     def held_out(self, cache: Path) -> list[tuple[list[Message], str]]:
         """Messages and kind of each conversation of the validation split, as they were read."""
-        found = json.loads((self.folder(cache) / HELD_OUT).read_text(encoding="utf-8"))
+        return self._read(cache, HELD_OUT)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of what can be opened."""
+        return (*SPLITS, *(() if self.base is None else (BASE,)))
+
+    def shots(self, cache: Path) -> list[list[Message]]:
+        """Some of the training split, to stand in a prompt as examples."""
+        return [messages for messages, _ in self._read(cache, SHOTS)]
+
+    def _read(self, cache: Path, name: str) -> list[tuple[list[Message], str]]:
+        found = json.loads((self.folder(cache) / name).read_text(encoding="utf-8"))
         return [([(role, content) for role, content in own], kind) for own, kind in found]
 
 
@@ -101,6 +120,8 @@ def publish_conversations(
     seed: int,
     cache: Path,
     known: Tokenizer | None = None,
+    base: BaseText | None = None,
+    replay_fraction: float = 0.0,
 ) -> PublishedConversations:
     """Cut, render, tokenize, pack and publish conversations, unless that has been done.
 
@@ -115,15 +136,19 @@ def publish_conversations(
         seed: of the cut.
         cache: root of the cache.
         known: the tokenizer of the weights to start from, in place of the settings.
+        base: what those weights have learned before. None: there are none.
+        replay_fraction: share of the training rows that are such text.
 
     Raises:
-        ValueError: a split would be empty, or a conversation does not fit the template.
+        ValueError: a split would be empty, a conversation does not fit the template, or there is
+            too little text to replay.
     """
     splits: dict[str, list[Conversation]] = {"train": [], "validation": []}
     for one in dict.fromkeys(conversations):
         held_out = is_held_out(one.key, validation_fraction, seed)
-        if one.held_out is None or not held_out:  # one thing is new about each
-            splits["validation" if held_out or one.held_out else "train"].append(one)
+        if held_out and (one.held_out or one.again):  # one thing is new about each
+            continue
+        splits["validation" if held_out or one.held_out else "train"].append(one)
     texts = [content for own in splits["train"] for _, content in own.messages]
     made = known or load_or_train(tokenizer, lambda: iter(texts))
     chat = ChatTemplate(template[0], made, template[1])
@@ -140,15 +165,29 @@ def publish_conversations(
             f"stage.sequence_length={sequence_length} tokens, and both need some; give more "
             f"conversations, or another stage.validation_fraction than {validation_fraction}"
         )
-    arrays: dict[str, NDArray[Any]] = {}
+    arrays: Arrays = {}
     for name, own in rows.items():
         lengths = [len(row.tokens) for row in own]
         together = packing and name == "train"  # each held-out one has a score of its own
-        layout = packed(lengths, sequence_length) if together else [[n] for n in range(len(own))]
-        arrays |= _laid_out(name, own, layout)
+        layout = packed(lengths, sequence_length) if together else _apart(own)
+        arrays = {**arrays, **_laid_out(name, own, layout)}
+    replayed = 0
+    if base is not None:
+        known_before = [_whole(own) for own in base.held_out(sequence_length, seed)]
+        arrays = {**arrays, **_laid_out(BASE, known_before, _apart(known_before))}
+        if replay_fraction:
+            replayed = round(len(arrays["train-ends"]) * replay_fraction / (1 - replay_fraction))
+            again = [_whole(own) for own in base.rows("train", replayed, sequence_length, seed)]
+            arrays = _behind(arrays, _laid_out("train", again, _apart(again)))
     kinds = sorted({_kind(own) for own in splits["validation"]})
-    shown = [[own.messages, _kind(own)] for own in splits["validation"]]
-    files = {TOKENIZER: made.json, HELD_OUT: json.dumps(shown)}
+    drawn = random.Random(seed).sample(splits["train"], min(MOST_SHOTS, len(splits["train"])))
+    files = {
+        TOKENIZER: made.json,
+        **{
+            name: json.dumps([[own.messages, _kind(own)] for own in kept])
+            for name, kept in ((HELD_OUT, splits["validation"]), (SHOTS, drawn))
+        },
+    }
     about = {"version": VERSION, "kinds": kinds, "template": chat.source}
     fingerprint = publish_arrays(arrays, about, cache, files)
     train = len(arrays["train-ends"])
@@ -161,8 +200,10 @@ def publish_conversations(
         len(splits["train"]),
         made.vocab_size,
         len(arrays["train-tokens"]) / train,
-        float(arrays["train-answers"].mean()),
+        sum(sum(row.answers) for row in rows["train"]) / sum(len(r.tokens) for r in rows["train"]),
         too_long,
+        replayed,
+        None if base is None else base.described,
     )
 
 
@@ -194,29 +235,34 @@ def packed(lengths: Sequence[int], room: int) -> list[list[int]]:
     return rows
 
 
-def _laid_out(
-    split: str, rows: Sequence[ChatRow], layout: Sequence[Sequence[int]]
-) -> dict[str, NDArray[Any]]:
+def _apart(rows: Sequence[ChatRow]) -> list[list[int]]:
+    """The layout of rows that hold one each."""
+    return [[n] for n in range(len(rows))]
+
+
+def _whole(tokens: list[int]) -> ChatRow:
+    """Text of which every token is learned."""
+    return ChatRow(tokens, [True] * len(tokens))
+
+
+def _behind(arrays: Arrays, more: Arrays) -> Arrays:
+    """Arrays of the training split with rows behind its own."""
+    offset = len(arrays["train-tokens"])
+    more = {name: own + offset * (name == "train-ends") for name, own in more.items()}
+    return {**arrays, **{name: np.concatenate([arrays[name], own]) for name, own in more.items()}}
+
+
+def _laid_out(split: str, rows: Sequence[ChatRow], layout: Sequence[Sequence[int]]) -> Arrays:
     """The arrays of a split whose rows hold these conversations."""
     tokens, ends = joined([[t for n in own for t in rows[n].tokens] for own in layout])
     answers, _ = joined([[int(a) for n in own for a in rows[n].answers] for own in layout])
     documents, _ = joined(
         [[k for k, n in enumerate(own) for _ in rows[n].tokens] for own in layout]
     )
-    found: dict[str, NDArray[Any]] = {
+    found: Arrays = {
         "tokens": tokens,
         "answers": answers,
         "documents": documents,
         "ends": ends,
     }
     return {f"{split}-{name}": array for name, array in found.items()}
-
-
-def open_split(published: PublishedConversations, split: str, filling: int, cache: Path) -> Split:
-    """A split, `train` or `validation`, mapped into memory; every rank calls it.
-
-    Raises:
-        NotOnThisHost: the folder is not there.
-    """
-    arrays = open_arrays(published.fingerprint, cache, *(f"{split}-{what}" for what in ARRAYS))
-    return Split(**dict(zip(ARRAYS, arrays, strict=True)), filling=filling)

@@ -1,19 +1,19 @@
 """Supervised fine-tuning in the process that starts the job: arithmetic, conversations, record."""
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.chat import BUILT_IN, read_template
+from data.chat import template_of
 from data.files import cache_root
 from data.sources.conversation import Conversation
 from data.sources.conversations import file_conversations
 from data.sources.python_questions import python_questions
 from orchestrator.config import JobConfig
-from orchestrator.stages.examples.driving import outline_of, record_of
-from orchestrator.stages.examples.resuming import start_position
+from orchestrator.stages.examples.driving import outline_of, ready_of
+from orchestrator.stages.language.preparing import describe
 from orchestrator.stages.language.roles import language_role, tokenizer_of_weights, vocabulary_of
+from orchestrator.stages.sft.base import base_text
 from orchestrator.stages.sft.conversations import PublishedConversations, publish_conversations
 from orchestrator.stages.sft.stage import OWN, SFTConfig
 from orchestrator.stages.stage import Outline, Ready, Say, Score, Shown
@@ -21,7 +21,7 @@ from orchestrator.stages.stage import Outline, Ready, Say, Score, Shown
 if TYPE_CHECKING:
     from orchestrator.record.checkpoints import Checkpoint
 
-SAME = f"{', '.join(f'stage.{name}' for name in OWN)} and the tokenizer"
+SAME = f"{', '.join(f'stage.{name}' for name in OWN)}, data and the tokenizer"
 TRAINING = (
     Shown("train/loss", "train loss {:.3f}"),
     Shown("train/tokens_per_second", "{:,.0f} answer tokens/s", rate=True),
@@ -30,6 +30,7 @@ TRAINING = (
 EVALUATION = (
     Shown("validation/exact", "held-out answers exact {:.1%}"),
     Shown("validation/loss", "validation loss {:.3f}"),
+    Shown("validation/base_loss", "base text {:.3f}"),
 )
 
 
@@ -61,10 +62,9 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
         seed=config.seed,
         cache=cache_root(),
         known=tokenizer_of_weights(config),
+        base=base_text(config, say),
+        replay_fraction=stage.replay_fraction,
     )
-    role = language_role(config, published.vocab_size)
-    if start is not None:
-        start_position(start, config, role.model, published.fingerprint, SAME)
     if published.too_long:
         say(
             f"data: left out as longer than stage.sequence_length={stage.sequence_length}: "
@@ -72,20 +72,20 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
         )
     data = (
         f"{_source(stage)}: {published.conversations:,} train conversations in "
-        f"{published.train:,} rows, {published.answered:.0%} of their tokens answers; "
-        f"{published.validation:,} held out"
+        f"{published.train - published.replayed:,} rows, {published.answered:.0%} of their tokens "
+        f"answers; {published.validation:,} held out"
     )
-    return Ready(
+    if published.replayed:
+        data += f"; {published.replayed:,} rows of {describe(config.data)} again"
+    return ready_of(
+        config,
+        start,
         _outline(config, data, published.vocab_size, published),
-        inputs=published,
-        record=partial(
-            record_of,
-            published=published,
-            name="python_questions" if stage.data is None else Path(stage.data).stem,
-            source=stage.data or "python_docs",
-            columns={"messages": "list"},
-        ),
-        files=(published.folder(cache_root()),),
+        published,
+        same=SAME,
+        name="python_questions" if stage.data is None else Path(stage.data).stem,
+        source=stage.data or "python_docs",
+        columns={"messages": "list"},
     )
 
 
@@ -95,17 +95,6 @@ def _source(stage: SFTConfig) -> str:
 
 def _conversations(config: JobConfig, stage: SFTConfig) -> Iterator[Conversation]:
     return python_questions(config.seed) if stage.data is None else file_conversations(stage.data)
-
-
-def template_of(path: str | None) -> tuple[str, str]:
-    """The chat template of a file, or the built-in one, and what messages call it.
-
-    Raises:
-        DataError: the file has none.
-    """
-    if path is None:
-        return BUILT_IN, "the built-in chat template"
-    return read_template(Path(path)), f"stage.chat_template={path}"
 
 
 def _outline(

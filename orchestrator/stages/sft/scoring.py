@@ -1,5 +1,6 @@
 """Held-out answers: how likely and how many exact, with intervals, before training and after."""
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,8 @@ RESAMPLES = 2000
 SHOWN = 6  # answers in the table of them
 LONGEST_ANSWER = 40  # tokens of them
 LONGEST_SHOWN = 60  # characters of a bad answer in the table: before training it may be anything
+Asked = list[tuple[list[Message], str]]
+"""Conversations that end with an answer, and their kinds."""
 Scores = Mapping[str, Mapping[str, float]]
 """For each kind of what is held out, and all: number, loss and exact, each of the two with the ends
 of its interval, `_low` and `_high`. Plain numbers, for a checkpoint."""
@@ -56,13 +59,11 @@ def measure(engine: Engine, split: Split, micro: int, heart: Heart) -> Measured:
             heart.beat(EVALUATION)
             rows = torch.from_numpy(batch.tokens).to(engine.device)  # (B, T+1)
             mask = torch.from_numpy(batch.loss_mask).to(engine.device)  # (B, T)
-            logits, targets = engine.forward(rows[:, :-1]), rows[:, 1:]  # (B, T, V), (B, T)
-            chosen = logits[mask].float(), targets[mask]  # (n, V), (n,)
-            nats = torch.zeros(mask.shape, device=engine.device)
-            nats[mask] = torch.nn.functional.cross_entropy(*chosen, reduction="none")
-            wrong = torch.zeros_like(mask)
-            wrong[mask] = chosen[0].argmax(-1) != chosen[1]
-            own = [nats.sum(1), mask.sum(1), mask.any(1) & ~wrong.any(1)]
+            targets = rows[:, 1:]  # (B, T)
+            grades = engine.forward(rows[:, :-1], targets=targets, loss_mask=mask, grades=True)
+            nats, right = grades  # (B, T) each
+            tokens = mask.sum(1)
+            own = [nats.sum(1), tokens, (tokens > 0) & (right.sum(1) == tokens)]
             # Rows that fill up a batch come again, and count nothing.
             np.add.at(found, batch.sample_ids, torch.stack(own, 1).double().cpu().numpy())
     return Measured(*distributed.sum_array(found, engine.device).T)
@@ -171,7 +172,7 @@ def examples(
     """A few questions with the answers before and after, and what they should be."""
     rows = tuple(
         (
-            messages[-2][1],
+            cut(messages[-2][1], LONGEST_SHOWN),
             cut(old, LONGEST_SHOWN),
             cut(new, LONGEST_SHOWN),
             "the same" if new == messages[-1][1] else messages[-1][1],
@@ -181,12 +182,19 @@ def examples(
     return Table("examples", ("question", "before", "after", "should be"), rows)
 
 
-def few(held_out: Sequence[tuple[list[Message], str]]) -> list[tuple[list[Message], str]]:
-    """Some of the held-out conversations, of each kind in turn, spread over them."""
+def few(held_out: Asked, each: int | None = None) -> Asked:
+    """Some of the held-out conversations, of each kind in turn, drawn by a seed of their own: what
+    comes in turns, such as questions of four sorts, would be missed at equal distances.
+
+    Args:
+        held_out: all of them, and their kinds.
+        each: how many of a kind at most. None: as many as the table of them shows.
+    """
     kinds = sorted({kind for _, kind in held_out})
-    each = -(-SHOWN // len(kinds))
-    found: list[tuple[list[Message], str]] = []
+    each = -(-SHOWN // len(kinds)) if each is None else each
+    found: Asked = []
     for kind in kinds:
         own = [one for one in held_out if one[1] == kind]
-        found += own[:: -(-len(own) // each)][:each]
+        places = random.Random(0).sample(range(len(own)), min(each, len(own)))
+        found += [own[place] for place in sorted(places)]
     return found

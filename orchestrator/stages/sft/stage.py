@@ -15,14 +15,22 @@ from orchestrator.config.stage import TrainingConfig
 if TYPE_CHECKING:
     from orchestrator.config.job import JobConfig
 
-OWN = ("data", "chat_template", "sequence_length", "packing", "validation_fraction")
+OWN = (
+    *("data", "chat_template", "sequence_length", "packing", "validation_fraction"),
+    "replay_fraction",
+)
+OF_STREAMS = (
+    *("sequence_length", "row_tokens", "packing", "isolate_documents", "phases", "seed"),
+    *("max_repetition", "on_bad_block", "drift"),
+)
+"""Settings of the section `data` that order and cut it for pretraining."""
 
 
 @dataclass
 class SFTConfig(TrainingConfig):
     """Training on the answers of conversations, from random weights or those of `model.weights`."""
 
-    reads: ClassVar[tuple[str, ...]] = (*TrainingConfig.reads, "tokenizer")
+    reads: ClassVar[tuple[str, ...]] = (*TrainingConfig.reads, "tokenizer", "data")
     changes: ClassVar[Mapping[str, Change]] = {
         **TrainingConfig.changes,
         **dict.fromkeys(OWN, Change.ACCOUNTED),
@@ -46,9 +54,13 @@ class SFTConfig(TrainingConfig):
     """true: a row holds as many conversations as fit; none sees another. false: one."""
     validation_fraction: float = 0.05
     """Part of the functions, or of the first questions, that is never trained on, by a hash."""
-    steps: int = 400
+    replay_fraction: float = 0.0
+    """Part of the rows that are text of the section `data`, whose every token is learned again, so
+    that the weights do not forget it (experience replay). Of text that is held out the loss is
+    told before, during and after training, whatever the part."""
+    steps: int = 1000
     global_batch_size: int = 24
-    evaluate_every: int | None = 100
+    evaluate_every: int | None = 200
     checkpoint_every: int | None = 200
 
     def __post_init__(self) -> None:
@@ -57,6 +69,11 @@ class SFTConfig(TrainingConfig):
         self.data = expand_home("stage.data", self.data)
         self.chat_template = expand_home("stage.chat_template", self.chat_template)
         check_at_least("stage.sequence_length", self.sequence_length, 2)
+        if not 0 <= self.replay_fraction < 1:
+            raise ValueError(
+                f"stage.replay_fraction={self.replay_fraction} must be at least 0 and below 1; try "
+                "stage.replay_fraction=0.2"
+            )
         if not 0 < self.validation_fraction < 1:
             raise ValueError(
                 f"stage.validation_fraction={self.validation_fraction} must lie between 0 and 1; "
@@ -64,10 +81,18 @@ class SFTConfig(TrainingConfig):
             )
 
     def unread(self, job: JobConfig) -> dict[str, str]:
-        """Settings of a tokenizer that the weights bring along."""
-        if job.role("model").model.weights is not None and job.tokenizer.kind != "file":
-            return {"tokenizer": "model.weights brings its own"}
-        return {}
+        """Settings of a tokenizer that the weights bring along, and of text that they know."""
+        if job.role("model").model.weights is None:
+            why = (
+                "it is what model.weights=RUN have learned before, and random weights know nothing"
+            )
+            return dict.fromkeys(("data", "stage.replay_fraction"), why)
+        rows = "stage=sft takes rows of stage.sequence_length tokens of the text, each once"
+        found = {f"data.{name}": rows for name in OF_STREAMS}
+        found |= {f"data.datasets.{name}.weight": rows for name in job.data.datasets}
+        if job.tokenizer.kind != "file":
+            found["tokenizer"] = "model.weights brings its own"
+        return found
 
     def check_job(self, job: JobConfig) -> None:
         """Check that the model writes text, and that a row fits it, too."""

@@ -3,23 +3,28 @@
 B rows of a micro-batch, T tokens.
 """
 
+from pathlib import Path
+
 from data import Batch, Tokenizer
 from data.chat import ChatTemplate
 from models.cost import flops_per_sample
 from orchestrator.config import JobConfig
 from orchestrator.record.checkpoints import Checkpoint
 from orchestrator.record.checkpoints.manifest import TOKENIZER
+from orchestrator.stages.examples.feeding import evaluation
+from orchestrator.stages.examples.published import open_splits
 from orchestrator.stages.examples.resuming import FACTS, start_position
 from orchestrator.stages.examples.training import ExampleTraining
 from orchestrator.stages.language.objective import next_token
 from orchestrator.stages.language.roles import language_role
 from orchestrator.stages.result import Result, Table
 from orchestrator.stages.run import Run
-from orchestrator.stages.sft import scoring
-from orchestrator.stages.sft.conversations import PublishedConversations, open_split
+from orchestrator.stages.sft import base, scoring, writing
+from orchestrator.stages.sft.conversations import ARRAYS, PublishedConversations, Split
 from orchestrator.stages.sft.driver import SAME
 from orchestrator.stages.sft.stage import SFTConfig
-from orchestrator.training.loop import Metrics
+from orchestrator.training import checkpoint, distributed
+from orchestrator.training.loop import Metrics, evaluate
 from orchestrator.training.objectives import Objective
 from orchestrator.training.patience import SAMPLING
 
@@ -31,7 +36,7 @@ def sft(config: JobConfig, inputs: PublishedConversations, run: Run) -> Result:
     training = Training(config, inputs, run)
     training.look_before()
     outcome = training.fit()
-    tables = () if outcome.stopped else training.tables()
+    tables = () if outcome.stopped else training.tables(outcome.step)
     return Result(
         stopped=outcome.stopped,
         reason=training.checkpoints.reason(outcome),
@@ -54,11 +59,14 @@ class Training(ExampleTraining[Batch]):
         self.chat = ChatTemplate(published.template, tokenizer)
         held_out = published.held_out(run.cache)
         self.kinds, self.few = [kind for _, kind in held_out], scoring.few(held_out)
-        train, self.validation = (
-            open_split(published, name, tokenizer.end_of_text, run.cache)
-            for name in ("train", "validation")
-        )
+        asked = scoring.few(held_out, writing.MOST_OF_A_KIND)
+        self.examiner = writing.Examiner(self.chat, asked, self.length)
         role = language_role(config, published.vocab_size)
+        end = tokenizer.end_of_text
+        train, self.validation, *self.base = open_splits(
+            Split, ARRAYS, published, run.cache, published.splits, filling=end
+        )
+        self.base_losses: list[float] = []
         flops = flops_per_sample(role.model, round(published.tokens))
         about = {"chat_template": published.template}
         super().__init__(config, run, role, train, published.fingerprint, about, flops)
@@ -79,14 +87,28 @@ class Training(ExampleTraining[Batch]):
         else:
             self.evaluate(0)
             before = {"scores": self.scores, "answers": self.answers()}
+            before |= {"few_shot": self.few_shot(), "base_loss": self.base_losses}
+        self.base_losses = before["base_loss"]  # grows with what a checkpoint says
         self.about = {**self.about, BEFORE: before}
 
     def evaluate(self, step: int) -> Metrics:
-        """Loss and exact answers of what is held out, and record them. Every rank calls it."""
+        """Loss and exact answers of what is held out, loss on the base text; records them. Every
+        rank calls it.
+        """
         self.scores = self.measure()
         metrics = scoring.metrics_of(self.scores)
+        for split in self.base:
+            metrics[base.METRIC] = self.base_loss(split)
+            self.base_losses.append(metrics[base.METRIC])
         self.record(step, metrics)
         return metrics
+
+    def base_loss(self, split: Split) -> float:
+        """Of text that the weights have learned before, in nats per token. Every rank calls it."""
+        ranks = distributed.rank(), distributed.world_size()
+        shares = evaluation(split, self.config.batch.micro, *ranks)
+        totals = evaluate(self.model.engine, next_token, shares, self.run.heart)
+        return totals.metrics(base.BASE)[f"{base.BASE}/loss"]
 
     def measure(self) -> scoring.Scores:
         """Of each kind of what is held out. Every rank calls it."""
@@ -100,13 +122,33 @@ class Training(ExampleTraining[Batch]):
         asked = [messages for messages, _ in self.few]
         return scoring.answers(self.model.engine, self.chat, asked, self.length)
 
-    def tables(self) -> tuple[Table, ...]:
+    def few_shot(self) -> writing.Grades | None:
+        """Answers of the weights to start from, with examples in the prompt. None: there are none,
+        or this is another rank than the first, which alone writes them.
+        """
+        weights = self.role.model.weights
+        if weights is None or distributed.rank() != 0:
+            return None
+        found = checkpoint.open_weights(Path(weights), self.role.model.weights_role, verified=True)
+        model = checkpoint.build_writer(found.reader, found.model_config, found.path)
+        return self.examiner.grade(model, self.run.heart, self.published.shots(self.run.cache))
+
+    def tables(self, step: int) -> tuple[Table, ...]:
         """What got better since before the first step. Every rank calls it."""
         self.checkpoints.restore_best(self.model)
         before = self.about[BEFORE]
+        scores, answers = self.measure(), self.answers()
+        known = [(*self.base_losses, self.base_loss(split)) for split in self.base]
+        saved = self.checkpoints.given
+        if distributed.rank() != 0 or saved is None:  # the others have nothing to do for it
+            return ()
+        grades = self.examiner.grade(checkpoint.load_writer(saved), self.run.heart)
+        self.run.log(step, writing.metrics_of(grades))
         return (
-            scoring.table(before["scores"], self.measure()),
-            scoring.examples(self.few, before["answers"], self.answers()),
+            scoring.table(before["scores"], scores),
+            writing.table(before["few_shot"], grades, self.config.seed),
+            *(base.table(losses, str(self.published.base)) for losses in known),
+            scoring.examples(self.few, before["answers"], answers),
         )
 
     @property

@@ -1,7 +1,6 @@
 """Translation in the process that starts the job: its arithmetic, its pairs, its record."""
 
 from collections.abc import Iterator
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +11,7 @@ from data.sources.pair import Pair
 from data.sources.pairs import file_pairs
 from models.configs import reads_tokens
 from orchestrator.config import JobConfig
-from orchestrator.stages.examples.driving import outline_of, record_of
-from orchestrator.stages.examples.resuming import start_position
+from orchestrator.stages.examples.driving import outline_of, ready_of
 from orchestrator.stages.language.roles import language_role, tokenizer_of_weights, vocabulary_of
 from orchestrator.stages.stage import Outline, Ready, Say, Score, Shown
 from orchestrator.stages.translate.pairs import PublishedPairs, publish_pairs
@@ -66,26 +64,21 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
         cache=cache_root(),
         known=tokenizer_of_weights(config),
     )
-    role = language_role(config, published.vocab_size)
-    if start is not None:
-        start_position(start, config, role.model, published.fingerprint, SAME)
     if published.too_long:
         say(f"data: left out as longer than the model's positions: {published.too_long:,} pairs")
     data = (
         f"{_source(stage)}: {published.train:,} train and {published.validation:,} held-out pairs, "
         f"{published.tokens:.1f} tokens a text"
     )
-    return Ready(
+    return ready_of(
+        config,
+        start,
         _outline(config, data, published.vocab_size, published),
-        inputs=published,
-        record=partial(
-            record_of,
-            published=published,
-            name="locale" if stage.data is None else Path(stage.data).name,
-            source=stage.data or "babel",
-            columns=dict.fromkeys(stage.languages, "string"),
-        ),
-        files=(published.folder(cache_root()),),
+        published,
+        same=SAME,
+        name="locale" if stage.data is None else Path(stage.data).name,
+        source=stage.data or "babel",
+        columns=dict.fromkeys(stage.languages, "string"),
     )
 
 

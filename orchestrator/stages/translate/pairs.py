@@ -19,7 +19,7 @@ from data.order import Ids
 from data.sources.pair import Pair
 from data.tokenizer import load_or_train
 from orchestrator.record.checkpoints.manifest import TOKENIZER
-from orchestrator.stages.examples.published import Published, open_arrays, publish_arrays
+from orchestrator.stages.examples.published import Published, publish_arrays
 from orchestrator.stages.examples.ragged import joined, padded
 from orchestrator.stages.examples.splitting import is_held_out
 
@@ -174,24 +174,3 @@ def publish_pairs(
 def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """Tokens of each text with the end of text."""
     return [[*tokenizer.encode(text), tokenizer.end_of_text] for text in texts]
-
-
-def open_split(
-    published: PublishedPairs, split: str, end: int, cache: Path, start: int | None = None
-) -> Split:
-    """A split, `train` or `validation`, mapped into memory; every rank calls it.
-
-    Args:
-        published: of the job.
-        split: which.
-        end: the token that ends a text.
-        cache: root of the cache.
-        start: the token that a target begins behind. None: the end of another text.
-
-    Raises:
-        NotOnThisHost: the folder is not there.
-    """
-    names = (f"{split}-{what}" for what in ARRAYS)
-    arrays = open_arrays(published.fingerprint, cache, *names)
-    begin = end if start is None else start
-    return Split(**dict(zip(ARRAYS, arrays, strict=True)), end=end, start=begin)

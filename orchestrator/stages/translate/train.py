@@ -15,6 +15,7 @@ from orchestrator.config import JobConfig
 from orchestrator.record.checkpoints import Checkpoint
 from orchestrator.record.checkpoints.manifest import TOKENIZER
 from orchestrator.stages.examples.feeding import evaluation
+from orchestrator.stages.examples.published import open_splits
 from orchestrator.stages.examples.resuming import start_position
 from orchestrator.stages.examples.training import ExampleTraining
 from orchestrator.stages.language.roles import language_role
@@ -22,7 +23,7 @@ from orchestrator.stages.result import Result
 from orchestrator.stages.run import Run
 from orchestrator.stages.translate import pronoun, scoring
 from orchestrator.stages.translate.driver import SAME
-from orchestrator.stages.translate.pairs import Batch, PublishedPairs, open_split
+from orchestrator.stages.translate.pairs import ARRAYS, Batch, PublishedPairs, Split
 from orchestrator.stages.translate.stage import TranslateConfig
 from orchestrator.training import distributed
 from orchestrator.training.engine import Engine
@@ -93,10 +94,9 @@ class Training(ExampleTraining[Batch]):
         self.tokenizer = published.folder(run.cache) / TOKENIZER
         tokenizer = Tokenizer.load(self.tokenizer)
         role = language_role(config, published.vocab_size)
-        start = reads_tokens(role.model).target_start
-        train, self.validation = (
-            open_split(published, name, tokenizer.end_of_text, run.cache, start)
-            for name in ("train", "validation")
+        start, end = reads_tokens(role.model).target_start, tokenizer.end_of_text
+        train, self.validation = open_splits(
+            Split, ARRAYS, published, run.cache, end=end, start=end if start is None else start
         )
         flops = flops_per_sample(role.model, round(published.tokens))
         about = {"languages": self.translate_config.languages}

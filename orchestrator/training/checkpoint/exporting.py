@@ -15,6 +15,7 @@ import models
 from data.files import fsync_folder, sha256_file
 from data.messages import short, size
 from models.configs import ModelConfig
+from models.formulas.adapters import merged_config
 from orchestrator.record.checkpoints.cached import on_this_host
 from orchestrator.record.checkpoints.finding import find_best, newest_of, published
 from orchestrator.record.checkpoints.manifest import (
@@ -36,13 +37,15 @@ from orchestrator.training.checkpoint.hugging_face import (
     check_hugging_face,
     write_hugging_face,
 )
+from orchestrator.training.checkpoint.merging import merged
+from orchestrator.training.checkpoint.peft_folder import write_peft
 from orchestrator.training.checkpoint.reading import WholeTensors, open_role, read_whole
 from orchestrator.training.checkpoint.tensorfile import ITEM, HashedFile, TensorWriter
 from orchestrator.training.state import StateReader
 
 MODEL = "model.json"
 WEIGHTS = "model.safetensors"
-FORMATS = ("orchestrate", "hf")
+FORMATS = ("orchestrate", "hf", "peft")
 FOREIGN_ROLE = "model"  # of weights that no stage of ours made
 
 
@@ -83,14 +86,15 @@ def export(
         checkpoint: where they are.
         folder: to be made.
         role: whose weights. None: the only one.
-        form: one of FORMATS; hf is what Hugging Face transformers reads.
+        form: one of FORMATS; hf is what Hugging Face transformers reads, with updates of an
+            adapter in the weights; peft is those updates alone, for the package of that name.
 
     Raises:
         CheckpointError: the folder exists, the disk is too small, there is no such role, or no
             architecture of the form for its model.
         OSError: the disk took less than it promised; nothing is left.
     """
-    reader = open_role(checkpoint, role)
+    reader, _ = _opened(checkpoint, role)
     if form == "hf":
         check_hugging_face(checkpoint, role)
     if folder.exists():
@@ -108,6 +112,8 @@ def export(
     try:
         if form == "hf":
             write_hugging_face(checkpoint, role, partial)
+        elif form == "peft":
+            write_peft(checkpoint, role, partial)
         else:
             _write_ours(checkpoint, role, partial)
         fsync_folder(partial)
@@ -119,9 +125,16 @@ def export(
     return folder
 
 
-def _write_ours(checkpoint: Checkpoint, role: str | None, folder: Path) -> None:
+def _opened(checkpoint: Checkpoint, role: str | None) -> tuple[StateReader, ModelConfig | None]:
+    """A role's weights with what adapters add to them, and its model, if its stage tells it."""
     name, record = checkpoint.role(role)
-    reader = open_role(checkpoint, role)
+    config = None if record.model is None else checkpoint.model_config(name)
+    return merged(open_role(checkpoint, name), config)
+
+
+def _write_ours(checkpoint: Checkpoint, role: str | None, folder: Path) -> None:
+    name, _ = checkpoint.role(role)
+    reader, config = _opened(checkpoint, role)
     with TensorWriter(folder / WEIGHTS, {n: reader.shape(n) for n in reader.names()}) as file:
         for tensor in reader.names():
             file.write_tensor(read_whole(reader, tensor))
@@ -136,7 +149,8 @@ def _write_ours(checkpoint: Checkpoint, role: str | None, folder: Path) -> None:
         "role": name,
         "step": checkpoint.step,
     }
-    described = {"model": record.model, "source": source, "files": files}
+    model = None if config is None else models.config_to_dict(config)
+    described = {"model": model, "source": source, "files": files}
     with HashedFile(folder / MODEL) as about:
         about.write(json.dumps(described, indent=1).encode())
 
@@ -168,10 +182,9 @@ def open_weights(
         return _open_foreign(path, role, verified)
     where = on_this_host(path)
     checkpoint = read(where) if verified else find_best(place, setting)
-    name, record = checkpoint.role(role)
+    name, _ = checkpoint.role(role)
     return Weights(
-        open_role(checkpoint, role),
-        models.config_from_dict(record.model) if record.model is not None else None,
+        *_opened(checkpoint, role),
         checkpoint.tokenizer,
         checkpoint.path,
         name,
@@ -201,7 +214,7 @@ def described(path: Path, role: str | None = None) -> tuple[ModelConfig | None, 
     if found is None:
         raise CheckpointError(f"{path} holds no checkpoint{'; '.join(['', *rejected])}")
     name, record = found.role(role)
-    return (None if record.model is None else found.model_config(name)), None
+    return (None if record.model is None else merged_config(found.model_config(name))), None
 
 
 def _open_exported(folder: Path, role: str | None, verified: bool) -> Weights:

@@ -14,19 +14,19 @@ from models.hf.tensors import Part, parts
 from models.hf.wrapped import THEIRS
 from orchestrator.record.checkpoints.manifest import TOKENIZER, Checkpoint, CheckpointError
 from orchestrator.training.checkpoint.foreign import CONFIG
-from orchestrator.training.checkpoint.reading import open_role, read_whole
+from orchestrator.training.checkpoint.reading import open_merged, read_whole
 from orchestrator.training.checkpoint.tensorfile import TensorWriter
 
 
 def check_hugging_face(checkpoint: Checkpoint, role: str | None) -> None:
     """Raise CheckpointError unless an architecture there computes what the role's model does."""
-    _described(checkpoint.model_config(role))
+    _described(open_merged(checkpoint, role)[1])
 
 
 def write_hugging_face(checkpoint: Checkpoint, role: str | None, folder: Path) -> None:
     """Write config.json, model.safetensors and the files of the tokenizer into a folder."""
-    config = checkpoint.model_config(role)
-    reader, plain = open_role(checkpoint, role), _described(config)
+    reader, config = open_merged(checkpoint, role)
+    plain = _described(config)
     if isinstance(config, GPTConfig):
         made_of = parts(config, plain["model_type"])
     else:

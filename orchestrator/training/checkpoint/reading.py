@@ -17,6 +17,7 @@ from orchestrator.record.checkpoints.manifest import (
     entry_of,
     file_of,
 )
+from orchestrator.training.checkpoint.merging import merged
 from orchestrator.training.checkpoint.tensorfile import (
     StoredTensor,
     TensorFileError,
@@ -38,6 +39,13 @@ def open_role(checkpoint: Checkpoint, role: str | None = None) -> StateReader:
         files = sorted(file for file in checkpoint.files if file.endswith(".safetensors"))
         return WholeTensors([checkpoint.path / file for file in files])
     return SlicedTensors(checkpoint.path, name, record.tensors)
+
+
+def open_merged(checkpoint: Checkpoint, role: str | None) -> tuple[StateReader, ModelConfig]:
+    """The weights of a role and its model, as a plain one. Raises as `open_role` does."""
+    reader, config = merged(open_role(checkpoint, role), checkpoint.model_config(role))
+    assert config is not None
+    return reader, config
 
 
 class SlicedTensors:
@@ -132,13 +140,12 @@ def read_whole(reader: StateReader, name: str) -> Tensor:
 
 def load_model(checkpoint: Checkpoint, role: str | None = None) -> nn.Module:
     """The model of a role with its weights, on the CPU, in fp32."""
-    return _build(open_role(checkpoint, role), checkpoint.model_config(role))
+    return _build(*open_merged(checkpoint, role))
 
 
 def load_writer(checkpoint: Checkpoint, role: str | None = None) -> TextModel:
     """The model of a role that can write text. Raises CheckpointError for other models."""
-    reader = open_role(checkpoint, role)
-    return build_writer(reader, checkpoint.model_config(role), checkpoint.path)
+    return build_writer(*open_merged(checkpoint, role), checkpoint.path)
 
 
 def build_model(reader: StateReader, config: ModelConfig) -> nn.Module:

@@ -1,0 +1,10 @@
+"""What the stages share in which a policy learns from the answers that it writes itself.
+
+section.py   the settings that all of them have
+prompts.py   what is asked: rendered by a chat template, tokenized, published, opened by ranks
+driving.py   the stage in the process that starts the job
+training.py  the loop: a step is a rollout and the updates by it; evaluation, checkpoints
+updating.py  one optimizer step on answers, and the objective of a policy
+outcome.py   the true reward before and after, with intervals; answers before and after
+keeping.py   the rollouts as a run keeps them
+"""

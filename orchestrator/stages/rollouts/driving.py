@@ -1,0 +1,177 @@
+"""A stage of rollouts in the process that starts the job: arithmetic, prompts, record."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data import Tokenizer
+from data.chat import template_of
+from data.files import cache_root
+from data.messages import counted
+from data.sources.conversation import Conversation
+from data.sources.conversations import file_conversations
+from data.sources.python_questions import python_questions
+from models import cost
+from models.configs import language
+from orchestrator.config import JobConfig
+from orchestrator.stages.examples.driving import record_of
+from orchestrator.stages.examples.resuming import start_position
+from orchestrator.stages.language.roles import language_role, tokenizer_of_weights
+from orchestrator.stages.rollouts.prompts import PublishedPrompts, publish_prompts
+from orchestrator.stages.rollouts.section import OWN, RolloutConfig
+from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Score, Shown
+
+if TYPE_CHECKING:
+    from orchestrator.record.checkpoints import Checkpoint
+
+SAME = f"{', '.join(f'stage.{name}' for name in OWN)} and model.weights"
+TRAINING = (
+    Shown("train/reward", "reward {:.3f}"),
+    Shown("train/kl", "KL {:.3f} nats/token"),
+    Shown("train/answer_tokens", "{:.1f} tokens an answer"),
+    Shown("train/answers_per_second", "{:.1f} answers/s", rate=True),
+    Shown("train/step_seconds", "{:.3g} s/step", rate=True),
+)
+EVALUATION = (
+    Shown("validation/reward", "held-out reward {:.3f}"),
+    Shown("validation/kl", "KL {:.3f} nats/token"),
+)
+
+
+def outline(config: JobConfig) -> Outline:
+    """The job from its settings alone. Raises ValueError for models that read other tokens."""
+    stage = config.section(RolloutConfig)
+    template_of(stage.chat_template)
+    return _outline(config, f"{_source(stage)}, not read yet", _tokenizer(config).vocab_size)
+
+
+def estimate(config: JobConfig, start: "Checkpoint | None") -> Outline:
+    """The same: prompts are counted when they are made."""
+    return outline(config)
+
+
+def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
+    """Read and publish the prompts; check that the job can go on from `start`."""
+    stage = config.section(RolloutConfig)
+    say(f"reading {_source(stage)}")
+    published = publish_prompts(
+        _conversations(config, stage),
+        _source(stage),
+        _tokenizer(config),
+        template_of(stage.chat_template),
+        prompt_tokens=stage.prompt_tokens,
+        validation_fraction=stage.validation_fraction,
+        seed=config.seed,
+        cache=cache_root(),
+    )
+    if start is not None:
+        model = language_role(config, published.vocab_size).model
+        start_position(start, config, model, published.fingerprint, SAME)
+    if published.too_long:
+        say(
+            f"data: left out as longer than stage.prompt_tokens={stage.prompt_tokens}: "
+            f"{published.too_long:,} prompts"
+        )
+    data = (
+        f"{_source(stage)}: {published.train:,} train and {published.validation:,} held-out "
+        f"prompts, {published.tokens:.1f} tokens a prompt"
+    )
+    return Ready(
+        _outline(config, data, published.vocab_size, published),
+        inputs=published,
+        record=partial(
+            record_of,
+            published=published,
+            name="python_questions" if stage.data is None else Path(stage.data).stem,
+            source=stage.data or "python_docs",
+            columns={"messages": "list"},
+        ),
+        files=(published.folder(cache_root()),),
+    )
+
+
+def _source(stage: RolloutConfig) -> str:
+    return stage.data or "questions about functions of Python"
+
+
+def _conversations(config: JobConfig, stage: RolloutConfig) -> Iterator[Conversation]:
+    return python_questions(config.seed) if stage.data is None else file_conversations(stage.data)
+
+
+def _tokenizer(config: JobConfig) -> Tokenizer:
+    """That of all models of the job.
+
+    Raises:
+        ValueError: they have several, or none.
+    """
+    first, *others = config.stage.roles
+    known = tokenizer_of_weights(config, first)
+    assert known is not None  # the stage has checked that all begin as saved weights
+    for name in others:
+        own = tokenizer_of_weights(config, name)
+        assert own is not None
+        if own.fingerprint != known.fingerprint:
+            raise ValueError(
+                f"roles.{name}.model.weights={language(config.role(name).model).weights} reads "
+                f"other tokens than model.weights={config.model.weights}, so what they say of a "
+                "token can't be compared; give weights with the same tokenizer, or leave it out"
+            )
+    return known
+
+
+def _outline(
+    config: JobConfig, data: str, vocabulary: int, published: PublishedPrompts | None = None
+) -> Outline:
+    """The plan of a job whose steps are rollouts with the updates by them."""
+    stage, batch = config.section(RolloutConfig), config.batch
+    roles = {
+        name: RoleOutline(role, cost.parameters(role.model), cost.largest_layer(role.model))
+        for name in stage.roles
+        for role in [language_role(config, vocabulary, name)]
+    }
+    answers = batch.step * stage.steps
+    first = next(iter(roles.values()))
+    flops = None
+    if published is not None:
+        flops = answers * flops_per_answer(config, published)
+    operations = "" if flops is None else f"; {flops:.3g} floating-point operations"
+    cut = (
+        f"{counted(stage.mini_batches, 'optimizer step')} x {counted(batch.micro, 'answer')} x "
+        f"{counted(batch.accumulation_steps, 'micro-step')} x {counted(config.workers, 'worker')}"
+    )
+    lines = {
+        "model": f"{first.config.model.family}, {first.parameters:,} parameters",
+        "data": data,
+        "step": f"{cut} = {counted(batch.step, 'answer')} of at most "
+        f"{counted(stage.answer_tokens, 'token')}, learned from {counted(stage.epochs, 'time')}",
+        "job": f"{counted(stage.steps, 'step')} = {answers:,} answers and "
+        f"{counted(stage.steps * stage.updates, 'optimizer step')}{operations}",
+        "reward": f"stage.rule={stage.rule}, from 0 to 1",
+    }
+    return Outline(
+        stage.steps,
+        lines,
+        roles,
+        TRAINING,
+        EVALUATION,
+        flops=flops,
+        score=Score("validation/reward", lower_is_better=False),
+    )
+
+
+def flops_per_answer(config: JobConfig, published: PublishedPrompts) -> float:
+    """Floating-point operations for an answer of full length, of all that is done with it.
+
+    A forward pass of the policy writes it and one scores it, one of each other model scores it,
+    and each epoch takes a forward and a backward pass, which is three forward passes.
+    """
+    stage = config.section(RolloutConfig)
+    tokens = round(published.tokens) + stage.answer_tokens
+    found = 0.0
+    for name in stage.roles:
+        model = language_role(config, published.vocab_size, name).model
+        passes = 1 + (name == stage.roles[0])
+        trained = 0 if name in stage.frozen else 3 * stage.epochs
+        found += cost.flops_per_sample(model, tokens) / 3 * (passes + trained)
+    return found

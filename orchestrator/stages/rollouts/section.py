@@ -1,0 +1,208 @@
+"""The settings of a stage in which a policy learns from its own answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from data.files import expand_home
+from models.configs import CausalConfig, HFConfig, language
+from orchestrator.config.changes import Change
+from orchestrator.config.checks import check_at_least, check_choice, nearest_multiples
+from orchestrator.config.stage import BatchSizes, TrainingConfig
+from orchestrator.stages.rewards import RULES
+
+if TYPE_CHECKING:
+    from orchestrator.config.job import JobConfig
+    from orchestrator.config.resources import ResourcesConfig
+
+OWN = ("data", "chat_template", "prompt_tokens", "validation_fraction")
+ESTIMATORS = ("k1", "k2", "k3")  # those of training/kl.py
+AGGREGATIONS = ("token", "sequence", "constant")  # those of training/policy_loss.py
+
+
+@dataclass
+class RolloutConfig(TrainingConfig):
+    """A step lets the policy answer prompts, and learns from the rewards of the answers."""
+
+    reads: ClassVar[tuple[str, ...]] = (*TrainingConfig.reads, "tokenizer")
+    roles: ClassVar[tuple[str, ...]] = ("model", "reference")
+    frozen: ClassVar[tuple[str, ...]] = ("reference",)
+    changes: ClassVar[Mapping[str, Change]] = {
+        **TrainingConfig.changes,
+        **dict.fromkeys(OWN, Change.ACCOUNTED),
+        **dict.fromkeys(
+            (
+                *("rule", "answer_tokens", "temperature", "epochs", "mini_batches", "clip_low"),
+                *("clip_high", "aggregation", "kl_coefficient", "kl_estimator"),
+                "entropy_coefficient",
+            ),
+            Change.MATHEMATICS,
+        ),
+        **dict.fromkeys(("kl_limit", "validation_prompts"), Change.FREE),
+    }
+    measures: ClassVar[Mapping[str, str]] = {
+        "validation/reward": "higher",
+        "validation/kl": "lower",
+    }
+
+    data: str | None = None
+    """A table whose rows are conversations in a column "messages" (FILE.jsonl, FILE.parquet ...,
+    also as a glob); or hf:NAME. What stands before the last answer is the prompt, and that answer
+    what rules compare with. None: questions about functions of Python."""
+    chat_template: str | None = None
+    """A file with a Jinja template, or a tokenizer_config.json that has one. None: that of
+    stage=sft."""
+    prompt_tokens: int = 160
+    """Most tokens of a prompt. A longer one is left out, and counted."""
+    answer_tokens: int = 32
+    """Most tokens of an answer, with the one that ends it; it is cut off there."""
+    validation_fraction: float = 0.05
+    """Part of the functions, or of the first questions, that is never trained on, by a hash."""
+    validation_prompts: int = 128
+    """Most held-out prompts of an evaluation."""
+    rule: str = "word_f1"
+    """The true reward, from 0 to 1: exact, contains, word_f1, from_prompt, length, no_repetition,
+    sentence (orchestrator/stages/rewards/rules.py)."""
+    steps: int = 100
+    """Rollouts of the whole run; each is followed by stage.epochs x stage.mini_batches optimizer
+    steps."""
+    global_batch_size: int = 64
+    """Answers per step, over all ranks."""
+    micro_batch_size: int | None = None
+    """Answers in one forward pass on one rank. None: a rank's whole share of a mini-batch."""
+    epochs: int = 1
+    """How often a step learns from each answer."""
+    mini_batches: int = 1
+    """Optimizer steps in which each answer is seen once."""
+    temperature: float = 1.0
+    """What logits are divided by, where answers are drawn and where they are learned from."""
+    clip_low: float = 0.2
+    """How far the probability of a token may fall, as a ratio, before its gradient ends."""
+    clip_high: float = 0.2
+    """How far it may rise; above clip_low, rare tokens are learned more easily (DAPO: 0.28)."""
+    aggregation: str = "token"
+    """What an answer counts in the loss: token, each token the same; sequence, each answer the
+    same; constant, each answer by its length / answer_tokens."""
+    kl_coefficient: float = 0.02
+    """What a nat of KL between policy and reference costs, at each token."""
+    kl_estimator: str = "k3"
+    """How KL is estimated: k1, k2 or k3 (orchestrator/training/kl.py)."""
+    kl_limit: float | None = 1.0
+    """Nats per token of an answer between policy and reference above which the run ends. None: it
+    never does for that."""
+    entropy_coefficient: float = 0.0
+    """What a nat of entropy of the policy is worth, at each token."""
+    evaluate_every: int | None = 25
+    checkpoint_every: int | None = 25
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        self.data = expand_home("stage.data", self.data)
+        self.chat_template = expand_home("stage.chat_template", self.chat_template)
+        for name in (
+            *("prompt_tokens", "answer_tokens", "validation_prompts", "epochs", "mini_batches"),
+        ):
+            check_at_least(f"stage.{name}", getattr(self, name), 1)
+        check_choice("stage.rule", self.rule, RULES)
+        check_choice("stage.aggregation", self.aggregation, AGGREGATIONS)
+        check_choice("stage.kl_estimator", self.kl_estimator, ESTIMATORS)
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(
+                f"stage.validation_fraction={self.validation_fraction} must lie between 0 and 1; "
+                "try stage.validation_fraction=0.05"
+            )
+        check_above_0("temperature", self.temperature, 1.0)
+        check_above_0("clip_low", self.clip_low, 0.2)
+        check_above_0("clip_high", self.clip_high, 0.2)
+        if self.clip_low >= 1:
+            raise ValueError(
+                f"stage.clip_low={self.clip_low} must be below 1, for a ratio is above 0; try "
+                "stage.clip_low=0.2"
+            )
+        if self.kl_limit is not None:
+            check_above_0("kl_limit", self.kl_limit, 1.0)
+        for name in ("kl_coefficient", "entropy_coefficient"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ValueError(f"stage.{name}={value} must be at least 0 and finite")
+
+    @property
+    def compared_by(self) -> str:
+        """The metric that tells which step is better."""
+        return self.best_metric or "validation/reward"
+
+    @property
+    def updates(self) -> int:
+        """Optimizer steps of a step."""
+        return self.epochs * self.mini_batches
+
+    def batch(self, workers: int) -> BatchSizes:
+        """How a step's answers, and those of each of its optimizer steps, are cut."""
+        each = self.global_batch_size // self.mini_batches // workers
+        micro = self.micro_batch_size or each
+        return BatchSizes(self.global_batch_size, micro, each // micro)
+
+    def allows(self, workers: int) -> bool:
+        """Whether all workers can have the same share of each mini-batch."""
+        return self.global_batch_size % self._unit(workers) == 0
+
+    def unread(self, job: JobConfig) -> dict[str, str]:
+        """Settings of a tokenizer, which the weights bring along."""
+        found = super().unread(job)
+        if job.tokenizer.kind != "file":
+            found["tokenizer"] = "model.weights brings its own"
+        return found
+
+    def check_job(self, job: JobConfig) -> None:
+        """Check that the models write, have room, begin as something and have no dropout."""
+        super().check_job(job)
+        room = self.prompt_tokens + self.answer_tokens
+        for name in self.roles:
+            model = language(job.role(name).model)
+            if model.weights is None:
+                raise ValueError(
+                    f"stage={self.name} goes on from a model that answers; add model.weights=RUN, "
+                    "a run of stage=sft"
+                )
+            if not model.writes or not isinstance(model, CausalConfig | HFConfig):
+                raise ValueError(f"model.family={model.family} writes no text; try model=gpt_tiny")
+            if model.max_positions < room:
+                raise ValueError(
+                    f"stage.prompt_tokens + stage.answer_tokens = {self.prompt_tokens} + "
+                    f"{self.answer_tokens} = {room} is more than model.max_positions="
+                    f"{model.max_positions}; try stage.prompt_tokens="
+                    f"{max(model.max_positions - self.answer_tokens, 1)}"
+                )
+            if getattr(model, "dropout", 0):
+                raise ValueError(
+                    f"model.dropout={getattr(model, 'dropout')} would make the policy that learns "  # noqa: B009
+                    "another one than that which has written the answers; set model.dropout=0"
+                )
+
+    def _unit(self, workers: int) -> int:
+        return self.mini_batches * (self.micro_batch_size or 1) * workers
+
+    def _check_batch(self, resources: ResourcesConfig) -> None:
+        batch, workers = self.global_batch_size, resources.most
+        if any(self.allows(size) for size in range(resources.least, workers + 1)):
+            return
+        unit = self._unit(workers)
+        micro = "stage.micro_batch_size x " if self.micro_batch_size else ""
+        by = f"{self.micro_batch_size} x " if self.micro_batch_size else ""
+        raise ValueError(
+            f"stage.global_batch_size={batch} must be a multiple of {micro}stage.mini_batches x "
+            f"resources.workers = {by}{self.mini_batches} x {workers} = {unit}; nearest: "
+            f"{nearest_multiples(batch, unit)}"
+        )
+
+
+def check_above_0(name: str, value: float, example: float) -> None:
+    """Raise ValueError unless a setting of the stage is above 0 and finite."""
+    if not 0 < value < math.inf:
+        raise ValueError(
+            f"stage.{name}={value} must be greater than 0 and finite; try stage.{name}={example}"
+        )

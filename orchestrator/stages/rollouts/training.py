@@ -1,0 +1,427 @@
+"""A run in which a policy learns from its own answers: its parts, its loop, its evaluation.
+
+A step, on every rank: `ask` lets the policy answer prompts, `judge` has the other models and the
+reward look at the answers, the stage turns that into advantages, and `update` takes optimizer
+steps. A checkpoint is made between steps, and what is drawn follows from seed and number of an
+answer alone: who goes on from it draws the same answers.
+"""
+
+import hashlib
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data import Tokenizer
+from models.decoding import row_seed
+from orchestrator.config import JobConfig, RoleConfig
+from orchestrator.record.checkpoints import Checkpoint
+from orchestrator.record.checkpoints.manifest import TOKENIZER
+from orchestrator.stages.examples.feeding import evaluation
+from orchestrator.stages.examples.resuming import FACTS, account, start_position
+from orchestrator.stages.examples.training import ExampleTraining
+from orchestrator.stages.language.roles import language_role
+from orchestrator.stages.result import Result
+from orchestrator.stages.rewards import RULES
+from orchestrator.stages.rollouts import keeping
+from orchestrator.stages.rollouts.driving import SAME, flops_per_answer
+from orchestrator.stages.rollouts.outcome import SHOWN, Measured, tables
+from orchestrator.stages.rollouts.prompts import PublishedPrompts, Questions, open_split
+from orchestrator.stages.rollouts.section import RolloutConfig
+from orchestrator.stages.rollouts.updating import Experience, Updates, mean_over_tokens
+from orchestrator.stages.run import Run
+from orchestrator.training import distributed
+from orchestrator.training.kl import kl_estimate
+from orchestrator.training.loop import Metrics, Schedule, Trained, once_an_epoch
+from orchestrator.training.own_work import OwnWork
+from orchestrator.training.patience import END, EVALUATION, STEP
+from orchestrator.training.roles import Role, build_role
+from orchestrator.training.rollout import Rollout, sample, step_ids, token_logprobs
+
+BEFORE, UPDATES = "before", "updates"  # what a checkpoint says of the policy, and of its optimizer
+
+
+class RanAway(RuntimeError):
+    """A policy is too far from its reference, or a reward is no number; raised on every rank."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a rank's policy was asked in a step, and its answers."""
+
+    ids: NDArray[np.int64]
+    """(B,): numbers of the answers in the run."""
+    prompts: list[tuple[str, str]]
+    """Of each answer what was asked, and the answer of the data."""
+    rollout: Rollout
+    texts: list[str]
+    """The answers."""
+
+
+class RolloutTraining(ExampleTraining[Questions]):
+    """A run of rollouts and updates; a stage adds what it makes of a judged rollout."""
+
+    unit = "answers"
+    copies = 1
+    """Answers to each prompt."""
+    reference: Role
+
+    def __init__(self, config: JobConfig, published: PublishedPrompts, run: Run) -> None:
+        """Open the prompts, make the models, and go to where the run goes on."""
+        self.published, self.settings = published, config.section(RolloutConfig)
+        self.tokenizer = published.folder(run.cache) / TOKENIZER
+        self.tokens = Tokenizer.load(self.tokenizer)
+        train, validation = (
+            open_split(published, name, run.cache) for name in ("train", "validation")
+        )
+        self.validation = validation.first(self.settings.validation_prompts)
+        self.updates_done = 0
+        about = {"chat_template": published.template}
+        super().__init__(
+            config, run, language_role(config, published.vocab_size), train,
+            published.fingerprint, about, flops_per_answer(config, published),
+        )  # fmt: skip
+        self.own_work = OwnWork(run.device)
+        self.update_policy = self.updates_of(self.model)
+
+    def make(self, role: RoleConfig) -> None:
+        """Make the policy, as it is where the run goes on, and the reference, as it always is."""
+        start = self.checkpoints.start
+        if start is not None:
+            self.updates_done = start.facts[FACTS][UPDATES]
+        self.model = self.trained_role("model", role)
+        self.reference = self.frozen_role("reference")
+
+    def trained_role(self, name: str, role: RoleConfig) -> Role:
+        """A model that is updated, as it is where the run goes on."""
+        return self.checkpoints.build(name, role, self.config, self.updates_done)
+
+    def frozen_role(self, name: str) -> Role:
+        """A model that stays as it was saved."""
+        return build_role(
+            name,
+            language_role(self.config, self.published.vocab_size, name),
+            device=self.run.device,
+            seed=self.config.seed,
+            micro_batch=self.config.batch.micro,
+        )
+
+    def updates_of(self, role: Role) -> Updates:
+        """What takes the optimizer steps of a role."""
+        before = self.checkpoints.before_update
+        return Updates(role.engine, self.config.seed, before, self.own_work)
+
+    def position_of(self, start: Checkpoint) -> int:
+        """Where the run goes on. Raises ValueError for another model or other prompts."""
+        return start_position(start, self.config, self.role.model, self.fingerprint, SAME)
+
+    def take(self, step: int, rate: float) -> Metrics:
+        """A rollout and the updates by it, at this learning rate. Every rank calls it."""
+        raise NotImplementedError
+
+    # The parts of a step
+
+    def ask(self, step: int) -> Asked:
+        """Let the policy answer this step's prompts."""
+        batch, settings = self.config.batch, self.settings
+        ranks = distributed.rank(), distributed.world_size()
+        numbers = step_ids(1, batch.step, settings.mini_batches, batch.micro, *ranks)
+        ids = numbers + self.position * self.copies
+        places, index, copies = np.unique(
+            ids // self.copies, return_inverse=True, return_counts=True
+        )
+        questions = self.train.batch(self.order(places), places, np.ones(len(places), np.bool_))
+        order = np.argsort(index, kind="stable")  # answers to a prompt are written side by side
+        written = self.write(questions, copies.tolist(), ids[order].tolist(), "train")
+        rollout = written.at(torch.from_numpy(np.argsort(order)).to(self.run.device))
+        texts = [self.tokens.decode(row) for row in rollout.answers(self.tokens.end_of_text)]
+        return Asked(ids, [questions.texts[place] for place in index], rollout, texts)
+
+    def write(
+        self, questions: Questions, copies: list[int], numbers: list[int], split: str
+    ) -> Rollout:
+        """Answers to prompts, each from the seed that its number and the split give."""
+        digest = hashlib.blake2b(f"{split} {self.config.seed}".encode(), digest_size=8).digest()
+        base = int.from_bytes(digest, "little")
+        return sample(
+            self.model,
+            questions.tokens,
+            copies,
+            [row_seed(base, number) for number in numbers],
+            most_tokens=self.settings.answer_tokens,
+            temperature=self.settings.temperature,
+            end=self.tokens.end_of_text,
+            micro=self.config.batch.micro,
+        )
+
+    def logprobs(self, role: Role, rollout: Rollout) -> Tensor:
+        """What a model says of the tokens of answers, (B, T)."""
+        temperature, micro = self.settings.temperature, self.config.batch.micro
+        return token_logprobs(role.engine, rollout, temperature, micro)
+
+    def judge(self, step: int, asked: Asked) -> Experience:
+        """The rewards of answers and what policy and reference say of them; advantages are 0.
+
+        Raises:
+            RanAway: on every rank, naming the step.
+        """
+        rollout = asked.rollout
+        old, reference = (self.logprobs(own, rollout) for own in (self.model, self.reference))
+        rewards = torch.tensor(self.rewards(asked), device=self.run.device)
+        found = Experience(rollout, rewards, old, reference, torch.zeros_like(old))
+        bad = [int(n) for n in asked.ids[~rewards.isfinite().cpu().numpy()]]
+        if bad := sorted(n for own in distributed.gather_objects(bad) for n in own):
+            raise RanAway(
+                f"the reward of {len(bad)} answers of step {step} is no number, the first is that "
+                f"of answer {bad[0]}; look at what gives it"
+            )
+        limit, kl = self.settings.kl_limit, mean_over_tokens(found.kl, rollout.mask)
+        if limit is not None and not kl <= limit:
+            raise RanAway(
+                f"the policy of step {step} is {kl:.4g} nats a token away from its reference, "
+                f"beyond stage.kl_limit={limit:g}; lower optim.learning_rate, or raise "
+                f"stage.kl_coefficient={self.settings.kl_coefficient:g}"
+            )
+        return found
+
+    def rewards(self, asked: Asked) -> list[float]:
+        """Of each answer, by the rule."""
+        rule = RULES[self.settings.rule]
+        pairs = zip(asked.prompts, asked.texts, strict=True)
+        return [rule(prompt, text, reference) for (prompt, reference), text in pairs]
+
+    def over_all(self, asked: Asked, values: Tensor) -> tuple[Tensor, Tensor]:
+        """A number of each answer of the step over all ranks, by its own, and where ours are.
+
+        Args:
+            asked: of this rank.
+            values: (B,).
+
+        Returns:
+            float64 (answers of the step,) in their order, and int64 (B,).
+        """
+        every = distributed.gather_objects((asked.ids, values.double().cpu()))
+        ids = torch.from_numpy(np.concatenate([own for own, _ in every]))
+        first = self.position * self.copies
+        whole = torch.empty(len(ids), dtype=torch.float64)
+        whole[ids - first] = torch.cat([own for _, own in every])
+        return whole, torch.from_numpy(asked.ids - first)
+
+    def told(self, step: int, asked: Asked, experience: Experience) -> Metrics:
+        """Keep the answers of a step; what the record says of them. Every rank calls it."""
+        rollout, mask, device = asked.rollout, asked.rollout.mask, self.run.device
+        self.keep(step, asked, experience)
+        apart = (experience.old - rollout.sampled).abs().exp()
+        sums = [
+            len(asked.ids),
+            *(float(x.sum()) for x in (experience.rewards, mask, rollout.ended)),
+        ]
+        count, rewards, tokens, ended = distributed.sum_over_ranks(sums, device)
+        return {
+            "train/reward": rewards / count,
+            "train/kl": mean_over_tokens(experience.kl, mask),
+            "train/kl_of_an_answer": self.kl_of_an_answer(experience),
+            "train/answer_tokens": tokens / count,
+            "train/ended": ended / count,
+            "train/sampler_mismatch": mean_over_tokens(apart, mask),
+        }
+
+    def kl_of_an_answer(self, experience: Experience) -> float:
+        """Nats, on average over the answers of all ranks (k1). Every rank calls it."""
+        mask = experience.rollout.mask
+        kl = kl_estimate(experience.old, experience.reference, "k1")
+        own = [float(kl[mask].double().sum()), float(len(mask))]
+        total, count = distributed.sum_over_ranks(own, mask.device)
+        return total / count
+
+    def keep(self, step: int, asked: Asked, experience: Experience) -> None:
+        """Put the answers of all ranks into the run folder. Every rank calls it."""
+        rows = [
+            {
+                "answer_id": int(number),
+                "prompt": prompt,
+                "answer": text,
+                "reference": reference,
+                "reward": round(float(experience.rewards[row]), 5),
+                "ended": bool(asked.rollout.ended[row]),
+                "tokens": [
+                    self.tokens.decode([token])
+                    for token in asked.rollout.tokens[row, 1:][asked.rollout.mask[row]].tolist()
+                ],
+                "token_kl": _rounded(experience.kl[row][asked.rollout.mask[row]]),
+                "token_advantages": _rounded(experience.advantages[row][asked.rollout.mask[row]]),
+            }
+            for row, (number, (prompt, reference), text) in enumerate(
+                zip(asked.ids, asked.prompts, asked.texts, strict=True)
+            )
+        ]
+        every = distributed.gather_on_rank_0(rows)
+        if every is not None:
+            if self.run.fence is not None:
+                self.run.fence.check()
+            whole = sorted((row for own in every for row in own), key=_number)
+            keeping.write(self.run.folder, step, whole)
+
+    # The loop around the steps
+
+    @property
+    def schedule(self) -> Schedule:
+        """When what is due; an epoch is over when each prompt was asked once."""
+        found = super().schedule
+        if self.stage.evaluate_every is None:
+            asked = self.config.batch.step // self.copies
+            return replace(found, evaluate_at=once_an_epoch(len(self.train), asked))
+        return found
+
+    def loop(self, from_step: int) -> Trained:
+        """Take the steps after this one; see `fit` in training/loop.py, whose order this keeps."""
+        schedule, heart, checkpoints = self.schedule, self.run.heart, self.checkpoints
+        batch, device = self.config.batch.step, self.run.device
+        step = saved_step = from_step
+        trained, seconds, saved_at, exhausted = 0.0, 0.0, time.monotonic(), False
+        for step in range(from_step + 1, schedule.steps + 1):
+            heart.beat(STEP, step)
+            begun = time.perf_counter()
+            minutes = schedule.save_minutes
+            late = minutes is not None and time.monotonic() - saved_at >= 60 * minutes
+            wishes = [checkpoints.should_stop(), late]
+            stop, overdue = distributed.sum_over_ranks(wishes, device)
+            if stop:
+                step -= 1
+                break
+            rate = schedule.learning_rate(step)
+            metrics = self.take(step, rate)
+            heart.worked(step, self.own_work.take())
+            self.position += batch // self.copies
+            self.updates_done += self.settings.updates
+            took = time.perf_counter() - begun
+            trained, seconds = trained + batch, seconds + took
+            spent = checkpoints.spent
+            spent.add(batch, self.flops_per_example * batch, took)
+            self.log(
+                step,
+                metrics
+                | {
+                    "train/learning_rate": rate,
+                    "train/answers_per_second": batch / took,
+                    "train/answers": spent.weight,
+                    "train/flops": spent.flops,
+                    "train/seconds": spent.seconds,
+                    "train/step_seconds": took,
+                },
+            )
+            due = schedule.save_at(step) or bool(overdue) or step == schedule.steps
+            if schedule.evaluate_at(step) or step == schedule.steps:
+                measured = self.evaluate(step)
+                selection = checkpoints.selection
+                if selection is not None:
+                    best = selection.take(step, measured)
+                    exhausted = selection.exhausted
+                    due |= exhausted or (best and schedule.save_best)
+            if due:
+                self.save(step)
+                saved_step, saved_at = step, time.monotonic()
+            if exhausted:
+                break
+        if saved_step != step:
+            self.save(step)
+        heart.beat(END)
+        early = step < schedule.steps
+        return Trained(step, trained, seconds, early and not exhausted, early and exhausted)
+
+    def save(self, step: int) -> None:
+        """Begin to publish the checkpoint of this step. Every rank calls it."""
+        about = {**self.about, UPDATES: self.updates_done, **self.state}
+        self.checkpoints.save(
+            step,
+            self.trained_roles,
+            self.tokenizer,
+            {FACTS: account(self.config, self.fingerprint, self.position, about)},
+            self.latest,
+            data_cursor=self.position,
+        )
+
+    @property
+    def trained_roles(self) -> tuple[Role, ...]:
+        """Those that a checkpoint keeps, the policy first."""
+        return (self.model,)
+
+    @property
+    def state(self) -> Mapping[str, Any]:
+        """What a checkpoint says besides, so that a run goes on as it would have."""
+        return {}
+
+    def look_before(self) -> None:
+        """Measure the policy before its first step, or read what was measured then."""
+        start = self.checkpoints.start
+        before = self.measure().plain if start is None else start.facts[FACTS][BEFORE]
+        self.about = {**self.about, BEFORE: before}
+        if start is None:
+            self.record(0, Measured(**before).metrics)
+
+    def evaluate(self, step: int) -> Metrics:
+        """Measure the policy on held-out prompts, and record that. Every rank calls it."""
+        self.measured = self.measure()
+        self.record(step, self.measured.metrics)
+        path = keeping.file_of(self.run.folder, step).relative_to(self.run.folder)
+        self.run.event("artifact", path=str(path), artifact_path=keeping.FOLDER)
+        return self.measured.metrics
+
+    def measure(self) -> Measured:
+        """An answer to each held-out prompt, always from the same seeds. Every rank calls it."""
+        rule, limit = RULES[self.settings.rule], self.config.batch.micro
+        rows: list[tuple[int, float, float, int, bool, str]] = []
+        for part in evaluation(
+            self.validation, limit, distributed.rank(), distributed.world_size()
+        ):
+            self.run.heart.beat(EVALUATION)
+            found = self.write(part, [1] * len(part.tokens), part.sample_ids.tolist(), "validation")
+            ours, theirs = (self.logprobs(own, found) for own in (self.model, self.reference))
+            kl = (kl_estimate(ours, theirs, "k3") * found.mask).sum(1).tolist()
+            texts = [self.tokens.decode(row) for row in found.answers(self.tokens.end_of_text)]
+            lengths, ended = found.mask.sum(1).tolist(), found.ended.tolist()
+            for row in np.flatnonzero(part.counted):
+                prompt, reference = part.texts[row]
+                reward = rule(prompt, texts[row], reference)
+                place = int(part.sample_ids[row])
+                rows.append((place, reward, kl[row], lengths[row], ended[row], texts[row]))
+        every = sorted(row for own in distributed.gather_objects(rows) for row in own)
+        _, rewards, nats, lengths, ended, texts = (list(own) for own in zip(*every, strict=True))
+        return Measured(
+            rewards,
+            math.fsum(nats) / sum(lengths),
+            sum(lengths) / len(every),
+            sum(ended) / len(every),
+            texts[:SHOWN],
+        )
+
+    def result(self, outcome: Trained) -> Result:
+        """What the run gives back. Every rank calls it."""
+        reason = self.checkpoints.reason(outcome)
+        if outcome.stopped:
+            return Result(stopped=True, reason=reason)
+        restored = self.checkpoints.restore_best(self.model)
+        after = self.measure() if restored else self.measured
+        found = tables(
+            Measured(**self.about[BEFORE]),
+            after,
+            self.validation.texts,
+            rule=self.settings.rule,
+            kl_limit=self.settings.kl_limit,
+            seed=self.config.seed,
+        )
+        return Result(reason=reason, tables=found)
+
+
+def _rounded(values: Tensor) -> list[float]:
+    return [round(float(value), 5) for value in values]
+
+
+def _number(row: Mapping[str, Any]) -> int:
+    return int(row["answer_id"])

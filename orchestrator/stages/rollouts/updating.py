@@ -1,0 +1,158 @@
+"""What a policy learns from a step's answers: their account, its objective, an optimizer step."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from orchestrator.stages.rollouts.section import RolloutConfig
+from orchestrator.training import distributed
+from orchestrator.training.bad_loss import Losses
+from orchestrator.training.engine import Engine
+from orchestrator.training.kl import kl_estimate
+from orchestrator.training.loop import Metrics, Totals, backward
+from orchestrator.training.objectives import Objective, Summed
+from orchestrator.training.own_work import OwnWork
+from orchestrator.training.policy_loss import policy_loss, ratios, step_weight, token_weights
+from orchestrator.training.rollout import Rollout, Rows, slices
+
+
+@dataclass(frozen=True)
+class Experience(Rows):
+    """Answers with all that is known of them before the policy changes; T as in `Rollout`."""
+
+    rollout: Rollout
+    rewards: Tensor
+    """fp32 (B,)."""
+    old: Tensor
+    """fp32 (B, T): log-probabilities of the policy that has written them."""
+    reference: Tensor
+    """fp32 (B, T): those of the reference."""
+    advantages: Tensor
+    """fp32 (B, T), 0 outside the mask."""
+
+    @property
+    def kl(self) -> Tensor:
+        """Of policy and reference, nats at each token, (B, T); never negative (k3)."""
+        return kl_estimate(self.old, self.reference, "k3") * self.rollout.mask
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Answers that go through a model together."""
+
+    of: Experience
+    sample_ids: NDArray[np.int64]
+    """(B,): numbers of the answers in the run."""
+    weight: float
+    """What their losses are divided by, summed over the optimizer step."""
+
+
+def mini_batches(
+    experience: Experience, ids: NDArray[np.int64], stage: RolloutConfig, micro: int
+) -> Iterator[list[MicroBatch]]:
+    """This rank's micro-batches of each optimizer step of an epoch, the same in every epoch."""
+    each = len(ids) // stage.mini_batches
+    for start in range(0, len(ids), each):
+        own, numbers = experience.at(slice(start, start + each)), ids[start : start + each]
+        yield [
+            MicroBatch(part, numbers[rows], step_weight(part.rollout.mask, stage.aggregation))
+            for rows in slices(each, micro)
+            for part in [own.at(rows)]
+        ]
+
+
+def policy_objective(
+    how: str, stage: RolloutConfig, *, kl_coefficient: float
+) -> Objective[MicroBatch]:
+    """The loss of a policy on answers.
+
+    Args:
+        how: of training/policy_loss.py.
+        stage: the settings.
+        kl_coefficient: what a nat of KL to the reference costs in the loss.
+    """
+
+    def objective(engine: Engine, batch: MicroBatch) -> Summed:
+        own, rollout = batch.of, batch.of.rollout
+        tokens, mask = rollout.tokens, rollout.mask
+        found = engine.forward(
+            tokens[:, :-1], targets=tokens[:, 1:], temperature=stage.temperature
+        )  # (B, T, 2)
+        logprobs, entropy = found.unbind(-1)
+        losses, clipped = policy_loss(
+            logprobs, own.old, own.advantages, mask,
+            how=how, low=stage.clip_low, high=stage.clip_high,
+        )  # fmt: skip
+        total = losses - stage.entropy_coefficient * entropy
+        if kl_coefficient:
+            total = total + kl_coefficient * kl_estimate(
+                logprobs, own.reference, stage.kl_estimator
+            )
+        weights = token_weights(mask, stage.aggregation, stage.answer_tokens)
+        moved = (ratios(logprobs.detach(), own.old, mask) - 1).abs()
+        means = {"clipped": clipped, "entropy": entropy.detach(), "ratio_moved": moved}
+        return Summed(
+            (total * weights).sum(), {name: (x * weights).sum() for name, x in means.items()}
+        )
+
+    return objective
+
+
+class Updates:
+    """Takes optimizer steps of one model. Every rank calls it, for the same models in one order."""
+
+    def __init__(
+        self, engine: Engine, seed: int, before_update: Callable[[], None], own: OwnWork
+    ) -> None:
+        """`before_update` is called before weights change; `own` measures forward passes."""
+        self.engine, self.seed, self.own = engine, seed, own
+        self.before_update = before_update
+        self.losses = Losses(None)
+
+    def __call__(
+        self,
+        step: int,
+        objective: Objective[MicroBatch],
+        batches: Sequence[MicroBatch],
+        rate: float,
+        name: str = "train",
+    ) -> Metrics:
+        """One optimizer step on this rank's micro-batches; mean loss and metrics over all ranks,
+        whose names begin with `name`.
+
+        Raises:
+            NonFiniteLoss: on every rank, naming step and answers.
+        """
+        own = float(sum(batch.weight for batch in batches))
+        [weight] = distributed.sum_over_ranks([own], self.engine.device)
+        parts = [
+            backward(self.engine, objective, batch, weight, self.seed, self.own)
+            for batch in batches
+        ]
+        totals = Totals.of(parts, own).of_step(self.engine.device)
+        self.losses.check(step, totals.loss / weight, batches, parts)
+        self.before_update()
+        norm = self.engine.step(rate)
+        self.losses.check_gradient(step, norm, batches)
+        return totals.metrics(name) | {f"{name}/gradient_norm": norm}
+
+
+def averaged(parts: Sequence[Metrics]) -> Metrics:
+    """Means over the optimizer steps of a step."""
+    return {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
+
+
+def mean_over_tokens(values: Tensor, mask: Tensor) -> float:
+    """Mean of values (B, T) over the masks of all ranks. Every rank calls it."""
+    own = [float(values[mask].double().sum()), float(mask.sum())]
+    total, count = distributed.sum_over_ranks(own, values.device)
+    return total / max(count, 1.0)
+
+
+def spread(advantages: Tensor, mask: Tensor) -> Tensor:
+    """The advantage of each answer, (B,), at each of its tokens, (B, T)."""
+    return torch.where(mask, advantages[:, None], 0.0)

@@ -1,0 +1,175 @@
+"""Adapters under every engine, in checkpoints, and as a user trains and uses them."""
+
+import json
+import math
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import models
+from models.adapters import UpdatedLinear, parts_of
+from models.configs.gpt import TARGETS
+from models.formulas.adapters import merged_config
+from orchestrator.record.checkpoints import newest_valid
+from orchestrator.record.lines import read as read_lines
+from orchestrator.training import checkpoint
+from orchestrator.training.checkpoint.merging import Merged, merged
+from orchestrator.training.materialise import on_meta
+from orchestrator.training.state import WEIGHT, Slice
+from orchestrator.training.transfer import transferred
+from tests.orchestrator import tiny
+from tests.orchestrator.gathered import Memory, gathered
+from tests.orchestrator.typed import trained as trained_run
+from tests.orchestrator.typed import typed
+
+ZERO = ("zero0", "zero1", "zero2", "zero3")
+
+
+def job(engine, world_size=1, **settings):
+    """With low-rank updates of all projections."""
+    plain = tiny.job(engine, world_size, **settings)
+    model = replace(plain.model, adapter="lora", adapter_rank=4, adapter_targets=list(TARGETS))
+    return replace(plain, model=model)
+
+
+def trained(jobs, steps=6):
+    """Of each job its losses, and the state before and after its steps."""
+    found = {}
+    for name, own in jobs.items():
+        engine, losses = tiny.build(own), []
+        before = gathered(engine)
+        tiny.run(own, engine, steps, log=lambda _, m, to=losses: to.append(m["train/loss"]))
+        found[name] = losses, before, gathered(engine)
+    return found
+
+
+def learned(config=None):
+    """State of a model whose updates are not zero, and the model."""
+    torch.manual_seed(0)
+    model = tiny.build(job("torch") if config is None else config).model
+    for own in parts_of(model).values():
+        torch.nn.init.normal_(own.b, std=0.3)
+    saved = {name: {WEIGHT: p.detach().clone()} for name, p in model.named_parameters()}
+    return Memory(saved), model
+
+
+def test_every_zero_stage_trains_the_updates_alone_as_one_process_does(one, two):
+    losses, before, after = one.run(trained, {"torch": job("torch")})[0]["torch"]
+    for name in before.names():
+        kept = {WEIGHT, "exp_avg", "exp_avg_sq"} if ".lora." in name else {WEIGHT}
+        assert after.keys(name) == kept, name
+        same = torch.equal(before.tensors[name][WEIGHT], after.tensors[name][WEIGHT])
+        assert same != (".lora." in name), name
+    for found in two.run(trained, {name: job(name, 2) for name in ZERO}):
+        for name, (own, _, state) in found.items():
+            assert own == pytest.approx(losses, rel=1e-4), name
+            for tensor in after.names():
+                assert state.keys(tensor) == after.keys(tensor), (name, tensor)
+                torch.testing.assert_close(
+                    state.tensors[tensor][WEIGHT], after.tensors[tensor][WEIGHT],
+                    rtol=1e-3, atol=1e-5,
+                )  # fmt: skip
+
+
+def test_any_range_of_merged_state_is_that_of_the_merged_weights():
+    saved, model = learned()
+    reader, config = merged(saved, model.config)
+    assert isinstance(reader, Merged)
+    assert config == merged_config(model.config)
+    assert {name: reader.shape(name) for name in reader.names()} == {
+        name: tuple(p.shape) for name, p in on_meta(config).named_parameters()
+    }
+    draw = random.Random(0)
+    for name in reader.names():
+        own = model.get_submodule(name.rpartition(".")[0])
+        updated = isinstance(own, UpdatedLinear) and name.endswith(".weight")
+        whole = (own.whole_weight if updated else model.get_parameter(name)).detach().flatten()
+        for _ in range(12):
+            start, stop = sorted(draw.choices(range(len(whole) + 1), k=2))
+            found = reader.read(name, WEIGHT, start, stop)
+            torch.testing.assert_close(found, whole[start:stop])
+
+
+def test_weights_of_a_plain_model_start_an_adapted_one_as_what_they_were():
+    saved, model = learned(tiny.job("torch"))
+    adapted = replace(model.config, adapter="lora")
+    reader = transferred(saved, adapted, seed=3)
+    shapes = {name: tuple(p.shape) for name, p in on_meta(adapted).named_parameters()}
+    assert {name: reader.shape(name) for name in reader.names()} == shapes
+    drawn = [name for name in shapes if ".lora." in name]
+    firsts = {name: reader.read(name, WEIGHT, 0, math.prod(shapes[name])) for name in drawn}
+    for name, values in firsts.items():
+        assert (values == 0).all() == name.endswith(".b"), name
+    queries = [values for name, values in firsts.items() if name.endswith("query.a")]
+    assert not torch.equal(*queries), "each layer draws its own"
+
+
+def test_exported_for_peft_the_updates_are_what_the_weights_lack(tmp_path):
+    """The matrices of the folder, put onto the old weights as peft does, give the merged ones."""
+    _, model = learned()
+    plain = replace(model.config, adapter=None)
+    for config, name in ((model.config, "adapted"), (plain, "plain")):
+        own = model if config.adapter else models.build(config)
+        if not config.adapter:
+            own.load_state_dict(model.state_dict(), strict=False)
+        slices = [
+            Slice(n, tuple(p.shape), 0, {WEIGHT: p.detach().flatten()})
+            for n, p in own.named_parameters()
+        ]
+        role = checkpoint.SavedRole(lambda slices=slices: iter(slices), config, None)
+        checkpoint.save(tmp_path / name, 1, {"model": role}, None, {})
+    saved = {name: newest_valid(tmp_path / name)[0] for name in ("adapted", "plain")}
+    before, after, updates = (
+        load_file(checkpoint.export(saved[name], tmp_path / form / name, None, form) / file)
+        for name, form, file in (
+            ("plain", "hf", "model.safetensors"),
+            ("adapted", "hf", "model.safetensors"),
+            ("adapted", "peft", "adapter_model.safetensors"),
+        )
+    )
+    about = json.loads((tmp_path / "peft" / "adapted" / "adapter_config.json").read_text())
+    scale = about["lora_alpha"] / about["r"]
+    changed = set()
+    for name in updates:
+        if "lora_A" in name:
+            theirs = name.removeprefix("base_model.model.").replace("lora_A.", "")
+            before[theirs] += scale * updates[name.replace("lora_A", "lora_B")] @ updates[name]
+            changed.add(theirs.split(".")[-2])
+    assert changed == set(about["target_modules"])
+    for name, tensor in after.items():
+        torch.testing.assert_close(before[name], tensor, msg=name)
+    with pytest.raises(checkpoint.CheckpointError, match="has no low-rank updates"):
+        checkpoint.export(saved["plain"], tmp_path / "none", None, "peft")
+    assert not list(tmp_path.glob("none*"))
+
+
+def test_a_policy_learns_by_its_updates_alone_and_starts_as_its_reference(corpus, tmp_path):
+    pairs = [{"prompt": f"{n} x", "chosen": "yes", "rejected": "no"} for n in range(40)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    template = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+    (tmp_path / "short.jinja").write_text(template)
+    answer = typed(
+        *("run", "stage=dpo", f"model.weights={trained_run(corpus)}", "model.adapter=lora"),
+        *(f"stage.data={tmp_path}/pairs.jsonl", f"stage.chat_template={tmp_path}/short.jinja"),
+        *("stage.sequence_length=32", "stage.validation_fraction=0.2", "stage.steps=2"),
+        *("stage.global_batch_size=8", "optim.warmup_steps=1", f"outputs={tmp_path}"),
+        *("resources=inline", "resources.cpus_per_worker=1", "resources.gpus_per_worker=0"),
+        *("engine=torch", "engine.precision=fp32", "tracking=none"),
+    )
+    assert answer.code == 0, answer
+    losses = [
+        line["metrics"]["train/loss"]
+        for line in read_lines(tmp_path / "latest" / "metrics.jsonl")[0]
+        if "train/loss" in line["metrics"]
+    ]
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
+    saved = checkpoint.open_role(newest_valid(tmp_path / "latest" / "checkpoints")[0])
+    before = checkpoint.open_role(newest_valid(trained_run(corpus) / "checkpoints")[0])
+    for name in before.names():
+        assert torch.equal(*(checkpoint.read_whole(own, name) for own in (saved, before))), name
+    ups = [name for name in saved.names() if name.endswith(".lora.value.b")]
+    assert ups
+    assert all(checkpoint.read_whole(saved, name).any() for name in ups)

@@ -1,0 +1,225 @@
+"""stage=grpo as a user types it, on a model that was trained before."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+import torch
+
+from models.configs import GPTConfig
+from orchestrator.config import EngineConfig, OptimConfig, RoleConfig
+from orchestrator.record.lines import read
+from orchestrator.stages.rollouts import keeping, training
+from orchestrator.training import checkpoint
+from orchestrator.training.roles import build_role
+from orchestrator.training.rollout import sample, step_ids, token_logprobs
+from tests.orchestrator.typed import refused, trained, typed
+
+PLAIN = (
+    *("resources=inline", "resources.cpus_per_worker=1", "resources.gpus_per_worker=0"),
+    *("engine=torch", "engine.precision=fp32", "tracking=none"),
+)
+SHORT = (
+    "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}"
+    "{% endif %}{% endfor %}"
+)
+
+
+@pytest.fixture(scope="module")
+def asked(corpus, tmp_path_factory):
+    """What is typed for answers that should have four words."""
+    folder = tmp_path_factory.mktemp("words")
+    (folder / "short.jinja").write_text(SHORT)
+    talk = [{"role": "user", "content": ""}, {"role": "assistant", "content": "a b c d"}]
+    rows = [{"messages": [talk[0] | {"content": f"{n}?"}, talk[1]]} for n in range(40)]
+    (folder / "talks.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return (
+        *("stage=grpo", f"model.weights={trained(corpus)}", f"stage.data={folder}/talks.jsonl"),
+        *(f"stage.chat_template={folder}/short.jinja", "stage.rule=length", *PLAIN),
+        *("stage.prompt_tokens=16", "stage.answer_tokens=8", "stage.validation_fraction=0.2"),
+        *("stage.steps=6", "stage.checkpoint_every=2", "stage.evaluate_every=3"),
+        *("stage.global_batch_size=16", "stage.group_size=4", "stage.micro_batch_size=4"),
+        *("stage.epochs=2", "stage.mini_batches=2", "optim.learning_rate=1e-2"),
+        *("optim.warmup_steps=1", "stage.kl_limit=null"),
+    )
+
+
+def metrics(folder):
+    lines, _ = read(folder / "metrics.jsonl")
+    own = ("reward", "kl", "loss", "ratio_moved", "sampler_mismatch", "entropy")
+    return {
+        (line["step"], name): value
+        for line in lines
+        for name, value in line["metrics"].items()
+        if name.rpartition("/")[2] in own
+    }
+
+
+def weights(folder):
+    reader = checkpoint.open_role(
+        checkpoint.read(folder / "checkpoints" / "step_00000006"), "model"
+    )
+    found = {}
+    for name in reader.names():
+        size = torch.Size(reader.shape(name)).numel()
+        for key in sorted(reader.keys(name)):
+            found[name, key] = reader.read(name, key, 0, size)
+    return found
+
+
+def published_steps(folder):
+    return list(folder.glob("checkpoints/step_????????/manifest.json"))
+
+
+def killed_in(what, step, words):
+    """Type a job, in a process of its own, that SIGKILL ends at this part of a step."""
+    plain = getattr(training.RolloutTraining, what)
+
+    def deadly(self, *arguments):
+        if self.position == (step - 1) * 4:  # four prompts a step
+            while not self.checkpoints.start and not published_steps(self.run.folder):
+                time.sleep(0.05)  # saved behind the steps: there must be one to go on from
+            os.kill(os.getpid(), signal.SIGKILL)
+        return plain(self, *arguments)
+
+    def act():
+        setattr(training.RolloutTraining, what, deadly)
+        print(typed("run", *words))
+
+    child = multiprocessing.get_context("fork").Process(target=act)
+    child.start()
+    child.join(120)
+    assert child.exitcode == -signal.SIGKILL
+
+
+def test_killed_while_it_writes_judges_or_learns_a_run_goes_on_with_the_same_answers(
+    asked, tmp_path
+):
+    whole = typed("run", *asked, f"outputs={tmp_path}/whole")
+    assert whole.code == 0, whole
+    undisturbed = (tmp_path / "whole" / "latest").resolve()
+    found = metrics(undisturbed)
+    assert found[0, "validation/kl"] == found[1, "train/kl"] == 0
+    assert found[1, "train/sampler_mismatch"] == pytest.approx(1, abs=1e-5)
+    assert found[6, "train/kl"] > 0
+    assert "reward: length" in whole.out
+    words = [*asked, f"outputs={tmp_path}/part"]
+    for what, step in (("write", 3), ("judge", 4), ("told", 6)):
+        killed_in(what, step, words)
+        run = max(own for own in (tmp_path / "part").glob("*/*") if published_steps(own))
+        words = [f"resume={run}", f"outputs={tmp_path}/part"]
+    again = typed("run", *words)
+    assert again.code == 0, again
+    last = (tmp_path / "part" / "latest").resolve()
+    for step in (5, 6):
+        assert keeping.read(keeping.file_of(last, step)) == keeping.read(
+            keeping.file_of(undisturbed, step)
+        )
+    ours, theirs = weights(last), weights(undisturbed)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    tables = [own.out.partition("┏")[2].partition("done:")[0] for own in (whole, again)]
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["model.weights=null"], "add model.weights=RUN, a run of stage=sft"),
+        (["stage.global_batch_size=18"], "must be a multiple of stage.group_size=4; nearest: 16"),
+        (["stage.mini_batches=3"], "stage.mini_batches x resources.workers = 4 x 3 x 1 = 12"),
+        (["stage.group_size=1"], "nothing to compare an answer with"),
+        (["stage.rule=praise"], "stage.rule=praise"),
+        (["stage.loss=gspo"], "set stage.aggregation=sequence"),
+        (["stage.kl_estimator=k1"], "has a gradient of 0 on average"),
+        (["stage.temperature=0"], "stage.temperature=0.0 must be greater than 0"),
+        (["model.dropout=0.1"], "set model.dropout=0"),
+        (["stage.answer_tokens=24"], "16 + 24 = 40 is more than model.max_positions=32; try"),
+        (["stage.prompt_tokens=1"], "40 left out as longer than stage.prompt_tokens=1"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_starts(
+    settings, message, asked, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    own = [word.partition("=")[0] for word in settings]
+    words = [word for word in asked if word.partition("=")[0] not in own]
+    assert message in refused("run", *words, *settings)
+
+
+def test_a_policy_that_runs_away_and_a_reward_that_is_no_number_end_the_run_by_step(
+    asked, tmp_path, monkeypatch
+):
+    words = [word for word in asked if "kl_limit" not in word]
+    far = typed("run", *words, "stage.kl_limit=1e-4", f"outputs={tmp_path}/far")
+    assert far.code == 1
+    assert "the policy of step 2 is" in far.out + far.err
+    told = json.loads((tmp_path / "far" / "latest" / "result.json").read_text())["error"]
+    assert told["class"] == "numerical"
+    assert told["remedy"].startswith("lower optim.learning_rate, or raise stage.kl_coefficient")
+    monkeypatch.setitem(training.RULES, "length", lambda *_: float("nan"))
+    wrong = typed("run", *asked, f"outputs={tmp_path}/wrong")
+    assert wrong.code == 1
+    assert "the reward of 16 answers of step 1 is no number" in wrong.out + wrong.err
+
+
+def role(positions="learned"):
+    model = GPTConfig(
+        vocab_size=31, max_positions=24, layers=2, width=32, heads=4, positions=positions,
+        init_std=0.3,
+    )  # fmt: skip
+    engine = EngineConfig(name="torch", precision="fp32")
+    config = RoleConfig(model, engine, OptimConfig())
+    return build_role("model", config, device=torch.device("cpu"), seed=0)
+
+
+PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9]]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+def test_the_trainer_sees_the_log_probabilities_that_the_sampler_saw(positions, temperature):
+    own = role(positions)
+    settings = {"most_tokens": 8, "temperature": temperature, "end": 0, "micro": 4}
+    found = sample(own, PROMPTS, [2, 1, 3], range(6), **settings)
+    seen = token_logprobs(own.engine, found, temperature, 4)
+    assert torch.allclose(seen, found.sampled, atol=1e-5)
+    assert torch.equal(seen, token_logprobs(own.engine, found, temperature, 4))
+    alone = sample(own, PROMPTS[:1], [1], [1], **settings)  # the second answer to the first prompt
+    n = alone.mask.shape[1]
+    assert torch.equal(alone.tokens[0], found.tokens[1, : n + 1])
+    assert torch.allclose(
+        token_logprobs(own.engine, alone, temperature, 1)[0], seen[1, :n], atol=1e-5
+    )
+
+
+def test_what_ends_an_answer_is_of_the_answer_and_what_fills_a_row_is_not():
+    own = role()
+    settings = {"most_tokens": 12, "temperature": 1.0, "end": 0, "micro": 4}
+    found = sample(own, PROMPTS, [8, 8, 8], range(24), **settings)
+    assert 0 < found.ended.sum() < 24
+    for row in range(24):
+        target = found.tokens[row, 1:][found.mask[row]]
+        assert (target == 0).sum() == int(found.ended[row])
+        assert not found.ended[row] or target[-1] == 0
+        assert found.ended[row] or len(target) == 12
+        prompt = PROMPTS[row // 8]
+        assert found.tokens[row, : len(prompt)].tolist() == prompt
+        assert not found.mask[row, : len(prompt) - 1].any()
+
+
+def test_a_mini_batch_holds_the_same_answers_on_any_number_of_ranks():
+    alone = step_ids(3, 24, 2, 3, 0, 1).reshape(2, -1)
+    for world in (2, 4):
+        ranks = [
+            step_ids(3, 24, 2, 24 // 2 // world, rank, world).reshape(2, -1)
+            for rank in range(world)
+        ]
+        for number in range(2):
+            together = sorted(n for own in ranks for n in own[number])
+            assert (
+                together == sorted(alone[number]) == list(range(48 + 12 * number, 60 + 12 * number))
+            )
