@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from data.sources.conversation import Conversation, Preference
+from data.sources.conversation import Conversation
 from data.sources.python_docs import documented_functions
 
 FUNCTIONS, WORDINGS = "new functions", "new wordings"
@@ -147,14 +147,3 @@ def python_questions(seed: int) -> Iterator[Conversation]:
         messages = ("user", own.asked), ("assistant", own.answer)
         held_out = WORDINGS if own.new_wording else None
         yield Conversation(messages, own.function.name, FUNCTIONS, held_out, own.again)
-
-
-def python_preferences(seed: int) -> Iterator[Preference]:
-    """Each question, once, with its answer and the other function's, where they differ."""
-    for own in questions(seed):
-        if own.answer != own.wrong and not (own.new_wording or own.again):
-            asked = ("user", own.asked)
-            chosen, rejected = (
-                (asked, ("assistant", answer)) for answer in (own.answer, own.wrong)
-            )
-            yield Preference(chosen, rejected, own.function.name)

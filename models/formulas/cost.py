@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from models.configs import LanguageModelConfig, WordVectorsConfig
+from models.configs import CausalConfig, LanguageModelConfig, WordVectorsConfig
 
 
 @dataclass(frozen=True)
@@ -27,3 +27,10 @@ def vocabulary(config: LanguageModelConfig | WordVectorsConfig, vocab_size: int 
     if V is None:
         raise ValueError("model.vocab_size is not set; give it, or vocab_size, to count parameters")
     return V
+
+
+def output_layer(config: CausalConfig, V: int, D: int) -> tuple[int, int]:
+    """Trained numbers of the output layer that are not the token table's, and multiplied ones."""
+    if config.value_head:
+        return D + 1, D
+    return 0 if config.tied_embedding else V * D, V * D

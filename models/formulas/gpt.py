@@ -6,7 +6,7 @@ of a sample, V vocabulary.
 
 from models.configs import GPTConfig
 from models.formulas.adapters import adapter_parameters
-from models.formulas.cost import Cost, vocabulary
+from models.formulas.cost import Cost, output_layer, vocabulary
 
 
 def gpt_cost(config: GPTConfig, vocab_size: int | None) -> Cost:
@@ -36,7 +36,8 @@ def gpt_cost(config: GPTConfig, vocab_size: int | None) -> Cost:
     biased = [(rows + bias) * columns for rows, columns, bias in matrices]
     vectors = 2 * K * config.qk_norm + H * K * (config.score == "additive")  # of the heads
     norm = D * (2 if config.norm == "layernorm" and config.bias else 1)
-    tables = [V * D] if config.tied_embedding else [V * D, V * D]
+    output, output_multiplied = output_layer(config, V, D)
+    tables = [V * D, output]
     if config.positions == "learned":
         tables.append(config.max_positions * D)
     updates = adapter_parameters(config)
@@ -46,7 +47,7 @@ def gpt_cost(config: GPTConfig, vocab_size: int | None) -> Cost:
         trained: int | None = config.layers * biases + norms
     else:
         trained = None if config.adapter is None else updates
-    multiplied = config.layers * sum(projections) + V * D  # weights that each token meets
+    multiplied = config.layers * sum(projections) + output_multiplied  # that each token meets
 
     def flops(T: int) -> int:
         weights = 6 * multiplied if trained is None else 4 * multiplied + 6 * updates

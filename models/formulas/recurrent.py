@@ -4,7 +4,7 @@ D units of a layer and numbers per token, V vocabulary.
 """
 
 from models.configs import RecurrentConfig
-from models.formulas.cost import Cost, vocabulary
+from models.formulas.cost import Cost, output_layer, vocabulary
 
 GATES = {"rnn": 1, "lstm": 4}
 """Sums that each unit computes: its own, or one for each gate of its cell."""
@@ -22,10 +22,10 @@ def recurrent_cost(config: RecurrentConfig, vocab_size: int | None) -> Cost:
     V, D = vocabulary(config, vocab_size), config.width
     weights = GATES[config.family] * 2 * D * D  # of a layer: over its inputs and over its state
     layer = weights + GATES[config.family] * D
-    tables = V * D * (1 if config.tied_embedding else 2)
-    multiplied = config.layers * weights + V * D
+    output, output_multiplied = output_layer(config, V, D)
+    multiplied = config.layers * weights + output_multiplied
     return Cost(
-        parameters=config.layers * layer + tables,
+        parameters=config.layers * layer + V * D + output,
         largest_layer=max(layer, V * D),
         flops_per_sample=lambda T: T * 6 * multiplied,
     )

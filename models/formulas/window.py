@@ -4,7 +4,7 @@ D numbers per token, H hidden units, V vocabulary.
 """
 
 from models.configs import WindowConfig
-from models.formulas.cost import Cost, vocabulary
+from models.formulas.cost import Cost, output_layer, vocabulary
 
 
 def window_cost(config: WindowConfig, vocab_size: int | None) -> Cost:
@@ -18,9 +18,10 @@ def window_cost(config: WindowConfig, vocab_size: int | None) -> Cost:
     V, D, H = vocabulary(config, vocab_size), config.width, config.hidden
     layers = [(config.window_inputs, H), (H, D)]
     biased = [(rows + 1) * columns for rows, columns in layers]
-    multiplied = sum(rows * columns for rows, columns in layers) + V * D
+    output, output_multiplied = output_layer(config, V, D)
+    multiplied = sum(rows * columns for rows, columns in layers) + output_multiplied
     return Cost(
-        parameters=sum(biased) + V * D * (1 if config.tied_embedding else 2),
+        parameters=sum(biased) + V * D + output,
         largest_layer=max(*biased, V * D),
         flops_per_sample=lambda T: T * 6 * multiplied,
     )
