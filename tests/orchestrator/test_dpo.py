@@ -94,7 +94,8 @@ def test_a_precomputed_reference_gives_the_same_losses_and_is_worked_out_once(as
     expected = metrics(tmp_path / "live")
     assert metrics(tmp_path / "once") == pytest.approx(expected, abs=1e-6)
     assert metrics(tmp_path / "again") == metrics(tmp_path / "once")
-    assert "distance from the reference" not in once.out
+    assert "reference from" in live.out
+    assert not any(text in once.out for text in ("reference from", "distance from the reference"))
 
 
 @pytest.mark.parametrize("loss", ["ipo", "kto", "simpo", "orpo"])
@@ -179,6 +180,23 @@ def test_the_distance_of_a_policy_is_that_of_its_answers_and_none_from_itself():
             token = row[0, place]
             by_hand += (ours[place - 1, token] - theirs[place - 1, token]).item()
         assert value == pytest.approx(by_hand, abs=1e-4)
+
+
+def test_a_reference_has_no_dropout_and_no_gradient_and_padding_and_the_question_do_not_count():
+    config = tiny.job("torch", dropout=0.3)
+    frozen = engine.build(config.model, config.engine, None, device=torch.device("cpu"))
+    frozen.model.train()
+    ask, split, ones = live(frozen), made(), np.ones(6, dtype=bool)
+    together = ask(split.batch(np.arange(6), np.arange(6), ones))
+    assert not together.requires_grad
+    assert torch.equal(together, ask(split.batch(np.arange(6), np.arange(6), ones)))
+    alone = torch.cat([ask(split.batch(np.array([n]), np.array([n]), ones[:1])) for n in range(6)])
+    assert together == pytest.approx(alone, abs=1e-5)
+    row = torch.tensor([[9, 9, 11, 0]])  # pair 1 and its chosen answer
+    with torch.no_grad():
+        frozen.model.eval()
+        by_hand = frozen.forward(row)[0].log_softmax(-1)
+    assert alone[1, 0].item() == pytest.approx((by_hand[1, 11] + by_hand[2, 0]).item(), abs=1e-5)
 
 
 def test_an_interval_of_a_mean_holds_it_and_shrinks_with_the_number_of_values():

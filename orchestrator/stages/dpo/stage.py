@@ -94,10 +94,10 @@ class DPOConfig(TrainingConfig):
     most_kl: float | None = None
     """Most nats per answer that the policy may end up from a live reference; beyond, the run says
     so. None: any."""
-    steps: int = 100
+    steps: int = 60
     global_batch_size: int = 32
-    evaluate_every: int | None = 50
-    checkpoint_every: int | None = 50
+    evaluate_every: int | None = 20
+    checkpoint_every: int | None = 30
 
     def __post_init__(self) -> None:
         """Check ranges."""
