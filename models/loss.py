@@ -15,15 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from models.formulas.loss import LOGITS_BYTES, SOFTMAX_BYTES
 from models.projection import matmul_dtype, without_autocast
 
-LOGITS_BYTES = {"cpu": 2**27, "cuda": 2**29}
-"""Most bytes of fp32 logits that are held at once. Fewer save little, and cost a pass over the
-gradient of the head for each chunk."""
-SOFTMAX_BYTES = {"cpu": 2**20, "cuda": 2**27}
-"""Of the fp32 logits that are taken through softmax and gradient at a time. On a CPU they then stay
-in its cache: in bf16 the whole loss of 1,536 tokens and a vocabulary of 4,096 takes 0.65 of the
-time. On a GPU what is held in fp32 is a quarter of the chunk."""
 MOST_SELECTED = 0.75
 """Share of the tokens that count from which on the logits of all are computed."""
 ALIGNED_TO = {"cuda": 64}

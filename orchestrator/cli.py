@@ -49,6 +49,8 @@ class Verb:
     takes: str = "arguments"
     flags: tuple[str, ...] = ()
     """Words of its own beside a config; `main` gets each by its name, as true or false."""
+    words: tuple[str, ...] = ()
+    """Names of its own words NAME=VALUE beside a config; `main` gets each value, or None."""
 
 
 VERBS = {
@@ -59,10 +61,11 @@ VERBS = {
         ("--detach",),
     ),
     "plan": Verb(
-        "check a job and say what it will do; --with-data makes its data, too",
+        "what a job will do, take and cost; gpu=NAME there; fit=true finds the fastest that fits",
         "plan",
         "config",
         ("--with-data",),
+        ("gpu", "mfu", "prices", "fit"),
     ),
     "data": Verb("make, look at, check and trace the data of a job", "data.command", "either"),
     "pipeline": Verb(
@@ -91,6 +94,7 @@ VERBS = {
     "compare": Verb("how runs differ: settings, data, code, curves; in a band or not", "compare"),
     "rerun": Verb("a run once more with its own code, and whether the same comes out", "rerun"),
     "why": Verb("the story of a run: how it ended, what was lost, where the time went", "why"),
+    "rollouts": Verb("what a policy has answered in a step, and what that was worth", "rollouts"),
     "drill": Verb(
         "rehearse failures on your own job: kill, freeze, fill, flip", "drill.command", "either"
     ),
@@ -237,8 +241,11 @@ def run_with_config(verb: Verb, arguments: Sequence[str]) -> int:
     from orchestrator.verbs.sweep import in_order
 
     flags = {f.strip("-").replace("-", "_"): f in arguments for f in verb.flags}
-    jobs = compose([word for word in arguments if word not in verb.flags])
-    function = partial(_function(verb), **flags)
+    given = [word.partition("=") for word in arguments]
+    words = {name: value for name, equals, value in given if equals and name in verb.words}
+    own = {*verb.flags, *(f"{name}={value}" for name, value in words.items())}
+    jobs = compose([word for word in arguments if word not in own])
+    function = partial(_function(verb), **flags, **dict.fromkeys(verb.words) | words)
     if len(jobs) > 1:
         return in_order.carry_out(jobs, function, BEGUN, starts=verb is VERBS["run"])
     return max((function(config, words, BEGUN) for config, words in jobs), default=0)
@@ -263,7 +270,8 @@ def complete(arguments: Sequence[str]) -> int:
     elif verb is not None:
         with contextlib.suppress(Exception):  # of what is half typed; a shell shows nothing then
             if verb.takes == "config":
-                found = [*completion.of_overrides(words[2:]), *verb.flags]
+                own = (f"{name}=" for name in verb.words)
+                found = [*completion.of_overrides(words[2:]), *verb.flags, *own]
             elif verb.takes == "sweep":
                 found = completion.of_sweep(words[2:])
             elif verb.takes == "either" and (len(words) > 3 or verb is VERBS["submit"]):

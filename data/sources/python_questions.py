@@ -1,12 +1,13 @@
 """Questions about functions of Python, with the answers that their documentation gives.
 
-Each question comes with the documentation of two functions, of which one has the answer: what is
-learned is to read, so functions that were never seen can be asked about. Every question is worded
-in several ways; the last wording of each kind is never trained on.
+Those of conversations are about the functions of modules of the first level, and what is learned
+is to know: a function is asked about in several wordings, of which the last of each kind is never
+trained on. Those that answers are compared for come with the documentation of two functions, of
+which one has the answer, so that functions can be asked about that were never seen.
 
 Where a name or a sentence stands in a question it is quoted, and an answer begins a line of the
 documentation: so both are of the same tokens in all places, behind a space or not. Without that a
-small model has to learn for each word that " dumps" is "dumps", and copies nothing for long.
+small model has to learn for each word that " dumps" is "dumps".
 """
 
 import random
@@ -22,8 +23,12 @@ ASKED = {
     "does": (
         "What does `{name}` do?",
         "What is `{name}` for?",
+        "What is `{name}` good for?",
         "Tell me what `{name}` does.",
+        "Explain `{name}`.",
+        "Explain to me what `{name}` is.",
         "Describe `{name}`.",
+        "Say in a sentence what `{name}` is for.",
         "Explain what `{name}` is good for.",
     ),
     "which": (
@@ -31,25 +36,38 @@ ASKED = {
         'Name the function: "{does}"',
         'I need this: "{does}" What do I call?',
         'What is it called: "{does}"',
+        'Find the function for me: "{does}"',
+        'What do I call for this: "{does}"',
+        'Tell me the name of this: "{does}"',
+        'Whose description is this: "{does}"',
         'Find me the function: "{does}"',
     ),
     "arguments": (
         "What are the arguments of `{name}`?",
         "Which arguments does `{name}` take?",
         "How is `{name}` called?",
+        "How do I call `{name}`?",
         "Give me the signature of `{name}`.",
+        "What can I pass to `{name}`?",
+        "What is passed to `{name}`?",
+        "What does `{name}` take?",
         "What do I pass to `{name}`?",
     ),
     "module": (
         "Which module is `{name}` in?",
         "Where is `{name}`?",
+        "Where do I find `{name}`?",
         "What do I import for `{name}`?",
         "Name the module of `{name}`.",
+        "In which module is `{name}`?",
+        "Find me the module of `{name}`.",
+        "What module has `{name}`?",
         "In what module do I find `{name}`?",
     ),
 }
 """Wordings of each kind of question, the last one held out."""
-ASKED_AGAIN = 50  # one in so many functions is asked about in the wording that is held out
+READ_AGAIN = 50  # one in so many functions is asked about in the wording that is held out
+KNOWN_AGAIN = 4  # the same of those that are to be known
 LONGEST = {"module": 25, "name": 30, "arguments": 50, "does": 80}  # characters
 SHORTEST_SENTENCE = 15
 
@@ -109,22 +127,20 @@ class Question:
     """What would be right for the other function."""
     new_wording: bool
     """Whether it is worded as no question that is trained on."""
-    again: bool
-    """Whether the same has been asked before in other words."""
 
 
 def questions(seed: int) -> Iterator[Question]:
-    """Questions of each kind about each function, in all wordings.
+    """Questions of each kind about each function, to be answered by reading.
 
     Args:
-        seed: orders wordings, and chooses the function whose documentation stands beside.
+        seed: chooses wordings, and the function whose documentation stands beside.
     """
     every = functions()
     for place, function in enumerate(every):
         chosen = random.Random(f"{seed} {function.name}")
         for kind, (*wordings, held_out) in ASKED.items():
-            asked = chosen.sample(wordings, len(wordings))
-            if place % ASKED_AGAIN == 0:
+            asked = [chosen.choice(wordings)]
+            if place % READ_AGAIN == 0:
                 asked.append(held_out)
             for wording in asked:
                 other = every[(place + chosen.randrange(1, len(every))) % len(every)]
@@ -137,13 +153,24 @@ def questions(seed: int) -> Iterator[Question]:
                     function.answer(kind),
                     other.answer(kind),
                     wording is held_out,
-                    wording not in (asked[0], held_out),
                 )
 
 
 def python_questions(seed: int) -> Iterator[Conversation]:
-    """Each question with its answer; see `questions`."""
-    for own in questions(seed):
-        messages = ("user", own.asked), ("assistant", own.answer)
-        held_out = WORDINGS if own.new_wording else None
-        yield Conversation(messages, own.function.name, FUNCTIONS, held_out, own.again)
+    """Questions of each kind, in all wordings, about functions that are called as MODULE.NAME.
+
+    Args:
+        seed: of the wording in which a function is asked about that is never trained on.
+    """
+    known = [own for own in functions() if "." not in f"{own.module}{own.name}"]
+    for place, function in enumerate(known):
+        chosen = random.Random(f"{seed} {function.name}")
+        for kind, (*wordings, held_out) in ASKED.items():
+            answer = ("assistant", function.answer(kind))
+            chosen.shuffle(wordings)
+            for number, wording in enumerate(wordings):
+                question = ("user", wording.format(name=function.name, does=function.does))
+                yield Conversation((question, answer), function.name, FUNCTIONS, again=number > 0)
+            if place % KNOWN_AGAIN == 0:
+                question = ("user", held_out.format(name=function.name, does=function.does))
+                yield Conversation((question, answer), function.name, FUNCTIONS, WORDINGS)

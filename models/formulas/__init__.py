@@ -7,6 +7,7 @@ recurrent.py   recurrent networks
 window.py      a fully connected network over a window of tokens
 word_vectors.py   word vectors
 mlp.py         layers of fully connected units
+loss.py        the loss of language models
 
 Plain arithmetic, exact where it says so, so that a plan needs neither torch nor memory.
 """

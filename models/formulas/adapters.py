@@ -6,6 +6,7 @@ D model width, H query heads, G key and value heads, K head width, F feed-forwar
 from dataclasses import fields, replace
 
 from models.configs import GPTConfig, ModelConfig
+from models.formulas.cost import Shape
 
 MARK = ".lora."  # in the name of each parameter of an update
 NARROWED = ("attention.output", "ffn.down")  # projections behind which a bottleneck stands
@@ -37,19 +38,22 @@ def updated(config: GPTConfig) -> dict[str, dict[str, Rows]]:
     return {name: own for name, own in chosen.items() if own}
 
 
-def adapter_parameters(config: GPTConfig) -> int:
-    """Numbers that an adapter adds to all layers."""
+def adapter_tensors(config: GPTConfig) -> dict[str, Shape]:
+    """What an adapter adds to each layer, by name in its block."""
     D, m = config.width, config.adapter_rank
+    tensors: dict[str, Shape] = {}
     if config.adapter == "bottleneck":
-        return config.layers * len(NARROWED) * (2 * m * D + D + m)
+        for name in NARROWED:
+            own = f"{name}.bottleneck"
+            tensors |= {f"{own}.down": (m, D), f"{own}.down_bias": (m,)}
+            tensors |= {f"{own}.up": (D, m), f"{own}.up_bias": (D,)}
     inputs = {"attention.output": config.heads * config.head_width}
     inputs["ffn.down"] = config.feed_forward_width
-    both = sum(
-        inputs.get(name, config.width) + stop - start
-        for name, own in updated(config).items()
-        for start, stop in own.values()
-    )
-    return config.layers * config.adapter_rank * both
+    for name, targets in updated(config).items():
+        for target, (start, stop) in targets.items():
+            own = f"{name}.lora.{target}"
+            tensors |= {f"{own}.a": (m, inputs.get(name, D)), f"{own}.b": (stop - start, m)}
+    return tensors
 
 
 def merged_config(config: ModelConfig) -> ModelConfig:

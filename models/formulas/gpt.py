@@ -1,12 +1,24 @@
 """Cost of a decoder-only Transformer.
 
-D model width, H query heads, G key and value heads, K head width, F feed-forward width, T tokens
-of a sample, V vocabulary.
+B sequences, T tokens of each, N = B x T, D model width, H query heads, G key and value heads, K
+head width, F feed-forward width, V vocabulary.
 """
 
+from math import prod
+
 from models.configs import GPTConfig
-from models.formulas.adapters import adapter_parameters
-from models.formulas.cost import Cost, output_layer, vocabulary
+from models.formulas.adapters import adapter_tensors
+from models.formulas.cost import (
+    Cost,
+    Flops,
+    Kept,
+    Pass,
+    Shape,
+    norm,
+    output_layer,
+    projection,
+    vocabulary,
+)
 
 
 def gpt_cost(config: GPTConfig, vocab_size: int | None) -> Cost:
@@ -15,50 +27,93 @@ def gpt_cost(config: GPTConfig, vocab_size: int | None) -> Cost:
     Training takes 6 operations per matrix weight and token, the output head included, and
     12 layers H K T for the scores and the weighted sums of attention (Kaplan et al. 2020, section
     2.1; PaLM, Chowdhery et al. 2022, appendix B, from which the usual MFU is computed). As there,
-    attention is not halved for being causal, and what activation checkpointing computes again is
-    not counted. Weights that stay as they are have no gradient of their own: 4 operations.
+    attention is not halved for being causal. Weights that stay as they are have no gradient of
+    their own: 4 operations.
 
     Raises:
         ValueError: no vocabulary size is known.
     """
-    V = vocabulary(config, vocab_size)
-    D, H, G, K = config.width, config.heads, config.key_value_heads, config.head_width
-    F = config.feed_forward_width
-    up_width = F * (2 if config.activation == "swiglu" else 1)
-    qkv_bias = config.bias if config.qkv_bias is None else config.qkv_bias
-    matrices = (  # inputs, outputs and whether there is a bias, of the projections of a block
-        (D, (H + 2 * G) * K, qkv_bias),
-        (H * K, D, config.bias),
-        (D, up_width, config.bias),
-        (F, D, config.bias),
-    )
-    projections = [rows * columns for rows, columns, _ in matrices]
-    biased = [(rows + bias) * columns for rows, columns, bias in matrices]
-    vectors = 2 * K * config.qk_norm + H * K * (config.score == "additive")  # of the heads
-    norm = D * (2 if config.norm == "layernorm" and config.bias else 1)
-    output, output_multiplied = output_layer(config, V, D)
-    tables = [V * D, output]
+    V, L, D = vocabulary(config, vocab_size), config.layers, config.width
+    H, G, K = config.heads, config.key_value_heads, config.head_width
+    layer = _layer(config)
+    own_bias = config.norm == "layernorm" and config.bias
+    tensors: dict[str, Shape] = {"embedding.weight": (V, D)}
     if config.positions == "learned":
-        tables.append(config.max_positions * D)
-    updates = adapter_parameters(config)
+        tensors["position_embedding.weight"] = (config.max_positions, D)
+    tensors |= {f"blocks.{n}.{name}": shape for n in range(L) for name, shape in layer.items()}
+    tensors |= norm("norm", D, bias=own_bias)
+    output, outputs = output_layer(config, V, D)
+    tensors |= output
+    added = adapter_tensors(config)
+    updates = L * sum(map(prod, added.values()))
+    trained = None if config.adapter is None else updates
     if config.adapter == "bias":
-        biases = sum(both - alone for both, alone in zip(biased, projections, strict=True))
-        norms = D * (2 * config.layers + 1) * (config.norm == "layernorm" and config.bias)
-        trained: int | None = config.layers * biases + norms
-    else:
-        trained = None if config.adapter is None else updates
-    multiplied = config.layers * sum(projections) + output_multiplied  # that each token meets
+        trained = sum(prod(s) for name, s in tensors.items() if name.endswith(".bias"))
+    multiplied = (H + 2 * G) * K * D + H * K * D + D * config.feed_forward_width * _ups(config)
 
-    def flops(T: int) -> int:
-        weights = 6 * multiplied if trained is None else 4 * multiplied + 6 * updates
-        return T * (weights + 12 * config.layers * H * K * T)
+    def flops(T: int) -> Flops:
+        attention = 4 * L * H * K * T * T
+        weights = L * multiplied + outputs * D  # that each token meets
+        blocks = 2 * T * (L * multiplied + updates) + attention
+        frozen = 0 if trained is None else 2 * T * weights
+        return Flops(blocks + 2 * T * outputs * D, attention, blocks, frozen)
 
+    plain = config.score == "dot" and config.adapter is None  # the others nobody has worked out
     return Cost(
-        parameters=config.layers * (sum(biased) + vectors + 2 * norm)
-        + norm
-        + sum(tables)
-        + updates,
-        largest_layer=max(*biased, *tables, norm),
-        flops_per_sample=flops,
+        tensors,
+        flops,
+        cache=lambda T: 2 * L * G * K * T,
+        kept=(lambda own: _kept(config, own)) if plain else None,
         trained=trained,
     )
+
+
+def _ups(config: GPTConfig) -> int:
+    """Matrices of a feed-forward layer."""
+    return 3 if config.activation == "swiglu" else 2
+
+
+def _layer(config: GPTConfig) -> dict[str, Shape]:
+    """The tensors of a block."""
+    D, H, G, K = config.width, config.heads, config.key_value_heads, config.head_width
+    F, bias = config.feed_forward_width, config.bias
+    own_bias = config.norm == "layernorm" and bias
+    qkv_bias = bias if config.qkv_bias is None else config.qkv_bias
+    tensors = norm("attention_norm", D, bias=own_bias)
+    tensors |= projection("attention.qkv", D, (H + 2 * G) * K, bias=qkv_bias)
+    if config.qk_norm:
+        tensors |= {f"attention.{name}_norm.weight": (K,) for name in "qk"}
+    tensors |= projection("attention.output", H * K, D, bias=bias)
+    if config.score == "additive":
+        tensors["attention.score.vectors.weight"] = (H, K)
+    tensors |= norm("ffn_norm", D, bias=own_bias)
+    tensors |= projection("ffn.up", D, F * (_ups(config) - 1), bias=bias)
+    tensors |= projection("ffn.down", F, D, bias=bias)
+    return tensors | adapter_tensors(config)
+
+
+def _kept(config: GPTConfig, own: Pass) -> Kept:
+    """What our blocks keep for the backward pass.
+
+    With dropout and GELU it is the 34 N D bytes in bf16 of Korthikanti et al. 2022, equation 1,
+    with selective recomputation: attention keeps no weights. Ours are the norms' statistics.
+    """
+    D, H, G, K = config.width, config.heads, config.key_value_heads, config.head_width
+    N, e, F, drops = own.tokens, own.number, config.feed_forward_width, config.dropout > 0
+    statistics = 2 * e * N if config.norm == "layernorm" else 4 * N
+    mask = N * D if drops else 0  # a byte for each number that dropout may drop
+    qkv, turned = e * N * (H + 2 * G) * K, config.positions == "rotary" or config.qk_norm
+    attention = e * N * (D + H * K) + mask  # what goes into the two projections
+    written_out = own.written_out and not drops
+    if written_out:  # q, k and v of each head, side by side, and the weights
+        attention += 3 * e * N * H * K + (4 + e) * own.sequences * H * own.length**2
+        attention += qkv if config.qk_norm else 0
+    else:
+        attention += qkv + (e * N * (H + G) * K if turned else 0)
+        attention += 0 if drops else 4 * own.sequences * H * own.length  # the kernel's sums
+    attention += 4 * N * (H + G) if config.qk_norm else 0
+    ffn = e * N * (D + F * (4 if config.activation == "swiglu" else 2)) + mask
+    norms = 2 * (e * N * D + statistics)
+    places = {"learned": 8 * own.length, "rotary": 2 * 4 * own.length * K}
+    outside = 8 * N + places.get(config.positions, 0) + mask + e * N * D + statistics
+    return Kept(config.layers, attention + ffn + norms, e * N * D, outside)

@@ -4,10 +4,12 @@ D units of a layer and numbers per token, V vocabulary.
 """
 
 from models.configs import RecurrentConfig
-from models.formulas.cost import Cost, output_layer, vocabulary
+from models.formulas.cost import Cost, Flops, Shape, matrices, output_layer, vocabulary
 
 GATES = {"rnn": 1, "lstm": 4}
 """Sums that each unit computes: its own, or one for each gate of its cell."""
+STATES = {"rnn": 1, "lstm": 2}
+"""Numbers that a unit hands from token to token: its output, and of a cell what it holds."""
 
 
 def recurrent_cost(config: RecurrentConfig, vocab_size: int | None) -> Cost:
@@ -20,12 +22,16 @@ def recurrent_cost(config: RecurrentConfig, vocab_size: int | None) -> Cost:
         ValueError: no vocabulary size is known.
     """
     V, D = vocabulary(config, vocab_size), config.width
-    weights = GATES[config.family] * 2 * D * D  # of a layer: over its inputs and over its state
-    layer = weights + GATES[config.family] * D
-    output, output_multiplied = output_layer(config, V, D)
-    multiplied = config.layers * weights + output_multiplied
+    rows, states = GATES[config.family] * D, STATES[config.family]
+    tensors: dict[str, Shape] = {"embedding.weight": (V, D)}
+    for n in range(config.layers):
+        tensors |= {f"layers.{n}.{name}_weight": (rows, D) for name in ("input", "state")}
+        tensors[f"layers.{n}.bias"] = (rows,)
+    output, outputs = output_layer(config, V, D)
+    tensors |= output
+    layers = matrices(tensors, "layers.")
     return Cost(
-        parameters=config.layers * layer + V * D + output,
-        largest_layer=max(layer, V * D),
-        flops_per_sample=lambda T: T * 6 * multiplied,
+        tensors,
+        lambda T: Flops(2 * T * (layers + outputs * D)),
+        cache=lambda T: config.layers * states * D,
     )

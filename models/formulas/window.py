@@ -4,7 +4,7 @@ D numbers per token, H hidden units, V vocabulary.
 """
 
 from models.configs import WindowConfig
-from models.formulas.cost import Cost, output_layer, vocabulary
+from models.formulas.cost import Cost, Flops, Shape, matrices, output_layer, projection, vocabulary
 
 
 def window_cost(config: WindowConfig, vocab_size: int | None) -> Cost:
@@ -16,12 +16,9 @@ def window_cost(config: WindowConfig, vocab_size: int | None) -> Cost:
         ValueError: no vocabulary size is known.
     """
     V, D, H = vocabulary(config, vocab_size), config.width, config.hidden
-    layers = [(config.window_inputs, H), (H, D)]
-    biased = [(rows + 1) * columns for rows, columns in layers]
-    output, output_multiplied = output_layer(config, V, D)
-    multiplied = sum(rows * columns for rows, columns in layers) + output_multiplied
-    return Cost(
-        parameters=sum(biased) + V * D + output,
-        largest_layer=max(*biased, V * D),
-        flops_per_sample=lambda T: T * 6 * multiplied,
-    )
+    tensors: dict[str, Shape] = {"embedding.weight": (V, D)}
+    tensors |= projection("hidden_layer", config.window_inputs, H) | projection("projection", H, D)
+    layers = matrices(tensors, "hidden_layer.", "projection.")
+    output, outputs = output_layer(config, V, D)
+    tensors |= output
+    return Cost(tensors, lambda T: Flops(2 * T * (layers + outputs * D)))

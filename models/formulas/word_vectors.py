@@ -1,7 +1,7 @@
 """Cost of word vectors trained by negative sampling."""
 
 from models.configs import WordVectorsConfig
-from models.formulas.cost import Cost, vocabulary
+from models.formulas.cost import Cost, Flops, vocabulary
 
 
 def word_vectors_cost(config: WordVectorsConfig, vocab_size: int | None) -> Cost:
@@ -13,5 +13,8 @@ def word_vectors_cost(config: WordVectorsConfig, vocab_size: int | None) -> Cost
     Raises:
         ValueError: the number of words is not known.
     """
-    table = vocabulary(config, vocab_size) * config.width
-    return Cost(2 * table, table, lambda length: length * 6 * config.width)
+    table = (vocabulary(config, vocab_size), config.width)
+    return Cost(
+        {"inputs.weight": table, "outputs.weight": table},
+        lambda length: Flops(2 * length * config.width),
+    )

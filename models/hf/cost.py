@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from models.configs.hf import HFConfig
-from models.formulas.cost import Cost
+from models.formulas.cost import Cost, Flops
 
 
 def hf_cost(config: HFConfig, vocab_size: int | None) -> Cost:
@@ -32,16 +32,19 @@ def _counted(described: str) -> Cost:
 
     with torch.device("meta"):
         model = HFModel(HFConfig(**json.loads(described)))
-    own = [sum(p.numel() for p in each.parameters(recurse=False)) for each in model.modules()]
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     head = model.head_weight
     multiplied = sum(
-        p.numel() for p in model.parameters() if p.ndim == 2 and (id(p) not in tables or p is head)
+        p.numel()
+        for p in model.parameters()
+        if p.ndim == 2 and p is not head and id(p) not in tables
     )
     theirs: Any = model.theirs.config.get_text_config()
     attends = getattr(theirs, "num_hidden_layers", 0) * getattr(theirs, "hidden_size", 0)
-    return Cost(
-        parameters=sum(p.numel() for p in model.parameters()),
-        largest_layer=max(own),
-        flops_per_sample=lambda T: T * (6 * multiplied + 12 * attends * T),
-    )
+
+    def flops(T: int) -> Flops:
+        attention = 4 * attends * T * T
+        blocks = 2 * T * multiplied + attention
+        return Flops(blocks + 2 * T * head.numel(), attention, blocks)
+
+    return Cost({name: tuple(p.shape) for name, p in model.named_parameters()}, flops)

@@ -32,6 +32,7 @@ from orchestrator.job.rank import Assignment, environment, work
 from orchestrator.job.screen import Screen, Terminal
 from orchestrator.job.signals import Stops
 from orchestrator.job.startup import Startup
+from orchestrator.plan import scoring
 from orchestrator.plan.fitting import what_would_fit
 from orchestrator.plan.planning import LABEL, Plan, make_plan
 from orchestrator.record import outbox, runfolder
@@ -135,6 +136,7 @@ class Job:
         """Run to the end and leave a truthful result.json in every case."""
         begun = time.monotonic()
         self._mirror, self._told = NoMirror(), False
+        self._memory: float | None = None  # most bytes that rank 0 has had
         outcome: Result | None = None
         error: BaseException | None = None
         fence = self.assignment.fence
@@ -262,7 +264,9 @@ class Job:
     def _event(self, record: dict[str, Any]) -> None:
         kind = record["event"]
         facts = {key: value for key, value in record.items() if key not in ("event", "time_ms")}
-        if kind == "imported":
+        if kind == "memory":
+            self._memory = facts["bytes"]
+        elif kind == "imported":
             self.startup.enter("engine and model")
         elif kind == "training":
             self.startup.enter("first step")
@@ -361,7 +365,7 @@ class Job:
             return result, explanation
 
         with suppress(OSError):  # a full disk, which ends the job in what follows
-            self._measure_goodput()
+            self._measure(undisturbed=error is None and outcome is not None)
         ended = end()
         try:
             error_facts = {name: ended[0][name] for name in ("error",) if name in ended[0]}
@@ -390,12 +394,17 @@ class Job:
             self._told = True
             self.screen.say(f"error: {explanation.line()}")
 
-    def _measure_goodput(self) -> None:
-        """Put the goodput of the run, now that its last step is done, on record."""
+    def _measure(self, *, undisturbed: bool) -> None:
+        """Put goodput, and how good the plan was, on record, now that the last step is done."""
         standing = self._journal.standing
-        goodput = spending(self.folder, standing, now_ms=self._journal.now_ms()).goodput
-        if goodput is not None:
-            self._journal.metrics(standing.step, {GOODPUT: goodput})
+        spent = spending(self.folder, standing, now_ms=self._journal.now_ms())
+        if spent.goodput is not None:
+            self._journal.metrics(standing.step, {GOODPUT: spent.goodput})
+        if self.assignment.sweep is None:  # a trial shares its machine with others
+            learns = undisturbed and standing.attempt == 1
+            measured = scoring.Measured(spent.step_seconds, self._memory)
+            for line in scoring.record(self.plan, measured, self._journal, self.folder, learns):
+                self.screen.say(line)
 
 
 def _end_badly(stage: str, folder: Path, redactor: Redactor, error: Exception) -> int:

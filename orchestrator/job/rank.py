@@ -53,6 +53,7 @@ def work(assignment: Assignment, channel: Channel) -> Result:
     from orchestrator.stages.run import Run
     from orchestrator.training import distributed
     from orchestrator.training.engine import forget_process_group
+    from orchestrator.training.hardware import most_memory
     from orchestrator.training.hostmemory import keep_freed_memory
 
     if not (folder / "config.yaml").is_file():
@@ -80,7 +81,9 @@ def work(assignment: Assignment, channel: Channel) -> Result:
         watched = config.resources.hang_after is not None
         stack.enter_context(distributed.process_group(device, watched=watched))
         run.event("imported", seconds=round(time.perf_counter() - begun, 3))
-        return STAGES[config.stage.name].carry_out(config, assignment.inputs, run)
+        result = STAGES[config.stage.name].carry_out(config, assignment.inputs, run)
+        run.event("memory", bytes=most_memory(device), device=device.type)
+        return result
 
 
 def environment(config: JobConfig) -> dict[str, str]:

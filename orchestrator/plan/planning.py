@@ -12,7 +12,10 @@ from cluster.nodes import Devices
 from data.addresses import hide
 from data.messages import counted, size
 from orchestrator.config import JobConfig, TrainingConfig
+from orchestrator.plan import forecast
 from orchestrator.plan.devices import check_compiler, check_fits
+from orchestrator.plan.forecast import Hardware
+from orchestrator.plan.hardware import here
 from orchestrator.plan.memory import Memory, memory_of
 from orchestrator.plan.outputs import check_disk, check_outputs
 from orchestrator.plan.resume import Start, find_start
@@ -47,6 +50,8 @@ class Plan:
     """Where the job goes on. None: at step 0."""
     notes: tuple[str, ...] = ()
     """What is missing here, or in doubt."""
+    hardware: Hardware = field(default_factory=Hardware)
+    """What the job is taken to run on."""
 
     @property
     def passed_over(self) -> list[str]:
@@ -146,7 +151,7 @@ class Plan:
             )
         shown["workers"] = self._workers()
         if self.outline.roles:
-            shown["memory"] = self._memory()
+            shown |= forecast.lines(self.config, self.outline, self.hardware)
         if self.most_checkpoints:
             shown["checkpoints"] = self._checkpoints()
         if early := self._early_end():
@@ -181,26 +186,6 @@ class Plan:
         if here is None:
             return line
         return f"{line}; {here.where} has {counted(here.gpus, 'GPU')}, {counted(here.cpus, 'core')}"
-
-    def _memory(self) -> str:
-        memory = self.memory
-        engines = [role.config.engine for role in self.outline.roles.values()]
-        host = [
-            name
-            for name, offloaded in (
-                ("optimizer", any(engine.offload_optimizer for engine in engines)),
-                ("weights", any(engine.offload_parameters for engine in engines)),
-            )
-            if offloaded
-        ]
-        where = f", {' and '.join(host)} in host memory" if host else ""
-        copies = f"copies of {size(memory.step)} in a step; " if memory.step else ""
-        return (
-            f"{size(memory.total)} per worker: weights {size(memory.weights)}, gradients "
-            f"{size(memory.gradients)}, optimizer {size(memory.optimizer)}{where}; "
-            f"at most {size(memory.start)} while it starts; {copies}"
-            "activations and buffers come on top"
-        )
 
     def _checkpoints(self) -> str:
         stage = self.config.section(TrainingConfig)
@@ -263,7 +248,7 @@ def make_plan(config: JobConfig, say: Callable[[str], None]) -> Plan:
     plan = _checked(config, say)
     checkpoint = None if plan.start is None else plan.start.checkpoint
     ready = STAGES[config.stage.name].driver.prepare(plan.config, checkpoint, say)
-    return replace(plan, outline=ready.outline, ready=ready)
+    return replace(plan, outline=ready.outline, ready=ready, hardware=here(config))
 
 
 def check(config: JobConfig, say: Callable[[str], None]) -> Plan:
@@ -275,7 +260,7 @@ def check(config: JobConfig, say: Callable[[str], None]) -> Plan:
     plan = _checked(config, say)
     checkpoint = None if plan.start is None else plan.start.checkpoint
     outline = STAGES[config.stage.name].driver.estimate(plan.config, checkpoint)
-    return replace(plan, outline=outline, notes=tuple(outline.notes))
+    return replace(plan, outline=outline, notes=tuple(outline.notes), hardware=here(config))
 
 
 def _checked(config: JobConfig, say: Callable[[str], None]) -> Plan:
@@ -291,13 +276,16 @@ def _checked(config: JobConfig, say: Callable[[str], None]) -> Plan:
     return Plan(config, rough.outline, None, free, devices, weights, start)
 
 
-def foresee(config: JobConfig, say: Callable[[str], None], *, with_data: bool) -> Plan:
+def foresee(
+    config: JobConfig, say: Callable[[str], None], *, with_data: bool, hardware: Hardware
+) -> Plan:
     """The plan of a job that is not started now, and maybe not here: what is missing is a note.
 
     Args:
         config: the job.
         say: gets a line for each stage of the work on data.
         with_data: make the data and count it; else a look at it tells about how much there is.
+        hardware: what it is taken to run on.
 
     Raises:
         ValueError: the job can't work anywhere, or not with the data that is here.
@@ -329,7 +317,8 @@ def foresee(config: JobConfig, say: Callable[[str], None], *, with_data: bool) -
 
     # For a job that another machine will run, compiler and data may be there, too.
     found = noting(outline) or rough.outline if devices is None else outline()
-    return Plan(config, found, None, free, devices, weights, start, (*notes, *found.notes))
+    notes = [*notes, *found.notes]
+    return Plan(config, found, None, free, devices, weights, start, tuple(notes), hardware)
 
 
 def _begin(

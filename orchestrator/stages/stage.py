@@ -38,7 +38,8 @@ class RoleOutline:
     @property
     def trained(self) -> int:
         """Parameters that learn, if any do."""
-        return cost.trained_parameters(self.config.model)
+        model = self.config.model
+        return self.parameters - (cost.parameters(model) - cost.trained_parameters(model))
 
     @property
     def line(self) -> str:
@@ -85,6 +86,9 @@ class Outline:
     """Tokens predicted in a step, over all ranks. None: the stage does not count in tokens."""
     flops: float | None = None
     """Floating-point operations of the whole job, forward and backward (models/cost.py)."""
+    length: float | None = None
+    """Tokens of a sample as its models read it, on the average; 1 for examples without tokens.
+    None: not known."""
     notes: tuple[str, ...] = ()
     """What an estimate makes doubtful."""
     score: Score | None = None

@@ -1,35 +1,35 @@
-"""What the device could do at best, to say what part of it is used (MFU)."""
+"""What the device is and could do at best, and what a process has had of its memory."""
 
-import re
+from pathlib import Path
 
 import torch
 
-# Dense bf16 tensor-core FLOP/s, from the vendors' data sheets; the first name found counts.
-PEAK_BF16_FLOPS = {
-    "B200": 2250e12,
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100 NVL": 835e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "A10": 125e12,
-    "RTX 4090": 165e12,
-    "MI300X": 1307e12,
-}
+from orchestrator.training.gpus import found
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
     """FLOP/s of one device at best, or None where that is not known (CPUs, other GPUs, fp32)."""
     if device.type != "cuda" or precision != "bf16":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next(
-        (flops for key, flops in PEAK_BF16_FLOPS.items() if re.search(rf"\b{key}\b", name)), None
-    )
+    gpu = found(torch.cuda.get_device_name(device))
+    return None if gpu is None else gpu.flops
 
 
 def device_name(device: torch.device) -> str:
     """The model of a GPU; "cpu" for the others."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def most_memory(device: torch.device) -> int | None:
+    """The most bytes that this process has had: of the GPU, for tensors; on a CPU, of the host.
+
+    None: this kernel does not tell.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return None
+    return 1024 * int(line.split()[1])

@@ -28,12 +28,16 @@ class Rows:
         """B."""
         return len(getattr(self, fields(self)[0].name))
 
+    @property
+    def shallow(self) -> dict[str, Any]:
+        """The fields by their names."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
     def at(self, rows: slice | Tensor) -> Self:
         """The same of some of the answers, by their places or a stretch of them."""
-        own: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         some = {
             name: value.at(rows) if isinstance(value, Rows) else value[rows]
-            for name, value in own.items()
+            for name, value in self.shallow.items()
         }
         return type(self)(**some)
 

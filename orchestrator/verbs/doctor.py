@@ -41,7 +41,12 @@ class Finding:
 
 def main(argv: Sequence[str]) -> int:
     """Print what was found; returns 1 if something that `run` needs is missing."""
-    outputs = Path(parser().parse_args(argv).outputs)
+    options = parser().parse_args(argv)
+    outputs = Path(options.outputs)
+    if options.calibrate:
+        from orchestrator.verbs.calibrating import calibrate
+
+        return calibrate()
     checks: dict[str, Callable[[], list[Finding]]] = {
         "Python": _python,
         "packages": _packages,
@@ -50,6 +55,7 @@ def main(argv: Sequence[str]) -> int:
         "DeepSpeed": _deepspeed,
         "shared memory": _shared_memory,
         "disk": lambda: _disk(outputs),
+        "calibration": _calibration,
         "MLflow UI": _port,
     }
     findings = []
@@ -71,6 +77,11 @@ def main(argv: Sequence[str]) -> int:
 def parser() -> argparse.ArgumentParser:
     """The arguments of this verb."""
     new = argparse.ArgumentParser(prog="orchestrate doctor", description=__doc__)
+    new.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="measure this machine, for the times that `orchestrate plan` tells",
+    )
     new.add_argument("--outputs", default="outputs", help="folder of the runs [%(default)s]")
     return new
 
@@ -192,6 +203,16 @@ def _disk(outputs: Path) -> list[Finding]:
         remedy = None if free > LEAST_FREE_BYTES else f"free some, or {setting} on another disk"
         findings.append(Finding(subject, f"{size(free)} free for {folder}", remedy))
     return findings
+
+
+def _calibration() -> list[Finding]:
+    from orchestrator.plan.calibration import load
+
+    own = load()
+    if own is None:
+        what = "not measured yet, so that a plan tells no times"
+        return [Finding("speed", what, "orchestrate doctor --calibrate", needed=False)]
+    return [Finding("speed", line) for line in own.lines()]
 
 
 def _port() -> list[Finding]:

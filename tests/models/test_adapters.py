@@ -59,7 +59,9 @@ def test_updates_of_queries_and_values_have_as_many_parameters_as_published(
 
 @pytest.mark.parametrize("config", [*ADAPTED, PLAIN])
 def test_parameters_and_those_that_learn_are_counted_as_built(config):
-    found = list(models.build(config).parameters())
+    model = models.build(config)
+    found = list(model.parameters())
+    assert cost.tensors(config) == {n: tuple(p.shape) for n, p in model.named_parameters()}
     assert cost.parameters(config) == sum(p.numel() for p in found)
     assert cost.trained_parameters(config) == sum(p.numel() for p in found if p.requires_grad)
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import set_checkpoint_early_stop
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import build
@@ -18,7 +19,15 @@ from models.configs import (
     TransformerConfig,
     WindowConfig,
 )
-from models.cost import flops_per_sample, flops_per_token, largest_layer, parameters
+from models.cost import (
+    cache_numbers,
+    flops,
+    flops_per_sample,
+    flops_per_token,
+    largest_layer,
+    parameters,
+    tensors,
+)
 
 CHOICES = itertools.product(
     ("layernorm", "rmsnorm"),
@@ -82,22 +91,17 @@ OTHERS = [
 OTHERS += [replace(config, value_head=True) for config in [*CONFIGS[:1], *OTHERS]]
 
 
-def test_parameters_and_the_largest_layer_are_those_of_the_built_module():
+def test_tensors_parameters_and_the_largest_layer_are_those_of_the_built_module():
     built = [*CONFIGS, *MLPS, *BLOCKS, *OTHERS]
     for config in [*built, replace(CONFIGS[0], vocab_size=2, max_positions=400)]:
         with torch.device("meta"):
             model = build(config)
         assert parameters(config) == sum(p.numel() for p in model.parameters()), config
+        assert tensors(config) == {n: tuple(p.shape) for n, p in model.named_parameters()}, config
         own = [
             sum(p.numel() for p in module.parameters(recurse=False)) for module in model.modules()
         ]
         assert largest_layer(config) == max(own), config
-
-
-def test_gpt2_small_has_the_published_size():
-    gpt2 = GPTConfig(vocab_size=50257, max_positions=1024, layers=12, width=768, heads=12)
-    assert parameters(gpt2) == 124_439_808
-    assert largest_layer(gpt2) == 50257 * 768
 
 
 @pytest.mark.parametrize("config", [*CONFIGS[::7], *OTHERS])
@@ -106,8 +110,34 @@ def test_flops_are_those_that_torch_counts_forward_and_backward(config):
     tokens = torch.randint(101, (2, 20))
     # The plain kernel: its matrix products are counted one by one, none recomputed.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model(tokens).sum().backward()
+        logits = model(tokens)
+        forward = counter.get_total_flops()
+        logits.sum().backward()
+    assert flops(config, 20).forward * len(tokens) == forward
     assert flops_per_token(config, 20) * tokens.numel() == counter.get_total_flops()
+
+
+def test_checkpointing_computes_the_blocks_again():
+    config = CONFIGS[0]
+    model = build(config)
+    model.activation_checkpointing = True
+    # torch leaves out the last product of each block, which nothing needs again.
+    whole = set_checkpoint_early_stop(False)
+    with sdpa_kernel(SDPBackend.MATH), whole, FlopCounterMode(display=False) as counter:
+        model(torch.randint(101, (2, 20))).sum().backward()
+    own = flops(config, 20)
+    assert 2 * (own.training + own.blocks) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("config", [CONFIGS[0], CONFIGS[-1], *OTHERS[:2]])
+def test_writing_keeps_as_many_numbers_of_a_sequence_as_planned(config):
+    model = build(config).eval()
+    cache = model.new_cache(20)
+    with torch.no_grad():
+        model.hidden(torch.randint(101, (3, 20)), cache)
+    kept = cache._layers.values() if isinstance(config, GPTConfig) else cache.states
+    numbers = sum(tensor.numel() for pair in kept for tensor in pair)
+    assert numbers == 3 * cache_numbers(config, 20)
 
 
 @pytest.mark.parametrize("config", BLOCKS)
@@ -132,6 +162,7 @@ def test_the_vocabulary_can_be_given_beside_the_config():
     unset = replace(config, vocab_size=None)
     assert parameters(unset, 101) == parameters(config)
     assert largest_layer(unset, 101) == largest_layer(config)
+    assert tensors(unset, 101) == tensors(config)
     assert flops_per_sample(unset, 8, 101) == 8 * flops_per_token(config, 8)
     assert flops_per_token(unset, 8, 101) == flops_per_token(config, 8)
     with pytest.raises(ValueError, match=r"model\.vocab_size is not set"):

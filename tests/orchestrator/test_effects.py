@@ -227,8 +227,8 @@ def test_a_setting_of_a_job_is_read_by_it_or_refused(stage, watched, corpus, tmp
             *(f"stage.data={talks(tmp_path)}", "model.width=16", "model.heads=2"),
         ],
         "translate": [
-            *("stage.steps=2", "optim.warmup_steps=1", "stage.pairs=100"),
-            *("tokenizer.vocab_size=300", "stage.validation_fraction=0.2"),
+            *("stage.steps=2", "optim.warmup_steps=1", "stage.pairs=100", "model.layers=1"),
+            *("tokenizer.vocab_size=300", "stage.validation_fraction=0.1", "model.width=16"),
         ],
     }[stage]
     words = [f"stage={stage}", *words, *(plain if stage != "pretrain" else ())]

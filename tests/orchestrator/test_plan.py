@@ -191,16 +191,34 @@ def test_starting_takes_at_least_the_weights_and_under_zero_3_a_share_and_one_la
     assert memory_of(large, 8).start == pytest.approx(4 * (10**9 + 5 * 10**8))
 
 
-def test_the_papers_example_of_7_5_billion_parameters_on_64_gpus():
-    # Figure 1: 120 GB, 31.4 GB, 16.6 GB and 1.9 GB.
-    for stage, gigabytes in enumerate((120, 31.4, 16.6, 1.9)):
-        config = replace(
-            job(global_batch_size=64),
-            engine=EngineConfig(zero_stage=stage, precision="bf16"),
-            resources=ResourcesConfig(workers=64),
-        )
-        role = replace(rough_plan(config).outline.roles["model"], parameters=7_500_000_000)
-        assert memory_of(role, 64).total / 1e9 == pytest.approx(gigabytes, abs=0.05)
+# Rajbhandari et al. 2020, table 1: gigabytes of each device under ZeRO 1, 2 and 3.
+ZERO = {
+    (7.5, 4): (52.5, 41.3, 30),
+    (7.5, 16): (35.6, 21.6, 7.5),
+    (7.5, 64): (31.4, 16.6, 1.88),
+    (7.5, 256): (30.4, 15.4, 0.47),
+    (7.5, 1024): (30.1, 15.1, 0.12),
+    (128, 4): (896, 704, 512),
+    (128, 16): (608, 368, 128),
+    (128, 64): (536, 284, 32),
+    (128, 256): (518, 263, 8),
+    (128, 1024): (513, 257, 2),
+    (1000, 4): (7000, 5500, 4000),
+    (1000, 16): (4750, 2875, 1000),
+    (1000, 64): (4187, 2218, 250),
+    (1000, 256): (4046, 2054, 62.5),
+    (1000, 1024): (4011, 2013, 15.6),
+}
+
+
+@pytest.mark.parametrize(("billion", "workers"), ZERO)
+def test_the_zero_papers_table_of_memory(billion, workers):
+    role = rough_plan(job()).outline.roles["model"]
+    for stage, gigabytes in enumerate(ZERO[billion, workers], 1):
+        engine = EngineConfig(zero_stage=stage, precision="bf16")
+        own = replace(role, config=replace(role.config, engine=engine))
+        held = billion * memory_of(own, workers).total / own.parameters
+        assert held == pytest.approx(gigabytes, rel=0.005, abs=0.05)
 
 
 def test_the_weights_of_every_role_have_a_line(corpus):

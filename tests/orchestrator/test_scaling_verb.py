@@ -52,6 +52,24 @@ def test_a_law_of_one_variable_tells_that_another_varies():
     assert "iso-FLOP" not in answer.out
 
 
+def test_the_loss_of_a_larger_run_is_predicted_before_it_runs():
+    small, large = (POINTS.parameters < POINTS.parameters.max(), np.argmax(POINTS.parameters))
+    rows = zip(POINTS.parameters[small], POINTS.tokens[small], POINTS.loss[small], strict=True)
+    size, tokens = POINTS.parameters[large], POINTS.tokens[large]
+    words = ("--size", str(size), "--tokens", str(tokens), "--draws", "40")
+    found = json.loads(typed("scaling", "predict", table(rows=rows), *words, "--json").out)
+    assert found["loss"] == pytest.approx(POINTS.loss[large], rel=0.02)
+    assert found["low"] < found["loss"] < found["high"]
+    assert found["measured"] is None
+    shown = typed("scaling", "predict", "points.csv", *words).out
+    assert "x the largest of the points" in shown
+    assert "9 times in 10" in shown
+    assert "--tokens is missing" in refused("scaling", "predict", "points.csv", "--size", "1e6")
+    assert "leave --size and --tokens out" in refused(
+        "scaling", "predict", "points.csv", *words, "--run", "x"
+    )
+
+
 def test_flops_stand_for_tokens():
     rows = zip(POINTS.parameters, POINTS.flops, POINTS.loss, "x" * 20, strict=True)
     file = table(columns="parameters,flops,loss,kind", rows=rows)

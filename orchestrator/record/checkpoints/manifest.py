@@ -23,6 +23,7 @@ FOLDER = "checkpoints"
 """In a run folder."""
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
+MODEL = "model"  # the role that the sections of a job describe
 REPLACED = f".replaced{PARTIAL}"  # a checkpoint that one of the same step takes the place of
 
 
@@ -140,13 +141,15 @@ class Checkpoint:
         return self.path / TOKENIZER if TOKENIZER in self.files else None
 
     def role(self, name: str | None = None) -> tuple[str, RoleRecord]:
-        """Name and record of a role. None: the only one.
+        """Name and record of a role. None: the only one, or of several the one named model.
 
         Raises:
             CheckpointError: it is not there, or there are several to choose from.
         """
         if name is None and len(self.roles) == 1:
             name = next(iter(self.roles))
+        elif name is None and MODEL in self.roles:
+            name = MODEL
         if name not in self.roles:
             has = f"{self.path} has the roles {', '.join(self.roles)}"
             raise CheckpointError(f"{has}; name one" if name is None else f"{has}, not {name}")

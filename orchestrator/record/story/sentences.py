@@ -73,6 +73,10 @@ def _admitted(e: Event) -> str:
     return f"{counted(len(workers), 'worker')} on {shown or 'no host'}"
 
 
+def _memory(e: Event) -> str:
+    return f"rank 0 had at most {size(float(e.get('bytes') or 0))} of memory"
+
+
 def _first_step(e: Event) -> str:
     parts = e.get("parts")
     most = ""
@@ -266,6 +270,7 @@ SENTENCES: dict[str, Callable[[Event], str]] = {
     "started": _started,
     "admitted": _admitted,
     "first_step": _first_step,
+    "memory": _memory,
     "resumed": _resumed,
     "weights": _weights,
     "checkpoint": _checkpoint,

@@ -63,6 +63,7 @@ def outline_of(
         training,
         evaluation,
         flops=flops,
+        length=each,
         score=score,
     )
 

@@ -106,6 +106,7 @@ class FeaturesDriver:
             self.training,
             self.evaluation,
             flops=flops,
+            length=1,
             score=self.score,
         )
 

@@ -61,9 +61,9 @@ class RewardConfig(TrainingConfig):
     centring: float = 0.01
     """For orders: weight of the squared mean of the rewards of a question, which keeps rewards
     around 0 (Eisenstein et al. 2023). 0: they may drift."""
-    steps: int = 150
+    steps: int = 100
     global_batch_size: int = 32
-    evaluate_every: int | None = 50
+    evaluate_every: int | None = 20
     checkpoint_every: int | None = 50
 
     def __post_init__(self) -> None:

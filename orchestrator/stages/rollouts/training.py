@@ -24,7 +24,7 @@ from orchestrator.config import JobConfig, RoleConfig
 from orchestrator.record.checkpoints import Checkpoint
 from orchestrator.record.checkpoints.manifest import TOKENIZER
 from orchestrator.stages.examples.feeding import evaluation
-from orchestrator.stages.examples.resuming import FACTS, start_position
+from orchestrator.stages.examples.resuming import FACTS, account, start_position
 from orchestrator.stages.examples.training import ExampleTraining
 from orchestrator.stages.language.roles import language_role
 from orchestrator.stages.result import Result
@@ -250,6 +250,10 @@ class RolloutTraining(ExampleTraining[Questions]):
                 "reference": reference,
                 "reward": round(float(experience.rewards[row]), 5),
                 "ended": bool(asked.rollout.ended[row]),
+                "tokens": [
+                    self.tokens.decode([token])
+                    for token in asked.rollout.tokens[row, 1:][asked.rollout.mask[row]].tolist()
+                ],
                 "token_kl": _rounded(experience.kl[row][asked.rollout.mask[row]]),
                 "token_advantages": _rounded(experience.advantages[row][asked.rollout.mask[row]]),
             }
@@ -333,8 +337,20 @@ class RolloutTraining(ExampleTraining[Questions]):
 
     def save(self, step: int) -> None:
         """Begin to publish the checkpoint of this step. Every rank calls it."""
-        self.about = {**self.about, UPDATES: self.updates_done, **self.state}
-        super().save(step)
+        about = {**self.about, UPDATES: self.updates_done, **self.state}
+        self.checkpoints.save(
+            step,
+            self.trained_roles,
+            self.tokenizer,
+            {FACTS: account(self.config, self.fingerprint, self.position, about)},
+            self.latest,
+            data_cursor=self.position,
+        )
+
+    @property
+    def trained_roles(self) -> tuple[Role, ...]:
+        """Those that a checkpoint keeps, the policy first."""
+        return (self.model,)
 
     @property
     def state(self) -> Mapping[str, Any]:

@@ -119,8 +119,10 @@ class Updates:
         objective: Objective[MicroBatch],
         batches: Sequence[MicroBatch],
         rate: float,
+        name: str = "train",
     ) -> Metrics:
-        """One optimizer step on this rank's micro-batches; mean loss and metrics over all ranks.
+        """One optimizer step on this rank's micro-batches; mean loss and metrics over all ranks,
+        whose names begin with `name`.
 
         Raises:
             NonFiniteLoss: on every rank, naming step and answers.
@@ -136,7 +138,7 @@ class Updates:
         self.before_update()
         norm = self.engine.step(rate)
         self.losses.check_gradient(step, norm, batches)
-        return totals.metrics("train") | {"train/gradient_norm": norm}
+        return totals.metrics(name) | {f"{name}/gradient_norm": norm}
 
 
 def averaged(parts: Sequence[Metrics]) -> Metrics:

@@ -78,7 +78,7 @@ def _draw(
     ]
     pronoun = tokenizer.decode(tokens[-1:]).strip()
     fields = [
-        ("in the source", torch.cat(looks[True]), [*pieces(tokenizer, source[:-1]), "end"]),
+        ("in the source", torch.cat(looks[True]), [*pieces(tokenizer, source)]),
         (
             "in what is written so far",
             torch.cat(looks[False]),

@@ -33,8 +33,8 @@ class Scores:
     examples: Table
     """Some sources with what was made of them."""
     metrics: dict[str, float]
-    shown: tuple[str, str]
-    """A source with its translation, for a picture."""
+    shown: tuple[list[int], list[int]]
+    """The tokens of a source and of its translation, both with the end, for a picture."""
 
 
 def score(saved: Checkpoint, texts: Texts, beams: int, length_penalty: float) -> Scores:
@@ -51,13 +51,14 @@ def score(saved: Checkpoint, texts: Texts, beams: int, length_penalty: float) ->
     model, tokenizer = load(saved)
     rows = [[*tokenizer.encode(source), tokenizer.end_of_text] for source, _, _ in texts]
     longest = model.config.max_positions
-    written: list[str] = []
+    targets: list[Sequence[int]] = []
     for start in range(0, len(rows), AT_ONCE):
         found = translate(
             model, rows[start : start + AT_ONCE], longest,
             end=tokenizer.end_of_text, beams=beams, length_penalty=length_penalty,
         )  # fmt: skip
-        written += [text_of(tokenizer, own[0].tokens) for own in found]
+        targets += [own[0].tokens for own in found]
+    written = [text_of(tokenizer, tokens) for tokens in targets]
     kinds = sorted({kind for _, _, kind in texts})
     chosen = {kind: [n for n, text in enumerate(texts) if text[2] == kind] for kind in kinds}
     parts = {**(chosen if len(kinds) > 1 else {}), "all": list(range(len(texts)))}
@@ -83,7 +84,7 @@ def score(saved: Checkpoint, texts: Texts, beams: int, length_penalty: float) ->
         ),
         {"validation/exact": exact, "validation/chrf": chrf}
         | ({} if math.isnan(bleu) else {"validation/bleu": bleu}),
-        (texts[first][0], written[first]),
+        (rows[first], list(targets[first])),
     )
 
 
@@ -130,15 +131,16 @@ def draw(saved: Checkpoint, scores: Scores, path: Path, languages: Sequence[str]
     if not isinstance(model, Transformer):
         return False
     source, target = scores.shown
-    end = tokenizer.end_of_text
-    rows = [*tokenizer.encode(source), end], [end, *tokenizer.encode(target)]
-    with recorded(model) as maps, torch.no_grad():
-        model(*(torch.tensor([row]) for row in rows))
+    with (
+        recorded(model) as maps,
+        torch.no_grad(),
+    ):  # a target begins behind the end, see `translate`
+        model(torch.tensor([source]), torch.tensor([[tokenizer.end_of_text, *target[:-1]]]))
     crossed = [own[0] for name, own in maps.items() if ".cross." in name]  # (H, T, S) each
     draw_map(
         crossed[-1].mean(0),
-        [*pieces(tokenizer, rows[1][1:]), "end"],
-        [*pieces(tokenizer, rows[0][:-1]), "end"],
+        [*pieces(tokenizer, target)],
+        [*pieces(tokenizer, source)],
         f"Where {languages[1]} looks in {languages[0]}: last layer, mean of its heads",
     ).savefig(path, dpi=120)
     return True
@@ -146,4 +148,7 @@ def draw(saved: Checkpoint, scores: Scores, path: Path, languages: Sequence[str]
 
 def pieces(tokenizer: Tokenizer, tokens: Sequence[int]) -> Iterator[Any]:
     """Each token as text that can be seen."""
-    return (tokenizer.decode([token]).replace(" ", "·") for token in tokens)
+    return (
+        "end" if token == tokenizer.end_of_text else tokenizer.decode([token]).replace(" ", "·")
+        for token in tokens
+    )

@@ -5,6 +5,7 @@ fit     the constants of a scaling law with intervals, from a CSV file with the 
         folders of runs, whose validation loss is taken
 choose  size and tokens for a budget by that law, what smaller models cost that are as good, and an
         experiment for `orchestrate run`
+predict the loss of a run by a law of others: before it runs (--size, --tokens), or after (--run)
 """
 
 import argparse
@@ -30,7 +31,7 @@ WITHIN = 3.0  # factor by which counted FLOPs may differ from 6 N D
 def main(argv: Sequence[str]) -> int:
     """Carry out an action; returns the exit code. Raises ValueError for a wrong request."""
     options = parser().parse_args(argv)
-    return _fit(options) if options.action == "fit" else _choose(options)
+    return {"fit": _fit, "choose": _choose, "predict": _predict}[options.action](options)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -59,7 +60,12 @@ def parser() -> argparse.ArgumentParser:
         choose.add_argument(
             name, type=int, default=usual, help=f"{what}, in the experiment [%(default)s]"
         )
-    for action in (fit, choose):
+    predict = actions.add_parser("predict", help="the loss of a run, before it runs or after")
+    _add_points(predict)
+    predict.add_argument("--size", type=float, metavar="N", help="parameters of the run")
+    predict.add_argument("--tokens", type=float, metavar="D", help="that it trains on")
+    predict.add_argument("--run", help="a run that is done, which is no point then")
+    for action in (fit, choose, predict):
         action.add_argument("--json", action="store_true", help="for programs")
     return new
 
@@ -120,8 +126,22 @@ def _choose(options: argparse.Namespace) -> int:
     return choice.carry_out(options, draws)
 
 
-def _points(options: argparse.Namespace) -> "Points":
-    """The points that are meant, checked; what of them was not read is said."""
+def _predict(options: argparse.Namespace) -> int:
+    from orchestrator.scaling import fitting, forms, intervals, sources
+    from orchestrator.verbs.scaling import prediction
+
+    run = prediction.asked(options)
+    if run is None:
+        run, _ = sources.from_runs([options.run])
+    points = _points(options, without=run.names)
+    with fitting.one_thread():
+        fitted = fitting.fit(forms.FORMS["chinchilla"], points)
+        draws = intervals.bootstrap(fitted, options.draws, options.seed)
+    return prediction.carry_out(options, draws, run)
+
+
+def _points(options: argparse.Namespace, without: Sequence[str] = ()) -> "Points":
+    """The points that are meant, checked, but for some runs; what was not read is said."""
     from orchestrator.scaling import sources
     from orchestrator.scaling.points import check_flops
 
@@ -137,6 +157,8 @@ def _points(options: argparse.Namespace) -> "Points":
         points, notes = sources.from_runs(options.points)
     else:
         points, notes = sources.from_table(first, options.parameters)
+    if without:
+        points = points.take([n for n in range(len(points)) if points.name(n) not in without])
     check_flops(points, options.flops_within)
     for note in notes:
         say(note, sys.stderr)

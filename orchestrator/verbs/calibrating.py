@@ -1,0 +1,175 @@
+"""`orchestrate doctor --calibrate`: measure this machine, and keep that for plans.
+
+Three groups of processes measure, one after another: a rank of one thread on every core, with all
+models; one rank alone, and one with all threads, with one of them. Then a small job runs.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from cluster.nodes import local_cpus
+from models.configs import ModelConfig
+from models.cost import Pass
+from orchestrator.plan.calibration import (
+    Calibration,
+    fit,
+    load,
+    machine,
+    pass_features,
+    update_features,
+)
+from orchestrator.plan.forecast import WRITTEN_OUT_TOKENS
+from orchestrator.plan.scoring import LEAST_STEPS
+from orchestrator.terminal import say
+
+LIMIT_S = 300
+FEW = 1  # model of every layout
+
+
+def calibrate() -> int:
+    """Measure, keep, and say what was found; returns the exit code."""
+    cores, begun = local_cpus(), time.monotonic()
+    say(f"measuring this machine, {cores} cores; leave it alone for a minute")
+    everything = _measure(cores, 1, None)
+    rows = everything.pop("steps")
+    passes, updates = _constants(rows)
+    layouts = {f"{cores}x1": 1.0}
+    for ranks, threads in ((1, 1), (1, cores)):
+        if f"{ranks}x{threads}" not in layouts:
+            few = _measure(ranks, threads, FEW)["steps"]
+            layouts[f"{ranks}x{threads}"] = _ratio(few, rows)
+    before = load()
+    new = Calibration(machine(), passes, updates, layouts, **everything)
+    if before is not None:
+        new = replace(new, learned=before.learned, libraries=before.libraries)
+    path = new.save()
+    _small_job()
+    own = load()
+    assert own is not None
+    for line in own.lines():
+        say(line)
+    off = [abs(error) for error in errors(own, rows)]
+    say(
+        f"steps of {len(rows)} small models are told within {100 * sum(off) / len(off):.0f}% on "
+        f"the average, {100 * max(off):.0f}% at most"
+    )
+    say(f"kept in {path}, after {time.monotonic() - begun:.0f} s")
+    return 0
+
+
+def _small_job() -> None:
+    """A run like those to come; it teaches the calibration what a rank's libraries take."""
+    with tempfile.TemporaryDirectory() as scratch:
+        words = [
+            f"outputs={scratch}",
+            f"stage.steps={LEAST_STEPS}",
+            *("tracking=none", "optim.warmup_steps=1", "stage.sample_tokens=0"),
+            "resources.gpus_per_worker=0",
+        ]
+        command = [sys.executable, "-m", "orchestrator", "run", *words]
+        done = subprocess.run(
+            command, env=_environment(), capture_output=True, text=True, check=False
+        )
+    if done.returncode:
+        last = (done.stderr or done.stdout).strip().splitlines()[-1]
+        raise RuntimeError(f"the small job at the end failed: {last}")
+
+
+def _environment() -> dict[str, str]:
+    """Of processes that import this code."""
+    root = str(Path(__file__).parents[2])
+    path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": path}
+
+
+def errors(own: Calibration, rows: list[dict[str, Any]]) -> list[float]:
+    """Of each row, how far the time of a step of two passes is told from what it was, relative."""
+    found = []
+    for row in rows:
+        model, micro = _sized(row)
+        told = 2 * own.pass_seconds(model, micro, row["precision"], "")
+        told += own.update_seconds(model, row["precision"])
+        found.append(told / (2 * row["pass_s"] + row["update_s"]) - 1)
+    return found
+
+
+def _constants(rows: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of passes and of updates, by precision."""
+    passes, updates = {}, {}
+    for precision in sorted({row["precision"] for row in rows}):
+        own = [row for row in rows if row["precision"] == precision]
+        sized = [_sized(row) for row in own]
+        passes[precision] = fit(
+            [pass_features(*each) for each in sized], [r["pass_s"] for r in own]
+        )
+        updates[precision] = fit(
+            [update_features(model) for model, _ in sized],
+            [max(row["update_s"], 1e-4) for row in own],
+        )
+    return passes, updates
+
+
+def _sized(row: dict[str, Any]) -> tuple[ModelConfig, Pass]:
+    """The model and micro-batch of a row."""
+    from orchestrator.training.measuring import Sized
+
+    own = Sized(**{each.name: row[each.name] for each in fields(Sized)})
+    half = row["precision"] == "bf16"
+    written_out = half and own.length <= WRITTEN_OUT_TOKENS
+    return own.config, Pass(own.sequences, own.length, half, written_out)
+
+
+def _ratio(few: list[dict[str, Any]], rows: list[dict[str, Any]]) -> float:
+    """How long passes take in another layout, over what they took; the mean of the models."""
+
+    def key(row: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(value for name, value in row.items() if not name.endswith("_s"))
+
+    took = {key(row): row["pass_s"] for row in rows}
+    ratios = [float(row["pass_s"] / took[key(row)]) for row in few]
+    return sum(ratios) / len(ratios)
+
+
+def _measure(ranks: int, threads: int, models: int | None) -> dict[str, Any]:
+    """What so many ranks have found. Raises ValueError if they can't measure."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "found.json"
+        words = [str(file), str(models or 100), str(threads), str(int(models is None))]
+        command = [sys.executable, "-m", "orchestrator.training.measuring", *words]
+        own = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        own |= {"OMP_NUM_THREADS": str(threads), "DS_ACCELERATOR": "cpu"}
+        started = [
+            subprocess.Popen(
+                command,
+                env={**_environment(), **own, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(ranks)
+        ]
+        try:
+            said = [process.communicate(timeout=LIMIT_S)[1] for process in started]
+        except subprocess.TimeoutExpired:
+            raise ValueError(
+                f"this machine was not measured within {LIMIT_S} s: it is busy; try again when it "
+                "is not"
+            ) from None
+        finally:
+            for process in started:
+                process.kill()
+        if any(process.returncode for process in started):
+            last = next(text for p, text in zip(started, said, strict=True) if p.returncode)
+            raise RuntimeError(f"a rank could not measure: {last.strip().splitlines()[-1]}")
+        found: dict[str, Any] = json.loads(file.read_text())
+        return found
