@@ -9,6 +9,7 @@ from orchestrator.stages.grpo.stage import GRPOConfig
 from orchestrator.stages.masked.stage import MaskedConfig
 from orchestrator.stages.pretrain.stage import PretrainConfig
 from orchestrator.stages.regress.stage import RegressConfig
+from orchestrator.stages.reward.stage import RewardConfig
 from orchestrator.stages.sft.stage import SFTConfig
 from orchestrator.stages.stage import Stage
 from orchestrator.stages.translate.stage import TranslateConfig
@@ -53,6 +54,11 @@ STAGES = {
         SFTConfig,
         "orchestrator.stages.sft.driver",
         "orchestrator.stages.sft.train:sft",
+    ),
+    "reward": Stage(
+        RewardConfig,
+        "orchestrator.stages.reward.driver",
+        "orchestrator.stages.reward.train:reward",
     ),
     "dpo": Stage(
         DPOConfig,
