@@ -43,6 +43,11 @@ class Home:
         return self.folder / "state.json"
 
     @property
+    def database(self) -> Path:
+        """The address of the table of jobs, where it is not in this folder; `down` leaves it."""
+        return self.folder / "database.json"
+
+    @property
     def tokens(self) -> Path:
         """Users by the sha256 of their tokens."""
         return self.folder / "tokens.json"

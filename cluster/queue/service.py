@@ -24,7 +24,7 @@ from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
 
 from cluster.daemons import ray_nodes
 from cluster.daemons.daemon import Daemon
-from cluster.daemons.home import Home, hashed, read, user, write_private
+from cluster.daemons.home import Home, hashed, read, user, write, write_private
 from cluster.database import has_password
 from cluster.queue.admission import refuse_what_never_fits
 from cluster.queue.job import (
@@ -75,19 +75,33 @@ def parcels(home: Home) -> Path:
 
 
 def check_database(home: Home, url: str | None) -> str:
-    """The address of the table of jobs, at which one is: a file of the home, or what was asked for.
+    """The address of the table of jobs, at which one is; it is remembered for the next time.
+
+    It is what was asked for, else what was the last time, else a file of the home.
 
     Raises:
         QueueError: no such database answers, or its password would stand where others read it.
     """
+    own = f"sqlite:///{home.folder / 'queue.db'}"
     if url is None:
-        return f"sqlite:///{home.folder / 'queue.db'}"
+        remembered = read(home.database)
+        if remembered is None:
+            return own
+        try:
+            Store(remembered, PATIENCE_S).close()
+        except QueueError as error:
+            raise QueueError(
+                f"{error}; the queue was there the last time, and its jobs are: bring it back, or "
+                f"name another, --database {own} for a file of this folder"
+            ) from error
+        return str(remembered)
     if has_password(url):
         raise QueueError(
             "--database with a password shows it to everybody who lists processes; put it into "
             "~/.pgpass (host:port:database:user:password, chmod 600) and leave it out of the URL"
         )
     Store(url, PATIENCE_S).close()
+    write(home.database, url)
     return url
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from data.sources.conversation import Conversation, Preference
+from data.sources.conversation import Conversation
 from data.sources.python_docs import documented_functions
 
 FUNCTIONS, WORDINGS = "new functions", "new wordings"
@@ -23,8 +23,12 @@ ASKED = {
     "does": (
         "What does `{name}` do?",
         "What is `{name}` for?",
+        "What is `{name}` good for?",
         "Tell me what `{name}` does.",
+        "Explain `{name}`.",
+        "Explain to me what `{name}` is.",
         "Describe `{name}`.",
+        "Say in a sentence what `{name}` is for.",
         "Explain what `{name}` is good for.",
     ),
     "which": (
@@ -32,20 +36,32 @@ ASKED = {
         'Name the function: "{does}"',
         'I need this: "{does}" What do I call?',
         'What is it called: "{does}"',
+        'Find the function for me: "{does}"',
+        'What do I call for this: "{does}"',
+        'Tell me the name of this: "{does}"',
+        'Whose description is this: "{does}"',
         'Find me the function: "{does}"',
     ),
     "arguments": (
         "What are the arguments of `{name}`?",
         "Which arguments does `{name}` take?",
         "How is `{name}` called?",
+        "How do I call `{name}`?",
         "Give me the signature of `{name}`.",
+        "What can I pass to `{name}`?",
+        "What is passed to `{name}`?",
+        "What does `{name}` take?",
         "What do I pass to `{name}`?",
     ),
     "module": (
         "Which module is `{name}` in?",
         "Where is `{name}`?",
+        "Where do I find `{name}`?",
         "What do I import for `{name}`?",
         "Name the module of `{name}`.",
+        "In which module is `{name}`?",
+        "Find me the module of `{name}`.",
+        "What module has `{name}`?",
         "In what module do I find `{name}`?",
     ),
 }
@@ -158,14 +174,3 @@ def python_questions(seed: int) -> Iterator[Conversation]:
             if place % KNOWN_AGAIN == 0:
                 question = ("user", held_out.format(name=function.name, does=function.does))
                 yield Conversation((question, answer), function.name, FUNCTIONS, WORDINGS)
-
-
-def python_preferences(seed: int) -> Iterator[Preference]:
-    """Each question of `questions` with its answer and the other function's, where they differ."""
-    for own in questions(seed):
-        if own.answer != own.wrong and not own.new_wording:
-            asked = ("user", own.asked)
-            chosen, rejected = (
-                (asked, ("assistant", answer)) for answer in (own.answer, own.wrong)
-            )
-            yield Preference(chosen, rejected, own.function.name)

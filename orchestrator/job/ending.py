@@ -139,6 +139,9 @@ def _show_places(console: Terminal, ended: Ending, outcome: "Result | None") -> 
     elif tracked.mlflow_run_id is not None:
         where = tracked.url or f"orchestrate ui {shlex.quote(short(folder))}"
         say(fitted_command("MLflow:      ", where, width))
+        outputs = short(folder.parents[1])
+        own = "" if outputs == "outputs" else f" --outputs {shlex.quote(outputs)}"
+        say(fitted_command("all runs:    ", tracked.ranking_url or f"orchestrate ui{own}", width))
 
 
 def grid(table: "Table") -> Grid:

@@ -400,18 +400,11 @@ class Job:
         spent = spending(self.folder, standing, now_ms=self._journal.now_ms())
         if spent.goodput is not None:
             self._journal.metrics(standing.step, {GOODPUT: spent.goodput})
-        scored = scoring.score(self.plan, spent.step_seconds, self._memory)
-        if not scored:
-            return
-        self._journal.metrics(standing.step, scoring.metrics(scored))
-        path = self.folder / "plan.json"
-        runfolder.write_table(path, scoring.COLUMNS, scoring.rows(scored))
-        self._journal.event("artifact", path=path.name, table=True)
-        for row in scoring.rows(scored):
-            self.screen.say("{}: planned {}, measured {}, {}".format(*row))
-        # A trial shares its machine with others, and an attempt after another began anew.
-        if undisturbed and standing.attempt == 1 and self.assignment.sweep is None:
-            scoring.learn(self.plan, scored, self._memory)
+        if self.assignment.sweep is None:  # a trial shares its machine with others
+            learns = undisturbed and standing.attempt == 1
+            measured = scoring.Measured(spent.step_seconds, self._memory)
+            for line in scoring.record(self.plan, measured, self._journal, self.folder, learns):
+                self.screen.say(line)
 
 
 def _end_badly(stage: str, folder: Path, redactor: Redactor, error: Exception) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from data.messages import size
 from orchestrator.config import JobConfig, TrainingConfig
-from orchestrator.plan.forecast import Forecast, duration, forecast
+from orchestrator.plan.forecast import USABLE, Forecast, duration, forecast
 from orchestrator.plan.memory import Memory, memory_of
 from orchestrator.plan.planning import Plan
 
@@ -90,7 +90,8 @@ def _nothing_fits(plan: Plan) -> str:
     limit = forecast(plan.config, plan.outline, plan.hardware).limit or 0.0
     return (
         f"nothing does: no ZeRO stage, micro-batch, checkpointing or offload takes at most "
-        f"{size(limit)} on {plan.config.workers} workers; try more workers, or a smaller model"
+        f"{size(USABLE * limit)} on {plan.config.workers} workers; try more workers, or a smaller "
+        "model"
     )
 
 
@@ -99,7 +100,8 @@ def _slowness(plan: Plan, way: Way) -> tuple[float, float, float]:
     seconds = way.found.step_seconds or 0.0
     gpu = plan.hardware.gpu_facts
     sending = 0.0 if gpu is None else way.found.sent / gpu.link
-    return round(max(seconds, sending), 9), way.found.sent, -way.settings.get(MICRO, 0)
+    micro = way.settings.get(MICRO, plan.config.batch.micro)
+    return round(max(seconds, sending), 9), way.found.sent, -micro
 
 
 MICRO, ZERO = "stage.micro_batch_size", "engine.zero_stage"

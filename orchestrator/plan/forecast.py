@@ -17,6 +17,7 @@ from orchestrator.plan.traffic import traffic
 from orchestrator.stages.stage import Outline
 from orchestrator.training.gpus import Gpu
 
+USABLE = 0.95  # of a worker's memory; the rest goes to holes that an allocator can't fill
 MFU = 0.29
 WHY_MFU = "what this code's 124M model reached on one H200; large ones reach 0.38 to 0.43 (Llama 3)"
 WRITTEN_OUT_TOKENS = 256  # as models/layers.py has it, which imports torch
@@ -78,16 +79,15 @@ class Forecast:
         """Whether a worker has so much memory. None: not known."""
         if self.limit is None or self.peak is None:
             return None
-        return self.peak <= self.limit
+        return self.peak <= USABLE * self.limit
 
 
 def kind_of(config: JobConfig, outline: Outline) -> str:
     """What jobs have in common that learn from each other."""
     families = "+".join(role.config.model.family for role in outline.roles.values())
     engine, resources = config.engine, config.resources
-    zero = f"zero{engine.sharding_stage}" if engine.name == "deepspeed" else engine.name
     return (
-        f"{config.stage.name} {families} {zero} {engine.precision} "
+        f"{config.stage.name} {families} {engine.name} {engine.precision} "
         f"{layout_of(config)} {resources.launcher} {resources.device}"
     )
 
@@ -131,7 +131,7 @@ def forecast(config: JobConfig, outline: Outline, on: Hardware) -> Forecast:
         if found is not None:
             checkpointing = role.config.engine.activation_checkpointing
             kept += found.total(checkpointing=checkpointing)
-        if isinstance(model, TokenModelConfig) and model.vocab_size is not None:
+        if isinstance(model, TokenModelConfig) and model.writes and model.vocab_size is not None:
             width = int(getattr(model, "width", 0))
             logits += cost.loss_bytes(each.tokens, width, model.vocab_size, each.number, device)
     libraries: float | None = 0.0
@@ -278,7 +278,7 @@ def _memory(config: JobConfig, own: Forecast) -> str:
     if own.limit is None:
         return text
     fits = "fits into" if own.fits else "DOES NOT FIT into"
-    return f"{text}, which {fits} the {size(own.limit)} of a worker"
+    return f"{text}, which {fits} {USABLE:.0%} of the {size(own.limit)} of a worker"
 
 
 def _time(config: JobConfig, outline: Outline, own: Forecast) -> str:

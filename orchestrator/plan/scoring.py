@@ -1,13 +1,17 @@
 """What a plan said and what came of it; a calibration learns from the difference."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from data.messages import size
 from orchestrator.plan import calibration
 from orchestrator.plan.forecast import forecast, kind_of, started
 from orchestrator.plan.planning import Plan
+from orchestrator.record import runfolder
+from orchestrator.record.journal import Journal
 
 LEAST_STEPS = 20  # of a run that teaches something: the first ones are slower
+TABLE = "plan.json"
 COLUMNS = ("what", "planned", "measured", "error")
 
 
@@ -26,23 +30,51 @@ class Scored:
         return self.planned / self.measured - 1
 
 
-def score(plan: Plan, step_seconds: float | None, memory: float | None) -> tuple[Scored, ...]:
-    """What was planned and could be measured.
+@dataclass(frozen=True)
+class Measured:
+    """What a run has taken."""
+
+    step_seconds: float | None
+    """The median over the steps that count. None: there were none."""
+    memory: float | None
+    """The most bytes of rank 0. None: not known."""
+
+
+def record(
+    plan: Plan, measured: Measured, journal: Journal, folder: Path, learns: bool
+) -> list[str]:
+    """Put on record how good a plan was, as metrics and as a table; returns it for the screen.
 
     Args:
         plan: of the job.
-        step_seconds: the median over the steps that count. None: there were none.
-        memory: the most bytes of rank 0. None: not known.
+        measured: what came of it.
+        journal: of the run.
+        folder: of the run, which gets the table.
+        learns: whether nothing disturbed the run, so that it teaches the calibration something.
     """
-    own = forecast(plan.config, plan.outline, plan.hardware)
+    scored = score(plan, measured)
+    if not scored:
+        return []
+    journal.metrics(journal.standing.step, metrics(scored))
+    shown, path = rows(scored), folder / TABLE
+    runfolder.write_table(path, COLUMNS, shown)
+    journal.event("artifact", path=path.name, table=True)
+    if learns:
+        learn(plan, scored, measured.memory)
+    return ["{}: planned {}, measured {}, {}".format(*row) for row in shown]
+
+
+def score(plan: Plan, measured: Measured) -> tuple[Scored, ...]:
+    """What was planned and could be measured."""
+    own, step_seconds = forecast(plan.config, plan.outline, plan.hardware), measured.step_seconds
     found = []
     if own.step_seconds and step_seconds:
         found.append(Scored("step_seconds", own.step_seconds, step_seconds))
         if (tokens := plan.outline.tokens_per_step) is not None:
             rates = tokens / own.step_seconds, tokens / step_seconds
             found.append(Scored("tokens_per_second", *rates))
-    if own.peak and memory:
-        found.append(Scored("memory_bytes", own.peak, memory))
+    if own.peak and measured.memory:
+        found.append(Scored("memory_bytes", own.peak, measured.memory))
     return tuple(found)
 
 
@@ -54,8 +86,7 @@ def learn(plan: Plan, scored: tuple[Scored, ...], memory: float | None) -> None:
         return
     if plan.config.resources.device != "cpu":
         return
-    kind = kind_of(plan.config, plan.outline)
-    own = own.learn_time(kind, steps.measured / steps.planned)
+    own = own.learn_time(kind_of(plan.config, plan.outline), steps.measured / steps.planned)
     told = forecast(plan.config, plan.outline, plan.hardware)
     if memory is not None and told.peak is not None and told.libraries is not None:
         beyond = max(0.0, memory - (told.peak - told.libraries))

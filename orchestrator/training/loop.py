@@ -252,7 +252,7 @@ def fit(
             "train/flops": spent.flops,
             "train/seconds": spent.seconds,
             "train/step_seconds": seconds,
-            "train/data_wait": waited / seconds,
+            "train/data_wait_fraction": waited / seconds,
         }
         log(step, metrics)
         due = schedule.save_at(step) or bool(overdue_ranks) or step == schedule.steps
@@ -344,7 +344,11 @@ def _randomness(seed: int, batch: MicroBatch, device: torch.device) -> Iterator[
     digest = hashlib.blake2b(f"dropout {seed}".encode(), digest_size=8).digest()
     run = np.frombuffer(digest, dtype=np.int64)  # (1,)
     seeds = run + batch.sample_ids  # (B,); sums wrap around
-    torch.manual_seed(int(seeds[0]))  # on the CPU: reading one back would wait for the GPU
+    # Read on the CPU: reading one back would wait for the GPU. torch.manual_seed would note its
+    # caller's stack for every kind of accelerator that is not there, each time.
+    torch.default_generator.manual_seed(int(seeds[0]))
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed_all(int(seeds[0]))
     with keyed(torch.from_numpy(seeds).to(device)):
         yield
 

@@ -32,7 +32,7 @@ SHAPES = ((256, 256, 256), (1024, 256, 1024), (1024, 512, 2048), (1024, 1024, 10
 """Of products (tokens, inputs) x (inputs, outputs)."""
 MB = 10**6
 ROUNDS, MOST_ROUNDS = 3, 20
-SECONDS = 1.0  # of all ranks together, that steps of small models are taken for
+SECONDS = 0.6  # of all ranks together, that steps of small models are taken for
 CPU = torch.device("cpu")
 
 
@@ -45,11 +45,14 @@ class Sized:
     vocabulary: int
     sequences: int
     length: int
+    style: str = "llama"
+    """llama (RMS norms, turned positions, SwiGLU, no biases) or gpt2."""
 
     @property
     def config(self) -> GPTConfig:
         """The model."""
         return GPTConfig(
+            **LLAMA if self.style == "llama" else {},
             vocab_size=self.vocabulary,
             max_positions=self.length,
             layers=self.layers,
@@ -58,16 +61,22 @@ class Sized:
         )
 
 
+LLAMA: dict[str, Any] = {
+    "norm": "rmsnorm",
+    "positions": "rotary",
+    "activation": "swiglu",
+    "bias": False,
+}
 TINY = Sized(1, 32, 64, 1, 8)
 MODELS = (
-    Sized(3, 256, 4096, 4, 256),  # the first two are measured in every layout
+    Sized(3, 256, 4096, 4, 256),  # the first is measured in every layout
     Sized(3, 128, 2048, 8, 128),
     Sized(2, 64, 512, 8, 64),
     Sized(6, 64, 256, 4, 32),
     Sized(2, 192, 8192, 2, 256),
-    Sized(8, 192, 1024, 4, 64),
+    Sized(8, 192, 1024, 4, 64, "gpt2"),
     Sized(2, 256, 512, 2, 512),
-    Sized(2, 384, 4096, 4, 128),
+    Sized(2, 384, 4096, 4, 128, "gpt2"),
     Sized(4, 384, 1024, 4, 128),
     Sized(2, 512, 2048, 4, 128),
 )

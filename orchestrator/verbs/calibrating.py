@@ -1,7 +1,7 @@
 """`orchestrate doctor --calibrate`: measure this machine, and keep that for plans.
 
 Three groups of processes measure, one after another: a rank of one thread on every core, with all
-models; one rank alone, and one with all threads, with a few of them. Then a small job runs.
+models; one rank alone, and one with all threads, with one of them. Then a small job runs.
 """
 
 import json
@@ -11,11 +11,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from cluster.nodes import local_cpus
+from models.configs import ModelConfig
 from models.cost import Pass
 from orchestrator.plan.calibration import (
     Calibration,
@@ -25,11 +26,12 @@ from orchestrator.plan.calibration import (
     pass_features,
     update_features,
 )
+from orchestrator.plan.forecast import WRITTEN_OUT_TOKENS
 from orchestrator.plan.scoring import LEAST_STEPS
 from orchestrator.terminal import say
 
 LIMIT_S = 300
-FEW = 2  # models of every layout
+FEW = 1  # model of every layout
 
 
 def calibrate() -> int:
@@ -115,19 +117,14 @@ def _constants(rows: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, An
     return passes, updates
 
 
-def _sized(row: dict[str, Any]) -> tuple[Any, Pass]:
+def _sized(row: dict[str, Any]) -> tuple[ModelConfig, Pass]:
     """The model and micro-batch of a row."""
-    from models.configs import GPTConfig
+    from orchestrator.training.measuring import Sized
 
-    model = GPTConfig(
-        vocab_size=row["vocabulary"],
-        max_positions=row["length"],
-        layers=row["layers"],
-        width=row["width"],
-        heads=row["width"] // 32,
-    )
+    own = Sized(**{each.name: row[each.name] for each in fields(Sized)})
     half = row["precision"] == "bf16"
-    return model, Pass(row["sequences"], row["length"], half, half and row["length"] <= 256)
+    written_out = half and own.length <= WRITTEN_OUT_TOKENS
+    return own.config, Pass(own.sequences, own.length, half, written_out)
 
 
 def _ratio(few: list[dict[str, Any]], rows: list[dict[str, Any]]) -> float:

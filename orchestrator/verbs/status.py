@@ -110,6 +110,8 @@ def _daemons(own: Home, facts: control.Facts) -> Iterator[str]:
         process = f"process {standing.pid}" if standing.pid else ""
         rows.append((name, f"{up} {age}", at[name], process, again if standing.restarts else ""))
     yield from columns(rows)
+    if own.database.exists() and "database" in plan:
+        yield f"the queue keeps its jobs in {plan['database']}"
     if plan.get("host", LOOPBACK) != LOOPBACK:
         address, token = plan["ray"]["address"], own.ray_token
         yield f"on another host, with a copy of {token} that only its user can read:"

@@ -2,8 +2,8 @@
 
 1. With --sync, what MLflow lacks of runs that are over is sent; else that is done meanwhile.
 2. The page is found: that of RUN, else the runs of the newest run's experiment, best first.
-3. Its link is printed, and `mlflow server` is started on the store, for this machine only unless
-   --host says otherwise.
+3. Its link is printed, after that of RUN the one of the table that it is a row of, and `mlflow
+   server` is started on the store, for this machine only unless --host says otherwise.
 4. When it answers, the page is opened, where there is a screen to open it on.
 A store that is a server already only has its link printed.
 """
@@ -46,15 +46,15 @@ def main(argv: Sequence[str]) -> int:
     if options.sync:
         send_all(left_over(options.outputs))
     try:
-        uri, page = find_store(options.outputs, options.run)
+        uri, *pages = find_store(options.outputs, options.run)
     except ValueError as error:
         say(str(error), sys.stderr)
         return 2
     if uri.startswith("http"):
         if lacking := left_over(options.outputs):
             say(f"MLflow lacks a part of {counted(len(lacking), 'run')}: orchestrate ui --sync")
-        say(f"{public(uri)}{page}")
-        _open(f"{public(uri)}{page}")
+        _show(public(uri), pages)
+        _open(f"{public(uri)}{pages[0]}")
         return 0
     try:
         port = choose_port(options.host, options.port)
@@ -66,7 +66,8 @@ def main(argv: Sequence[str]) -> int:
         )
         return 2
     base = f"http://{options.host}:{port}"
-    say(f"{base}{page}\nstarting the server of this page, which takes some seconds")
+    _show(base, pages)
+    say("starting the server of this page, which takes some seconds")
     with (
         contextlib.suppress(KeyboardInterrupt),
         tempfile.TemporaryFile() as output,
@@ -82,17 +83,18 @@ def main(argv: Sequence[str]) -> int:
         say("the page is there; Ctrl-C ends it")
         if lacking:
             say(f"what it lacks of {counted(len(lacking), 'run')} is being sent meanwhile")
-        _open(f"{base}{page}")
+        _open(f"{base}{pages[0]}")
         return server.wait()
     return 0
 
 
-def find_store(outputs: Path, run: Path | None) -> tuple[str, str]:
-    """Tracking URI and page to open.
+def find_store(outputs: Path, run: Path | None) -> tuple[str, ...]:
+    """Tracking URI and page to open; of a run also that of the runs of its stage, best first.
 
     Raises:
         ValueError: there is nothing to show yet.
     """
+    pages: tuple[str, ...]
     if run is not None:
         state = State.load(run)
         if state is None:
@@ -100,12 +102,12 @@ def find_store(outputs: Path, run: Path | None) -> tuple[str, str]:
                 f"{run} was not sent to MLflow: it has no mlflow.json; "
                 f"send it with: orchestrate sync {shlex.quote(str(run))}"
             )
-        uri, page = state.tracking_uri, state.page
+        uri, pages = state.tracking_uri, (state.page, state.ranking)
     elif (newest := _newest(outputs)) is not None:
-        uri, page = newest.tracking_uri, newest.ranking
+        uri, pages = newest.tracking_uri, (newest.ranking,)
     else:
         uri = sqlite_url(outputs.resolve() / "mlflow.db")
-        page = f"/#/experiments?{TRAINING_MODE}"
+        pages = (f"/#/experiments?{TRAINING_MODE}",)
     database = sqlite_path(uri)
     if database is not None and not database.exists():
         raise ValueError(
@@ -114,7 +116,14 @@ def find_store(outputs: Path, run: Path | None) -> tuple[str, str]:
         )
     if database is not None:
         settle(database)
-    return uri, page
+    return uri, *pages
+
+
+def _show(base: str, pages: Sequence[str]) -> None:
+    """Print the links: that of the page first, alone on its line, as programs read it."""
+    say(f"{base}{pages[0]}")
+    for ranking in pages[1:]:
+        say(f"its table, best first: {base}{ranking}")
 
 
 def _newest(outputs: Path) -> State | None:

@@ -47,6 +47,11 @@ def main(argv: Sequence[str]) -> int:
     if facts.plan and control.mend(own):
         say("the supervisor had died; another one watches now")
     elif facts.plan:
+        if options.database not in (None, kept := facts.plan.get("database")):
+            raise HomeRefused(
+                f"--database={options.database} is for a queue that starts, and this one is up "
+                f"with its jobs in {kept}; `orchestrate down` first"
+            )
         if more := _hosts(options, facts.plan.get("host", LOOPBACK)):
             hosts = list(dict.fromkeys([*facts.plan.get("hosts", []), *more]))
             write(own.plan, {**facts.plan, "hosts": hosts})
@@ -81,7 +86,10 @@ def parser() -> argparse.ArgumentParser:
         "--hosts", metavar="A,B", help="or a file with one on each line: they join, over ssh"
     )
     new.add_argument(
-        "--database", metavar="URL", help="of the queue, e.g. postgresql+psycopg://me@host/queue"
+        "--database",
+        metavar="URL",
+        help="of the queue, e.g. postgresql+psycopg://me@host/queue [that of the last time, else a "
+        "file]",
     )
     new.add_argument("--join", metavar="ADDRESS", help="be a node of the cluster there")
     new.add_argument("--user", metavar="NAME", help="make a token for somebody else, and end")

@@ -8,7 +8,7 @@ from cluster.queue import client as clients
 from cluster.queue.client import Client, Unreachable, connect
 from cluster.queue.job import QueueError
 from cluster.queue.parcel import Parcel, pack
-from cluster.queue.service import DETAILS, job_folder
+from cluster.queue.service import DETAILS, check_database, job_folder
 from tests.cluster.queue_server import answering
 
 PARCEL = pack({"orchestrator/x.py": b"1"})
@@ -157,3 +157,19 @@ def test_quotas_are_set_by_whose_cluster_it_is_and_what_can_never_start_is_refus
     assert submit(ann, needs=[{"cpus": 2}])["state"] == "waiting"
     admin.set_quota({"kind": "owner", "name": "ann"})
     assert ann.quotas() == []
+
+
+def test_a_database_that_was_named_once_is_that_of_the_next_time_and_is_missed_when_it_is_away(
+    own, tmp_path, monkeypatch
+):
+    assert check_database(own, None) == f"sqlite:///{own.folder / 'queue.db'}"
+    place = tmp_path / "elsewhere"
+    place.mkdir()
+    named = f"sqlite:///{place / 'queue.db'}"
+    assert check_database(own, named) == check_database(own, None) == named
+    place.rename(tmp_path / "away")
+    monkeypatch.setattr("cluster.queue.service.PATIENCE_S", 0.2)
+    with pytest.raises(QueueError, match=r"does not answer.*its jobs are: bring it back") as no:
+        check_database(own, None)
+    back = str(no.value).rpartition("--database ")[2].split()[0]
+    assert check_database(own, back) == check_database(own, None)

@@ -9,15 +9,10 @@ import time
 import pytest
 import torch
 
-from data.files import cache_root
 from models.configs import GPTConfig
-from orchestrator.compose import compose_one
 from orchestrator.config import EngineConfig, OptimConfig, RoleConfig
 from orchestrator.record.lines import read
-from orchestrator.stages.grpo.driver import prepare
-from orchestrator.stages.grpo.train import Training
 from orchestrator.stages.rollouts import keeping, training
-from orchestrator.stages.run import Run
 from orchestrator.training import checkpoint
 from orchestrator.training.roles import build_role
 from orchestrator.training.rollout import sample, step_ids, token_logprobs
@@ -169,37 +164,6 @@ def test_a_policy_that_runs_away_and_a_reward_that_is_no_number_end_the_run_by_s
     wrong = typed("run", *asked, f"outputs={tmp_path}/wrong")
     assert wrong.code == 1
     assert "the reward of 16 answers of step 1 is no number" in wrong.out + wrong.err
-
-
-def two_steps(words, folder):
-    """Metrics of the first two steps on the ranks of a world."""
-    config = compose_one(list(words))
-    inputs = prepare(config, None, lambda _: None).inputs
-    run = Run(folder, torch.device("cpu"), lambda _: None, lambda: False, cache_root())
-    own = Training(config, inputs, run)
-    found = []
-    for step in (1, 2):
-        found.append(own.take(step, 1e-2))
-        own.position += config.batch.step // own.copies
-    return found
-
-
-def test_a_step_is_the_same_on_one_rank_and_two_and_under_every_zero_stage(
-    asked, one, two, tmp_path
-):
-    [alone] = one.run(two_steps, asked, tmp_path / "alone")
-    answers = [keeping.read(keeping.file_of(tmp_path / "alone", step)) for step in (1, 2)]
-    several = [word for word in asked if not word.startswith(("resources=", "engine="))]
-    for engine in ("zero0", "zero2", "zero3"):
-        folder = tmp_path / engine
-        words = (*several, "resources=cpu2", f"engine={engine}")
-        first, second = two.run(two_steps, words, folder)
-        assert first == second
-        for own, wanted in zip(first, alone, strict=True):
-            assert own == pytest.approx(wanted, rel=1e-4, abs=1e-5)
-        for step, wanted in zip((1, 2), answers, strict=True):
-            kept = keeping.read(keeping.file_of(folder, step))
-            assert [own["tokens"] for own in kept] == [own["tokens"] for own in wanted]
 
 
 def test_an_audit_passes_what_is_sound_and_names_a_sampler_of_another_temperature(

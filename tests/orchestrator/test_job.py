@@ -116,6 +116,7 @@ def test_the_quick_start_shows_no_noise_and_ends_with_what_to_type_next(quick):
         "trigram",
         "run folder:",
         "MLflow:",
+        "all runs:",
         "orchestrate generate",
     ):
         assert words in quick.screen

@@ -204,7 +204,7 @@ def test_evaluations_and_checkpoints_come_when_due_and_at_the_end_and_metrics_ar
         seconds = values["train/step_seconds"]
         own = tiny.rows(np.arange(8 * (step - 1), 8 * step)).loss_mask.sum()
         assert values["train/tokens_per_second"] == pytest.approx(own / seconds)
-        waited = values["train/data_wait"] * seconds
+        waited = values["train/data_wait_fraction"] * seconds
         assert 0.2 <= waited <= seconds if step == 3 else 0 <= waited <= seconds
         assert values["train/learning_rate"] == pytest.approx(1e-2 * min(1, step / 5), rel=0.1)
     seconds = [values["train/seconds"] for values in metrics]

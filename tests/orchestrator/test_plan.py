@@ -216,9 +216,8 @@ def test_the_zero_papers_table_of_memory(billion, workers):
     role = rough_plan(job()).outline.roles["model"]
     for stage, gigabytes in enumerate(ZERO[billion, workers], 1):
         engine = EngineConfig(zero_stage=stage, precision="bf16")
-        config = replace(role.config, engine=engine)
-        large = replace(role, config=config, parameters=int(billion * 1e9))
-        held = memory_of(large, workers).total / 1e9
+        own = replace(role, config=replace(role.config, engine=engine))
+        held = billion * memory_of(own, workers).total / own.parameters
         assert held == pytest.approx(gigabytes, rel=0.005, abs=0.05)
 
 

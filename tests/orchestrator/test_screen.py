@@ -17,7 +17,7 @@ TRAINED = {
     "train/loss": 2.5,
     "train/tokens_per_second": 1000.0,
     "train/step_seconds": 3.0,
-    "train/data_wait": 0.25,
+    "train/data_wait_fraction": 0.25,
 }
 EVALUATED = {"validation/loss": 2.25, "validation/bits_per_byte": 1.125}
 

@@ -83,9 +83,13 @@ def test_a_server_that_refuses_hangs_or_is_down_is_told_apart(tmp_path, monkeypa
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "0.2")
     error = RuntimeError("first line\nsecond line")
     with peer(401, b"") as uri:
-        assert f"{uri} refuses the user (401); set MLFLOW_TRACKING_USERNAME" in trouble(
-            state_of(uri, tmp_path), error
-        )
+        found = trouble(state_of(uri, tmp_path), error)
+        assert f"{uri} does not let in who names no user (401); set MLFLOW_TRACKING_USER" in found
+        monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t0ken")
+        assert "does not let in the token (401)" in trouble(state_of(uri, tmp_path), error)
+    with peer(403, b"") as uri:
+        found = trouble(state_of(uri.replace("//", "//ann:pass@"), tmp_path), error)
+        assert f"{uri} does not let user ann read experiment mine (403); ask its admin" in found
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
         found = trouble(state_of(uri, tmp_path), error)
@@ -105,14 +109,23 @@ def test_a_server_that_refuses_hangs_or_is_down_is_told_apart(tmp_path, monkeypa
         ({"USERNAME": "bob", "PASSWORD": "x", "TOKEN": "t"}, "", b"bob:x"),
         ({}, "ann:p%41ss@", b"ann:pAss"),
         ({"TOKEN": "t0ken"}, "", "Bearer t0ken"),
+        ({"FILE": "eve:p%%ss", "TOKEN": "t"}, "", b"eve:p%ss"),
+        ({"FILE": "eve:old", "PASSWORD": "new"}, "", b"eve:new"),
         ({}, "", None),
     ],
 )
 def test_the_server_is_asked_as_mlflow_would_ask_it(
     tmp_path, monkeypatch, variables, userinfo, header
 ):
+    monkeypatch.setenv("HOME", str(tmp_path))
     for name, value in variables.items():
         monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", value)
+    if "FILE" in variables:
+        (tmp_path / ".mlflow").mkdir()
+        user, _, password = variables["FILE"].partition(":")
+        (tmp_path / ".mlflow" / "credentials").write_text(
+            f"[mlflow]\nmlflow_tracking_username = {user}\nmlflow_tracking_password = {password}\n"
+        )
     if isinstance(header, bytes):
         header = f"Basic {base64.b64encode(header).decode()}"
     seen = []

@@ -20,7 +20,6 @@ from data.sources.conversation import Conversation
 from data.sources.python_questions import (
     FUNCTIONS,
     WORDINGS,
-    python_preferences,
     python_questions,
 )
 from models.configs import GPTConfig
@@ -155,7 +154,7 @@ def test_each_item_is_packed_once_and_no_two_rows_could_be_one(lengths):
 
 def test_a_held_out_function_is_never_asked_about_and_a_held_out_wording_never_used():
     questions = list(python_questions(0))
-    found = published(questions, validation_fraction=0.1)
+    found = published(questions[:4000], validation_fraction=0.2)
     split, tokenizer = opened(found)
     ends = [0, *split.ends.tolist()]
     seen = "".join(tokenizer.decode(split.tokens[a:b]) for a, b in pairwise(ends))
@@ -166,7 +165,7 @@ def test_a_held_out_function_is_never_asked_about_and_a_held_out_wording_never_u
         asked[kind] += 1
         if kind == FUNCTIONS and "`" in question:
             assert question[question.index("`") : question.rindex("`") + 1] not in seen
-    assert min(asked.values()) > 100
+    assert min(asked.values()) > 50
     answers = {own.messages[0][1]: own.messages[1][1] for own in questions}
     assert answers["Which module is `isroutine` in?"] == "inspect"
     assert answers["How is `copystat` called?"].startswith("copystat(src, dst")
@@ -195,16 +194,6 @@ def test_what_asks_again_is_learned_or_left_out_and_never_measured():
 )
 def test_token_f1_is_that_of_the_words_of_both(answer, wanted, f1):
     assert token_f1(answer, wanted) == pytest.approx(f1)
-
-
-def test_the_rejected_answer_would_be_right_for_the_other_function_shown():
-    pairs = list(python_preferences(0))
-    assert len(pairs) > 10_000
-    for pair in pairs:
-        assert pair.chosen[0] == pair.rejected[0]
-        asked, wrong = pair.rejected[0][1], pair.rejected[1][1]
-        assert pair.chosen[1][1] != wrong
-        assert wrong in asked
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ from orchestrator.record.mlflow.mirror import ENVIRONMENT, new_state
 from orchestrator.record.mlflow.sending import LONGEST_WAIT, pause
 from orchestrator.record.story.spending import GOODPUT, spending
 from tests.orchestrator.tracked import (
+    CONSTANT,
     COUNT_STEPS,
     ROOT,
     SECRETS,
@@ -97,7 +98,8 @@ def test_a_live_run_is_in_mlflow_whole_and_a_second_replay_changes_nothing(outpu
         '{"mlflow_colspec": [{"name": "text", "type": "string", "required": true}]}'
     }
     params, tags = dict(seen["params"]), dict(seen["tags"])
-    assert len(params) == 9 + 230
+    assert len(params) == 9 + 230 + 1
+    assert params[f"constant.{CONSTANT}"] == "0.001", "and no level curve"
     assert params["stage.steps"] == "60"
     assert params["model.name_odd"] == "null"
     assert tags["mlflow.source.git.commit"] == "c" * 40
@@ -214,7 +216,7 @@ DRIVER = """
     book = Journal(folder)
     book.event("started")
     for step in range(100_000):
-        book.metrics(step, {"train/loss": 1.0})
+        book.metrics(step, {"train/loss": 1 / (step + 1)})
         time.sleep(0.05)
 """
 
@@ -249,7 +251,7 @@ def test_a_run_killed_with_its_mirror_is_completed_by_whatever_comes_next(output
     with Journal(folder) as book:
         book.event("started", host=socket.gethostname(), pid=os.getpid())
         for step in (1, 2):
-            book.metrics(step, {"train/loss": 1.0 / step, "train/step_seconds": 0.5})
+            book.metrics(step, {"train/loss": 1.0 / step, "train/step_seconds": 0.5 * step})
         book.event("checkpoint", step=1, path="checkpoints/step_00000001")
         wait_until(lambda: rows(database, COUNT_STEPS)[0][0] > 0)
         mirror.process.kill()
@@ -287,7 +289,7 @@ def test_a_killed_mirror_is_replaced_at_the_end_and_a_resumed_job_goes_on_in_the
         book.event("started")
         book.event("resumed", step=15, path="checkpoints/step_00000015")
         for step in range(16, 31):  # the last checkpoint was older than the last step
-            book.metrics(step, {"train/loss": 2 + 1 / step, "train/tokens_per_second": 1.0})
+            book.metrics(step, {"train/loss": 2 + 1 / step, "train/tokens_per_second": 1.0 * step})
         book.event("finished", status="done")
     second = mirror.finish(60)
     assert isinstance(second, Done)

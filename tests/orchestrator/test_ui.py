@@ -60,6 +60,11 @@ def test_the_ui_of_a_run_prints_its_link_at_once_and_leaves_nothing_when_hung_up
         )
         with ui:
             link = ui.stdout.readline().strip()
+            table = ui.stdout.readline().strip()
+            assert table.startswith(f"its table, best first: {link.partition('/#/')[0]}/#/")
+            assert table.endswith(
+                "/7/runs?viewStateShareKey=pretrain&workflowType=machine_learning"
+            )
             assert "starting the server" in ui.stdout.readline()
             assert ui.stdout.readline() == "the page is there; Ctrl-C ends it\n"
             base, page = link.split("/#/")

@@ -18,6 +18,7 @@ import pytest
 from cluster.daemons import control
 from cluster.daemons.daemon import marked
 from cluster.daemons.home import Home, home
+from cluster.queue import service
 from cluster.queue.client import Unreachable, connect
 from orchestrator.record.lines import read
 from orchestrator.record.mlflow.mirror import State
@@ -156,6 +157,8 @@ def database(tmp_path_factory):
 def test_a_short_day_from_up_to_down(day, database):
     up = typed("up", "--cpus", "1", *database)
     assert up.code == 0, (up, day.said())
+    assert ("the queue keeps its jobs in postgresql" in up.out) == bool(database)
+    assert "is up with its jobs in" in refused("up", "--database", "sqlite:////elsewhere/queue.db")
     assert (day.own.folder / "queue.db").exists() == (not database)
     job = day.submit("stage.steps=3000", "stage.checkpoint_every=5", "stage.evaluate_every=3000")
     day.until(lambda: day.steps(job) > 5, 60)
@@ -166,6 +169,8 @@ def test_a_short_day_from_up_to_down(day, database):
     assert first.status == "interrupted"
     assert typed("down").code == 0
     nothing_is_left(day)
+    if database:
+        assert service.check_database(day.own, None) == database[1], "the next `up` takes it again"
 
 
 @pytest.mark.drill

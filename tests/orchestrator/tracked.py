@@ -14,6 +14,7 @@ from orchestrator.record.journal import Journal
 from orchestrator.record.lines import read
 
 ROOT = Path(__file__).parents[2]
+CONSTANT = "train/learning_rate"  # of a run that was played
 SECRETS = ("hf_SeCrEtToKeN", "pa55word-of-bob", "two words secret")
 
 
@@ -66,7 +67,8 @@ def play(folder, steps=60, pause=0.0, status="done", every=10):
             for step in range(first, last + 1):
                 loss = math.nan if step == 7 else 2 + 1 / step
                 speed = math.inf if step == 8 else 1000.0 * attempt + step
-                book.metrics(step, {"train/loss": loss, "train/tokens_per_second": speed})
+                trained = {"train/loss": loss, "train/tokens_per_second": speed}
+                book.metrics(step, {**trained, CONSTANT: 1e-3})
                 if step % every == 0:
                     measured = {"validation/loss": 2 + 2 / step}
                     book.metrics(step, measured)
@@ -100,6 +102,8 @@ def expected_points(folder, *, counting=True):
     for line in lines:
         step, after = line["step"], [s for n, s in starts.items() if n > line["attempt"]]
         for key, value in line["metrics"].items():
+            if key == CONSTANT:  # a param, not a curve
+                continue
             time_ms = first.setdefault((key, step, str(value)), line["time_ms"])
             if counting is (step <= min(after, default=step)):
                 stored = (

@@ -63,6 +63,8 @@ class State:
     run_id: str | None = None
     offsets: dict[str, int] = field(default_factory=dict)
     """Bytes of each journal file that MLflow has."""
+    constant: dict[str, str | None] = field(default_factory=dict)
+    """Series -> the only value it had so far. None: it has changed, see `constants.py`."""
     models: dict[str, str] = field(default_factory=dict)
     """Byte offset of a checkpoint event -> id of its MLflow model."""
     lineage: dict[str, str] = field(default_factory=dict)
@@ -114,7 +116,7 @@ class State:
         place = ("tracking_uri", "experiment")
         if previous is None or any(getattr(self, n) != getattr(previous, n) for n in place):
             return self
-        progress = ("experiment_id", "run_id", "offsets", "models")
+        progress = ("experiment_id", "run_id", "offsets", "constant", "models")
         kept = {name: getattr(previous, name) for name in (*progress, "lineage", "refused")}
         return replace(self, **kept)
 
@@ -133,9 +135,15 @@ class State:
     @property
     def url(self) -> str | None:
         """Page of the run on the server. None: the store is a database."""
-        if not self.tracking_uri.startswith("http"):
-            return None
-        return public(self.tracking_uri) + self.page
+        return self._on_server(self.page)
+
+    @property
+    def ranking_url(self) -> str | None:
+        """Page of the runs, best first, on the server. None: the store is a database."""
+        return self._on_server(self.ranking)
+
+    def _on_server(self, page: str) -> str | None:
+        return public(self.tracking_uri) + page if self.tracking_uri.startswith("http") else None
 
 
 def _with_addresses(state: State, old: str, new: str) -> State:
@@ -200,7 +208,10 @@ class Done:
     mlflow_run_id: str | None
     """None: tracking is disabled."""
     url: str | None = None
-    """None: the store is a database without a server; `orchestrate ui RUN` shows it."""
+    """Page of the run. None: the store is a database without a server; `orchestrate ui` shows it.
+    """
+    ranking_url: str | None = None
+    """Page of the runs of its stage, best first."""
     refused: tuple[str, ...] = ()
     """What MLflow did not accept."""
 
@@ -338,7 +349,7 @@ def outcome(folder: Path) -> Done | Pending:
     }
     sent = sum(state.offsets.get(name, 0) for name in sizes)
     if state.done and sent >= sum(sizes.values()):
-        return Done(state.run_id, state.url, tuple(state.refused))
+        return Done(state.run_id, state.url, state.ranking_url, tuple(state.refused))
     command = f"orchestrate sync {shlex.quote(str(folder))}"
     return Pending(state.run_id, sent, sum(sizes.values()), command, state.trouble)
 

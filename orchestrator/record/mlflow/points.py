@@ -76,6 +76,15 @@ class Points:
                         found.setdefault(_same(key, line, value), line["time_ms"])
 
 
+def every_point(lines: Iterable[dict[str, Any]]) -> list[Point]:
+    """Every value of every line, as it is."""
+    return [
+        Point(key, value, line["time_ms"], line["step"])
+        for line in lines
+        for key, value in line["metrics"].items()
+    ]
+
+
 def _same(key: str, line: dict[str, Any], value: float) -> tuple[str, int, str]:
     return key, line["step"], repr(value)  # as text: NaN is equal to itself
 

@@ -19,6 +19,7 @@ from typing import Any
 from orchestrator.record.lines import EVENTS, METRICS, read
 from orchestrator.record.mlflow import view
 from orchestrator.record.mlflow.checkpoints import CheckpointModels
+from orchestrator.record.mlflow.constants import Constants
 from orchestrator.record.mlflow.description import FIGURES, SIZES, Description
 from orchestrator.record.mlflow.history import (
     RUN_TAG,
@@ -29,7 +30,7 @@ from orchestrator.record.mlflow.history import (
 )
 from orchestrator.record.mlflow.mirror import State, scratch
 from orchestrator.record.mlflow.origins import Origins
-from orchestrator.record.mlflow.points import CHUNK_BYTES, Datasets, Point, Points
+from orchestrator.record.mlflow.points import CHUNK_BYTES, Datasets, Point, Points, every_point
 from orchestrator.record.mlflow.registry import register
 from orchestrator.record.mlflow.sink import Sink
 from orchestrator.record.mlflow.store import SYSTEM, connect, experiment_id
@@ -53,6 +54,7 @@ class Replay:
         self.state = state
         self.description = Description(folder)
         self.points = Points(folder)
+        self.constants = Constants(folder, state, self.points)
         self.client = connect(state)
         state.experiment_id = experiment_id(self.client, state)
         self.run_id = self._open_run(state.experiment_id)
@@ -83,6 +85,9 @@ class Replay:
         if (self.folder / FIGURES).exists():
             self.client.log_artifacts(self.run_id, str(self.folder / FIGURES), FIGURES)
         self.points.descent.refresh()
+        points, params = self.constants.settled()
+        self._send_points(*points)
+        self.sink.params(params)
         self.checkpoints.forget_gone()
         ended = self.description.last_time()
         if self.state.status is None:
@@ -95,7 +100,7 @@ class Replay:
 
     def _send_points(self, *points: Point) -> None:
         for batch in self.sink.points(points):
-            self._accept(points[0].key, self.sink.metrics, batch)
+            self._accept(batch[0].key, self.sink.metrics, batch)
 
     def _measure_goodput(self, ended: int) -> None:
         """Of a run whose driver was killed before it could put it on record."""
@@ -121,7 +126,7 @@ class Replay:
             )
         if state.run_id != run.info.run_id:  # a store that has nothing of it yet
             state.run_id = run.info.run_id
-            state.offsets, state.refused = {}, []
+            state.offsets, state.constant, state.refused = {}, {}, []
         state.save(self.folder)
         return str(run.info.run_id)
 
@@ -143,12 +148,16 @@ class Replay:
             lines, end = read(self.folder / name, offset, CHUNK_BYTES)
             if not lines:
                 return
-            points = self.points.of(lines) if name == METRICS else _all_points(lines)
-            points += self._results(points)
-            for batch in self.sink.points(points):
-                self._accept(f"{name} at byte {offset}", self.sink.metrics, batch)
+            points = self.points.of(lines) if name == METRICS else every_point(lines)
+            self._send_changing(f"{name} at byte {offset}", points + self._results(points))
             self.state.offsets[name] = end
             self.state.save(self.folder)
+
+    def _send_changing(self, what: str, points: list[Point]) -> None:
+        """Send points, but not yet those of a series that has had one value so far."""
+        for own in self.constants.changing(points):
+            for batch in self.sink.points(own):
+                self._accept(what, self.sink.metrics, batch)
 
     def _results(self, points: list[Point]) -> list[Point]:
         """The values that rank a run which gives its last weights, as it goes."""
@@ -268,8 +277,7 @@ class Replay:
         if parent is None:
             return
         for points in points_before(self.folder, event):
-            for batch in self.sink.points(points):
-                self._accept(f"metrics of {parent.name}", self.sink.metrics, batch)
+            self._send_changing(f"metrics of {parent.name}", points)
         self.sink.tags({"resumed.run": key_of(parent), "resumed.step": str(event["step"])})
         self.origins.resumed(event, key_of(parent))
 
@@ -329,15 +337,6 @@ def _schema(columns: dict[str, str]) -> str | None:
     """Columns with their types as MLflow writes those of a table. None: none are known."""
     spec = [{"name": name, "type": kind, "required": True} for name, kind in columns.items()]
     return json.dumps({"mlflow_colspec": spec}) if spec else None
-
-
-def _all_points(lines: list[dict[str, Any]]) -> list[Point]:
-    """Every value of every line, as it is."""
-    return [
-        Point(key, value, line["time_ms"], line["step"])
-        for line in lines
-        for key, value in line["metrics"].items()
-    ]
 
 
 def user_name() -> str:

@@ -10,6 +10,8 @@ import os
 import sqlite3
 import urllib.error
 import urllib.request
+from configparser import ConfigParser
+from configparser import Error as ConfigError
 from contextlib import closing, suppress
 from http.client import HTTPException
 from pathlib import Path
@@ -21,8 +23,12 @@ from orchestrator.record.mlflow.mirror import State
 from orchestrator.record.mlflow.sqlite import sqlite_path, sqlite_url
 
 BEFORE_START_SECONDS = 3.0
-REFUSED = (401, 403)
-LOGIN = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+UNKNOWN, FORBIDDEN = 401, 403
+CREDENTIALS = "~/.mlflow/credentials"  # where MLflow's own client looks, too
+LOGIN = (
+    "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or write mlflow_tracking_username "
+    f"and mlflow_tracking_password below [mlflow] in {CREDENTIALS}, or set MLFLOW_TRACKING_TOKEN"
+)
 
 
 def check_store(state: State) -> None:
@@ -60,8 +66,17 @@ def trouble(state: State, error: Exception) -> str:
     except OSError as away:
         reason = getattr(away, "reason", away)
         return f"the MLflow server {where} is down: {getattr(reason, 'strerror', None) or reason}"
-    if status in REFUSED:
-        return f"the MLflow server {where} refuses the user ({status}); {LOGIN}"
+    user, header = _credentials(urlsplit(state.tracking_uri))
+    who = "who names no user" if header is None else f"user {user}" if user else "the token"
+    if status == UNKNOWN:
+        wrong = ", or the password is wrong" if user else ""
+        return f"the MLflow server {where} does not let in {who}{wrong} ({status}); {LOGIN}"
+    if status == FORBIDDEN:
+        return (
+            f"the MLflow server {where} does not let {who} read experiment {state.experiment} "
+            f"({status}); ask its administrator for the permission, or name another experiment "
+            "with tracking.experiment=NAME"
+        )
     return f"the MLflow server {where} answers, but did not take the record: {said}"
 
 
@@ -112,8 +127,8 @@ def _ask(state: State, seconds: float) -> tuple[int, dict[str, Any]]:
     request = urllib.request.Request(
         f"{place}/api/2.0/mlflow/experiments/get-by-name?experiment_name={name}"
     )
-    if login := _login(address):
-        request.add_header("Authorization", login)
+    if header := _credentials(address)[1]:
+        request.add_header("Authorization", header)
     try:
         with urllib.request.urlopen(request, timeout=seconds) as answer:
             status, body = answer.status, answer.read()
@@ -127,13 +142,21 @@ def _ask(state: State, seconds: float) -> tuple[int, dict[str, Any]]:
     return status, found if isinstance(found, dict) else {}
 
 
-def _login(address: SplitResult) -> str | None:
-    """The header by which MLflow's own client says who it is, in its order of precedence."""
-    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
-    password = os.environ.get("MLFLOW_TRACKING_PASSWORD")
+def _credentials(address: SplitResult) -> tuple[str | None, str | None]:
+    """User, and the header by which MLflow's own client says who it is, by the same rules.
+
+    The address goes before the environment, that before the file. None: nobody is named; a token
+    has no user.
+    """
+    file, names = ConfigParser(), ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+    user, password = (os.environ.get(name) for name in names)
+    with suppress(OSError, ConfigError, RuntimeError):  # RuntimeError: a user without a home
+        file.read(Path(CREDENTIALS).expanduser())
+        user = user or file.get("mlflow", names[0].lower(), fallback=None)
+        password = password or file.get("mlflow", names[1].lower(), fallback=None)
     if address.username and address.password:
         user, password = unquote(address.username), unquote(address.password)
     if user and password:
-        return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
+        return user, f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
     token = os.environ.get("MLFLOW_TRACKING_TOKEN")
-    return f"Bearer {token}" if token else None
+    return None, f"Bearer {token}" if token else None

@@ -74,6 +74,8 @@ def sending(
             said.append(f"it lacks a part of the sweep; that is sent by: {sent.command}")
         else:
             said.append(sent.url or f"orchestrate ui {short(folder)}")
+            if sent.ranking_url:
+                said.append(f"its trials, best first: {sent.ranking_url}")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,11 @@
 MLflow keeps a view that is shared in a tag of the experiment, as packed JSON; the page opens it by
 its key. There is one for each stage, since stages are ranked by different metrics, and one for each
 sweep, of its trials alone.
+
+The page says above such a view that it is a shared one, in a line that can be closed: a plain link
+carries filter and order, and columns and charts come by a view alone. MLflow's assistant opens
+beside the first page that a browser ever sees of a server on this machine; once closed it stays so,
+which only the browser remembers, no setting of the server or of the link.
 """
 
 import base64

@@ -27,7 +27,9 @@ from orchestrator.record.standing import Standing
 CHUNK_BYTES = 1 << 20
 GOODPUT = "run/goodput"
 """The metric's name in the journal, result.json and MLflow."""
-STEP_SECONDS, DATA_WAIT = "train/step_seconds", "train/data_wait"
+STEP_SECONDS = "train/step_seconds"
+DATA_WAITS = ("train/data_wait_fraction", "train/data_wait")
+"""Of a step, the share that it waited for data; the second name is that of older runs."""
 PARTS = ("start", "steps", "data", "lost steps", "recovery", "evaluation", "saves", "other")
 Line = dict[str, Any]
 
@@ -115,7 +117,8 @@ class _Account:
         end, took = line["time_ms"], line["metrics"][STEP_SECONDS]
         begin = max(self._until or 0, end - round(1000 * took))
         self._give(self._part, begin)
-        waiting = min(max(line["metrics"].get(DATA_WAIT, 0.0), 0.0), 1.0)
+        waits = [line["metrics"][name] for name in DATA_WAITS if name in line["metrics"]]
+        waiting = min(max([0.0, *waits]), 1.0)
         if counts:
             self.spent.seconds["data"] += waiting * (end - begin) / 1000
             self.spent.seconds["steps"] += (1 - waiting) * (end - begin) / 1000

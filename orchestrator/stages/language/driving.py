@@ -40,7 +40,7 @@ TRAINING = (
     Shown("train/tokens_per_second", "{:,.0f} tokens/s", rate=True),
     Shown("train/step_seconds", "{:.3g} s/step", rate=True),
     Shown("train/mfu", "MFU {:.1%}", rate=True),
-    Shown("train/data_wait", "data wait {:.0%}", rate=True),
+    Shown("train/data_wait_fraction", "data wait {:.0%}", rate=True),
 )
 Check = Callable[[JobConfig, Tokenizer, "Checkpoint | None"], None]
 

@@ -30,6 +30,8 @@ class RolloutConfig(TrainingConfig):
     reads: ClassVar[tuple[str, ...]] = (*TrainingConfig.reads, "tokenizer")
     roles: ClassVar[tuple[str, ...]] = ("model", "reference")
     frozen: ClassVar[tuple[str, ...]] = ("reference",)
+    valued: ClassVar[tuple[str, ...]] = ()
+    """Roles with a value head."""
     changes: ClassVar[Mapping[str, Change]] = {
         **TrainingConfig.changes,
         **dict.fromkeys(OWN, Change.ACCOUNTED),

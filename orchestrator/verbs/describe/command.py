@@ -116,21 +116,28 @@ def _table(title: str, rows: "Sequence[Row]") -> list[str]:
 
 def _costs(model: "ModelConfig", found: "Description") -> list[str]:
     """Operations of the matrix products, per token where there are tokens."""
-    from models.cost import flops_per_sample
+    from models import cost
 
     batch, length = found.letters["B"], found.letters["T"]
-    whole = flops_per_sample(model, length) / length
+    own = cost.flops(model, length)
+    whole = own.training / length
     forward = found.forward_flops / batch / length
     unit = "token" if "V" in found.letters else "sample"
-    return _aligned(
-        [
-            (f"floating-point operations per {unit}", ""),
-            ("forward, counted", f"{forward:,.0f}"),
-            ("backward", f"{whole - forward:,.0f}"),
-            ("together, by formula (models/formulas)", f"{whole:,.0f}"),
-        ],
-        right=(1,),
-    )
+    kept = cost.cache_numbers(model, length)
+    rows = [
+        (f"floating-point operations per {unit}", ""),
+        ("forward, counted", f"{forward:,.0f}"),
+        ("backward", f"{whole - forward:,.0f}"),
+        ("together, by formula (models/formulas)", f"{whole:,.0f}"),
+        ("6 N, the usual approximation", f"{cost.flops_6n(model):,.0f}"),
+    ]
+    if own.attention:
+        rows.append(("of the whole, attention", f"{3 * own.attention / length:,.0f}"))
+    if own.blocks:
+        rows.append(("activation checkpointing adds", f"{own.blocks / length:,.0f}"))
+    if kept is not None:
+        rows.append(("numbers kept of a text while it is written", f"{kept:,}"))
+    return _aligned(rows, right=(1,))
 
 
 def _memory(config: "JobConfig", name: str, model: "ModelConfig") -> list[str]:
