@@ -20,6 +20,9 @@ from orchestrator.training.gpus import Gpu
 USABLE = 0.95  # of a worker's memory; the rest goes to holes that an allocator can't fill
 MFU = 0.29
 WHY_MFU = "what this code's 124M model reached on one H200; large ones reach 0.38 to 0.43 (Llama 3)"
+LAUNCH_SECONDS = 1e-4
+"""Of a tensor and micro-batch on a GPU at least: some 15 kernels forward, backward and in the step,
+each of which takes a host about 6 us to launch. Not measured."""
 WRITTEN_OUT_TOKENS = 256  # as models/layers.py has it, which imports torch
 
 
@@ -233,6 +236,13 @@ def _on_gpu(config: JobConfig, outline: Outline, on: Hardware) -> tuple[float | 
     why = f"at MFU {mfu:.2f} of {on.gpu}: {WHY_MFU if on.mfu is None else 'as you say'}"
     if again > 1:
         why += f"; x {again:.2f}, as checkpointing computes blocks twice"
+    tensors = sum(len(cost.tensors(role.config.model)) for role in outline.roles.values())
+    launching = LAUNCH_SECONDS * tensors * config.batch.accumulation_steps
+    if launching > compute:
+        return launching, (
+            f"an estimate, {1e3 * LAUNCH_SECONDS:g} ms for each of {tensors} tensors and pass: "
+            f"{on.gpu} is done with so small a model before its next kernel is launched"
+        )
     return compute, why
 
 
