@@ -14,6 +14,7 @@ from models.adapters import UpdatedLinear, parts_of
 from models.configs.gpt import TARGETS
 from models.formulas.adapters import merged_config
 from orchestrator.record.checkpoints import newest_valid
+from orchestrator.record.lines import read as read_lines
 from orchestrator.training import checkpoint
 from orchestrator.training.checkpoint.merging import Merged, merged
 from orchestrator.training.materialise import on_meta
@@ -21,6 +22,8 @@ from orchestrator.training.state import WEIGHT, Slice
 from orchestrator.training.transfer import transferred
 from tests.orchestrator import tiny
 from tests.orchestrator.gathered import Memory, gathered
+from tests.orchestrator.typed import trained as trained_run
+from tests.orchestrator.typed import typed
 
 ZERO = ("zero0", "zero1", "zero2", "zero3")
 
@@ -141,3 +144,32 @@ def test_exported_for_peft_the_updates_are_what_the_weights_lack(tmp_path):
     with pytest.raises(checkpoint.CheckpointError, match="has no low-rank updates"):
         checkpoint.export(saved["plain"], tmp_path / "none", None, "peft")
     assert not list(tmp_path.glob("none*"))
+
+
+def test_a_policy_learns_by_its_updates_alone_and_starts_as_its_reference(corpus, tmp_path):
+    pairs = [{"prompt": f"{n} x", "chosen": "yes", "rejected": "no"} for n in range(40)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    template = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+    (tmp_path / "short.jinja").write_text(template)
+    answer = typed(
+        *("run", "stage=dpo", f"model.weights={trained_run(corpus)}", "model.adapter=lora"),
+        *(f"stage.data={tmp_path}/pairs.jsonl", f"stage.chat_template={tmp_path}/short.jinja"),
+        *("stage.sequence_length=32", "stage.validation_fraction=0.2", "stage.steps=2"),
+        *("stage.global_batch_size=8", "optim.warmup_steps=1", f"outputs={tmp_path}"),
+        *("resources=inline", "resources.cpus_per_worker=1", "resources.gpus_per_worker=0"),
+        *("engine=torch", "engine.precision=fp32", "tracking=none"),
+    )
+    assert answer.code == 0, answer
+    losses = [
+        line["metrics"]["train/loss"]
+        for line in read_lines(tmp_path / "latest" / "metrics.jsonl")[0]
+        if "train/loss" in line["metrics"]
+    ]
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
+    saved = checkpoint.open_role(newest_valid(tmp_path / "latest" / "checkpoints")[0])
+    before = checkpoint.open_role(newest_valid(trained_run(corpus) / "checkpoints")[0])
+    for name in before.names():
+        assert torch.equal(*(checkpoint.read_whole(own, name) for own in (saved, before))), name
+    ups = [name for name in saved.names() if name.endswith(".lora.value.b")]
+    assert ups
+    assert all(checkpoint.read_whole(saved, name).any() for name in ups)

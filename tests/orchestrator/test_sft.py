@@ -155,7 +155,7 @@ def test_each_item_is_packed_once_and_no_two_rows_could_be_one(lengths):
 
 def test_a_held_out_function_is_never_asked_about_and_a_held_out_wording_never_used():
     questions = list(python_questions(0))
-    found = published(questions, validation_fraction=0.1)
+    found = published(questions[:4000], validation_fraction=0.2)
     split, tokenizer = opened(found)
     ends = [0, *split.ends.tolist()]
     seen = "".join(tokenizer.decode(split.tokens[a:b]) for a, b in pairwise(ends))
@@ -166,7 +166,7 @@ def test_a_held_out_function_is_never_asked_about_and_a_held_out_wording_never_u
         asked[kind] += 1
         if kind == FUNCTIONS and "`" in question:
             assert question[question.index("`") : question.rindex("`") + 1] not in seen
-    assert min(asked.values()) > 100
+    assert min(asked.values()) > 50
     answers = {own.messages[0][1]: own.messages[1][1] for own in questions}
     assert answers["Which module is `isroutine` in?"] == "inspect"
     assert answers["How is `copystat` called?"].startswith("copystat(src, dst")

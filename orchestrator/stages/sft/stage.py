@@ -58,9 +58,9 @@ class SFTConfig(TrainingConfig):
     """Part of the rows that are text of the section `data`, whose every token is learned again, so
     that the weights do not forget it (experience replay). Of text that is held out the loss is
     told before, during and after training, whatever the part."""
-    steps: int = 400
+    steps: int = 1000
     global_batch_size: int = 24
-    evaluate_every: int | None = 100
+    evaluate_every: int | None = 200
     checkpoint_every: int | None = 200
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ class SFTConfig(TrainingConfig):
         if not 0 <= self.replay_fraction < 1:
             raise ValueError(
                 f"stage.replay_fraction={self.replay_fraction} must be at least 0 and below 1; try "
-                "stage.replay_fraction=0.05"
+                "stage.replay_fraction=0.2"
             )
         if not 0 < self.validation_fraction < 1:
             raise ValueError(

@@ -11,6 +11,7 @@ saver       saves behind the training      reading    a role, by ranges
 writing     `save`, on every rank          exporting  weights alone, for others
 sharing     verified by all ranks          tensorfile safetensors files, streamed
 foreign     folders of Hugging Face        locating   hub, GGUF and pickle -> such a folder
+merging     adapted models as plain ones   peft_folder  what adapts them, for peft
 
 The manifest, finding the newest valid one, and which ones stay: record/checkpoints.
 """
