@@ -11,7 +11,7 @@ from models import cost
 from models.configs import TokenModelConfig
 from models.cost import Pass
 from orchestrator.config import EngineConfig, JobConfig, RoleConfig
-from orchestrator.plan.calibration import Calibration, cpu_name
+from orchestrator.plan.calibration import Calibration, cpu_name, multiplies_bf16
 from orchestrator.plan.memory import Memory, memory_of
 from orchestrator.plan.traffic import traffic
 from orchestrator.stages.stage import Outline
@@ -58,7 +58,8 @@ class Forecast:
     sent: float
     """Bytes that a worker sends in a step."""
     buffers: float = 0.0
-    """Layers that ZeRO 3 has gathered: the one at work and the next."""
+    """Gradients of a layer's activations, and layers that ZeRO 3 has gathered: the one at work and
+    the next."""
     limit: float | None = None
     """Bytes that a worker has."""
     mfu: float | None = None
@@ -105,11 +106,11 @@ def layout_of(config: JobConfig) -> str:
     return f"{config.workers}x{config.resources.cpus_per_worker}"
 
 
-def micro_batch(role: RoleConfig, config: JobConfig, length: float, half_cpu: bool) -> Pass:
+def micro_batch(role: RoleConfig, config: JobConfig, length: float) -> Pass:
     """What goes through a model at a time."""
     half, cpu = role.engine.precision == "bf16", config.resources.device == "cpu"
     T = round(length)
-    written_out = cpu and half and half_cpu and T <= WRITTEN_OUT_TOKENS
+    written_out = cpu and half and multiplies_bf16() and T <= WRITTEN_OUT_TOKENS
     return Pass(config.batch.micro, T, half, written_out)
 
 
@@ -126,14 +127,14 @@ def forecast(config: JobConfig, outline: Outline, on: Hardware) -> Forecast:
             buffers += 2 * role.largest_layer * (2 if role.config.engine.precision == "bf16" else 4)
         if outline.length is None or role.config.optim is None:
             continue
-        half_cpu = own is not None and "bf16" in own.passes
-        each = micro_batch(role.config, config, outline.length, half_cpu)
+        each = micro_batch(role.config, config, outline.length)
         model = role.config.model
         found = cost.activations(model, each)
         known = known and found is not None and role.by_hand is None
         if found is not None:
             checkpointing = role.config.engine.activation_checkpointing
             kept += found.total(checkpointing=checkpointing)
+            buffers += found.layer
         if isinstance(model, TokenModelConfig) and model.vocab_size is not None:
             width = int(getattr(model, "width", 0))
             logits += cost.loss_bytes(each.tokens, width, model.vocab_size, each.number, device)
@@ -201,8 +202,7 @@ def _seconds(config: JobConfig, outline: Outline, on: Hardware) -> tuple[float |
     seconds, layout = 0.0, layout_of(config)
     try:
         for role in outline.roles.values():
-            half_cpu = "bf16" in own.passes
-            each = micro_batch(role.config, config, outline.length, half_cpu)
+            each = micro_batch(role.config, config, outline.length)
             precision, model = role.config.engine.precision, role.config.model
             one = own.pass_seconds(model, each, precision, layout)
             if role.config.engine.activation_checkpointing:
