@@ -58,9 +58,9 @@ class SFTConfig(TrainingConfig):
     """Part of the rows that are text of the section `data`, whose every token is learned again, so
     that the weights do not forget it (experience replay). Of text that is held out the loss is
     told before, during and after training, whatever the part."""
-    steps: int = 1000
+    steps: int = 500
     global_batch_size: int = 24
-    evaluate_every: int | None = 200
+    evaluate_every: int | None = 100
     checkpoint_every: int | None = 200
 
     def __post_init__(self) -> None:
