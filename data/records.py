@@ -195,7 +195,7 @@ def preference(row: Mapping[str, Any]) -> tuple[list[Message], list[Message]]:
         DataError: they are no such pair; names the column and the message.
     """
     prompt = row.get("prompt")
-    chosen, rejected = (_answered(prompt, row[name], name) for name in ("chosen", "rejected"))
+    chosen, rejected = (answered(prompt, row[name], name) for name in ("chosen", "rejected"))
     if chosen[:-1] != rejected[:-1]:
         at = next(
             (i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b),
@@ -217,15 +217,19 @@ def _preference(row: Mapping[str, Any]) -> Built:
     return texts, tuple(spans[-1:] for _, spans in rendered), ("chosen", "rejected")
 
 
-def _answered(prompt: Any, answer: Any, column: str) -> list[Message]:
-    """The whole conversation of one side of a pair."""
+def answered(prompt: Any, answer: Any, column: str) -> list[Message]:
+    """The whole conversation of an answer, which may be a text or messages.
+
+    Raises:
+        DataError: it is none; names the column and the message.
+    """
     if isinstance(answer, str):
         if isinstance(prompt, list):
             return _checked([*_messages(prompt, "prompt"), _answer(answer, column)], column)
         if prompt is None:
             raise ColumnError(
                 f"{column} is a text, so a column prompt must say what it answers; add the column, "
-                "or make chosen and rejected lists of messages"
+                f"or make {column} a list of messages"
             )
         question = _message({"role": "user", "content": prompt}, "prompt")
         return [question, _answer(answer, column)]

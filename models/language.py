@@ -23,6 +23,7 @@ class LanguageModel(nn.Module):
 
     config: CausalConfig
     head: nn.Linear
+    value: nn.Linear
 
     def __init__(self, config: CausalConfig, width: int, std: float) -> None:
         """Draw the token table (V, D); a family makes its layers, then calls `finish`.
@@ -37,7 +38,10 @@ class LanguageModel(nn.Module):
     def finish(self) -> None:
         """Draw the output layer, unless that is the token table, and number all dropouts."""
         V, D = self.embedding.weight.shape
-        if not self.config.tied_embedding:
+        if self.config.value_head:
+            # From zero, so that all texts are worth the same before training.
+            self.value = Linear(D, 1, bias=True, std=0.0)
+        elif not self.config.tied_embedding:
             self.head = Linear(D, V, bias=False, std=self.embedding.std)
         number_dropouts(self)
 
@@ -65,11 +69,16 @@ class LanguageModel(nn.Module):
         the logits are divided by, return the log-probability of each target and the entropy of
         what it is drawn from, fp32 (B, T, 2) in nats. Logits are then never whole.
 
+        With a value head, return the value of the text up to each of tokens, fp32 (B, T).
+
         Raises:
             ValueError: the sequence is longer than `max_positions`, documents come together with
                 a cache, or they have another shape than tokens.
         """
         hidden = self.hidden(tokens, cache, documents)
+        if self.config.value_head:
+            values: Tensor = self.value(hidden)
+            return values[..., 0].float()
         if targets is None:
             return self.logits(hidden)
         if temperature is not None:

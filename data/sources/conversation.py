@@ -1,4 +1,4 @@
-"""A conversation with an assistant, and two of which one is the better."""
+"""A conversation with an assistant, and several of which one is better than another."""
 
 from dataclasses import dataclass
 
@@ -28,3 +28,21 @@ class Preference:
     rejected: tuple[Message, ...]
     key: str
     """What they are about: pairs of one key belong to one split."""
+    reference: str | None = None
+    """The right answer, where it is known."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Conversations that differ in the last answer alone."""
+
+    answers: tuple[tuple[Message, ...], ...]
+    """The better before the worse; one alone has a score."""
+    key: str
+    """What they are about: rankings of one key belong to one split."""
+    scores: tuple[float, ...] | None = None
+    """Of each answer. None: their order is all that is known."""
+    reference: str | None = None
+    """The right answer, where it is known."""
+    margin: float = 0.0
+    """By how much each is at least better than the next, as who compared them said."""

@@ -31,11 +31,11 @@ def file_conversations(path: str) -> Iterator[Conversation]:
     Raises:
         DataError: nothing is there, a file is damaged, or a row is no conversation; names both.
     """
-    for where, row in _rows(path, _conversation_column):
+    for where, row in rows_of(path, _conversation_column):
         [(column, value)] = row.items()
-        with _named(where):
+        with named(where):
             messages = tuple(conversation(value, column))
-        yield Conversation(messages, _question(messages))
+        yield Conversation(messages, first_question(messages))
 
 
 def file_preferences(path: str) -> Iterator[Preference]:
@@ -48,14 +48,14 @@ def file_preferences(path: str) -> Iterator[Preference]:
     Raises:
         DataError: nothing is there, a file is damaged, or a row is no pair; names both.
     """
-    for where, row in _rows(path, _pair_columns):
-        with _named(where):
+    for where, row in rows_of(path, _pair_columns):
+        with named(where):
             chosen, rejected = preference(row)
-        yield Preference(tuple(chosen), tuple(rejected), _question(chosen))
+        yield Preference(tuple(chosen), tuple(rejected), first_question(chosen))
 
 
 @contextmanager
-def _named(where: str) -> Iterator[None]:
+def named(where: str) -> Iterator[None]:
     """Put the place of a row before what is wrong with it."""
     try:
         yield
@@ -63,11 +63,12 @@ def _named(where: str) -> Iterator[None]:
         raise DataError(f"{where}: {error}") from None
 
 
-def _question(messages: Sequence[Message]) -> str:
+def first_question(messages: Sequence[Message]) -> str:
+    """What the user asks first: what a conversation is about."""
     return next(content for role, content in messages if role == "user")
 
 
-def _rows(path: str, columns: Chosen) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def rows_of(path: str, columns: Chosen) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Each row with its place, as far as it is needed."""
     if path.startswith(HUB):
         config = SourceConfig(source="hf", path=path.removeprefix(HUB))

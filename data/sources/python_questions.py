@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from data.sources.conversation import Conversation, Preference
+from data.sources.conversation import Conversation
 from data.sources.python_docs import documented_functions
 
 FUNCTIONS, WORDINGS = "new functions", "new wordings"
@@ -174,14 +174,3 @@ def python_questions(seed: int) -> Iterator[Conversation]:
             if place % KNOWN_AGAIN == 0:
                 question = ("user", held_out.format(name=function.name, does=function.does))
                 yield Conversation((question, answer), function.name, FUNCTIONS, WORDINGS)
-
-
-def python_preferences(seed: int) -> Iterator[Preference]:
-    """Each question of `questions` with its answer and the other function's, where they differ."""
-    for own in questions(seed):
-        if own.answer != own.wrong and not own.new_wording:
-            asked = ("user", own.asked)
-            chosen, rejected = (
-                (asked, ("assistant", answer)) for answer in (own.answer, own.wrong)
-            )
-            yield Preference(chosen, rejected, own.function.name)

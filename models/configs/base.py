@@ -22,9 +22,6 @@ class ModelConfig:
     """What to type to train one, where it does not tell the next token."""
     recomputes: ClassVar[bool] = False
     """Whether it can compute activations again instead of keeping them."""
-    output_layers: ClassVar[tuple[str, ...]] = ()
-    """Modules that begin anew where the weights to start from are of another task."""
-
     family: str = ""
     """Name of the architecture in models.MODELS."""
     weights: str | None = None
@@ -49,6 +46,11 @@ class ModelConfig:
             raise ValueError(
                 f"model.weights_role={self.weights_role} is of a checkpoint; add model.weights=RUN"
             )
+
+    @property
+    def output_layers(self) -> tuple[str, ...]:
+        """Modules that begin anew where the weights to start from are of another task."""
+        return ()
 
     def unread(self) -> dict[str, str]:
         """Settings that change nothing as the others are, and what they are for."""
@@ -114,11 +116,25 @@ class CausalConfig(LanguageModelConfig):
 
     tied_embedding: bool = True
     """Whether the output head is the token embedding."""
+    value_head: bool = False
+    """Whether it gives a number for each token in place of the next token, as reward models and
+    critics do; stage=reward makes it so."""
 
     def __post_init__(self) -> None:
         """Check what all of them share."""
         super().__post_init__()
         check_switch("tied_embedding", self.tied_embedding)
+        check_switch("value_head", self.value_head)
+
+    @property
+    def writes(self) -> bool:
+        """Whether it predicts the next token of a text, and so can write one."""
+        return not self.value_head
+
+    @property
+    def output_layers(self) -> tuple[str, ...]:
+        """What gives values, and what that takes the place of."""
+        return ("head", "value") if self.value_head else ("value",)
 
 
 @dataclass

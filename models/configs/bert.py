@@ -17,7 +17,6 @@ class BertConfig(BlocksConfig):
 
     trained_by: ClassVar[str | None] = "stage=masked"
     initial: ClassVar[tuple[str, ...]] = ("init_std",)
-    output_layers: ClassVar[tuple[str, ...]] = ("head", "classifier")
 
     family: str = "bert"
     activation: str = "gelu"
@@ -42,6 +41,11 @@ class BertConfig(BlocksConfig):
                 f"model.classes={self.classes} must be two or more different names; try "
                 "model.classes=null, which takes those of the examples"
             )
+
+    @property
+    def output_layers(self) -> tuple[str, ...]:
+        """Those for masked tokens and for classes."""
+        return ("head", "classifier")
 
     def weight_std(self, inputs: int, outputs: int) -> float:
         """The same for all."""

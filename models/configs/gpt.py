@@ -146,6 +146,11 @@ class GPTConfig(CausalConfig):
         """Check that there is something to train, and that updates are low-rank ones of it."""
         if self.adapter is not None:
             check_choice("adapter", self.adapter, ADAPTERS)
+            if self.value_head:
+                raise ValueError(
+                    f"model.adapter={self.adapter} trains itself alone, and a value head has to be "
+                    "trained, too; try model.adapter=null"
+                )
         check_size("adapter_rank", self.adapter_rank)
         check_positive("adapter_alpha", self.adapter_alpha)
         check_probability("adapter_dropout", self.adapter_dropout)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
-from models.configs import TokenModelConfig, WordVectorsConfig
+from models.configs import CausalConfig, TokenModelConfig, WordVectorsConfig
 
 Shape = tuple[int, ...]
 
@@ -118,6 +118,14 @@ def vocabulary(config: TokenModelConfig | WordVectorsConfig, vocab_size: int | N
     if V is None:
         raise ValueError("model.vocab_size is not set; give it, or vocab_size, to count parameters")
     return V
+
+
+def output_layer(config: CausalConfig, V: int, D: int) -> tuple[dict[str, Shape], int]:
+    """The tensors of the output layer that are not the token table's, and its outputs."""
+    if config.value_head:
+        return projection("value", D, 1), 1
+    tensors: dict[str, Shape] = {} if config.tied_embedding else {"head.weight": (V, D)}
+    return tensors, V
 
 
 def projection(name: str, inputs: int, outputs: int, *, bias: bool = True) -> dict[str, Shape]:

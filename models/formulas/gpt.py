@@ -8,7 +8,17 @@ from math import prod
 
 from models.configs import GPTConfig
 from models.formulas.adapters import adapter_tensors
-from models.formulas.cost import Cost, Flops, Kept, Pass, Shape, norm, projection, vocabulary
+from models.formulas.cost import (
+    Cost,
+    Flops,
+    Kept,
+    Pass,
+    Shape,
+    norm,
+    output_layer,
+    projection,
+    vocabulary,
+)
 
 
 def gpt_cost(config: GPTConfig, vocab_size: int | None) -> Cost:
@@ -32,8 +42,8 @@ def gpt_cost(config: GPTConfig, vocab_size: int | None) -> Cost:
         tensors["position_embedding.weight"] = (config.max_positions, D)
     tensors |= {f"blocks.{n}.{name}": shape for n in range(L) for name, shape in layer.items()}
     tensors |= norm("norm", D, bias=own_bias)
-    if not config.tied_embedding:
-        tensors["head.weight"] = (V, D)
+    output, outputs = output_layer(config, V, D)
+    tensors |= output
     added = adapter_tensors(config)
     updates = L * sum(map(prod, added.values()))
     trained = None if config.adapter is None else updates
@@ -43,10 +53,10 @@ def gpt_cost(config: GPTConfig, vocab_size: int | None) -> Cost:
 
     def flops(T: int) -> Flops:
         attention = 4 * L * H * K * T * T
-        weights = L * multiplied + V * D  # that each token meets
+        weights = L * multiplied + outputs * D  # that each token meets
         blocks = 2 * T * (L * multiplied + updates) + attention
         frozen = 0 if trained is None else 2 * T * weights
-        return Flops(blocks + 2 * T * V * D, attention, blocks, frozen)
+        return Flops(blocks + 2 * T * outputs * D, attention, blocks, frozen)
 
     plain = config.score == "dot" and config.adapter is None  # the others nobody has worked out
     return Cost(

@@ -4,7 +4,7 @@ D units of a layer and numbers per token, V vocabulary.
 """
 
 from models.configs import RecurrentConfig
-from models.formulas.cost import Cost, Flops, Shape, matrices, vocabulary
+from models.formulas.cost import Cost, Flops, Shape, matrices, output_layer, vocabulary
 
 GATES = {"rnn": 1, "lstm": 4}
 """Sums that each unit computes: its own, or one for each gate of its cell."""
@@ -27,11 +27,11 @@ def recurrent_cost(config: RecurrentConfig, vocab_size: int | None) -> Cost:
     for n in range(config.layers):
         tensors |= {f"layers.{n}.{name}_weight": (rows, D) for name in ("input", "state")}
         tensors[f"layers.{n}.bias"] = (rows,)
-    if not config.tied_embedding:
-        tensors["head.weight"] = (V, D)
+    output, outputs = output_layer(config, V, D)
+    tensors |= output
     layers = matrices(tensors, "layers.")
     return Cost(
         tensors,
-        lambda T: Flops(2 * T * (layers + V * D)),
+        lambda T: Flops(2 * T * (layers + outputs * D)),
         cache=lambda T: config.layers * states * D,
     )

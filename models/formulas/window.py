@@ -4,7 +4,7 @@ D numbers per token, H hidden units, V vocabulary.
 """
 
 from models.configs import WindowConfig
-from models.formulas.cost import Cost, Flops, Shape, matrices, projection, vocabulary
+from models.formulas.cost import Cost, Flops, Shape, matrices, output_layer, projection, vocabulary
 
 
 def window_cost(config: WindowConfig, vocab_size: int | None) -> Cost:
@@ -19,6 +19,6 @@ def window_cost(config: WindowConfig, vocab_size: int | None) -> Cost:
     tensors: dict[str, Shape] = {"embedding.weight": (V, D)}
     tensors |= projection("hidden_layer", config.window_inputs, H) | projection("projection", H, D)
     layers = matrices(tensors, "hidden_layer.", "projection.")
-    if not config.tied_embedding:
-        tensors["head.weight"] = (V, D)
-    return Cost(tensors, lambda T: Flops(2 * T * (layers + V * D)))
+    output, outputs = output_layer(config, V, D)
+    tensors |= output
+    return Cost(tensors, lambda T: Flops(2 * T * (layers + outputs * D)))

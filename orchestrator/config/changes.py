@@ -58,7 +58,7 @@ _KINDS: dict[Change, Mapping[str, str]] = {
         "heads head_dim kv_heads ffn_width norm positions activation bias qkv_bias qk_norm "
         "tied_embedding rotary_base rotary_scaling rotary_factor rotary_trained_positions "
         "norm_eps init_std score mask window hidden init cost norm_order shared_embedding "
-        "segments classes adapter adapter_rank adapter_alpha adapter_targets",
+        "segments classes value_head adapter adapter_rank adapter_alpha adapter_targets",
         "optim": "name",
     },
 }

@@ -135,7 +135,7 @@ def forecast(config: JobConfig, outline: Outline, on: Hardware) -> Forecast:
             checkpointing = role.config.engine.activation_checkpointing
             kept += found.total(checkpointing=checkpointing)
             buffers += found.layer
-        if isinstance(model, TokenModelConfig) and model.vocab_size is not None:
+        if isinstance(model, TokenModelConfig) and model.writes and model.vocab_size is not None:
             width = int(getattr(model, "width", 0))
             logits += cost.loss_bytes(each.tokens, width, model.vocab_size, each.number, device)
     libraries: float | None = 0.0

@@ -7,8 +7,10 @@ from orchestrator.stages.embed.stage import EmbedConfig
 from orchestrator.stages.evaluate.stage import EvaluateConfig
 from orchestrator.stages.grpo.stage import GRPOConfig
 from orchestrator.stages.masked.stage import MaskedConfig
+from orchestrator.stages.ppo.stage import PPOConfig
 from orchestrator.stages.pretrain.stage import PretrainConfig
 from orchestrator.stages.regress.stage import RegressConfig
+from orchestrator.stages.reward.stage import RewardConfig
 from orchestrator.stages.sft.stage import SFTConfig
 from orchestrator.stages.stage import Stage
 from orchestrator.stages.translate.stage import TranslateConfig
@@ -54,6 +56,11 @@ STAGES = {
         "orchestrator.stages.sft.driver",
         "orchestrator.stages.sft.train:sft",
     ),
+    "reward": Stage(
+        RewardConfig,
+        "orchestrator.stages.reward.driver",
+        "orchestrator.stages.reward.train:reward",
+    ),
     "dpo": Stage(
         DPOConfig,
         "orchestrator.stages.dpo.driver",
@@ -63,6 +70,11 @@ STAGES = {
         GRPOConfig,
         "orchestrator.stages.grpo.driver",
         "orchestrator.stages.grpo.train:optimize",
+    ),
+    "ppo": Stage(
+        PPOConfig,
+        "orchestrator.stages.ppo.driver",
+        "orchestrator.stages.ppo.train:optimize",
     ),
     "evaluate": Stage(
         EvaluateConfig,

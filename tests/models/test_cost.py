@@ -88,6 +88,7 @@ OTHERS = [
         (WindowConfig, {"window": 3, "hidden": 9}),
     )
 ]
+OTHERS += [replace(config, value_head=True) for config in [*CONFIGS[:1], *OTHERS]]
 
 
 def test_tensors_parameters_and_the_largest_layer_are_those_of_the_built_module():

@@ -2,14 +2,26 @@
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from data import Tokenizer
 from data.chat import ChatTemplate
 from orchestrator.record.lines import read
-from orchestrator.stages.dpo.pairs import last_answer
+from orchestrator.stages.dpo import scoring
+from orchestrator.stages.dpo.pairs import Split, last_answer
+from orchestrator.stages.dpo.reference import live
+from orchestrator.stages.dpo.stage import DPOConfig
+from orchestrator.stages.dpo.train import preference_loss, with_kl
+from orchestrator.stages.examples.feeding import evaluation
+from orchestrator.stages.examples.ragged import joined
+from orchestrator.training import distributed, engine
+from orchestrator.training.loop import backward
+from tests.orchestrator import tiny
 from tests.orchestrator.typed import refused, trained, typed
 
 PLAIN = (
@@ -34,7 +46,7 @@ def asked(corpus, tmp_path_factory):
         *(f"stage.chat_template={folder}/short.jinja", "stage.sequence_length=32", *PLAIN),
         *("stage.validation_fraction=0.2", "stage.steps=12", "stage.checkpoint_every=6"),
         *("stage.global_batch_size=8", "stage.micro_batch_size=4", "stage.evaluate_every=6"),
-        *("optim.warmup_steps=1", "optim.learning_rate=1e-2"),
+        *("optim.warmup_steps=1", "optim.learning_rate=1e-2", "stage.answered=3"),
     )
 
 
@@ -49,7 +61,7 @@ def metrics(folder):
 
 
 def test_a_policy_that_is_the_reference_has_ln_2_and_learns_to_prefer(asked, tmp_path):
-    first = typed("run", *asked, f"outputs={tmp_path}/first")
+    first = typed("run", *asked, "stage.most_kl=0.01", f"outputs={tmp_path}/first")
     assert first.code == 0, first
     found = metrics(tmp_path / "first")
     assert found[0, "validation/margin"] == 0
@@ -57,7 +69,8 @@ def test_a_policy_that_is_the_reference_has_ln_2_and_learns_to_prefer(asked, tmp
     assert found[1, "train/loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert found[12, "validation/accuracy"] == found[12, "validation/above"] == 1
     assert found[12, "validation/loss"] < 0.5
-    assert "chosen answer likelier" in first.out
+    for text in ("chosen answer likelier", "distance from the reference", "beyond stage.most_kl"):
+        assert text in " ".join(first.out.split()), text
     # Where a run goes on the policy is another model, and the reference must not be.
     start = (tmp_path / "first" / "latest").resolve() / "checkpoints" / "step_00000006"
     again = typed("run", f"resume={start}", f"outputs={tmp_path}/again")
@@ -66,6 +79,131 @@ def test_a_policy_that_is_the_reference_has_ln_2_and_learns_to_prefer(asked, tmp
     assert metrics(tmp_path / "again") == after
     tables = [own.out.partition("┏")[2].partition("done:")[0] for own in (first, again)]
     assert tables[0] == tables[1]
+
+
+def test_a_precomputed_reference_gives_the_same_losses_and_is_worked_out_once(asked, tmp_path):
+    live, once, again = (
+        typed("run", *asked, *own, f"outputs={tmp_path}/{name}")
+        for name, own in (
+            ("live", ()),
+            ("once", ["stage.reference=precomputed"]),
+            ("again", ["stage.reference=precomputed"]),
+        )
+    )
+    assert live.code == once.code == again.code == 0, (once, again)
+    expected = metrics(tmp_path / "live")
+    assert metrics(tmp_path / "once") == pytest.approx(expected, abs=1e-6)
+    assert metrics(tmp_path / "again") == metrics(tmp_path / "once")
+    assert "reference from" in live.out
+    assert not any(text in once.out for text in ("reference from", "distance from the reference"))
+
+
+@pytest.mark.parametrize("loss", ["ipo", "kto", "simpo", "orpo"])
+def test_each_loss_teaches_which_answer_to_prefer(loss, asked, tmp_path):
+    answer = typed("run", *asked, f"stage.loss={loss}", "stage.steps=8", f"outputs={tmp_path}")
+    assert answer.code == 0, answer
+    found = metrics(tmp_path)
+    assert found[8, "validation/loss"] < found[0, "validation/loss"]
+    assert found[8, "validation/accuracy"] == 1
+    if loss == "kto":
+        assert found[0, "validation/loss"] == pytest.approx(0.5, abs=1e-6)
+
+
+def made(pairs=6, **options):
+    """A split whose pair n asks n + 1 times 9 and answers with 10 + n, or 20 + n and more."""
+    rows = [
+        ([9] * (n + 1), own)
+        for n in range(pairs)
+        for own in ([10 + n, 0], [20 + n] * (n + 1) + [0])
+    ]
+    tokens, ends = joined([question + answer for question, answer in rows])
+    answers, _ = joined([[0] * len(question) + [1] * len(answer) for question, answer in rows])
+    return Split(tokens, answers, ends, filling=0, most_tokens=16, **options)
+
+
+def test_strangers_ask_as_a_pair_does_and_answer_as_another_whatever_the_batch():
+    split = made(with_strangers=True)
+    ones = np.ones(2, dtype=bool)
+    strangers = split.batch(np.array([1, 4]), np.arange(2), ones).strangers
+    assert strangers.tokens[:2].tolist() == [[9, 9, 14, 0, 0, 0, 0, 0], [9, 9, *[24] * 5, 0]]
+    assert strangers.answers[:2].sum(1).tolist() == [2, 6]
+    alone = split.batch(np.array([1]), np.arange(1), ones[:1]).strangers
+    assert strangers.tokens[:2, : alone.tokens.shape[1]].tolist() == alone.tokens.tolist()
+
+
+def steps(zero, loss, pairs):
+    """Losses and gradients' norms of a few steps on pairs of which each rank has a share."""
+    ranks = distributed.world_size()
+    policy, frozen = tiny.build(tiny.job(zero, ranks)), tiny.job("torch")
+    frozen = engine.build(frozen.model, frozen.engine, None, device=torch.device("cpu"), seed=1)
+    split, stage = made(pairs, with_strangers=loss == "kto"), DPOConfig(loss=loss)
+    reference = live(frozen) if stage.compares else None
+    found = []
+    for _ in range(2):
+        batches = list(evaluation(split, 4, distributed.rank(), ranks))
+        if loss == "kto":
+            batches = with_kl(policy, reference, batches)
+            found.append(batches[0].kl)
+        objective = partial(preference_loss, reference=reference, stage=stage)
+        parts = [backward(policy, objective, batch, pairs, 0).loss.item() for batch in batches]
+        found += distributed.sum_over_ranks([sum(parts) / pairs], policy.device)
+        found.append(policy.step(1e-2))
+    return found
+
+
+@pytest.mark.parametrize(("loss", "pairs"), [("kto", 5), ("kto", 1), ("dpo", 5), ("orpo", 5)])
+def test_zero_and_the_number_of_ranks_change_no_step_though_one_has_nothing_that_counts(
+    loss, pairs, one, two
+):
+    """Rows of two ranks differ in length; of one pair, a rank has only what fills it up."""
+    [expected] = one.run(steps, "torch", loss, pairs)
+    for zero in ("zero0", "zero1", "zero2", "zero3") if loss == "dpo" else ("zero1", "zero3"):
+        for answer in two.run(steps, zero, loss, pairs):
+            assert answer == pytest.approx(expected, rel=1e-4), zero
+
+
+def test_the_distance_of_a_policy_is_that_of_its_answers_and_none_from_itself():
+    config = tiny.job("torch")
+    policy, other = (
+        engine.build(config.model, config.engine, None, device=torch.device("cpu"), seed=seed)
+        for seed in (0, 1)
+    )
+    questions = scoring.Questions.of(made(), [[f"{n}", ""] for n in range(6)], 4, 16)
+    answers = scoring.answer(policy, questions, seed=3)
+    assert scoring.divergences(policy, policy, questions, answers).tolist() == [0] * 4
+    found = scoring.divergences(policy, other, questions, answers)
+    for prompt, own, value in zip(questions.prompts, answers, found, strict=True):
+        row, by_hand = torch.tensor([prompt + own]), 0.0
+        with torch.no_grad():
+            ours, theirs = (e.forward(row).log_softmax(-1)[0] for e in (policy, other))
+        for place in range(len(prompt), row.shape[1]):
+            token = row[0, place]
+            by_hand += (ours[place - 1, token] - theirs[place - 1, token]).item()
+        assert value == pytest.approx(by_hand, abs=1e-4)
+
+
+def test_a_reference_has_no_dropout_and_no_gradient_and_padding_and_the_question_do_not_count():
+    config = tiny.job("torch", dropout=0.3)
+    frozen = engine.build(config.model, config.engine, None, device=torch.device("cpu"))
+    frozen.model.train()
+    ask, split, ones = live(frozen), made(), np.ones(6, dtype=bool)
+    together = ask(split.batch(np.arange(6), np.arange(6), ones))
+    assert not together.requires_grad
+    assert torch.equal(together, ask(split.batch(np.arange(6), np.arange(6), ones)))
+    alone = torch.cat([ask(split.batch(np.array([n]), np.array([n]), ones[:1])) for n in range(6)])
+    assert together == pytest.approx(alone, abs=1e-5)
+    row = torch.tensor([[9, 9, 11, 0]])  # pair 1 and its chosen answer
+    with torch.no_grad():
+        frozen.model.eval()
+        by_hand = frozen.forward(row)[0].log_softmax(-1)
+    assert alone[1, 0].item() == pytest.approx((by_hand[1, 11] + by_hand[2, 0]).item(), abs=1e-5)
+
+
+def test_an_interval_of_a_mean_holds_it_and_shrinks_with_the_number_of_values():
+    few, many = (scoring.interval(np.arange(n) % 2.0, 0) for n in (20, 2000))
+    assert few[0] == many[0] == 0.5
+    assert few[1] < many[1] < 0.5 < many[2] < few[2]
+    assert many[2] - many[1] == pytest.approx(2 * 1.96 * 0.5 / 2000**0.5, rel=0.1)
 
 
 def test_what_is_asked_and_what_was_answered_before_is_no_part_of_an_answer():
@@ -83,6 +221,15 @@ def test_what_is_asked_and_what_was_answered_before_is_no_part_of_an_answer():
         (["stage.label_smoothing=0.5"], "must be at least 0 and below 0.5"),
         (["stage.loss=ipo", "stage.label_smoothing=0.1"], "it is for stage.loss=dpo"),
         (["stage.loss=hinge"], "stage.loss=hinge"),
+        (["stage.gap=2"], "it is for stage.loss=simpo"),
+        (["stage.loss=orpo", "stage.reference=precomputed"], "stage.loss=orpo has no reference"),
+        (
+            ["stage.loss=simpo", "roles.reference.engine.precision=bf16"],
+            "stage.loss=simpo has no reference",
+        ),
+        (["stage.reference=precomputed", "stage.most_kl=5"], "it is for a live reference"),
+        (["stage.reference=never"], "stage.reference=never"),
+        (["stage.rule=sentence"], "it is of the built-in data, and stage.data names other"),
         (["stage.beta=0"], "stage.beta=0.0 must be greater than 0"),
         (["stage.data=same.jsonl"], "same.jsonl: row 1: chosen and rejected are the same"),
         (["stage.data=lost.jsonl"], "lost.jsonl has no column rejected; it has chosen, prompt"),

@@ -20,7 +20,6 @@ from data.sources.conversation import Conversation
 from data.sources.python_questions import (
     FUNCTIONS,
     WORDINGS,
-    python_preferences,
     python_questions,
 )
 from models.configs import GPTConfig
@@ -195,16 +194,6 @@ def test_what_asks_again_is_learned_or_left_out_and_never_measured():
 )
 def test_token_f1_is_that_of_the_words_of_both(answer, wanted, f1):
     assert token_f1(answer, wanted) == pytest.approx(f1)
-
-
-def test_the_rejected_answer_would_be_right_for_the_other_function_shown():
-    pairs = list(python_preferences(0))
-    assert len(pairs) > 10_000
-    for pair in pairs:
-        assert pair.chosen[0] == pair.rejected[0]
-        asked, wrong = pair.rejected[0][1], pair.rejected[1][1]
-        assert pair.chosen[1][1] != wrong
-        assert wrong in asked
 
 
 @pytest.fixture(scope="module")

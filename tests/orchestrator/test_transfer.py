@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models import build
-from models.configs import BertConfig
+from models.configs import BertConfig, GPTConfig
 from orchestrator.training.state import WEIGHT, DifferentState, check_parameters
 from orchestrator.training.transfer import transferred
 
@@ -68,6 +68,26 @@ def test_the_same_task_takes_everything_and_other_classes_begin_anew():
     found = transferred(Held(CLASSES), fewer, seed=0)
     check_parameters(found, shapes(fewer))
     assert set(found.drawn) == set(found.left) == {"classifier.weight", "classifier.bias"}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_language_model_becomes_a_reward_model_whose_values_begin_at_zero(tied):
+    writer = GPTConfig(vocab_size=31, layers=1, width=16, heads=2, tied_embedding=tied)
+    values = replace(writer, value_head=True)
+    found = transferred(Held(writer), values, seed=3)
+    check_parameters(found, shapes(values))
+    assert found.left == (() if tied else ("head.weight",))
+    assert not any(drawn.any() for drawn in found.drawn.values())
+    model = build(values)
+    model.load_state_dict({name: whole(found, name) for name in found.names()})
+    assert model(torch.randint(31, (2, 5))).equal(torch.zeros(2, 5))
+    back = transferred(Held(values), writer, seed=3)
+    assert back.left == ("value.weight", "value.bias")
+    if tied:
+        check_parameters(back, shapes(writer))
+    else:  # nobody has trained an output layer, and a drawn one would write nonsense
+        with pytest.raises(DifferentState, match=r"head\.weight"):
+            check_parameters(back, shapes(writer))
 
 
 def test_another_body_is_not_taken_for_one_that_fits():

@@ -10,14 +10,16 @@ from data.chat import template_of
 from data.files import cache_root
 from data.sources.conversation import Preference
 from data.sources.conversations import file_preferences
-from data.sources.python_questions import python_preferences
+from data.sources.rankings import python_preferences
 from models import cost
 from orchestrator.config import JobConfig
 from orchestrator.stages.dpo.pairs import PublishedPreferences, publish_preferences
 from orchestrator.stages.dpo.stage import OWN, DPOConfig
 from orchestrator.stages.examples.driving import outline_of, ready_of
 from orchestrator.stages.language.roles import language_role, tokenizer_of_weights
+from orchestrator.stages.rewards import RULES
 from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Score, Shown
+from orchestrator.stages.weights import verified_weights
 
 if TYPE_CHECKING:
     from orchestrator.record.checkpoints import Checkpoint
@@ -60,6 +62,11 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
         seed=config.seed,
         cache=cache_root(),
     )
+    if stage.compares and not stage.live:
+        model = config.role("reference").model
+        assert model.weights is not None  # the stage has checked it
+        found = verified_weights(model.weights, model.weights_role, allow_pickle=model.allow_pickle)
+        published = replace(published, reference=(str(found.path), found.manifest_sha256))
     if published.too_long:
         say(
             f"data: left out as longer than stage.sequence_length={stage.sequence_length}: "
@@ -75,18 +82,20 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
         _outline(config, data, published.vocab_size, published),
         published,
         same=SAME,
-        name="python_preferences" if stage.data is None else Path(stage.data).stem,
+        name=f"python_{stage.rule}" if stage.data is None else Path(stage.data).stem,
         source=stage.data or "python_docs",
         columns={"chosen": "list", "rejected": "list"},
     )
 
 
 def _source(stage: DPOConfig) -> str:
-    return stage.data or "answers to questions about functions of Python"
+    return stage.data or f"answers to questions about functions of Python by {stage.rule}"
 
 
 def _preferences(config: JobConfig, stage: DPOConfig) -> Iterator[Preference]:
-    return python_preferences(config.seed) if stage.data is None else file_preferences(stage.data)
+    if stage.data is None:
+        return python_preferences(config.seed, RULES[stage.rule])
+    return file_preferences(stage.data)
 
 
 def _tokenizer(config: JobConfig) -> Tokenizer:
@@ -122,6 +131,8 @@ def _outline(
         evaluation=EVALUATION,
         score=Score("validation/accuracy", lower_is_better=False),
     )
+    if not config.section(DPOConfig).live:
+        return found
     role = language_role(config, vocabulary, "reference")
     parameters, largest = cost.parameters(role.model), cost.largest_layer(role.model)
     frozen = RoleOutline(role, parameters, largest)

@@ -12,12 +12,32 @@ from models.configs import language
 from orchestrator.config.changes import Change
 from orchestrator.config.checks import check_at_least, check_choice
 from orchestrator.config.stage import TrainingConfig
+from orchestrator.stages.rewards import RULES
 
 if TYPE_CHECKING:
     from orchestrator.config.job import JobConfig
 
-OWN = ("data", "chat_template", "sequence_length", "validation_fraction")
-LOSSES = ("dpo", "ipo")
+OWN = ("data", "rule", "chat_template", "sequence_length", "validation_fraction")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a choice of `stage.loss` has."""
+
+    beta: float
+    """The default of its strength."""
+    reference: bool = True
+    """Whether it compares the policy with a frozen reference."""
+
+
+LOSSES = {
+    "dpo": Loss(0.1),
+    "ipo": Loss(0.1),
+    "kto": Loss(0.1),
+    "simpo": Loss(2.0, reference=False),
+    "orpo": Loss(0.1, reference=False),
+}
+REFERENCES = ("live", "precomputed")
 
 
 @dataclass
@@ -30,7 +50,9 @@ class DPOConfig(TrainingConfig):
     changes: ClassVar[Mapping[str, Change]] = {
         **TrainingConfig.changes,
         **dict.fromkeys(OWN, Change.ACCOUNTED),
-        **dict.fromkeys(("loss", "beta", "label_smoothing"), Change.MATHEMATICS),
+        **dict.fromkeys(("loss", "beta", "label_smoothing", "gap"), Change.MATHEMATICS),
+        "reference": Change.FREE,
+        **dict.fromkeys(("answered", "most_kl"), Change.FREE),
     }
     measures: ClassVar[Mapping[str, str]] = {
         **TrainingConfig.measures,
@@ -41,7 +63,10 @@ class DPOConfig(TrainingConfig):
     data: str | None = None
     """A table with columns "chosen" and "rejected", texts with a column "prompt" or lists of
     messages (FILE.jsonl, FILE.parquet ..., also as a glob); or hf:NAME. None: questions about
-    functions of Python; rejected is the answer of another function."""
+    functions of Python with two answers, one of them often damaged, of which `rule` prefers one."""
+    rule: str = "sentence"
+    """What makes an answer to a built-in question better than another, a name in RULES
+    (stages/rewards). By it the policy's own answers are measured before and after."""
     chat_template: str | None = None
     """A file with a Jinja template, or a tokenizer_config.json that has one. None: that of
     stage=sft."""
@@ -50,15 +75,29 @@ class DPOConfig(TrainingConfig):
     validation_fraction: float = 0.05
     """Part of the functions, or of the questions, that is never trained on, chosen by a hash."""
     loss: str = "dpo"
-    """dpo (Rafailov et al. 2023), or ipo (Azar et al. 2023)."""
-    beta: float = 0.1
-    """How close the policy stays to the reference; the larger, the closer."""
+    """dpo (Rafailov et al. 2023), ipo (Azar et al. 2023), kto (Ethayarajh et al. 2024); or, without
+    a reference, simpo (Meng et al. 2024), orpo (Hong et al. 2024)."""
+    beta: float | None = None
+    """dpo, ipo, kto: how close the policy stays to the reference; the larger, the closer. simpo:
+    how much a nat per token counts. orpo: weight of the odds beside the loss of the chosen answer.
+    None: 0.1, for simpo 2."""
+    gap: float = 1.0
+    """simpo: by how much the chosen answer is to be ahead; its authors take beta / 2 or so."""
     label_smoothing: float = 0.0
     """For loss=dpo: probability that a pair is the wrong way round (conservative DPO)."""
-    steps: int = 100
+    reference: str = "live"
+    """live: the reference is in memory and computes in each step. precomputed: it computes once,
+    before the first step, and is gone; what it said is kept in the cache."""
+    answered: int = 48
+    """Held-out questions that the policy answers before and after, which tells the reward by `rule`
+    and the distance from the reference. 0: none."""
+    most_kl: float | None = None
+    """Most nats per answer that the policy may end up from a live reference; beyond, the run says
+    so. None: any."""
+    steps: int = 60
     global_batch_size: int = 32
-    evaluate_every: int | None = 50
-    checkpoint_every: int | None = 50
+    evaluate_every: int | None = 20
+    checkpoint_every: int | None = 30
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -66,7 +105,11 @@ class DPOConfig(TrainingConfig):
         self.data = expand_home("stage.data", self.data)
         self.chat_template = expand_home("stage.chat_template", self.chat_template)
         check_at_least("stage.sequence_length", self.sequence_length, 2)
+        check_choice("stage.rule", self.rule, RULES)
         check_choice("stage.loss", self.loss, LOSSES)
+        check_choice("stage.reference", self.reference, REFERENCES)
+        check_at_least("stage.answered", self.answered, 0)
+        self.beta = LOSSES[self.loss].beta if self.beta is None else self.beta
         if not 0 < self.validation_fraction < 1:
             raise ValueError(
                 f"stage.validation_fraction={self.validation_fraction} must lie between 0 and 1; "
@@ -80,11 +123,36 @@ class DPOConfig(TrainingConfig):
                 "where a pair says nothing; try stage.label_smoothing=0.1"
             )
 
+        if not 0 <= self.gap < math.inf:
+            raise ValueError(f"stage.gap={self.gap} must be at least 0; try stage.gap=1")
+        if self.most_kl is not None and not 0 < self.most_kl < math.inf:
+            raise ValueError(
+                f"stage.most_kl={self.most_kl} must be greater than 0; try 10, in nats"
+            )
+
+    @property
+    def compares(self) -> bool:
+        """Whether the loss compares the policy with a reference."""
+        return LOSSES[self.loss].reference
+
+    @property
+    def live(self) -> bool:
+        """Whether the reference is in memory all the time."""
+        return self.compares and self.reference == "live"
+
     def unread(self, job: JobConfig) -> dict[str, str]:
-        """Settings of another loss, and of the tokenizer, which the weights bring along."""
+        """Settings of another loss or data, and of the tokenizer, which the weights bring along."""
         found = super().unread(job)
-        if self.loss != "dpo":
-            found["stage.label_smoothing"] = "it is for stage.loss=dpo"
+        for name, loss in (("label_smoothing", "dpo"), ("gap", "simpo")):
+            if self.loss != loss:
+                found[f"stage.{name}"] = f"it is for stage.loss={loss}"
+        if not self.compares:
+            why = f"stage.loss={self.loss} has no reference"
+            found |= {"stage.reference": why, "roles.reference": why}
+        if not (self.live and self.answered):
+            found["stage.most_kl"] = "it is for a live reference, and for stage.answered above 0"
+        if self.data is not None:
+            found["stage.rule"] = "it is of the built-in data, and stage.data names other"
         if job.tokenizer.kind != "file":
             found["tokenizer"] = "model.weights brings its own"
         return found

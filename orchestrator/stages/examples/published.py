@@ -68,6 +68,17 @@ def publish_arrays(
     return fingerprint
 
 
+def keep_arrays(name: str, arrays: Arrays, cache: Path) -> None:
+    """Publish what has been worked out from published arrays, unless that has been done.
+
+    Args:
+        name: sha256 of all that it follows from, by which `open_arrays` finds it.
+        arrays: by name.
+        cache: root of the cache.
+    """
+    _write(folder_of(name, cache), arrays, {})
+
+
 def _write(folder: Path, arrays: Arrays, files: Mapping[str, bytes]) -> None:
     if folder.is_dir():
         return

@@ -1,6 +1,6 @@
 """A run that trains on examples: its parts, and what the loop calls back."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic
@@ -113,18 +113,22 @@ class ExampleTraining(Generic[Batch]):
         with self.checkpoints:
             return self.loop(from_step)
 
-    def loop(self, from_step: int) -> Trained:
-        """Take the steps after this one."""
+    def batches(self) -> Iterator[list[Batch]]:
+        """This rank's micro-batches of one optimizer step after another."""
         batch = self.config.batch
         ranks = distributed.rank(), distributed.world_size()
+        return steps(self.train, self.order, self.position, batch.step, batch.micro, *ranks)
+
+    def loop(self, from_step: int) -> Trained:
+        """Take the steps after this one."""
         return fit(
             self.model.engine,
             self.objective(),
-            steps(self.train, self.order, self.position, batch.step, batch.micro, *ranks),
+            self.batches(),
             self.schedule,
             start_step=from_step,
             spent=self.checkpoints.spent,
-            flops_per_step=self.flops_per_example * batch.step,
+            flops_per_step=self.flops_per_example * self.config.batch.step,
             seed=self.config.seed,
             unit=self.unit,
             trained=self.trained,
