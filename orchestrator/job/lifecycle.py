@@ -1,15 +1,13 @@
-"""One job from start to end: plan, run folder, tracker, workers, result.json.
+"""The life of one job in its run folder: tracker, workers, result.json.
 
-1. `make_plan` makes the inputs ready and refuses what cannot work; nothing has started yet.
-2. The run folder is made; the journal opens; a mirror process starts to replay it into MLflow.
-3. The stage runs in a gang of Ray workers, or in this process; their records go to the journal.
-4. However it ended, result.json says so, the mirror catches up, and the screen tells what to do.
+1. The journal opens; a mirror process starts to replay it into MLflow.
+2. The stage runs in a gang of Ray workers, or in this process; their records go to the journal.
+3. However it ended, result.json says so, the mirror catches up, and the screen tells what to do.
 
 What the job knows of its stage is in its plan; how far it got is in its record.
 """
 
 import os
-import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -20,98 +18,36 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.gang import Files, run_inline
 from cluster.host.output import output_to
-from data.files import cache_root, in_use, read_json, write_text_atomic
+from data.files import cache_root, in_use, write_text_atomic
 from data.messages import counted, short
-from orchestrator.config import JobConfig, to_dict
 from orchestrator.job import ending, torchrun
 from orchestrator.job.attempts import Attempts
-from orchestrator.job.codes import DONE, FAILED, INTERRUPTED, REFUSED, STOPPED
+from orchestrator.job.codes import REFUSED, code_of
 from orchestrator.job.copies import Copies
 from orchestrator.job.failures import Explanation, explain_failure
 from orchestrator.job.rank import Assignment, environment, work
-from orchestrator.job.screen import Screen, Terminal
+from orchestrator.job.screen import Screen
 from orchestrator.job.signals import Stops
 from orchestrator.job.startup import Startup
 from orchestrator.plan import scoring
 from orchestrator.plan.fitting import what_would_fit
-from orchestrator.plan.planning import LABEL, Plan, make_plan
-from orchestrator.record import outbox, runfolder
+from orchestrator.plan.planning import Plan
+from orchestrator.record import runfolder
 from orchestrator.record.checkpoints import FOLDER as CHECKPOINTS
 from orchestrator.record.checkpoints import restore_replaced
 from orchestrator.record.checkpoints.finding import newest_of, published, read_complete
-from orchestrator.record.fencing import Fence, Fenced, take
+from orchestrator.record.fencing import Fence
 from orchestrator.record.journal import Journal
 from orchestrator.record.mlflow import NoMirror, sending_left_over, start_mirror
 from orchestrator.record.redaction import Redactor
 from orchestrator.record.story.spending import GOODPUT, spending
-from orchestrator.stages import STAGES
 from orchestrator.stages.result import SEPARATOR
 
 if TYPE_CHECKING:
     from orchestrator.stages.result import Result
 
 
-@dataclass(frozen=True)
-class Place:
-    """What a sweep decides of a trial: where its record is."""
-
-    folder: Path
-    """Of the run, not made yet."""
-    sweep: str
-    """Key of the sweep, whose process sends the record."""
-    judge: Callable[[int, Mapping[str, float]], bool] = lambda step, metrics: False
-    """Told of the metrics of a step; whether the job is to save and end. One that runs in this
-    process waits for the answer."""
-
-
 PLACE = ("rank", "host", "ip", "node", "pid", "gpus", "log")  # of a worker, for the record
-
-
-def execute(
-    config: JobConfig,
-    overrides: Sequence[str],
-    asked: float,
-    made: Callable[[Path], None] = lambda folder: None,
-    place: Place | None = None,
-) -> int:
-    """Run the job; returns the exit code. Raises ValueError, with nothing started, if refused.
-
-    `asked` is when the user asked for it, by `time.monotonic`; `made` is told the run folder.
-    `place` is that of a trial; without it the job finds its own, and sends its record itself.
-    """
-    torchrun.check_launcher(config)
-    if torchrun.is_follower(config):
-        return torchrun.follow(config)
-    outline = STAGES[config.stage.name].driver.outline(config)
-    startup = Startup(asked)
-    redactor = Redactor(to_dict(config))
-    with Screen(outline, Terminal(redactor)) as screen, torchrun.leading(config) as hand_out:
-        startup.enter("data")
-        for run in runfolder.remove_leftovers(Path(config.outputs)):
-            screen.say(f"removed a checkpoint that {short(run)} had left half-written")
-        screen.phase("preparing the data")
-        plan = make_plan(config, screen.say)
-        for line in plan.lines():
-            screen.say(line, hang=LABEL)
-        if plan.start is not None:  # what its driver did not live to hear belongs to the curve
-            with suppress(OSError, ValueError):  # somebody else's folder, which stays as it is
-                outbox.complete(plan.start.checkpoint.path.parents[1])
-        folder, sweep = (None, None) if place is None else (place.folder, place.sweep)
-        folder = runfolder.create(plan.config, overrides, plan.devices, folder)
-        made(folder)
-        screen.say(f"run folder {short(folder)}")
-        assert plan.ready is not None  # make_plan makes it
-        try:
-            fence = take(folder, 1)
-            assignment = Assignment(plan.config, folder, plan.ready.inputs, fence, sweep)
-            hand_out(assignment)
-            judge = Place.judge if place is None else place.judge
-            return Job(plan, overrides, assignment, screen, startup, redactor, judge).run()
-        except Fenced as error:  # the record is another attempt's
-            print(f"error: {error}", file=sys.stderr)
-            return FAILED
-        except Exception as error:  # whatever it is, the job was started: nothing was refused
-            return _end_badly(plan.config.stage.name, folder, redactor, error)
 
 
 @dataclass
@@ -179,7 +115,7 @@ class Job:
             ending.show(self.screen.console, ended, outcome)
         if explanation is not None and explanation.failure == "not_shared":
             return REFUSED
-        return _code(result)
+        return code_of(result)
 
     def _left_over(self) -> AbstractContextManager[object]:
         """Meanwhile, what earlier runs of these outputs could not send to MLflow is sent."""
@@ -405,29 +341,3 @@ class Job:
             measured = scoring.Measured(spent.step_seconds, self._memory)
             for line in scoring.record(self.plan, measured, self._journal, self.folder, learns):
                 self.screen.say(line)
-
-
-def _end_badly(stage: str, folder: Path, redactor: Redactor, error: Exception) -> int:
-    """Say in a sentence what happened to the record of a job; returns its exit code.
-
-    A job that has ended is what its result.json says, also if that could not be shown.
-    """
-    log = folder / "logs" / "driver.log"
-    with suppress(OSError):
-        log.write_text(redactor.text(traceback.format_exc()), encoding="utf-8")
-    explained = explain_failure(error, log=log)
-    print(f"error: {redactor.text(explained.line())}", file=sys.stderr)
-    if (folder / runfolder.RESULT).exists():
-        return _code(read_json(folder / runfolder.RESULT))
-    told = {"class": explained.failure, "rank": None, "host": None}
-    told |= {"message": redactor.text(explained.message), "remedy": explained.remedy}
-    facts = {"run_id": folder.name, "stage": stage, "status": "failed"}
-    with suppress(OSError):
-        runfolder.write_result(folder, {**facts, "error": told})
-    return FAILED
-
-
-def _code(result: dict[str, Any]) -> int:
-    """The exit code of a job with this result.json."""
-    interrupted = INTERRUPTED if result.get("checkpoint") else STOPPED
-    return {"done": DONE, "interrupted": interrupted}.get(result["status"], FAILED)

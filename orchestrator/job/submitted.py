@@ -3,6 +3,7 @@
 FOLDER is the job's own, below that of the queue. Its details.json has the config, checked when it
 was submitted, what was typed, and the folder that it was typed in; `run` becomes a link to the run
 folder. An attempt that finds the run of an earlier one, and a checkpoint in it, goes on from there.
+A trial of a sweep has its place in the details, and its record is sent by the sweep.
 The code is what travelled with the job.
 """
 
@@ -19,12 +20,13 @@ from data.messages import counted
 from orchestrator import BEGUN
 from orchestrator.config import JobConfig
 from orchestrator.job.codes import FAILED, REFUSED
+from orchestrator.job.execute import Place, execute
 from orchestrator.job.failures import explain_failure
-from orchestrator.job.lifecycle import execute
 from orchestrator.plan.devices import tell
 from orchestrator.record.checkpoints import FOLDER as CHECKPOINTS
 from orchestrator.record.checkpoints.finding import published
 from orchestrator.record.redaction import Redactor
+from orchestrator.record.runfolder import new_folder
 from orchestrator.stages import saved
 from orchestrator.terminal import prepare_streams, say
 
@@ -43,9 +45,11 @@ def main(arguments: Sequence[str]) -> int:
         details = read_json(folder / DETAILS)
         os.chdir(details["cwd"])
         words = [str(word) for word in details["overrides"]]
-        sys.argv = ["orchestrate", "run", *words]  # what was typed, for the record
+        # What was typed, for the record.
+        sys.argv = ["orchestrate", *details.get("command", ["run", *words])]
         config = _goes_on(folder, _config(folder, details))
-        return execute(config, words, BEGUN, lambda run: _point(folder / RUN, run))
+        place = _place(details, config)
+        return execute(config, words, BEGUN, lambda run: _point(folder / RUN, run), place)
     except ValueError as error:
         say(f"error: {Redactor({}).known(str(error))}", sys.stderr)
         return REFUSED
@@ -63,6 +67,16 @@ def _config(folder: Path, details: dict[str, Any]) -> JobConfig:
         tell(here, devices_of(here, details["nodes"]))  # what Ray would tell after seconds
         return replace(config, resources=replace(config.resources, address=here))
     return config
+
+
+def _place(details: dict[str, Any], config: JobConfig) -> Place | None:
+    """Of a trial: where the sweep looks for it, or beside that if an earlier attempt was there."""
+    if "sweep" not in details:
+        return None
+    folder = Path(details["folder"])
+    if folder.exists():
+        folder = new_folder(Path(config.outputs).absolute(), config.stage.name)
+    return Place(folder, details["sweep"])
 
 
 def devices_of(address: str, nodes: Sequence[Sequence[int]]) -> Devices:

@@ -1,1 +1,16 @@
-"""What a job will do, worked out before it starts; everything that can be refused is refused."""
+"""What a job will do, worked out before it starts; everything that can be refused is refused.
+
+planning.py     the plan of a job, and its lines
+resume.py       where it goes on, and what a resume may change
+weights.py      what its models start from
+devices.py      what there is, and whether the job fits it
+outputs.py      whether its checkpoints fit the disk
+memory.py       state of a worker, in closed form
+traffic.py      what workers send each other
+forecast.py     memory by part, time, hours, money, energy
+hardware.py     what the job is taken to run on
+calibration.py  what was measured of this machine, and what runs have taught
+prices.py       what an hour costs
+fitting.py      changes that make a job fit, or faster
+scoring.py      what came of a plan
+"""

@@ -186,8 +186,10 @@ def _peak(config: JobConfig, on: Hardware) -> float | None:
 
 def _seconds(config: JobConfig, outline: Outline, on: Hardware) -> tuple[float | None, str]:
     """Of a step, and where they come from."""
-    if not outline.steps or outline.length is None or not outline.roles:
+    if not outline.steps or not outline.roles:
         return None, "not known of this stage"
+    if outline.length is None:
+        return None, "not known: how long its examples are is not; --with-data may tell"
     if config.resources.device == "cuda":
         return _on_gpu(config, outline, on)
     own = on.calibration

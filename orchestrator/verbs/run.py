@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from orchestrator.config import JobConfig
-from orchestrator.job.lifecycle import execute
+from orchestrator.job.execute import execute
 
 
 def main(config: JobConfig, overrides: Sequence[str], asked: float, *, detach: bool = False) -> int:

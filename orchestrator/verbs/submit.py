@@ -9,7 +9,7 @@ import argparse
 import os
 import secrets
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from math import inf
 from pathlib import Path
@@ -19,7 +19,7 @@ import yaml
 
 from cluster.queue.client import Client, connect
 from cluster.queue.job import Bundle
-from cluster.queue.parcel import pack
+from cluster.queue.parcel import Parcel, pack
 from data.messages import listed
 from orchestrator.config import JobConfig, to_dict
 from orchestrator.job.submitted import MODULE, devices_of
@@ -35,6 +35,7 @@ CARRIED = (
     *("HF_HOME", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"),
 )
 
+PROJECT = "default"
 PROCESS_BYTES = 2**29  # of a worker that has imported all it needs, before there is a model
 
 Compose = Callable[[Sequence[str]], JobConfig]
@@ -49,7 +50,7 @@ def main(argv: Sequence[str], compose: Compose) -> int:
     client = connect()
     told = client.status()
     os.environ["RAY_ADDRESS"] = address = told["ray"]["address"]
-    tell(address, devices_of(address, _nodes(told)))
+    tell(address, devices_of(address, nodes_of(told)))
     return hand_in(client, told, compose(options.overrides), options.overrides, options)
 
 
@@ -62,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     )
     new.add_argument("overrides", nargs="*", help="as of `orchestrate run`")
     new.add_argument("--name", default="", help="for people")
-    new.add_argument("--project", default="default", help="for quotas [%(default)s]")
+    new.add_argument("--project", default=PROJECT, help="for quotas [%(default)s]")
     new.add_argument("--priority", type=int, default=0, help="higher goes first [%(default)s]")
     new.add_argument("--after", action="append", default=[], metavar="ID", help="a job to wait for")
     new.add_argument("--limit-minutes", type=float, help="stop it, with a checkpoint, after these")
@@ -74,7 +75,7 @@ def detached(config: JobConfig, overrides: Sequence[str]) -> int:
     client = connect()
     told = client.status()
     address = told["ray"]["address"]
-    tell(address, devices_of(address, _nodes(told)))
+    tell(address, devices_of(address, nodes_of(told)))
     if config.resources.address is None and config.resources.launcher == "ray":
         config = replace(config, resources=replace(config.resources, address=address))
     return hand_in(client, told, config, overrides, parser().parse_args([]))
@@ -88,6 +89,56 @@ def hand_in(
     options: argparse.Namespace,
 ) -> int:
     """Check the job and hand it in; `told` is the status of the cluster."""
+    asked = {
+        "id": f"{config.stage.name}-{secrets.token_hex(3)}",
+        "name": options.name,
+        "project": options.project,
+        "priority": options.priority,
+        "after": options.after,
+        "limit_s": None if options.limit_minutes is None else 60 * options.limit_minutes,
+    }
+    taken = request(client, told, config, overrides, code_of(config), asked, {}, say)
+    name = taken["id"]
+    say(f"{name} is {taken['state']}; needs {taken['asked']}")
+    say(f"watch:  orchestrate logs {name} -f")
+    say(f"status: orchestrate status {name}")
+    say(f"stop:   orchestrate stop {name}")
+    return 0
+
+
+def code_of(config: JobConfig) -> Parcel:
+    """The code that is here, without what keeps secrets, which is told."""
+    files, left = carried(SOURCE, Redactor(to_dict(config)))
+    if left:
+        say(f"left behind, for they keep secrets by their names: {listed(left)}", sys.stderr)
+    return pack(files)
+
+
+def request(
+    client: Client,
+    told: dict[str, Any],
+    config: JobConfig,
+    overrides: Sequence[str],
+    code: Parcel,
+    asked: Mapping[str, Any],
+    details: Mapping[str, Any],
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Check a job and hand it in with its code; returns what the queue says of it.
+
+    Args:
+        client: of the queue.
+        told: the status of its cluster.
+        config: of the job.
+        overrides: what was typed for it.
+        code: that it runs.
+        asked: fields of the queue's `Job` besides those that follow from the config.
+        details: for its driver, besides those of every job.
+        say: is told what the check finds.
+
+    Raises:
+        ValueError: it can't work, or the queue refuses it.
+    """
     address = told["ray"]["address"]
     if config.resources.address not in (None, address):
         raise ValueError(
@@ -96,32 +147,19 @@ def hand_in(
         )
     plan = check(config, say)
     redactor = Redactor(to_dict(config))
-    files, left = carried(SOURCE, redactor)
-    if left:
-        say(f"left behind, for they keep secrets by their names: {listed(left)}", sys.stderr)
     job = {
-        "id": f"{config.stage.name}-{secrets.token_hex(3)}",
-        "name": options.name,
-        "project": options.project,
-        "priority": options.priority,
-        "after": options.after,
-        "limit_s": None if options.limit_minutes is None else 60 * options.limit_minutes,
+        "project": PROJECT,
+        **asked,
         "needs": [asdict(bundle) for bundle in needs(plan)],
         "environment": _environment(plan.config, told),
     }
-    details = {
+    every = {
         "cwd": str(Path.cwd()),
         "overrides": [redactor.text(word) for word in overrides],
-        "nodes": _nodes(told),
+        "nodes": nodes_of(told),
         "config": yaml.safe_dump(to_dict(plan.config), sort_keys=False),
     }
-    taken = client.submit(job, MODULE, details, pack(files))
-    name = taken["id"]
-    say(f"{name} is {taken['state']}; needs {taken['asked']}")
-    say(f"watch:  orchestrate logs {name} -f")
-    say(f"status: orchestrate status {name}")
-    say(f"stop:   orchestrate stop {name}")
-    return 0
+    return client.submit(job, MODULE, {**every, **details}, code)
 
 
 def needs(plan: Plan) -> list[Bundle]:
@@ -138,7 +176,7 @@ def needs(plan: Plan) -> list[Bundle]:
     return [one] * workers
 
 
-def _nodes(told: dict[str, Any]) -> list[tuple[int, int]]:
+def nodes_of(told: dict[str, Any]) -> list[tuple[int, int]]:
     """GPUs and CPUs of each node of the cluster."""
     has = [node["resources"] for node in told["nodes"]]
     return [(int(own.get("GPU", 0)), int(own.get("CPU", 0))) for own in has]

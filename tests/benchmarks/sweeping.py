@@ -140,7 +140,7 @@ def trial(words: list[str]) -> None:
     GlobalHydra.instance().clear()  # of the app that calls
     plugins = sys.modules.get("hydra_plugins")
     from orchestrator.compose import compose_one
-    from orchestrator.job.lifecycle import execute
+    from orchestrator.job.execute import execute
 
     config = compose_one(words)
     if plugins is not None:  # which our composition hides, and the launcher is one
@@ -201,7 +201,16 @@ def be_ray_tune(common: Sequence[str], rates: Sequence[str], outputs: Path) -> N
         trial([*common, *own])
         tune.report({"done": 1})
 
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")
+    # A cluster of its own in a folder of its own: Ray would go to whichever one this machine has
+    # had last, which /tmp/ray remembers also when it is gone. The paths of its sockets are short.
+    own = tempfile.TemporaryDirectory(prefix="tune-", dir="/tmp", ignore_cleanup_errors=True)
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        logging_level="ERROR",
+        _temp_dir=own.name,
+    )
     space = {"rate": tune.grid_search(list(rates)), "hidden": tune.grid_search(list(HIDDEN))}
     found = tune.Tuner(
         trainable,
@@ -210,6 +219,7 @@ def be_ray_tune(common: Sequence[str], rates: Sequence[str], outputs: Path) -> N
     ).fit()
     assert not found.errors, found.errors[:1]
     ray.shutdown()
+    own.cleanup()
 
 
 CONTENDERS = {

@@ -8,7 +8,7 @@ from models.configs import MLPConfig
 from orchestrator.compose import compose
 from orchestrator.compose.sweeping import Sweeping
 from orchestrator.config import JobConfig
-from orchestrator.job.lifecycle import INTERRUPTED
+from orchestrator.job.codes import INTERRUPTED
 from orchestrator.record.runs import runs
 from orchestrator.stages.classify.stage import ClassifyConfig
 from orchestrator.verbs.sweep import in_order

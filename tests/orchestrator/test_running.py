@@ -146,8 +146,8 @@ def test_the_worst_of_a_population_go_on_from_the_best_with_values_near_theirs(t
 
 def test_asha_finds_what_the_grid_finds_with_at_most_two_fifths_of_its_steps(tmp_path):
     rates = np.geomspace(1e-4, 1e-1, 8)
-    words = (f"optim.learning_rate={','.join(f'{r:.6g}' for r in rates)}", "model.dropout=0,0.1")
-    words = (*words, "seed=1,2")
+    words = (f"optim.learning_rate={','.join(f'{rate:.6g}' for rate in rates)}",)
+    words = (*words, "model.dropout=0.0,0.1,0.2,0.3")
     grid = Carried(tmp_path / "grid", *words)
     assert grid.live(room=2)
     asha = Carried(tmp_path / "asha", *words, "pruner=asha")
@@ -156,6 +156,22 @@ def test_asha_finds_what_the_grid_finds_with_at_most_two_fifths_of_its_steps(tmp
     first = [ranked(own.asked, own.trials)[0] for own in (grid, asha)]
     assert first[0].values == first[1].values
     assert asha.steps <= 0.4 * grid.steps
+
+
+def test_asha_ends_most_of_a_grid_of_which_each_point_is_better_than_those_before(tmp_path):
+    rates = ",".join(f"{rate:.6g}" for rate in np.geomspace(1e-4, 1e-1, 32))
+
+    def rising(point, step):
+        return 1 - point["optim.learning_rate"] + math.exp(-step / 20)
+
+    asha = Carried(tmp_path / "asha", f"optim.learning_rate={rates}", "pruner=asha")
+    assert asha.live(room=2, function=rising)
+    assert len({trial.point["optim.learning_rate"] for trial in asha.trials}) == 32
+    assert ranked(asha.asked, asha.trials)[0].point["optim.learning_rate"] == "0.1"
+    assert asha.steps <= 0.4 * 32 * 100, "in the order of the grid none would be ended"
+    grid = Carried(tmp_path / "grid", f"optim.learning_rate={rates}", "trials=3", "sampler=grid")
+    assert grid.live(function=rising)
+    assert [trial.point["optim.learning_rate"] for trial in grid.trials] == rates.split(",")[:3]
 
 
 def test_trials_that_fail_are_counted_and_shown_and_do_not_stop_the_rest(tmp_path):

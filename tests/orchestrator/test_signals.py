@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.job import lifecycle
+from orchestrator.job import execute, lifecycle
 from orchestrator.job.codes import DONE, FAILED, INTERRUPTED, STOPPED
 from orchestrator.job.signals import Stops, handled
 from orchestrator.record.checkpoints.retention import remove_partial
@@ -70,7 +70,7 @@ def test_before_the_first_step_nothing_is_promised_and_the_code_says_so(corpus, 
 
 @pytest.mark.parametrize("number", ALL)
 def test_a_job_that_is_still_prepared_leaves_at_once(number, corpus, monkeypatch):
-    monkeypatch.setattr(lifecycle, "make_plan", lambda *_: receive(number))
+    monkeypatch.setattr(execute, "make_plan", lambda *_: receive(number))
     answer = typed("run", *on(corpus))
     assert (answer.code, answer.err) == (STOPPED, "")
     assert not Path("outputs").exists()
@@ -182,7 +182,7 @@ def test_what_goes_wrong_while_the_data_is_prepared_is_one_sentence(corpus, monk
     def fail(*_):
         raise OSError(5, os.strerror(5), "/mnt/corpus/a.txt")
 
-    monkeypatch.setattr(lifecycle, "make_plan", fail)
+    monkeypatch.setattr(execute, "make_plan", fail)
     answer = typed("run", *on(corpus))
     assert (answer.code, answer.err.count("\n")) == (FAILED, 1)
     assert "error: OSError: [Errno 5] Input/output error: '/mnt/corpus/a.txt'; " in answer.err

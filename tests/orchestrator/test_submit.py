@@ -2,16 +2,24 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from cluster.daemons.home import home, user, write
 from cluster.queue.client import connect
-from cluster.queue.job import Bundle, State
+from cluster.queue.drivers import Node
+from cluster.queue.job import ENDED, Bundle, State
+from cluster.queue.keeper import Keeper
+from cluster.queue.processes import Processes
 from orchestrator.job import submitted
 from orchestrator.record.code import SOURCE
 from orchestrator.record.runs import Run
+from orchestrator.verbs.sweep.table import Table
 from tests.cluster.queue_server import answering
 from tests.orchestrator.typed import SMALL, on, refused, typed
 
@@ -23,7 +31,8 @@ NODE = {"name": "here", "address": "127.0.0.1", "labels": {}}
 @pytest.fixture
 def own(tmp_path, monkeypatch):
     monkeypatch.setenv("ORCHESTRATE_STATE", str(tmp_path / "state"))
-    monkeypatch.setenv("RAY_ADDRESS", "")  # submit sets it
+    for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):  # which submit and sweep set
+        monkeypatch.setenv(name, "")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return home()
@@ -130,3 +139,59 @@ def test_where_nothing_is_up_each_command_says_what_to_type(own):
     for words in (("submit", *SMALL), ("jobs",), ("status",), ("stop", "x"), ("logs", "x")):
         assert "start one with `orchestrate up`" in refused(*words)
     assert typed("down").out == "nothing is up on this machine\n"
+
+
+@pytest.fixture
+def kept(table, tmp_path):
+    """The table, and somebody who keeps the queue: its drivers are processes of this machine."""
+    drivers = Processes(tmp_path / "attempts", [Node("here", 2)], Path.cwd())
+    keeper, over = Keeper(table, drivers, grace_s=20), threading.Event()
+
+    def keep():
+        while not over.wait(0.05):
+            keeper.tick()
+
+    thread = threading.Thread(target=keep)
+    thread.start()
+    yield table
+    for record in table.list():
+        if record.state not in ENDED:
+            table.stop(record.job.id, user(), anyone=True)
+    deadline = time.monotonic() + 30
+    while any(record.state not in ENDED for record in table.list()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    over.set()
+    thread.join()
+
+
+def test_a_sweep_of_jobs_of_the_queue_finds_them_again_after_it_was_killed(kept, tmp_path):
+    digits = ("experiment=small", "stage=classify", "model.hidden=[8]", "optim.warmup_steps=0")
+    lasting = ("stage.steps=1500", "stage.evaluate_every=100", "stage.checkpoint_every=500")
+    words = [*digits, *lasting, "optim.learning_rate=1e-2,3e-3,1e-7", "pruner=asha"]
+    assert "pruner=asha" in refused("sweep", *words, "launcher=queue", "pruner=pbt")
+    sweep = [sys.executable, "-m", "orchestrator", "sweep", *words]
+    with subprocess.Popen([*sweep, "launcher=queue", "name=x", "tracking=none"]) as process:
+        deadline = time.monotonic() + 60
+        while not any(record.state is State.RUNNING for record in kept.list()):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.kill()
+    handed_in = {record.job.id for record in kept.list()}
+    assert handed_in
+    answer = typed("sweep", "--resume", "x")
+    assert answer.code == 0, answer
+    assert "2 at once, 1 worker on CPU each, as jobs of the cluster at" in answer.out
+    (folder,) = Path("outputs").glob("*/*-sweep-x")
+    with Table(folder) as table:
+        trials = table.trials
+    begun = [[own for own in trial.folders if own.is_dir()] for trial in trials]
+    assert [len(own) for own in begun] == [1, 1, 1], "none was begun anew"
+    assert all(trial.folders[-1] == own for trial, (own,) in zip(trials, begun, strict=True))
+    ids = {trial.folders[-1].name[9:] for trial in trials}
+    assert handed_in <= ids == {record.job.id for record in kept.list()}
+    assert {trial.status for trial in trials} <= {"done", "pruned"}
+    best = min((own for own in trials if own.status == "done"), key=lambda own: own.values)
+    assert Run(best.folders[-1]).result["steps"] == 1500
+    assert all(trial.reports for trial in trials)
+    assert trials[2].stopped == "pruned", "the queue was told to stop it"

@@ -15,9 +15,10 @@ import pytest
 from cluster.host.network import free_port
 from orchestrator.compose.automatic import automatic
 from orchestrator.config import JobConfig, ResourcesConfig
-from orchestrator.job import lifecycle, torchrun
+from orchestrator.job import torchrun
 from orchestrator.job.rank import Assignment
 from orchestrator.plan.devices import check_fits
+from orchestrator.record import runfolder
 from orchestrator.record.fencing import Fence
 from tests.orchestrator.typed import on, typed
 
@@ -132,13 +133,13 @@ def test_data_that_a_rank_does_not_find_on_its_host_ends_with_2_and_the_folder(
     cache = tmp_path / "cache"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ORCHESTRATE_CACHE", str(cache))
-    create = lifecycle.runfolder.create
+    create = runfolder.create
 
     def clear(*arguments):
         shutil.rmtree(cache / "data" / "sets")
         return create(*arguments)
 
-    monkeypatch.setattr(lifecycle.runfolder, "create", clear)
+    monkeypatch.setattr(runfolder, "create", clear)
     answer = typed("run", *on(corpus), "stage.steps=2")
     assert answer.code == 2, answer
     assert f"{cache}/data/sets/" in answer.out

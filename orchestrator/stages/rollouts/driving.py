@@ -132,16 +132,17 @@ def _outline(
     }
     answers = batch.step * stage.steps
     first = next(iter(roles.values()))
-    flops = None
+    flops = length = None
     if published is not None:
         flops = answers * flops_per_answer(config, published)
+        length = published.tokens + stage.answer_tokens
     operations = "" if flops is None else f"; {flops:.3g} floating-point operations"
     cut = (
         f"{counted(stage.mini_batches, 'optimizer step')} x {counted(batch.micro, 'answer')} x "
         f"{counted(batch.accumulation_steps, 'micro-step')} x {counted(config.workers, 'worker')}"
     )
     lines = {
-        "model": f"{first.config.model.family}, {first.parameters:,} parameters",
+        "model": first.line,
         "data": data,
         "step": f"{cut} = {counted(batch.step, 'answer')} of at most "
         f"{counted(stage.answer_tokens, 'token')}, learned from {counted(stage.epochs, 'time')}",
@@ -156,6 +157,7 @@ def _outline(
         TRAINING,
         EVALUATION,
         flops=flops,
+        length=length,
         score=Score("validation/reward", lower_is_better=False),
     )
 

@@ -14,6 +14,7 @@ What has no dot and is no setting of a job is of the sweep itself:
     objective=METRIC        what it is about; METRIC:higher, or several with commas
     constraint='METRIC<=1'  what the best must keep
     parallel=2              at once; otherwise as many as there is room for
+    launcher=queue          trials are jobs of the cluster of `orchestrate up`, which outlive this
     seeds=3                 the best few again with other seeds: is it noise?
     failures=10             so many failed trials end the sweep
     name=mine               of its folder
@@ -25,7 +26,8 @@ folder; what became of them is in the folder of the sweep, and `--resume FOLDER`
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -39,13 +41,15 @@ from orchestrator.record.runfolder import new_folder
 from orchestrator.record.sweeps import ASKED, LOG
 from orchestrator.terminal import say
 from orchestrator.verbs.sweep.asked import Asked, fill_in, probe
-from orchestrator.verbs.sweep.launching import WarmProcesses, room_of
+from orchestrator.verbs.sweep.launching import Launcher, WarmProcesses, room_of
 from orchestrator.verbs.sweep.proposals import Proposer
 from orchestrator.verbs.sweep.report import Report
 from orchestrator.verbs.sweep.running import Ends, Sweep
-from orchestrator.verbs.sweep.settings import read
+from orchestrator.verbs.sweep.settings import Settings, read
 from orchestrator.verbs.sweep.space import Space
 from orchestrator.verbs.sweep.table import Table
+
+WARMED = 2  # processes that are started before it is known how many there is room for
 
 
 class Composing(Protocol):
@@ -82,14 +86,16 @@ def main(argv: Sequence[str], composing: Callable[[str | None], Composing]) -> i
             )
         folder = _folder(options.resume)
         asked = Asked.load(folder)
-        with composing(asked.config_dir) as compose:
-            return _carry_out(asked, folder, probe(asked.space, compose.job), compose)
+        with composing(asked.config_dir) as compose, _warm(asked.settings) as warm:
+            return _carry_out(asked, folder, probe(asked.space, compose.job), compose, warm)
     with composing(options.config_dir) as compose:
         words, space = compose.asked(options.words)
-        asked, jobs = fill_in(space, read(words), ["sweep", *argv], options.config_dir, compose.job)
-        folder = _new_folder(asked)
-        make_plan(jobs[0], say)  # the data is made once, not by all trials at the same time
-        return _carry_out(asked, folder, jobs, compose)
+        settings, command = read(words), ["sweep", *argv]
+        with _warm(settings) as warm:
+            asked, jobs = fill_in(space, settings, command, options.config_dir, compose.job)
+            folder = _new_folder(asked)
+            make_plan(jobs[0], say)  # the data is made once, not by all trials at the same time
+            return _carry_out(asked, folder, jobs, compose, warm)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -105,12 +111,32 @@ def parser() -> argparse.ArgumentParser:
     return new
 
 
-def _carry_out(asked: Asked, folder: Path, jobs: Sequence[JobConfig], compose: Composing) -> int:
-    here = available(None)
-    room = room_of(jobs, here.cpus, here.gpus)
-    if isinstance(asked.settings.parallel, int):
-        room = asked.settings.parallel
-    for line in [*asked.lines(), _trials_line(jobs, room), f"folder      {short(folder)}"]:
+@contextmanager
+def _warm(settings: Settings) -> Iterator[WarmProcesses]:
+    """Processes for trials, of which the first import already while the sweep is being checked.
+
+    Not where there are GPUs: which of them a process sees has to be known when it starts. If the
+    sweep is refused they are ended.
+    """
+    processes, here = WarmProcesses(), available(None)
+    if settings.launcher == "processes" and not here.gpus:
+        most = settings.parallel if isinstance(settings.parallel, int) else here.cpus
+        processes.warm(min(most, WARMED))
+    try:
+        yield processes
+    finally:
+        processes.close()
+
+
+def _carry_out(
+    asked: Asked,
+    folder: Path,
+    jobs: Sequence[JobConfig],
+    compose: Composing,
+    warm: WarmProcesses,
+) -> int:
+    launcher = _launcher(asked, folder, jobs, warm)
+    for line in [*asked.lines(), _trials_line(jobs, launcher), f"folder      {short(folder)}"]:
         say(line, hang=12)
     folder.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
@@ -118,10 +144,8 @@ def _carry_out(asked: Asked, folder: Path, jobs: Sequence[JobConfig], compose: C
         if not (folder / ASKED).exists():
             asked.save(folder)
         directions = [direction for _, direction in asked.objectives]
-        spent = sum(trial.seconds for trial in table.trials) / max(1, room)
+        spent = sum(trial.seconds for trial in table.trials) / max(1, launcher.room)
         proposer = Proposer(asked.space, asked.settings, directions, asked.course, asked.seed)
-        gpus = max(job.workers * job.resources.gpus_per_worker for job in jobs)
-        launcher = WarmProcesses(room, folder / LOG, gpus)
         sweep = Sweep(asked, table, proposer, launcher, compose.job, say)
         ended, whole = None, False
         outputs = Path(asked.outputs).absolute()
@@ -147,15 +171,30 @@ def _carry_out(asked: Asked, folder: Path, jobs: Sequence[JobConfig], compose: C
     return DONE
 
 
-def _trials_line(jobs: Sequence[JobConfig], room: int) -> str:
+def _launcher(
+    asked: Asked, folder: Path, jobs: Sequence[JobConfig], warm: WarmProcesses
+) -> Launcher:
+    """What carries the trials out. Raises QueueError if it is a queue that does not answer."""
+    parallel = asked.settings.parallel if isinstance(asked.settings.parallel, int) else None
+    if asked.settings.launcher == "queue":
+        from orchestrator.verbs.sweep.queued import QueuedTrials
+
+        return QueuedTrials(jobs, parallel)
+    here = available(None)
+    warm.room, warm.log = parallel or room_of(jobs, here.cpus, here.gpus), folder / LOG
+    warm.gpus = max(job.workers * job.resources.gpus_per_worker for job in jobs)
+    return warm
+
+
+def _trials_line(jobs: Sequence[JobConfig], launcher: Launcher) -> str:
     """How trials are carried out."""
     resources = max((job.resources for job in jobs), key=lambda own: own.most)
     kind = "GPU" if resources.gpus_per_worker else "CPU"
     each = f"{counted(resources.most, 'worker')} on {kind}"
-    how = "in warm processes of this machine"
+    how = launcher.how
     if resources.launcher == "ray":
         how += "; each starts its Ray workers anew, resources=cpu1 does without"
-    return f"trials      {room} at once, {each} each, {how}"
+    return f"trials      {launcher.room} at once, {each} each, {how}"
 
 
 def _new_folder(asked: Asked) -> Path:

@@ -1,8 +1,9 @@
-"""How a trial is started, heard and stopped: by a `Launcher`, of which there is one kind so far.
+"""How a trial is started, heard and stopped: by a `Launcher`, of which there are two kinds.
 
 `WarmProcesses` has some processes on this machine that carry out one trial after another: what
 they have imported and read stays with them, which for a short trial is most of its time. One that
-dies is replaced. When this process dies they save what they are at, and end.
+dies is replaced. When this process dies they save what they are at, and end. The other kind is the
+queue of a cluster, see `queued.py`.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ class Ended:
     trial: int
     refused: str | None = None
     """Why it can't work; it was not started."""
+    run: Path | None = None
+    """Where its record is. None: where it was ordered to be."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +85,17 @@ class Launcher(Protocol):
 
     room: int
     """Trials at once."""
+    how: str
+    """They are carried out, for the screen."""
 
     def start(self, order: Order) -> None:
         """Start a job; there is room for it."""
+
+    def adopt(self, trial: int, folder: Path, reports: str | None) -> bool:
+        """Whether a trial that was started by an earlier process of the sweep still goes on.
+
+        If so, what happens to it is news from now on, and what it has reported is told again.
+        """
 
     def news(self, seconds: float) -> Sequence[News]:
         """What has happened since, after so many seconds at most; of a trial, `Ended` last."""
@@ -106,24 +117,38 @@ class _Process:
     process: subprocess.Popen[bytes]
     connection: Connection[Any, Any]
     order: Order | None = None
+    silent: bool = False
+    """It was started before there was a log, and has had no order yet."""
 
 
 @dataclass
 class WarmProcesses:
-    """So many processes, started when they are needed."""
+    """So many processes, started when they are needed, or some before."""
 
-    room: int
-    log: Path
-    """Their output, one after another."""
+    room: int = 1
+    log: Path | None = None
+    """Their output, one after another. None: there is no folder for it yet."""
     gpus: int = 0
     """Of a trial; each process has its own."""
+    how: str = "in warm processes of this machine"
     _processes: list[_Process | None] = field(default_factory=list)
+
+    def warm(self, many: int) -> None:
+        """Start so many processes already: they import while the sweep is still being checked."""
+        for _ in range(many):
+            self._spawn().silent = True
 
     def start(self, order: Order) -> None:
         """Give the order to a process that waits, or to a new one."""
         idle = next((own for own in self._alive() if own.order is None), None) or self._spawn()
-        idle.order = order
+        if idle.silent and self.log is not None:
+            self._send(idle, self.log)
+        idle.order, idle.silent = order, False
         self._send(idle, order)
+
+    def adopt(self, trial: int, folder: Path, reports: str | None) -> bool:
+        """No: the processes end with who has started them."""
+        return False
 
     def news(self, seconds: float) -> Sequence[News]:
         """What the processes say."""
@@ -144,11 +169,11 @@ class WarmProcesses:
         self._tell(trial, Stop(trial))
 
     def close(self) -> None:
-        """A process that is at a trial is ended at once, the others by themselves."""
+        """A process that is at a trial, or has had none, is ended at once, others by themselves."""
         left = list(self._alive())
         for own in left:
             own.connection.close()
-            if own.order is not None:
+            if own.order is not None or own.silent:
                 own.process.kill()
         deadline = time.monotonic() + LEAVE_SECONDS
         for own in left:
@@ -167,7 +192,7 @@ class WarmProcesses:
             if own.order is not None and own.order.trial == trial:
                 self._send(own, what)
 
-    def _send(self, own: _Process, what: Order | Stop | GoOn) -> None:
+    def _send(self, own: _Process, what: Order | Stop | GoOn | Path) -> None:
         with suppress(OSError):  # it has died, which `news` tells
             own.connection.send(what)
 
@@ -192,8 +217,9 @@ class WarmProcesses:
         here, there = Pipe()
         root = str(Path(__file__).resolve().parents[3])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as output:
+        if self.log is not None:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+        with (self.log or Path(os.devnull)).open("ab") as output:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", WORKER, str(there.fileno())],
                 pass_fds=[there.fileno()],

@@ -111,6 +111,13 @@ class Sweep:
 
     def _settle(self, trial: Trial, to_stop: bool) -> None:
         """Find out how a trial stands whose sweep was interrupted."""
+        if trial.folders and self.launcher.adopt(*self._heard_at(trial)):
+            self.running[trial.number] = trial.folders[-1]
+            if to_stop and trial.stopped is None:
+                self.table.write("stopped", trial.number, why=PRUNED)
+            if trial.stopped is not None:
+                self.launcher.stop(trial.number)
+            return
         if to_stop and trial.stopped is None:
             self.table.write("stopped", trial.number, why=PRUNED)
         self._await_end(trial)
@@ -230,10 +237,14 @@ class Sweep:
         folder = new_folder(Path(config.outputs).absolute(), config.stage.name)
         self.table.write("started", trial.number, folder=os.path.relpath(folder, self.table.folder))
         self.running[trial.number] = folder
-        waits = self.asked.settings.pruner != "none" and trial.seed_of is None
-        metric = self.asked.objectives[0][0] if waits else None
         sweep, command = key_of(self.table.folder), self.asked.command
-        self.launcher.start(Order(trial.number, config, words, command, folder, sweep, metric))
+        number, _, metric = self._heard_at(trial)
+        self.launcher.start(Order(number, config, words, command, folder, sweep, metric))
+
+    def _heard_at(self, trial: Trial) -> tuple[int, Path, str | None]:
+        """A trial, its folder, and the metric at which it is judged, if it is."""
+        judged = self.asked.settings.pruner != "none" and trial.seed_of is None
+        return trial.number, trial.folders[-1], self.asked.objectives[0][0] if judged else None
 
     def _heard(self, news: News) -> None:
         trial = self.table.trials[news.trial]
@@ -244,6 +255,9 @@ class Sweep:
                 self.launcher.go_on(trial.number)
             return
         self.running.pop(trial.number, None)
+        if news.run not in (None, trial.folders[-1]) and trial.stopped is None:
+            folder = os.path.relpath(str(news.run), self.table.folder)
+            self.table.write("started", trial.number, folder=folder)
         status = Run(trial.folders[-1]).result.get("status")
         interrupted = status in (None, INTERRUPTED)
         if news.refused is not None:

@@ -10,6 +10,7 @@ from data.messages import did_you_mean
 
 SAMPLERS = ("grid", "random", "sobol", "tpe", "cmaes", "gp")
 PRUNERS = ("none", "asha", "hyperband", "median", "pbt")
+LAUNCHERS = ("processes", "queue")
 GRID_MOST = 10_000  # jobs
 DIRECTIONS = ("lower", "higher")
 BOUND = re.compile(r"\s*([\w/@.-]+)\s*(<=|>=)\s*(\S+)\s*")
@@ -50,7 +51,11 @@ class Settings:
     constraint: str | None = None
     """METRIC<=NUMBER or METRIC>=NUMBER, several with commas: what the best trial must keep."""
     parallel: str | int = "auto"
-    """Trials at once. auto: as many as the cores, or GPUs, of this machine have room for."""
+    """Trials at once. auto: as many as the cores, or GPUs, of this machine, or of the cluster, have
+    room for."""
+    launcher: str = "processes"
+    """processes of this machine, which stay warm; or queue: trials are jobs of the cluster that
+    `orchestrate up` has started, and go on when this terminal is closed."""
     seeds: int = 1
     """The best few run again until each has so many seeds: how much of the ranking is noise."""
     failures: int | None = None
@@ -63,6 +68,12 @@ class Settings:
         if self.sampler is not None:
             _check_choice("sampler", self.sampler, SAMPLERS)
         _check_choice("pruner", self.pruner, PRUNERS)
+        _check_choice("launcher", self.launcher, LAUNCHERS)
+        if self.launcher == "queue" and self.pruner == "pbt":
+            raise ValueError(
+                "launcher=queue lets trials go on while they are compared, and pruner=pbt has them "
+                "stand still; leave it out, or try pruner=asha"
+            )
         for setting in ("trials", "seeds", "failures"):
             _check_count(setting, getattr(self, setting), example=3)
         if self.parallel != "auto":
@@ -121,7 +132,7 @@ def split(text: str | None) -> list[str]:
     return [] if text is None else [part.strip() for part in text.strip("[]").split(",")]
 
 
-CHOICES = {"sampler": SAMPLERS, "pruner": PRUNERS}
+CHOICES = {"sampler": SAMPLERS, "pruner": PRUNERS, "launcher": LAUNCHERS}
 NAMES = tuple(field.name for field in fields(Settings))
 
 
@@ -137,7 +148,7 @@ def read(words: Iterable[str]) -> Settings:
         value: Any = None if text in ("null", "None", "") else text.strip("'\"")
         whole = name in ("trials", "seeds", "failures", "parallel")
         given[name] = int(text) if whole and re.fullmatch(r"-?\d+", text) else value
-        if value is None and name in ("pruner", "parallel", "seeds"):
+        if value is None and name in ("pruner", "parallel", "seeds", "launcher"):
             raise ValueError(f"{word} has no value; leave it out for its default")
     return Settings(**given)
 

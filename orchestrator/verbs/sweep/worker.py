@@ -1,9 +1,9 @@
 """A process that carries out trials, one after another.
 
 It is told by a connection, on the file descriptor that is its argument: an `Order` is a job, `Stop`
-means that a trial is to save and end, `GoOn` that one which waits after a report is to go on. It
-answers with `Report` and `Ended`. When the connection is closed, by will or by death, it saves what
-it is at and leaves.
+means that a trial is to save and end, `GoOn` that one which waits after a report is to go on, and a
+path is that of its log. It answers with `Report` and `Ended`. When the connection is closed, by
+will or by death, it saves what it is at and leaves.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import threading
 import time
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from orchestrator.job.lifecycle import Place, execute
+from orchestrator.job.execute import Place, execute
 from orchestrator.job.signals import handled, interrupt
 from orchestrator.verbs.sweep.launching import Ended, GoOn, Order, Report, Stop
 
@@ -91,13 +92,15 @@ class Worker:
         """Hand on what is told; runs in a thread of its own."""
         while True:
             try:
-                told: Order | Stop | GoOn = self._connection.recv()
+                told: Order | Stop | GoOn | Path = self._connection.recv()
             except (EOFError, OSError):
                 self._stop(None)
                 self._orders.put(None)
                 return
             if isinstance(told, Order):
                 self._orders.put(told)
+            elif isinstance(told, Path):
+                _write_to(told)
             elif isinstance(told, Stop):
                 self._stop(told.trial)
             else:
@@ -118,6 +121,14 @@ class Worker:
         with self._lock:
             if self._order is not None and trial in (None, self._order.trial):
                 os.kill(os.getpid(), signal.SIGTERM)  # as a job is stopped by anybody
+
+
+def _write_to(log: Path) -> None:
+    """Have the output of this process go to the end of a file from now on."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(file.fileno(), stream.fileno())
 
 
 def _import_all() -> None:
