@@ -94,6 +94,7 @@ VERBS = {
     "compare": Verb("how runs differ: settings, data, code, curves; in a band or not", "compare"),
     "rerun": Verb("a run once more with its own code, and whether the same comes out", "rerun"),
     "why": Verb("the story of a run: how it ended, what was lost, where the time went", "why"),
+    "audit": Verb("check what a policy learns from before a long run of it", "audit", "config"),
     "rollouts": Verb("what a policy has answered in a step, and what that was worth", "rollouts"),
     "drill": Verb(
         "rehearse failures on your own job: kill, freeze, fill, flip", "drill.command", "either"

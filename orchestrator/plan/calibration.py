@@ -17,6 +17,7 @@ import os
 import platform
 import re
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -162,11 +163,22 @@ def machine() -> dict[str, Any]:
 
 def cpu_name() -> str:
     """The model of the CPU."""
-    try:
-        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    except OSError:
-        found = None
+    found = re.search(r"model name\s*: (.+)", _cpu_described())
     return found[1] if found else platform.machine()
+
+
+def multiplies_bf16() -> bool:
+    """Whether the CPU has instructions for bf16, as torch asks for them (models/projection.py)."""
+    return "avx512_bf16" in _cpu_described()
+
+
+@cache
+def _cpu_described() -> str:
+    """What Linux says of the CPU; nothing on other systems."""
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def file() -> Path:

@@ -7,6 +7,7 @@ from orchestrator.stages.embed.stage import EmbedConfig
 from orchestrator.stages.evaluate.stage import EvaluateConfig
 from orchestrator.stages.grpo.stage import GRPOConfig
 from orchestrator.stages.masked.stage import MaskedConfig
+from orchestrator.stages.ppo.stage import PPOConfig
 from orchestrator.stages.pretrain.stage import PretrainConfig
 from orchestrator.stages.regress.stage import RegressConfig
 from orchestrator.stages.reward.stage import RewardConfig
@@ -69,6 +70,11 @@ STAGES = {
         GRPOConfig,
         "orchestrator.stages.grpo.driver",
         "orchestrator.stages.grpo.train:optimize",
+    ),
+    "ppo": Stage(
+        PPOConfig,
+        "orchestrator.stages.ppo.driver",
+        "orchestrator.stages.ppo.train:optimize",
     ),
     "evaluate": Stage(
         EvaluateConfig,

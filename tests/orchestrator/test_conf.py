@@ -67,7 +67,7 @@ def test_every_choice_composes_and_has_a_plan(choice, tmp_path, monkeypatch, cor
         overrides.append("tokenizer.path=tokenizer.json")
     if choice == "stage=evaluate":
         overrides += [f"checkpoint={trained(corpus)}", "data.sequence_length=32"]
-    if choice in ("stage=dpo", "stage=grpo"):
+    if choice in ("stage=dpo", "stage=grpo", "stage=ppo"):
         overrides.append(f"model.weights={trained(corpus)}")
     plan = rough_plan(job(*overrides))
     assert plan.parameters > 0

@@ -216,6 +216,12 @@ def test_a_setting_of_a_job_is_read_by_it_or_refused(stage, watched, corpus, tmp
             *("stage.steps=2", "optim.warmup_steps=1", "tokenizer=bytes", "model.layers=1"),
             *(f"stage.data={talks(tmp_path)}", "model.width=16", "model.heads=2"),
         ],
+        "ppo": [
+            *(f"model.weights={trained(corpus)}", f"stage.data={talks(tmp_path)}"),
+            *("stage.steps=2", "optim.warmup_steps=1", "stage.prompt_tokens=24"),
+            *(f"stage.chat_template={tmp_path / 'short.jinja'}", "stage.answer_tokens=4"),
+            *("stage.global_batch_size=8", "stage.validation_fraction=0.2"),
+        ],
         "grpo": [
             *(f"model.weights={trained(corpus)}", f"stage.data={talks(tmp_path)}"),
             *("stage.steps=2", "optim.warmup_steps=1", "stage.prompt_tokens=24"),

@@ -54,7 +54,7 @@ def measured(**own):
 def job(workers=8, *, engine=None, **stage):
     return JobConfig(
         stage=PretrainConfig(global_batch_size=64, **stage),
-        model=GPTConfig(width=256, heads=4, layers=4, max_positions=128, vocab_size=4096),
+        model=GPTConfig(width=2048, heads=16, layers=4, max_positions=128, vocab_size=4096),
         data=replace(JobConfig().data, sequence_length=128),
         optim=OptimConfig(warmup_steps=1),
         engine=engine or EngineConfig(zero_stage=0, precision="bf16"),
@@ -76,6 +76,10 @@ def test_the_time_of_a_gpu_is_operations_over_peak_and_mfu():
     slower = rough_plan(job(steps=10, engine=again))
     blocks = forecast(slower.config, slower.outline, on_gpu(80e9)).step_seconds
     assert 1.2 < blocks / own.step_seconds < 4 / 3  # all but the output layer, once more
+    small = replace(plan.config, model=replace(plan.config.model, width=64))
+    bound = forecast(small, rough_plan(small).outline, on_gpu(80e9))
+    assert "an estimate" in bound.why
+    assert bound.mfu < 0.1
     shown = "\n".join(replace(plan, hardware=on_gpu(80e9)).lines())
     hours = 8 * 10 * own.step_seconds / 3600
     assert f"{2 * hours:,.2f} USD at 2 an hour" in shown

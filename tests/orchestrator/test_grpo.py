@@ -166,6 +166,22 @@ def test_a_policy_that_runs_away_and_a_reward_that_is_no_number_end_the_run_by_s
     assert "the reward of 16 answers of step 1 is no number" in wrong.out + wrong.err
 
 
+def test_an_audit_passes_what_is_sound_and_names_a_sampler_of_another_temperature(
+    asked, monkeypatch
+):
+    sound = typed("audit", *asked, "stage.answer_tokens=6", "stage.temperature=0.7")
+    assert sound.code == 0, sound
+    assert sound.out.count("\npass  ") == 9
+    plain = training.sample
+    monkeypatch.setattr(
+        training, "sample", lambda *own, **named: plain(*own, **named | {"temperature": 2.0})
+    )
+    wrong = typed("audit", *asked, "stage.temperature=0.7")
+    assert wrong.code == 1, wrong
+    assert "FAIL  sampler and trainer agree on each token" in wrong.out
+    assert "its own answers, such as stage=grpo" in typed("audit", "stage=classify").err
+
+
 def role(positions="learned"):
     model = GPTConfig(
         vocab_size=31, max_positions=24, layers=2, width=32, heads=4, positions=positions,

@@ -6,5 +6,6 @@ driving.py   the stage in the process that starts the job
 training.py  the loop: a step is a rollout and the updates by it; evaluation, checkpoints
 updating.py  one optimizer step on answers, and the objective of a policy
 outcome.py   the true reward before and after, with intervals; answers before and after
+auditing.py  checks of a policy and its settings before a long run
 keeping.py   the rollouts as a run keeps them
 """

@@ -1,6 +1,7 @@
 """A stage of rollouts in the process that starts the job: arithmetic, prompts, record."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +14,8 @@ from data.sources.conversation import Conversation
 from data.sources.conversations import file_conversations
 from data.sources.python_questions import python_questions
 from models import cost
-from models.configs import language
-from orchestrator.config import JobConfig
+from models.configs import CausalConfig, language
+from orchestrator.config import JobConfig, RoleConfig
 from orchestrator.stages.examples.driving import record_of
 from orchestrator.stages.examples.resuming import start_position
 from orchestrator.stages.language.roles import language_role, tokenizer_of_weights
@@ -128,7 +129,7 @@ def _outline(
     roles = {
         name: RoleOutline(role, cost.parameters(role.model), cost.largest_layer(role.model))
         for name in stage.roles
-        for role in [language_role(config, vocabulary, name)]
+        for role in [rollout_role(config, vocabulary, name)]
     }
     answers = batch.step * stage.steps
     first = next(iter(roles.values()))
@@ -162,6 +163,15 @@ def _outline(
     )
 
 
+def rollout_role(config: JobConfig, vocabulary: int, name: str) -> RoleConfig:
+    """As `language_role`, with a value head where the stage wants one."""
+    role = language_role(config, vocabulary, name)
+    if name not in config.section(RolloutConfig).valued:
+        return role
+    assert isinstance(role.model, CausalConfig)  # the stage has checked that
+    return replace(role, model=replace(role.model, value_head=True))
+
+
 def flops_per_answer(config: JobConfig, published: PublishedPrompts) -> float:
     """Floating-point operations for an answer of full length, of all that is done with it.
 
@@ -172,7 +182,7 @@ def flops_per_answer(config: JobConfig, published: PublishedPrompts) -> float:
     tokens = round(published.tokens) + stage.answer_tokens
     found = 0.0
     for name in stage.roles:
-        model = language_role(config, published.vocab_size, name).model
+        model = rollout_role(config, published.vocab_size, name).model
         passes = 1 + (name == stage.roles[0])
         trained = 0 if name in stage.frozen else 3 * stage.epochs
         found += cost.flops_per_sample(model, tokens) / 3 * (passes + trained)

@@ -30,6 +30,8 @@ class RolloutConfig(TrainingConfig):
     reads: ClassVar[tuple[str, ...]] = (*TrainingConfig.reads, "tokenizer")
     roles: ClassVar[tuple[str, ...]] = ("model", "reference")
     frozen: ClassVar[tuple[str, ...]] = ("reference",)
+    valued: ClassVar[tuple[str, ...]] = ()
+    """Roles with a value head."""
     changes: ClassVar[Mapping[str, Change]] = {
         **TrainingConfig.changes,
         **dict.fromkeys(OWN, Change.ACCOUNTED),
@@ -63,7 +65,7 @@ class RolloutConfig(TrainingConfig):
     """Part of the functions, or of the first questions, that is never trained on, by a hash."""
     validation_prompts: int = 128
     """Most held-out prompts of an evaluation."""
-    rule: str = "word_f1"
+    rule: str = "from_prompt"
     """The true reward, from 0 to 1: exact, contains, word_f1, from_prompt, length, no_repetition,
     sentence (orchestrator/stages/rewards/rules.py)."""
     steps: int = 100

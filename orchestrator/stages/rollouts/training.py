@@ -30,7 +30,7 @@ from orchestrator.stages.language.roles import language_role
 from orchestrator.stages.result import Result
 from orchestrator.stages.rewards import RULES
 from orchestrator.stages.rollouts import keeping
-from orchestrator.stages.rollouts.driving import SAME, flops_per_answer
+from orchestrator.stages.rollouts.driving import SAME, flops_per_answer, rollout_role
 from orchestrator.stages.rollouts.outcome import SHOWN, Measured, tables
 from orchestrator.stages.rollouts.prompts import PublishedPrompts, Questions, open_split
 from orchestrator.stages.rollouts.section import RolloutConfig
@@ -106,7 +106,7 @@ class RolloutTraining(ExampleTraining[Questions]):
         """A model that stays as it was saved."""
         return build_role(
             name,
-            language_role(self.config, self.published.vocab_size, name),
+            rollout_role(self.config, self.published.vocab_size, name),
             device=self.run.device,
             seed=self.config.seed,
             micro_batch=self.config.batch.micro,

@@ -1,0 +1,6 @@
+"""Proximal policy optimization: a critic tells what each token was expected to bring.
+
+stage.py    the settings
+driver.py   the stage in the process that starts the job
+train.py    what every rank does, with policy, critic and the frozen reference
+"""

@@ -1,0 +1,152 @@
+"""Proximal policy optimization on every rank (Schulman et al. 2017; Ziegler et al. 2019)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from orchestrator.config import JobConfig, RoleConfig
+from orchestrator.stages.examples.resuming import FACTS
+from orchestrator.stages.ppo.stage import PPOConfig
+from orchestrator.stages.result import Result
+from orchestrator.stages.rollouts.driving import rollout_role
+from orchestrator.stages.rollouts.prompts import PublishedPrompts
+from orchestrator.stages.rollouts.training import RolloutTraining
+from orchestrator.stages.rollouts.updating import (
+    Experience,
+    MicroBatch,
+    averaged,
+    mini_batches,
+    policy_objective,
+)
+from orchestrator.stages.run import Run
+from orchestrator.training import distributed
+from orchestrator.training.advantages import gae, penalised_rewards, whiten
+from orchestrator.training.engine import Engine
+from orchestrator.training.kl import KLController, kl_estimate
+from orchestrator.training.loop import Metrics, evaluating
+from orchestrator.training.objectives import Objective, Summed
+from orchestrator.training.optim import learning_rate
+from orchestrator.training.policy_loss import token_weights, value_loss
+from orchestrator.training.roles import Role
+from orchestrator.training.rollout import Rollout, slices
+
+COEFFICIENT = "kl_coefficient"  # what a checkpoint says of the KL penalty
+
+
+@dataclass(frozen=True)
+class Valued(Experience):
+    """Answers with what the critic expects of them."""
+
+    values: Tensor
+    """fp32 (B, T): of what is still to come, before each token is chosen."""
+    returns: Tensor
+    """fp32 (B, T): what the critic should have said."""
+
+
+def optimize(config: JobConfig, inputs: PublishedPrompts, run: Run) -> Result:
+    """Measure, learn, save, and tell what got better. Every rank calls it."""
+    training = Training(config, inputs, run)
+    training.look_before()
+    return training.result(training.fit())
+
+
+class Training(RolloutTraining):
+    """A run of PPO."""
+
+    critic: Role
+
+    def __init__(self, config: JobConfig, published: PublishedPrompts, run: Run) -> None:
+        """Make the models, and go to where the run goes on."""
+        self.ppo = config.section(PPOConfig)
+        super().__init__(config, published, run)
+        self.update_critic = self.updates_of(self.critic)
+        start = self.checkpoints.start
+        at = self.ppo.kl_coefficient if start is None else start.facts[FACTS][COEFFICIENT]
+        self.penalty = KLController(at, self.ppo.kl_target, self.ppo.kl_horizon)
+
+    def make(self, role: RoleConfig) -> None:
+        """Make policy and critic, as they are where the run goes on, and the reference."""
+        super().make(role)
+        size = self.published.vocab_size
+        self.critic = self.trained_role("critic", rollout_role(self.config, size, "critic"))
+
+    @property
+    def trained_roles(self) -> tuple[Role, ...]:
+        """Those that a checkpoint keeps."""
+        return self.model, self.critic
+
+    @property
+    def state(self) -> Mapping[str, Any]:
+        """The coefficient that the run goes on with."""
+        return {COEFFICIENT: self.penalty.coefficient}
+
+    def take(self, step: int, rate: float) -> Metrics:
+        """Answers, judged token by token, from which policy and critic learn."""
+        asked = self.ask(step)
+        experience = self.expect(self.judge(step, asked))
+        of_policy = policy_objective("clip", self.ppo, kl_coefficient=0.0)
+        of_critic = critic_objective(self.ppo)
+        assert self.critic.config.optim is not None  # it is trained
+        critic_rate = learning_rate(self.critic.config.optim, step, self.ppo.steps)
+        policy: list[Metrics] = []
+        critic: list[Metrics] = []
+        for _ in range(self.ppo.epochs):
+            for batches in mini_batches(experience, asked.ids, self.ppo, self.config.batch.micro):
+                policy.append(self.update_policy(step, of_policy, batches, rate))
+                critic.append(self.update_critic(step, of_critic, batches, critic_rate, "critic"))
+        told = averaged(policy) | averaged(critic) | self.told(step, asked, experience)
+        told["train/kl_coefficient"] = self.penalty.coefficient
+        told["critic/explained_variance"] = explained_variance(experience)
+        self.penalty.update(told["train/kl_of_an_answer"], self.config.batch.step)
+        return told
+
+    def expect(self, judged: Experience) -> Valued:
+        """The answers with values, returns and whitened advantages."""
+        rollout, mask = judged.rollout, judged.rollout.mask
+        values = self.values(rollout)
+        kl = kl_estimate(judged.old, judged.reference, self.ppo.kl_estimator)
+        rewards = penalised_rewards(judged.rewards, kl, mask, self.penalty.coefficient)
+        advantages, returns = gae(rewards, values, mask, self.ppo.gamma, self.ppo.gae_lambda)
+        known = replace(judged, advantages=whiten(advantages, mask))
+        return Valued(**known.shallow, values=values, returns=returns)
+
+    def values(self, rollout: Rollout) -> Tensor:
+        """What the critic expects at each token, (B, T), 0 outside the mask."""
+        with evaluating(self.critic.engine):
+            parts = (rollout.at(rows) for rows in slices(len(rollout), self.config.batch.micro))
+            found = [self.critic.engine.forward(part.tokens[:, :-1]).float() for part in parts]
+        return torch.where(rollout.mask, torch.cat(found), 0.0)
+
+
+def critic_objective(stage: PPOConfig) -> Objective[MicroBatch]:
+    """The loss of a critic on answers."""
+
+    def objective(engine: Engine, batch: MicroBatch) -> Summed:
+        own = batch.of
+        assert isinstance(own, Valued)
+        mask = own.rollout.mask
+        values = engine.forward(own.rollout.tokens[:, :-1]).float()  # (B, T)
+        losses = value_loss(values, own.values, own.returns, mask, stage.value_clip)
+        weights = token_weights(mask, stage.aggregation, stage.answer_tokens)
+        return Summed((losses * weights).sum())
+
+    return objective
+
+
+def explained_variance(experience: Valued) -> float:
+    """1 - Var(returns - values) / Var(returns) over the tokens of all ranks. Every rank calls it.
+
+    1 for a critic that knows all, 0 for one that knows the mean, and where there is no variance.
+    """
+    mask, device = experience.rollout.mask, experience.returns.device
+    returns = experience.returns[mask].double()
+    errors = returns - experience.values[mask].double()
+    sums = [float(mask.sum())]
+    for own in (returns, errors):
+        sums += [float(own.sum()), float(own.square().sum())]
+    count, total, squares, error, error_squares = distributed.sum_over_ranks(sums, device)
+    variance = squares - total**2 / count
+    return 1 - (error_squares - error**2 / count) / variance if variance > 0 else 0.0

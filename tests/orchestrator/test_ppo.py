@@ -1,0 +1,108 @@
+"""stage=ppo as a user types it, what it keeps, and the step of several ranks and ZeRO stages."""
+
+import json
+
+import pytest
+import torch
+
+from orchestrator.record.lines import read
+from orchestrator.stages.ppo.stage import PPOConfig
+from orchestrator.stages.ppo.train import Valued, explained_variance
+from orchestrator.stages.rollouts import keeping
+from orchestrator.training.rollout import Rollout
+from tests.orchestrator.typed import trained, typed
+
+SHORT = (
+    "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}"
+    "{% endif %}{% endfor %}"
+)
+
+
+def metrics(folder):
+    lines, _ = read(folder / "metrics.jsonl")
+    own = ("reward", "kl", "loss", "explained_variance", "kl_coefficient", "ratio_moved")
+    return {
+        (line["step"], name): value
+        for line in lines
+        for name, value in line["metrics"].items()
+        if name.rpartition("/")[2] in own
+    }
+
+
+WORDS = (
+    *("stage=ppo", "stage.rule=length", "stage.prompt_tokens=16", "stage.answer_tokens=8"),
+    *("resources.cpus_per_worker=1", "resources.gpus_per_worker=0", "engine.precision=fp32"),
+    *("tracking=none", "stage.validation_fraction=0.2", "stage.global_batch_size=16"),
+    *("stage.micro_batch_size=4", "stage.kl_limit=null", "optim.learning_rate=1e-2"),
+    "optim.warmup_steps=1",
+)
+
+
+@pytest.fixture(scope="module")
+def asked(corpus, tmp_path_factory):
+    """What is typed for answers that should have four words."""
+    folder = tmp_path_factory.mktemp("words")
+    (folder / "short.jinja").write_text(SHORT)
+    talk = {"role": "assistant", "content": "a b c d"}
+    rows = [{"messages": [{"role": "user", "content": f"{n}?"}, talk]} for n in range(40)]
+    (folder / "talks.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    saved = trained(corpus) / "checkpoints" / "step_00000002"
+    data = f"stage.data={folder}/talks.jsonl", f"stage.chat_template={folder}/short.jinja"
+    return (*WORDS, *data, f"model.weights={saved}")
+
+
+def test_policy_and_critic_learn_are_kept_together_and_go_on_as_they_would_have(asked, tmp_path):
+    whole = typed(
+        "run",
+        *(*asked, "resources=inline", "engine=torch", f"outputs={tmp_path}/whole"),
+        *("stage.steps=4", "stage.checkpoint_every=2", "stage.evaluate_every=2"),
+        *("stage.kl_target=0.01", "stage.kl_horizon=100"),
+    )
+    assert whole.code == 0, whole
+    run = (tmp_path / "whole" / "latest").resolve()
+    found = metrics(run)
+    assert found[1, "train/kl"] == 0
+    assert found[1, "critic/explained_variance"] == 0  # its value head begins as 0
+    assert found[3, "train/kl_coefficient"] != found[4, "train/kl_coefficient"] != 0.02
+    start = run / "checkpoints" / "step_00000002"
+    again = typed("run", f"resume={start}", f"outputs={tmp_path}/again")
+    assert again.code == 0, again
+    assert metrics((tmp_path / "again" / "latest").resolve()) == {
+        key: value for key, value in found.items() if key[0] > 2
+    }
+    written = typed("generate", str(run), "--prompt", "1?", "--max-new-tokens", "3")
+    assert written.code == 0, written  # of its models the one that writes
+    told = typed("rollouts", str(run), "--count", "1")
+    assert "step 4: 16 answers, reward 0." in told.out
+    best = max(keeping.read(keeping.file_of(run, 4)), key=lambda own: own["reward"])
+    assert f"best: answer {best['answer_id']}, reward {best['reward']:.3f}" in told.out
+    one = typed("rollouts", str(run), "--step", "3", "--answer", "32")
+    assert one.out.startswith("answer 32 of step 3")
+    assert one.out.count("\n") == 4 + len(keeping.read(keeping.file_of(run, 3))[0]["tokens"])
+    assert "it has steps 1 to 4" in typed("rollouts", str(run), "--step", "9").err
+
+
+def test_a_critic_that_knows_all_explains_all_and_one_that_knows_the_mean_nothing():
+    returns = torch.tensor([[1.0, 2.0, 9.0], [4.0, 9.0, 9.0]])
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    nothing = torch.zeros(2, 3)
+    rollout = Rollout(torch.zeros(2, 4, dtype=torch.int64), mask, nothing, mask[:, 0])
+    for values, wanted in ((returns, 1.0), (torch.full((2, 3), 7 / 3), 0.0)):
+        own = Valued(rollout, nothing[:, 0], nothing, nothing, nothing, values, returns)
+        assert explained_variance(own) == pytest.approx(wanted)
+    flat = Valued(rollout, nothing[:, 0], nothing, nothing, nothing, returns, nothing)
+    assert explained_variance(flat) == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gamma": 1.5}, "stage.gamma=1.5 must be from 0 to 1"),
+        ({"value_clip": 0.0}, "stage.value_clip=0.0 must be greater than 0"),
+        ({"kl_target": 6.0, "kl_coefficient": 0.0}, "stays 0 when multiplied"),
+        ({"clip_low": 1.0}, "stage.clip_low=1.0 must be below 1"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        PPOConfig(**settings)
