@@ -60,7 +60,8 @@ class Calibration:
     process_bytes: float
     """Of a process that has imported all it needs, and taken steps of a small model."""
     libraries: dict[str, float] = field(default_factory=dict)
-    """Bytes of a rank's process that no formula tells, by what started it; learned from runs."""
+    """Bytes of a rank's process that no formula tells, by launcher, engine and precision; learned
+    from runs."""
     learned: dict[str, Learned] = field(default_factory=dict)
     """By kind of job."""
 
@@ -78,6 +79,15 @@ class Calibration:
         """Seconds of the rest of a step."""
         parts = zip(self.updates[precision], update_features(model), strict=True)
         return sum(a * x for a, x in parts)
+
+    def process(self, started: str) -> float:
+        """Bytes of a rank's process that no formula tells, by what started it.
+
+        Where no run has taught that, of ranks that differ in precision alone, else the least.
+        """
+        alike = started.rpartition(" ")[0]
+        near = [most for name, most in self.libraries.items() if name.rpartition(" ")[0] == alike]
+        return self.libraries.get(started, max(near, default=self.process_bytes))
 
     def learn_time(self, kind: str, ratio: float) -> "Calibration":
         """With measured / predicted time of a step of a run of this kind."""

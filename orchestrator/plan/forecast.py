@@ -98,7 +98,7 @@ def kind_of(config: JobConfig, outline: Outline) -> str:
 
 def started(config: JobConfig) -> str:
     """What decides which libraries a rank has."""
-    return f"{config.resources.launcher} {config.engine.name}"
+    return f"{config.resources.launcher} {config.engine.name} {config.engine.precision}"
 
 
 def layout_of(config: JobConfig) -> str:
@@ -140,7 +140,7 @@ def forecast(config: JobConfig, outline: Outline, on: Hardware) -> Forecast:
             logits += cost.loss_bytes(each.tokens, width, model.vocab_size, each.number, device)
     libraries: float | None = 0.0
     if device == "cpu":
-        libraries = None if own is None else own.libraries.get(started(config), own.process_bytes)
+        libraries = None if own is None else own.process(started(config))
     seconds, why = _seconds(config, outline, on)
     if seconds is not None and learned is not None:
         seconds *= learned.step

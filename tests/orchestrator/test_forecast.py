@@ -152,7 +152,10 @@ def test_what_is_learned_stays_within_bounds_and_forgets():
         again = again.learn_time("kind", 10.0)
     assert again.learned["kind"].step <= calibration.MOST
     assert own.learn_time("kind", 1e-9).learned["kind"].step == 1 / calibration.MOST
-    assert own.learn_memory("ray", 5e8).learn_memory("ray", 7e8).libraries == {"ray": 6e8}
+    taught = own.learn_memory("ray deepspeed bf16", 5e8).learn_memory("ray deepspeed bf16", 7e8)
+    assert taught.libraries == {"ray deepspeed bf16": 6e8}
+    assert taught.process("ray deepspeed fp32") == 6e8
+    assert taught.process("inline torch fp32") == own.process_bytes
 
 
 def test_a_calibration_of_another_machine_does_not_count(own_cache):
