@@ -1,13 +1,11 @@
 """Questions about functions of Python, with the answers that their documentation gives.
 
-Those of conversations are about the functions of modules of the first level, and what is learned
-is to know: a function is asked about in several wordings, of which the last of each kind is never
-trained on. Those that answers are compared for come with the documentation of two functions, of
-which one has the answer, so that functions can be asked about that were never seen.
+What is learned is to know: each function is asked about in several wordings, of which the last of
+each kind is never trained on. Answers are compared for the same questions.
 
-Where a name or a sentence stands in a question it is quoted, and an answer begins a line of the
-documentation: so both are of the same tokens in all places, behind a space or not. Without that a
-small model has to learn for each word that " dumps" is "dumps".
+Where a name or a sentence stands in a question it is quoted: so it is of the same tokens in all
+places, behind a space or not. Without that a small model has to learn for each word that " dumps"
+is "dumps".
 """
 
 import random
@@ -66,8 +64,7 @@ ASKED = {
     ),
 }
 """Wordings of each kind of question, the last one held out."""
-READ_AGAIN = 50  # one in so many functions is asked about in the wording that is held out
-KNOWN_AGAIN = 4  # the same of those that are to be known
+KNOWN_AGAIN = 4  # one in so many functions is asked about in the wording that is held out
 LONGEST = {"module": 25, "name": 30, "arguments": 50, "does": 80}  # characters
 SHORTEST_SENTENCE = 15
 
@@ -83,11 +80,6 @@ class Function:
     """In parentheses."""
     does: str
     """The first sentence, with its full stop."""
-
-    @property
-    def lines(self) -> str:
-        """Its documentation."""
-        return f"{self.module}\n{self.name}{self.arguments}\n{self.does}\n"
 
     def answer(self, kind: str) -> str:
         """To a question of this kind."""
@@ -118,59 +110,46 @@ def functions() -> tuple[Function, ...]:
 
 @dataclass(frozen=True)
 class Question:
-    """About a function, beside whose documentation that of another stands."""
+    """About a function."""
 
     asked: str
     function: Function
     answer: str
     wrong: str
-    """What would be right for the other function."""
+    """What would be right for another function."""
     new_wording: bool
     """Whether it is worded as no question that is trained on."""
+    again: bool
+    """Whether the same was asked before, in another wording that is trained on."""
 
 
 def questions(seed: int) -> Iterator[Question]:
-    """Questions of each kind about each function, to be answered by reading.
-
-    Args:
-        seed: chooses wordings, and the function whose documentation stands beside.
-    """
-    every = functions()
-    for place, function in enumerate(every):
-        chosen = random.Random(f"{seed} {function.name}")
-        for kind, (*wordings, held_out) in ASKED.items():
-            asked = [chosen.choice(wordings)]
-            if place % READ_AGAIN == 0:
-                asked.append(held_out)
-            for wording in asked:
-                other = every[(place + chosen.randrange(1, len(every))) % len(every)]
-                both = [function.lines, other.lines]
-                chosen.shuffle(both)
-                question = wording.format(name=function.name, does=function.does)
-                yield Question(
-                    "\n".join([*both, question]),
-                    function,
-                    function.answer(kind),
-                    other.answer(kind),
-                    wording is held_out,
-                )
-
-
-def python_questions(seed: int) -> Iterator[Conversation]:
     """Questions of each kind, in all wordings, about functions that are called as MODULE.NAME.
 
     Args:
-        seed: of the wording in which a function is asked about that is never trained on.
+        seed: of the order of wordings, and of whose answers are the wrong ones.
     """
     known = [own for own in functions() if "." not in f"{own.module}{own.name}"]
     for place, function in enumerate(known):
         chosen = random.Random(f"{seed} {function.name}")
+        others = random.Random(f"{seed} other than {function.name}")
         for kind, (*wordings, held_out) in ASKED.items():
-            answer = ("assistant", function.answer(kind))
+            other = known[(place + others.randrange(1, len(known))) % len(known)]
             chosen.shuffle(wordings)
-            for number, wording in enumerate(wordings):
-                question = ("user", wording.format(name=function.name, does=function.does))
-                yield Conversation((question, answer), function.name, FUNCTIONS, again=number > 0)
-            if place % KNOWN_AGAIN == 0:
-                question = ("user", held_out.format(name=function.name, does=function.does))
-                yield Conversation((question, answer), function.name, FUNCTIONS, WORDINGS)
+            for wording in (*wordings, *([held_out] if place % KNOWN_AGAIN == 0 else ())):
+                yield Question(
+                    wording.format(name=function.name, does=function.does),
+                    function,
+                    function.answer(kind),
+                    other.answer(kind),
+                    new_wording=wording is held_out,
+                    again=wording not in (wordings[0], held_out),
+                )
+
+
+def python_questions(seed: int) -> Iterator[Conversation]:
+    """Each question with its answer; see `questions`."""
+    for own in questions(seed):
+        messages = ("user", own.asked), ("assistant", own.answer)
+        held_out = WORDINGS if own.new_wording else None
+        yield Conversation(messages, own.function.name, FUNCTIONS, held_out, own.again)

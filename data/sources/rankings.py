@@ -86,7 +86,7 @@ def python_rankings(seed: int, score: Score, most: int) -> Iterator[Ranking]:
             answers is left out.
     """
     for own in questions(seed):
-        if own.new_wording:
+        if own.new_wording or own.again:
             continue
         draw = random.Random(f"{seed} answers {own.asked}")
         given = list(dict.fromkeys(_answers(own, draw)))

@@ -34,6 +34,7 @@ How to:
   orchestrate run model=gpt_10m data.sequence_length=512     a choice and a value
   orchestrate run experiment=gpt2_124m_8gpu stage.steps=10   all of it but its steps
   orchestrate plan -m optim.learning_rate=1e-3,3e-3          a job for each value
+  orchestrate plan resources=gpu8 gpu=H100 fit=true          on those, and the fastest way
   orchestrate run --detach                                   in the queue of `up`
   orchestrate run data=text data.path='corpus/*.txt'         your own text
   orchestrate run 'data.path="a, (b).txt"' data=text         quotes inside for such a name

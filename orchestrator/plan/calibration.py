@@ -17,6 +17,7 @@ import os
 import platform
 import re
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ class Calibration:
     process_bytes: float
     """Of a process that has imported all it needs, and taken steps of a small model."""
     libraries: dict[str, float] = field(default_factory=dict)
-    """Bytes of a rank's process that no formula tells, by what started it; learned from runs."""
+    """Bytes of a rank's process that no formula tells, by launcher, engine and precision; learned
+    from runs."""
     learned: dict[str, Learned] = field(default_factory=dict)
     """By kind of job."""
 
@@ -77,6 +79,15 @@ class Calibration:
         """Seconds of the rest of a step."""
         parts = zip(self.updates[precision], update_features(model), strict=True)
         return sum(a * x for a, x in parts)
+
+    def process(self, started: str) -> float:
+        """Bytes of a rank's process that no formula tells, by what started it.
+
+        Where no run has taught that, of ranks that differ in precision alone, else the least.
+        """
+        alike = started.rpartition(" ")[0]
+        near = [most for name, most in self.libraries.items() if name.rpartition(" ")[0] == alike]
+        return self.libraries.get(started, max(near, default=self.process_bytes))
 
     def learn_time(self, kind: str, ratio: float) -> "Calibration":
         """With measured / predicted time of a step of a run of this kind."""
@@ -162,11 +173,22 @@ def machine() -> dict[str, Any]:
 
 def cpu_name() -> str:
     """The model of the CPU."""
-    try:
-        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    except OSError:
-        found = None
+    found = re.search(r"model name\s*: (.+)", _cpu_described())
     return found[1] if found else platform.machine()
+
+
+def multiplies_bf16() -> bool:
+    """Whether the CPU has instructions for bf16, as torch asks for them (models/projection.py)."""
+    return "avx512_bf16" in _cpu_described()
+
+
+@cache
+def _cpu_described() -> str:
+    """What Linux says of the CPU; nothing on other systems."""
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def file() -> Path:

@@ -11,7 +11,7 @@ from models import cost
 from models.configs import TokenModelConfig
 from models.cost import Pass
 from orchestrator.config import EngineConfig, JobConfig, RoleConfig
-from orchestrator.plan.calibration import Calibration, cpu_name
+from orchestrator.plan.calibration import Calibration, cpu_name, multiplies_bf16
 from orchestrator.plan.memory import Memory, memory_of
 from orchestrator.plan.traffic import traffic
 from orchestrator.stages.stage import Outline
@@ -20,6 +20,9 @@ from orchestrator.training.gpus import Gpu
 USABLE = 0.95  # of a worker's memory; the rest goes to holes that an allocator can't fill
 MFU = 0.29
 WHY_MFU = "what this code's 124M model reached on one H200; large ones reach 0.38 to 0.43 (Llama 3)"
+LAUNCH_SECONDS = 1e-4
+"""Of a tensor and micro-batch on a GPU at least: some 15 kernels forward, backward and in the step,
+each of which takes a host about 6 us to launch. Not measured."""
 WRITTEN_OUT_TOKENS = 256  # as models/layers.py has it, which imports torch
 
 
@@ -55,7 +58,8 @@ class Forecast:
     sent: float
     """Bytes that a worker sends in a step."""
     buffers: float = 0.0
-    """Layers that ZeRO 3 has gathered: the one at work and the next."""
+    """Gradients of a layer's activations, and layers that ZeRO 3 has gathered: the one at work and
+    the next."""
     limit: float | None = None
     """Bytes that a worker has."""
     mfu: float | None = None
@@ -94,7 +98,7 @@ def kind_of(config: JobConfig, outline: Outline) -> str:
 
 def started(config: JobConfig) -> str:
     """What decides which libraries a rank has."""
-    return f"{config.resources.launcher} {config.engine.name}"
+    return f"{config.resources.launcher} {config.engine.name} {config.engine.precision}"
 
 
 def layout_of(config: JobConfig) -> str:
@@ -102,11 +106,11 @@ def layout_of(config: JobConfig) -> str:
     return f"{config.workers}x{config.resources.cpus_per_worker}"
 
 
-def micro_batch(role: RoleConfig, config: JobConfig, length: float, half_cpu: bool) -> Pass:
+def micro_batch(role: RoleConfig, config: JobConfig, length: float) -> Pass:
     """What goes through a model at a time."""
     half, cpu = role.engine.precision == "bf16", config.resources.device == "cpu"
     T = round(length)
-    written_out = cpu and half and half_cpu and T <= WRITTEN_OUT_TOKENS
+    written_out = cpu and half and multiplies_bf16() and T <= WRITTEN_OUT_TOKENS
     return Pass(config.batch.micro, T, half, written_out)
 
 
@@ -123,20 +127,20 @@ def forecast(config: JobConfig, outline: Outline, on: Hardware) -> Forecast:
             buffers += 2 * role.largest_layer * (2 if role.config.engine.precision == "bf16" else 4)
         if outline.length is None or role.config.optim is None:
             continue
-        half_cpu = own is not None and "bf16" in own.passes
-        each = micro_batch(role.config, config, outline.length, half_cpu)
+        each = micro_batch(role.config, config, outline.length)
         model = role.config.model
         found = cost.activations(model, each)
         known = known and found is not None and role.by_hand is None
         if found is not None:
             checkpointing = role.config.engine.activation_checkpointing
             kept += found.total(checkpointing=checkpointing)
+            buffers += found.layer
         if isinstance(model, TokenModelConfig) and model.writes and model.vocab_size is not None:
             width = int(getattr(model, "width", 0))
             logits += cost.loss_bytes(each.tokens, width, model.vocab_size, each.number, device)
     libraries: float | None = 0.0
     if device == "cpu":
-        libraries = None if own is None else own.libraries.get(started(config), own.process_bytes)
+        libraries = None if own is None else own.process(started(config))
     seconds, why = _seconds(config, outline, on)
     if seconds is not None and learned is not None:
         seconds *= learned.step
@@ -198,8 +202,7 @@ def _seconds(config: JobConfig, outline: Outline, on: Hardware) -> tuple[float |
     seconds, layout = 0.0, layout_of(config)
     try:
         for role in outline.roles.values():
-            half_cpu = "bf16" in own.passes
-            each = micro_batch(role.config, config, outline.length, half_cpu)
+            each = micro_batch(role.config, config, outline.length)
             precision, model = role.config.engine.precision, role.config.model
             one = own.pass_seconds(model, each, precision, layout)
             if role.config.engine.activation_checkpointing:
@@ -233,6 +236,13 @@ def _on_gpu(config: JobConfig, outline: Outline, on: Hardware) -> tuple[float | 
     why = f"at MFU {mfu:.2f} of {on.gpu}: {WHY_MFU if on.mfu is None else 'as you say'}"
     if again > 1:
         why += f"; x {again:.2f}, as checkpointing computes blocks twice"
+    tensors = sum(len(cost.tensors(role.config.model)) for role in outline.roles.values())
+    launching = LAUNCH_SECONDS * tensors * config.batch.accumulation_steps
+    if launching > compute:
+        return launching, (
+            f"an estimate, {1e3 * LAUNCH_SECONDS:g} ms for each of {tensors} tensors and pass: "
+            f"{on.gpu} is done with so small a model before its next kernel is launched"
+        )
     return compute, why
 
 

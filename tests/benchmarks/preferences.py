@@ -4,8 +4,8 @@
 
 Trains a model that answers (`stage=sft`), unless one is given; then, for each seed, a reward model
 from its weights and a policy by `stage=dpo`, each with its defaults. It prints how many held-out
-pairs the reward model tells apart; by how much the policy's own answers are better by the rule,
-with the bootstrap interval; and how far they are from the reference in nats.
+pairs the reward model tells apart, with its calibration error; by how much the policy's own answers
+are better by the rule, with the bootstrap interval; and their distance from the reference in nats.
 """
 
 import argparse
@@ -39,8 +39,13 @@ def main() -> None:
         for seed in range(asked.seeds):
             own = (f"model.weights={weights.resolve()}", f"seed={seed}")
             found, seconds = measured(outputs, "stage=reward", *own)
-            told = found["validation/accuracy"]
-            print(f"seed {seed}: reward model tells apart {told:.1%} of pairs; {seconds:.0f} s")
+            told, error = (
+                found[f"validation/{name}"] for name in ("accuracy", "calibration_error")
+            )
+            print(
+                f"seed {seed}: reward model tells apart {told:.1%} of pairs, calibration error "
+                f"{error:.3f}; {seconds:.0f} s"
+            )
             found, seconds = measured(outputs, "stage=dpo", *own, *asked.settings)
             gain, low, high = (found[f"answers/reward_gain{end}"] for end in ("", "_low", "_high"))
             print(

@@ -61,7 +61,7 @@ def metrics(folder):
 
 
 def test_a_policy_that_is_the_reference_has_ln_2_and_learns_to_prefer(asked, tmp_path):
-    first = typed("run", *asked, "stage.most_kl=0.01", f"outputs={tmp_path}/first")
+    first = typed("run", *asked, "stage.kl_limit=0.01", f"outputs={tmp_path}/first")
     assert first.code == 0, first
     found = metrics(tmp_path / "first")
     assert found[0, "validation/margin"] == 0
@@ -69,7 +69,7 @@ def test_a_policy_that_is_the_reference_has_ln_2_and_learns_to_prefer(asked, tmp
     assert found[1, "train/loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert found[12, "validation/accuracy"] == found[12, "validation/above"] == 1
     assert found[12, "validation/loss"] < 0.5
-    for text in ("chosen answer likelier", "distance from the reference", "beyond stage.most_kl"):
+    for text in ("chosen answer likelier", "distance from the reference", "beyond stage.kl_limit"):
         assert text in " ".join(first.out.split()), text
     # Where a run goes on the policy is another model, and the reference must not be.
     start = (tmp_path / "first" / "latest").resolve() / "checkpoints" / "step_00000006"
@@ -227,7 +227,7 @@ def test_what_is_asked_and_what_was_answered_before_is_no_part_of_an_answer():
             ["stage.loss=simpo", "roles.reference.engine.precision=bf16"],
             "stage.loss=simpo has no reference",
         ),
-        (["stage.reference=precomputed", "stage.most_kl=5"], "it is for a live reference"),
+        (["stage.reference=precomputed", "stage.kl_limit=5"], "it is for a live reference"),
         (["stage.reference=never"], "stage.reference=never"),
         (["stage.rule=sentence"], "it is of the built-in data, and stage.data names other"),
         (["stage.beta=0"], "stage.beta=0.0 must be greater than 0"),

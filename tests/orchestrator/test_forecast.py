@@ -54,7 +54,7 @@ def measured(**own):
 def job(workers=8, *, engine=None, **stage):
     return JobConfig(
         stage=PretrainConfig(global_batch_size=64, **stage),
-        model=GPTConfig(width=256, heads=4, layers=4, max_positions=128, vocab_size=4096),
+        model=GPTConfig(width=2048, heads=16, layers=4, max_positions=128, vocab_size=4096),
         data=replace(JobConfig().data, sequence_length=128),
         optim=OptimConfig(warmup_steps=1),
         engine=engine or EngineConfig(zero_stage=0, precision="bf16"),
@@ -76,6 +76,10 @@ def test_the_time_of_a_gpu_is_operations_over_peak_and_mfu():
     slower = rough_plan(job(steps=10, engine=again))
     blocks = forecast(slower.config, slower.outline, on_gpu(80e9)).step_seconds
     assert 1.2 < blocks / own.step_seconds < 4 / 3  # all but the output layer, once more
+    small = replace(plan.config, model=replace(plan.config.model, width=64))
+    bound = forecast(small, rough_plan(small).outline, on_gpu(80e9))
+    assert "an estimate" in bound.why
+    assert bound.mfu < 0.1
     shown = "\n".join(replace(plan, hardware=on_gpu(80e9)).lines())
     hours = 8 * 10 * own.step_seconds / 3600
     assert f"{2 * hours:,.2f} USD at 2 an hour" in shown
@@ -148,7 +152,10 @@ def test_what_is_learned_stays_within_bounds_and_forgets():
         again = again.learn_time("kind", 10.0)
     assert again.learned["kind"].step <= calibration.MOST
     assert own.learn_time("kind", 1e-9).learned["kind"].step == 1 / calibration.MOST
-    assert own.learn_memory("ray", 5e8).learn_memory("ray", 7e8).libraries == {"ray": 6e8}
+    taught = own.learn_memory("ray deepspeed bf16", 5e8).learn_memory("ray deepspeed bf16", 7e8)
+    assert taught.libraries == {"ray deepspeed bf16": 6e8}
+    assert taught.process("ray deepspeed fp32") == 6e8
+    assert taught.process("inline torch fp32") == own.process_bytes
 
 
 def test_a_calibration_of_another_machine_does_not_count(own_cache):

@@ -52,7 +52,7 @@ class DPOConfig(TrainingConfig):
         **dict.fromkeys(OWN, Change.ACCOUNTED),
         **dict.fromkeys(("loss", "beta", "label_smoothing", "gap"), Change.MATHEMATICS),
         "reference": Change.FREE,
-        **dict.fromkeys(("answered", "most_kl"), Change.FREE),
+        **dict.fromkeys(("answered", "kl_limit"), Change.FREE),
     }
     measures: ClassVar[Mapping[str, str]] = {
         **TrainingConfig.measures,
@@ -91,7 +91,7 @@ class DPOConfig(TrainingConfig):
     answered: int = 48
     """Held-out questions that the policy answers before and after, which tells the reward by `rule`
     and the distance from the reference. 0: none."""
-    most_kl: float | None = None
+    kl_limit: float | None = None
     """Most nats per answer that the policy may end up from a live reference; beyond, the run says
     so. None: any."""
     steps: int = 60
@@ -125,9 +125,9 @@ class DPOConfig(TrainingConfig):
 
         if not 0 <= self.gap < math.inf:
             raise ValueError(f"stage.gap={self.gap} must be at least 0; try stage.gap=1")
-        if self.most_kl is not None and not 0 < self.most_kl < math.inf:
+        if self.kl_limit is not None and not 0 < self.kl_limit < math.inf:
             raise ValueError(
-                f"stage.most_kl={self.most_kl} must be greater than 0; try 10, in nats"
+                f"stage.kl_limit={self.kl_limit} must be greater than 0; try 10, in nats"
             )
 
     @property
@@ -150,7 +150,7 @@ class DPOConfig(TrainingConfig):
             why = f"stage.loss={self.loss} has no reference"
             found |= {"stage.reference": why, "roles.reference": why}
         if not (self.live and self.answered):
-            found["stage.most_kl"] = "it is for a live reference, and for stage.answered above 0"
+            found["stage.kl_limit"] = "it is for a live reference, and for stage.answered above 0"
         if self.data is not None:
             found["stage.rule"] = "it is of the built-in data, and stage.data names other"
         if job.tokenizer.kind != "file":

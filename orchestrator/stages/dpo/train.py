@@ -258,11 +258,11 @@ class Training(ExampleTraining[Batch]):
             found = scoring.interval(apart, seed)
             rows.append(("distance from the reference (KL), nats", "", scoring.told(found)))
             metrics["answers/kl"] = found[0]
-            most = self.dpo.most_kl
+            most = self.dpo.kl_limit
             if most is not None and found[0] > most:
                 notices = (
                     f"the policy ended {found[0]:.1f} nats per answer from the reference, beyond "
-                    f"stage.most_kl={most}; try a larger stage.beta, or fewer stage.steps",
+                    f"stage.kl_limit={most}; try a larger stage.beta, or fewer stage.steps",
                 )
         self.record(self.stage.steps, metrics)
         columns = (f"{len(after)} answers to held-out questions", "before", "after")

@@ -29,6 +29,7 @@ from orchestrator.training.objectives import Objective
 from orchestrator.training.patience import SAMPLING
 
 BEFORE = "before"  # what a checkpoint says of the model before training
+BASE_LOSSES = "base_losses"  # and on the base text, at each evaluation up to it
 
 
 def sft(config: JobConfig, inputs: PublishedConversations, run: Run) -> Result:
@@ -84,11 +85,12 @@ class Training(ExampleTraining[Batch]):
         start = self.checkpoints.start
         if start is not None:
             before = start.facts[FACTS][BEFORE]
+            self.base_losses = start.facts[FACTS].get(BASE_LOSSES, [])
+            self.about = {**self.about, BASE_LOSSES: self.base_losses}
         else:
             self.evaluate(0)
             before = {"scores": self.scores, "answers": self.answers()}
-            before |= {"few_shot": self.few_shot(), "base_loss": self.base_losses}
-        self.base_losses = before["base_loss"]  # grows with what a checkpoint says
+            before["few_shot"] = self.few_shot()
         self.about = {**self.about, BEFORE: before}
 
     def evaluate(self, step: int) -> Metrics:
@@ -99,7 +101,8 @@ class Training(ExampleTraining[Batch]):
         metrics = scoring.metrics_of(self.scores)
         for split in self.base:
             metrics[base.METRIC] = self.base_loss(split)
-            self.base_losses.append(metrics[base.METRIC])
+            self.base_losses = [*self.base_losses, metrics[base.METRIC]]
+            self.about = {**self.about, BASE_LOSSES: self.base_losses}
         self.record(step, metrics)
         return metrics
 

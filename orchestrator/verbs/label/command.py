@@ -205,7 +205,7 @@ def _export(store: "Store", options: argparse.Namespace) -> int:
     say(f"{counted(len(rows), 'row')} in {options.file}")
     if left := len(judged) - len(rows):
         say(f"left out: {counted(left, 'item')} of which neither answer has more votes", sys.stderr)
-    stage = "dpo" if "chosen" in rows[0] else "reward stage.loss=rating"
+    stage = "dpo" if "chosen" in rows[0] else "reward stage.loss=squared_error"
     say(f"next: orchestrate run stage={stage} stage.data={options.file} model.weights=RUN")
     return 0
 
