@@ -71,7 +71,7 @@ class RolloutTraining(ExampleTraining[Questions]):
         train, validation = (
             open_split(published, name, run.cache) for name in ("train", "validation")
         )
-        self.validation = validation.first(self.settings.validation_prompts)
+        self.validation = validation.spread(self.settings.validation_prompts)
         self.updates_done = 0
         about = {"chat_template": published.template}
         super().__init__(
