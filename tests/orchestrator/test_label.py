@@ -14,6 +14,8 @@ from contextlib import closing, contextmanager
 
 import pytest
 
+from data.sources.conversations import file_preferences
+from data.sources.rankings import file_rankings
 from orchestrator.verbs.label.agreement import alpha, interval, nominal, report
 from orchestrator.verbs.label.command import exported, main
 from orchestrator.verbs.label.items import Item, read_items
@@ -115,6 +117,26 @@ def test_alpha_is_that_of_the_paper():
     assert round(alpha(units, nominal), 3) == 0.743
     assert round(alpha(units, interval), 3) == 0.849
     assert alpha([[1.0], [2.0, 2.0]], nominal) is None
+
+
+def test_what_is_exported_is_what_the_next_job_reads(tmp_path, capsys):
+    told = []
+    for kind, verdict, read_by in (("pairs", "left", file_preferences), ("rated", "4", None)):
+        answers = ["good", "bad"] if kind == "pairs" else ["good"]
+        items = read_items(write(tmp_path / kind, {"prompt": "q", "answers": answers}))
+        with closing(Store(f"sqlite:///{tmp_path}/{kind}.db")) as kept:
+            kept.add(items)
+            Desk(kept, 1).judge("ann", Told(id="only one", item=items[0].id, verdict=verdict))
+        store = f"--store={tmp_path}/{kind}.db"
+        assert main(["export", str(tmp_path / f"{kind}.jsonl"), store]) == 0
+        told.append(capsys.readouterr().out)
+        [ranking] = file_rankings(str(tmp_path / f"{kind}.jsonl"))
+        assert ranking.scores == (None if read_by else (4.0,))
+        if read_by:
+            [pair] = read_by(str(tmp_path / f"{kind}.jsonl"))
+            assert {pair.chosen[-1][1], pair.rejected[-1][1]} == {"good", "bad"}
+    assert "stage=dpo" in told[0]
+    assert "stage=reward stage.loss=squared_error" in told[1]
 
 
 def test_the_answer_with_more_votes_is_chosen_and_a_tie_is_no_preference():
