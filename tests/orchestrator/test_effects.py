@@ -210,7 +210,7 @@ def test_a_setting_of_a_job_is_read_by_it_or_refused(stage, watched, corpus, tmp
         "dpo": [
             *(f"model.weights={trained(corpus)}", f"stage.data={talks(tmp_path)}"),
             *("stage.steps=2", "optim.warmup_steps=1", "stage.sequence_length=32"),
-            f"stage.chat_template={tmp_path / 'short.jinja'}",
+            *(f"stage.chat_template={tmp_path / 'short.jinja'}", "stage.answered=2"),
         ],
         "reward": [
             *("stage.steps=2", "optim.warmup_steps=1", "tokenizer=bytes", "model.layers=1"),

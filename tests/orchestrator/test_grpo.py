@@ -6,13 +6,16 @@ import os
 import signal
 import time
 
+import numpy as np
 import pytest
 import torch
 
 from models.configs import GPTConfig
 from orchestrator.config import EngineConfig, OptimConfig, RoleConfig
 from orchestrator.record.lines import read
+from orchestrator.stages.examples.ragged import joined
 from orchestrator.stages.rollouts import keeping, training
+from orchestrator.stages.rollouts.prompts import Split
 from orchestrator.training import checkpoint
 from orchestrator.training.roles import build_role
 from orchestrator.training.rollout import sample, step_ids, token_logprobs
@@ -225,6 +228,16 @@ def test_what_ends_an_answer_is_of_the_answer_and_what_fills_a_row_is_not():
         prompt = PROMPTS[row // 8]
         assert found.tokens[row, : len(prompt)].tolist() == prompt
         assert not found.mask[row, : len(prompt) - 1].any()
+
+
+def test_few_prompts_of_a_split_come_from_all_over_it():
+    rows = [[n, n + 1] for n in range(10)]
+    whole = Split(*joined(rows), [(str(n), "") for n in range(10)])
+    some = whole.spread(4)
+    assert [asked for asked, _ in some.texts] == ["0", "2", "5", "7"]
+    own = some.batch(np.arange(4), np.arange(4), np.ones(4, dtype=np.bool_))
+    assert own.tokens == [rows[0], rows[2], rows[5], rows[7]]
+    assert whole.spread(10) is whole
 
 
 def test_a_mini_batch_holds_the_same_answers_on_any_number_of_ranks():

@@ -1,6 +1,10 @@
 """The mirror with a real MLflow server that goes away, comes back, and fails in between."""
 
+import base64
+import importlib.util
+import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -18,6 +22,7 @@ from orchestrator.config import TrackingConfig
 from orchestrator.record.lines import last_line
 from orchestrator.record.mlflow import Done, Pending, State, start_mirror
 from orchestrator.record.mlflow.mirror import ENVIRONMENT
+from orchestrator.record.mlflow.serving import QUIET
 from tests.orchestrator.tracked import (
     COUNT_STEPS,
     assert_sent,
@@ -30,6 +35,9 @@ from tests.orchestrator.tracked import (
     wait_until,
 )
 
+AUTH = importlib.util.find_spec("flask_wtf") is not None
+"""Whether `mlflow server` can ask for passwords here, by `pip install mlflow[auth]`."""
+
 
 @pytest.fixture
 def outputs(tmp_path):
@@ -39,22 +47,32 @@ def outputs(tmp_path):
 class Server:
     """A real `mlflow server` on this machine that can be killed and started again."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, logins=None):
         folder.mkdir()
         self.folder, self.database, self.process = folder, folder / "server.db", None
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self.port}"
+        self.logins = logins
+        (folder / "basic_auth.ini").write_text(
+            "[mlflow]\ndefault_permission = READ\nadmin_username = admin\n"
+            f"admin_password = {(logins or {}).get('admin')}\n"
+            f"database_uri = sqlite:///{folder}/users.db\n"
+            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        )
 
     def start(self):
         command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
         command += ["--backend-store-uri", f"sqlite:///{self.database}", "--port", str(self.port)]
         command += ["--artifacts-destination", str(self.folder / "artifacts")]
+        command += ["--app-name", "basic-auth"] if self.logins else []
+        config = {"MLFLOW_AUTH_CONFIG_PATH": str(self.folder / "basic_auth.ini")}
+        config["MLFLOW_FLASK_SERVER_SECRET_KEY"] = "of this test alone"
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 command,
-                env={**os.environ, **ENVIRONMENT, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+                env={**os.environ, **ENVIRONMENT, **QUIET, **config},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -68,6 +86,14 @@ class Server:
                 return
         raise AssertionError((self.folder / "log").read_text())
 
+    def add_user(self, name):
+        """As an administrator does it."""
+        body = json.dumps({"username": name, "password": self.logins[name]}).encode()
+        login = base64.b64encode(f"admin:{self.logins['admin']}".encode()).decode()
+        headers = {"Content-Type": "application/json", "Authorization": f"Basic {login}"}
+        place = f"{self.uri}/api/2.0/mlflow/users/create"
+        urllib.request.urlopen(urllib.request.Request(place, body, headers)).close()
+
     def kill(self):
         if self.process is not None:
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -78,6 +104,16 @@ class Server:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     server = Server(tmp_path_factory.mktemp("mlflow") / "server")
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def guarded(tmp_path):
+    """A server that asks for passwords, and has two users."""
+    server = Server(tmp_path / "guarded", {name: secrets.token_hex(8) for name in ("admin", "ann")})
+    server.start()
+    server.add_user("ann")
     yield server
     server.kill()
 
@@ -178,3 +214,41 @@ def test_a_send_that_fails_between_two_attempts_loses_no_point(outputs, server):
     assert "could not send" in done.stderr
     assert len(proxy.metrics_sent) > 3, "one chunk of the journal in several batches"
     assert points(server.database, State.load(folder).run_id) == expected_points(folder)
+
+
+@pytest.mark.drill  # a server that checks a password with every call takes its time
+@pytest.mark.skipif(not AUTH, reason="mlflow[auth] is not installed: pip install flask-wtf")
+def test_a_server_that_asks_for_a_password_gets_it_from_a_file_and_no_record_has_it(
+    outputs, guarded, tmp_path, monkeypatch
+):
+    folder = make_run(outputs, "secret-pretrain-4")
+    play(folder)
+    result = json.loads((folder / "result.json").read_text())
+    result["checkpoint"] = "checkpoints/step_00000060"
+    (folder / "result.json").write_text(json.dumps(result))
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    settings["tracking"] = {"uri": guarded.uri, "experiment": "ann's"}
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    unknown = sync(folder)
+    assert unknown.returncode == 1, unknown.stdout + unknown.stderr
+    assert f"the MLflow server {guarded.uri} does not let in who names no user" in unknown.stderr
+    file = tmp_path / ".mlflow" / "credentials"
+    file.parent.mkdir()
+    for password in ("wrong", guarded.logins["ann"]):
+        file.write_text(
+            f"[mlflow]\nmlflow_tracking_username=ann\nmlflow_tracking_password={password}\n"
+        )
+        sent = sync(folder)
+        if password == "wrong":
+            assert sent.returncode == 1
+            assert "let in user ann, or the password is wrong (401); set MLFLOW" in sent.stderr
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    state = State.load(folder)
+    assert points(guarded.database, state.run_id) == expected_points(folder)
+    versions = rows(guarded.database, "SELECT name, run_id FROM model_versions")
+    assert versions == [("pretrain-ffffff", state.run_id)]
+    kept = [path.read_bytes() for path in outputs.rglob("*") if path.is_file()]
+    kept += [guarded.database.read_bytes()]
+    assert not any(guarded.logins["ann"].encode() in content for content in kept)

@@ -6,8 +6,9 @@ from orchestrator.config import JobConfig
 from orchestrator.stages.grpo.stage import GRPOConfig
 from orchestrator.stages.result import Result
 from orchestrator.stages.rollouts.prompts import PublishedPrompts
-from orchestrator.stages.rollouts.training import Asked, RolloutTraining
+from orchestrator.stages.rollouts.training import RolloutTraining
 from orchestrator.stages.rollouts.updating import (
+    Asked,
     Experience,
     averaged,
     mini_batches,

@@ -38,7 +38,7 @@ class PPOConfig(RolloutConfig):
     """How often a step learns from each answer."""
     mini_batches: int = 2
     """Optimizer steps in which each answer is seen once."""
-    kl_coefficient: float = 0.02
+    kl_coefficient: float = 0.1
     """What a nat of KL between policy and reference costs, taken from the reward at each token;
     with kl_target, at the first step."""
     kl_estimator: str = "k1"
@@ -65,7 +65,7 @@ class PPOConfig(RolloutConfig):
             if not self.kl_coefficient:
                 raise ValueError(
                     f"stage.kl_target={self.kl_target} steers stage.kl_coefficient, which is 0 and "
-                    "stays 0 when multiplied; try stage.kl_coefficient=0.02"
+                    "stays 0 when multiplied; try stage.kl_coefficient=0.1"
                 )
 
     def unread(self, job: JobConfig) -> dict[str, str]:

@@ -5,6 +5,7 @@ prompts.py   what is asked: rendered by a chat template, tokenized, published, o
 driving.py   the stage in the process that starts the job
 training.py  the loop: a step is a rollout and the updates by it; evaluation, checkpoints
 updating.py  one optimizer step on answers, and the objective of a policy
+measuring.py the true reward of a policy on held-out prompts
 outcome.py   the true reward before and after, with intervals; answers before and after
 auditing.py  checks of a policy and its settings before a long run
 keeping.py   the rollouts as a run keeps them

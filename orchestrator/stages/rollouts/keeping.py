@@ -19,7 +19,6 @@ def file_of(folder: Path, step: int) -> Path:
 def write(folder: Path, step: int, answers: Iterable[Mapping[str, Any]]) -> Path:
     """Keep the answers of a step; those of an earlier attempt at it are replaced."""
     path = file_of(folder, step)
-    path.parent.mkdir(exist_ok=True)
     lines = (json.dumps(own, ensure_ascii=False) + "\n" for own in answers)
     write_text_atomic(path, "".join(lines))
     return path

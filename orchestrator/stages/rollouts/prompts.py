@@ -79,9 +79,13 @@ class Split:
         ]
         return Questions(tokens, [self.texts[row] for row in rows], sample_ids, counted)
 
-    def first(self, most: int) -> "Split":
-        """The first so many of them."""
-        return Split(self.tokens, self.ends[:most], self.texts[:most])
+    def spread(self, most: int) -> "Split":
+        """At most so many of them, from all over the split: neighbours may ask the same."""
+        if most >= len(self):
+            return self
+        rows = np.arange(most) * len(self) // most
+        some = self.batch(rows, rows, np.ones(most, np.bool_))
+        return Split(*joined(some.tokens), some.texts)
 
 
 def publish_prompts(

@@ -65,7 +65,7 @@ class RolloutConfig(TrainingConfig):
     """Part of the functions, or of the first questions, that is never trained on, by a hash."""
     validation_prompts: int = 128
     """Most held-out prompts of an evaluation."""
-    rule: str = "from_prompt"
+    rule: str = "sentence"
     """The true reward, from 0 to 1: exact, contains, word_f1, from_prompt, length, no_repetition,
     sentence (orchestrator/stages/rewards/rules.py)."""
     steps: int = 100
@@ -88,7 +88,7 @@ class RolloutConfig(TrainingConfig):
     aggregation: str = "token"
     """What an answer counts in the loss: token, each token the same; sequence, each answer the
     same; constant, each answer by its length / answer_tokens."""
-    kl_coefficient: float = 0.02
+    kl_coefficient: float = 0.1
     """What a nat of KL between policy and reference costs, at each token."""
     kl_estimator: str = "k3"
     """How KL is estimated: k1, k2 or k3 (orchestrator/training/kl.py)."""

@@ -7,15 +7,13 @@ answer alone: who goes on from it draws the same answers.
 """
 
 import hashlib
-import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from data import Tokenizer
@@ -23,7 +21,6 @@ from models.decoding import row_seed
 from orchestrator.config import JobConfig, RoleConfig
 from orchestrator.record.checkpoints import Checkpoint
 from orchestrator.record.checkpoints.manifest import TOKENIZER
-from orchestrator.stages.examples.feeding import evaluation
 from orchestrator.stages.examples.resuming import FACTS, account, start_position
 from orchestrator.stages.examples.training import ExampleTraining
 from orchestrator.stages.language.roles import language_role
@@ -31,16 +28,23 @@ from orchestrator.stages.result import Result
 from orchestrator.stages.rewards import RULES
 from orchestrator.stages.rollouts import keeping
 from orchestrator.stages.rollouts.driving import SAME, flops_per_answer, rollout_role
-from orchestrator.stages.rollouts.outcome import SHOWN, Measured, tables
+from orchestrator.stages.rollouts.measuring import measure
+from orchestrator.stages.rollouts.outcome import Measured, tables
 from orchestrator.stages.rollouts.prompts import PublishedPrompts, Questions, open_split
 from orchestrator.stages.rollouts.section import RolloutConfig
-from orchestrator.stages.rollouts.updating import Experience, Updates, mean_over_tokens
+from orchestrator.stages.rollouts.updating import (
+    Asked,
+    Experience,
+    Updates,
+    kl_of_an_answer,
+    mean_over_tokens,
+)
 from orchestrator.stages.run import Run
 from orchestrator.training import distributed
 from orchestrator.training.kl import kl_estimate
 from orchestrator.training.loop import Metrics, Schedule, Trained, once_an_epoch
 from orchestrator.training.own_work import OwnWork
-from orchestrator.training.patience import END, EVALUATION, STEP
+from orchestrator.training.patience import END, STEP
 from orchestrator.training.roles import Role, build_role
 from orchestrator.training.rollout import Rollout, sample, step_ids, token_logprobs
 
@@ -49,19 +53,6 @@ BEFORE, UPDATES = "before", "updates"  # what a checkpoint says of the policy, a
 
 class RanAway(RuntimeError):
     """A policy is too far from its reference, or a reward is no number; raised on every rank."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a rank's policy was asked in a step, and its answers."""
-
-    ids: NDArray[np.int64]
-    """(B,): numbers of the answers in the run."""
-    prompts: list[tuple[str, str]]
-    """Of each answer what was asked, and the answer of the data."""
-    rollout: Rollout
-    texts: list[str]
-    """The answers."""
 
 
 class RolloutTraining(ExampleTraining[Questions]):
@@ -80,7 +71,7 @@ class RolloutTraining(ExampleTraining[Questions]):
         train, validation = (
             open_split(published, name, run.cache) for name in ("train", "validation")
         )
-        self.validation = validation.first(self.settings.validation_prompts)
+        self.validation = validation.spread(self.settings.validation_prompts)
         self.updates_done = 0
         about = {"chat_template": published.template}
         super().__init__(
@@ -226,19 +217,11 @@ class RolloutTraining(ExampleTraining[Questions]):
         return {
             "train/reward": rewards / count,
             "train/kl": mean_over_tokens(experience.kl, mask),
-            "train/kl_of_an_answer": self.kl_of_an_answer(experience),
+            "train/kl_of_an_answer": kl_of_an_answer(experience),
             "train/answer_tokens": tokens / count,
             "train/ended": ended / count,
             "train/sampler_mismatch": mean_over_tokens(apart, mask),
         }
-
-    def kl_of_an_answer(self, experience: Experience) -> float:
-        """Nats, on average over the answers of all ranks (k1). Every rank calls it."""
-        mask = experience.rollout.mask
-        kl = kl_estimate(experience.old, experience.reference, "k1")
-        own = [float(kl[mask].double().sum()), float(len(mask))]
-        total, count = distributed.sum_over_ranks(own, mask.device)
-        return total / count
 
     def keep(self, step: int, asked: Asked, experience: Experience) -> None:
         """Put the answers of all ranks into the run folder. Every rank calls it."""
@@ -375,31 +358,19 @@ class RolloutTraining(ExampleTraining[Questions]):
 
     def measure(self) -> Measured:
         """An answer to each held-out prompt, always from the same seeds. Every rank calls it."""
-        rule, limit = RULES[self.settings.rule], self.config.batch.micro
-        rows: list[tuple[int, float, float, int, bool, str]] = []
-        for part in evaluation(
-            self.validation, limit, distributed.rank(), distributed.world_size()
-        ):
-            self.run.heart.beat(EVALUATION)
-            found = self.write(part, [1] * len(part.tokens), part.sample_ids.tolist(), "validation")
+
+        def write(asked: Questions) -> Rollout:
+            numbers = asked.sample_ids.tolist()
+            return self.write(asked, [1] * len(numbers), numbers, "validation")
+
+        def kl(found: Rollout) -> Tensor:
             ours, theirs = (self.logprobs(own, found) for own in (self.model, self.reference))
-            kl = (kl_estimate(ours, theirs, "k3") * found.mask).sum(1).tolist()
-            texts = [self.tokens.decode(row) for row in found.answers(self.tokens.end_of_text)]
-            lengths, ended = found.mask.sum(1).tolist(), found.ended.tolist()
-            for row in np.flatnonzero(part.counted):
-                prompt, reference = part.texts[row]
-                reward = rule(prompt, texts[row], reference)
-                place = int(part.sample_ids[row])
-                rows.append((place, reward, kl[row], lengths[row], ended[row], texts[row]))
-        every = sorted(row for own in distributed.gather_objects(rows) for row in own)
-        _, rewards, nats, lengths, ended, texts = (list(own) for own in zip(*every, strict=True))
-        return Measured(
-            rewards,
-            math.fsum(nats) / sum(lengths),
-            sum(lengths) / len(every),
-            sum(ended) / len(every),
-            texts[:SHOWN],
-        )
+            return kl_estimate(ours, theirs, "k3") * found.mask
+
+        return measure(
+            self.validation, RULES[self.settings.rule], self.tokens,
+            write=write, kl=kl, micro=self.config.batch.micro, heart=self.run.heart,
+        )  # fmt: skip
 
     def result(self, outcome: Trained) -> Result:
         """What the run gives back. Every rank calls it."""

@@ -21,6 +21,19 @@ from orchestrator.training.rollout import Rollout, Rows, slices
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What a rank's policy was asked in a step, and its answers."""
+
+    ids: NDArray[np.int64]
+    """(B,): numbers of the answers in the run."""
+    prompts: list[tuple[str, str]]
+    """Of each answer what was asked, and the answer of the data."""
+    rollout: Rollout
+    texts: list[str]
+    """The answers."""
+
+
+@dataclass(frozen=True)
 class Experience(Rows):
     """Answers with all that is known of them before the policy changes; T as in `Rollout`."""
 
@@ -151,6 +164,15 @@ def mean_over_tokens(values: Tensor, mask: Tensor) -> float:
     own = [float(values[mask].double().sum()), float(mask.sum())]
     total, count = distributed.sum_over_ranks(own, values.device)
     return total / max(count, 1.0)
+
+
+def kl_of_an_answer(experience: Experience) -> float:
+    """Nats, on average over the answers of all ranks (k1). Every rank calls it."""
+    mask = experience.rollout.mask
+    kl = kl_estimate(experience.old, experience.reference, "k1")
+    own = [float(kl[mask].double().sum()), float(len(mask))]
+    total, count = distributed.sum_over_ranks(own, mask.device)
+    return total / count
 
 
 def spread(advantages: Tensor, mask: Tensor) -> Tensor:
