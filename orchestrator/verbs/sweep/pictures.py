@@ -52,6 +52,7 @@ def parallel_coordinates(asked: Asked, trials: Sequence[Trial], folder: Path) ->
     panel.set_xticks(range(len(axes) + 1), [*names, metric], fontsize=8, color=MUTED)
     panel.set_yticks([])
     panel.set_xlim(-0.1, len(axes) + 0.5)
+    panel.set_ylim(-0.03, 1.03)  # of the axes, also where one line alone crosses a part of them
     for side in panel.spines.values():
         side.set_visible(False)
     figure.savefig(folder / PARALLEL, dpi=110)
