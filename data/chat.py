@@ -61,6 +61,15 @@ class ChatRow:
     answers: list[bool]
     """For each token whether the assistant says it: its answers with the tokens that end them."""
 
+    @property
+    def last_answer(self) -> range:
+        """Places of the tokens of the last answer: the others are what it answers."""
+        end = len(self.answers) - self.answers[::-1].index(True)
+        start = end - 1
+        while start and self.answers[start - 1]:
+            start -= 1
+        return range(start, end)
+
 
 class ChatTemplate:
     """A template with the tokenizer that it is written for."""

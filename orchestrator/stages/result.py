@@ -37,3 +37,11 @@ class Result:
     tables: tuple[Table, ...] = ()
     next: tuple[tuple[str, str], ...] = ()
     """What to type next: a label, and a command in which {run} is the run folder."""
+
+
+def share(value: float, number: int) -> str:
+    """A share of so many, with its interval of 95% by Wilson 1927."""
+    from scipy.stats import binomtest
+
+    found = binomtest(round(value * number), number).proportion_ci(method="wilson")
+    return f"{value:.1%} ({found.low:.1%} to {found.high:.1%})"

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data import Tokenizer
 from data.chat import template_of
 from data.files import cache_root
 from data.sources.conversation import Preference
@@ -16,7 +15,7 @@ from orchestrator.config import JobConfig
 from orchestrator.stages.dpo.pairs import PublishedPreferences, publish_preferences
 from orchestrator.stages.dpo.stage import OWN, DPOConfig
 from orchestrator.stages.examples.driving import outline_of, ready_of
-from orchestrator.stages.language.roles import language_role, tokenizer_of_weights
+from orchestrator.stages.language.roles import language_role, tokenizer_of_all
 from orchestrator.stages.rewards import RULES
 from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Score, Shown
 from orchestrator.stages.weights import verified_weights
@@ -40,7 +39,7 @@ def outline(config: JobConfig) -> Outline:
     """The job from its settings alone. Raises ValueError for models that read other tokens."""
     stage = config.section(DPOConfig)
     template_of(stage.chat_template)
-    return _outline(config, f"{_source(stage)}, not read yet", _tokenizer(config).vocab_size)
+    return _outline(config, f"{_source(stage)}, not read yet", tokenizer_of_all(config).vocab_size)
 
 
 def estimate(config: JobConfig, start: "Checkpoint | None") -> Outline:
@@ -55,7 +54,7 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
     published = publish_preferences(
         _preferences(config, stage),
         _source(stage),
-        _tokenizer(config),
+        tokenizer_of_all(config),
         template_of(stage.chat_template),
         sequence_length=stage.sequence_length,
         validation_fraction=stage.validation_fraction,
@@ -96,25 +95,6 @@ def _preferences(config: JobConfig, stage: DPOConfig) -> Iterator[Preference]:
     if stage.data is None:
         return python_preferences(config.seed, RULES[stage.rule])
     return file_preferences(stage.data)
-
-
-def _tokenizer(config: JobConfig) -> Tokenizer:
-    """That of both models.
-
-    Raises:
-        ValueError: they have two, or none.
-    """
-    policy, reference = (tokenizer_of_weights(config, name) for name in ("model", "reference"))
-    assert policy is not None
-    assert reference is not None  # the stage has checked that both begin as saved weights
-    if policy.fingerprint != reference.fingerprint:
-        theirs = config.role("reference").model.weights
-        raise ValueError(
-            f"roles.reference.model.weights={theirs} reads other tokens than model.weights="
-            f"{config.model.weights}, so their log-probabilities can't be compared; give a "
-            "reference with the same tokenizer, or leave it out"
-        )
-    return policy
 
 
 def _outline(

@@ -208,9 +208,6 @@ def publish_preferences(
 
 
 def last_answer(row: ChatRow) -> list[int]:
-    """1 for each token of the last answer of a conversation: the others are what it answers."""
-    last = len(row.answers) - 1 - row.answers[::-1].index(True)
-    start = last
-    while start and row.answers[start - 1]:
-        start -= 1
-    return [int(start <= place <= last) for place in range(len(row.answers))]
+    """1 for each token of the last answer of a conversation."""
+    answer = row.last_answer
+    return [int(place in answer) for place in range(len(row.answers))]

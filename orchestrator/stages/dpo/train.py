@@ -24,7 +24,7 @@ from orchestrator.stages.examples.published import open_splits
 from orchestrator.stages.examples.resuming import FACTS, start_position
 from orchestrator.stages.examples.training import ExampleTraining
 from orchestrator.stages.language.roles import language_role
-from orchestrator.stages.result import Result, Table
+from orchestrator.stages.result import Result, Table, share
 from orchestrator.stages.rewards import RULES
 from orchestrator.stages.run import Run
 from orchestrator.training import distributed
@@ -222,7 +222,7 @@ class Training(ExampleTraining[Batch]):
         """
         self.checkpoints.restore_best(self.model)
         before, after, number = self.about[BEFORE], self.measure(), len(self.validation)
-        likelier = (_share(own["validation/above"], number) for own in (before, after))
+        likelier = (share(own["validation/above"], number) for own in (before, after))
         rows = [("chosen answer likelier", *likelier)]
         for name, label in SHOWN.items():
             if f"validation/{name}" in after:
@@ -270,11 +270,3 @@ class Training(ExampleTraining[Batch]):
         if rows:
             tables.insert(0, Table("answers_before_and_after", columns, tuple(rows), bold=0))
         return tuple(tables), notices
-
-
-def _share(value: float, number: int) -> str:
-    """A share with its interval by Wilson 1927."""
-    from scipy.stats import binomtest
-
-    found = binomtest(round(value * number), number).proportion_ci(method="wilson")
-    return f"{value:.1%} ({found.low:.1%} to {found.high:.1%})"

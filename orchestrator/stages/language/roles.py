@@ -1,10 +1,11 @@
 """The models of a stage on text: their size depends on the tokenizer."""
 
 from dataclasses import replace
+from typing import cast
 
 from data import Tokenizer
 from data.tokenizer import vocab_size
-from models.configs import reads_tokens
+from models.configs import CausalConfig, language, reads_tokens
 from orchestrator.config import JobConfig, RoleConfig
 from orchestrator.stages.weights import verified_weights
 
@@ -24,6 +25,33 @@ def language_role(config: JobConfig, vocabulary: int, name: str = "model") -> Ro
             "try model.vocab_size=null, which takes the tokenizer's"
         )
     return replace(role, model=replace(model, vocab_size=rows or vocabulary))
+
+
+def value_role(config: JobConfig, vocabulary: int, name: str = "model") -> RoleConfig:
+    """As `language_role`, with a value head; the stage has checked that the model can have one."""
+    role = language_role(config, vocabulary, name)
+    return replace(role, model=replace(cast(CausalConfig, role.model), value_head=True))
+
+
+def tokenizer_of_all(config: JobConfig) -> Tokenizer:
+    """That of all models of a stage, which has checked that each begins as saved weights.
+
+    Raises:
+        ValueError: they have several, or one has none.
+    """
+    first, *others = config.stage.roles
+    known = tokenizer_of_weights(config, first)
+    assert known is not None
+    for name in others:
+        own = tokenizer_of_weights(config, name)
+        assert own is not None
+        if own.fingerprint != known.fingerprint:
+            raise ValueError(
+                f"roles.{name}.model.weights={language(config.role(name).model).weights} reads "
+                f"other tokens than model.weights={config.model.weights}, so what they say of a "
+                "token can't be compared; give weights with the same tokenizer, or leave it out"
+            )
+    return known
 
 
 def tokenizer_of_weights(config: JobConfig, name: str = "model") -> Tokenizer | None:

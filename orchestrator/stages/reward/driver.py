@@ -1,18 +1,16 @@
 """A reward model's training in the process that starts the job: arithmetic, examples, record."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from data.chat import template_of
 from data.files import cache_root
 from data.sources.conversation import Ranking
 from data.sources.rankings import file_rankings, python_rankings
-from models.configs import CausalConfig
-from orchestrator.config import JobConfig, RoleConfig
+from orchestrator.config import JobConfig
 from orchestrator.stages.examples.driving import outline_of, ready_of
-from orchestrator.stages.language.roles import language_role, tokenizer_of_weights, vocabulary_of
+from orchestrator.stages.language.roles import tokenizer_of_weights, value_role, vocabulary_of
 from orchestrator.stages.reward.rankings import PublishedRankings, publish_rankings
 from orchestrator.stages.reward.stage import OWN, RewardConfig
 from orchestrator.stages.rewards import RULES
@@ -82,21 +80,6 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
     )
 
 
-def reward_role(config: JobConfig, vocabulary: int, name: str = "model") -> RoleConfig:
-    """A role as a language model with a value head.
-
-    Args:
-        config: of the job.
-        vocabulary: tokens of the tokenizer.
-        name: of the role.
-
-    Raises:
-        ValueError: as `language_role`.
-    """
-    role = language_role(config, vocabulary, name)
-    return replace(role, model=replace(cast(CausalConfig, role.model), value_head=True))
-
-
 def _source(stage: RewardConfig) -> str:
     return stage.data or f"answers to questions about functions of Python by {stage.rule}"
 
@@ -130,7 +113,7 @@ def _outline(
     ordered = config.section(RewardConfig).ordered
     return outline_of(
         config,
-        reward_role(config, vocabulary),
+        value_role(config, vocabulary),
         data,
         example="example",
         published=published,

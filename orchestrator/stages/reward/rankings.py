@@ -193,11 +193,8 @@ def publish_rankings(
 def _row(chat: ChatTemplate, messages: Sequence[Message]) -> Row:
     """A conversation up to the token that ends its last answer, by which it is judged."""
     row = chat.row(messages)
-    end = len(row.answers) - row.answers[::-1].index(True)
-    start = end - 1
-    while start and row.answers[start - 1]:
-        start -= 1
-    return row.tokens[:end], start
+    answer = row.last_answer
+    return row.tokens[: answer.stop], answer.start
 
 
 def _arrays(kept: list[tuple[Ranking, list[Row]]]) -> dict[str, NDArray[Any]]:

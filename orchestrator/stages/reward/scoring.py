@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from data import Tokenizer
 from data.messages import cut
-from orchestrator.stages.result import Table
+from orchestrator.stages.result import Table, share
 from orchestrator.stages.reward.rankings import Split
 
 Rewards = NDArray[np.float64]
@@ -112,14 +112,8 @@ class HeldOut:
 
     def _shares(self, name: str, number: int, *metrics: Mapping[str, float]) -> tuple[str, ...]:
         """Pairs of one example hang together, so that they count as one example in an interval."""
-        from scipy.stats import binomtest
-
-        n, shown = min(number, self.independent), []
-        for own in metrics:
-            share = own[f"validation/{name}"]
-            found = binomtest(round(share * n), n).proportion_ci(method="wilson")
-            shown.append(f"{share:.1%} ({found.low:.1%} to {found.high:.1%})")
-        return tuple(shown)
+        n = min(number, self.independent)
+        return tuple(share(own[f"validation/{name}"], n) for own in metrics)
 
 
 def reliability(margins: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -16,9 +16,10 @@ from orchestrator.stages.examples.feeding import evaluation
 from orchestrator.stages.examples.published import open_splits
 from orchestrator.stages.examples.resuming import FACTS, start_position
 from orchestrator.stages.examples.training import ExampleTraining
+from orchestrator.stages.language.roles import value_role
 from orchestrator.stages.result import Result, Table
 from orchestrator.stages.reward import scoring
-from orchestrator.stages.reward.driver import SAME, reward_role
+from orchestrator.stages.reward.driver import SAME
 from orchestrator.stages.reward.rankings import ARRAYS, Batch, PublishedRankings, Split
 from orchestrator.stages.reward.stage import RewardConfig
 from orchestrator.stages.run import Run
@@ -98,7 +99,7 @@ class Training(ExampleTraining[Batch]):
             Split, ARRAYS, published, run.cache, filling=self.words.end_of_text
         )
         self.held_out = scoring.HeldOut.of(self.validation, config.seed, self.reward.ordered)
-        role = reward_role(config, published.vocab_size)
+        role = value_role(config, published.vocab_size)
         flops = flops_per_sample(role.model, round(published.tokens))
         about = {"chat_template": published.template}
         super().__init__(config, run, role, train, published.fingerprint, about, flops)

@@ -1,12 +1,9 @@
 """A stage of rollouts in the process that starts the job: arithmetic, prompts, record."""
 
 from collections.abc import Iterator
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data import Tokenizer
 from data.chat import template_of
 from data.files import cache_root
 from data.messages import counted
@@ -14,11 +11,9 @@ from data.sources.conversation import Conversation
 from data.sources.conversations import file_conversations
 from data.sources.python_questions import python_questions
 from models import cost
-from models.configs import CausalConfig, language
 from orchestrator.config import JobConfig, RoleConfig
-from orchestrator.stages.examples.driving import record_of
-from orchestrator.stages.examples.resuming import start_position
-from orchestrator.stages.language.roles import language_role, tokenizer_of_weights
+from orchestrator.stages.examples.driving import ready_of
+from orchestrator.stages.language.roles import language_role, tokenizer_of_all, value_role
 from orchestrator.stages.rollouts.prompts import PublishedPrompts, publish_prompts
 from orchestrator.stages.rollouts.section import OWN, RolloutConfig
 from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Score, Shown
@@ -44,7 +39,7 @@ def outline(config: JobConfig) -> Outline:
     """The job from its settings alone. Raises ValueError for models that read other tokens."""
     stage = config.section(RolloutConfig)
     template_of(stage.chat_template)
-    return _outline(config, f"{_source(stage)}, not read yet", _tokenizer(config).vocab_size)
+    return _outline(config, f"{_source(stage)}, not read yet", tokenizer_of_all(config).vocab_size)
 
 
 def estimate(config: JobConfig, start: "Checkpoint | None") -> Outline:
@@ -59,16 +54,13 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
     published = publish_prompts(
         _conversations(config, stage),
         _source(stage),
-        _tokenizer(config),
+        tokenizer_of_all(config),
         template_of(stage.chat_template),
         prompt_tokens=stage.prompt_tokens,
         validation_fraction=stage.validation_fraction,
         seed=config.seed,
         cache=cache_root(),
     )
-    if start is not None:
-        model = language_role(config, published.vocab_size).model
-        start_position(start, config, model, published.fingerprint, SAME)
     if published.too_long:
         say(
             f"data: left out as longer than stage.prompt_tokens={stage.prompt_tokens}: "
@@ -78,17 +70,15 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
         f"{_source(stage)}: {published.train:,} train and {published.validation:,} held-out "
         f"prompts, {published.tokens:.1f} tokens a prompt"
     )
-    return Ready(
+    return ready_of(
+        config,
+        start,
         _outline(config, data, published.vocab_size, published),
-        inputs=published,
-        record=partial(
-            record_of,
-            published=published,
-            name="python_questions" if stage.data is None else Path(stage.data).stem,
-            source=stage.data or "python_docs",
-            columns={"messages": "list"},
-        ),
-        files=(published.folder(cache_root()),),
+        published,
+        same=SAME,
+        name="python_questions" if stage.data is None else Path(stage.data).stem,
+        source=stage.data or "python_docs",
+        columns={"messages": "list"},
     )
 
 
@@ -98,27 +88,6 @@ def _source(stage: RolloutConfig) -> str:
 
 def _conversations(config: JobConfig, stage: RolloutConfig) -> Iterator[Conversation]:
     return python_questions(config.seed) if stage.data is None else file_conversations(stage.data)
-
-
-def _tokenizer(config: JobConfig) -> Tokenizer:
-    """That of all models of the job.
-
-    Raises:
-        ValueError: they have several, or none.
-    """
-    first, *others = config.stage.roles
-    known = tokenizer_of_weights(config, first)
-    assert known is not None  # the stage has checked that all begin as saved weights
-    for name in others:
-        own = tokenizer_of_weights(config, name)
-        assert own is not None
-        if own.fingerprint != known.fingerprint:
-            raise ValueError(
-                f"roles.{name}.model.weights={language(config.role(name).model).weights} reads "
-                f"other tokens than model.weights={config.model.weights}, so what they say of a "
-                "token can't be compared; give weights with the same tokenizer, or leave it out"
-            )
-    return known
 
 
 def _outline(
@@ -165,11 +134,8 @@ def _outline(
 
 def rollout_role(config: JobConfig, vocabulary: int, name: str) -> RoleConfig:
     """As `language_role`, with a value head where the stage wants one."""
-    role = language_role(config, vocabulary, name)
-    if name not in config.section(RolloutConfig).valued:
-        return role
-    assert isinstance(role.model, CausalConfig)  # the stage has checked that
-    return replace(role, model=replace(role.model, value_head=True))
+    valued = name in config.section(RolloutConfig).valued
+    return (value_role if valued else language_role)(config, vocabulary, name)
 
 
 def flops_per_answer(config: JobConfig, published: PublishedPrompts) -> float:
