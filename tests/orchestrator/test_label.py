@@ -190,10 +190,14 @@ def test_a_request_that_can_not_be_met_says_what_to_type(tmp_path):
         (["serve", str(items), store, "--overlap=0"], "must be at least 1"),
         (["serve", str(items), store, "--labeller="], "is no name"),
         (["serve", str(items), "--store=postgresql://me:secret@h/x"], "not into the URL"),
-        (["export", str(tmp_path / "x"), store], "has no judgement to export"),
     ]:
         with pytest.raises(ValueError, match=words):
             main(argv)
+        if argv[0] == "serve":
+            assert not (tmp_path / "labels.db").exists()
+    Store(f"sqlite:///{tmp_path}/labels.db").close()
+    with pytest.raises(ValueError, match="has no judgement to export"):
+        main(["export", str(tmp_path / "x"), store])
     rating = write(tmp_path / "b.jsonl", {"prompt": "q", "answers": ["a"]})
     with closing(Store(f"sqlite:///{tmp_path}/labels.db")) as known:
         known.add(read_items(items))

@@ -40,12 +40,13 @@ def main(argv: Sequence[str]) -> int:
         ValueError: the file holds no items, the database does not answer, or a name is none.
     """
     options = parser().parse_args(argv)
+    items = _checked(options) if options.action == "serve" else []
     url = address(options.store, options.action == "serve")
     from orchestrator.verbs.label.store import Store
 
     with closing(Store(url)) as store:
         if options.action == "serve":
-            return _serve(store, options)
+            return _serve(store, items, options)
         return _report(store) if options.action == "report" else _export(store, options)
 
 
@@ -107,17 +108,21 @@ def address(store: str, make: bool) -> str:
     return f"sqlite:///{path}"
 
 
-def _serve(store: "Store", options: argparse.Namespace) -> int:
+def _checked(options: argparse.Namespace) -> list[Item]:
+    """The items to serve; nothing is made before the request is known to be good."""
+    if options.overlap < 1:
+        raise ValueError(f"--overlap={options.overlap} must be at least 1; try --overlap=2")
+    for name in options.labeller or ():
+        if not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
+            raise ValueError(f"--labeller={name!r} is no name; use up to {LONGEST_NAME} letters")
+    return read_items(options.file)
+
+
+def _serve(store: "Store", items: Sequence[Item], options: argparse.Namespace) -> int:
     from orchestrator.verbs.label.service import Desk, serve
     from orchestrator.verbs.ui import choose_port
 
-    if options.overlap < 1:
-        raise ValueError(f"--overlap={options.overlap} must be at least 1; try --overlap=2")
     names = list(dict.fromkeys(options.labeller or [getuser()]))
-    for name in names:
-        if not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
-            raise ValueError(f"--labeller={name!r} is no name; use up to {LONGEST_NAME} letters")
-    items = read_items(options.file)
     kinds = {item.second is None for item in (*items, *store.all()[0])}
     if len(kinds) > 1:
         raise ValueError(
