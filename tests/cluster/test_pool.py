@@ -120,6 +120,7 @@ def freeze_once(task):
     if number == 1 and not notes(folder, "frozen"):
         note(folder, "frozen")
         os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(60)  # another thread may take the signal while this one goes on for a moment
     return number
 
 
