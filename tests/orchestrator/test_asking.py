@@ -11,12 +11,13 @@ from data.chat import BUILT_IN, ChatTemplate
 from models.configs import GPTConfig
 from orchestrator.config import EngineConfig
 from orchestrator.stages.asking import endpoint
-from orchestrator.stages.asking.answers import Spent, Stopped, ask_all
+from orchestrator.stages.asking.answers import Stopped, ask_all
 from orchestrator.stages.asking.endpoint import Endpoint, EndpointAway, EndpointRefused
 from orchestrator.stages.asking.items import Item
 from orchestrator.stages.asking.local import LocalModel
 from orchestrator.stages.asking.requests import Request
 from orchestrator.stages.asking.section import AskedConfig
+from orchestrator.stages.asking.spending import Spent
 from orchestrator.stages.asking.verdicts import questions
 from orchestrator.stages.run import Run
 from orchestrator.training import engine
