@@ -30,7 +30,7 @@ def revise(config: JobConfig, inputs: Inputs, run: Run) -> Result:
         found = revised(inputs.prompts, inputs.principles, stage, ask, config.seed)
         said = _judged(found, inputs, config, run, judging)
     except Stopped as stopped:
-        return Result(stopped=True, notices=(str(stopped),))
+        return Result(stopped=True, reason=str(stopped))
     told = outcome.measure(found, inputs.principles, said, config.seed)
     figures = told.metrics | metrics(stage.writer, spent)
     figures |= {f"judge_{name}": own for name, own in metrics(stage.judge, judging).items()}

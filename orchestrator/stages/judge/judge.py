@@ -24,7 +24,7 @@ def judge(config: JobConfig, inputs: Inputs, run: Run) -> Result:
     try:
         found = _found(config, inputs, run, spent)
     except Stopped as stopped:
-        return Result(stopped=True, notices=(str(stopped),))
+        return Result(stopped=True, reason=str(stopped))
     measured = outcome.measure(found, inputs.people)
     run.log(
         0, {f"judge/{k}": v for k, v in (measured.metrics | metrics(stage.judge, spent)).items()}
