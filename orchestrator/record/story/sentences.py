@@ -27,6 +27,7 @@ LIVE = (
         "copy_failed",
         "copy_fenced",
         "copy_pending",
+        "engine",
         "recovered",
         "resized",
         "restarting",
@@ -127,6 +128,10 @@ def _waited_for_disk(e: Event) -> str:
 
 def _checkpoint_rejected(e: Event) -> str:
     return f"passed over: {e.get('reason')}"
+
+
+def _engine(e: Event) -> str:
+    return f"rollout engine: {e.get('message')}"
 
 
 def _copied(e: Event) -> str:
@@ -283,6 +288,7 @@ SENTENCES: dict[str, Callable[[Event], str]] = {
     "best": _best,
     "checkpoint_waited": _checkpoint_waited,
     "checkpoint_rejected": _checkpoint_rejected,
+    "engine": _engine,
     "copied": _copied,
     "copy_failed": _copy_failed,
     "copy_fenced": _copy_fenced,
