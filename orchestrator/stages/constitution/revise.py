@@ -33,7 +33,8 @@ def revise(config: JobConfig, inputs: Inputs, run: Run) -> Result:
         return Result(stopped=True, reason=str(stopped))
     told = outcome.measure(found, inputs.principles, said, config.seed)
     figures = told.metrics | metrics(stage.writer, spent)
-    figures |= {f"judge_{name}": own for name, own in metrics(stage.judge, judging).items()}
+    if inputs.judge is not None:
+        figures |= {f"judge_{name}": own for name, own in metrics(stage.judge, judging).items()}
     run.log(0, {f"constitution/{name}": value for name, value in figures.items()})
     answers, pairs = outcome.answers(found, inputs.principles), outcome.pairs(found, said)
     files = {ANSWERS: answers, PAIRS: pairs, RECORD: [outcome.row(own) for own in found]}
