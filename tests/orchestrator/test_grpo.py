@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
@@ -169,10 +170,28 @@ def test_an_engine_that_dies_is_replaced_alone_and_its_answers_are_the_same(aske
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_one_step_off_policy_a_run_that_is_resumed_learns_from_the_same_answers(asked, tmp_path):
+    found = typed(
+        *("run", *asked, "stage.engines=2", "stage.off_policy_steps=1", f"outputs={tmp_path}")
+    )
+    assert found.code == 0, found
+    whole = (tmp_path / "latest").resolve()
+    mismatch = [metrics(whole)[step, "train/sampler_mismatch"] for step in range(1, 7)]
+    assert mismatch[0] == pytest.approx(1, abs=1e-5)  # written by the policy that learns
+    assert min(mismatch[1:]) > 1.01  # and these by the one before its updates
+    expected, answers = weights(whole), keeping.read(keeping.file_of(whole, 6))
+    shutil.rmtree(whole / "checkpoints" / "step_00000006")
+    again = typed("run", f"resume={whole}", f"outputs={tmp_path}")
+    assert again.code == 0, again
+    last = (tmp_path / "latest").resolve()
+    assert keeping.read(keeping.file_of(last, 6)) == answers
+    found = weights(last)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["stage.engines=1"], "resources.launcher=inline has no Ray; try resources.launcher=ray"),
         (["stage.off_policy_steps=1"], "and stage.engines=0; add stage.engines=1"),
         (["stage.off_policy_steps=2"], "must be 0 or 1"),
         (["stage.importance_limit=3"], "it is for stage.off_policy_steps=1"),
