@@ -22,6 +22,7 @@ UNTOLD = (
 LIVE = (
     *("checkpoint_rejected", "data_skipped", "failed", "fenced", "gave_up", "hung", "preempted"),
     *(
+        "asked",
         "checkpoint_waited",
         "copy_failed",
         "copy_fenced",
@@ -104,6 +105,10 @@ def _checkpoint(e: Event) -> str:
     if written := seconds(e.get("write_s")):
         parts.append(f"written in {written}")
     return ", ".join(parts)
+
+
+def _asked(e: Event) -> str:
+    return f"{e.get('done')} of {e.get('of')} requests answered"
 
 
 def _best(e: Event) -> str:
@@ -279,6 +284,7 @@ SENTENCES: dict[str, Callable[[Event], str]] = {
     "resumed": _resumed,
     "weights": _weights,
     "checkpoint": _checkpoint,
+    "asked": _asked,
     "best": _best,
     "checkpoint_waited": _checkpoint_waited,
     "checkpoint_rejected": _checkpoint_rejected,
