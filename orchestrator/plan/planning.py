@@ -183,7 +183,7 @@ class Plan:
             line += f", {f'DeepSpeed ZeRO {engine.zero_stage}' if zero else 'PyTorch'}"
             line += f", {engine.precision}"
         here, beside = self.devices, self.config.stage.processes
-        if beside:
+        if beside and resources.launcher != "inline":
             line += f"; {counted(beside, 'rollout engine')} beside them, {kind} with {cores} each"
         if here is None:
             return line
