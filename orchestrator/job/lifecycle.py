@@ -338,6 +338,6 @@ class Job:
             self._journal.metrics(standing.step, {GOODPUT: spent.goodput})
         if self.assignment.sweep is None:  # a trial shares its machine with others
             learns = undisturbed and standing.attempt == 1
-            measured = scoring.Measured(spent.step_seconds, self._memory)
+            measured = scoring.Measured(spent.step_seconds, spent.part_seconds, self._memory)
             for line in scoring.record(self.plan, measured, self._journal, self.folder, learns):
                 self.screen.say(line)

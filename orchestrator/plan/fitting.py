@@ -8,9 +8,10 @@ from typing import Any
 
 from data.messages import size
 from orchestrator.config import JobConfig, TrainingConfig
-from orchestrator.plan.forecast import USABLE, Forecast, duration, forecast
+from orchestrator.plan.forecast import USABLE, Forecast, forecast
 from orchestrator.plan.memory import Memory, memory_of
 from orchestrator.plan.planning import Plan
+from orchestrator.plan.showing import duration
 
 LIMIT = re.compile(r"(?:limit|total capacity of) ([\d.]+) ([MG])iB")
 MOSTLY = 0.5  # of the limit; from there on the state is what does not fit

@@ -10,6 +10,7 @@ import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from orchestrator.stages.language.roles import language_role
 from orchestrator.stages.result import Result
 from orchestrator.stages.rewards import RULES
 from orchestrator.stages.rollouts import keeping
+from orchestrator.stages.rollouts.clock import StepClock
 from orchestrator.stages.rollouts.driving import SAME, flops_per_answer, rollout_role
 from orchestrator.stages.rollouts.measuring import measure
 from orchestrator.stages.rollouts.outcome import Measured, tables
@@ -72,7 +74,7 @@ class RolloutTraining(ExampleTraining[Questions]):
             open_split(published, name, run.cache) for name in ("train", "validation")
         )
         self.validation = validation.spread(self.settings.validation_prompts)
-        self.updates_done = 0
+        self.updates_done, self.clock = 0, StepClock()
         about = {"chat_template": published.template}
         super().__init__(
             config, run, language_role(config, published.vocab_size), train,
@@ -129,7 +131,8 @@ class RolloutTraining(ExampleTraining[Questions]):
         )
         questions = self.train.batch(self.order(places), places, np.ones(len(places), np.bool_))
         order = np.argsort(index, kind="stable")  # answers to a prompt are written side by side
-        written = self.write(questions, copies.tolist(), ids[order].tolist(), "train")
+        with self.clock("rollout"):
+            written = self.write(questions, copies.tolist(), ids[order].tolist(), "train")
         rollout = written.at(torch.from_numpy(np.argsort(order)).to(self.run.device))
         texts = [self.tokens.decode(row) for row in rollout.answers(self.tokens.end_of_text)]
         return Asked(ids, [questions.texts[place] for place in index], rollout, texts)
@@ -163,7 +166,8 @@ class RolloutTraining(ExampleTraining[Questions]):
             RanAway: on every rank, naming the step.
         """
         rollout = asked.rollout
-        old, reference = (self.logprobs(own, rollout) for own in (self.model, self.reference))
+        with self.clock("scoring"):
+            old, reference = (self.logprobs(own, rollout) for own in (self.model, self.reference))
         rewards = torch.tensor(self.rewards(asked), device=self.run.device)
         found = Experience(rollout, rewards, old, reference, torch.zeros_like(old))
         bad = [int(n) for n in asked.ids[~rewards.isfinite().cpu().numpy()]]
@@ -248,7 +252,7 @@ class RolloutTraining(ExampleTraining[Questions]):
         if every is not None:
             if self.run.fence is not None:
                 self.run.fence.check()
-            whole = sorted((row for own in every for row in own), key=_number)
+            whole = sorted((row for own in every for row in own), key=itemgetter("answer_id"))
             keeping.write(self.run.folder, step, whole)
 
     # The loop around the steps
@@ -297,6 +301,7 @@ class RolloutTraining(ExampleTraining[Questions]):
                     "train/flops": spent.flops,
                     "train/seconds": spent.seconds,
                     "train/step_seconds": took,
+                    **self.clock.take(took),
                 },
             )
             due = schedule.save_at(step) or bool(overdue) or step == schedule.steps
@@ -392,7 +397,3 @@ class RolloutTraining(ExampleTraining[Questions]):
 
 def _rounded(values: Tensor) -> list[float]:
     return [round(float(value), 5) for value in values]
-
-
-def _number(row: Mapping[str, Any]) -> int:
-    return int(row["answer_id"])
