@@ -29,6 +29,11 @@ def asked(config: JobConfig, gpu: str | None, mfu: str | None, table: str | None
         ValueError: a word names what is not known or can't be.
     """
     share = None if mfu is None else _share(mfu)
+    if share is not None and not config.resources.gpus_per_worker:
+        raise ValueError(
+            f"mfu={mfu} is a share of a GPU's peak, and resources.gpus_per_worker=0; try "
+            "resources=gpu8, or leave it out: times on CPUs are measured"
+        )
     own = prices.read(None if table is None else Path(table))
     if gpu is None:
         at_hand = here(config)

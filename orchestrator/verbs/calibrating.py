@@ -34,7 +34,7 @@ from orchestrator.plan.scoring import LEAST_STEPS
 from orchestrator.plan.working import WRITTEN_OUT_TOKENS
 from orchestrator.terminal import say
 
-LIMIT_S = 300
+LIMIT_S = 600
 FEW = 1  # model of every layout
 
 

@@ -114,8 +114,8 @@ def test_mfu_is_what_chowdhery_et_al_publish_of_palm():
     assert 238.3e3 * per_token / (6144 * 275e12) == pytest.approx(0.462, abs=0.0005)
 
 
-# MosaicML, llm-foundry, scripts/train/benchmarking/README.md, H100 80GB BF16: layers, width, length,
-# GPUs of 989.4 TFLOP/s, tokens/s, MFU in percent, parameters.
+# MosaicML, llm-foundry, scripts/train/benchmarking/README.md, H100 80GB BF16: layers, width, tokens
+# of a row, GPUs of 989.4 TFLOP/s, tokens/s, MFU in percent, parameters.
 MPT = [
     (80, 8192, 2048, 64, 66_523, 42.57, 64_862_437_376),
     (48, 7168, 8192, 8, 11_072, 29.92, 30_019_254_272),

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -34,7 +34,8 @@ from orchestrator.record.lines import read
 from orchestrator.stages.pretrain.stage import PretrainConfig
 from orchestrator.stages.stage import Outline, RoleOutline, Work
 from orchestrator.training.gpus import GPUS, Gpu
-from orchestrator.verbs.calibrating import _measure
+from orchestrator.training.measuring import NEW, PROMPT, Sized, write
+from orchestrator.verbs.calibrating import _measure, _writing
 from tests.orchestrator.typed import on, refused, trained, typed
 
 
@@ -169,6 +170,14 @@ def test_ways_to_fit_fit_when_they_are_typed_and_the_fewest_changes_come_first()
     assert changes(replace(plan, hardware=on_gpu(80e9))).lines == ()
     (nothing,) = changes(replace(plan, hardware=on_gpu(1e6))).lines
     assert "try more workers, or a smaller model" in nothing
+
+
+def test_bf16_is_a_way_to_fit_but_not_the_fastest_way_to_the_same_steps():
+    plan = rough_plan(job(1, steps=10, engine=EngineConfig(name="torch", precision="fp32")))
+    whole = forecast(plan.config, plan.outline, on_gpu(80e9)).peak
+    plan = replace(plan, hardware=on_gpu(0.9 * whole))
+    assert any("engine.precision=bf16" in line for line in changes(plan).lines)
+    assert "can't be looked for: time" in fastest(plan).lines[0], "of fp32 it is not known"
 
 
 def test_the_fastest_setting_computes_nothing_twice_where_that_fits():
@@ -390,10 +399,24 @@ def test_a_stage_of_rollouts_is_planned_and_scored_by_its_parts(corpus, own_cach
 
 
 def test_a_rank_measures_the_steps_of_a_model():
-    found = _measure(1, 1, 1)
-    (row,) = [own for own in found["steps"] if own["precision"] == "fp32"]
+    (row,) = [own for own in _measure(1, 1, 1)["steps"] if own["precision"] == "fp32"]
     assert row["pass_s"] > 0
     assert row["update_s"] >= 0
+
+
+def test_what_writing_takes_is_fitted_from_models_that_write():
+    small = Sized(1, 32, 64, 1, 64)
+    rows = [
+        {"tokens_s": write(small, number, "fp32"), "rows": number, "precision": "fp32"}
+        | asdict(small)
+        for number in (1, 8)
+    ]
+    assert min(row["tokens_s"] for row in rows) > 0
+    own = measured(writes=_writing(rows))
+    told = own.write_seconds(small.config, 1, PROMPT + NEW / 2, "fp32", "2x1")
+    assert told == pytest.approx(rows[0]["tokens_s"], rel=0.5)
+    with pytest.raises(KeyError, match="has not measured"):
+        own.write_seconds(small.config, 1, 30, "bf16", "2x1")
 
 
 def test_what_a_plan_is_asked_for_and_can_not_be_is_refused(tmp_path):
@@ -401,6 +424,7 @@ def test_what_a_plan_is_asked_for_and_can_not_be_is_refused(tmp_path):
     said = refused(*big, "gpu=H1000")
     assert all(name in said for name in GPUS)
     assert "above 0 and at most 1" in refused(*big, "gpu=H100", "mfu=40")
+    assert "resources.gpus_per_worker=0" in refused("plan", "resources=cpu1", "mfu=0.4")
     assert "fit=maybe must be true or false" in refused(*big, "fit=maybe")
     assert "resources.gpus_per_worker=0" in refused("plan", "resources=cpu1", "gpu=H100")
     prices = tmp_path / "prices.yaml"
