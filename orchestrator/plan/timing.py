@@ -45,7 +45,7 @@ class Seconds:
     scoring: float = 0.0
     """Passes without a gradient."""
     rollout: float = 0.0
-    """Text that is written."""
+    """Text that is written, as long as the workers wait for it."""
 
     @property
     def total(self) -> float:
@@ -64,6 +64,11 @@ class Seconds:
         """Each part longer by a factor."""
         return Seconds(factor * self.update, factor * self.scoring, factor * self.rollout)
 
+    @property
+    def behind(self) -> "Seconds":
+        """The same where the next step's text is written meanwhile."""
+        return replace(self, rollout=max(0.0, self.rollout - self.update - self.scoring))
+
 
 def seconds_of(config: JobConfig, outline: Outline, on: Hardware) -> tuple[Seconds | None, str]:
     """Of a step, and where they come from; None, and why they are not known."""
@@ -73,6 +78,15 @@ def seconds_of(config: JobConfig, outline: Outline, on: Hardware) -> tuple[Secon
     if length is None:
         return None, "not known: how long its examples are is not; --with-data may tell"
     roles = list(outline.roles.values())
+    found, why = _in_turn(config, roles, length, on)
+    ahead = any(role.work.ahead for role in roles)
+    return (found.behind if found is not None and ahead else found), why
+
+
+def _in_turn(
+    config: JobConfig, roles: list[RoleOutline], length: float, on: Hardware
+) -> tuple[Seconds | None, str]:
+    """Of a step whose parts come one after another."""
     if config.resources.device == "cuda":
         return _on_gpu(config, roles, length, on)
     own = on.calibration
@@ -101,6 +115,11 @@ def answers_of(config: JobConfig) -> int:
     return config.batch.step // config.workers
 
 
+def written_of(config: JobConfig, role: RoleOutline) -> int:
+    """Samples of a step that are written by one process."""
+    return -(-config.batch.step // (role.work.writers or config.workers))
+
+
 def computed_again(role: RoleOutline, length: float) -> float:
     """How much more a pass takes because activations are computed again."""
     if not role.config.engine.activation_checkpointing or not role.work.passes:
@@ -120,12 +139,12 @@ def _on_cpu(config: JobConfig, role: RoleOutline, length: float, own: Calibratio
     if work.passes:
         update = micro_batches(config) * work.passes * one * computed_again(role, length)
         update += work.updates * own.update_seconds(model, precision)
-    if work.written and role.config.engine.sharding_stage == 3:
+    if work.written and not work.writers and role.config.engine.sharding_stage == 3:
         rollout = work.written * looks  # each token takes passes over the whole texts
     elif work.written:
-        rollout = looks + work.written * own.write_seconds(
-            model, answers_of(config), length, precision, layout
-        )
+        rows = written_of(config, role)
+        rollout = looks * rows / answers_of(config)
+        rollout += work.written * own.write_seconds(model, rows, length, precision, layout)
     return Seconds(update, work.looks * looks, rollout)
 
 
@@ -170,12 +189,14 @@ def _computed(config: JobConfig, role: RoleOutline, length: float, gpu: Gpu, mfu
     look = rows * flops.forward / rate
     if not work.written:
         return Seconds(update, work.looks * look)
-    if role.config.engine.sharding_stage == 3:
+    if role.config.engine.sharding_stage == 3 and not work.writers:
         return Seconds(update, work.looks * look, work.written * look)
     # Pope et al. 2022 (arXiv:2211.05102), section 2.1: a token takes the time in which the weights
     # and the keys and values so far are read, or in which they are multiplied.
     number = 2 if role.config.engine.precision == "bf16" else 4
     cached = cost.cache_numbers(model, round(length - work.written / 2)) or 0
-    reading = number * (role.parameters + rows * cached) / gpu.bandwidth
-    token = max(reading, look / length)
-    return Seconds(update, work.looks * look, look + work.written * token)
+    written = written_of(config, role)
+    reading = number * (role.parameters + written * cached) / gpu.bandwidth
+    first = written * flops.forward / rate
+    token = max(reading, first / length)
+    return Seconds(update, work.looks * look, first + work.written * token)

@@ -29,6 +29,8 @@ def traffic(roles: Iterable[RoleOutline], workers: int, micro_batches: int) -> f
         sums = micro_batches * work.passes if stage >= 2 else work.updates
         gathered = work.updates
         if stage == 3:
-            gathered = micro_batches * (2 * work.passes + work.looks + work.written)
+            gathered = micro_batches * (
+                2 * work.passes + work.looks + work.written * (not work.writers)
+            )
         sent += weight * P * (sums + gathered)
     return sent * (workers - 1) / workers

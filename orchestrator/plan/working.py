@@ -59,7 +59,7 @@ def working_of(
     kept = found.total(checkpointing=own.engine.activation_checkpointing)
     logits = _loss_bytes(model, each, config, work.loss, learns=True)
     cache = 0.0
-    if work.written and own.engine.sharding_stage != 3:
+    if work.written and not work.writers and own.engine.sharding_stage != 3:
         numbers = cost.cache_numbers(model, round(length)) or 0
         weights = number * role.parameters
         sorted_again = config.resources.device == "cpu" and weights <= MOST_SORTED_BYTES

@@ -35,6 +35,10 @@ class Work:
     """Forward passes of a row without a gradient."""
     written: int = 0
     """Tokens at the end of a row that it writes itself, one after another."""
+    writers: int = 0
+    """Processes of their own in which it does so. 0: the workers do."""
+    ahead: bool = False
+    """Whether those write the next step's rows while the workers learn."""
     updates: int = 1
     """Optimizer steps of a step."""
     loss: str = "summed"

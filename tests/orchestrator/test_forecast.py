@@ -121,6 +121,12 @@ def test_the_time_of_writing_is_that_of_reading_weights_and_cache():
     assert own.rollout == pytest.approx(look + 256 * reading)
     assert own.scoring == pytest.approx(2 * look)
     assert own.update == pytest.approx(3 * look)
+    # Two processes of their own write half as many texts each, the next ones while workers learn.
+    writing = replace(policy, work=replace(policy.work, writers=2, ahead=True))
+    ahead = replace(outline, roles={"model": writing, "reference": frozen})
+    apart = forecast(config, ahead, Hardware("made up", facts, 0.5)).seconds
+    half = look / 2 + 256 * 2 * (8_030_261_248 + 32 * 2 * 32 * 8 * 128 * 384) / 2e12
+    assert apart.total == pytest.approx(max(half, 5 * look))
 
 
 def test_models_that_work_one_after_another_need_what_the_largest_needs():

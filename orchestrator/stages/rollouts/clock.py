@@ -25,6 +25,6 @@ class StepClock:
     def take(self, step_seconds: float) -> dict[str, float]:
         """The metrics of a step that took so long, whose rest are updates; begin at 0 again."""
         rest = step_seconds - sum(self._spent.values())
-        found = {f"train/{part}_seconds": own for part, own in self._spent.items()}
+        parts = {"step": step_seconds, **self._spent, UPDATE: rest}
         self._spent = dict.fromkeys(MEASURED, 0.0)
-        return found | {f"train/{UPDATE}_seconds": rest}
+        return {f"train/{part}_seconds": own for part, own in parts.items()}

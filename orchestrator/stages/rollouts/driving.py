@@ -29,6 +29,8 @@ TRAINING = (
     Shown("train/kl", "KL {:.3f} nats/token"),
     Shown("train/answer_tokens", "{:.1f} tokens an answer"),
     Shown("train/answers_per_second", "{:.1f} answers/s", rate=True),
+    Shown("train/trainer_idle", "trainer idle {:.0%}", rate=True),
+    Shown("train/engines_idle", "engines idle {:.0%}", rate=True),
     Shown("train/step_seconds", "{:.3g} s/step", rate=True),
 )
 EVALUATION = (
@@ -145,6 +147,8 @@ def work_of(stage: RolloutConfig, role: str) -> Work:
         passes=stage.epochs if trained else 0,
         looks=1,
         written=stage.answer_tokens if policy else 0,
+        writers=stage.engines if policy else 0,
+        ahead=policy and stage.off_policy_steps > 0,
         updates=stage.updates if trained else 0,
         loss="scores",
     )
