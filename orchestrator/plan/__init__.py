@@ -15,6 +15,7 @@ several.py      what several jobs take together
 hardware.py     what the job is taken to run on
 calibration.py  what was measured of this machine
 lessons.py      what runs have taught
+waiting.py      how long it would wait in the queue
 prices.py       what an hour costs
 fitting.py      changes that make a job fit, or faster
 scoring.py      what came of a plan
