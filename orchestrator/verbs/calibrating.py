@@ -42,15 +42,15 @@ def calibrate() -> int:
     """Measure, keep, and say what was found; returns the exit code."""
     cores, begun = local_cpus(), time.monotonic()
     say(f"measuring this machine, {cores} cores; leave it alone for a minute")
-    everything = _measure(cores, 1, None)
+    everything = measure(cores, 1, None)
     rows, written = everything.pop("steps"), everything.pop("writes")
     passes, updates, residuals = constants(rows)
     layouts = {f"{cores}x1": 1.0}
     for ranks, threads in ((1, 1), (1, cores)):
         if f"{ranks}x{threads}" not in layouts:
-            few = _measure(ranks, threads, FEW)["steps"]
+            few = measure(ranks, threads, FEW)["steps"]
             layouts[f"{ranks}x{threads}"] = _ratio(few, rows)
-    writes = _writing(written)
+    writes = writing(written)
     new = Calibration(
         machine(), passes, updates, layouts, residuals=residuals, writes=writes, **everything
     )
@@ -101,7 +101,7 @@ def errors(own: Calibration, rows: list[dict[str, Any]]) -> list[float]:
         others = [each for each in rows if each is not row]
         passes, updates, residuals = constants(others)
         alone = replace(own, passes=passes, updates=updates, residuals=residuals)
-        model, micro = _sized(row)
+        model, micro = sized(row)
         told = 2 * alone.pass_seconds(model, micro, row["precision"], "")
         told += alone.update_seconds(model, row["precision"])
         found.append(told / (2 * row["pass_s"] + row["update_s"]) - 1)
@@ -115,23 +115,23 @@ def constants(
     passes, updates, residuals = {}, {}, {}
     for precision in sorted({row["precision"] for row in rows}):
         own = [row for row in rows if row["precision"] == precision]
-        sized, took = [_sized(row) for row in own], [row["pass_s"] for row in own]
-        features = [pass_features(*each) for each in sized]
+        models, took = [sized(row) for row in own], [row["pass_s"] for row in own]
+        features = [pass_features(*each) for each in models]
         passes[precision] = fit(features, took)
         told = (
             sum(a * x for a, x in zip(passes[precision], each, strict=True)) for each in features
         )
         logs = [math.log(real / each) for real, each in zip(took, told, strict=True)]
-        places = [at for each in sized if (at := place(*each)) is not None]
+        places = [at for each in models if (at := place(*each)) is not None]
         residuals[precision] = fit_residuals(places, logs)
         updates[precision] = fit(
-            [update_features(model) for model, _ in sized],
+            [update_features(model) for model, _ in models],
             [max(row["update_s"], 1e-4) for row in own],
         )
     return passes, updates, residuals
 
 
-def _writing(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
+def writing(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
     """Constants of a token that is written, by precision."""
     from orchestrator.training.measuring import NEW, PROMPT
 
@@ -139,13 +139,13 @@ def _writing(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
     for precision in sorted({row["precision"] for row in rows}):
         own = [row for row in rows if row["precision"] == precision]
         features = [
-            write_features(_sized(row)[0], row["rows"], PROMPT + NEW / 2, precision) for row in own
+            write_features(sized(row)[0], row["rows"], PROMPT + NEW / 2, precision) for row in own
         ]
         found[precision] = fit(features, [row["tokens_s"] for row in own])
     return found
 
 
-def _sized(row: dict[str, Any]) -> tuple[ModelConfig, Pass]:
+def sized(row: dict[str, Any]) -> tuple[ModelConfig, Pass]:
     """The model and micro-batch of a row."""
     from orchestrator.training.measuring import Sized
 
@@ -166,7 +166,7 @@ def _ratio(few: list[dict[str, Any]], rows: list[dict[str, Any]]) -> float:
     return sum(ratios) / len(ratios)
 
 
-def _measure(ranks: int, threads: int, models: int | None) -> dict[str, Any]:
+def measure(ranks: int, threads: int, models: int | None) -> dict[str, Any]:
     """What so many ranks have found. Raises ValueError if they can't measure."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]

@@ -34,8 +34,8 @@ from orchestrator.record.lines import read
 from orchestrator.stages.pretrain.stage import PretrainConfig
 from orchestrator.stages.stage import Outline, RoleOutline, Work
 from orchestrator.training.gpus import GPUS, Gpu
-from orchestrator.training.measuring import NEW, PROMPT, Sized, write
-from orchestrator.verbs.calibrating import _measure, _writing
+from orchestrator.training.measuring import MODELS, NEW, PROMPT, Sized, write
+from orchestrator.verbs import calibrating
 from tests.orchestrator.typed import on, refused, trained, typed
 
 
@@ -405,9 +405,26 @@ def test_a_stage_of_rollouts_is_planned_and_scored_by_its_parts(corpus, own_cach
 
 
 def test_a_rank_measures_the_steps_of_a_model():
-    (row,) = [own for own in _measure(1, 1, 1)["steps"] if own["precision"] == "fp32"]
+    (row,) = [own for own in calibrating.measure(1, 1, 1)["steps"] if own["precision"] == "fp32"]
     assert row["pass_s"] > 0
     assert row["update_s"] >= 0
+
+
+def test_models_are_told_from_the_others_that_were_measured():
+    true, step = [2e-12, 3e-9, 2e-11, 4e-9, 1e-10, 5e-10, 1e-4, 2e-3], [4e-9, 5e-6, 1e-3]
+    rows = []
+    for sized in MODELS:
+        row = {**asdict(sized), "precision": "bf16", "pass_s": 0.0, "update_s": 0.0}
+        model, micro = calibrating.sized(row)
+        for name, constants, features in (
+            ("pass_s", true, pass_features(model, micro)),
+            ("update_s", step, update_features(model)),
+        ):
+            row[name] = sum(a * x for a, x in zip(constants, features, strict=True))
+        rows.append(row)
+    off = [abs(error) for error in calibrating.errors(measured(), rows)]
+    assert max(off) < 0.05
+    assert sum(off) / len(off) < 0.01
 
 
 def test_what_writing_takes_is_fitted_from_models_that_write():
@@ -418,7 +435,7 @@ def test_what_writing_takes_is_fitted_from_models_that_write():
         for number in (1, 8)
     ]
     assert min(row["tokens_s"] for row in rows) > 0
-    own = measured(writes=_writing(rows))
+    own = measured(writes=calibrating.writing(rows))
     told = own.write_seconds(small.config, 1, PROMPT + NEW / 2, "fp32", "2x1")
     assert told == pytest.approx(rows[0]["tokens_s"], rel=0.5)
     with pytest.raises(KeyError, match="has not measured"):
