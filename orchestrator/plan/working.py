@@ -7,9 +7,10 @@ from models.configs import TokenModelConfig
 from models.cost import Pass
 from orchestrator.config import JobConfig, RoleConfig
 from orchestrator.plan.calibration import multiplies_bf16
-from orchestrator.stages.stage import Outline, RoleOutline
+from orchestrator.stages.stage import Outline, RoleOutline, Work
 
 WRITTEN_OUT_TOKENS = 256  # as models/layers.py has it, which imports torch
+MOST_SELECTED = 0.75  # as models/loss.py has it
 MOST_SORTED_BYTES = 2**31  # as models/decoding/stepping.py has it
 
 
@@ -54,10 +55,10 @@ def working_of(
     if found is None or role.by_hand is not None:
         return None
     if not work.passes:
-        logits = _loss_bytes(model, each, config, work.loss, learns=False)
+        logits = _loss_bytes(model, each, config, work, learns=False)
         return Working(0.0, logits, found.layer, gathered)
     kept = found.total(checkpointing=own.engine.activation_checkpointing)
-    logits = _loss_bytes(model, each, config, work.loss, learns=True)
+    logits = _loss_bytes(model, each, config, work, learns=True)
     cache = 0.0
     if work.written and not work.writers and own.engine.sharding_stage != 3:
         numbers = cost.cache_numbers(model, round(length)) or 0
@@ -87,12 +88,15 @@ def micro_batch(role: RoleConfig, config: JobConfig, length: float, rows: float 
     return Pass(round(config.batch.micro * rows), T, half, written_out)
 
 
-def _loss_bytes(model: object, each: Pass, config: JobConfig, loss: str, *, learns: bool) -> float:
+def _loss_bytes(model: object, each: Pass, config: JobConfig, work: Work, *, learns: bool) -> float:
     """Of the output layer; 0 for a model whose outputs are few."""
     if not isinstance(model, TokenModelConfig) or not model.writes or model.vocab_size is None:
         return 0.0
-    device, V = config.resources.device, model.vocab_size
+    device, V, loss, scored = config.resources.device, model.vocab_size, work.loss, work.scored
+    tokens = each.tokens
+    if device == "cpu" and scored is not None and scored < MOST_SELECTED * each.length:
+        tokens = each.sequences * scored  # a GPU computes the logits of all
     if loss == "summed":
         width = int(getattr(model, "width", 0))
-        return cost.loss_bytes(each.tokens, width, V, each.number, device)
-    return cost.token_loss_bytes(each.tokens, V, each.number, device, loss if learns else "looks")
+        return cost.loss_bytes(tokens, width, V, each.number, device)
+    return cost.token_loss_bytes(tokens, V, each.number, device, loss if learns else "looks")

@@ -44,6 +44,8 @@ class Work:
     loss: str = "summed"
     """What its loss is made of: summed, the sum over tokens; losses, that of each token; scores,
     log-probability and entropy of each (models/loss.py)."""
+    scored: int | None = None
+    """Most tokens of a row that the loss is about. None: all may be."""
 
 
 LOOKED_AT = Work(passes=0, looks=1, updates=0)

@@ -151,6 +151,7 @@ def work_of(stage: RolloutConfig, role: str) -> Work:
         ahead=policy and stage.off_policy_steps > 0,
         updates=stage.updates if trained else 0,
         loss="scores",
+        scored=stage.answer_tokens,
     )
 
 
