@@ -171,6 +171,11 @@ class RolloutConfig(TrainingConfig):
         """Optimizer steps of a step."""
         return self.epochs * self.mini_batches
 
+    @property
+    def copies(self) -> int:
+        """Answers to each prompt."""
+        return 1
+
     def batch(self, workers: int) -> BatchSizes:
         """How a step's answers, and those of each of its optimizer steps, are cut."""
         each = self.global_batch_size // self.mini_batches // workers
