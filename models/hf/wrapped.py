@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from models.cache import KVCache
 from models.configs.hf import HFConfig
+from models.hf.adapting import adapt_theirs
 from models.hf.tensors import Part
 from models.loss import graded, scores_of_logits
 
@@ -75,6 +76,8 @@ class HFModel(nn.Module):
             if [*each.parameters(recurse=False), *each.buffers(recurse=False)]:
                 # Made one after another, as every model here: their own way to draw a module.
                 each.reset_parameters = partial(draw, each)
+        if config.adapter is not None:
+            adapt_theirs(self.theirs, config)
 
     def forward(
         self,
