@@ -247,6 +247,7 @@ def in_transformers(ours):
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # of peft
+@pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")  # so gives it
 @pytest.mark.parametrize("config", VIRTUAL[2:])
 def test_virtual_tokens_are_those_of_peft(config):
     """Whose text comes P positions later, which turns the keys of a prefix."""

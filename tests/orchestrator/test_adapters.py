@@ -108,6 +108,10 @@ def test_weights_of_a_plain_model_start_an_adapted_one_as_what_they_were():
         assert (values == 0).all() == name.endswith(".b"), name
     queries = [values for name, values in firsts.items() if name.endswith("query.a")]
     assert not torch.equal(*queries), "each layer draws its own"
+    valued = replace(adapted, value_head=True)  # as a reward model or a critic
+    assert set(transferred(saved, valued, seed=3).names()) == {
+        name for name, _ in on_meta(valued).named_parameters()
+    }
 
 
 @pytest.mark.parametrize("adapter", ["prompt", "prefix"])
