@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.decoding import Sampling, TextModel, draw, generate
+from models.decoding import Row, Sampling, TextModel, draw, write_rows
 from orchestrator.training import distributed
 from orchestrator.training.engine import Engine
 from orchestrator.training.loop import evaluating
@@ -91,17 +91,10 @@ def sample(
     if policy.config.engine.sharding_stage == 3:
         written = _written_in_shards(policy.engine, rows, seeds, how, most_tokens, end, micro)
     else:
-        model = cast(TextModel, policy.engine.model)
-        own = {"copies": copies, "seeds": seeds, "stop_tokens": (end,)}
-        found = generate(
-            model, prompts, most_tokens, how, logprobs=True, tempered=True, **cast(Any, own)
-        )
-        assert found.logprobs is not None
-        written = [
-            (tokens[kept].tolist(), logprobs[kept].tolist())
-            for tokens, logprobs, kept in zip(found.tokens, found.logprobs, found.mask, strict=True)
-        ]
-    return _as_rollout(rows, written, end, policy.engine.device)
+        own = [Row(row, seed, most_tokens) for row, seed in zip(rows, seeds, strict=True)]
+        write_rows(cast(TextModel, policy.engine.model), own, how, stop_tokens=(end,))
+        written = [(row.tokens, row.logprobs) for row in own]
+    return as_rollout(rows, written, end, policy.engine.device)
 
 
 def _written_in_shards(
@@ -141,7 +134,7 @@ def _written_in_shards(
     return written
 
 
-def _as_rollout(
+def as_rollout(
     prompts: Sequence[Sequence[int]],
     written: Sequence[tuple[list[int], list[float]]],
     end: int,
@@ -173,10 +166,15 @@ def token_logprobs(engine: Engine, rollout: Rollout, temperature: float, micro: 
     """
     with evaluating(engine):
         found = [
-            engine.forward(part.tokens[:, :-1], targets=part.tokens[:, 1:], temperature=temperature)
+            engine.forward(
+                part.tokens[:, :-1],
+                targets=part.tokens[:, 1:],
+                loss_mask=part.mask,
+                temperature=temperature,
+            )
             for part in (rollout.at(rows) for rows in slices(len(rollout), micro))
         ]
-    return torch.where(rollout.mask, torch.cat(found)[..., 0], 0.0)
+    return torch.cat(found)[..., 0]
 
 
 def slices(rows: int, micro: int) -> Iterator[slice]:

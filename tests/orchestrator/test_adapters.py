@@ -14,11 +14,13 @@ from models.adapters import UpdatedLinear, parts_of
 from models.configs import HFConfig
 from models.configs.gpt import ADAPTERS, TARGETS
 from models.formulas.adapters import learns, merged_config
+from orchestrator.config import EngineConfig, RoleConfig
 from orchestrator.record.checkpoints import Retention, newest_valid
 from orchestrator.record.lines import read as read_lines
 from orchestrator.training import checkpoint
 from orchestrator.training.checkpoint.merging import Merged, merged
 from orchestrator.training.materialise import on_meta
+from orchestrator.training.roles import build_role
 from orchestrator.training.state import WEIGHT, Slice
 from orchestrator.training.transfer import transferred
 from tests.orchestrator import tiny
@@ -154,6 +156,15 @@ def test_adapters_of_several_tasks_stand_beside_one_base_and_hold_themselves_alo
         done = saved(kind, model, base)
         assert done.bytes < first.bytes / 2, kind
         assert done.role()[1].base.sha256 == first.manifest_sha256
+    again = build_role(
+        "model",
+        RoleConfig(done.model_config(), EngineConfig(name="torch"), None),
+        device=torch.device("cpu"),
+        seed=0,
+        resumed=(checkpoint.open_role(done), 1),
+    )
+    assert again.base.manifest_sha256 == first.manifest_sha256, "also of a run that goes on"
+    assert {own.name for own in again.saved.state()} == set(done.role()[1].tensors)
     keeping = Retention(first.path.parent, keep=1)  # of its run, should it go on
     keeping.after(checkpoint.save(first.path.parent, 2, {}, None, {}))
     keeping.wait()

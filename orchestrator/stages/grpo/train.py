@@ -12,6 +12,7 @@ from orchestrator.stages.rollouts.updating import (
     Experience,
     averaged,
     mini_batches,
+    over_all,
     policy_objective,
     spread,
 )
@@ -28,9 +29,7 @@ from orchestrator.training.loop import Metrics
 
 def optimize(config: JobConfig, inputs: PublishedPrompts, run: Run) -> Result:
     """Measure, learn, save, and tell what got better. Every rank calls it."""
-    training = Training(config, inputs, run)
-    training.look_before()
-    return training.result(training.fit())
+    return Training(config, inputs, run).carry_out()
 
 
 class Training(RolloutTraining):
@@ -60,7 +59,7 @@ class Training(RolloutTraining):
     def compare(self, asked: Asked, judged: Experience) -> tuple[Experience, float]:
         """The answers with their advantages, and the share of groups of one reward."""
         mask, how = judged.rollout.mask, self.grpo.advantage
-        rewards, ours = self.over_all(asked, judged.rewards)
+        rewards, ours = over_all(asked.ids, judged.rewards)
         groups = rewards.view(-1, self.copies)
         equal = (groups == groups[:, :1]).all(1).double().mean().item()
         relative = group_relative(groups, how).flatten()[ours].float().to(mask.device)

@@ -6,10 +6,10 @@ steps. A checkpoint is made between steps, and what is drawn follows from seed a
 answer alone: who goes on from it draws the same answers.
 """
 
-import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from data import Tokenizer
-from models.decoding import row_seed
 from orchestrator.config import JobConfig, RoleConfig
 from orchestrator.record.checkpoints import Checkpoint
 from orchestrator.record.checkpoints.manifest import TOKENIZER
@@ -27,7 +26,9 @@ from orchestrator.stages.language.roles import language_role
 from orchestrator.stages.result import Result
 from orchestrator.stages.rewards import RULES
 from orchestrator.stages.rollouts import keeping
+from orchestrator.stages.rollouts.asking import Asking, Wanted, asking, wanted
 from orchestrator.stages.rollouts.driving import SAME, flops_per_answer, rollout_role
+from orchestrator.stages.rollouts.engines import Engines, rollout_engines
 from orchestrator.stages.rollouts.measuring import measure
 from orchestrator.stages.rollouts.outcome import Measured, tables
 from orchestrator.stages.rollouts.prompts import PublishedPrompts, Questions, open_split
@@ -46,9 +47,10 @@ from orchestrator.training.loop import Metrics, Schedule, Trained, once_an_epoch
 from orchestrator.training.own_work import OwnWork
 from orchestrator.training.patience import END, STEP
 from orchestrator.training.roles import Role, build_role
-from orchestrator.training.rollout import Rollout, sample, step_ids, token_logprobs
+from orchestrator.training.rollout import Rollout, sample, token_logprobs
 
 BEFORE, UPDATES = "before", "updates"  # what a checkpoint says of the policy, and of its optimizer
+BEGUN = "begun"  # and answers to the next step's prompts, if they were written before
 
 
 class RanAway(RuntimeError):
@@ -62,6 +64,8 @@ class RolloutTraining(ExampleTraining[Questions]):
     copies = 1
     """Answers to each prompt."""
     reference: Role
+    engines: Engines | None = None
+    """Those that write the answers. None: the policy itself."""
 
     def __init__(self, config: JobConfig, published: PublishedPrompts, run: Run) -> None:
         """Open the prompts, make the models, and go to where the run goes on."""
@@ -73,10 +77,9 @@ class RolloutTraining(ExampleTraining[Questions]):
         )
         self.validation = validation.spread(self.settings.validation_prompts)
         self.updates_done = 0
-        about = {"chat_template": published.template}
         super().__init__(
-            config, run, language_role(config, published.vocab_size), train,
-            published.fingerprint, about, flops_per_answer(config, published),
+            config, run, language_role(config, published.vocab_size), train, published.fingerprint,
+            {"chat_template": published.template}, flops_per_answer(config, published),
         )  # fmt: skip
         self.own_work = OwnWork(run.device)
         self.update_policy = self.updates_of(self.model)
@@ -120,36 +123,60 @@ class RolloutTraining(ExampleTraining[Questions]):
 
     def ask(self, step: int) -> Asked:
         """Let the policy answer this step's prompts."""
-        batch, settings = self.config.batch, self.settings
-        ranks = distributed.rank(), distributed.world_size()
-        numbers = step_ids(1, batch.step, settings.mini_batches, batch.micro, *ranks)
-        ids = numbers + self.position * self.copies
-        places, index, copies = np.unique(
-            ids // self.copies, return_inverse=True, return_counts=True
-        )
-        questions = self.train.batch(self.order(places), places, np.ones(len(places), np.bool_))
-        order = np.argsort(index, kind="stable")  # answers to a prompt are written side by side
-        written = self.write(questions, copies.tolist(), ids[order].tolist(), "train")
-        rollout = written.at(torch.from_numpy(np.argsort(order)).to(self.run.device))
+        asking = self.asking(self.position)
+        if self.engines is None:
+            written = self.write(asking.questions, asking.copies, asking.numbers, "train")
+        else:
+            written = self.write_ahead(step, asking)
+        rollout = written.at(torch.from_numpy(np.argsort(asking.order)).to(self.run.device))
         texts = [self.tokens.decode(row) for row in rollout.answers(self.tokens.end_of_text)]
-        return Asked(ids, [questions.texts[place] for place in index], rollout, texts)
+        prompts = [asking.questions.texts[place] for place in asking.index]
+        return Asked(asking.ids, prompts, rollout, texts)
+
+    def asking(self, position: int) -> Asking:
+        """What this rank asks at this position."""
+        return asking(self.config, self.train, self.order, position, self.copies)
+
+    def write_ahead(self, step: int, asked: Asking) -> Rollout:
+        """A step's answers by engines, and the next one's begun, if that is off policy."""
+        assert self.engines is not None
+        wanted = self.wanted(asked.questions, asked.copies, asked.numbers, "train")
+        if not self.engines.busy:
+            self.engines.sync(self.model, self.updates_done)
+            self.engines.begin(wanted)
+        written = self.engines.take(wanted)
+        if self.settings.off_policy_steps and step < self.settings.steps:
+            self.engines.sync(self.model, self.updates_done)
+            later = self.asking(self.position + self.config.batch.step // self.copies)
+            self.engines.begin(self.wanted(later.questions, later.copies, later.numbers, "train"))
+        return written
 
     def write(
         self, questions: Questions, copies: list[int], numbers: list[int], split: str
     ) -> Rollout:
         """Answers to prompts, each from the seed that its number and the split give."""
-        digest = hashlib.blake2b(f"{split} {self.config.seed}".encode(), digest_size=8).digest()
-        base = int.from_bytes(digest, "little")
+        wanted = self.wanted(questions, copies, numbers, split)
+        if self.engines is not None:
+            with self.engines.aside():
+                self.engines.sync(self.model, self.updates_done)
+                self.engines.begin(wanted)
+                return self.engines.take(wanted)
         return sample(
             self.model,
             questions.tokens,
             copies,
-            [row_seed(base, number) for number in numbers],
+            [own.seed for own in wanted],
             most_tokens=self.settings.answer_tokens,
             temperature=self.settings.temperature,
             end=self.tokens.end_of_text,
             micro=self.config.batch.micro,
         )
+
+    def wanted(
+        self, questions: Questions, copies: list[int], numbers: list[int], split: str
+    ) -> list[Wanted]:
+        """Answers that are to be written."""
+        return wanted(questions.tokens, copies, numbers, f"{split} {self.config.seed}")
 
     def logprobs(self, role: Role, rollout: Rollout) -> Tensor:
         """What a model says of the tokens of answers, (B, T)."""
@@ -187,23 +214,6 @@ class RolloutTraining(ExampleTraining[Questions]):
         pairs = zip(asked.prompts, asked.texts, strict=True)
         return [rule(prompt, text, reference) for (prompt, reference), text in pairs]
 
-    def over_all(self, asked: Asked, values: Tensor) -> tuple[Tensor, Tensor]:
-        """A number of each answer of the step over all ranks, by its own, and where ours are.
-
-        Args:
-            asked: of this rank.
-            values: (B,).
-
-        Returns:
-            float64 (answers of the step,) in their order, and int64 (B,).
-        """
-        every = distributed.gather_objects((asked.ids, values.double().cpu()))
-        ids = torch.from_numpy(np.concatenate([own for own, _ in every]))
-        first = self.position * self.copies
-        whole = torch.empty(len(ids), dtype=torch.float64)
-        whole[ids - first] = torch.cat([own for _, own in every])
-        return whole, torch.from_numpy(asked.ids - first)
-
     def told(self, step: int, asked: Asked, experience: Experience) -> Metrics:
         """Keep the answers of a step; what the record says of them. Every rank calls it."""
         rollout, mask, device = asked.rollout, asked.rollout.mask, self.run.device
@@ -225,30 +235,12 @@ class RolloutTraining(ExampleTraining[Questions]):
 
     def keep(self, step: int, asked: Asked, experience: Experience) -> None:
         """Put the answers of all ranks into the run folder. Every rank calls it."""
-        rows = [
-            {
-                "answer_id": int(number),
-                "prompt": prompt,
-                "answer": text,
-                "reference": reference,
-                "reward": round(float(experience.rewards[row]), 5),
-                "ended": bool(asked.rollout.ended[row]),
-                "tokens": [
-                    self.tokens.decode([token])
-                    for token in asked.rollout.tokens[row, 1:][asked.rollout.mask[row]].tolist()
-                ],
-                "token_kl": _rounded(experience.kl[row][asked.rollout.mask[row]]),
-                "token_advantages": _rounded(experience.advantages[row][asked.rollout.mask[row]]),
-            }
-            for row, (number, (prompt, reference), text) in enumerate(
-                zip(asked.ids, asked.prompts, asked.texts, strict=True)
-            )
-        ]
+        rows = keeping.rows_of(asked, experience, self.tokens)
         every = distributed.gather_on_rank_0(rows)
         if every is not None:
             if self.run.fence is not None:
                 self.run.fence.check()
-            whole = sorted((row for own in every for row in own), key=_number)
+            whole = sorted((row for own in every for row in own), key=itemgetter("answer_id"))
             keeping.write(self.run.folder, step, whole)
 
     # The loop around the steps
@@ -287,6 +279,8 @@ class RolloutTraining(ExampleTraining[Questions]):
             trained, seconds = trained + batch, seconds + took
             spent = checkpoints.spent
             spent.add(batch, self.flops_per_example * batch, took)
+            if self.engines is not None:
+                metrics |= self.engines.idle(took)
             self.log(
                 step,
                 metrics
@@ -321,6 +315,8 @@ class RolloutTraining(ExampleTraining[Questions]):
     def save(self, step: int) -> None:
         """Begin to publish the checkpoint of this step. Every rank calls it."""
         about = {**self.about, UPDATES: self.updates_done, **self.state}
+        if self.settings.off_policy_steps and self.engines is not None:
+            about[BEGUN] = self.engines.state
         self.checkpoints.save(
             step,
             self.trained_roles,
@@ -339,6 +335,18 @@ class RolloutTraining(ExampleTraining[Questions]):
     def state(self) -> Mapping[str, Any]:
         """What a checkpoint says besides, so that a run goes on as it would have."""
         return {}
+
+    def carry_out(self) -> Result:
+        """Measure, learn, save, and tell what got better. Every rank calls it."""
+        if not self.settings.engines:
+            self.look_before()
+            return self.result(self.fit())
+        end, start = self.tokens.end_of_text, self.checkpoints.start
+        with rollout_engines(self.config, self.run, self.model, end) as self.engines:
+            if start is not None and self.settings.off_policy_steps:
+                self.engines.go_on(start.facts[FACTS].get(BEGUN))
+            self.look_before()
+            return self.result(self.fit())
 
     def look_before(self) -> None:
         """Measure the policy before its first step, or read what was measured then."""
@@ -378,6 +386,8 @@ class RolloutTraining(ExampleTraining[Questions]):
         if outcome.stopped:
             return Result(stopped=True, reason=reason)
         restored = self.checkpoints.restore_best(self.model)
+        if restored and self.engines is not None:
+            self.engines.forget()
         after = self.measure() if restored else self.measured
         found = tables(
             Measured(**self.about[BEFORE]),
@@ -388,11 +398,3 @@ class RolloutTraining(ExampleTraining[Questions]):
             seed=self.config.seed,
         )
         return Result(reason=reason, tables=found)
-
-
-def _rounded(values: Tensor) -> list[float]:
-    return [round(float(value), 5) for value in values]
-
-
-def _number(row: Mapping[str, Any]) -> int:
-    return int(row["answer_id"])

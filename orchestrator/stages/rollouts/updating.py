@@ -93,13 +93,15 @@ def policy_objective(
         own, rollout = batch.of, batch.of.rollout
         tokens, mask = rollout.tokens, rollout.mask
         found = engine.forward(
-            tokens[:, :-1], targets=tokens[:, 1:], temperature=stage.temperature
+            tokens[:, :-1], targets=tokens[:, 1:], loss_mask=mask, temperature=stage.temperature
         )  # (B, T, 2)
         logprobs, entropy = found.unbind(-1)
         losses, clipped = policy_loss(
             logprobs, own.old, own.advantages, mask,
             how=how, low=stage.clip_low, high=stage.clip_high,
         )  # fmt: skip
+        if stage.off_policy_steps:  # they were written by the policy of a step before
+            losses = losses * importance(own.old, rollout.sampled, stage.importance_limit)
         total = losses - stage.entropy_coefficient * entropy
         if kl_coefficient:
             total = total + kl_coefficient * kl_estimate(
@@ -113,6 +115,14 @@ def policy_objective(
         )
 
     return objective
+
+
+def importance(ours: Tensor, theirs: Tensor, limit: float) -> Tensor:
+    """What tokens count that others have written: our probability / theirs, at most `limit`.
+
+    Truncated importance sampling (Ionides 2008), by log-probabilities (B, T), without a gradient.
+    """
+    return (ours - theirs).detach().exp().clamp(max=limit)
 
 
 class Updates:
@@ -152,6 +162,24 @@ class Updates:
         norm = self.engine.step(rate)
         self.losses.check_gradient(step, norm, batches)
         return totals.metrics(name) | {f"{name}/gradient_norm": norm}
+
+
+def over_all(ids: NDArray[np.int64], values: Tensor) -> tuple[Tensor, Tensor]:
+    """A number of each answer of a step over all ranks, by its own, and where ours are.
+
+    Args:
+        ids: numbers of this rank's answers in the run, (B,).
+        values: (B,).
+
+    Returns:
+        float64 (answers of the step,) in their order, and int64 (B,).
+    """
+    every = distributed.gather_objects((ids, values.double().cpu()))
+    numbers = torch.from_numpy(np.concatenate([own for own, _ in every]))
+    first = int(numbers.min())
+    whole = torch.empty(len(numbers), dtype=torch.float64)
+    whole[numbers - first] = torch.cat([own for _, own in every])
+    return whole, torch.from_numpy(ids - first)
 
 
 def averaged(parts: Sequence[Metrics]) -> Metrics:
