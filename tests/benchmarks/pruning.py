@@ -1,6 +1,6 @@
 """A model before it was pruned, right after, and trained again: bits per byte, size and speed.
 
-    python tests/benchmarks/pruning.py [--weights RUN] [--steps 140] [PRUNE OPTIONS ...]
+    python tests/benchmarks/pruning.py [--weights RUN] [--steps 140] [--rate 1e-4] [OPTIONS ...]
 
 Trains the default model, unless a run is given, prunes it by `orchestrate prune` with the options
 (by default --sparsity 0.5, then --heads 2 --neurons 256), and trains what is left with the default
@@ -31,7 +31,7 @@ def line(name: str, weights: Path, outputs: Path) -> None:
     """Print what a model is worth and takes."""
     run = run_job(outputs, "stage=evaluate", f"checkpoint={weights}", "tracking=none")
     found = json.loads((run / "result.json").read_text())["metrics"]
-    bits = {key: value for key, value in found.items() if "bits_per_byte" in key}
+    bits = [found[f"validation/bits_per_byte{end}"] for end in ("", "_low", "_high")]
     opened = checkpoint.open_weights(weights)
     assert opened.model_config is not None
     model = checkpoint.build_model(opened.reader, opened.model_config).eval()
@@ -45,7 +45,8 @@ def line(name: str, weights: Path, outputs: Path) -> None:
             model(tokens)
             took.append(time.process_time() - begun)
     print(
-        f"{name}: {bits}; {numbers:,} parameters, {full:,} not zero, {4 * full / 1e6:.2f} MB; "
+        f"{name}: {bits[0]:.3f} ({bits[1]:.3f} to {bits[2]:.3f}) bits per byte; {numbers:,} "
+        f"parameters, {full:,} not zero, {4 * full / 1e6:.2f} MB; "
         f"{READ / min(took):,.0f} tokens a second of CPU",
         flush=True,
     )
@@ -56,6 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--steps", type=int, default=140)
+    parser.add_argument("--rate", type=float, default=1e-4, help="of learning, far below the first")
     asked, options = parser.parse_known_args()
     with scratch() as outputs:
         weights = asked.weights or run_job(outputs, "tracking=none")
@@ -66,7 +68,8 @@ def main() -> None:
             subprocess.run([*command, *own], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
             line(f"{' '.join(own)}, pruned", folder, outputs)
             job = (f"model.weights={folder}", f"stage.steps={asked.steps}", "tracking=none")
-            again = run_job(outputs, *job, "stage.checkpoint_every=null", "optim.warmup_steps=20")
+            rate = (f"optim.learning_rate={asked.rate}", "optim.warmup_steps=10")
+            again = run_job(outputs, *job, *rate, "stage.checkpoint_every=null")
             line(f"{' '.join(own)}, trained again", again, outputs)
 
 

@@ -38,7 +38,7 @@ def job(engine, world_size=1, adapter="lora", **settings):
     return replace(plain, model=replace(plain.model, adapter=adapter, **own))
 
 
-def trained(jobs, steps=6):
+def trained(jobs, steps=3):
     """Of each job its losses, and the state before and after its steps."""
     found = {}
     for name, own in jobs.items():
