@@ -42,6 +42,7 @@ def test_a_gguf_file_is_our_module_with_the_same_logits_and_goes_on_sensibly():
     assert "Paris" in tokenizer.decode(row)
 
 
+@pytest.mark.timeout(1800)
 def test_its_low_rank_updates_learn_to_answer_and_then_prefer_as_the_data_do(tmp_path):
     """Sums, told shortly; then words instead of digits. What is measured was never trained on."""
     assert PACKAGE is not None
