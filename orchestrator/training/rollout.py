@@ -101,7 +101,7 @@ def sample(
             (tokens[kept].tolist(), logprobs[kept].tolist())
             for tokens, logprobs, kept in zip(found.tokens, found.logprobs, found.mask, strict=True)
         ]
-    return _as_rollout(rows, written, end, policy.engine.device)
+    return as_rollout(rows, written, end, policy.engine.device)
 
 
 def _written_in_shards(
@@ -141,7 +141,7 @@ def _written_in_shards(
     return written
 
 
-def _as_rollout(
+def as_rollout(
     prompts: Sequence[Sequence[int]],
     written: Sequence[tuple[list[int], list[float]]],
     end: int,
