@@ -62,7 +62,8 @@ class Bundles:
         Raises:
             NoRoom: there was none for as long as may be waited.
         """
-        chosen = chosen_nodes()
+        nodes = chosen_nodes()
+        chosen = nodes[: len(nodes) - self.placement.beside]
         if len(chosen) in self.placement.sizes and self._usable_nodes().issuperset(chosen):
             if self._reserve(len(chosen), TRY_S, chosen):
                 return

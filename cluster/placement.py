@@ -25,6 +25,8 @@ class Placement:
     """Ray cluster to run on. None: a private Ray, started for this job and ended with it."""
     fewer: tuple[int, ...] = ()
     """Smaller numbers of workers that would do where there is less room; the largest first."""
+    beside: int = 0
+    """More processes with as much each, which the workers start themselves: a service."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -36,11 +38,14 @@ class Placement:
         return next((size for size in self.sizes if size <= room), None)
 
     def room(self, nodes: Iterable[Mapping[str, float]]) -> int:
-        """How many such workers nodes with these resources, by Ray's names, can hold."""
-        return sum(
+        """How many such workers nodes with these resources, by Ray's names, can hold, with what is
+        beside them.
+        """
+        every = sum(
             min(int(node.get(name, 0) // amount) for name, amount in self.each.items())
             for node in nodes
         )
+        return max(every - self.beside, 0)
 
     @property
     def each(self) -> dict[str, int]:
@@ -83,8 +88,9 @@ def refuse_what_never_fits(
     has = " and ".join(f"{sum(n.get(name, 0) for n in nodes):.0f} {name}(s)" for name in each)
     advice = f"set resources.workers={room}" if room else "ask for fewer per worker"
     workers = f"[{least},{placement.workers}]" if placement.fewer else f"{least}"
+    beside = f", and as much for {placement.beside} more process(es)," if placement.beside else ""
     raise GangRefused(
-        f"resources.workers={workers} with {asked} each do not fit {where}, which has "
+        f"resources.workers={workers} with {asked} each{beside} do not fit {where}, which has "
         f"{has} in all and room for {room} such worker(s); {advice}"
         + (f" ({note})" if note else "")
     )

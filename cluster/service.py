@@ -29,7 +29,7 @@ from cluster.connection.session import Session, ray_session
 from cluster.placement import Placement, refuse_what_never_fits
 from cluster.replica import Died, Replica, ServiceFailed, end_replicas
 
-__all__ = ["Placement", "Service", "ServiceFailed", "ray_session", "service"]
+__all__ = ["Joined", "Placement", "Service", "ServiceFailed", "ray_session", "service"]
 
 ATTEMPTS = 3
 END_LIMIT_S = 5.0
@@ -38,6 +38,20 @@ T = TypeVar("T")
 P = ParamSpec("P")
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
+
+
+class Joined:
+    """Ray as a process finds it that Ray has started: it is connected."""
+
+    def wait(self, *interrupts: threading.Event) -> ModuleType:
+        """The ray module."""
+        import ray
+
+        module: ModuleType = ray
+        return module
+
+    def check(self) -> None:
+        """Nothing: without Ray this process ends."""
 
 
 @contextmanager
@@ -50,7 +64,7 @@ def service(
     env: Mapping[str, str] | None = None,
     say: Callable[[str], None] = lambda line: None,
     stop: threading.Event | None = None,
-    session: Session | None = None,
+    session: Session | Joined | None = None,
     attempts: int = ATTEMPTS,
 ) -> Iterator[Service[T]]:
     """A service whose replicas are all built.
@@ -65,7 +79,9 @@ def service(
         env: more environment variables for the replicas.
         say: gets a line for each replica that died.
         stop: set it, and calls under way raise KeyboardInterrupt.
-        session: a `ray_session` already begun; None starts one and ends it.
+        session: a `ray_session` already begun, or `Joined` in a process that Ray itself has started
+            (a worker of a gang has a service of its own so, which ends with it); None starts one
+            and ends it.
         attempts: how many replicas a call may end before it is given up.
 
     Raises:

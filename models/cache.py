@@ -4,6 +4,7 @@ B batch, G key and value heads, T time (new tokens), S time with the cached toke
 K head width.
 """
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -66,6 +67,10 @@ class KVCache:
     def width(self, T: int) -> int:
         """S, how many columns `extend` returns with T new ones."""
         return self.length + T
+
+    def grow(self) -> None:
+        """Each row has one more token, in all layers."""
+        self.length += 1
 
     def column(self, device: torch.device) -> Tensor:
         """Where one more token goes, int64 (1,)."""
@@ -133,6 +138,74 @@ class FixedKVCache(KVCache):
     def column(self, device: torch.device) -> Tensor:
         """The tensor itself."""
         return self.next
+
+
+class SlotKVCache(KVCache):
+    """Keys and values of rows that come and go, each of its own length and from column 0 on.
+
+    The n rows that are there fill the first n slots: where one leaves, the last one moves in.
+    """
+
+    def __init__(self, slots: int, capacity: int) -> None:
+        """Make room for so many rows of so many tokens, as soon as the first ones enter."""
+        super().__init__(capacity)
+        self.slots = slots
+        self.lengths = torch.zeros(0, dtype=torch.int64)
+        """Tokens of each row, (n,)."""
+
+    def enter(self, read: KVCache, rows: Tensor, lengths: Tensor) -> None:
+        """Add rows that begin as rows (k,) of another cache do, with so many tokens each, (k,).
+
+        The other holds them from column 0 on; what it holds behind them is not taken for theirs.
+        """
+        before, after = len(self.lengths), len(self.lengths) + len(rows)
+        for layer, both in read._layers.items():
+            if layer not in self._layers:
+                room = (self.slots, both[0].shape[1], self.capacity, both[0].shape[3])
+                # What stands behind a row is not seen, but 0 x NaN is NaN.
+                keys, values = (each.new_zeros(room) for each in both)
+                self._layers[layer] = keys, values
+            for own, new in zip(self._layers[layer], both, strict=True):
+                own[before:after, :, : read.length] = new[rows, :, : read.length]
+        self.lengths = torch.cat([self.lengths.to(lengths), lengths])
+        self.starts = torch.zeros_like(self.lengths)
+        self.length = int(self.lengths.max())
+
+    def leave(self, slots: Sequence[int]) -> list[int]:
+        """Drop the rows in these slots; for each slot from then on, which one its row had."""
+        gone, rows = set(slots), len(self.lengths)
+        stay = list(range(rows - len(gone)))
+        moved = (slot for slot in range(len(stay), rows) if slot not in gone)
+        holes = [slot for slot in stay if slot in gone]
+        for hole in holes:
+            stay[hole] = next(moved)
+        if holes:
+            movers = [stay[hole] for hole in holes]
+            for both in self._layers.values():
+                for each in both:
+                    each[holes, :, : self.length] = each[movers, :, : self.length]
+        self.lengths = self.lengths[stay]
+        self.starts = torch.zeros_like(self.lengths)
+        self.length = int(self.lengths.max()) if stay else 0
+        return stay
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store one new key and value (n, G, 1, K); return all of them (n, G, S, K)."""
+        rows, end = torch.arange(len(keys), device=keys.device), self.length + 1
+        all_keys, all_values = self._layers[layer]
+        all_keys[rows, :, self.lengths] = keys[:, :, 0]
+        all_values[rows, :, self.lengths] = values[:, :, 0]
+        return all_keys[: len(keys), :, :end], all_values[: len(keys), :, :end]
+
+    def grow(self) -> None:
+        """Each row has one more token, in all layers."""
+        self.lengths = self.lengths + 1
+        self.length += 1
+
+    def placed(self, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions (n, 1) of the newest tokens and what they see, bool (n, 1, 1, S)."""
+        seen = torch.arange(self.width(1), device=self.lengths.device)
+        return self.lengths[:, None], (seen <= self.lengths[:, None])[:, None, None]
 
 
 class StateCache:

@@ -54,6 +54,7 @@ class LanguageModel(nn.Module):
         loss_mask: Tensor | None = None,
         grades: bool = False,
         temperature: float | None = None,
+        summed: bool = True,
     ) -> Tensor:
         """Return the logits (B, T, V) of the token after each of tokens (B, T), int64.
 
@@ -64,10 +65,12 @@ class LanguageModel(nn.Module):
         that they would get without the rest of the row.
 
         With targets (B, T), int64, return the loss of each instead, fp32 (B, T) in nats; with a
-        loss mask too, bool (B, T), the sum where it is true, fp32 (); with `grades` as well, loss
-        of each and whether it is the likeliest token, see `token_grades`. With a temperature, which
-        the logits are divided by, return the log-probability of each target and the entropy of
-        what it is drawn from, fp32 (B, T, 2) in nats. Logits are then never whole.
+        loss mask too, bool (B, T), the sum where it is true, fp32 (), or if not `summed` the loss
+        of each, 0 where it is false; with `grades` as well, loss of each and whether it is the
+        likeliest token, see `token_grades`. With a temperature, which the logits are divided by,
+        return the log-probability of each target and the entropy of what it is drawn from, fp32
+        (B, T, 2) in nats, 0 where a loss mask is false. Logits are then never whole, and on a CPU
+        only those are computed that count.
 
         With a value head, return the value of the text up to each of tokens, fp32 (B, T).
 
@@ -82,9 +85,9 @@ class LanguageModel(nn.Module):
         if targets is None:
             return self.logits(hidden)
         if temperature is not None:
-            return token_scores(hidden, self.head_weight, targets, temperature)
-        if loss_mask is None:
-            return token_losses(hidden, self.head_weight, targets)
+            return token_scores(hidden, self.head_weight, targets, temperature, loss_mask)
+        if loss_mask is None or not (summed or grades):
+            return token_losses(hidden, self.head_weight, targets, loss_mask)
         if grades:
             return token_grades(hidden, self.head_weight, targets, loss_mask)
         return summed_loss(hidden, self.head_weight, targets, loss_mask)

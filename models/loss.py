@@ -7,7 +7,8 @@ never whole.
 B batch, T time (tokens), D model width, V vocabulary, N = B x T; losses are in nats.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,24 +26,18 @@ ALIGNED_TO = {"cuda": 64}
 want it, and 50,257 is odd. Their logits are no part of the softmax."""
 
 
-def token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-    """Negative log-likelihood of each target: fp32 (B, T).
+def token_losses(
+    hidden: Tensor, head: Tensor, targets: Tensor, loss_mask: Tensor | None = None
+) -> Tensor:
+    """Negative log-likelihood of each target: fp32 (B, T), 0 where the mask is false.
 
     Args:
         hidden: (B, T, D), what the head is applied to.
         head: (V, D), the weights of the output layer.
         targets: (B, T) int64.
+        loss_mask: bool (B, T). None: all count.
     """
-    rows, wanted = hidden.flatten(0, 1).to(matmul_dtype(hidden)), targets.flatten()
-    weights, V = _aligned(head.to(rows.dtype)), len(head)
-    parts = [
-        checkpoint(
-            _losses, rows[chunk], weights, V, wanted[chunk],
-            use_reentrant=False, preserve_rng_state=False,
-        )
-        for chunk in _chunks(rows, V, LOGITS_BYTES)
-    ]  # fmt: skip
-    return torch.cat(parts).view_as(targets)
+    return _per_token(_losses, hidden, head, targets, loss_mask)
 
 
 def token_grades(hidden: Tensor, head: Tensor, targets: Tensor, loss_mask: Tensor) -> Tensor:
@@ -77,7 +72,13 @@ def graded(logits: Tensor, targets: Tensor) -> Tensor:
     return torch.stack([losses.view(targets.shape), (logits.argmax(-1) == targets).float()])
 
 
-def token_scores(hidden: Tensor, head: Tensor, targets: Tensor, temperature: float) -> Tensor:
+def token_scores(
+    hidden: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    temperature: float,
+    loss_mask: Tensor | None = None,
+) -> Tensor:
     """Log-probability of each target and entropy of what it is drawn from: fp32 (B, T, 2).
 
     Args:
@@ -85,17 +86,10 @@ def token_scores(hidden: Tensor, head: Tensor, targets: Tensor, temperature: flo
         head: (V, D), the weights of the output layer.
         targets: (B, T) int64.
         temperature: what the logits are divided by before the softmax.
+        loss_mask: bool (B, T); 0 where it is false. None: all count.
     """
-    rows, wanted = hidden.flatten(0, 1).to(matmul_dtype(hidden)), targets.flatten()
-    weights, V = _aligned(head.to(rows.dtype)), len(head)
-    parts = [
-        checkpoint(
-            _scores, rows[chunk], weights, V, wanted[chunk], temperature,
-            use_reentrant=False, preserve_rng_state=False,
-        )
-        for chunk in _chunks(rows, V, LOGITS_BYTES)
-    ]  # fmt: skip
-    return torch.cat(parts).view(*targets.shape, 2)
+    scores = partial(_scores, temperature=temperature)
+    return _per_token(scores, hidden, head, targets, loss_mask)
 
 
 def scores_of_logits(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
@@ -235,6 +229,40 @@ class _SummedLoss(torch.autograd.Function):
         if bias_gradient is not None:
             bias_gradient = bias_gradient.mul_(scale).to(to_bias)
         return rows_gradient, head_gradient, bias_gradient, None, None, None
+
+
+def _per_token(
+    of_chunk: Callable[[Tensor, Tensor, int, Tensor], Tensor],
+    hidden: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    loss_mask: Tensor | None,
+) -> Tensor:
+    """What `of_chunk` tells of each target, (B, T, ...), 0 where the mask is false.
+
+    The logits of several chunks are not kept for the backward pass, but computed again.
+    """
+    selected = loss_mask is not None and _selecting_pays(loss_mask)
+    rows, wanted = (x[loss_mask] if selected else x.flatten(0, 1) for x in (hidden, targets))
+    rows = rows.to(matmul_dtype(hidden))
+    weights, V = _aligned(head.to(rows.dtype)), len(head)
+    chunks = list(_chunks(rows, V, LOGITS_BYTES)) or [slice(0)]  # not a single row: one of none
+    if len(chunks) == 1:
+        found = of_chunk(rows, weights, V, wanted)
+    else:
+        again = partial(checkpoint, of_chunk, use_reentrant=False, preserve_rng_state=False)
+        found = torch.cat([again(rows[chunk], weights, V, wanted[chunk]) for chunk in chunks])
+    if selected:
+        assert loss_mask is not None
+        whole = found.new_zeros(*targets.shape, *found.shape[1:])
+        return whole.masked_scatter(_like(loss_mask, whole), found)
+    found = found.view(*targets.shape, *found.shape[1:])
+    return found if loss_mask is None else found.masked_fill(~_like(loss_mask, found), 0.0)
+
+
+def _like(mask: Tensor, values: Tensor) -> Tensor:
+    """A mask (B, T) with as many dimensions as values (B, T, ...)."""
+    return mask.view(*mask.shape, *[1] * (values.ndim - mask.ndim)).expand_as(values)
 
 
 def _losses(rows: Tensor, weights: Tensor, V: int, targets: Tensor) -> Tensor:

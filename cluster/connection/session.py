@@ -63,9 +63,10 @@ def ray_session(
         room = [{"CPU": float(here.cpus), "GPU": float(here.gpus)}]
         refuse_what_never_fits(placement, room, "this machine", here.note)
         workers = placement.most(placement.room(room)) or workers
+    processes = workers + placement.beside
     session = Session(
-        workers * placement.cpus_per_worker,
-        workers * placement.gpus_per_worker,
+        processes * placement.cpus_per_worker,
+        processes * placement.gpus_per_worker,
         placement.address,
         log_folder / "ray.log",
         object_store_bytes,

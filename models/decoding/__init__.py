@@ -1,6 +1,7 @@
 """How a model writes: its logits become choices, its choices become text.
 
 generating.py   `generate` and `stream`: prompts in one pass, then a token at a time
+batching.py     `write_rows`: many rows through few slots, waiting ones take the places of ended
 beams.py        `beam_search`: the likeliest continuations instead of drawn ones
 translating.py  `translate`: target texts of an encoder-decoder, greedy or by beams
 sampling.py     logits -> probabilities -> one token, as pure functions
@@ -9,6 +10,7 @@ text.py         tokens -> pieces of text as they come, and stop strings
 explaining.py   one choice taken apart, number by number
 """
 
+from models.decoding.batching import Row, write_rows
 from models.decoding.beams import Hypothesis, beam_search
 from models.decoding.explaining import Choice, explain
 from models.decoding.generating import Generated, generate, stream
@@ -22,6 +24,7 @@ __all__ = [
     "EncoderDecoder",
     "Generated",
     "Hypothesis",
+    "Row",
     "Sampling",
     "TextModel",
     "TextStream",
@@ -33,4 +36,5 @@ __all__ = [
     "row_seeds",
     "stream",
     "translate",
+    "write_rows",
 ]

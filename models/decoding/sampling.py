@@ -9,8 +9,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 TINY = torch.finfo(torch.float32).tiny  # a number below it becomes 0 where fp32 is divided by it
+COOL = 1e-6  # from such a temperature on no logit becomes infinite where it is divided by it
+LAST = 1 - 2.0**-52  # times it, a float64 above 0 is the one before, or nearly
+STRETCH = 64  # tokens whose probabilities are summed first, to see where to look
 U64 = 2**64
 
 
@@ -57,8 +61,15 @@ class Sampling:
         """Whether nothing is drawn."""
         return self.temperature == 0
 
+    @property
+    def whole(self) -> bool:
+        """Whether a token is drawn among all."""
+        return not self.greedy and self.top_k is self.top_p is self.min_p is None
 
-def draw(logits: Tensor, sampling: Sampling, seeds: Sequence[int], place: int) -> Tensor:
+
+def draw(
+    logits: Tensor, sampling: Sampling, seeds: Sequence[int], place: int | Sequence[int]
+) -> Tensor:
     """Choose one token for each row of logits (B, V): int64 (B,).
 
     A choice depends on the logits of its row, on the row's seed and on the place alone, so that a
@@ -68,30 +79,66 @@ def draw(logits: Tensor, sampling: Sampling, seeds: Sequence[int], place: int) -
         logits: after the repetition penalty; see `penalised`.
         sampling: the settings.
         seeds: B of them, see `row_seeds`.
-        place: which of its tokens a row draws, from 0.
+        place: which of its tokens a row draws, from 0; of each row, or of all.
     """
     if sampling.greedy:
         return logits.max(-1).indices  # argmax takes three times as long on a CPU
-    uniforms = torch.tensor([uniform(seed, place) for seed in seeds], dtype=torch.float64)
-    return pick(probabilities(logits, sampling), uniforms.to(logits.device))
+    return pick(probabilities(logits, sampling), uniforms(seeds, place).to(logits.device))
+
+
+def draw_with_logprobs(
+    logits: Tensor, sampling: Sampling, seeds: Sequence[int], places: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """`draw`, and how likely each token was by the logits divided by the temperature: fp32 (B,).
+
+    Greedy, it is by the logits themselves.
+    """
+    if not sampling.whole:
+        tokens = draw(logits, sampling, seeds, places)
+        return tokens, chosen_logprobs(logits.float() / (sampling.temperature or 1.0), tokens)
+    chances = probabilities(logits, sampling)
+    tokens = pick(chances, uniforms(seeds, places).to(logits.device))
+    return tokens, chances.gather(-1, tokens[:, None])[:, 0].log()
+
+
+def uniforms(seeds: Sequence[int], place: int | Sequence[int]) -> Tensor:
+    """`uniform` of each seed, at one place or at one for each: float64 (B,)."""
+    places = [place] * len(seeds) if isinstance(place, int) else place
+    pairs = zip(seeds, places, strict=True)
+    return torch.tensor([uniform(seed, own) for seed, own in pairs], dtype=torch.float64)
 
 
 def pick(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     """Take the token in whose stretch of [0, 1) a number falls: int64 (B,).
 
     The probabilities (B, V) are laid end to end, in the order of the tokens; uniforms (B,) are
-    float64 in [0, 1).
+    float64 in [0, 1). Sums of `STRETCH` tokens tell where to look: all ends in float64 took three
+    times as long.
     """
-    ends = probabilities.double().cumsum(-1)  # (B, V)
+    lacking = -probabilities.shape[-1] % STRETCH
+    whole = functional.pad(probabilities, (0, lacking)) if lacking else probabilities
+    parts = whole.view(len(whole), -1, STRETCH)  # (B, V / STRETCH, STRETCH)
+    rows = torch.arange(len(parts), device=parts.device)
+    ends = parts.sum(-1).double().cumsum(-1)  # (B, V / STRETCH)
+    at = uniforms * ends[:, -1]  # (B,)
     # The first end above the number: its own stretch is not empty.
-    return torch.searchsorted(ends, uniforms[:, None] * ends[:, -1:], right=True)[:, 0]
+    part = torch.searchsorted(ends, at[:, None], right=True)[:, 0]
+    at = at - torch.where(part > 0, ends[rows, (part - 1).clamp(min=0)], 0.0)
+    inner = parts[rows, part].double().cumsum(-1)  # (B, STRETCH)
+    # The sum that led here was rounded, and may be more than its parts.
+    within = torch.minimum(at, inner[:, -1] * LAST)
+    return part * STRETCH + torch.searchsorted(inner, within[:, None], right=True)[:, 0]
 
 
 def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     """Return the probability of each token (B, V), fp32, for logits (B, V); temperature above 0."""
-    # At most 0, so that a small temperature leads to -inf and never to inf, which becomes nan.
-    below = logits.float() - logits.float().max(-1, keepdim=True).values
-    return filtered(below / max(sampling.temperature, TINY), sampling).softmax(-1)
+    logits = logits.float()
+    if sampling.temperature < COOL:
+        # At most 0, so that a small temperature leads to -inf and never to inf, which becomes nan.
+        logits = logits - logits.max(-1, keepdim=True).values
+    if sampling.temperature != 1:
+        logits = logits / max(sampling.temperature, TINY)
+    return filtered(logits, sampling).softmax(-1)
 
 
 def filtered(logits: Tensor, sampling: Sampling) -> Tensor:

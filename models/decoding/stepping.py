@@ -102,7 +102,7 @@ class Stepper:
     def step(self, tokens: Tensor) -> Tensor:
         """Return the logits (B, V) of the token after each of tokens (B,), int64."""
         model, cache = self.model, self.cache
-        config, length = model.config, cache.length
+        config = model.config
         columns = positions = cache.column(tokens.device)  # (1,)
         mask = None
         if cache.starts is not None:
@@ -120,7 +120,7 @@ class Stepper:
             x = x * config.width**0.5 + sines.type_as(x)
         for layer in self.layers:
             x = layer(x, rotary, cache, mask)
-        cache.length = length + 1
+        cache.grow()
         return self.head(model.norm(x))
 
 

@@ -85,6 +85,7 @@ class HFModel(nn.Module):
         loss_mask: Tensor | None = None,
         grades: bool = False,
         temperature: float | None = None,
+        summed: bool = True,
     ) -> Tensor:
         """Return logits (B, T, V) for tokens (B, T), int64, or losses; as `GPT.forward`.
 
@@ -106,13 +107,15 @@ class HFModel(nn.Module):
         if grades and loss_mask is not None:
             return graded(logits, targets) * loss_mask
         if temperature is not None:
-            return scores_of_logits(logits, targets, temperature)
+            scores = scores_of_logits(logits, targets, temperature)
+            return scores if loss_mask is None else scores * loss_mask[..., None]
         losses = functional.cross_entropy(
             logits.float().flatten(0, 1), targets.flatten(), reduction="none"
         ).view(targets.shape)
         if loss_mask is None:
             return losses
-        return losses.masked_fill(~loss_mask, 0.0).sum()
+        losses = losses.masked_fill(~loss_mask, 0.0)
+        return losses.sum() if summed else losses
 
     def attention_maps(self, tokens: Tensor) -> dict[str, Tensor]:
         """The attention weights (B, H, T, T) of each layer over tokens (B, T), by a name for each.

@@ -26,12 +26,14 @@ def register() -> None:
     from models import MODELS
     from orchestrator.compose.automatic import automatic
     from orchestrator.config import JobConfig
+    from orchestrator.scaling.dial import dial
     from orchestrator.stages import STAGES
 
     OmegaConf.register_new_resolver(
         "ray_address", lambda: os.environ.get("RAY_ADDRESS") or None, replace=True
     )
     OmegaConf.register_new_resolver("auto", automatic, replace=True)
+    OmegaConf.register_new_resolver("dial", dial, replace=True)
     store = ConfigStore.instance()
     store.store(name="job", node=JobConfig)
     for group, node in SECTIONS.items():

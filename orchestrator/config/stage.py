@@ -47,6 +47,11 @@ class StageConfig:
     name: str = ""
     """Which stage it is; stage=NAME chooses one, with its settings."""
 
+    @property
+    def processes(self) -> int:
+        """Processes beside the workers, with the resources of one each, which workers start."""
+        return 0
+
     def check_job(self, job: JobConfig) -> None:
         """Raise ValueError for what does not fit the other sections of the job."""
 

@@ -152,7 +152,7 @@ class Attempts:
     def _new_gang(self) -> Gang:
         minutes = self._job.resources.wait_minutes
         return Gang(
-            placement_of(self._job.resources, self._job.sizes),
+            placement_of(self._job.resources, self._job.sizes, self._job.stage.processes),
             log_folder=self._assignment.folder / "logs",
             env=environment(self._job),
             files=self._files,

@@ -78,6 +78,8 @@ RULES = (
         r"|non-finite)|non-finite (loss|gradient|\w+ of)",
     ),
     Rule("numerical", READ, types=("RanAway",), own_words=True),
+    Rule("network", READ, types=("EndpointAway",), own_words=True),
+    Rule("user_error", READ, types=("EndpointRefused",), own_words=True),
     Rule("fenced", "follow that attempt with `orchestrate show`", types=("Fenced",)),
     Rule(
         "not_shared",

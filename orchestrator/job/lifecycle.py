@@ -20,7 +20,7 @@ from cluster.gang import Files, run_inline
 from cluster.host.output import output_to
 from data.files import cache_root, in_use, write_text_atomic
 from data.messages import counted, short
-from orchestrator.job import ending, torchrun
+from orchestrator.job import ending, predicted, torchrun
 from orchestrator.job.attempts import Attempts
 from orchestrator.job.codes import REFUSED, code_of
 from orchestrator.job.copies import Copies
@@ -99,13 +99,15 @@ class Job:
                     self._event(event)
                 result, explanation = self._close(outcome, error, begun, self._mirror.run_id)
             self._copies.seal()
-            if self.config.tracking.enabled and self.assignment.sweep is None:
+            sends = self.config.tracking.enabled and self.assignment.sweep is None
+            if sends:
                 self.screen.phase("sending the rest of the record to MLflow")
-            try:
-                with self.stops.sending():
-                    tracked = self._mirror.finish()
-            except KeyboardInterrupt:
-                tracked = self._mirror.finish(0)
+            with predicted.scored(self.folder, self.screen.say, sends=sends):
+                try:
+                    with self.stops.sending():
+                        tracked = self._mirror.finish()
+                except KeyboardInterrupt:
+                    tracked = self._mirror.finish(0)
             if result["mlflow_run_id"] != tracked.mlflow_run_id:
                 result["mlflow_run_id"] = tracked.mlflow_run_id
                 with suppress(OSError):  # on a full disk the first one stays

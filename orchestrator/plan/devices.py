@@ -44,28 +44,30 @@ def available(address: str | None) -> Devices:
         ) from error
 
 
-def placement_of(resources: ResourcesConfig, sizes: Sequence[int]) -> Placement:
-    """What a gang asks for, in one of these sizes, the largest first."""
+def placement_of(resources: ResourcesConfig, sizes: Sequence[int], beside: int = 0) -> Placement:
+    """What a gang asks for, in one of these sizes, the largest first, and processes beside it."""
     return Placement(
         sizes[0],
         resources.cpus_per_worker,
         resources.gpus_per_worker,
         resources.address,
         tuple(sizes[1:]),
+        beside,
     )
 
 
-def check_fits(resources: ResourcesConfig, sizes: Sequence[int] = ()) -> Devices:
+def check_fits(resources: ResourcesConfig, sizes: Sequence[int] = (), beside: int = 0) -> Devices:
     """What there is for the job. Raises GangRefused if the job can never run on it.
 
     Args:
         resources: what the job asks for.
         sizes: numbers of workers that would do, the largest first; none: the most it may have.
+        beside: processes with as much each that its workers start.
     """
     inline = resources.launcher == "inline"
     here = available(None if inline else resources.address)
     if not inline:
-        placement = placement_of(resources, sizes or [resources.most])
+        placement = placement_of(resources, sizes or [resources.most], beside)
         where = "this machine" if resources.address is None else here.where
         try:
             refuse_what_never_fits(placement, here.rooms, where, here.note)

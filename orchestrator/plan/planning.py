@@ -182,7 +182,9 @@ class Plan:
             zero = engine.name == "deepspeed" and (trained or engine.zero_stage == 3)
             line += f", {f'DeepSpeed ZeRO {engine.zero_stage}' if zero else 'PyTorch'}"
             line += f", {engine.precision}"
-        here = self.devices
+        here, beside = self.devices, self.config.stage.processes
+        if beside:
+            line += f"; {counted(beside, 'rollout engine')} beside them, {kind} with {cores} each"
         if here is None:
             return line
         return f"{line}; {here.where} has {counted(here.gpus, 'GPU')}, {counted(here.cpus, 'core')}"
@@ -271,7 +273,7 @@ def _checked(config: JobConfig, say: Callable[[str], None]) -> Plan:
     rough.check_disk(free)
     _check_record(config)
     rough.check_destination()
-    devices = check_fits(config.resources, config.sizes)
+    devices = check_fits(config.resources, config.sizes, config.stage.processes)
     rough.check_compiler()
     return Plan(config, rough.outline, None, free, devices, weights, start)
 
@@ -304,7 +306,7 @@ def foresee(
     if free is not None:
         noting(lambda: rough.check_disk(free))
     noting(rough.check_destination)
-    devices = noting(lambda: check_fits(config.resources, config.sizes))
+    devices = noting(lambda: check_fits(config.resources, config.sizes, config.stage.processes))
     driver = STAGES[config.stage.name].driver
 
     def outline() -> Outline:

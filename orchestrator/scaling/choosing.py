@@ -12,6 +12,7 @@ import numpy as np
 
 from models import cost
 from models.configs import GPTConfig
+from orchestrator.scaling.dial import dial
 from orchestrator.scaling.forms import CHINCHILLA
 from orchestrator.scaling.intervals import Draws
 from orchestrator.scaling.points import FLOPS_PER_WEIGHT, Array, Points
@@ -118,14 +119,7 @@ def model_of(parameters: float, vocab_size: int, positions: int) -> GPTConfig:
     Raises:
         ValueError: its table of tokens alone is larger.
     """
-    plain = GPTConfig(
-        norm="rmsnorm",
-        positions="rotary",
-        activation="swiglu",
-        bias=False,
-        max_positions=positions,
-        vocab_size=vocab_size,
-    )
+    plain = _plain(vocab_size, positions)
     best: tuple[float, GPTConfig] | None = None
     for layers in range(1, MOST_LAYERS):
         for width in _widths(layers, parameters):
@@ -143,6 +137,27 @@ def model_of(parameters: float, vocab_size: int, positions: int) -> GPTConfig:
             "smaller --vocab-size or a larger --flops"
         )
     return best[1]
+
+
+def dialled(parameters: float, vocab_size: int, positions: int) -> GPTConfig:
+    """The model of `experiment=dial` that is nearest to so many parameters."""
+    plain = _plain(vocab_size, positions)
+    family = (
+        replace(plain, layers=own, width=int(dial("width", own)), heads=int(dial("heads", own)))
+        for own in range(1, MOST_LAYERS)
+    )
+    return min(family, key=lambda own: abs(math.log(cost.parameters(own) / parameters)))
+
+
+def _plain(vocab_size: int, positions: int) -> GPTConfig:
+    return GPTConfig(
+        norm="rmsnorm",
+        positions="rotary",
+        activation="swiglu",
+        bias=False,
+        max_positions=positions,
+        vocab_size=vocab_size,
+    )
 
 
 def _widths(layers: int, parameters: float) -> range:

@@ -122,10 +122,19 @@ def _vertex(C: float, group: Points) -> Best | None:
     x: Array = np.log(group.parameters)
     if len(set(x)) < LEAST_SIZES:
         return None
-    a, b, c = np.polyfit(x - x.mean(), group.loss, 2)
+    at = lowest(x, group.loss)
+    return None if at is None else Best(C, float(np.exp(at[0])), at[1], len(set(x)))
+
+
+def lowest(x: Array, loss: Array) -> tuple[float, float, float] | None:
+    """Where a parabola of loss over x (n,) is lowest, the loss there, and its coefficient of x^2.
+
+    None: it bends down, or is lowest outside of what was tried.
+    """
+    a, b, c = np.polyfit(x - x.mean(), loss, 2)
     if a <= 0:
         return None
     at = -b / (2 * a)
     if not x.min() - x.mean() < at < x.max() - x.mean():
         return None
-    return Best(C, float(np.exp(at + x.mean())), float(c - b * b / (4 * a)), len(set(x)))
+    return float(at + x.mean()), float(c - b * b / (4 * a)), float(a)

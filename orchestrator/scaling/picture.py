@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from orchestrator.record.figures import COLORS, INK, MUTED, WRONG, plain_axes
+from orchestrator.record.predictions import Prediction
 from orchestrator.scaling.points import Points
 from orchestrator.scaling.report import Report
 
@@ -34,10 +35,7 @@ def draw(report: Report) -> "Figure":
         above.plot(own.flops, own.loss, "o", color=color, markersize=4)
         if size in colors and fit.form.varies in (("N", "D"), ("D",)):
             _curve(above, report, own, color, f"N = {size:.3g}")
-    above.set_xscale("log")
-    above.set_yscale("log")
-    for of in (above.yaxis.set_major_formatter, above.yaxis.set_minor_formatter):
-        of(lambda value, _: f"{value:.3g}")
+    _log_axes(above)
     for dashes, found in zip(("--", ":"), report.approaches, strict=False):
         if not isinstance(found, str):
             best = [(own.flops, own.loss) for own in found.best]
@@ -65,3 +63,45 @@ def _curve(axes: "Axes", report: Report, own: Points, color: str, label: str) ->
     middle, low, high = report.draws.predict(points)
     axes.plot(flops, middle, color=color, linewidth=1.5, label=label)
     axes.fill_between(flops, low, high, color=color, alpha=0.15, linewidth=0)
+
+
+def draw_prediction(prediction: Prediction) -> "Figure":
+    """The law for the size of a run, in its band, over the runs it goes by; and what came out."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    title = f"{prediction.parameters:,.0f} parameters on {prediction.tokens:,.0f} tokens"
+    plain_axes(axes, title, "loss, nats per token", "training compute C, FLOPs")
+    sizes = sorted({point["parameters"] for point in prediction.points})
+    for number, size in enumerate(sizes):
+        own = [point for point in prediction.points if point["parameters"] == size]
+        shade = 0.25 + 0.6 * (number + 1) / len(sizes)
+        label = f"{len(prediction.points)} runs" if number == len(sizes) - 1 else None
+        flops, loss = zip(*((point["flops"], point["loss"]) for point in own), strict=True)
+        axes.plot(flops, loss, "o", color=MUTED, alpha=shade, markersize=4, label=label)
+    curve = prediction.curve
+    axes.plot(curve["flops"], curve["loss"], color=COLORS[0], linewidth=1.5, label="law, this size")
+    axes.fill_between(
+        curve["flops"], curve["low"], curve["high"], color=COLORS[0], alpha=0.15, linewidth=0
+    )
+    bars = [[prediction.loss - prediction.low], [prediction.high - prediction.loss]]
+    told = f"predicted {prediction.loss:.4g} ({prediction.low:.4g} to {prediction.high:.4g})"
+    axes.errorbar(
+        [prediction.flops], [prediction.loss], bars, fmt="s", color=COLORS[0], capsize=4, label=told
+    )
+    if prediction.truth is not None:
+        truth = prediction.truth
+        color, told = COLORS[1], f"measured {truth.loss:.4g}: {prediction.error:+.2%}"
+        axes.plot([truth.flops], [truth.loss], "*", color=color, markersize=12, label=told)
+    _log_axes(axes)
+    axes.legend(frameon=False, labelcolor=INK, fontsize=8)
+    return figure
+
+
+def _log_axes(axes: "Axes") -> None:
+    """Both by factors, losses as plain numbers."""
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    for of in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        of(lambda value, _: f"{value:.3g}")

@@ -37,6 +37,8 @@ class Points:
     """How each is called in messages."""
     count: str = "total"
     """What N counts, a key of COUNTS."""
+    data: tuple[str, ...] = ()
+    """Fingerprints of what all have read alike. Empty: a table does not tell."""
 
     @property
     def flops(self) -> Array:

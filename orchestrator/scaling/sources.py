@@ -1,21 +1,27 @@
-"""Points from where they are: a table of comma-separated values, or run folders."""
+"""Points from where they are: a table of comma-separated values, run folders, or MLflow."""
 
 import csv
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from data.messages import counted, did_you_mean, listed
+from orchestrator.config import TrackingConfig
 from orchestrator.record.lines import read
+from orchestrator.record.mlflow import new_state
+from orchestrator.record.mlflow.measured import Measured, measured
+from orchestrator.record.mlflow.view import PARAMETERS, RESULT
 from orchestrator.record.runs import Run, runs
 from orchestrator.record.sweeps import TABLE, is_sweep
 from orchestrator.scaling.points import FLOPS_PER_WEIGHT, Points
 
 NEEDED = ("parameters", "tokens", "loss")
 COLUMNS = (*NEEDED, "flops", "budget", "unique_tokens", "name")
-LOSS = "validation/loss"
+LOSS, TOKENS, FLOPS = "validation/loss", "train/tokens", "train/flops"
+OF_OTHERS = ("sweep", "prediction")  # stages that MLflow has of what is no run
 
 
 def from_table(path: Path, count: str) -> tuple[Points, list[str]]:
@@ -118,26 +124,111 @@ def from_runs(names: Sequence[str]) -> tuple[Points, list[str]]:
     """
     found = [run for name in names for run in _runs_of(Path(name).expanduser())]
     found = list({run.folder.resolve(): run for run in found}.values())
-    usable, notes = [], []
-    for run in found:
-        lacking = _lacking(run)
-        if lacking:
-            notes.append(f"{run.id} is no point: {lacking}")
-        else:
-            usable.append(run)
+    return _gathered([Ran.of(run) for run in found], listed(names))
+
+
+def setting_of(names: Sequence[str], setting: str) -> dict[str, float]:
+    """A setting of each run in folders, by the run's id, where it is a number above 0."""
+    found = {run.id: run.settings for name in names for run in _runs_of(Path(name).expanduser())}
+    known = sorted({key for settings in found.values() for key in settings})
+    if setting not in known:
+        raise ValueError(
+            f"--of={setting} is no setting of these runs{did_you_mean(setting, known)}; try "
+            "--of optim.learning_rate"
+        )
+    numbers = {own: settings.get(setting) for own, settings in found.items()}
+    return {
+        own: float(value)
+        for own, value in numbers.items()
+        if isinstance(value, int | float) and value > 0
+    }
+
+
+def from_mlflow(address: str) -> tuple[Points, list[str]]:
+    """The points of runs in MLflow, and notes on those that are none.
+
+    Args:
+        address: EXPERIMENT, or EXPERIMENT?FILTER with a filter in MLflow's own words; in the store
+            of MLFLOW_TRACKING_URI, else in that of outputs/.
+
+    Raises:
+        ValueError: there is no such store, experiment or point, or losses can't be compared.
+    """
+    experiment, _, where = address.partition("?")
+    state = new_state(TrackingConfig(experiment=experiment), Path("outputs"))
+    runs = (run for run in measured(state, where or None) if run.tags.get("stage") not in OF_OTHERS)
+    found = [Ran.tracked(run) for run in runs]
+    return _gathered(found, f"mlflow:{address}")
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A run that may be a point, from wherever it is known."""
+
+    id: str
+    unfinished: str | None
+    """Why it is none, as far as its end tells. None: it was done."""
+    parameters: float | None
+    metrics: Mapping[str, float]
+    data: tuple[str, str]
+    """Fingerprints of its tokenizer and validation data: losses are compared among the same."""
+
+    @classmethod
+    def of(cls, run: Run) -> "Ran":
+        """That of a run folder."""
+        unfinished = None if run.status == "done" else f"it is {run.status}"
+        if reason := run.result.get("reason"):
+            unfinished = f"it ended early: {reason}"
+        data = []
+        for kind in ("tokenizer", "dataset"):
+            own = [
+                str(event.get("fingerprint"))
+                for event in run.events
+                if event.get("event") == kind and event.get("split", "validation") == "validation"
+            ]
+            data.append(" ".join(dict.fromkeys(own)))
+        return cls(run.id, unfinished, run.parameters, run.metrics, (data[0], data[1]))
+
+    @classmethod
+    def tracked(cls, run: Measured) -> "Ran":
+        """A run in MLflow; of its losses that of the weights that it gives."""
+        unfinished = None if run.status == "FINISHED" else f"MLflow has it as {run.status.lower()}"
+        metrics, best = dict(run.metrics), f"{RESULT}{LOSS}"
+        if best in metrics:
+            metrics[LOSS] = metrics[best]
+        kinds = ("tokenizer", "dataset.validation")
+        tokenizer, dataset = (run.tags.get(f"{kind}.fingerprint", "") for kind in kinds)
+        return cls(run.id, unfinished, metrics.get(PARAMETERS), metrics, (tokenizer, dataset))
+
+    @property
+    def lacks(self) -> str | None:
+        """Why it is no point of a law; None: it is one."""
+        if self.unfinished:
+            return self.unfinished
+        for name in (LOSS, TOKENS, FLOPS):
+            if name not in self.metrics:
+                return f"it has not measured {name}"
+            if not (math.isfinite(self.metrics[name]) and self.metrics[name] > 0):
+                return f"its {name} is {self.metrics[name]}"
+        return None if self.parameters else "it does not say how many parameters its model has"
+
+
+def _gathered(among: Sequence[Ran], where: str) -> tuple[Points, list[str]]:
+    """The points of runs, and notes on those that are none."""
+    notes = [f"{run.id} is no point: {run.lacks}" for run in among if run.lacks]
+    usable = [run for run in among if not run.lacks]
     if not usable:
         said = notes[0] if notes else "there is none"
-        raise ValueError(f"{listed(names)}: no run there can be a point; {said}")
-    _check_comparable(usable)
-    parameters = [run.parameters for run in usable]
-    values = [[run.metrics[name] for run in usable] for name in ("train/tokens", LOSS)]
-    flops = [run.metrics["train/flops"] for run in usable]
+        raise ValueError(f"{where}: no run there can be a point; {said}")
+    columns = ([run.metrics[name] for run in usable] for name in (TOKENS, LOSS, FLOPS))
+    tokens, loss, flops = (np.array(column, float) for column in columns)
     points = Points(
-        np.array(parameters, float),
-        np.array(values[0]),
-        np.array(values[1]),
-        np.array(flops),
+        np.array([run.parameters for run in usable], float),
+        tokens,
+        loss,
+        flops,
         names=tuple(run.id for run in usable),
+        data=_read_alike(usable),
     )
     return points, notes
 
@@ -154,35 +245,16 @@ def _runs_of(folder: Path) -> Iterable[Run]:
     return list(runs(folder))
 
 
-def _lacking(run: Run) -> str | None:
-    """Why a run is no point of a law; None: it is one."""
-    if run.status != "done":
-        return f"it is {run.status}"
-    if run.result.get("reason"):
-        return f"it ended early: {run.result['reason']}"
-    for name in (LOSS, "train/tokens", "train/flops"):
-        if name not in run.metrics:
-            return f"it has not measured {name}"
-        if not (math.isfinite(run.metrics[name]) and run.metrics[name] > 0):
-            return f"its {name} is {run.metrics[name]}"
-    return None if run.parameters else "it does not say how many parameters its model has"
-
-
-def _check_comparable(among: Sequence[Run]) -> None:
-    """Raise ValueError for losses per token of different tokenizers or validation data."""
-    for kind, name in (("tokenizer", "fingerprint"), ("dataset", "fingerprint")):
-        first: dict[str, Run] = {}
-        for run in among:
-            own = [
-                str(event.get(name))
-                for event in run.events
-                if event.get("event") == kind and event.get("split", "validation") == "validation"
-            ]
-            first.setdefault(" ".join(dict.fromkeys(own)), run)
-        if len(first) > 1:
-            a, b, *_ = (run.id for run in first.values())
-            what = kind if kind == "tokenizer" else "validation data"
-            raise ValueError(
-                f"{a} and {b} differ in their {what}, so their losses can't be compared; name runs "
-                "of one alone"
-            )
+def _read_alike(among: Sequence[Ran]) -> tuple[str, str]:
+    """What all have read. Raises ValueError if that differs, as losses are per token."""
+    first: dict[tuple[str, str], Ran] = {}
+    for run in among:
+        first.setdefault(run.data, run)
+    if len(first) > 1:
+        a, b, *_ = first.values()
+        what = "tokenizer" if a.data[0] != b.data[0] else "validation data"
+        raise ValueError(
+            f"{a.id} and {b.id} differ in their {what}, so their losses can't be compared; name "
+            "runs of one alone"
+        )
+    return next(iter(first))

@@ -11,6 +11,7 @@ saved.py        the config of a run, read back
 examples/       what the stages share that count in examples
 features/       what the stages share whose examples are rows of numbers
 rollouts/       what the stages share in which a policy learns from its own answers
+asking/         models, endpoints and rules that answer or judge, and what that costs
 rewards/        how good an answer is, as a function tells
 language/       what the stages share that work on text of the data service
 

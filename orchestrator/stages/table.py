@@ -6,6 +6,7 @@ from orchestrator.stages.dpo.stage import DPOConfig
 from orchestrator.stages.embed.stage import EmbedConfig
 from orchestrator.stages.evaluate.stage import EvaluateConfig
 from orchestrator.stages.grpo.stage import GRPOConfig
+from orchestrator.stages.judge.stage import JudgingConfig
 from orchestrator.stages.masked.stage import MaskedConfig
 from orchestrator.stages.ppo.stage import PPOConfig
 from orchestrator.stages.pretrain.stage import PretrainConfig
@@ -75,6 +76,11 @@ STAGES = {
         PPOConfig,
         "orchestrator.stages.ppo.driver",
         "orchestrator.stages.ppo.train:optimize",
+    ),
+    "judge": Stage(
+        JudgingConfig,
+        "orchestrator.stages.judge.driver",
+        "orchestrator.stages.judge.judge:judge",
     ),
     "evaluate": Stage(
         EvaluateConfig,

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.decoding import Sampling, TextModel, draw, generate
+from models.decoding import Row, Sampling, TextModel, draw, write_rows
 from orchestrator.training import distributed
 from orchestrator.training.engine import Engine
 from orchestrator.training.loop import evaluating
@@ -91,16 +91,9 @@ def sample(
     if policy.config.engine.sharding_stage == 3:
         written = _written_in_shards(policy.engine, rows, seeds, how, most_tokens, end, micro)
     else:
-        model = cast(TextModel, policy.engine.model)
-        own = {"copies": copies, "seeds": seeds, "stop_tokens": (end,)}
-        found = generate(
-            model, prompts, most_tokens, how, logprobs=True, tempered=True, **cast(Any, own)
-        )
-        assert found.logprobs is not None
-        written = [
-            (tokens[kept].tolist(), logprobs[kept].tolist())
-            for tokens, logprobs, kept in zip(found.tokens, found.logprobs, found.mask, strict=True)
-        ]
+        own = [Row(row, seed, most_tokens) for row, seed in zip(rows, seeds, strict=True)]
+        write_rows(cast(TextModel, policy.engine.model), own, how, stop_tokens=(end,))
+        written = [(row.tokens, row.logprobs) for row in own]
     return as_rollout(rows, written, end, policy.engine.device)
 
 

@@ -163,17 +163,19 @@ def request(
 
 
 def needs(plan: Plan) -> list[Bundle]:
-    """What each worker of the job needs, of the largest number of workers that ever fits."""
+    """What each worker of the job needs, of the largest number of workers that ever fits, and each
+    process that they start beside them.
+    """
     config, devices = plan.config, plan.devices
     resources = config.resources
     if resources.launcher == "inline":
         return [Bundle(resources.cpus_per_worker, resources.gpus_per_worker)]
-    placement = placement_of(resources, config.sizes)
+    placement = placement_of(resources, config.sizes, config.stage.processes)
     assert devices is not None  # the plan was checked
     workers = placement.most(placement.room(devices.rooms)) or placement.sizes[-1]
     on_host = 0 if resources.gpus_per_worker else PROCESS_BYTES + int(plan.memory.start)
     one = Bundle(resources.cpus_per_worker, resources.gpus_per_worker, on_host)
-    return [one] * workers
+    return [one] * (workers + config.stage.processes)
 
 
 def nodes_of(told: dict[str, Any]) -> list[tuple[int, int]]:

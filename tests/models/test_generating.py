@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 from models import build
 from models.cache import FixedKVCache, KVCache
 from models.configs import GPTConfig
-from models.decoding import Sampling, explain, generate, row_seeds, stepping, stream
+from models.decoding import (
+    Row,
+    Sampling,
+    explain,
+    generate,
+    row_seeds,
+    stepping,
+    stream,
+    write_rows,
+)
 from models.decoding.generating import prefill
 from models.decoding.sampling import filtered, penalised, pick, probabilities, uniform
 from models.decoding.stepping import Stepper
@@ -318,6 +327,42 @@ def test_copies_of_a_prompt_are_continued_as_if_each_had_been_read():
         logits = model(row[:, :-1])[0, len(each[3]) - 1 :] / 0.7
     expected = logits.log_softmax(-1).gather(-1, shared.tokens[3][:, None])[:, 0]
     assert torch.allclose(shared.logprobs[3], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("slots", "more"),
+    [
+        (12, {}),
+        (3, {"norm": "rmsnorm", "positions": "rotary", "kv_heads": 2}),
+        (1, {"positions": "sinusoidal"}),
+        (3, {"mask": "sliding_window", "window": 4}),
+    ],
+)
+@pytest.mark.parametrize("sampling", [Sampling(temperature=0.7), GREEDY])
+def test_rows_in_slots_are_written_as_in_one_batch_that_stays(slots, more, sampling):
+    model = model_for(**more)
+    prompts = [row for row in RAGGED for _ in range(1 + len(row) % 3)]
+    seeds = row_seeds(2, len(prompts))
+    most = [1 + 5 * row % 13 for row in range(len(prompts))]
+    rows = [Row(*each) for each in zip(prompts, seeds, most, strict=True)]
+    write_rows(model, rows, sampling, stop_tokens=(3, 4), slots=slots)
+    settings = {"seeds": seeds, "stop_tokens": (3, 4), "logprobs": True}
+    whole = generate(model, prompts, 13, sampling, tempered=not sampling.greedy, **settings)
+    assert [row.tokens for row in rows] == [
+        own[:n] for own, n in zip(whole.rows(), most, strict=True)
+    ]
+    for row, expected in zip(rows, whole.logprobs, strict=True):
+        told = torch.tensor(row.logprobs)
+        assert torch.allclose(told, expected[: len(told)], atol=1e-5)
+
+
+def test_nothing_is_computed_for_a_row_that_has_ended(monkeypatch):
+    widths = []
+    step = Stepper.step
+    monkeypatch.setattr(Stepper, "step", lambda *a: (widths.append(len(a[1])), step(*a))[1])
+    rows = [Row([1, 2], seed, most) for seed, most in enumerate([9, 1, 4, 2, 3, 2])]
+    write_rows(model_for(), rows, Sampling(), slots=3)
+    assert sum(widths) == sum(row.most_tokens - 1 for row in rows)
 
 
 def test_a_stream_hands_out_tokens_as_they_come_and_a_halt_ends_a_row():

@@ -52,14 +52,22 @@ def test_a_target_is_graded_by_its_loss_and_by_whether_it_is_the_likeliest(chunk
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_log_probability_and_entropy_are_those_of_the_whole_distribution(chunks, temperature):
+@pytest.mark.parametrize("which", [None, "some", "few", "none"])
+def test_log_probability_and_entropy_are_those_of_the_whole_distribution(
+    chunks, temperature, which
+):
     for shape in SHAPES:
-        hidden, head, targets, _ = case(*shape)
+        hidden, head, targets, mask = case(*shape)
         chunks(shape[-1])
-        found = token_scores(hidden, head, targets, temperature)
+        mask = {
+            None: torch.ones_like(mask), "some": mask, "few": mask & (targets == 0),
+            "none": mask & False,
+        }[which]  # fmt: skip
+        found = token_scores(hidden, head, targets, temperature, None if which is None else mask)
         likely = torch.softmax(hidden @ head.T / temperature, -1)
         logprobs = likely.gather(-1, targets[..., None])[..., 0].log()
         entropy = torch.distributions.Categorical(likely).entropy()
+        logprobs, entropy = logprobs * mask, entropy * mask
         assert torch.allclose(found, torch.stack([logprobs, entropy], -1), atol=1e-5)
         weights = torch.randn(found.shape)
         ours = torch.autograd.grad((found * weights).sum(), [hidden, head], retain_graph=True)
@@ -109,9 +117,15 @@ def chunked(hidden, head, targets, mask):
     return torch.where(mask, token_losses(hidden, head, targets), 0.0).sum()
 
 
+def selected(hidden, head, targets, mask):
+    losses = token_losses(hidden, head, targets, mask)
+    assert not losses[~mask].any()
+    return losses.sum()
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "autocast"])
-@pytest.mark.parametrize("loss", [summed_loss, chunked])
+@pytest.mark.parametrize("loss", [summed_loss, chunked, selected])
 def test_loss_and_gradients_are_those_of_whole_logits(loss, precision, shape, chunks):
     *tensors, targets, mask = case(*shape, torch.bfloat16 if precision == "bf16" else torch.float32)
     chunks(shape[-1])

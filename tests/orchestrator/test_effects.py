@@ -53,18 +53,19 @@ from orchestrator.config import (
 from orchestrator.config.optim import OPTIMIZERS, SCHEDULES
 from orchestrator.record.mlflow.mirror import new_state
 from orchestrator.stages import STAGES
+from orchestrator.stages.asking.section import JudgeConfig
 from orchestrator.stages.classify.stage import ClassifyConfig
 from orchestrator.stages.masked.stage import MaskedConfig
 from orchestrator.stages.pretrain.stage import PretrainConfig
 from orchestrator.stages.translate.stage import TranslateConfig
 from orchestrator.training import optim
-from tests.orchestrator.typed import SMALL, on, trained, typed
+from tests.orchestrator.typed import ROOMY, SMALL, on, trained, typed
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = {
     *(JobConfig, *SECTIONS.values(), *(stage.section for stage in STAGES.values())),
     *(family.config for family in MODELS.values()),
-    *(SourceConfig, ContractConfig, DriftConfig, ValidationConfig),
+    *(SourceConfig, ContractConfig, DriftConfig, ValidationConfig, JudgeConfig),
 }
 CONFIGS = {
     *(str(path) for path in (ROOT / "orchestrator" / "config").glob("*.py")),
@@ -193,12 +194,24 @@ def talks(folder):
     return folder / "talks.jsonl"
 
 
+def compared(folder):
+    """A file of answers to compare, to the questions of `talks`."""
+    rows = [{"prompt": f"{n}?", "answers": ["Yes", "No"], "gold": n} for n in range(2)]
+    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder / "pairs.jsonl"
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_setting_of_a_job_is_read_by_it_or_refused(stage, watched, corpus, tmp_path, monkeypatch):
     plain = [w for w in SMALL if w.startswith(("resources", "engine", "tracking"))]
     words = {
         "pretrain": [*on(corpus), "stage.steps=2"],
         "evaluate": [f"checkpoint={trained(corpus)}", *on(corpus)[:2], "data.sequence_length=32"],
+        "judge": [
+            *(f"stage.data={compared(tmp_path)}", f"stage.people={talks(tmp_path)}"),
+            *(f"stage.judge.model={trained(corpus, ROOMY)}", "stage.judge.least_mass=0"),
+            f"stage.judge.chat_template={tmp_path / 'short.jinja'}",
+        ],
         "classify": ["stage.steps=2", "optim.warmup_steps=1"],
         "embed": [f"stage.data={corpus}", "stage.steps=2", "optim.warmup_steps=1"],
         "regress": ["stage.steps=2", "optim.warmup_steps=1"],

@@ -4,9 +4,11 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 import time
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -48,6 +50,15 @@ def asked(corpus, tmp_path_factory):
         *("stage.epochs=2", "stage.mini_batches=2", "optim.learning_rate=1e-2"),
         *("optim.warmup_steps=1", "stage.kl_limit=null", "stage.sampling_rounds=3"),
     )
+
+
+@pytest.fixture(scope="module")
+def whole(asked, tmp_path_factory):
+    """What that answers, undisturbed, and its run folder."""
+    folder = tmp_path_factory.mktemp("whole")
+    answer = typed("run", *asked, f"outputs={folder}")
+    assert answer.code == 0, answer
+    return answer, (folder / "latest").resolve()
 
 
 def metrics(folder):
@@ -100,11 +111,9 @@ def killed_in(what, step, words):
 
 
 def test_killed_while_it_writes_judges_or_learns_a_run_goes_on_with_the_same_answers(
-    asked, tmp_path
+    asked, whole, tmp_path
 ):
-    whole = typed("run", *asked, f"outputs={tmp_path}/whole")
-    assert whole.code == 0, whole
-    undisturbed = (tmp_path / "whole" / "latest").resolve()
+    answer, undisturbed = whole
     found = metrics(undisturbed)
     assert found[0, "validation/kl"] == found[1, "train/kl"] == 0
     assert found[1, "train/sampler_mismatch"] == pytest.approx(1, abs=1e-5)
@@ -119,7 +128,7 @@ def test_killed_while_it_writes_judges_or_learns_a_run_goes_on_with_the_same_ans
         equal = (groups == groups[:, :1]).all(1)
         assert equal.mean() == found[step, "train/equal_groups"]
         assert rounds[step - 1] == 3 or not equal.any()
-    assert "reward: length" in whole.out
+    assert "reward: length" in answer.out
     words = [*asked, f"outputs={tmp_path}/part"]
     for what, step in (("write", 3), ("judge", 4), ("told", 6)):
         killed_in(what, step, words)
@@ -135,13 +144,49 @@ def test_killed_while_it_writes_judges_or_learns_a_run_goes_on_with_the_same_ans
     ours, theirs = weights(last), weights(undisturbed)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    tables = [own.out.partition("┏")[2].partition("done:")[0] for own in (whole, again)]
+    tables = [own.out.partition("┏")[2].partition("done:")[0] for own in (answer, again)]
     assert tables[0] == tables[1]
+
+
+def kill_engine(outputs, killed):
+    """Kill the rollout engine of the job that runs there, after its second step."""
+    while not list(outputs.glob("*/*/rollouts/step_00000002.jsonl")):
+        time.sleep(0.02)
+    children = psutil.Process().children(recursive=True)
+    [engine] = [own for own in children if "ReplicaWorker" in " ".join(own.cmdline())]
+    engine.kill()
+    killed.append(engine.pid)
+
+
+def test_an_engine_that_dies_is_replaced_alone_and_its_answers_are_the_same(asked, whole, tmp_path):
+    words = [word for word in asked if word != "resources=inline"]
+    killed = []
+    killing = threading.Thread(target=kill_engine, args=(tmp_path, killed), daemon=True)
+    killing.start()
+    found = typed("run", *words, "resources=cpu1", "stage.engines=1", f"outputs={tmp_path}")
+    assert found.code == 0, found
+    assert killed
+    assert "it is replaced, and the call made again" in found.out
+    assert "1 rollout engine beside them" in found.out
+    run, undisturbed = (tmp_path / "latest").resolve(), whole[1]
+    told = json.loads((run / "result.json").read_text())
+    assert told["attempts"] == 1
+    assert 0 <= told["metrics"]["train/trainer_idle"] <= 1
+    assert 0 <= told["metrics"]["train/engines_idle"] <= 1
+    for step in range(1, 7):
+        own, other = (keeping.read(keeping.file_of(at, step)) for at in (run, undisturbed))
+        assert [row["tokens"] for row in own] == [row["tokens"] for row in other]
+    ours, theirs = weights(run), weights(undisturbed)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        (["stage.engines=1"], "resources.launcher=inline has no Ray; try resources.launcher=ray"),
+        (["stage.off_policy_steps=1"], "and stage.engines=0; add stage.engines=1"),
+        (["stage.off_policy_steps=2"], "must be 0 or 1"),
+        (["stage.importance_limit=3"], "it is for stage.off_policy_steps=1"),
         (["model.weights=null"], "add model.weights=RUN, a run of stage=sft"),
         (["stage.global_batch_size=18"], "must be a multiple of stage.group_size=4; nearest: 16"),
         (["stage.mini_batches=3"], "stage.mini_batches x resources.workers = 4 x 3 x 1 = 12"),

@@ -16,9 +16,10 @@ import pytest
 
 from data.sources.conversations import file_preferences
 from data.sources.rankings import file_rankings
-from orchestrator.verbs.label.agreement import alpha, interval, nominal, report
-from orchestrator.verbs.label.command import exported, main
-from orchestrator.verbs.label.items import Item, read_items
+from orchestrator.stages.asking.agreement import alpha, interval, nominal
+from orchestrator.stages.asking.items import Item, exported, read_items
+from orchestrator.verbs.label.agreement import report
+from orchestrator.verbs.label.command import main
 from orchestrator.verbs.label.service import Desk, Told, first_left
 from orchestrator.verbs.label.store import AlreadyJudged, LabelError, Store
 from tests.browser import browser, installed

@@ -1,13 +1,10 @@
 """Prompts exchanged for further ones, on one rank and on two."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import torch
 
 from orchestrator.stages.rollouts.resampling import exchanged, sources_of
-from orchestrator.stages.rollouts.training import RolloutTraining
-from orchestrator.stages.rollouts.updating import Asked
+from orchestrator.stages.rollouts.updating import Asked, over_all
 from orchestrator.training import distributed
 from orchestrator.training.rollout import as_rollout, step_ids
 
@@ -40,7 +37,7 @@ def gathered():
     """A number of each answer of a step, over all ranks: its place, squared."""
     places = step_ids(1, 16, 2, 2, distributed.rank(), distributed.world_size())
     values = torch.from_numpy(places**2).float()
-    return RolloutTraining.over_all(SimpleNamespace(places=places), values).tolist()
+    return over_all(places, values).tolist()
 
 
 def exchange():

@@ -29,6 +29,16 @@ ASKED = "os.getpid: Return the process id. What does getpid do?"
         ("sentence", "Return the process id.", "", 1),
         ("sentence", "return the process id.", "", 0),
         ("sentence", "Return. The id.", "", 0),
+        ("closed", 'f(a[, "b"]) is `{x}`', "", 1),
+        ("closed", "in range [y1, y2)", "", 0),
+        ("closed", "f(a", "", 0),
+        ("closed", "a)", "", 0),
+        ("whole", "os.path", "", 1),
+        ("whole", "f(a, b=1)", "", 1),
+        ("whole", "Return e.g. the id.", "", 1),
+        ("whole", "return the id.", "", 0),
+        ("whole", "f(a) -> value", "", 0),
+        ("whole", "Return\nthe id.", "", 0),
     ],
 )
 def test_a_rule_gives_what_its_definition_says(rule, answer, reference, reward):

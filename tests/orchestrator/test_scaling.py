@@ -1,16 +1,20 @@
 """Scaling laws fitted to losses of known laws, those of the papers among them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from models import cost
-from orchestrator.scaling.choosing import choose, model_of, points_of, smaller
+from orchestrator.scaling.choosing import choose, dialled, model_of, points_of, smaller
+from orchestrator.scaling.dial import dial
 from orchestrator.scaling.fitting import FitFailed, derivatives, fit, one_thread
 from orchestrator.scaling.forms import FORMS, best_log_parameters
 from orchestrator.scaling.frontier import envelope, isoflop
 from orchestrator.scaling.intervals import bootstrap
 from orchestrator.scaling.points import Points
 from orchestrator.scaling.residuals import outliers, trend
+from orchestrator.scaling.tuning import best_values, law
 
 # E, A, B, alpha, beta of Besiroglu et al. 2024, table 1; Nc, Dc, alpha_N, alpha_D of Kaplan et al.
 # 2020, table 2; E, A, B, alpha, beta, R*_D, R*_N of Muennighoff et al. 2023, section 6.
@@ -195,3 +199,35 @@ def test_a_model_is_built_of_about_the_size_that_was_chosen(size):
     assert cost.parameters(model) == pytest.approx(size, rel=0.1)
     with pytest.raises(ValueError, match="vocabulary of 50,304"):
         model_of(1e5, 50304, 1024)
+
+
+def test_the_law_of_a_setting_is_found_again_through_the_best_values_of_each_size():
+    sizes, tokens, rates = (
+        own.ravel() for own in np.meshgrid([1e5, 1e6, 1e7], [1e6, 4e6], np.geomspace(1e-4, 1e-1, 9))
+    )
+    best = 0.5 * sizes**-0.3 * tokens**-0.1
+    loss = 3 + 0.05 * np.log(rates / best) ** 2
+    found = best_values(Points(sizes, tokens, loss), rates)
+    assert [own.value for own in found] == pytest.approx(sorted(set(best), reverse=True), rel=1e-6)
+    assert found[0].twice == pytest.approx(0.05 * np.log(2) ** 2 / 3)
+    through = law(found)
+    assert (through.k, through.by_size, through.by_tokens) == pytest.approx((0.5, -0.3, -0.1))
+    low = rates < 1e-3
+    at_edge = best_values(Points(sizes[low], tokens[low], loss[low]), rates[low])
+    assert [own.value for own in at_edge] == [None] * 6
+    assert law(at_edge) is None
+    one = [own for own in found if own.tokens == 1e6]
+    assert (law(one).by_size, law(one).by_tokens) == (pytest.approx(-0.3), 0)
+
+
+def test_the_model_of_the_dial_is_the_nearest_of_its_family():
+    for size in (2e5, 1e6, 1.3e7):
+        model = dialled(size, 1024, 128)
+        assert (model.width, model.heads) == (dial("width", model.layers), model.layers)
+        sizes = [cost.parameters(_of_depth(model, own)) for own in range(1, 12)]
+        assert min(sizes, key=lambda own: abs(np.log(own / size))) == cost.parameters(model)
+    assert dial("learning_rate", 6) == pytest.approx(dial("learning_rate", 3) / 2)
+
+
+def _of_depth(model, layers):
+    return replace(model, layers=layers, width=dial("width", layers), heads=dial("heads", layers))

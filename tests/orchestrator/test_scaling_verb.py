@@ -28,6 +28,21 @@ def table(text="", columns="parameters,tokens,loss", rows=None):
     return "points.csv"
 
 
+def ran(corpus, folder, parameters, tokens, loss, status="done"):
+    """A run folder as one of this size would have left it."""
+    shutil.copytree(trained(corpus), folder, ignore=lambda *_: {"checkpoints", "figures"})
+    result = json.loads((folder / "result.json").read_text())
+    flops = 7 * parameters * tokens
+    result["metrics"] |= {"validation/loss": loss, "train/tokens": tokens, "train/flops": flops}
+    result["status"] = status
+    (folder / "result.json").write_text(json.dumps(result))
+    lines = (folder / "events.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    started = next(event for event in events if event["event"] == "started")
+    started["roles"]["model"]["parameters"] = int(parameters)
+    (folder / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
+
+
 def test_a_table_gives_constants_intervals_convention_covariance_and_a_picture():
     answer = typed("scaling", "fit", table(), "--draws", "40", "--json")
     assert answer.code == 0, answer
@@ -120,19 +135,9 @@ def test_wrong_requests_are_refused():
 
 
 def test_run_folders_are_points_and_what_is_none_is_told(corpus):
-    for number, (n, d, loss) in enumerate(
-        zip(POINTS.parameters, POINTS.tokens, POINTS.loss, strict=True)
-    ):
+    for number, own in enumerate(zip(POINTS.parameters, POINTS.tokens, POINTS.loss, strict=True)):
         folder = Path(f"outputs/2026-01-02/03-04-{number:02}-pretrain-abc{number:03}")
-        shutil.copytree(trained(corpus), folder, ignore=lambda *_: {"checkpoints", "figures"})
-        result = json.loads((folder / "result.json").read_text())
-        result["metrics"] |= {"validation/loss": loss, "train/tokens": d, "train/flops": 7 * n * d}
-        result["status"] = "done" if number else "failed"
-        (folder / "result.json").write_text(json.dumps(result))
-        lines = (folder / "events.jsonl").read_text().splitlines()
-        events = [json.loads(line) for line in lines]
-        next(e for e in events if e["event"] == "started")["roles"]["model"]["parameters"] = int(n)
-        (folder / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
+        ran(corpus, folder, *own, status="done" if number else "failed")
     answer = typed("scaling", "fit", "outputs", "--draws", "20")
     assert answer.code == 0, answer
     assert "points      19:" in answer.out
@@ -166,6 +171,11 @@ def test_a_budget_becomes_an_experiment_that_can_be_planned_and_takes_that_budge
     assert six_nd == pytest.approx(1e14, rel=0.01)
     assert size in Path(place).read_text()
     assert "exists; remove it" in refused(*ask, "--write", place)
+    dialled = ("my_conf/experiment/family.yaml", "--dial", "--vocab-size", "1024")
+    assert typed(*ask, "--write", *dialled).code == 0
+    planned = typed("plan", "experiment=family", "-cd", "my_conf")
+    own = re.search(r"model +gpt, ([\d,]+) parameters", planned.out)[1]
+    assert f"{own} parameters" in Path(dialled[0]).read_text()
     assert json.loads(typed(*ask, "--json").out)["parameters"]["value"] > 1e5
 
 

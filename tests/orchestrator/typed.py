@@ -72,10 +72,14 @@ def on(corpus: Path) -> tuple[str, ...]:
     return ("data=text", f"data.path={corpus}", *SMALL)
 
 
+ROOMY = "model.max_positions=1024"
+"""For a model of `trained` that reads more than a line."""
+
+
 @cache
-def trained(corpus: Path) -> Path:
-    """A run folder with a checkpoint after 2 steps; made once per session."""
+def trained(corpus: Path, *more: str) -> Path:
+    """A run folder with a checkpoint after 2 steps; made once per session and further settings."""
     outputs = Path(os.environ["ORCHESTRATE_CACHE"]).parent / "trained"
-    answer = typed("run", *on(corpus), "stage.steps=2", f"outputs={outputs}")
+    answer = typed("run", *on(corpus), "stage.steps=2", *more, f"outputs={outputs}")
     assert answer.code == 0, answer
     return (outputs / "latest").resolve()

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import yaml
 
 from data.files import read_json
+from orchestrator.record import predictions
 from orchestrator.record.lines import EVENTS, METRICS, last_line, read
 from orchestrator.record.mlflow.mirror import State
 from orchestrator.record.mlflow.naming import run_name
@@ -154,6 +155,9 @@ class Description:
         own = State.load(self.folder)
         if own is not None and own.view is not None:
             text[0] += f". [All runs, best first]({own.ranking.removeprefix('/')})"
+        if (self.folder / predictions.FILE).is_file():
+            predicted = predictions.Prediction.load(self.folder)
+            text += ["", f"**Prediction** {self._link(str(predicted.folder))}: {predicted.said}"]
         if error:
             said = error.get("message", error) if isinstance(error, dict) else error
             text += ["", f"**Error** {_readable(said)}"]

@@ -32,7 +32,7 @@ def run_name(
     for event in events:
         if event["event"] == "started":
             for role, model in event.get("roles", {}).items():
-                models[role] = f"{model['family']} {_short(model['parameters'])}"
+                models[role] = f"{model['family']} {short_number(model['parameters'])}"
         elif event["event"] == "weights":
             origin = f"of {checkpoint_name(event['path'], event['step'])}"
             models[event["role"]] = f"{models.get(event['role'], '')} {origin}".strip()
@@ -90,9 +90,9 @@ def rounded(value: str) -> str:
     return f"{float(value):.{DIGITS}g}" if re.fullmatch(LONG_NUMBER, value) else value
 
 
-def _short(number: int) -> str:
+def short_number(number: float) -> str:
     """Three digits and a unit: 172k, 2.56M, 8.03B."""
     for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= 0.9995 * size:
             return f"{number / size:.3g}{unit}"
-    return str(number)
+    return f"{number:.0f}"

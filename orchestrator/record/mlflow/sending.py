@@ -23,6 +23,7 @@ from orchestrator.record.mlflow.mirror import (
     process_name,
 )
 from orchestrator.record.mlflow.server import trouble
+from orchestrator.record.predictions import is_prediction
 from orchestrator.record.reading import CONFIG, read_settings
 from orchestrator.record.redaction import RedactingFormatter, Redactor
 from orchestrator.record.sweeps import TABLE, is_sweep
@@ -50,13 +51,13 @@ def send(folder: Path, *, live: bool = False) -> Done | Pending:
     if os.path.expanduser("~") == "~":  # noqa: PTH111 - a bare user id, but MLflow wants a home
         os.environ["HOME"] = str(cache_root())
     folder = folder.resolve()
-    of_sweep = is_sweep(folder)
-    if not of_sweep and not (folder / CONFIG).exists():
+    own_kind = is_sweep(folder) or is_prediction(folder)
+    if not own_kind and not (folder / CONFIG).exists():
         raise ValueError(
             f"{folder} is not a run folder: it has no config.yaml; name one like "
             "outputs/<date>/<time>-<stage>-<id>, or outputs/latest"
         )
-    config = {} if of_sweep else read_settings(folder / CONFIG)
+    config = {} if own_kind else read_settings(folder / CONFIG)
     redactor = Redactor.of_run(folder, config)
     handler = logging.StreamHandler()
     handler.setFormatter(RedactingFormatter("%(asctime)s %(message)s", redactor))
@@ -95,13 +96,18 @@ def follow(folder: Path, state: State, driver: int | None) -> None:
     """
     if driver is not None:
         _await_first_step(folder, driver)
+    from orchestrator.record.mlflow.predictions import PredictionReplay
     from orchestrator.record.mlflow.replay import Replay
     from orchestrator.record.mlflow.store import SystemMetrics
     from orchestrator.record.mlflow.sweeps import SweepReplay
 
-    kind = SweepReplay if is_sweep(folder) else Replay
+    kind: type[Replay | SweepReplay | PredictionReplay] = Replay
+    if is_sweep(folder):
+        kind = SweepReplay
+    elif is_prediction(folder):
+        kind = PredictionReplay
     monitors: SystemMetrics | None = None
-    replay: Replay | SweepReplay | None = None
+    replay: Replay | SweepReplay | PredictionReplay | None = None
     if driver is not None and state.system_metrics:
         monitors = SystemMetrics(folder)
     failures, wait = 0, 0.0

@@ -22,10 +22,12 @@ UNTOLD = (
 LIVE = (
     *("checkpoint_rejected", "data_skipped", "failed", "fenced", "gave_up", "hung", "preempted"),
     *(
+        "asked",
         "checkpoint_waited",
         "copy_failed",
         "copy_fenced",
         "copy_pending",
+        "engine",
         "recovered",
         "resized",
         "restarting",
@@ -105,6 +107,10 @@ def _checkpoint(e: Event) -> str:
     return ", ".join(parts)
 
 
+def _asked(e: Event) -> str:
+    return f"{e.get('done')} of {e.get('of')} requests answered"
+
+
 def _best(e: Event) -> str:
     return f"best so far after step {e.get('step')}: {e.get('metric')} {_number(e.get('value'))}"
 
@@ -122,6 +128,10 @@ def _waited_for_disk(e: Event) -> str:
 
 def _checkpoint_rejected(e: Event) -> str:
     return f"passed over: {e.get('reason')}"
+
+
+def _engine(e: Event) -> str:
+    return f"rollout engine: {e.get('message')}"
 
 
 def _copied(e: Event) -> str:
@@ -274,9 +284,11 @@ SENTENCES: dict[str, Callable[[Event], str]] = {
     "resumed": _resumed,
     "weights": _weights,
     "checkpoint": _checkpoint,
+    "asked": _asked,
     "best": _best,
     "checkpoint_waited": _checkpoint_waited,
     "checkpoint_rejected": _checkpoint_rejected,
+    "engine": _engine,
     "copied": _copied,
     "copy_failed": _copy_failed,
     "copy_fenced": _copy_fenced,

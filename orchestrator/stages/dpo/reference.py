@@ -35,7 +35,7 @@ def logprobs(engine: Engine, batch: Batch) -> tuple[Tensor, Tensor]:
     """Log-probabilities (B, 2) of the chosen and the rejected answers, and their tokens."""
     rows = torch.from_numpy(batch.tokens).to(engine.device)  # (2B, T+1)
     mask = torch.from_numpy(batch.answers).to(engine.device)  # (2B, T)
-    losses = engine.forward(rows[:, :-1], targets=rows[:, 1:])
+    losses = engine.forward(rows[:, :-1], targets=rows[:, 1:], loss_mask=mask, summed=False)
     return answer_logprobs(losses, mask).view(-1, 2), mask.sum(1).view(-1, 2).clamp(min=1)
 
 

@@ -50,6 +50,11 @@ class GRPOConfig(RolloutConfig):
                 f"stage.sampling_rounds={self.sampling_rounds} exchanges groups of one reward, and "
                 "stage.advantage=reinforce_pp compares no groups; try stage.sampling_rounds=1"
             )
+        if self.sampling_rounds > 1 and self.off_policy_steps:
+            raise ValueError(
+                f"stage.sampling_rounds={self.sampling_rounds} asks until rewards differ, and "
+                "stage.off_policy_steps=1 has asked the next prompts by then; try one of them alone"
+            )
         if self.sampling_rounds > 1 and self.evaluate_every is None:
             raise ValueError(
                 f"stage.evaluate_every=null is once an epoch, which has no fixed number of steps "

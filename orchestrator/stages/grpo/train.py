@@ -15,6 +15,7 @@ from orchestrator.stages.rollouts.updating import (
     Experience,
     averaged,
     mini_batches,
+    over_all,
     policy_objective,
     spread,
 )
@@ -31,9 +32,7 @@ from orchestrator.training.loop import Metrics
 
 def optimize(config: JobConfig, inputs: PublishedPrompts, run: Run) -> Result:
     """Measure, learn, save, and tell what got better. Every rank calls it."""
-    training = Training(config, inputs, run)
-    training.look_before()
-    return training.result(training.fit())
+    return Training(config, inputs, run).carry_out()
 
 
 class Training(RolloutTraining):
@@ -79,13 +78,13 @@ class Training(RolloutTraining):
 
     def uneven(self, asked: Asked) -> Tensor:
         """Whether rewards differ within each group of the step, bool (N,). Every rank calls it."""
-        groups = self.over_all(self.rewards(asked)).view(-1, self.copies)
+        groups = over_all(self.places, self.rewards(asked)).view(-1, self.copies)
         return (groups != groups[:, :1]).any(1)
 
     def compare(self, judged: Experience) -> tuple[Experience, float]:
         """The answers with their advantages, and the share of groups of one reward."""
         mask, how = judged.rollout.mask, self.grpo.advantage
-        groups = self.over_all(judged.rewards).view(-1, self.copies)
+        groups = over_all(self.places, judged.rewards).view(-1, self.copies)
         equal = (groups == groups[:, :1]).all(1).double().mean().item()
         relative = group_relative(groups, how).flatten()[self.places].float().to(mask.device)
         advantages = spread(relative, mask)

@@ -48,9 +48,7 @@ class Valued(Experience):
 
 def optimize(config: JobConfig, inputs: PublishedPrompts, run: Run) -> Result:
     """Measure, learn, save, and tell what got better. Every rank calls it."""
-    training = Training(config, inputs, run)
-    training.look_before()
-    return training.result(training.fit())
+    return Training(config, inputs, run).carry_out()
 
 
 class Training(RolloutTraining):

@@ -138,8 +138,14 @@ def calibration_error(margins: NDArray[np.float64]) -> float:
     return float((number * np.abs(confidence - right)).sum() / max(number.sum(), 1))
 
 
-def save_picture(margins: NDArray[np.float64], path: Path) -> None:
-    """How often the preferred answer is the better one, over how sure the model is of it."""
+def save_picture(margins: NDArray[np.float64], path: Path, pairs: str = "held-out pairs") -> None:
+    """How often the preferred answer is the better one, over how sure the model is of it.
+
+    Args:
+        margins: (P,).
+        path: of the picture.
+        pairs: what they are called.
+    """
     from matplotlib.figure import Figure
 
     number, confidence, right = reliability(margins).T
@@ -150,7 +156,7 @@ def save_picture(margins: NDArray[np.float64], path: Path) -> None:
     axes.set_xlabel("chance that the model gives the answer it prefers")
     axes.set_ylabel("share of pairs in which that is the better one")
     axes.set_title(
-        f"{number.sum():,.0f} held-out pairs, calibration error {calibration_error(margins):.3f}",
+        f"{number.sum():,.0f} {pairs}, calibration error {calibration_error(margins):.3f}",
         loc="left",
         fontsize=12,
         fontweight="bold",

@@ -3,6 +3,6 @@
 rules.py  RULES, the table of rewards that a function computes
 """
 
-from orchestrator.stages.rewards.rules import RULES, Rule
+from orchestrator.stages.rewards.rules import REFERENCED, RULES, Rule
 
-__all__ = ["RULES", "Rule"]
+__all__ = ["REFERENCED", "RULES", "Rule"]

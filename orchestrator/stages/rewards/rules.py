@@ -11,6 +11,7 @@ from collections.abc import Callable
 Rule = Callable[[str, str, str], float]
 """(prompt, answer, reference answer) -> reward."""
 WORD = re.compile(r"\w+")
+PAIRS = {"(": ")", "[": "]", "{": "}", "`": "`", '"': '"'}
 
 
 def words(text: str) -> list[str]:
@@ -62,6 +63,26 @@ def no_repetition(prompt: str, answer: str, reference: str) -> float:
     return len(set(given)) / len(given) if given else 0.0
 
 
+def closed(prompt: str, answer: str, reference: str) -> float:
+    """1 if each bracket, back quote and double quote of the answer that opens is closed in turn."""
+    open_ones: list[str] = []
+    for mark in re.findall(r"[][(){}`\"]", answer):
+        if open_ones and open_ones[-1] == mark:
+            open_ones.pop()
+        elif mark in PAIRS:
+            open_ones.append(PAIRS[mark])
+        else:
+            return 0.0
+    return float(bool(words(answer)) and not open_ones)
+
+
+def whole(prompt: str, answer: str, reference: str) -> float:
+    """1 for a name, a call or a sentence and nothing else, on one line."""
+    return float(
+        re.fullmatch(r"[\w.]*\w|[\w.]*\w\([^\n]*\)|[A-Z][^\n]*\.", answer.strip()) is not None
+    )
+
+
 def sentence(prompt: str, answer: str, reference: str) -> float:
     """1 for one line that begins with a capital letter and ends with its only full stop."""
     return float(re.fullmatch(r"[A-Z][^.\n]*\w[^.\n]*\.", answer.strip()) is not None)
@@ -75,5 +96,9 @@ RULES: dict[str, Rule] = {
     "from_prompt": from_prompt,
     "length": length,
     "no_repetition": no_repetition,
+    "closed": closed,
+    "whole": whole,
     "sentence": sentence,
 }
+REFERENCED = frozenset({"exact", "contains", "word_f1", "length"})
+"""Those that look at the answer of the data, and say nothing where there is none."""

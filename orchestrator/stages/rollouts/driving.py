@@ -29,6 +29,8 @@ TRAINING = (
     Shown("train/kl", "KL {:.3f} nats/token"),
     Shown("train/answer_tokens", "{:.1f} tokens an answer"),
     Shown("train/answers_per_second", "{:.1f} answers/s", rate=True),
+    Shown("train/trainer_idle", "trainer idle {:.0%}", rate=True),
+    Shown("train/engines_idle", "engines idle {:.0%}", rate=True),
     Shown("train/step_seconds", "{:.3g} s/step", rate=True),
 )
 EVALUATION = (

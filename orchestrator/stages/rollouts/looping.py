@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.stages.examples.resuming import FACTS, account
 from orchestrator.stages.examples.training import ExampleTraining
+from orchestrator.stages.rollouts.engines import Engines
 from orchestrator.stages.rollouts.prompts import Questions
 from orchestrator.stages.rollouts.section import RolloutConfig
 from orchestrator.training import distributed
@@ -16,6 +17,7 @@ from orchestrator.training.patience import END, STEP
 from orchestrator.training.roles import Role
 
 UPDATES = "updates"  # what a checkpoint says of the policy's optimizer
+BEGUN = "begun"  # and answers to the next step's prompts, if they were written before
 
 
 class RolloutLoop(ExampleTraining[Questions]):
@@ -27,6 +29,8 @@ class RolloutLoop(ExampleTraining[Questions]):
     settings: RolloutConfig
     own_work: OwnWork
     updates_done = 0
+    engines: Engines | None = None
+    """Those that write the answers. None: the policy itself."""
 
     def take(self, step: int, rate: float) -> Metrics:
         """A rollout and the updates by it, at this learning rate. Every rank calls it."""
@@ -66,6 +70,8 @@ class RolloutLoop(ExampleTraining[Questions]):
             trained, seconds = trained + batch, seconds + took
             spent = checkpoints.spent
             spent.add(batch, self.flops_per_example * batch, took)
+            if self.engines is not None:
+                metrics |= self.engines.idle(took)
             self.log(
                 step,
                 metrics
@@ -100,6 +106,8 @@ class RolloutLoop(ExampleTraining[Questions]):
     def save(self, step: int) -> None:
         """Begin to publish the checkpoint of this step. Every rank calls it."""
         about = {**self.about, UPDATES: self.updates_done, **self.state}
+        if self.settings.off_policy_steps and self.engines is not None:
+            about[BEGUN] = self.engines.state
         self.checkpoints.save(
             step,
             self.trained_roles,

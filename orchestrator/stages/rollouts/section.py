@@ -43,11 +43,11 @@ class RolloutConfig(TrainingConfig):
             (
                 *("rule", "answer_tokens", "temperature", "epochs", "mini_batches", "clip_low"),
                 *("clip_high", "aggregation", "kl_coefficient", "kl_estimator"),
-                "entropy_coefficient",
+                *("entropy_coefficient", "off_policy_steps", "importance_limit"),
             ),
             Change.MATHEMATICS,
         ),
-        **dict.fromkeys(("kl_limit", "validation_prompts"), Change.FREE),
+        **dict.fromkeys(("kl_limit", "validation_prompts", "engines"), Change.FREE),
     }
     measures: ClassVar[Mapping[str, str]] = {
         "validation/reward": "higher",
@@ -104,6 +104,16 @@ class RolloutConfig(TrainingConfig):
     never does for that."""
     entropy_coefficient: float = 0.0
     """What a nat of entropy of the policy is worth, at each token."""
+    engines: int = 0
+    """Rollout engines: processes of their own, each with as many CPUs and GPUs as a worker, which
+    hold the policy whole and write the answers. Weights go there after each update, hashed on both
+    sides. 0: each worker writes its own."""
+    off_policy_steps: int = 0
+    """0: a step learns from answers that the policy has just written; 1: engines write the answers
+    of the next step meanwhile, with the weights before this one's updates."""
+    importance_limit: float = 2.0
+    """off_policy_steps: a token counts by its probability now / when it was written, and at most so
+    much (truncated importance sampling)."""
     evaluate_every: int | None = 25
     checkpoint_every: int | None = 25
 
@@ -125,6 +135,19 @@ class RolloutConfig(TrainingConfig):
                 "try stage.validation_fraction=0.05"
             )
         check_above_0("temperature", self.temperature, 1.0)
+        check_above_0("importance_limit", self.importance_limit, 2.0)
+        check_at_least("stage.engines", self.engines, 0)
+        check_at_least("stage.off_policy_steps", self.off_policy_steps, 0)
+        if self.off_policy_steps > 1:
+            raise ValueError(
+                f"stage.off_policy_steps={self.off_policy_steps} must be 0 or 1: older answers "
+                "teach what the policy no longer does; try stage.off_policy_steps=1"
+            )
+        if self.off_policy_steps and not self.engines:
+            raise ValueError(
+                f"stage.off_policy_steps={self.off_policy_steps} is for rollout engines, which "
+                "write while workers learn, and stage.engines=0; add stage.engines=1"
+            )
         check_above_0("clip_low", self.clip_low, 0.2)
         check_above_0("clip_high", self.clip_high, 0.2)
         if self.clip_low >= 1:
@@ -143,6 +166,11 @@ class RolloutConfig(TrainingConfig):
     def compared_by(self) -> str:
         """The metric that tells which step is better."""
         return self.best_metric or "validation/reward"
+
+    @property
+    def processes(self) -> int:
+        """The rollout engines."""
+        return self.engines
 
     @property
     def updates(self) -> int:
@@ -164,11 +192,19 @@ class RolloutConfig(TrainingConfig):
         found = super().unread(job)
         if job.tokenizer.kind != "file":
             found["tokenizer"] = "model.weights brings its own"
+        if not self.off_policy_steps:
+            found["stage.importance_limit"] = "it is for stage.off_policy_steps=1"
         return found
 
     def check_job(self, job: JobConfig) -> None:
         """Check that the models write, have room, begin as something and have no dropout."""
         super().check_job(job)
+        if self.engines and job.resources.launcher == "inline":
+            raise ValueError(
+                f"stage.engines={self.engines} are processes that Ray starts, and "
+                "resources.launcher=inline has no Ray; try resources.launcher=ray, or "
+                "stage.engines=0"
+            )
         room = self.prompt_tokens + self.answer_tokens
         if REWARD in job.roles and "weights" not in job.roles[REWARD].model:
             raise ValueError(

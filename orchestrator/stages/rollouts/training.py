@@ -6,7 +6,6 @@ steps. A checkpoint is made between steps, and what is drawn follows from seed a
 answer alone: who goes on from it draws the same answers.
 """
 
-import hashlib
 from functools import cached_property
 
 import numpy as np
@@ -15,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data import Tokenizer
-from models.decoding import row_seed
 from orchestrator.config import JobConfig, RoleConfig
 from orchestrator.record.checkpoints import Checkpoint
 from orchestrator.record.checkpoints.manifest import TOKENIZER
@@ -24,8 +22,10 @@ from orchestrator.stages.language.roles import language_role
 from orchestrator.stages.result import Result
 from orchestrator.stages.rewards import RULES
 from orchestrator.stages.rollouts import judging, keeping, recording
+from orchestrator.stages.rollouts.asking import Asking, Wanted, asking, wanted
 from orchestrator.stages.rollouts.driving import SAME, flops_per_answer, rollout_role
-from orchestrator.stages.rollouts.looping import UPDATES, RolloutLoop
+from orchestrator.stages.rollouts.engines import rollout_engines
+from orchestrator.stages.rollouts.looping import BEGUN, UPDATES, RolloutLoop
 from orchestrator.stages.rollouts.measuring import measure
 from orchestrator.stages.rollouts.outcome import Measured, gain_metrics, tables
 from orchestrator.stages.rollouts.prompts import PublishedPrompts, Questions, open_split
@@ -61,10 +61,9 @@ class RolloutTraining(RolloutLoop):
             open_split(published, name, run.cache) for name in ("train", "validation")
         )
         self.validation = validation.spread(self.settings.validation_prompts)
-        about = {"chat_template": published.template}
         super().__init__(
-            config, run, language_role(config, published.vocab_size), train,
-            published.fingerprint, about, flops_per_answer(config, published),
+            config, run, language_role(config, published.vocab_size), train, published.fingerprint,
+            {"chat_template": published.template}, flops_per_answer(config, published),
         )  # fmt: skip
         self.own_work = OwnWork(run.device)
         self.update_policy = self.updates_of(self.model)
@@ -113,33 +112,60 @@ class RolloutTraining(RolloutLoop):
 
     def ask(self, step: int) -> Asked:
         """Let the policy answer this step's prompts."""
-        ids = self.places + self.position * self.copies
-        places, index, copies = np.unique(
-            ids // self.copies, return_inverse=True, return_counts=True
-        )
-        questions = self.train.batch(self.order(places), places, np.ones(len(places), np.bool_))
-        order = np.argsort(index, kind="stable")  # answers to a prompt are written side by side
-        written = self.write(questions, copies.tolist(), ids[order].tolist(), "train")
-        rollout = written.at(torch.from_numpy(np.argsort(order)).to(self.run.device))
+        asking = self.asking(self.position)
+        if self.engines is None:
+            written = self.write(asking.questions, asking.copies, asking.numbers, "train")
+        else:
+            written = self.write_ahead(step, asking)
+        rollout = written.at(torch.from_numpy(np.argsort(asking.order)).to(self.run.device))
         texts = [self.tokens.decode(row) for row in rollout.answers(self.tokens.end_of_text)]
-        return Asked(ids, [questions.texts[place] for place in index], rollout, texts)
+        prompts = [asking.questions.texts[place] for place in asking.index]
+        return Asked(asking.ids, prompts, rollout, texts)
+
+    def asking(self, position: int) -> Asking:
+        """What this rank asks at this position."""
+        return asking(self.config, self.train, self.order, position, self.copies)
+
+    def write_ahead(self, step: int, asked: Asking) -> Rollout:
+        """A step's answers by engines, and the next one's begun, if that is off policy."""
+        assert self.engines is not None
+        wanted = self.wanted(asked.questions, asked.copies, asked.numbers, "train")
+        if not self.engines.busy:
+            self.engines.sync(self.model, self.updates_done)
+            self.engines.begin(wanted)
+        written = self.engines.take(wanted)
+        if self.settings.off_policy_steps and step < self.settings.steps:
+            self.engines.sync(self.model, self.updates_done)
+            later = self.asking(self.position + self.config.batch.step // self.copies)
+            self.engines.begin(self.wanted(later.questions, later.copies, later.numbers, "train"))
+        return written
 
     def write(
         self, questions: Questions, copies: list[int], numbers: list[int], split: str
     ) -> Rollout:
         """Answers to prompts, each from the seed that its number and the split give."""
-        digest = hashlib.blake2b(f"{split} {self.config.seed}".encode(), digest_size=8).digest()
-        base = int.from_bytes(digest, "little")
+        wanted = self.wanted(questions, copies, numbers, split)
+        if self.engines is not None:
+            with self.engines.aside():
+                self.engines.sync(self.model, self.updates_done)
+                self.engines.begin(wanted)
+                return self.engines.take(wanted)
         return sample(
             self.model,
             questions.tokens,
             copies,
-            [row_seed(base, number) for number in numbers],
+            [own.seed for own in wanted],
             most_tokens=self.settings.answer_tokens,
             temperature=self.settings.temperature,
             end=self.tokens.end_of_text,
             micro=self.config.batch.micro,
         )
+
+    def wanted(
+        self, questions: Questions, copies: list[int], numbers: list[int], split: str
+    ) -> list[Wanted]:
+        """Answers that are to be written."""
+        return wanted(questions.tokens, copies, numbers, f"{split} {self.config.seed}")
 
     def logprobs(self, role: Role, rollout: Rollout) -> Tensor:
         """What a model says of the tokens of answers, (B, T)."""
@@ -170,20 +196,9 @@ class RolloutTraining(RolloutLoop):
         """By the rule, of each answer, fp32 (B,)."""
         return judging.by_rule(RULES[self.settings.rule], asked, self.run.device)
 
-    def over_all(self, values: Tensor) -> Tensor:
-        """A number of each answer, (B,), of all ranks: float64 (answers of the step,) by place.
-
-        Every rank calls it.
-        """
-        every = distributed.gather_objects((self.places, values.double().cpu()))
-        places = torch.from_numpy(np.concatenate([own for own, _ in every]))
-        whole = torch.empty(len(places), dtype=torch.float64)
-        whole[places] = torch.cat([own for _, own in every])
-        return whole
-
     def told(self, step: int, asked: Asked, experience: Experience) -> Metrics:
         """Keep the answers of a step; what the record says of them. Every rank calls it."""
-        every = distributed.gather_on_rank_0(recording.rows(asked, experience, self.tokens))
+        every = distributed.gather_on_rank_0(keeping.rows_of(asked, experience, self.tokens))
         if every is not None:
             if self.run.fence is not None:
                 self.run.fence.check()
@@ -192,6 +207,18 @@ class RolloutTraining(RolloutLoop):
         if self.reward_model is not None:
             told["train/true_reward"] = recording.mean_over_answers(self.true_rewards(asked))
         return told
+
+    def carry_out(self) -> Result:
+        """Measure, learn, save, and tell what got better. Every rank calls it."""
+        if not self.settings.engines:
+            self.look_before()
+            return self.result(self.fit())
+        end, start = self.tokens.end_of_text, self.checkpoints.start
+        with rollout_engines(self.config, self.run, self.model, end) as self.engines:
+            if start is not None and self.settings.off_policy_steps:
+                self.engines.go_on(start.facts[FACTS].get(BEGUN))
+            self.look_before()
+            return self.result(self.fit())
 
     def look_before(self) -> None:
         """Measure the policy before its first step, or read what was measured then."""
@@ -231,6 +258,8 @@ class RolloutTraining(RolloutLoop):
         if outcome.stopped:
             return Result(stopped=True, reason=reason)
         restored = self.checkpoints.restore_best(self.model)
+        if restored and self.engines is not None:
+            self.engines.forget()
         after = self.measure() if restored else self.measured
         before = Measured(**self.about[BEFORE])
         self.record(outcome.step, gain_metrics(before, after, self.config.seed))

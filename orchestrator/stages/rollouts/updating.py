@@ -100,6 +100,8 @@ def policy_objective(
             logprobs, own.old, own.advantages, mask,
             how=how, low=stage.clip_low, high=stage.clip_high,
         )  # fmt: skip
+        if stage.off_policy_steps:  # they were written by the policy of a step before
+            losses = losses * importance(own.old, rollout.sampled, stage.importance_limit)
         total = losses - stage.entropy_coefficient * entropy
         if kl_coefficient:
             total = total + kl_coefficient * kl_estimate(
@@ -113,6 +115,14 @@ def policy_objective(
         )
 
     return objective
+
+
+def importance(ours: Tensor, theirs: Tensor, limit: float) -> Tensor:
+    """What tokens count that others have written: our probability / theirs, at most `limit`.
+
+    Truncated importance sampling (Ionides 2008), by log-probabilities (B, T), without a gradient.
+    """
+    return (ours - theirs).detach().exp().clamp(max=limit)
 
 
 class Updates:
@@ -152,6 +162,20 @@ class Updates:
         norm = self.engine.step(rate)
         self.losses.check_gradient(step, norm, batches)
         return totals.metrics(name) | {f"{name}/gradient_norm": norm}
+
+
+def over_all(places: NDArray[np.int64], values: Tensor) -> Tensor:
+    """A number of each answer of a step over all ranks, float64, by place. Every rank calls it.
+
+    Args:
+        places: of this rank's answers among all of the step, (B,).
+        values: (B,).
+    """
+    every = distributed.gather_objects((places, values.double().cpu()))
+    order = torch.from_numpy(np.concatenate([own for own, _ in every]))
+    whole = torch.empty(len(order), dtype=torch.float64)
+    whole[order] = torch.cat([own for _, own in every])
+    return whole
 
 
 def averaged(parts: Sequence[Metrics]) -> Metrics:

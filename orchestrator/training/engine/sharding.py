@@ -1,5 +1,6 @@
-"""Turning a whole parameter into ZeRO 3's, of which a rank keeps its shard alone."""
+"""Turning a whole parameter into ZeRO 3's, of which a rank keeps its shard alone, and back."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -47,3 +48,15 @@ class Sharding:
         place = self._block[self._used : self._used + shard.numel()]
         self._used += shard.numel()
         shard.data = place.copy_(shard)
+
+
+def whole_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Each parameter by its name, whole while it is looked at. Every rank calls it, to the end."""
+    for name, parameter in model.named_parameters():
+        if not hasattr(parameter, "ds_shape"):
+            yield name, parameter.detach()
+            continue
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([parameter]):
+            yield name, parameter.detach()

@@ -1,7 +1,6 @@
 """`orchestrate label`: people compare answers, or rate them, on a page.
 
 command.py    the arguments, and what is printed
-items.py      what is to be judged, from a file
 store.py      items, labellers and judgements in a database
 service.py    the addresses behind the page, for one labeller each
 page/         the page itself

@@ -12,19 +12,19 @@ import argparse
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from getpass import getuser
 from ipaddress import ip_address
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from cluster.database import has_password
 from data.messages import counted
+from orchestrator.stages.asking.items import Item, exported, read_items
 from orchestrator.terminal import columns, say
-from orchestrator.verbs.label.items import Item, read_items
 
 if TYPE_CHECKING:
     from orchestrator.verbs.label.store import Judgement, Store
@@ -225,20 +225,3 @@ def _trusted(
         if one.item in gold and one.value is not None:
             right[one.labeller].append(one.value == gold[one.item])
     return frozenset(name for name, own in right.items() if not own or mean(own) >= least)
-
-
-def exported(judged: Sequence[tuple[Item, Sequence[float]]]) -> Iterator[dict[str, Any]]:
-    """The rows that a job reads: the answer with more votes is chosen, a rating is their mean."""
-    for item, votes in judged:
-        value, told = mean(votes), {"prompt": item.prompt}
-        if item.second is None:
-            yield {**told, "answer": item.first, "rating": value, "votes": len(votes)}
-        elif value != 0.5:
-            first = value > 0.5
-            yield {
-                **told,
-                "chosen": item.first if first else item.second,
-                "rejected": item.second if first else item.first,
-                "margin": abs(2 * value - 1),
-                "votes": len(votes),
-            }

@@ -17,7 +17,7 @@ import uvicorn
 from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
 from pydantic import BaseModel, Field
 
-from orchestrator.verbs.label.items import Item
+from orchestrator.stages.asking.items import Item
 from orchestrator.verbs.label.store import (
     AlreadyJudged,
     Judgement,

@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 
 from cluster.database import Database
-from orchestrator.verbs.label.items import Item
+from orchestrator.stages.asking.items import Item
 
 PATIENCE_S = 5.0
 BATCH = 500  # rows of one statement: SQLite takes so many variables

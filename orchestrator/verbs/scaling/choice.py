@@ -8,12 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from models import cost
+from models.configs import GPTConfig
 from orchestrator.scaling import report
 from orchestrator.scaling.choosing import (
     Choice,
     Interval,
     Smaller,
     choose,
+    dialled,
     model_of,
     points_of,
     smaller,
@@ -99,7 +101,8 @@ def _write(options: argparse.Namespace, draws: Draws, choice: Choice) -> list[st
     for name in ("vocab_size", "sequence_length", "batch"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')}={getattr(options, name)} must be over 0")
-    model = model_of(choice.parameters.value, options.vocab_size, options.sequence_length)
+    build = dialled if options.dial else model_of
+    model = build(choice.parameters.value, options.vocab_size, options.sequence_length)
     size = cost.parameters(model)
     tokens = choice.parameters.value * choice.tokens.value / size
     each = options.batch * options.sequence_length
@@ -110,19 +113,10 @@ def _write(options: argparse.Namespace, draws: Draws, choice: Choice) -> list[st
             f"{options.sequence_length} = {each:,}; try a smaller --batch"
         )
     _, low, high = draws.predict(points_of(size, steps * each))
-    rate = RATE[0] - RATE[1] * math.log(size)
     text = f"""# @package _global_
 # {choice.flops:.3g} FLOPs by a scaling law of {len(draws.fit.points)} runs: {size:,} parameters,
 # {steps * each:,} tokens; validation loss {low[0]:.4g} to {high[0]:.4g}, 9 times in 10.
-# Learning rate by size: Kaplan et al. 2020, D.1.
-defaults:
-  - override /model: gpt_tiny
-
-model:
-  layers: {model.layers}
-  width: {model.width}
-  heads: {model.heads}
-  max_positions: {options.sequence_length}
+{_by_dial(model) if options.dial else _by_hand(model, steps)}
 data:
   sequence_length: {options.sequence_length}
 tokenizer:
@@ -130,9 +124,6 @@ tokenizer:
 stage:
   steps: {steps}
   global_batch_size: {options.batch}
-optim:
-  learning_rate: {rate:.3g}
-  warmup_steps: {round(WARMUP * steps)}
 """
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -147,3 +138,28 @@ optim:
         f"{steps:,} steps of {each:,} tokens; loss {low[0]:.4g} to {high[0]:.4g}",
         f"check it:   orchestrate plan experiment={place.stem} -cd {place.parent.parent}",
     ]
+
+
+def _by_dial(model: GPTConfig) -> str:
+    return f"""defaults:
+  - dial
+  - _self_
+
+model:
+  layers: {model.layers}"""
+
+
+def _by_hand(model: GPTConfig, steps: int) -> str:
+    rate = RATE[0] - RATE[1] * math.log(cost.parameters(model))
+    return f"""# Learning rate by size: Kaplan et al. 2020, D.1.
+defaults:
+  - override /model: gpt_tiny
+
+model:
+  layers: {model.layers}
+  width: {model.width}
+  heads: {model.heads}
+  max_positions: {model.max_positions}
+optim:
+  learning_rate: {rate:.3g}
+  warmup_steps: {round(WARMUP * steps)}"""

@@ -2,10 +2,12 @@
 
 fit     the constants of a scaling law with intervals, from a CSV file with the columns parameters,
         tokens (or flops), loss and if there are any flops, budget, unique_tokens, name; or from
-        folders of runs, whose validation loss is taken
+        folders of runs or mlflow:EXPERIMENT, of which the validation loss is taken
 choose  size and tokens for a budget by that law, what smaller models cost that are as good, and an
         experiment for `orchestrate run`
-predict the loss of a run by a law of others: before it runs (--size, --tokens), or after (--run)
+predict the loss of a run by a law of others: before it runs (--size, --tokens), or after (--run);
+        --record keeps it, and PREDICTION --run RUN adds what came out
+best    the best value of a setting for each size and amount of data, and the power law through them
 """
 
 import argparse
@@ -25,13 +27,15 @@ FORMS = (
     *("chinchilla", "kaplan", "repeated", "size", "data", "compute"),
     *("kaplan_size", "kaplan_data", "kaplan_compute"),
 )
+MLFLOW = "mlflow:"  # before the name of an experiment
 WITHIN = 3.0  # factor by which counted FLOPs may differ from 6 N D
 
 
 def main(argv: Sequence[str]) -> int:
     """Carry out an action; returns the exit code. Raises ValueError for a wrong request."""
     options = parser().parse_args(argv)
-    return {"fit": _fit, "choose": _choose, "predict": _predict}[options.action](options)
+    actions = {"fit": _fit, "choose": _choose, "predict": _predict, "best": _best}
+    return actions[options.action](options)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,12 +64,21 @@ def parser() -> argparse.ArgumentParser:
         choose.add_argument(
             name, type=int, default=usual, help=f"{what}, in the experiment [%(default)s]"
         )
+    choose.add_argument(
+        "--dial", action="store_true", help="a model of experiment=dial, as `sweep scaling` has"
+    )
     predict = actions.add_parser("predict", help="the loss of a run, before it runs or after")
     _add_points(predict)
     predict.add_argument("--size", type=float, metavar="N", help="parameters of the run")
     predict.add_argument("--tokens", type=float, metavar="D", help="that it trains on")
     predict.add_argument("--run", help="a run that is done, which is no point then")
-    for action in (fit, choose, predict):
+    predict.add_argument(
+        "--record", action="store_true", help="keep it: a folder in outputs, a page in MLflow"
+    )
+    best = actions.add_parser("best", help="the best value of a setting, by size and data")
+    best.add_argument("points", nargs="+", metavar="FOLDER", help="of a sweep, or of runs")
+    best.add_argument("--of", required=True, metavar="SETTING", help="such as optim.learning_rate")
+    for action in (fit, choose, predict, best):
         action.add_argument("--json", action="store_true", help="for programs")
     return new
 
@@ -73,7 +86,10 @@ def parser() -> argparse.ArgumentParser:
 def _add_points(action: argparse.ArgumentParser) -> None:
     """What all actions ask of the points and of their intervals."""
     action.add_argument(
-        "points", nargs="+", metavar="FILE.csv|FOLDER", help="a CSV file, or folders of runs"
+        "points",
+        nargs="+",
+        metavar="FILE.csv|FOLDER|mlflow:EXPERIMENT",
+        help="a CSV file; folders of runs; or an experiment of MLflow's, with ?FILTER behind it",
     )
     action.add_argument(
         "--parameters",
@@ -127,17 +143,33 @@ def _choose(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from orchestrator.scaling import fitting, forms, intervals, sources
+    from orchestrator.record.runs import find
+    from orchestrator.scaling import fitting, forms, intervals
     from orchestrator.verbs.scaling import prediction
 
-    run = prediction.asked(options)
-    if run is None:
-        run, _ = sources.from_runs([options.run])
-    points = _points(options, without=run.names)
+    described = prediction.asked(options)
+    folder = prediction.kept(options)
+    if folder is not None:
+        return prediction.score(options, folder)
+    run = None
+    if described is None:
+        run = find(options.run, prediction.outputs_of(options.points))
+    points = _points(options, without=() if run is None else (run.id,))
     with fitting.one_thread():
         fitted = fitting.fit(forms.FORMS["chinchilla"], points)
         draws = intervals.bootstrap(fitted, options.draws, options.seed)
     return prediction.carry_out(options, draws, run)
+
+
+def _best(options: argparse.Namespace) -> int:
+    from orchestrator.scaling import sources
+    from orchestrator.verbs.scaling import best
+
+    points, notes = sources.from_runs(options.points)
+    had = sources.setting_of(options.points, options.of)
+    for note in notes:
+        say(note, sys.stderr)
+    return best.carry_out(options, points, had)
 
 
 def _points(options: argparse.Namespace, without: Sequence[str] = ()) -> "Points":
@@ -148,7 +180,10 @@ def _points(options: argparse.Namespace, without: Sequence[str] = ()) -> "Points
     if not (math.isfinite(options.flops_within) and options.flops_within >= 1):
         raise ValueError(f"--flops-within={options.flops_within} must be a factor of 1 or more")
     first, *more = (Path(name).expanduser() for name in options.points)
-    if first.is_dir() or more:
+    address = options.points[0].partition(MLFLOW)
+    if address[1] and not address[0] and not more:
+        points, notes = sources.from_mlflow(address[2])
+    elif first.is_dir() or more:
         if options.parameters != "total":
             raise ValueError(
                 f"--parameters={options.parameters} is for a CSV file that counts so; of run "

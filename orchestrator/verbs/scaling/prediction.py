@@ -3,45 +3,31 @@
 import argparse
 import json
 import math
-from dataclasses import asdict, dataclass
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from orchestrator.scaling import report
-from orchestrator.scaling.intervals import Draws
-from orchestrator.scaling.points import Points
+from data.messages import short
+from orchestrator.config import TrackingConfig
+from orchestrator.record.mlflow import Pending, State, new_state
+from orchestrator.record.predictions import PICTURE, Prediction, is_prediction
+from orchestrator.record.reading import CONFIG
+from orchestrator.record.runs import Run, find
 from orchestrator.terminal import say
 
-
-@dataclass(frozen=True)
-class Prediction:
-    """The loss of a run, by runs that it is not one of."""
-
-    parameters: float
-    tokens: float
-    loss: float
-    low: float
-    high: float
-    """The loss of a new run lies between the two 9 times in 10."""
-    measured: float | None = None
-    """What came out. None: it has not run."""
-
-    @property
-    def error(self) -> float | None:
-        """Predicted / measured - 1."""
-        return None if self.measured is None else self.loss / self.measured - 1
-
-    @property
-    def inside(self) -> bool | None:
-        """Whether what came out lies in the interval."""
-        return None if self.measured is None else self.low <= self.measured <= self.high
+if TYPE_CHECKING:
+    from orchestrator.scaling.intervals import Draws
 
 
-def asked(options: argparse.Namespace) -> Points | None:
+def asked(options: argparse.Namespace) -> tuple[float, float] | None:
     """The run that --size and --tokens describe. None: --run names one.
 
     Raises:
         ValueError: neither or both are there, or a number is no count.
     """
-    described = [options.size, options.tokens]
+    described = (options.size, options.tokens)
     if options.run is not None:
         if any(value is not None for value in described):
             raise ValueError("--run tells size and tokens itself; leave --size and --tokens out")
@@ -51,35 +37,108 @@ def asked(options: argparse.Namespace) -> Points | None:
             raise ValueError(f"{name} is missing: give --size and --tokens, or --run RUN")
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name}={value:g} must be a number above 0, such as 1e7")
-    from orchestrator.scaling.choosing import points_of
-
-    return points_of(*described)
+    return described
 
 
-def carry_out(options: argparse.Namespace, draws: Draws, run: Points) -> int:
-    """Print what the law says of one run, and if it has run, how good that was."""
-    middle, low, high = draws.predict(run)
-    measured = float(run.loss[0]) if options.run is not None else None
-    size, tokens = float(run.parameters[0]), float(run.tokens[0])
-    told, least, most = float(middle[0]), float(low[0]), float(high[0])
-    own = Prediction(size, tokens, told, least, most, measured)
-    far = report.beyond(draws.fit.points, float(run.flops[0]))
+def kept(options: argparse.Namespace) -> Path | None:
+    """The folder of a prediction that is to be scored. None: what is named are points."""
+    folder = Path(options.points[0]).expanduser()
+    if not is_prediction(folder):
+        return None
+    if options.run is None or len(options.points) > 1:
+        raise ValueError(
+            f"{folder} is a prediction that was made: --run RUN adds what came out to it; for "
+            "another prediction name the points"
+        )
+    return folder
+
+
+def score(options: argparse.Namespace, folder: Path) -> int:
+    """Add what came out of a run to a prediction that was made before, here and in MLflow."""
+    from orchestrator.scaling import predicting
+
+    run = find(options.run, folder.absolute().parents[1])
+    own = predicting.score(folder, run)
+    _say(options, own, folder)
+    return _send(folder, run)
+
+
+def carry_out(options: argparse.Namespace, draws: "Draws", run: Run | None) -> int:
+    """Print what the law says of a run, and if it has run, how good that was; keep it if asked."""
+    from orchestrator.scaling import predicting
+
+    if run is None:
+        own = predicting.predict(draws, options.size, options.tokens)
+    else:
+        assert run.parameters is not None
+        own = predicting.predict(draws, run.parameters, run.metrics["train/tokens"])
+        own = replace(own, truth=predicting.truth_of(run, own))
+    folder = None
+    if options.record:
+        folder = predicting.keep(own, outputs_of(options.points))
+        _track(folder, options.points)
+    _say(options, own, folder)
+    return 0 if folder is None else _send(folder, run)
+
+
+def outputs_of(points: Sequence[str]) -> Path:
+    """The outputs folder of run folders and sweeps; of a table that of where we are."""
+    first = Path(points[0]).expanduser().absolute()
+    if first.is_dir():
+        around = (first, first.parent, first.parents[1])
+        return next((own for own in around if any(own.glob(f"*/*/{CONFIG}"))), around[-1])
+    return Path("outputs").absolute()
+
+
+def _track(folder: Path, points: Sequence[str]) -> None:
+    """Note where the prediction is sent: to where the runs of its points are, else to the usual."""
+    state = new_state(TrackingConfig(), folder.parents[1])
+    first = State.load(Path(points[0]).expanduser())
+    if first is not None:
+        state = replace(
+            state,
+            tracking_uri=first.tracking_uri,
+            artifact_root=first.artifact_root,
+            experiment=first.experiment,
+        )
+    state.save(folder)
+
+
+def _send(folder: Path, run: Run | None) -> int:
+    """Send a prediction, and the run that it was of once more: each page leads to the other."""
+    from orchestrator.record.mlflow.sending import send
+
+    code = 0
+    for own in (folder, *(() if run is None or State.load(run.folder) is None else (run.folder,))):
+        sent = send(own)
+        if isinstance(sent, Pending):
+            say(str(sent), sys.stderr)
+            code = 1
+        elif own == folder:
+            say(f"MLflow      {sent.url or f'orchestrate ui {short(folder)}'}", sys.stderr)
+    return code
+
+
+def _say(options: argparse.Namespace, own: Prediction, folder: Path | None) -> None:
+    """The prediction on the screen."""
     if options.json:
-        found = {**asdict(own), "error": own.error, "inside": own.inside, "extrapolates": far}
-        print(json.dumps(found, indent=1))
-        return 0
-    for line in report.conventions(draws.fit.points):
-        say(line, hang=12)
-    largest = own.parameters / float(draws.fit.points.parameters.max())
-    say(
+        told = asdict(own)
+        del told["curve"]
+        measured = None if own.truth is None else own.truth.loss
+        told |= {"measured": measured, "error": own.error, "inside": own.inside}
+        print(json.dumps(told, indent=1))
+        return
+    points = own.points
+    largest = own.parameters / max(point["parameters"] for point in points)
+    for line in (
+        f"points      {len(points)}: {own.convention['parameters']}; {own.convention['compute']}",
         f"run         {own.parameters:,.0f} parameters, {largest:.2g} x the largest of the points, "
-        f"on {own.tokens:,.0f} tokens",
-        hang=12,
-    )
-    say(f"predicted   {own.loss:.4g} ({own.low:.4g} to {own.high:.4g}, 9 times in 10)")
-    if own.error is not None:
-        where = "inside" if own.inside else "OUTSIDE"
-        say(f"measured    {own.measured:.4g}: {own.error:+.2%}, {where} of the interval")
-    if far:
-        say(f"WARNING     {far}", hang=12)
-    return 0
+        f"on {own.tokens:,.0f} tokens, {own.flops:.3g} FLOPs",
+        f"predicted   {own.loss:.4g} ({own.low:.4g} to {own.high:.4g}, 9 times in 10)",
+        *([] if own.verdict is None else [f"measured    {own.verdict}"]),
+        *([] if own.extrapolates is None else [f"WARNING     {own.extrapolates}"]),
+        *([] if folder is None else [f"picture     {short(folder / PICTURE)}"]),
+    ):
+        say(line, hang=12)
+    if folder is not None and own.truth is None:
+        say(f"score it:   orchestrate scaling predict {short(folder)} --run RUN")

@@ -1,11 +1,12 @@
-"""What people are asked to judge: two answers to one question, or a single one."""
+"""What is to be judged: two answers to one question, or a single one; and what is made of it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import combinations
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from data.messages import counted, shown
@@ -91,3 +92,20 @@ def _row(line: bytes, where: str) -> Iterator[Item]:
         if gold is None or gold in (one, two):
             known = None if gold is None else float(gold == one)
             yield Item(prompt, answers[one], answers[two], known)
+
+
+def exported(judged: Sequence[tuple[Item, Sequence[float]]]) -> Iterator[dict[str, Any]]:
+    """The rows that a job reads: the answer with more votes is chosen, a rating is their mean."""
+    for item, votes in judged:
+        value, told = mean(votes), {"prompt": item.prompt}
+        if item.second is None:
+            yield {**told, "answer": item.first, "rating": value, "votes": len(votes)}
+        elif value != 0.5:
+            first = value > 0.5
+            yield {
+                **told,
+                "chosen": item.first if first else item.second,
+                "rejected": item.second if first else item.first,
+                "margin": abs(2 * value - 1),
+                "votes": len(votes),
+            }
