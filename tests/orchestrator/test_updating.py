@@ -22,7 +22,7 @@ from orchestrator.training.rollout import sample, token_logprobs
 
 END = 23  # what this model often says
 PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9]]  # of unlike lengths
-STAGE = GRPOConfig(entropy_coefficient=0.01, kl_coefficient=0.1, answer_tokens=8)
+STAGE = GRPOConfig(entropy_coefficient=0.01, kl_coefficient=0.1, answer_tokens=8, temperature=1.0)
 
 
 @pytest.fixture(scope="module")

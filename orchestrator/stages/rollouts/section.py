@@ -74,10 +74,10 @@ class RolloutConfig(TrainingConfig):
     """The true reward, from 0 to 1: exact, contains, word_f1, from_prompt, length, no_repetition,
     sentence, full_stop (orchestrator/stages/rewards/rules.py). With a model that tells rewards,
     roles.reward.model.weights=RUN, that is what is learned from, and the rule only told."""
-    steps: int = 100
+    steps: int = 150
     """Rollouts of the whole run; each is followed by stage.epochs x stage.mini_batches optimizer
     steps."""
-    global_batch_size: int = 64
+    global_batch_size: int = 128
     """Answers per step, over all ranks."""
     micro_batch_size: int | None = None
     """Answers in one forward pass on one rank. None: a rank's whole share of a mini-batch."""
@@ -85,7 +85,7 @@ class RolloutConfig(TrainingConfig):
     """How often a step learns from each answer."""
     mini_batches: int = 1
     """Optimizer steps in which each answer is seen once."""
-    temperature: float = 1.3
+    temperature: float = 1.4
     """What logits are divided by, where answers are drawn and where they are learned from. Above 1
     a model that is sure of its answers tries others, too."""
     clip_low: float = 0.2
@@ -95,7 +95,7 @@ class RolloutConfig(TrainingConfig):
     aggregation: str = "token"
     """What an answer counts in the loss: token, each token the same; sequence, each answer the
     same; constant, each answer by its length / answer_tokens."""
-    kl_coefficient: float = 0.1
+    kl_coefficient: float = 0.02
     """What a nat of KL between policy and reference costs, at each token."""
     kl_estimator: str = "k3"
     """How KL is estimated: k1, k2 or k3 (orchestrator/training/kl.py)."""
