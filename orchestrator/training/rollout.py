@@ -166,10 +166,15 @@ def token_logprobs(engine: Engine, rollout: Rollout, temperature: float, micro: 
     """
     with evaluating(engine):
         found = [
-            engine.forward(part.tokens[:, :-1], targets=part.tokens[:, 1:], temperature=temperature)
+            engine.forward(
+                part.tokens[:, :-1],
+                targets=part.tokens[:, 1:],
+                loss_mask=part.mask,
+                temperature=temperature,
+            )
             for part in (rollout.at(rows) for rows in slices(len(rollout), micro))
         ]
-    return torch.where(rollout.mask, torch.cat(found)[..., 0], 0.0)
+    return torch.cat(found)[..., 0]
 
 
 def slices(rows: int, micro: int) -> Iterator[slice]:

@@ -93,7 +93,7 @@ def policy_objective(
         own, rollout = batch.of, batch.of.rollout
         tokens, mask = rollout.tokens, rollout.mask
         found = engine.forward(
-            tokens[:, :-1], targets=tokens[:, 1:], temperature=stage.temperature
+            tokens[:, :-1], targets=tokens[:, 1:], loss_mask=mask, temperature=stage.temperature
         )  # (B, T, 2)
         logprobs, entropy = found.unbind(-1)
         losses, clipped = policy_loss(
