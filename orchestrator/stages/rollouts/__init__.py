@@ -8,6 +8,7 @@ looping.py   the loop around the steps, and what it saves
 judging.py   what answers are worth, and whether a run may go on by that
 resampling.py exchanges prompts that teach nothing for further ones
 recording.py what the record says of a step's answers
+clock.py     seconds of the parts of a step
 asking.py    which answers a rank wants in a step, and from which seeds
 engines.py   rollout engines in processes of their own, which write the answers
 updating.py  one optimizer step on answers, and the objective of a policy

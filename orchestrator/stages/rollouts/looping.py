@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.stages.examples.resuming import FACTS, account
 from orchestrator.stages.examples.training import ExampleTraining
+from orchestrator.stages.rollouts.clock import StepClock
 from orchestrator.stages.rollouts.engines import Engines
 from orchestrator.stages.rollouts.prompts import Questions
 from orchestrator.stages.rollouts.section import RolloutConfig
@@ -28,6 +29,7 @@ class RolloutLoop(ExampleTraining[Questions]):
     """Answers to each prompt."""
     settings: RolloutConfig
     own_work: OwnWork
+    clock: StepClock
     updates_done = 0
     engines: Engines | None = None
     """Those that write the answers. None: the policy itself."""
@@ -81,7 +83,7 @@ class RolloutLoop(ExampleTraining[Questions]):
                     "train/answers": spent.weight,
                     "train/flops": spent.flops,
                     "train/seconds": spent.seconds,
-                    "train/step_seconds": took,
+                    **self.clock.take(took),
                 },
             )
             due = schedule.save_at(step) or bool(overdue) or step == schedule.steps

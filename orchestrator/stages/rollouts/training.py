@@ -23,6 +23,7 @@ from orchestrator.stages.result import Result
 from orchestrator.stages.rewards import RULES
 from orchestrator.stages.rollouts import judging, keeping, recording
 from orchestrator.stages.rollouts.asking import Asking, Wanted, asking, wanted
+from orchestrator.stages.rollouts.clock import StepClock
 from orchestrator.stages.rollouts.driving import SAME, flops_per_answer, rollout_role
 from orchestrator.stages.rollouts.engines import rollout_engines
 from orchestrator.stages.rollouts.looping import BEGUN, UPDATES, RolloutLoop
@@ -61,6 +62,7 @@ class RolloutTraining(RolloutLoop):
             open_split(published, name, run.cache) for name in ("train", "validation")
         )
         self.validation = validation.spread(self.settings.validation_prompts)
+        self.clock = StepClock()
         super().__init__(
             config, run, language_role(config, published.vocab_size), train, published.fingerprint,
             {"chat_template": published.template}, flops_per_answer(config, published),
@@ -113,10 +115,11 @@ class RolloutTraining(RolloutLoop):
     def ask(self, step: int) -> Asked:
         """Let the policy answer this step's prompts."""
         asking = self.asking(self.position)
-        if self.engines is None:
-            written = self.write(asking.questions, asking.copies, asking.numbers, "train")
-        else:
-            written = self.write_ahead(step, asking)
+        with self.clock("rollout"):
+            if self.engines is None:
+                written = self.write(asking.questions, asking.copies, asking.numbers, "train")
+            else:
+                written = self.write_ahead(step, asking)
         rollout = written.at(torch.from_numpy(np.argsort(asking.order)).to(self.run.device))
         texts = [self.tokens.decode(row) for row in rollout.answers(self.tokens.end_of_text)]
         prompts = [asking.questions.texts[place] for place in asking.index]
@@ -179,8 +182,9 @@ class RolloutTraining(RolloutLoop):
             RanAway: on every rank, naming the step.
         """
         rollout = asked.rollout
-        old, reference = (self.logprobs(own, rollout) for own in (self.model, self.reference))
-        rewards = self.rewards(asked)
+        with self.clock("scoring"):
+            old, reference = (self.logprobs(own, rollout) for own in (self.model, self.reference))
+            rewards = self.rewards(asked)
         judging.check_rewards(step, asked.ids, rewards)
         found = Experience(rollout, rewards, old, reference, torch.zeros_like(old))
         judging.check_distance(step, mean_over_tokens(found.kl, rollout.mask), self.settings)
