@@ -88,6 +88,12 @@ class JobConfig:
             stage=self.stage.cut_for(workers, self.batch.micro) if self.sizes[1:] else self.stage,
         )
 
+    @property
+    def role_names(self) -> tuple[str, ...]:
+        """Names of the models of this job; see `StageConfig.roles` and `optional`."""
+        stage = self.stage
+        return tuple(n for n in stage.roles if n not in stage.optional or n in self.roles)
+
     def role(self, name: str) -> RoleConfig:
         """The model of this name: the job's sections, with what `roles` says of it."""
         own = self.roles.get(name, RoleSettings())
@@ -112,7 +118,7 @@ class JobConfig:
         if self.resources.launcher == "inline":
             why = "resources.launcher=inline restarts nothing; try resources=auto"
             found |= {f"recovery.{own.name}": why for own in fields(RecoveryConfig)}
-        roles = {name: self.role(name).unread() for name in self.stage.roles}
+        roles = {name: self.role(name).unread() for name in self.role_names}
         for name, own in roles.items():
             found |= {f"roles.{name}.{setting}": why for setting, why in own.items()}
         for own in roles.values():
@@ -142,7 +148,7 @@ class JobConfig:
                     f"roles.{name}: stage={self.stage.name} has no role of that name; it has {has}"
                 )
         workers = self.resources.most
-        for role in map(self.role, self.stage.roles):
+        for role in map(self.role, self.role_names):
             role.check_recomputation()
             if role.optim is not None and role.engine.name == "torch" and workers > 1:
                 asked = f"resources.workers={self.resources.text}"

@@ -39,6 +39,8 @@ class StageConfig:
     """Names of its models; the first is the one that `model`, `engine` and `optim` describe."""
     frozen: ClassVar[tuple[str, ...]] = ()
     """Roles that are not trained."""
+    optional: ClassVar[tuple[str, ...]] = ()
+    """Roles that a job has only where `roles.NAME` says something of them."""
     changes: ClassVar[Mapping[str, Change]] = {"name": Change.FIXED}
     """Of a stage that can go on from a checkpoint: the kind of each of its settings."""
 

@@ -1,11 +1,13 @@
 """`orchestrate audit stage=grpo ...`: check what a policy learns from before a long run of it."""
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from data.files import cache_root
+from data.messages import counted
 from orchestrator.config import EngineConfig, JobConfig
 from orchestrator.plan.planning import make_plan
 from orchestrator.stages.rollouts.section import RolloutConfig
@@ -29,16 +31,17 @@ def main(config: JobConfig, overrides: Sequence[str], asked: float) -> int:
     assert plan.ready is not None
     import torch
 
-    from orchestrator.stages.rollouts.auditing import audit
-    from orchestrator.stages.rollouts.training import RolloutTraining
     from orchestrator.stages.run import Run
 
-    failed = 0
+    module, _, name = config.stage.audited.partition(":")
+    audit = getattr(importlib.import_module(module), name)
+    passed = failed = 0
     with TemporaryDirectory() as folder:
         run = Run(Path(folder), torch.device("cpu"), lambda _: None, lambda: False, cache_root())
-        for found in audit(RolloutTraining(plan.config, plan.ready.inputs, run)):
+        for found in audit(plan.config, plan.ready.inputs, run):
             say(f"{'pass' if found.passed else 'FAIL'}  {found.name}: {found.detail}", hang=6)
-            failed += not found.passed
+            passed, failed = passed + found.passed, failed + (not found.passed)
+    say(f"{counted(passed + failed, 'check')}: {passed} passed, {failed} failed")
     return 1 if failed else 0
 
 

@@ -2,6 +2,7 @@
 
 Settings, data, code and results of each; and whether their curves lie in the band of the first one,
 or of the runs behind --band: one run's own scatter, or what several seeds lead one to expect.
+A run alone is compared with the reference curve of its stage, which runs with its defaults gave.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from typing import Any
 from data.messages import clock, did_you_mean
 from orchestrator.record.comparing import differences
 from orchestrator.record.comparing.differences import Band, Place
+from orchestrator.record.comparing.recipes import reference
 from orchestrator.record.figures import COLORS, INK, Points, blank
 from orchestrator.record.runs import Run, find
 from orchestrator.terminal import columns, printable, say
@@ -31,6 +33,8 @@ def main(argv: Sequence[str]) -> int:
     options = parser().parse_args(argv)
     outputs = Path(options.outputs).expanduser()
     runs = [find(name, outputs) for name in options.runs]
+    if len(runs) == 1 and options.band is None:
+        return _with_reference(runs[0], Path(options.picture), as_json=options.json)
     references = [find(name, outputs) for name in options.band or ()] or runs[:1]
     if len({run.folder.resolve() for run in [*runs, *references]}) < 2:
         raise ValueError(
@@ -58,6 +62,28 @@ def main(argv: Sequence[str]) -> int:
         say(f"picture: {picture}")
     outside = [own for own in places.values() if own is None or not own.inside]
     return 1 if options.band and outside else 0
+
+
+def _with_reference(run: Run, picture: Path, *, as_json: bool) -> int:
+    """Print where a run lies with respect to its recipe; returns 1 if it leaves that band.
+
+    Raises:
+        ValueError: its stage has no reference curve.
+    """
+    band = reference(run.stage)
+    points = differences.curves(run).get(band.metric, ([], []))
+    place = differences.place(points, band)
+    _draw(band, {run.id: points}, picture)
+    if as_json:
+        print(json.dumps({band.metric: {run.id: place and differences.plain(place)}}, indent=1))
+    else:
+        say(f"{band.metric} over steps")
+        for line in told(band, f"{band.runs} runs of stage={run.stage}", {run.id: place}):
+            say(f"  {line}")
+        typed = differences.overrides(run)
+        say(f"  it was asked for with {' '.join(typed) or 'the defaults'}")
+        say(f"picture: {picture}")
+    return 0 if place is not None and place.inside else 1
 
 
 def parser() -> argparse.ArgumentParser:
@@ -152,7 +178,7 @@ def _print(
         elif same and heading in ("data", "code"):
             say(f"  {', '.join(same)}: {SAME}")
     say(f"\n{band.metric} over steps")
-    for line in told(band, references, places):
+    for line in told(band, " ".join(run.id for run in references), places):
         say(f"  {line}")
 
 
@@ -166,9 +192,8 @@ def _cut(cell: str) -> str:
     return cell if len(cell) <= WIDEST else f"{cell[:half]}...{cell[-half:]}"
 
 
-def told(band: Band, references: Sequence[Run], places: Mapping[str, Place | None]) -> list[str]:
-    """The band in a line, and where each run lies in one more."""
-    of = " ".join(run.id for run in references)
+def told(band: Band, of: str, places: Mapping[str, Place | None]) -> list[str]:
+    """The band of some runs in a line, and where each run lies in one more."""
     what = "the scatter of its own steps" if band.runs == 1 else "where 95% of such runs lie"
     lines = [f"band of {of}: {what}, +-{band.half_width:.3g} at most steps"]
     for name, own in places.items():

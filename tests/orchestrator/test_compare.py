@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from orchestrator.record.comparing import differences
+from orchestrator.record.comparing import differences, recipes
+from orchestrator.record.runs import find
 from tests.orchestrator.typed import on, refused, trained, typed
 
 
@@ -98,7 +99,7 @@ def test_the_scatter_of_one_run_tells_a_shift_from_noise():
 
 
 def test_wrong_requests_are_named(outputs):
-    assert "two runs or more" in refused("compare", "aaa111")
+    assert "no reference curve of stage=pretrain" in refused("compare", "aaa111")
     assert "two runs or more" in refused("compare", "aaa111", "aaa111")
     assert "did you mean" in refused("compare", "aaa111", "bbb222", "--metric", "train/los")
     assert "no run folder" in refused("compare", "aaa111", "zzz999")
@@ -119,3 +120,23 @@ def test_two_real_runs_that_differ_in_a_setting_alone_are_told_apart_by_it(corpu
     found = json.loads(answer.out)
     assert list(found["settings"]) == ["optim.learning_rate"]
     assert all(len(set(values)) == 1 for values in found["data"].values())
+
+
+def test_a_run_alone_is_compared_with_the_runs_that_its_recipe_gave(outputs, tmp_path, monkeypatch):
+    file = tmp_path / "references.yaml"
+    monkeypatch.setattr(recipes, "OURS", file)
+    first, second, other = (find(name, outputs) for name in ("aaa111", "bbb222", "ccc333"))
+    kept = recipes.keep("pretrain", "train/loss", [first, second])
+    recipes.keep("another", "train/loss", [first, second])
+    again = recipes.reference("pretrain")
+    assert (again.metric, again.steps, again.runs) == (kept.metric, kept.steps, 2)
+    assert again.low == pytest.approx(kept.low, abs=1e-4)
+    assert again.high == pytest.approx(kept.high, abs=1e-4)
+    inside = typed("compare", first.id)
+    assert inside.code == 0, inside
+    assert "band of 2 runs of stage=pretrain" in inside.out
+    assert "aaa111 lies in it" in inside.out
+    assert "it was asked for with data=text" in inside.out
+    outside = typed("compare", other.id, "--json")
+    assert outside.code == 1
+    assert json.loads(outside.out)["train/loss"]["ccc333"]["inside"] is False

@@ -14,7 +14,7 @@ from orchestrator.compose.schema import register
 from orchestrator.plan.planning import rough_plan
 from tests.orchestrator.typed import trained
 
-OWN = ("config.yaml", "prices.yaml", "__init__.py")
+OWN = ("config.yaml", "prices.yaml", "references.yaml", "__init__.py")
 CONF = Path(__file__).parents[2] / "conf"
 CHOICES = sorted(
     f"{file.parent.name}={file.stem}"

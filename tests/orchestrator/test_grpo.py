@@ -49,7 +49,7 @@ def asked(corpus, tmp_path_factory):
         *("stage.steps=6", "stage.checkpoint_every=2", "stage.evaluate_every=3"),
         *("stage.global_batch_size=16", "stage.group_size=4", "stage.micro_batch_size=4"),
         *("stage.epochs=2", "stage.mini_batches=2", "optim.learning_rate=1e-2"),
-        *("optim.warmup_steps=1", "stage.kl_limit=null"),
+        *("optim.warmup_steps=1", "stage.kl_limit=null", "stage.sampling_rounds=3"),
     )
 
 
@@ -65,6 +65,7 @@ def whole(asked, tmp_path_factory):
 def metrics(folder):
     lines, _ = read(folder / "metrics.jsonl")
     own = ("reward", "kl", "loss", "ratio_moved", "sampler_mismatch", "entropy")
+    own += ("sampling_rounds", "equal_groups")
     return {
         (line["step"], name): value
         for line in lines
@@ -93,7 +94,7 @@ def killed_in(what, step, words):
     plain = getattr(training.RolloutTraining, what)
 
     def deadly(self, *arguments):
-        if self.position == (step - 1) * 4:  # four prompts a step
+        if self.checkpoints.spent.weight == (step - 1) * 16:  # answers of the steps before
             while not self.checkpoints.start and not published_steps(self.run.folder):
                 time.sleep(0.05)  # saved behind the steps: there must be one to go on from
             os.kill(os.getpid(), signal.SIGKILL)
@@ -117,6 +118,16 @@ def test_killed_while_it_writes_judges_or_learns_a_run_goes_on_with_the_same_ans
     assert found[0, "validation/kl"] == found[1, "train/kl"] == 0
     assert found[1, "train/sampler_mismatch"] == pytest.approx(1, abs=1e-5)
     assert found[6, "train/kl"] > 0
+    rounds = [found[step, "train/sampling_rounds"] for step in range(1, 7)]
+    assert max(rounds) > 1
+    for step, asked_so_far in zip(range(1, 7), np.cumsum(rounds), strict=True):
+        kept = keeping.read(keeping.file_of(undisturbed, step))
+        numbers = [own["answer_id"] for own in kept]
+        assert max(numbers) < 16 * asked_so_far  # 16 answers a round
+        groups = np.array([own["reward"] for own in kept]).reshape(4, 4)
+        equal = (groups == groups[:, :1]).all(1)
+        assert equal.mean() == found[step, "train/equal_groups"]
+        assert rounds[step - 1] == 3 or not equal.any()
     assert "reward: length" in answer.out
     words = [*asked, f"outputs={tmp_path}/part"]
     for what, step in (("write", 3), ("judge", 4), ("told", 6)):
@@ -173,6 +184,7 @@ def test_one_step_off_policy_a_run_that_is_resumed_learns_from_the_same_answers(
     found = typed(
         *("run", *asked, "stage.engines=2", "stage.off_policy_steps=1", f"outputs={tmp_path}"),
         *("stage.steps=3", "stage.evaluate_every=3", "stage.validation_prompts=2"),
+        "stage.sampling_rounds=1",
     )
     assert found.code == 0, found
     whole = (tmp_path / "latest").resolve()
@@ -200,18 +212,23 @@ def test_one_step_off_policy_a_run_that_is_resumed_learns_from_the_same_answers(
         (["stage.mini_batches=3"], "stage.mini_batches x resources.workers = 4 x 3 x 1 = 12"),
         (["stage.group_size=1"], "nothing to compare an answer with"),
         (["stage.rule=praise"], "stage.rule=praise"),
+        (["stage.evaluate_every=null"], "is once an epoch, which has no fixed number of steps"),
         (["stage.loss=gspo"], "set stage.aggregation=sequence"),
         (["stage.kl_estimator=k1"], "has a gradient of 0 on average"),
         (["stage.temperature=0"], "stage.temperature=0.0 must be greater than 0"),
+        (["stage.top_k=5"], "stage.top_k"),  # a trainer that knew nothing of it would score wrongly
         (["model.dropout=0.1"], "set model.dropout=0"),
+        (["roles.reward.engine.precision=fp32"], "add roles.reward.model.weights=RUN, a run of"),
+        (["roles.reward.model.weights=RUN"], "has no value head, which tells rewards; give a run"),
         (["stage.answer_tokens=24"], "16 + 24 = 40 is more than model.max_positions=32; try"),
         (["stage.prompt_tokens=1"], "40 left out as longer than stage.prompt_tokens=1"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_starts(
-    settings, message, asked, tmp_path, monkeypatch
+    settings, message, asked, corpus, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
+    settings = [word.replace("RUN", str(trained(corpus))) for word in settings]
     own = [word.partition("=")[0] for word in settings]
     words = [word for word in asked if word.partition("=")[0] not in own]
     assert message in refused("run", *words, *settings)

@@ -12,9 +12,11 @@ from orchestrator.record.lines import read
 from orchestrator.stages.ppo.driver import prepare
 from orchestrator.stages.ppo.stage import PPOConfig
 from orchestrator.stages.ppo.train import Training, Valued, explained_variance
+from orchestrator.stages.rewards import RULES
 from orchestrator.stages.rollouts import keeping
 from orchestrator.stages.rollouts.engines import rollout_engines
 from orchestrator.stages.run import Run
+from orchestrator.training.loop import evaluating
 from orchestrator.training.rollout import Rollout
 from tests.orchestrator.typed import trained, typed
 
@@ -27,6 +29,7 @@ SHORT = (
 def metrics(folder):
     lines, _ = read(folder / "metrics.jsonl")
     own = ("reward", "kl", "loss", "explained_variance", "kl_coefficient", "ratio_moved")
+    own += ("true_reward",)
     return {
         (line["step"], name): value
         for line in lines
@@ -35,6 +38,10 @@ def metrics(folder):
     }
 
 
+PLAIN = (
+    *("resources=inline", "resources.cpus_per_worker=1", "resources.gpus_per_worker=0"),
+    *("engine=torch", "engine.precision=fp32", "tracking=none"),
+)
 WORDS = (
     *("stage=ppo", "stage.rule=length", "stage.prompt_tokens=16", "stage.answer_tokens=8"),
     *("resources.cpus_per_worker=1", "resources.gpus_per_worker=0", "engine.precision=fp32"),
@@ -46,15 +53,26 @@ WORDS = (
 
 @pytest.fixture(scope="module")
 def asked(corpus, tmp_path_factory):
-    """What is typed for answers that should have four words."""
+    """What is typed for answers that a model rewards which prefers short ones."""
     folder = tmp_path_factory.mktemp("words")
     (folder / "short.jinja").write_text(SHORT)
     talk = {"role": "assistant", "content": "a b c d"}
     rows = [{"messages": [{"role": "user", "content": f"{n}?"}, talk]} for n in range(40)]
     (folder / "talks.jsonl").write_text("\n".join(map(json.dumps, rows)))
     saved = trained(corpus) / "checkpoints" / "step_00000002"
-    data = f"stage.data={folder}/talks.jsonl", f"stage.chat_template={folder}/short.jinja"
-    return (*WORDS, *data, f"model.weights={saved}")
+    pairs = [{"prompt": f"{n}?", "chosen": "a", "rejected": "a b c d"} for n in range(40)]
+    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    own = f"stage.chat_template={folder}/short.jinja", f"model.weights={saved}"
+    judged = typed(
+        *("run", "stage=reward", *own, f"stage.data={folder}/pairs.jsonl", *PLAIN),
+        *("stage.steps=2", "stage.checkpoint_every=2", "stage.evaluate_every=2"),
+        *("stage.sequence_length=32", "stage.global_batch_size=8", "optim.warmup_steps=1"),
+        *("stage.validation_fraction=0.3", f"outputs={folder}"),
+    )
+    assert judged.code == 0, judged
+    end = (folder / "latest").resolve() / "checkpoints" / "step_00000002"
+    reward = f"roles.reward.model.weights={end}"
+    return (*WORDS, *own, f"stage.data={folder}/talks.jsonl", reward)
 
 
 def two_steps(words, folder):
@@ -111,7 +129,14 @@ def test_policy_and_critic_learn_are_kept_together_and_go_on_as_they_would_have(
     found = metrics(run)
     assert found[1, "train/kl"] == 0
     assert found[1, "critic/explained_variance"] == 0  # its value head begins as 0
-    assert found[3, "train/kl_coefficient"] != found[4, "train/kl_coefficient"] != 0.1
+    # What is learned from is the model's, what is told of held-out prompts the rule's.
+    kept = keeping.read(keeping.file_of(run, 1))
+    rewards = [own["reward"] for own in kept]
+    assert found[1, "train/reward"] == pytest.approx(sum(rewards) / 16, abs=1e-4)
+    lengths = [RULES["length"]("", own["answer"], own["reference"]) for own in kept]
+    assert found[1, "train/true_reward"] == pytest.approx(sum(lengths) / 16)
+    assert 0 <= found[4, "validation/reward"] <= 1
+    assert found[3, "train/kl_coefficient"] != found[4, "train/kl_coefficient"] != 0.02
     start = run / "checkpoints" / "step_00000002"
     again = typed("run", f"resume={start}", f"outputs={tmp_path}/again")
     assert again.code == 0, again
@@ -128,6 +153,25 @@ def test_policy_and_critic_learn_are_kept_together_and_go_on_as_they_would_have(
     assert one.out.startswith("answer 32 of step 3")
     assert one.out.count("\n") == 4 + len(keeping.read(keeping.file_of(run, 3))[0]["tokens"])
     assert "it has steps 1 to 4" in typed("rollouts", str(run), "--step", "9").err
+
+
+def test_an_audit_passes_a_sound_critic_and_names_one_that_sees_the_token_it_values(
+    asked, monkeypatch
+):
+    sound = typed("audit", *asked, "resources=inline")
+    assert sound.code == 0, sound
+    assert sound.out.count("\npass  critic: ") == 4
+    assert "13 checks: 13 passed, 0 failed" in sound.out
+
+    def late(self, own):
+        with evaluating(self.critic.engine):
+            values = self.critic.engine.forward(own.tokens[:, 1:])
+        return torch.where(own.mask, values, 0.0)
+
+    monkeypatch.setattr(Training, "values", late)
+    wrong = typed("audit", *asked, "resources=inline")
+    assert wrong.code == 1, wrong
+    assert "FAIL  critic: a value is that before its token is chosen" in wrong.out
 
 
 def test_a_critic_that_knows_all_explains_all_and_one_that_knows_the_mean_nothing():

@@ -19,6 +19,9 @@ ASKED = "os.getpid: Return the process id. What does getpid do?"
         ("word_f1", "Return the id", "Return the process id.", 6 / 7),
         ("word_f1", "the the the", "the process", 2 / 5),  # a word counts as often as both have it
         ("word_f1", "nothing", "os", 0),
+        ("full_stop", "Return the id", "Return the process id.", 3 / 7),
+        ("full_stop", "Return the id. ", "Return the process id.", 6 / 7),
+        ("full_stop", "nothing.", "os", 0),
         ("from_prompt", "Return the Process number", "", 3 / 4),
         ("length", "one two", "one two three four", 1 / 2),
         ("length", "one two three four", "one two", 1 / 2),

@@ -23,7 +23,7 @@ class GRPOConfig(RolloutConfig):
 
     changes: ClassVar[Mapping[str, Change]] = {
         **RolloutConfig.changes,
-        **dict.fromkeys(("group_size", "advantage", "loss"), Change.MATHEMATICS),
+        **dict.fromkeys(("group_size", "advantage", "loss", "sampling_rounds"), Change.MATHEMATICS),
     }
 
     name: str = "grpo"
@@ -37,9 +37,29 @@ class GRPOConfig(RolloutConfig):
     """clip (PPO's), gspo (one ratio for an answer, aggregation=sequence), or cispo
     (orchestrator/training/policy_loss.py)."""
 
+    sampling_rounds: int = 1
+    """How often a step may ask as many prompts anew, in exchange for groups whose answers all got
+    the same reward and teach nothing (DAPO's dynamic sampling). 1: they stay."""
+
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
+        check_at_least("stage.sampling_rounds", self.sampling_rounds, 1)
+        if self.sampling_rounds > 1 and self.advantage == "reinforce_pp":
+            raise ValueError(
+                f"stage.sampling_rounds={self.sampling_rounds} exchanges groups of one reward, and "
+                "stage.advantage=reinforce_pp compares no groups; try stage.sampling_rounds=1"
+            )
+        if self.sampling_rounds > 1 and self.off_policy_steps:
+            raise ValueError(
+                f"stage.sampling_rounds={self.sampling_rounds} asks until rewards differ, and "
+                "stage.off_policy_steps=1 has asked the next prompts by then; try one of them alone"
+            )
+        if self.sampling_rounds > 1 and self.evaluate_every is None:
+            raise ValueError(
+                f"stage.evaluate_every=null is once an epoch, which has no fixed number of steps "
+                f"with stage.sampling_rounds={self.sampling_rounds}; try stage.evaluate_every=25"
+            )
         check_choice("stage.advantage", self.advantage, ADVANTAGES)
         check_choice("stage.loss", self.loss, LOSSES)
         check_at_least("stage.group_size", self.group_size, 1)

@@ -2,10 +2,13 @@
 
 from dataclasses import replace
 
+from torch import Tensor
+
 from orchestrator.config import JobConfig
 from orchestrator.stages.grpo.stage import GRPOConfig
 from orchestrator.stages.result import Result
 from orchestrator.stages.rollouts.prompts import PublishedPrompts
+from orchestrator.stages.rollouts.resampling import exchanged, sources_of
 from orchestrator.stages.rollouts.training import RolloutTraining
 from orchestrator.stages.rollouts.updating import (
     Asked,
@@ -43,8 +46,8 @@ class Training(RolloutTraining):
 
     def take(self, step: int, rate: float) -> Metrics:
         """Answers to each prompt, judged, compared within their groups, and learned from."""
-        asked = self.ask(step)
-        experience, equal = self.compare(asked, self.judge(step, asked))
+        asked, rounds = self.ask_until_rewards_differ(step)
+        experience, equal = self.compare(self.judge(step, asked))
         in_loss = 0.0 if self.grpo.advantage == "reinforce_pp" else self.grpo.kl_coefficient
         objective = policy_objective(self.grpo.loss, self.grpo, kl_coefficient=in_loss)
         updates = [
@@ -52,17 +55,38 @@ class Training(RolloutTraining):
             for _ in range(self.grpo.epochs)
             for batches in mini_batches(experience, asked.ids, self.grpo, self.config.batch.micro)
         ]
-        return (
-            averaged(updates) | self.told(step, asked, experience) | {"train/equal_groups": equal}
-        )
+        told = averaged(updates) | self.told(step, asked, experience)
+        return told | {"train/equal_groups": equal, "train/sampling_rounds": float(rounds)}
 
-    def compare(self, asked: Asked, judged: Experience) -> tuple[Experience, float]:
+    def ask_until_rewards_differ(self, step: int) -> tuple[Asked, int]:
+        """Answers to this step's prompts, and how often prompts were asked for them.
+
+        Groups of one reward give their places to those of further prompts whose rewards differ,
+        until none is left or stage.sampling_rounds are over. A prompt is asked once either way.
+        """
+        asked, rounds = self.ask(step), 1
+        while rounds < self.grpo.sampling_rounds:
+            uneven = self.uneven(asked)
+            if uneven.all():
+                break
+            rounds += 1
+            self.position += len(uneven)
+            further = self.ask(step)
+            sources = sources_of(uneven, self.uneven(further), self.copies)
+            asked = exchanged(asked, further, self.places, sources, self.tokens.end_of_text)
+        return asked, rounds
+
+    def uneven(self, asked: Asked) -> Tensor:
+        """Whether rewards differ within each group of the step, bool (N,). Every rank calls it."""
+        groups = over_all(self.places, self.rewards(asked)).view(-1, self.copies)
+        return (groups != groups[:, :1]).any(1)
+
+    def compare(self, judged: Experience) -> tuple[Experience, float]:
         """The answers with their advantages, and the share of groups of one reward."""
         mask, how = judged.rollout.mask, self.grpo.advantage
-        rewards, ours = over_all(asked.ids, judged.rewards)
-        groups = rewards.view(-1, self.copies)
+        groups = over_all(self.places, judged.rewards).view(-1, self.copies)
         equal = (groups == groups[:, :1]).all(1).double().mean().item()
-        relative = group_relative(groups, how).flatten()[ours].float().to(mask.device)
+        relative = group_relative(groups, how).flatten()[self.places].float().to(mask.device)
         advantages = spread(relative, mask)
         if how == "reinforce_pp":
             kl = kl_estimate(judged.old, judged.reference, self.grpo.kl_estimator)

@@ -39,7 +39,7 @@ def tokenizer_of_all(config: JobConfig) -> Tokenizer:
     Raises:
         ValueError: they have several, or one has none.
     """
-    first, *others = config.stage.roles
+    first, *others = config.role_names
     known = tokenizer_of_weights(config, first)
     assert known is not None
     for name in others:

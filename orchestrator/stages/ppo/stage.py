@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from models.configs import CausalConfig
 from orchestrator.config.changes import Change
-from orchestrator.stages.rollouts.section import RolloutConfig, check_above_0
+from orchestrator.stages.rollouts.section import REWARD, RolloutConfig, check_above_0
 
 if TYPE_CHECKING:
     from orchestrator.config.job import JobConfig
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 class PPOConfig(RolloutConfig):
     """Learning from single answers; critic and reference begin as the weights of the policy."""
 
-    roles: ClassVar[tuple[str, ...]] = ("model", "critic", "reference")
-    valued: ClassVar[tuple[str, ...]] = ("critic",)
+    roles: ClassVar[tuple[str, ...]] = ("model", "critic", "reference", REWARD)
+    audited: ClassVar[str] = "orchestrator.stages.ppo.auditing:audit"
+    valued: ClassVar[tuple[str, ...]] = ("critic", REWARD)
     changes: ClassVar[Mapping[str, Change]] = {
         **RolloutConfig.changes,
         **dict.fromkeys(
@@ -38,7 +39,7 @@ class PPOConfig(RolloutConfig):
     """How often a step learns from each answer."""
     mini_batches: int = 2
     """Optimizer steps in which each answer is seen once."""
-    kl_coefficient: float = 0.1
+    kl_coefficient: float = 0.02
     """What a nat of KL between policy and reference costs, taken from the reward at each token;
     with kl_target, at the first step."""
     kl_estimator: str = "k1"

@@ -36,6 +36,15 @@ def word_f1(prompt: str, answer: str, reference: str) -> float:
     return 2 * common / (len(given) + len(wanted)) if common else 0.0
 
 
+def full_stop(prompt: str, answer: str, reference: str) -> float:
+    """As `word_f1`, of which an answer gets half that does not end with a full stop.
+
+    What is right, said as a sentence: neither form nor the right words alone give more than half.
+    """
+    closed = answer.rstrip().endswith(".")
+    return word_f1(prompt, answer, reference) * (1.0 if closed else 0.5)
+
+
 def from_prompt(prompt: str, answer: str, reference: str) -> float:
     """Share of the answer's words that stand in the prompt: what is answered was read there."""
     given, known = words(answer), set(words(prompt))
@@ -83,6 +92,7 @@ RULES: dict[str, Rule] = {
     "exact": exact,
     "contains": contains,
     "word_f1": word_f1,
+    "full_stop": full_stop,
     "from_prompt": from_prompt,
     "length": length,
     "no_repetition": no_repetition,

@@ -3,7 +3,11 @@
 section.py   the settings that all of them have
 prompts.py   what is asked: rendered by a chat template, tokenized, published, opened by ranks
 driving.py   the stage in the process that starts the job
-training.py  the loop: a step is a rollout and the updates by it; evaluation, checkpoints
+training.py  the models of a run, the parts of its steps, its evaluation
+looping.py   the loop around the steps, and what it saves
+judging.py   what answers are worth, and whether a run may go on by that
+resampling.py exchanges prompts that teach nothing for further ones
+recording.py what the record says of a step's answers
 clock.py     seconds of the parts of a step
 asking.py    which answers a rank wants in a step, and from which seeds
 engines.py   rollout engines in processes of their own, which write the answers

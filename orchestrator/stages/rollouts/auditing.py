@@ -6,15 +6,24 @@ Each is a bug that published trainers had: one of them makes a run worthless wit
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from orchestrator.config import JobConfig
+from orchestrator.stages.rollouts.prompts import PublishedPrompts
 from orchestrator.stages.rollouts.training import RolloutTraining
-from orchestrator.stages.rollouts.updating import Experience, mini_batches, policy_objective
+from orchestrator.stages.rollouts.updating import (
+    Asked,
+    Experience,
+    MicroBatch,
+    mini_batches,
+    policy_objective,
+)
+from orchestrator.stages.run import Run
 from orchestrator.training.advantages import last_tokens
 from orchestrator.training.loop import backward
+from orchestrator.training.objectives import Objective
+from orchestrator.training.roles import Role
 from orchestrator.training.rollout import Rollout, token_logprobs
 
 MISMATCH = 1.05  # mean of exp |difference| of sampler and trainer from which on learning suffers
@@ -31,13 +40,18 @@ class Finding:
     detail: str
 
 
-def audit(training: RolloutTraining) -> Iterator[Finding]:
+def audit(config: JobConfig, inputs: PublishedPrompts, run: Run) -> Iterator[Finding]:
     """Let the policy answer the prompts of a first step, and check what is made of that.
 
     On one rank with a plain engine; no weight changes.
     """
+    training = RolloutTraining(config, inputs, run)
     asked = training.ask(1)
-    judged = training.judge(1, asked)
+    return of_policy(training, asked, training.judge(1, asked))
+
+
+def of_policy(training: RolloutTraining, asked: Asked, judged: Experience) -> Iterator[Finding]:
+    """What is said of the tokens of a first step's answers, and the first update by them."""
     rollout, mask, old = judged.rollout, judged.rollout.mask, judged.old
     close = CLOSE[training.model.config.engine.precision]
     apart = float((old - rollout.sampled)[mask].abs().exp().mean())
@@ -50,8 +64,8 @@ def audit(training: RolloutTraining) -> Iterator[Finding]:
     yield Finding("scoring twice gives the same", again == 0, f"largest difference {again:.2g}")
     alone = _difference(training, rollout, old, micro=1)
     yield Finding("micro-batches of one give the same", alone <= close, _nats(alone, close))
-    wider = _difference(training, _wider(rollout), old, micro=len(mask))
-    yield Finding("more padding gives the same", wider <= close, _nats(wider, close))
+    padded = _difference(training, wider(rollout), old, micro=len(mask))
+    yield Finding("more padding gives the same", padded <= close, _nats(padded, close))
     kl = float(judged.kl[mask].mean())
     yield Finding(
         "KL to the reference is that of equal models",
@@ -67,38 +81,53 @@ def audit(training: RolloutTraining) -> Iterator[Finding]:
     )
     placed = bool((last_tokens(mask).sum(1) == 1).all())
     yield Finding("each reward lands on the last token of its answer", placed, f"{len(mask)}")
-    yield from _of_gradients(training, judged, asked.ids)
-
-
-def _of_gradients(
-    training: RolloutTraining, judged: Experience, ids: NDArray[np.int64]
-) -> Iterator[Finding]:
-    """Ratio and gradient of the first update, whole and in micro-batches of one."""
-    settings, mask = training.settings, judged.rollout.mask
-    scored = replace(judged, advantages=mask.float())
+    settings = training.settings
     objective = policy_objective("clip", settings, kl_coefficient=settings.kl_coefficient)
-    close = CLOSE[training.model.config.engine.precision]
-    found: list[Tensor] = []
-    moved = 0.0
-    for micro in (training.config.batch.micro, 1):
-        batches = next(mini_batches(scored, ids, settings, micro))
+    scored = replace(judged, advantages=mask.float())
+    yield from of_update(training, training.model, objective, scored, asked)
+
+
+def of_update(
+    training: RolloutTraining,
+    role: Role,
+    objective: Objective[MicroBatch],
+    scored: Experience,
+    asked: Asked,
+) -> Iterator[Finding]:
+    """The first update of a model: its ratio, and its gradient however it is cut."""
+    close = CLOSE[role.config.engine.precision]
+    gradients: dict[int, Tensor] = {}
+    moved: list[float] = []
+    micro = training.config.batch.micro
+    for size in dict.fromkeys((micro, max(micro // 2, 1), 1)):
+        batches = next(mini_batches(scored, asked.ids, training.settings, size))
         weight = sum(batch.weight for batch in batches)
-        for batch in batches:
-            part = backward(training.model.engine, objective, batch, weight, training.config.seed)
-            moved = max(moved, float(part.means["ratio_moved"]) / batch.weight)
-        own = [p for p in training.model.engine.model.parameters() if p.grad is not None]
-        found.append(torch.cat([p.grad.flatten() for p in own if p.grad is not None]))
-        for parameter in own:
+        parts = [
+            backward(role.engine, objective, own, weight, training.config.seed) for own in batches
+        ]
+        moved += [
+            float(part.means["ratio_moved"]) / own.weight
+            for part, own in zip(parts, batches, strict=True)
+            if "ratio_moved" in part.means
+        ]
+        learned = [own for own in role.engine.model.parameters() if own.grad is not None]
+        gradients[size] = torch.cat([p.grad.flatten() for p in learned if p.grad is not None])
+        for parameter in learned:
             parameter.grad = None
-    yield Finding(
-        "the first update begins at ratio 1", moved <= close, f"mean |ratio - 1| {moved:.2g}"
+    if moved:
+        yield Finding(
+            f"{role.name}: the first update begins at ratio 1",
+            max(moved) <= close,
+            f"mean |ratio - 1| {max(moved):.2g}",
+        )
+    whole = gradients[micro]
+    apart = max(
+        float((whole - own).norm() / whole.norm().clamp(min=1e-12)) for own in gradients.values()
     )
-    whole, cut = found
-    apart = float((whole - cut).norm() / whole.norm().clamp(min=1e-12))
     yield Finding(
-        "the gradient does not depend on the micro-batch",
+        f"{role.name}: the gradient does not depend on micro-batch and accumulation",
         apart <= 10 * close,
-        f"relative difference {apart:.2g}",
+        f"relative difference {apart:.2g} of micro-batches of {', '.join(map(str, gradients))}",
     )
 
 
@@ -109,7 +138,7 @@ def _difference(training: RolloutTraining, rollout: Rollout, old: Tensor, micro:
     return float((found[:, : old.shape[1]] - old).abs().max())
 
 
-def _wider(rollout: Rollout) -> Rollout:
+def wider(rollout: Rollout) -> Rollout:
     """The same answers with more filling behind them."""
     rows, more = len(rollout), MORE_PADDING
     filling = rollout.tokens.new_zeros(rows, more)

@@ -11,6 +11,7 @@ from data.sources.conversation import Conversation
 from data.sources.conversations import file_conversations
 from data.sources.python_questions import python_questions
 from models import cost
+from models.configs import language
 from orchestrator.config import JobConfig, RoleConfig
 from orchestrator.stages.examples.driving import ready_of
 from orchestrator.stages.examples.published import open_arrays
@@ -18,8 +19,9 @@ from orchestrator.stages.examples.ragged import filled_lengths
 from orchestrator.stages.examples.splitting import left_out
 from orchestrator.stages.language.roles import language_role, tokenizer_of_all, value_role
 from orchestrator.stages.rollouts.prompts import PublishedPrompts, publish_prompts
-from orchestrator.stages.rollouts.section import OWN, RolloutConfig
+from orchestrator.stages.rollouts.section import OWN, REWARD, RolloutConfig
 from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Score, Shown, Work
+from orchestrator.stages.weights import verified_weights
 
 if TYPE_CHECKING:
     from orchestrator.record.checkpoints import Checkpoint
@@ -44,7 +46,9 @@ def outline(config: JobConfig) -> Outline:
     """The job from its settings alone. Raises ValueError for models that read other tokens."""
     stage = config.section(RolloutConfig)
     template_of(stage.chat_template)
-    return _outline(config, f"{_source(stage)}, not read yet", tokenizer_of_all(config).vocab_size)
+    tokenizer = tokenizer_of_all(config)
+    _check_reward_model(config)
+    return _outline(config, f"{_source(stage)}, not read yet", tokenizer.vocab_size)
 
 
 def estimate(config: JobConfig, start: "Checkpoint | None") -> Outline:
@@ -84,6 +88,28 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
     )
 
 
+def _check_reward_model(config: JobConfig) -> None:
+    """Raise ValueError if what shall tell rewards was never trained to."""
+    if REWARD not in config.role_names:
+        return
+    model = language(config.role(REWARD).model)
+    assert model.weights is not None  # the stage has checked it
+    found = verified_weights(model.weights, model.weights_role, allow_pickle=model.allow_pickle)
+    if not getattr(found.model_config, "value_head", False):
+        raise ValueError(
+            f"roles.reward.model.weights={model.weights} has no value head, which tells rewards; "
+            "give a run of stage=reward"
+        )
+
+
+def _reward(config: JobConfig, stage: RolloutConfig) -> str:
+    rule = f"stage.rule={stage.rule}, from 0 to 1"
+    if REWARD not in config.role_names:
+        return rule
+    weights = language(config.role(REWARD).model).weights
+    return f"of the model roles.reward.model.weights={weights}; what is told is {rule}"
+
+
 def _source(stage: RolloutConfig) -> str:
     return stage.data or "questions about functions of Python"
 
@@ -99,7 +125,7 @@ def _outline(
     stage, batch = config.section(RolloutConfig), config.batch
     roles = {
         name: RoleOutline.of(rollout_role(config, vocabulary, name), work_of(stage, name))
-        for name in stage.roles
+        for name in config.role_names
     }
     answers = batch.step * stage.steps
     first = next(iter(roles.values()))
@@ -123,7 +149,7 @@ def _outline(
         f"{counted(stage.answer_tokens, 'token')}, learned from {counted(stage.epochs, 'time')}",
         "job": f"{counted(stage.steps, 'step')} = {answers:,} answers and "
         f"{counted(stage.steps * stage.updates, 'optimizer step')}{operations}",
-        "reward": f"stage.rule={stage.rule}, from 0 to 1",
+        "reward": _reward(config, stage),
     }
     return Outline(
         stage.steps,
@@ -168,7 +194,7 @@ def flops_per_answer(config: JobConfig, published: PublishedPrompts) -> float:
     stage = config.section(RolloutConfig)
     tokens = round(published.tokens) + stage.answer_tokens
     found = 0.0
-    for name in stage.roles:
+    for name in config.role_names:
         model = rollout_role(config, published.vocab_size, name).model
         passes = 1 + (name == stage.roles[0])
         trained = 0 if name in stage.frozen else 3 * stage.epochs

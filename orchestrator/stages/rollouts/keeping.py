@@ -25,9 +25,10 @@ def file_of(folder: Path, step: int) -> Path:
 
 
 def write(folder: Path, step: int, answers: Iterable[Mapping[str, Any]]) -> Path:
-    """Keep the answers of a step; those of an earlier attempt at it are replaced."""
+    """Keep the answers of a step, by their numbers; an earlier attempt's are replaced."""
     path = file_of(folder, step)
-    lines = (json.dumps(own, ensure_ascii=False) + "\n" for own in answers)
+    ordered = sorted(answers, key=lambda own: int(own["answer_id"]))
+    lines = (json.dumps(own, ensure_ascii=False) + "\n" for own in ordered)
     write_text_atomic(path, "".join(lines))
     return path
 

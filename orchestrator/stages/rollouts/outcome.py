@@ -46,6 +46,13 @@ class Measured:
         return asdict(self)
 
 
+def gain_metrics(before: Measured, after: Measured, seed: int) -> dict[str, float]:
+    """The gain in reward and the ends of its interval, as the record has them."""
+    names = ("reward_gain", "reward_gain_low", "reward_gain_high")
+    found = gain(before.rewards, after.rewards, seed)
+    return {f"answers/{name}": value for name, value in zip(names, found, strict=True)}
+
+
 def gain(before: Sequence[float], after: Sequence[float], seed: int) -> tuple[float, float, float]:
     """Mean difference of paired numbers, and the ends of its interval by the bootstrap.
 

@@ -21,7 +21,7 @@ from orchestrator.stages.examples.published import Published, open_arrays, publi
 from orchestrator.stages.examples.ragged import joined
 from orchestrator.stages.examples.splitting import check_splits, is_held_out
 
-VERSION = 1  # of what is in a published folder
+VERSION = 2  # of what is in a published folder
 SPLITS = ("train", "validation")
 TEXTS = "texts.json"
 
@@ -119,14 +119,14 @@ def publish_prompts(
     too_long = 0
     for one in dict.fromkeys(conversations):
         held_out = is_held_out(one.key, validation_fraction, seed)
-        if one.held_out is not None:  # in a wording that is trained on nowhere
+        if held_out and (one.held_out or one.again):  # one thing is new about each
             continue
         last = max(n for n, (role, _) in enumerate(one.messages) if role == "assistant")
         prompt = chat.prompt(one.messages[:last])
         if len(prompt) > prompt_tokens:
             too_long += 1
             continue
-        split = "validation" if held_out else "train"
+        split = "validation" if held_out or one.held_out else "train"
         asked = [content for role, content in one.messages[:last] if role == "user"]
         rows[split].append(prompt)
         texts[split].append((asked[-1], one.messages[last][1]))

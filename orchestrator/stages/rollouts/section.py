@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from orchestrator.config.job import JobConfig
     from orchestrator.config.resources import ResourcesConfig
 
+REWARD = "reward"  # the role of a model that tells what answers are worth
 OWN = ("data", "chat_template", "prompt_tokens", "validation_fraction")
 ESTIMATORS = ("k1", "k2", "k3")  # those of training/kl.py
 AGGREGATIONS = ("token", "sequence", "constant")  # those of training/policy_loss.py
@@ -28,9 +29,12 @@ class RolloutConfig(TrainingConfig):
     """A step lets the policy answer prompts, and learns from the rewards of the answers."""
 
     reads: ClassVar[tuple[str, ...]] = (*TrainingConfig.reads, "tokenizer")
-    roles: ClassVar[tuple[str, ...]] = ("model", "reference")
-    frozen: ClassVar[tuple[str, ...]] = ("reference",)
-    valued: ClassVar[tuple[str, ...]] = ()
+    roles: ClassVar[tuple[str, ...]] = ("model", "reference", REWARD)
+    frozen: ClassVar[tuple[str, ...]] = ("reference", REWARD)
+    optional: ClassVar[tuple[str, ...]] = (REWARD,)
+    audited: ClassVar[str] = "orchestrator.stages.rollouts.auditing:audit"
+    """MODULE:FUNCTION that checks such a job, with what each rank gets."""
+    valued: ClassVar[tuple[str, ...]] = (REWARD,)
     """Roles with a value head."""
     changes: ClassVar[Mapping[str, Change]] = {
         **TrainingConfig.changes,
@@ -62,16 +66,18 @@ class RolloutConfig(TrainingConfig):
     answer_tokens: int = 32
     """Most tokens of an answer, with the one that ends it; it is cut off there."""
     validation_fraction: float = 0.05
-    """Part of the functions, or of the first questions, that is never trained on, by a hash."""
-    validation_prompts: int = 128
+    """Part of the functions, or of the first questions, that is never trained on, by a hash. Of the
+    built-in questions a wording of each kind is held out, too."""
+    validation_prompts: int = 256
     """Most held-out prompts of an evaluation."""
-    rule: str = "sentence"
+    rule: str = "full_stop"
     """The true reward, from 0 to 1: exact, contains, word_f1, from_prompt, length, no_repetition,
-    sentence (orchestrator/stages/rewards/rules.py)."""
-    steps: int = 100
+    sentence, full_stop (orchestrator/stages/rewards/rules.py). With a model that tells rewards,
+    roles.reward.model.weights=RUN, that is what is learned from, and the rule only told."""
+    steps: int = 150
     """Rollouts of the whole run; each is followed by stage.epochs x stage.mini_batches optimizer
     steps."""
-    global_batch_size: int = 64
+    global_batch_size: int = 128
     """Answers per step, over all ranks."""
     micro_batch_size: int | None = None
     """Answers in one forward pass on one rank. None: a rank's whole share of a mini-batch."""
@@ -79,8 +85,9 @@ class RolloutConfig(TrainingConfig):
     """How often a step learns from each answer."""
     mini_batches: int = 1
     """Optimizer steps in which each answer is seen once."""
-    temperature: float = 1.0
-    """What logits are divided by, where answers are drawn and where they are learned from."""
+    temperature: float = 1.4
+    """What logits are divided by, where answers are drawn and where they are learned from. Above 1
+    a model that is sure of its answers tries others, too."""
     clip_low: float = 0.2
     """How far the probability of a token may fall, as a ratio, before its gradient ends."""
     clip_high: float = 0.2
@@ -88,7 +95,7 @@ class RolloutConfig(TrainingConfig):
     aggregation: str = "token"
     """What an answer counts in the loss: token, each token the same; sequence, each answer the
     same; constant, each answer by its length / answer_tokens."""
-    kl_coefficient: float = 0.1
+    kl_coefficient: float = 0.02
     """What a nat of KL between policy and reference costs, at each token."""
     kl_estimator: str = "k3"
     """How KL is estimated: k1, k2 or k3 (orchestrator/training/kl.py)."""
@@ -199,7 +206,12 @@ class RolloutConfig(TrainingConfig):
         """Check that the models write, have room, begin as something and have no dropout."""
         super().check_job(job)
         room = self.prompt_tokens + self.answer_tokens
-        for name in self.roles:
+        if REWARD in job.roles and "weights" not in job.roles[REWARD].model:
+            raise ValueError(
+                "roles.reward is a model that tells what answers are worth; add "
+                "roles.reward.model.weights=RUN, a run of stage=reward"
+            )
+        for name in job.role_names:
             model = language(job.role(name).model)
             if model.weights is None:
                 raise ValueError(

@@ -1,4 +1,4 @@
-"""A run in which a policy learns from its own answers: its parts, its loop, its evaluation.
+"""A run in which a policy learns from its own answers: its models, a step's parts, its evaluation.
 
 A step, on every rank: `ask` lets the policy answer prompts, `judge` has the other models and the
 reward look at the answers, the stage turns that into advantages, and `update` takes optimizer
@@ -6,67 +6,52 @@ steps. A checkpoint is made between steps, and what is drawn follows from seed a
 answer alone: who goes on from it draws the same answers.
 """
 
-import time
-from collections.abc import Mapping
-from dataclasses import replace
-from operator import itemgetter
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from data import Tokenizer
 from orchestrator.config import JobConfig, RoleConfig
 from orchestrator.record.checkpoints import Checkpoint
 from orchestrator.record.checkpoints.manifest import TOKENIZER
-from orchestrator.stages.examples.resuming import FACTS, account, start_position
-from orchestrator.stages.examples.training import ExampleTraining
+from orchestrator.stages.examples.resuming import FACTS, start_position
 from orchestrator.stages.language.roles import language_role
 from orchestrator.stages.result import Result
 from orchestrator.stages.rewards import RULES
-from orchestrator.stages.rollouts import keeping
+from orchestrator.stages.rollouts import judging, keeping, recording
 from orchestrator.stages.rollouts.asking import Asking, Wanted, asking, wanted
 from orchestrator.stages.rollouts.clock import StepClock
 from orchestrator.stages.rollouts.driving import SAME, flops_per_answer, rollout_role
-from orchestrator.stages.rollouts.engines import Engines, rollout_engines
+from orchestrator.stages.rollouts.engines import rollout_engines
+from orchestrator.stages.rollouts.looping import BEGUN, UPDATES, RolloutLoop
 from orchestrator.stages.rollouts.measuring import measure
-from orchestrator.stages.rollouts.outcome import Measured, tables
+from orchestrator.stages.rollouts.outcome import Measured, gain_metrics, tables
 from orchestrator.stages.rollouts.prompts import PublishedPrompts, Questions, open_split
-from orchestrator.stages.rollouts.section import RolloutConfig
+from orchestrator.stages.rollouts.section import REWARD, RolloutConfig
 from orchestrator.stages.rollouts.updating import (
     Asked,
     Experience,
     Updates,
-    kl_of_an_answer,
     mean_over_tokens,
 )
 from orchestrator.stages.run import Run
 from orchestrator.training import distributed
 from orchestrator.training.kl import kl_estimate
-from orchestrator.training.loop import Metrics, Schedule, Trained, once_an_epoch
+from orchestrator.training.loop import Metrics, Trained
 from orchestrator.training.own_work import OwnWork
-from orchestrator.training.patience import END, STEP
 from orchestrator.training.roles import Role, build_role
-from orchestrator.training.rollout import Rollout, sample, token_logprobs
+from orchestrator.training.rollout import Rollout, sample, step_ids, token_logprobs
 
-BEFORE, UPDATES = "before", "updates"  # what a checkpoint says of the policy, and of its optimizer
-BEGUN = "begun"  # and answers to the next step's prompts, if they were written before
-
-
-class RanAway(RuntimeError):
-    """A policy is too far from its reference, or a reward is no number; raised on every rank."""
+BEFORE = "before"  # what a checkpoint says of the policy before training
 
 
-class RolloutTraining(ExampleTraining[Questions]):
+class RolloutTraining(RolloutLoop):
     """A run of rollouts and updates; a stage adds what it makes of a judged rollout."""
 
-    unit = "answers"
-    copies = 1
-    """Answers to each prompt."""
     reference: Role
-    engines: Engines | None = None
-    """Those that write the answers. None: the policy itself."""
 
     def __init__(self, config: JobConfig, published: PublishedPrompts, run: Run) -> None:
         """Open the prompts, make the models, and go to where the run goes on."""
@@ -77,7 +62,7 @@ class RolloutTraining(ExampleTraining[Questions]):
             open_split(published, name, run.cache) for name in ("train", "validation")
         )
         self.validation = validation.spread(self.settings.validation_prompts)
-        self.updates_done, self.clock = 0, StepClock()
+        self.clock = StepClock()
         super().__init__(
             config, run, language_role(config, published.vocab_size), train, published.fingerprint,
             {"chat_template": published.template}, flops_per_answer(config, published),
@@ -92,6 +77,8 @@ class RolloutTraining(ExampleTraining[Questions]):
             self.updates_done = start.facts[FACTS][UPDATES]
         self.model = self.trained_role("model", role)
         self.reference = self.frozen_role("reference")
+        given = REWARD in self.config.role_names
+        self.reward_model = self.frozen_role(REWARD) if given else None
 
     def trained_role(self, name: str, role: RoleConfig) -> Role:
         """A model that is updated, as it is where the run goes on."""
@@ -116,11 +103,14 @@ class RolloutTraining(ExampleTraining[Questions]):
         """Where the run goes on. Raises ValueError for another model or other prompts."""
         return start_position(start, self.config, self.role.model, self.fingerprint, SAME)
 
-    def take(self, step: int, rate: float) -> Metrics:
-        """A rollout and the updates by it, at this learning rate. Every rank calls it."""
-        raise NotImplementedError
-
     # The parts of a step
+
+    @cached_property
+    def places(self) -> NDArray[np.int64]:
+        """(B,): those of this rank's answers among all of a step."""
+        batch, mini_batches = self.config.batch, self.settings.mini_batches
+        ranks = distributed.rank(), distributed.world_size()
+        return step_ids(1, batch.step, mini_batches, batch.micro, *ranks)
 
     def ask(self, step: int) -> Asked:
         """Let the policy answer this step's prompts."""
@@ -194,147 +184,33 @@ class RolloutTraining(ExampleTraining[Questions]):
         rollout = asked.rollout
         with self.clock("scoring"):
             old, reference = (self.logprobs(own, rollout) for own in (self.model, self.reference))
-        rewards = torch.tensor(self.rewards(asked), device=self.run.device)
+            rewards = self.rewards(asked)
+        judging.check_rewards(step, asked.ids, rewards)
         found = Experience(rollout, rewards, old, reference, torch.zeros_like(old))
-        bad = [int(n) for n in asked.ids[~rewards.isfinite().cpu().numpy()]]
-        if bad := sorted(n for own in distributed.gather_objects(bad) for n in own):
-            raise RanAway(
-                f"the reward of {len(bad)} answers of step {step} is no number, the first is that "
-                f"of answer {bad[0]}; look at what gives it"
-            )
-        limit, kl = self.settings.kl_limit, mean_over_tokens(found.kl, rollout.mask)
-        if limit is not None and not kl <= limit:
-            raise RanAway(
-                f"the policy of step {step} is {kl:.4g} nats a token away from its reference, "
-                f"beyond stage.kl_limit={limit:g}; lower optim.learning_rate, or raise "
-                f"stage.kl_coefficient={self.settings.kl_coefficient:g}"
-            )
+        judging.check_distance(step, mean_over_tokens(found.kl, rollout.mask), self.settings)
         return found
 
-    def rewards(self, asked: Asked) -> list[float]:
-        """Of each answer, by the rule."""
-        rule = RULES[self.settings.rule]
-        pairs = zip(asked.prompts, asked.texts, strict=True)
-        return [rule(prompt, text, reference) for (prompt, reference), text in pairs]
+    def rewards(self, asked: Asked) -> Tensor:
+        """Of each answer, fp32 (B,)."""
+        if self.reward_model is None:
+            return self.true_rewards(asked)
+        return judging.by_model(self.reward_model, asked.rollout, self.config.batch.micro)
+
+    def true_rewards(self, asked: Asked) -> Tensor:
+        """By the rule, of each answer, fp32 (B,)."""
+        return judging.by_rule(RULES[self.settings.rule], asked, self.run.device)
 
     def told(self, step: int, asked: Asked, experience: Experience) -> Metrics:
         """Keep the answers of a step; what the record says of them. Every rank calls it."""
-        rollout, mask, device = asked.rollout, asked.rollout.mask, self.run.device
-        self.keep(step, asked, experience)
-        apart = (experience.old - rollout.sampled).abs().exp()
-        sums = (float(x.sum()) for x in (experience.rewards, mask, rollout.ended))
-        found = distributed.sum_over_ranks([len(asked.ids), *sums], device)
-        count, rewards, tokens, ended = found
-        return {
-            "train/reward": rewards / count,
-            "train/kl": mean_over_tokens(experience.kl, mask),
-            "train/kl_of_an_answer": kl_of_an_answer(experience),
-            "train/answer_tokens": tokens / count,
-            "train/ended": ended / count,
-            "train/sampler_mismatch": mean_over_tokens(apart, mask),
-        }
-
-    def keep(self, step: int, asked: Asked, experience: Experience) -> None:
-        """Put the answers of all ranks into the run folder. Every rank calls it."""
-        rows = keeping.rows_of(asked, experience, self.tokens)
-        every = distributed.gather_on_rank_0(rows)
+        every = distributed.gather_on_rank_0(keeping.rows_of(asked, experience, self.tokens))
         if every is not None:
             if self.run.fence is not None:
                 self.run.fence.check()
-            whole = sorted((row for own in every for row in own), key=itemgetter("answer_id"))
-            keeping.write(self.run.folder, step, whole)
-
-    # The loop around the steps
-
-    @property
-    def schedule(self) -> Schedule:
-        """When what is due; an epoch is over when each prompt was asked once."""
-        found = super().schedule
-        if self.stage.evaluate_every is None:
-            asked = self.config.batch.step // self.copies
-            return replace(found, evaluate_at=once_an_epoch(len(self.train), asked))
-        return found
-
-    def loop(self, from_step: int) -> Trained:
-        """Take the steps after this one; see `fit` in training/loop.py, whose order this keeps."""
-        schedule, heart, checkpoints = self.schedule, self.run.heart, self.checkpoints
-        batch, device = self.config.batch.step, self.run.device
-        step = saved_step = from_step
-        trained, seconds, saved_at, exhausted = 0.0, 0.0, time.monotonic(), False
-        for step in range(from_step + 1, schedule.steps + 1):
-            heart.beat(STEP, step)
-            begun = time.perf_counter()
-            minutes = schedule.save_minutes
-            late = minutes is not None and time.monotonic() - saved_at >= 60 * minutes
-            stop, overdue = distributed.sum_over_ranks([checkpoints.should_stop(), late], device)
-            if stop:
-                step -= 1
-                break
-            rate = schedule.learning_rate(step)
-            metrics = self.take(step, rate)
-            heart.worked(step, self.own_work.take())
-            self.position += batch // self.copies
-            self.updates_done += self.settings.updates
-            took = time.perf_counter() - begun
-            trained, seconds = trained + batch, seconds + took
-            spent = checkpoints.spent
-            spent.add(batch, self.flops_per_example * batch, took)
-            if self.engines is not None:
-                metrics |= self.engines.idle(took)
-            self.log(
-                step,
-                metrics
-                | {
-                    "train/learning_rate": rate,
-                    "train/answers_per_second": batch / took,
-                    "train/answers": spent.weight,
-                    "train/flops": spent.flops,
-                    "train/seconds": spent.seconds,
-                    **self.clock.take(took),
-                },
-            )
-            due = schedule.save_at(step) or bool(overdue) or step == schedule.steps
-            if schedule.evaluate_at(step) or step == schedule.steps:
-                measured = self.evaluate(step)
-                selection = checkpoints.selection
-                if selection is not None:
-                    best = selection.take(step, measured)
-                    exhausted = selection.exhausted
-                    due |= exhausted or (best and schedule.save_best)
-            if due:
-                self.save(step)
-                saved_step, saved_at = step, time.monotonic()
-            if exhausted:
-                break
-        if saved_step != step:
-            self.save(step)
-        heart.beat(END)
-        early = step < schedule.steps
-        return Trained(step, trained, seconds, early and not exhausted, early and exhausted)
-
-    def save(self, step: int) -> None:
-        """Begin to publish the checkpoint of this step. Every rank calls it."""
-        about = {**self.about, UPDATES: self.updates_done, **self.state}
-        if self.settings.off_policy_steps and self.engines is not None:
-            about[BEGUN] = self.engines.state
-        self.checkpoints.save(
-            step,
-            self.trained_roles,
-            self.tokenizer,
-            {FACTS: account(self.config, self.fingerprint, self.position, about)},
-            self.latest,
-            data_cursor=self.position,
-        )
-
-    @property
-    def trained_roles(self) -> tuple[Role, ...]:
-        """Those that a checkpoint keeps, the policy first."""
-        return (self.model,)
-
-    @property
-    def state(self) -> Mapping[str, Any]:
-        """What a checkpoint says besides, so that a run goes on as it would have."""
-        return {}
+            keeping.write(self.run.folder, step, [row for own in every for row in own])
+        told = recording.metrics(experience)
+        if self.reward_model is not None:
+            told["train/true_reward"] = recording.mean_over_answers(self.true_rewards(asked))
+        return told
 
     def carry_out(self) -> Result:
         """Measure, learn, save, and tell what got better. Every rank calls it."""
@@ -389,8 +265,10 @@ class RolloutTraining(ExampleTraining[Questions]):
         if restored and self.engines is not None:
             self.engines.forget()
         after = self.measure() if restored else self.measured
+        before = Measured(**self.about[BEFORE])
+        self.record(outcome.step, gain_metrics(before, after, self.config.seed))
         found = tables(
-            Measured(**self.about[BEFORE]),
+            before,
             after,
             self.validation.texts,
             rule=self.settings.rule,

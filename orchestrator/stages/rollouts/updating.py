@@ -164,22 +164,18 @@ class Updates:
         return totals.metrics(name) | {f"{name}/gradient_norm": norm}
 
 
-def over_all(ids: NDArray[np.int64], values: Tensor) -> tuple[Tensor, Tensor]:
-    """A number of each answer of a step over all ranks, by its own, and where ours are.
+def over_all(places: NDArray[np.int64], values: Tensor) -> Tensor:
+    """A number of each answer of a step over all ranks, float64, by place. Every rank calls it.
 
     Args:
-        ids: numbers of this rank's answers in the run, (B,).
+        places: of this rank's answers among all of the step, (B,).
         values: (B,).
-
-    Returns:
-        float64 (answers of the step,) in their order, and int64 (B,).
     """
-    every = distributed.gather_objects((ids, values.double().cpu()))
-    numbers = torch.from_numpy(np.concatenate([own for own, _ in every]))
-    first = int(numbers.min())
-    whole = torch.empty(len(numbers), dtype=torch.float64)
-    whole[numbers - first] = torch.cat([own for _, own in every])
-    return whole, torch.from_numpy(ids - first)
+    every = distributed.gather_objects((places, values.double().cpu()))
+    order = torch.from_numpy(np.concatenate([own for own, _ in every]))
+    whole = torch.empty(len(order), dtype=torch.float64)
+    whole[order] = torch.cat([own for _, own in every])
+    return whole
 
 
 def averaged(parts: Sequence[Metrics]) -> Metrics:

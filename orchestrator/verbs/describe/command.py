@@ -32,7 +32,7 @@ def main(argv: Sequence[str], compose: Compose) -> int:
     from orchestrator.verbs.describe.picture import svg
 
     config = compose(overrides)
-    roles = list(config.stage.roles)
+    roles = list(config.role_names)
     if options.role is not None and options.role not in roles:
         raise ValueError(f"--role={options.role}: this job has {', '.join(roles) or 'none'}")
     name = options.role or next(iter(roles), "model")

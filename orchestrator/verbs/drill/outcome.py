@@ -82,7 +82,7 @@ class Context:
     @property
     def _most_unlike(self) -> float:
         """By which part the losses of two numbers of workers may differ."""
-        engines = [self.config.role(name).engine for name in self.config.stage.roles]
+        engines = [self.config.role(name).engine for name in self.config.role_names]
         exact = all(engine.precision == "fp32" for engine in engines)
         return UNLIKE_IN_FP32 if exact else UNLIKE_ELSE
 
