@@ -6,6 +6,7 @@ formulas/     parameters and operations of each family; cost.py asks them
 language.py   what language models share; cache.py, what they keep of the tokens seen
 gpt.py        a decoder-only Transformer, of layers.py
 adapters.py   few parameters that learn beside weights that stay
+pruning.py    weights, heads and neurons taken out
 recurrent/    layers whose state goes from token to token: rnn, lstm
 window.py     a fully connected network over a window of tokens
 decoding/     how it writes: sampling, beams, streams of text

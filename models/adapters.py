@@ -5,10 +5,17 @@ lora        to the weights W (O, I) of a projection is added scale x B A, with A
 bottleneck  what attention and feed-forward give, y, becomes y + U gelu(D y + c) + b
             (Houlsby et al. 2019, arXiv:1902.00751, section 2.1)
 bias        biases alone are trained (BitFit, Ben Zaken et al. 2021, arXiv:2106.10199)
+prompt      P vectors stand before those of the tokens of each text (Lester et al. 2021,
+            arXiv:2104.08691)
+prefix      P keys and values do, in each layer (Li and Liang 2021, arXiv:2101.00190): what is left
+            of theirs after training; what makes them there meanwhile is spared here
 
-The first can be merged into the weights; the second stays a part of the model.
+The first can be merged into the weights, the third is in them; the others stay a part of the model.
+Virtual tokens come before all positions: rotary ones count down from the first of a text, and
+vectors that are learned need no others added.
 
-I inputs, O outputs, r rank, or units of a bottleneck.
+D model width, I inputs, O outputs, r rank, or units of a bottleneck, L layers, G key and value
+heads, P virtual tokens, K head width.
 """
 
 from collections.abc import Mapping
@@ -18,16 +25,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.configs import GPTConfig
+from models.cache import KeysValues
+from models.configs import GPTConfig, HFConfig
 from models.dropout import Dropout, number_dropouts
-from models.formulas.adapters import NARROWED, Rows, updated
+from models.formulas.adapters import NARROWED, Rows, updated, virtual_tensors
 from models.layers import Linear
 
 
 class LowRank(nn.Module):
     """The update of one target: x -> scale x B A x, zero before training."""
 
-    def __init__(self, inputs: int, outputs: int, config: GPTConfig) -> None:
+    def __init__(self, inputs: int, outputs: int, config: GPTConfig | HFConfig) -> None:
         """Make A and B."""
         super().__init__()
         self.scale = config.adapter_alpha / config.adapter_rank
@@ -125,12 +133,61 @@ class NarrowedLinear(Linear):
         return narrowed
 
 
+class Prompt(nn.Module):
+    """Vectors that stand before those of the tokens of each text."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        """Make them."""
+        super().__init__()
+        self.std = config.init_std
+        self.vectors = nn.Parameter(torch.empty(virtual_tensors(config)["prompt.vectors"]))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw them as vectors of tokens are drawn; beside weights they begin as such vectors."""
+        if not self.vectors.is_meta:
+            nn.init.normal_(self.vectors, std=self.std)
+
+    def forward(self) -> Tensor:
+        """All of them, (P, D)."""
+        return self.vectors
+
+
+class Prefix(nn.Module):
+    """Keys and values that stand before those of the tokens of each text, in each layer."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        """Make them."""
+        super().__init__()
+        self.std = config.init_std
+        shapes = virtual_tensors(config)
+        self.keys = nn.Parameter(torch.empty(shapes["prefix.keys"]))
+        self.values = nn.Parameter(torch.empty(shapes["prefix.values"]))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw both as normal(0, std)."""
+        for own in (self.keys, self.values):
+            if not own.is_meta:
+                nn.init.normal_(own, std=self.std)
+
+    def forward(self) -> list[KeysValues]:
+        """Of each layer both, (1, G, P, K)."""
+        return list(zip(self.keys[:, None], self.values[:, None], strict=True))
+
+
 def adapt(model: nn.Module, config: GPTConfig) -> None:
     """Freeze a model but for what its config says is trained, which is made here."""
     model.requires_grad_(False)
+    if config.adapter == "prompt":
+        model.prompt = Prompt(config)
+    elif config.adapter == "prefix":
+        model.prefix = Prefix(config)
     if config.adapter == "bias":
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.endswith(".bias"))
+    if config.value_head:  # no weights tell it
+        cast(nn.Module, model.value).requires_grad_(True)
     for block in cast(nn.ModuleList, model.blocks):
         for name in NARROWED if config.adapter == "bottleneck" else updated(config):
             own = cast(Linear, block.get_submodule(name))
@@ -147,5 +204,5 @@ def adapt(model: nn.Module, config: GPTConfig) -> None:
 
 def parts_of(model: nn.Module) -> dict[str, nn.Module]:
     """What an adapter has added to a model, by name."""
-    kinds = (LowRank, Bottleneck)
+    kinds = (LowRank, Bottleneck, Prompt, Prefix)
     return {name: own for name, own in model.named_modules() if isinstance(own, kinds)}

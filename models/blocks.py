@@ -11,12 +11,11 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.cache import KVCache
+from models.cache import KeysValues, KVCache
 from models.configs.blocks import BlocksConfig
 from models.dropout import Dropout, is_keyed
 from models.layers import Linear, attention_weights, is_faster_written_out
 
-KeysValues = tuple[Tensor, Tensor]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": functional.relu,
     "gelu": functional.gelu,

@@ -10,6 +10,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+KeysValues = tuple[Tensor, Tensor]
+"""Of one layer, each (B, G, S, K)."""
+
 
 class Cache(Protocol):
     """What every model's memory has.
@@ -41,6 +44,8 @@ class KVCache:
         self.length = 0
         self.foreign: Any = None
         """What a model of the package transformers keeps instead."""
+        self.before: list[KeysValues] | None = None
+        """Of each layer, those of tokens that stand before all texts alike, each (1, G, P, K)."""
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

@@ -93,6 +93,10 @@ def build(config: ModelConfig) -> nn.Module:
         )
     module, _, name = family(config).module.partition(":")
     built: nn.Module = getattr(importlib.import_module(module), name)(config)
+    if isinstance(config, GPTConfig) and config.sparse:
+        from models.pruning import keep_zeros
+
+        keep_zeros(built)
     if isinstance(config, GPTConfig) and config.adapter is not None:
         from models.adapters import adapt
 

@@ -1,13 +1,19 @@
 """A decoder-only Transformer; GPT-2 and Llama are two settings of its config.
 
-B batch, T time (tokens), D model width, H heads, K head width, V vocabulary.
+B batch, T time (tokens), D model width, H heads, G key and value heads, K head width, V vocabulary,
+P virtual tokens.
 """
+
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from models.cache import KVCache
+from models.adapters import Prefix, Prompt
+from models.cache import KeysValues, KVCache
 from models.configs import GPTConfig
 from models.dropout import Dropout
 from models.language import LanguageModel, check_sequence
@@ -46,6 +52,8 @@ class GPT(LanguageModel):
             Block(config, layer, attention) for layer in range(config.layers)
         )
         self.norm = build_norm(config)
+        self.prompt: Prompt | None = None
+        self.prefix: Prefix | None = None
         self.finish()
 
     def hidden(
@@ -66,6 +74,9 @@ class GPT(LanguageModel):
             positions, mask = cache.placed(positions)  # (B, T), (B, 1, T, S)
         if config.mask != "causal":
             mask = other_mask(config, columns, cache, starts)
+        before = self.before(len(tokens), cache)
+        if before is not None and mask is not None:
+            mask = functional.pad(mask, (before[0][0].shape[2], 0), value=True)
         x = self.embedding(tokens)  # (B, T, D)
         rotary = None
         if config.positions == "rotary":
@@ -77,15 +88,44 @@ class GPT(LanguageModel):
             # drown embeddings of std 0.02.
             x = x * config.width**0.5 + sinusoidal_positions(positions, config.width).type_as(x)
         x = self.dropout(x)
-        for block in self.blocks:
+        for layer, block in enumerate(self.blocks):
+            own = None if before is None else before[layer]
             if self.activation_checkpointing and self.training and cache is None:
-                x = checkpoint(block, x, rotary, None, mask, use_reentrant=False)
+                x = checkpoint(block, x, rotary, None, mask, own, use_reentrant=False)
             else:
-                x = block(x, rotary, cache, mask)  # (B, T, D)
+                x = block(x, rotary, cache, mask, own)  # (B, T, D)
         if cache is not None:
             cache.length = end
         hidden: Tensor = self.norm(x)
         return hidden
+
+    def before(self, rows: int, cache: KVCache | None) -> list[KeysValues] | None:
+        """Keys and values of the virtual tokens in each layer. None: there are none.
+
+        They are the same for all texts, (1, G, P, K), unless dropout makes them a sample's own,
+        (B, G, P, K); a cache keeps them.
+        """
+        if self.prefix is not None:
+            found: list[KeysValues] = self.prefix()
+            return found
+        if self.prompt is None:
+            return None
+        if cache is not None and cache.before is not None:
+            return cache.before
+        x = self.prompt()[None]  # (1, P, D)
+        if self.training and self.config.dropout > 0:
+            x = x.expand(rows, -1, -1)
+        rotary = None
+        if self.config.positions == "rotary":
+            rotary = rotary_table(torch.arange(-x.shape[1], 0, device=x.device), self.config)
+        before = []
+        for block in cast(Iterable[Block], self.blocks):
+            _, k, v = block.attention.project(block.attention_norm(x), rotary)
+            before.append((k, v))
+            x = block(x, rotary)
+        if cache is not None:
+            cache.before = before
+        return before
 
     def new_cache(self, capacity: int, starts: Tensor | None = None) -> KVCache:
         """Return an empty cache of keys and values."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from models.cache import KVCache
+from models.cache import KeysValues, KVCache
 from models.configs import GPTConfig
 from models.dropout import Dropout, is_keyed
 from models.norms import RMSNorm
@@ -133,6 +133,13 @@ def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None, *, causal: bool
     return weights
 
 
+def behind(before: KeysValues, k: Tensor, v: Tensor) -> KeysValues:
+    """Keys and values (B, G, S, K) behind others (1 or B, G, P, K): each (B, G, P + S, K)."""
+    B = len(k)
+    old_k, old_v = (own.type_as(k).expand(B, -1, -1, -1) for own in before)
+    return torch.cat((old_k, k), 2), torch.cat((old_v, v), 2)
+
+
 class Attention(nn.Module):
     """Causal self-attention; H query heads share G key and value heads (Ainslie et al. 2023)."""
 
@@ -158,12 +165,23 @@ class Attention(nn.Module):
         self.output = Linear(self.heads * K, D, bias=config.bias, std=residual_std(config))
 
     def forward(
-        self, x: Tensor, rotary: Rotary | None, cache: KVCache | None, mask: Tensor | None = None
+        self,
+        x: Tensor,
+        rotary: Rotary | None,
+        cache: KVCache | None,
+        mask: Tensor | None = None,
+        before: KeysValues | None = None,
     ) -> Tensor:
-        """Mix each token of x (B, T, D) with those before it, or those of a mask: (B, T, D)."""
-        q, k, v = self._project(x, rotary)
+        """Mix each token of x (B, T, D) with those before it, or those of a mask: (B, T, D).
+
+        `before` are keys and values, each (1 or B, G, P, K), of tokens before all others; a mask
+        has columns for them, too.
+        """
+        q, k, v = self.project(x, rotary)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)  # (B, G, S, K)
+        if before is not None:
+            k, v = behind(before, k, v)  # (B, G, P + S, K)
         T, S = q.shape[2], k.shape[2]
         if (
             mask is None and 1 < T < S
@@ -210,18 +228,25 @@ class Attention(nn.Module):
         return self._mix(q, k, v, mask)
 
     def weights(
-        self, x: Tensor, rotary: Rotary | None, cache: KVCache | None, mask: Tensor | None = None
+        self,
+        x: Tensor,
+        rotary: Rotary | None,
+        cache: KVCache | None,
+        mask: Tensor | None = None,
+        before: KeysValues | None = None,
     ) -> Tensor:
-        """How much each token takes of each, without a cache: (B, H, T, T); see `forward`."""
+        """How much each token takes of each, without a cache: (B, H, T, P + T); see `forward`."""
         assert cache is None
-        q, k, _ = self._project(x, rotary)
+        q, k, v = self.project(x, rotary)
+        if before is not None:
+            k, _ = behind(before, k, v)
         return self.shares(q, k, mask)
 
     def shares(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
         """What q (B, H, T, K) takes of each value by k (B, G, S, K), fp32: (B, H, T, S)."""
         return attention_weights(q, self.ungrouped(k), mask, causal=mask is None)
 
-    def _project(self, x: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, T, K), keys and values (B, G, T, K) of x (B, T, D), turned if asked."""
         whole = self.heads + 2 * self.kv_heads
         qkv = self.qkv(x).unflatten(-1, (whole, self.head_width))  # (B, T, H + 2G, K)
@@ -315,8 +340,9 @@ class Block(nn.Module):
         rotary: Rotary | None,
         cache: KVCache | None = None,
         mask: Tensor | None = None,
+        before: KeysValues | None = None,
     ) -> Tensor:
         """Add what attention and feed-forward find to x (B, T, D): (B, T, D)."""
-        x = x + self.attention(self.attention_norm(x), rotary, cache, mask)
+        x = x + self.attention(self.attention_norm(x), rotary, cache, mask, before)
         x = x + self.ffn(self.ffn_norm(x))
         return x  # noqa: RET504

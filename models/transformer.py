@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.blocks import DecoderBlock, EncoderBlock, KeysValues, norm
-from models.cache import KVCache
+from models.blocks import DecoderBlock, EncoderBlock, norm
+from models.cache import KeysValues, KVCache
 from models.configs import TransformerConfig
 from models.dropout import Dropout, number_dropouts
 from models.layers import Embedding, Linear

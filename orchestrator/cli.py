@@ -112,6 +112,7 @@ VERBS = {
         "list, verify, compare, export and copy the checkpoints of runs", "checkpoint.command"
     ),
     "export": Verb("put the weights of a run into a folder for others", "export"),
+    "prune": Verb("take weights, heads or neurons that count least out of a model", "prune"),
     "ui": Verb("open the record of all runs in the MLflow UI", "ui"),
     "sync": Verb("send what MLflow lacks of runs, after an outage or a crash", "sync"),
     "cache": Verb("list what is kept of data, and prune what no run has used for long", "cache"),

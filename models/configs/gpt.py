@@ -20,7 +20,9 @@ ACTIVATIONS = ("gelu", "gelu_erf", "swiglu")
 SCALINGS = ("none", "linear", "llama3")
 SCORES = ("dot", "squared_dot", "negated_dot", "cosine", "additive")
 MASKS = ("causal", "sliding_window", "reversed", "none")
-ADAPTERS = ("lora", "bottleneck", "bias")
+ADAPTERS = ("lora", "bottleneck", "bias", "prompt", "prefix")
+VIRTUAL = ("prompt", "prefix")
+"""Adapters that are tokens which nobody has written."""
 TARGETS = ("query", "key", "value", "output", "gate", "up", "down")
 SEES_TARGET = ("reversed", "none")
 """Masks under which a token attends to the one that it predicts."""
@@ -93,10 +95,14 @@ class GPTConfig(CausalConfig):
     """For mask=sliding_window: tokens that a token attends to, itself among them. None: a quarter
     of max_positions."""
     adapter: str | None = None
-    """What is trained, beside weights that stay as they are: lora (low-rank updates of
+    """What is trained, with a value head, beside weights that stay: lora (low-rank updates of
     projections, Hu et al. 2021), bottleneck (a narrow layer behind attention and feed-forward,
-    Houlsby et al. 2019) or bias (biases alone, Ben Zaken et al. 2021). None: all weights are
-    trained."""
+    Houlsby et al. 2019), bias (biases alone, Ben Zaken et al. 2021), prompt (vectors in place of
+    tokens before each text, Lester et al. 2021) or prefix (keys and values there in each layer, Li
+    and Liang 2021). None: all weights are trained."""
+    adapter_tokens: int = 20
+    """For prompt and prefix: virtual tokens, which every token of a text attends to. Those of the
+    text keep their positions, so that as many as before have room."""
     adapter_rank: int = 8
     """For lora: rank of each update. For bottleneck: its units."""
     adapter_alpha: float = 16.0
@@ -106,6 +112,9 @@ class GPTConfig(CausalConfig):
     adapter_targets: list[str] = field(default_factory=lambda: ["query", "value"])
     """For lora: which projections get one: query, key, value and output of attention; gate (with
     swiglu), up and down of the feed-forward."""
+    sparse: bool = False
+    """Whether weights of the blocks' projections that are zero stay so in training, as `orchestrate
+    prune` has left them."""
     norm_eps: float = 1e-5
     """Added to the variance (layernorm) or mean square (rmsnorm)."""
     init_std: float = 0.02
@@ -124,7 +133,7 @@ class GPTConfig(CausalConfig):
         for name in ("kv_heads", "ffn_width", "head_dim", "rotary_trained_positions", "window"):
             if getattr(self, name) is not None:
                 check_size(name, getattr(self, name))
-        for name in ("bias", "qk_norm"):
+        for name in ("bias", "qk_norm", "sparse"):
             check_switch(name, getattr(self, name))
         if self.qkv_bias is not None:
             check_switch("qkv_bias", self.qkv_bias)
@@ -146,12 +155,8 @@ class GPTConfig(CausalConfig):
         """Check that there is something to train, and that updates are low-rank ones of it."""
         if self.adapter is not None:
             check_choice("adapter", self.adapter, ADAPTERS)
-            if self.value_head:
-                raise ValueError(
-                    f"model.adapter={self.adapter} trains itself alone, and a value head has to be "
-                    "trained, too; try model.adapter=null"
-                )
         check_size("adapter_rank", self.adapter_rank)
+        check_size("adapter_tokens", self.adapter_tokens)
         check_positive("adapter_alpha", self.adapter_alpha)
         check_probability("adapter_dropout", self.adapter_dropout)
         for target in self.adapter_targets:
@@ -168,6 +173,11 @@ class GPTConfig(CausalConfig):
             )
         if self.adapter != "lora":
             return
+        if self.sparse:
+            raise ValueError(
+                "model.adapter=lora fills the weights that model.sparse=true keeps at zero; try "
+                "model.adapter=bottleneck, or all weights with model.adapter=null"
+            )
         if not self.adapter_targets or len(set(self.adapter_targets)) < len(self.adapter_targets):
             raise ValueError(
                 f"model.adapter_targets={self.adapter_targets} must name projections, each once; "
@@ -241,6 +251,8 @@ class GPTConfig(CausalConfig):
             found |= dict.fromkeys(lora, "it is for model.adapter=lora")
         if self.adapter not in ("lora", "bottleneck"):
             found["adapter_rank"] = "it is for model.adapter=lora or bottleneck"
+        if self.adapter not in VIRTUAL:
+            found["adapter_tokens"] = "it is for model.adapter=prompt or prefix"
         if self.mask != "sliding_window":
             found["window"] = "it is for model.mask=sliding_window"
         return found
@@ -248,7 +260,7 @@ class GPTConfig(CausalConfig):
     @property
     def steps(self) -> bool:
         """Whether one token's pass is what weights and dot products make, by models/decoding."""
-        return self.score == "dot" and self.adapter != "bottleneck"
+        return self.score == "dot" and self.adapter not in ("bottleneck", *VIRTUAL)
 
     @property
     def head_width(self) -> int:

@@ -9,8 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from models.blocks import KeysValues
-from models.cache import KVCache
+from models.cache import KeysValues, KVCache
 from models.configs import TokenModelConfig
 from models.decoding.beams import Hypothesis, check_beams, search
 from models.decoding.generating import PADDING

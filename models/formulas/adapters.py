@@ -1,11 +1,13 @@
 """What of an adapted decoder-only Transformer is trained, from its config alone.
 
-D model width, H query heads, G key and value heads, K head width, F feed-forward width.
+D model width, H query heads, G key and value heads, K head width, F feed-forward width, L layers,
+P virtual tokens.
 """
 
 from dataclasses import fields, replace
 
-from models.configs import GPTConfig, ModelConfig
+from models.configs import GPTConfig, HFConfig, ModelConfig
+from models.configs.gpt import VIRTUAL
 from models.formulas.cost import Shape
 
 MARK = ".lora."  # in the name of each parameter of an update
@@ -56,12 +58,47 @@ def adapter_tensors(config: GPTConfig) -> dict[str, Shape]:
     return tensors
 
 
+def virtual_tokens(config: GPTConfig) -> int:
+    """P, how many tokens stand before each text that nobody has written."""
+    return config.adapter_tokens if config.adapter in VIRTUAL else 0
+
+
+def virtual_tensors(config: GPTConfig) -> dict[str, Shape]:
+    """What virtual tokens are, by name in the model."""
+    P = virtual_tokens(config)
+    if config.adapter == "prompt":
+        return {"prompt.vectors": (P, config.width)}
+    if config.adapter == "prefix":
+        shape = (config.layers, config.key_value_heads, P, config.head_width)
+        return {"prefix.keys": shape, "prefix.values": shape}
+    return {}
+
+
+def stays(config: ModelConfig) -> bool:
+    """Whether what a model was adapted by has no place in its weights, and remains beside them."""
+    return isinstance(config, GPTConfig) and config.adapter in ("bottleneck", *VIRTUAL)
+
+
+def stands_beside(config: ModelConfig) -> bool:
+    """Whether most weights of a model stay as those that it begins from."""
+    return isinstance(config, GPTConfig | HFConfig) and config.adapter is not None
+
+
+def learns(config: ModelConfig, name: str) -> bool:
+    """Whether a parameter is trained, by its name."""
+    if not stands_beside(config) or name.startswith("value."):
+        return True
+    assert isinstance(config, GPTConfig | HFConfig)
+    mark = ".bias" if config.adapter == "bias" else f".{config.adapter}."
+    return mark in f".{name}"
+
+
 def merged_config(config: ModelConfig) -> ModelConfig:
-    """That of the plain model which an adapted one is once its updates are in its weights; a
-    bottleneck has no place there, and stays.
+    """That of the plain model which an adapted one is once its updates are in its weights; as it
+    is where what adapts it `stays`.
     """
-    if not isinstance(config, GPTConfig) or config.adapter == "bottleneck":
+    if not isinstance(config, GPTConfig | HFConfig) or stays(config):
         return config
     names = (own.name for own in fields(config) if own.name.startswith("adapter"))
-    default = GPTConfig()
+    default = type(config)()
     return replace(config, **{name: getattr(default, name) for name in names})

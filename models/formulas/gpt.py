@@ -7,7 +7,12 @@ head width, F feed-forward width, V vocabulary.
 from math import prod
 
 from models.configs import GPTConfig
-from models.formulas.adapters import adapter_tensors, updated
+from models.formulas.adapters import (
+    adapter_tensors,
+    updated,
+    virtual_tensors,
+    virtual_tokens,
+)
 from models.formulas.cost import (
     Cost,
     Flops,
@@ -44,15 +49,18 @@ def gpt_cost(config: GPTConfig, vocab_size: int | None) -> Cost:
     tensors |= norm("norm", D, bias=own_bias)
     output, outputs = output_layer(config, V, D)
     tensors |= output
-    added = adapter_tensors(config)
-    updates = L * sum(map(prod, added.values()))
-    trained = None if config.adapter is None else updates
+    virtual, P = virtual_tensors(config), virtual_tokens(config)
+    tensors |= virtual
+    updates = L * sum(map(prod, adapter_tensors(config).values()))
+    trained = None if config.adapter is None else updates + sum(map(prod, virtual.values()))
     if config.adapter == "bias":
         trained = sum(prod(s) for name, s in tensors.items() if name.endswith(".bias"))
+    if trained is not None and config.value_head:
+        trained += D + (config.adapter != "bias")  # whose sum has the head's
     multiplied = (H + 2 * G) * K * D + H * K * D + D * config.feed_forward_width * _ups(config)
 
     def flops(T: int) -> Flops:
-        attention = 4 * L * H * K * T * T
+        attention = 4 * L * H * K * T * (T + P)
         weights = L * multiplied + outputs * D  # that each token meets
         blocks = 2 * T * (L * multiplied + updates) + attention
         frozen = 0 if trained is None else 2 * T * weights

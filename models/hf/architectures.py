@@ -270,6 +270,8 @@ def to_theirs(config: GPTConfig) -> dict[str, Any]:
         raise NotOurs(f"model.score={config.score} is for study, and theirs is dot")
     if config.value_head:
         raise NotOurs("model.value_head=true tells values, and theirs tells the next token")
+    if config.adapter is not None:
+        raise NotOurs(f"model.adapter={config.adapter} has no place in their weights")
     if config.sees_target:
         raise NotOurs(f"model.mask={config.mask} is for study, and theirs is causal")
     if config.positions == "rotary":

@@ -39,12 +39,16 @@ def _counted(described: str) -> Cost:
         for p in model.parameters()
         if p.ndim == 2 and p is not head and id(p) not in tables
     )
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    frozen = model.config.adapter is not None
     theirs: Any = model.theirs.config.get_text_config()
     attends = getattr(theirs, "num_hidden_layers", 0) * getattr(theirs, "hidden_size", 0)
 
     def flops(T: int) -> Flops:
         attention = 4 * attends * T * T
         blocks = 2 * T * multiplied + attention
-        return Flops(blocks + 2 * T * head.numel(), attention, blocks)
+        spared = 2 * T * (multiplied + head.numel() - trained) if frozen else 0
+        return Flops(blocks + 2 * T * head.numel(), attention, blocks, spared)
 
-    return Cost({name: tuple(p.shape) for name, p in model.named_parameters()}, flops)
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    return Cost(shapes, flops, trained=trained if frozen else None)

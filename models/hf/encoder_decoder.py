@@ -6,8 +6,7 @@ B batch, S source tokens, T target tokens, D model width, V vocabulary.
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.blocks import KeysValues
-from models.cache import KVCache
+from models.cache import KeysValues, KVCache
 from models.configs.hf import HFConfig
 from models.hf.wrapped import HFModel
 

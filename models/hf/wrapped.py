@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from models.cache import KVCache
 from models.configs.hf import HFConfig
 from models.formulas.loss import LOGITS_BYTES
+from models.hf.adapting import adapt_theirs
 from models.hf.tensors import Part
 from models.loss import chunks_of, graded, scores_of_logits
 
@@ -77,6 +78,8 @@ class HFModel(nn.Module):
             if [*each.parameters(recurse=False), *each.buffers(recurse=False)]:
                 # Made one after another, as every model here: their own way to draw a module.
                 each.reset_parameters = partial(draw, each)
+        if config.adapter is not None:
+            adapt_theirs(self.theirs, config)
 
     def forward(
         self,

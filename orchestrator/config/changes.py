@@ -57,8 +57,9 @@ _KINDS: dict[Change, Mapping[str, str]] = {
         "task model_type settings layers width "
         "heads head_dim kv_heads ffn_width norm positions activation bias qkv_bias qk_norm "
         "tied_embedding rotary_base rotary_scaling rotary_factor rotary_trained_positions "
-        "norm_eps init_std score mask window hidden init cost norm_order shared_embedding "
-        "segments classes value_head adapter adapter_rank adapter_alpha adapter_targets",
+        "norm_eps init_std score mask window sparse hidden init cost norm_order shared_embedding "
+        "segments classes value_head adapter adapter_rank adapter_tokens adapter_alpha "
+        "adapter_targets",
         "optim": "name",
     },
 }

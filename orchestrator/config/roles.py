@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar, get_type_hints
 
-from models.configs import ModelConfig
+from models.configs import GPTConfig, ModelConfig
 from orchestrator.config.engine import EngineConfig
 from orchestrator.config.optim import OWN_SETTINGS, OptimConfig
 
@@ -36,9 +36,15 @@ class RoleConfig:
     """None: it is not trained."""
 
     def __post_init__(self) -> None:
-        """Check that the engine can carry out the optimizer."""
-        if self.optim is not None:
-            self.optim.check_engine(self.engine)
+        """Check that the engine can carry out the optimizer, and that it keeps zeros."""
+        if self.optim is None:
+            return
+        self.optim.check_engine(self.engine)
+        if self.optim.name == "muon" and isinstance(self.model, GPTConfig) and self.model.sparse:
+            raise ValueError(
+                "optim.name=muon mixes the gradients of all weights of a matrix, and would fill "
+                "the zeros that model.sparse=true keeps; try optim=adamw"
+            )
 
     def check_recomputation(self) -> None:
         """Raise ValueError if the engine shall recompute what the model always keeps."""

@@ -81,9 +81,11 @@ class Plan:
 
     @property
     def checkpoint_bytes(self) -> int:
-        """Size of one checkpoint: the models that are trained, with their optimizer state."""
+        """Size of one checkpoint: of models that are trained, or of what adapts them, with the
+        state of their optimizers.
+        """
         return sum(
-            STATE_BYTES * (role.parameters + role.trained * role.config.optim.kept_at_most)
+            STATE_BYTES * role.trained * (1 + role.config.optim.kept_at_most)
             for role in self.outline.roles.values()
             if role.config.optim is not None
         )

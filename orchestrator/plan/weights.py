@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from models.configs import GPTConfig, ModelConfig
+from models.configs import ModelConfig
+from models.formulas.adapters import stands_beside
 from orchestrator.config import JobConfig
 from orchestrator.stages import Outline
 from orchestrator.stages.weights import verified_weights
@@ -22,11 +23,10 @@ def find_weights(outline: Outline) -> Mapping[str, "Weights"]:
     """
     for name, role in outline.roles.items():
         model = role.config.model
-        if isinstance(model, GPTConfig) and model.adapter is not None and model.weights is None:
+        if stands_beside(model) and model.weights is None:
             raise ValueError(
-                f"model.adapter={model.adapter} trains a few parameters beside weights that stay, "
-                f"and those of the role {name} would be random; add model.weights=RUN, or leave "
-                "the adapter out"
+                "model.adapter trains a few parameters beside weights that stay, and those of the "
+                f"role {name} would be random; add model.weights=RUN, or leave the adapter out"
             )
     named = {
         name: role.config.model

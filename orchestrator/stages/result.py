@@ -39,9 +39,15 @@ class Result:
     """What to type next: a label, and a command in which {run} is the run folder."""
 
 
-def share(value: float, number: int) -> str:
-    """A share of so many, with its interval of 95% by Wilson 1927."""
+def interval(right: int, number: int) -> tuple[float, float]:
+    """Between which shares that of so many lies, at 95%, by Wilson 1927: at none and all, too."""
     from scipy.stats import binomtest
 
-    found = binomtest(round(value * number), number).proportion_ci(method="wilson")
-    return f"{value:.1%} ({found.low:.1%} to {found.high:.1%})"
+    found = binomtest(right, number).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
+
+
+def share(value: float, number: int) -> str:
+    """A share of so many, with its interval."""
+    low, high = interval(round(value * number), number)
+    return f"{value:.1%} ({low:.1%} to {high:.1%})"

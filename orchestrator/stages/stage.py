@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from data.messages import counted
 from models import cost
+from models.formulas.adapters import stays
 from orchestrator.config import JobConfig, RoleConfig, StageConfig
 from orchestrator.record.journal import Journal
 
@@ -81,8 +82,10 @@ class RoleOutline:
     @property
     def line(self) -> str:
         """The model in a line of a plan."""
+        model = self.config.model
         few = "" if self.trained == self.parameters else f", {self.trained:,} of them trained"
-        return f"{self.config.model.family}, {self.parameters:,} parameters{few}"
+        kept = "; they can't be merged, and stay beside the weights" if stays(model) else ""
+        return f"{model.family}, {self.parameters:,} parameters{few}{kept}"
 
 
 @dataclass(frozen=True)

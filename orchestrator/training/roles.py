@@ -1,15 +1,17 @@
 """Roles at work: several models in one process, each under its own engine and ZeRO stage."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from models.formulas.adapters import learns, stands_beside
 from orchestrator.config import RoleConfig
 from orchestrator.training import checkpoint, engine
-from orchestrator.training.checkpoint import SavedRole
+from orchestrator.training.checkpoint import Beside, SavedRole, Weights
 from orchestrator.training.engine import Engine
-from orchestrator.training.state import StateReader
+from orchestrator.training.state import Slice, StateReader
 from orchestrator.training.transfer import transferred
 
 
@@ -20,14 +22,19 @@ class Role:
     name: str
     config: RoleConfig
     engine: Engine
+    base: Weights | None = None
+    """Where what an adapter stands beside is saved already."""
 
     @property
     def saved(self) -> SavedRole:
-        """What a checkpoint keeps of it."""
-        optim = self.config.optim
-        return SavedRole(
-            self.engine.state, self.config.model, None if optim is None else optim.name
-        )
+        """What a checkpoint keeps of it: all, or beside its base what is trained."""
+        optim, model = self.config.optim, self.config.model
+        name = None if optim is None else optim.name
+        return SavedRole(self._state, model, name, self.base)
+
+    def _state(self) -> Iterator[Slice]:
+        model = self.config.model
+        return (own for own in self.engine.state() if self.base is None or learns(model, own.name))
 
 
 def build_role(
@@ -57,11 +64,13 @@ def build_role(
         DifferentState: the saved state is that of another model or optimizer.
     """
     reader, resumed_step = resumed or (None, None)
+    base = reader.weights if isinstance(reader, Beside) else None
     if reader is None and config.model.weights is not None:
         saved = checkpoint.open_weights(
             Path(config.model.weights), config.model.weights_role, verified=True
-        ).reader
-        reader = transferred(saved, config.model, seed)
+        )
+        reader = transferred(saved.reader, config.model, seed)
+        base = saved.named() if stands_beside(config.model) else None
     built = engine.build(
         config.model,
         config.engine,
@@ -73,4 +82,4 @@ def build_role(
         reader=reader,
         resumed_step=resumed_step,
     )
-    return Role(name, config, built)
+    return Role(name, config, built, base)

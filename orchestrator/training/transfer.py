@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.adapters import parts_of
+from models.adapters import Prompt, parts_of
 from models.configs import ModelConfig
 from orchestrator.training.materialise import materialise, on_meta
 from orchestrator.training.state import WEIGHT, StateReader
@@ -53,7 +53,9 @@ class Transferred:
 def transferred(saved: StateReader, model: ModelConfig, seed: int) -> Transferred:
     """What a model takes of saved weights: all but output layers of its family that differ.
 
-    The updates of an adapter begin anew, too: saved weights come with theirs merged.
+    What an adapter adds begins anew, too, unless the saved weights have it: those of a run with
+    updates come with them merged. A prompt begins as the vectors of some tokens (Lester et al.
+    2021, section 3.2).
 
     Whether all else is there is for the caller to check (`check_parameters`).
 
@@ -79,8 +81,22 @@ def transferred(saved: StateReader, model: ModelConfig, seed: int) -> Transferre
             part = made.get_submodule(head)
             materialise(part, torch.device("cpu"), seed=seed)
             drawn |= {f"{head}.{name}": p.detach() for name, p in part.named_parameters()}
-    adapters = parts_of(made)
+    adapters = {
+        place: part
+        for place, part in parts_of(made).items()
+        if not all(f"{place}.{name}" in theirs for name, _ in part.named_parameters())
+    }
     materialise(nn.ModuleList(adapters.values()), torch.device("cpu"), seed=seed)
     for place, part in adapters.items():
+        if isinstance(part, Prompt):
+            part.vectors.data = _some_rows(saved, "embedding.weight", len(part.vectors), seed)
         drawn |= {f"{place}.{name}": p.detach() for name, p in part.named_parameters()}
     return Transferred(saved, drawn, tuple(left))
+
+
+def _some_rows(saved: StateReader, name: str, count: int, seed: int) -> Tensor:
+    """Rows of a saved table (rows, width), drawn with replacement: (count, width)."""
+    rows, width = saved.shape(name)
+    places = torch.randint(rows, (count,), generator=torch.Generator().manual_seed(seed))
+    found = [saved.read(name, WEIGHT, n * width, (n + 1) * width) for n in places.tolist()]
+    return torch.stack(found)

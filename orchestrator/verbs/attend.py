@@ -137,6 +137,8 @@ def _maps(model: nn.Module, rows: list[list[int]]) -> Maps:
     import torch
 
     from models.attention_maps import recorded
+    from models.formulas.adapters import virtual_tokens
+    from models.gpt import GPT
     from models.hf.wrapped import HFModel
 
     if isinstance(model, HFModel):
@@ -147,7 +149,9 @@ def _maps(model: nn.Module, rows: list[list[int]]) -> Maps:
         model(*(torch.tensor([row]) for row in rows))
     if not found:
         raise ValueError("the model has no attention that can be looked at")
-    return {name: own[0] for name, own in found.items()}
+    # What goes to virtual tokens, which have no text, is not shown.
+    before = virtual_tokens(model.config) if isinstance(model, GPT) else 0
+    return {name: own[0, ..., before:] for name, own in found.items()}
 
 
 def _kinds(maps: Maps, crossed: bool) -> dict[str, Maps]:

@@ -306,6 +306,10 @@ def test_a_setting_of_an_optimizer_and_its_schedule_is_read_or_refused(name, sch
             GPTConfig(vocab_size=5, layers=1, width=8, adapter=own, adapter_rank=2)
             for own in ("lora", "bottleneck")
         ),
+        *(
+            GPTConfig(vocab_size=5, layers=1, width=8, adapter=own, adapter_tokens=2)
+            for own in ("prompt", "prefix")
+        ),
         *(kind(vocab_size=5, layers=1, width=8) for kind in (TransformerConfig, BertConfig)),
         MLPConfig(inputs=64, outputs=10),
         MLPConfig(inputs=64, outputs=10, hidden=[]),

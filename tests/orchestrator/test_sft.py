@@ -315,6 +315,7 @@ def test_its_checkpoint_keeps_updates_beside_the_weights_they_started_from(adapt
     raw, plain = checkpoint.open_role(saved), checkpoint.load_model(saved)
     before = checkpoint.load_model(newest_valid(trained(corpus) / "checkpoints")[0])
     assert f"{models.cost.trained_parameters(saved.model_config()):,} of them trained" in answer.out
+    assert {n for n in raw.names() if ".lora." in n} == set(saved.role()[1].tensors), "no others"
     for name, weight in before.named_parameters():
         assert torch.equal(checkpoint.read_whole(raw, name), weight), name
         assert raw.keys(name) == {"weight"}, "no optimizer state"

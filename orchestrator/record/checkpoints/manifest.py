@@ -69,6 +69,21 @@ class SavedTensor:
 
 
 @dataclass(frozen=True)
+class Base:
+    """Saved weights that a checkpoint stands beside: it holds what was trained, and not these."""
+
+    path: str
+    """Their checkpoint or folder."""
+    relative: str
+    """The same as seen from the checkpoint, for what is moved together."""
+    role: str
+    """Which model of several there."""
+    sha256: str
+    """Their name in every record: of the manifest of the checkpoint that they come from, or of
+    files of Hugging Face."""
+
+
+@dataclass(frozen=True)
 class RoleRecord:
     """A model with a purpose, as it was saved."""
 
@@ -78,6 +93,8 @@ class RoleRecord:
     """Whose state was saved; None: a model that was not trained."""
     tensors: dict[str, SavedTensor] | None
     """None in the format before: the files hold whole tensors."""
+    base: Base | None = None
+    """Where the tensors are that these are not."""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -85,7 +102,8 @@ class RoleRecord:
             name: {"shape": t.shape, "keys": t.keys, "slices": t.slices}
             for name, t in (self.tensors or {}).items()
         }
-        return {"model": self.model, "optimizer": self.optimizer, "tensors": tensors}
+        plain = {"model": self.model, "optimizer": self.optimizer, "tensors": tensors}
+        return plain if self.base is None else {**plain, "base": asdict(self.base)}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "RoleRecord":
@@ -98,7 +116,8 @@ class RoleRecord:
             )
             for name, t in plain["tensors"].items()
         }
-        return cls(plain["model"], plain["optimizer"], tensors)
+        base = Base(**plain["base"]) if "base" in plain else None
+        return cls(plain["model"], plain["optimizer"], tensors, base)
 
 
 @dataclass(frozen=True)

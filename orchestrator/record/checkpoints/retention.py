@@ -21,6 +21,8 @@ from orchestrator.record.fencing import Fence
 
 EXPIRED = "expired"
 """In a checkpoint that was to be deleted while somebody held it."""
+NEEDED = "needed"
+"""In a checkpoint beside which what another run has learned stands."""
 
 
 class Retention:
@@ -78,7 +80,7 @@ class Retention:
         """Whether a checkpoint stays that is not among the newest."""
         every, step = self._keep_every, path.name.removeprefix("step_")
         for_ever = every is not None and step.isdigit() and int(step) % every == 0
-        return for_ever or path in (written.path, self.best)
+        return for_ever or path in (written.path, self.best) or (path / NEEDED).exists()
 
     def _is_sound(self, path: Path) -> bool:
         if path not in self._sound:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.stages.result import Table
+from orchestrator.stages.result import Table, interval
 
 Matrix = NDArray[np.int64]
 Told = NDArray[np.int64]
@@ -33,16 +33,13 @@ def accuracy_table(matrix: Matrix) -> Table:
 
     Beside it what it takes to beat: the class that most of them have, told of each.
     """
-    from scipy.stats import binomtest
-
     examples, most = int(matrix.sum()), int(matrix.sum(1).max())
     rows = [
-        (name, f"{right / examples:.1%}", "{:.1%} to {:.1%}".format(*interval))
+        (name, f"{right / examples:.1%}", "{:.1%} to {:.1%}".format(*interval(right, examples)))
         for name, right in (
             ("this model", int(matrix.trace())),
             ("always the most frequent class", most),
         )
-        for interval in (binomtest(right, examples).proportion_ci(method="wilson"),)
     ]
     return Table("accuracy", (f"of {examples:,} examples", "right", "95% interval"), tuple(rows), 0)
 

@@ -16,6 +16,7 @@ from orchestrator.stages.dpo.stage import OWN, DPOConfig
 from orchestrator.stages.examples.driving import outline_of, ready_of
 from orchestrator.stages.examples.published import open_arrays
 from orchestrator.stages.examples.ragged import filled_lengths
+from orchestrator.stages.examples.splitting import left_out
 from orchestrator.stages.language.roles import language_role, tokenizer_of_all
 from orchestrator.stages.rewards import RULES
 from orchestrator.stages.stage import (
@@ -77,10 +78,7 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
         found = verified_weights(model.weights, model.weights_role, allow_pickle=model.allow_pickle)
         published = replace(published, reference=(str(found.path), found.manifest_sha256))
     if published.too_long:
-        say(
-            f"data: left out as longer than stage.sequence_length={stage.sequence_length}: "
-            f"{published.too_long:,} pairs"
-        )
+        say(left_out(published.too_long, "pair", f"stage.sequence_length={stage.sequence_length}"))
     data = (
         f"{_source(stage)}: {published.train:,} train and {published.validation:,} held-out pairs, "
         f"{published.tokens:.1f} tokens a row"

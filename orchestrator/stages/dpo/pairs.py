@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 
 from data import Tokenizer
 from data.chat import ChatRow, ChatTemplate
-from data.messages import counted as told
 from data.order import Ids
 from data.sources.conversation import Preference
 from orchestrator.record.checkpoints.manifest import TOKENIZER
 from orchestrator.stages.examples.published import Published, publish_arrays
 from orchestrator.stages.examples.ragged import joined, padded
-from orchestrator.stages.examples.splitting import is_held_out
+from orchestrator.stages.examples.splitting import check_splits, is_held_out
 
 VERSION = 2  # of what is in a published folder
 SPLITS, ARRAYS = ("train", "validation"), ("tokens", "answers", "ends")
@@ -186,13 +185,14 @@ def publish_preferences(
         if held_out:
             asked.append([pair.chosen[-2][1], pair.reference or pair.chosen[-1][1]])
     count = {name: len(own) // 2 for name, own in rows.items()}
-    if not all(count.values()):
-        raise ValueError(
-            f"{source} gives {told(count['train'], 'pair')} for training and "
-            f"{count['validation']} for validation, {too_long} left out as longer than "
-            f"stage.sequence_length={sequence_length} tokens, and both need some; give more "
-            f"pairs, or another stage.validation_fraction than {validation_fraction}"
-        )
+    check_splits(
+        count,
+        too_long,
+        source=source,
+        kind="pair",
+        limit=f"stage.sequence_length={sequence_length}",
+        fraction=validation_fraction,
+    )
     arrays: dict[str, NDArray[Any]] = {}
     for name, own in rows.items():
         arrays[f"{name}-tokens"], arrays[f"{name}-ends"] = joined([row.tokens for row in own])

@@ -12,6 +12,7 @@ from orchestrator.config import JobConfig
 from orchestrator.stages.examples.driving import outline_of, ready_of
 from orchestrator.stages.examples.published import open_arrays
 from orchestrator.stages.examples.ragged import filled_lengths
+from orchestrator.stages.examples.splitting import left_out
 from orchestrator.stages.language.roles import tokenizer_of_weights, value_role, vocabulary_of
 from orchestrator.stages.reward.rankings import PublishedRankings, publish_rankings
 from orchestrator.stages.reward.stage import OWN, RewardConfig
@@ -62,10 +63,8 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
         known=tokenizer_of_weights(config),
     )
     if published.too_long:
-        say(
-            f"data: left out as longer than stage.sequence_length={stage.sequence_length}: "
-            f"{published.too_long:,} examples"
-        )
+        limit = f"stage.sequence_length={stage.sequence_length}"
+        say(left_out(published.too_long, "example", limit))
     data = (
         f"{_source(stage)}: {published.train:,} train examples with {published.answers:,} answers, "
         f"{published.tokens:.1f} tokens each; {published.validation:,} held out"

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from data import Tokenizer, TokenizerConfig
 from data.chat import ChatTemplate
-from data.messages import counted as told
 from data.order import Ids
 from data.records import Message
 from data.sources.conversation import Ranking
@@ -22,7 +21,7 @@ from data.tokenizer import load_or_train
 from orchestrator.record.checkpoints.manifest import TOKENIZER
 from orchestrator.stages.examples.published import Published, publish_arrays
 from orchestrator.stages.examples.ragged import joined, padded
-from orchestrator.stages.examples.splitting import is_held_out
+from orchestrator.stages.examples.splitting import check_splits, is_held_out
 
 VERSION = 1  # of what is in a published folder
 ARRAYS = ("tokens", "ends", "starts", "last", "scores", "targets", "margins")
@@ -166,13 +165,14 @@ def publish_rankings(
         too_long += len(split) - len(kept)
         arrays |= {f"{name}-{key}": array for key, array in _arrays(kept).items()}
     count = {name: len(arrays[f"{name}-last"]) for name in splits}
-    if not all(count.values()):
-        raise ValueError(
-            f"{source} gives {told(count['train'], 'example')} for training and "
-            f"{count['validation']} for validation, {too_long} left out as longer than "
-            f"stage.sequence_length={sequence_length} tokens, and both need some; give more "
-            f"examples, or another stage.validation_fraction than {validation_fraction}"
-        )
+    check_splits(
+        count,
+        too_long,
+        source=source,
+        kind="example",
+        limit=f"stage.sequence_length={sequence_length}",
+        fraction=validation_fraction,
+    )
     scores = arrays["train-scores"].astype(np.float64)
     for name in splits:
         own = (arrays[f"{name}-scores"] - scores.mean()) / (scores.std() or 1.0)

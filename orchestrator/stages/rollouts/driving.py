@@ -15,6 +15,7 @@ from orchestrator.config import JobConfig, RoleConfig
 from orchestrator.stages.examples.driving import ready_of
 from orchestrator.stages.examples.published import open_arrays
 from orchestrator.stages.examples.ragged import filled_lengths
+from orchestrator.stages.examples.splitting import left_out
 from orchestrator.stages.language.roles import language_role, tokenizer_of_all, value_role
 from orchestrator.stages.rollouts.prompts import PublishedPrompts, publish_prompts
 from orchestrator.stages.rollouts.section import OWN, RolloutConfig
@@ -66,10 +67,7 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
         cache=cache_root(),
     )
     if published.too_long:
-        say(
-            f"data: left out as longer than stage.prompt_tokens={stage.prompt_tokens}: "
-            f"{published.too_long:,} prompts"
-        )
+        say(left_out(published.too_long, "prompt", f"stage.prompt_tokens={stage.prompt_tokens}"))
     data = (
         f"{_source(stage)}: {published.train:,} train and {published.validation:,} held-out "
         f"prompts, {published.tokens:.1f} tokens a prompt"

@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 
 from data import Tokenizer
 from data.chat import ChatTemplate
-from data.messages import counted as told
 from data.order import Ids
 from data.sources.conversation import Conversation
 from orchestrator.record.checkpoints.manifest import TOKENIZER
 from orchestrator.stages.examples.published import Published, open_arrays, publish_arrays
 from orchestrator.stages.examples.ragged import joined
-from orchestrator.stages.examples.splitting import is_held_out
+from orchestrator.stages.examples.splitting import check_splits, is_held_out
 
 VERSION = 1  # of what is in a published folder
 SPLITS = ("train", "validation")
@@ -132,14 +131,14 @@ def publish_prompts(
         rows[split].append(prompt)
         texts[split].append((asked[-1], one.messages[last][1]))
     count = {name: len(own) for name, own in rows.items()}
-    if not all(count.values()):
-        raise ValueError(
-            f"{source} gives {told(count['train'], 'prompt')} for training and "
-            f"{count['validation']} for validation, {too_long} left out as longer than "
-            f"stage.prompt_tokens={prompt_tokens}, and both need some; give more prompts, a larger "
-            "stage.prompt_tokens, or another stage.validation_fraction than "
-            f"{validation_fraction}"
-        )
+    check_splits(
+        count,
+        too_long,
+        source=source,
+        kind="prompt",
+        limit=f"stage.prompt_tokens={prompt_tokens}",
+        fraction=validation_fraction,
+    )
     arrays: dict[str, NDArray[Any]] = {}
     for name, own in rows.items():
         arrays[f"{name}-tokens"], arrays[f"{name}-ends"] = joined(own)

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from data import Batch, Tokenizer, TokenizerConfig
 from data.chat import ChatRow, ChatTemplate
-from data.messages import counted as told
 from data.order import Ids
 from data.records import Message
 from data.sources.conversation import Conversation
@@ -23,7 +22,7 @@ from data.tokenizer import load_or_train
 from orchestrator.record.checkpoints.manifest import TOKENIZER
 from orchestrator.stages.examples.published import Arrays, Published, publish_arrays
 from orchestrator.stages.examples.ragged import joined, padded
-from orchestrator.stages.examples.splitting import is_held_out
+from orchestrator.stages.examples.splitting import check_splits, is_held_out
 from orchestrator.stages.sft.base import BASE, BaseText
 
 VERSION = 2  # of what is in a published folder
@@ -158,13 +157,14 @@ def publish_conversations(
     for name, kept in fits.items():
         splits[name] = [own for own, fit in zip(splits[name], kept, strict=True) if fit]
         rows[name] = [own for own, fit in zip(rows[name], kept, strict=True) if fit]
-    if not all(splits.values()):
-        raise ValueError(
-            f"{source} gives {told(len(splits['train']), 'conversation')} for training and "
-            f"{len(splits['validation'])} for validation, {too_long} left out as longer than "
-            f"stage.sequence_length={sequence_length} tokens, and both need some; give more "
-            f"conversations, or another stage.validation_fraction than {validation_fraction}"
-        )
+    check_splits(
+        {name: len(own) for name, own in splits.items()},
+        too_long,
+        source=source,
+        kind="conversation",
+        limit=f"stage.sequence_length={sequence_length}",
+        fraction=validation_fraction,
+    )
     arrays: Arrays = {}
     for name, own in rows.items():
         lengths = [len(row.tokens) for row in own]

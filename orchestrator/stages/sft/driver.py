@@ -11,6 +11,7 @@ from data.sources.conversations import file_conversations
 from data.sources.python_questions import python_questions
 from orchestrator.config import JobConfig
 from orchestrator.stages.examples.driving import outline_of, ready_of
+from orchestrator.stages.examples.splitting import left_out
 from orchestrator.stages.language.preparing import describe
 from orchestrator.stages.language.roles import language_role, tokenizer_of_weights, vocabulary_of
 from orchestrator.stages.sft.base import base_text
@@ -66,10 +67,8 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
         replay_fraction=stage.replay_fraction,
     )
     if published.too_long:
-        say(
-            f"data: left out as longer than stage.sequence_length={stage.sequence_length}: "
-            f"{published.too_long:,} conversations"
-        )
+        limit = f"stage.sequence_length={stage.sequence_length}"
+        say(left_out(published.too_long, "conversation", limit))
     data = (
         f"{_source(stage)}: {published.conversations:,} train conversations in "
         f"{published.train - published.replayed:,} rows, {published.answered:.0%} of their tokens "

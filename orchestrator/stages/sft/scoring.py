@@ -16,7 +16,7 @@ from data.records import Message
 from models.decoding import Sampling
 from orchestrator.stages.examples.feeding import evaluation
 from orchestrator.stages.language.sampling import continued
-from orchestrator.stages.result import Table
+from orchestrator.stages.result import Table, interval
 from orchestrator.stages.sft.conversations import Split
 from orchestrator.training import distributed
 from orchestrator.training.engine import Engine
@@ -89,23 +89,21 @@ def _score(measured: Measured, chosen: NDArray[np.bool_], seed: int) -> dict[str
     """Intervals: of the loss by the percentile bootstrap over conversations (Efron 1979), of the
     exact ones by Wilson 1927, which holds at none and all, too.
     """
-    from scipy.stats import binomtest
-
     nats, tokens, exact = (own[chosen] for own in (measured.nats, measured.tokens, measured.exact))
     number, right = len(nats), int(exact.sum())
     rng = np.random.default_rng(seed)
     drawn = (rng.integers(0, number, number) for _ in range(RESAMPLES))
     resampled = [nats[again].sum() / tokens[again].sum() for again in drawn]
     low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    share = binomtest(right, number).proportion_ci(CONFIDENCE, method="wilson")
+    exact_low, exact_high = interval(right, number)
     return {
         "number": number,
         "loss": float(nats.sum() / tokens.sum()),
         "loss_low": float(low),
         "loss_high": float(high),
         "exact": right / number,
-        "exact_low": float(share.low),
-        "exact_high": float(share.high),
+        "exact_low": exact_low,
+        "exact_high": exact_high,
     }
 
 

@@ -12,6 +12,7 @@ from data.sources.pairs import file_pairs
 from models.configs import reads_tokens
 from orchestrator.config import JobConfig
 from orchestrator.stages.examples.driving import outline_of, ready_of
+from orchestrator.stages.examples.splitting import left_out
 from orchestrator.stages.language.roles import language_role, tokenizer_of_weights, vocabulary_of
 from orchestrator.stages.stage import Outline, Ready, Say, Score, Shown
 from orchestrator.stages.translate.pairs import PublishedPairs, publish_pairs
@@ -53,6 +54,7 @@ def estimate(config: JobConfig, start: "Checkpoint | None") -> Outline:
 def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
     """Read or make the pairs and publish them; check that the job can go on from `start`."""
     stage = config.section(TranslateConfig)
+    longest = reads_tokens(config.role("model").model).max_positions
     say(f"reading {_source(stage)}")
     published = publish_pairs(
         _pairs(config, stage),
@@ -60,12 +62,12 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
         config.tokenizer,
         validation_fraction=stage.validation_fraction,
         seed=config.seed,
-        longest=reads_tokens(config.role("model").model).max_positions,
+        longest=longest,
         cache=cache_root(),
         known=tokenizer_of_weights(config),
     )
     if published.too_long:
-        say(f"data: left out as longer than the model's positions: {published.too_long:,} pairs")
+        say(left_out(published.too_long, "pair", f"model.max_positions={longest}"))
     data = (
         f"{_source(stage)}: {published.train:,} train and {published.validation:,} held-out pairs, "
         f"{published.tokens:.1f} tokens a text"

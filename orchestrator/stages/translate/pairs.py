@@ -14,14 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data import Tokenizer, TokenizerConfig
-from data.messages import counted as told
 from data.order import Ids
 from data.sources.pair import Pair
 from data.tokenizer import load_or_train
 from orchestrator.record.checkpoints.manifest import TOKENIZER
 from orchestrator.stages.examples.published import Published, publish_arrays
 from orchestrator.stages.examples.ragged import joined, padded
-from orchestrator.stages.examples.splitting import is_held_out
+from orchestrator.stages.examples.splitting import check_splits, is_held_out
 
 VERSION = 1  # of what is in a published folder
 TEXTS = "validation.json"
@@ -149,13 +148,14 @@ def publish_pairs(
         number = [kinds.index(pair.kind) for pair in splits[name]]
         arrays[f"{name}-kinds"] = np.array(number, dtype=np.int64)
     count = {name: len(own) for name, own in splits.items()}
-    if not all(count.values()):
-        raise ValueError(
-            f"{source} gives {told(count['train'], 'pair')} for training and "
-            f"{count['validation']} for validation, {too_long} left out as longer than "
-            f"model.max_positions={longest} tokens, and both need some; give more pairs, or "
-            f"another stage.validation_fraction than {validation_fraction}"
-        )
+    check_splits(
+        count,
+        too_long,
+        source=source,
+        kind="pair",
+        limit=f"model.max_positions={longest}",
+        fraction=validation_fraction,
+    )
     held_out = [[pair.source, pair.target, pair.kind] for pair in splits["validation"]]
     files = {TOKENIZER: made.json, TEXTS: json.dumps(held_out)}
     fingerprint = publish_arrays(arrays, {"version": VERSION, "kinds": kinds}, cache, files)

@@ -7,8 +7,9 @@ stage adds (such as its position in the data), and size and sha256 of every file
 on the engine, ZeRO stage or world size that wrote it, and reading needs neither Ray nor DeepSpeed
 nor pickle. A folder without a manifest, or with a file that does not match it, is not a checkpoint.
 
-saver       saves behind the training      reading    a role, by ranges
-writing     `save`, on every rank          exporting  weights alone, for others
+saver       saves behind the training      reading    files of tensors, by ranges
+writing     `save`, on every rank          opening    a role, its weights, its model
+exporting   weights alone, for others
 sharing     verified by all ranks          tensorfile safetensors files, streamed
 foreign     folders of Hugging Face        locating   hub, GGUF and pickle -> such a folder
 merging     adapted models as plain ones   peft_folder  what adapts them, for peft
@@ -32,16 +33,20 @@ from orchestrator.record.checkpoints import (
     told,
     verify,
 )
-from orchestrator.training.checkpoint.exporting import Weights, described, export, open_weights
+from orchestrator.training.checkpoint.exporting import export, write_weights
 from orchestrator.training.checkpoint.locating import located
-from orchestrator.training.checkpoint.reading import (
+from orchestrator.training.checkpoint.opening import (
+    Beside,
+    Weights,
     build_model,
     build_writer,
+    described,
     load_model,
     load_writer,
     open_role,
-    read_whole,
+    open_weights,
 )
+from orchestrator.training.checkpoint.reading import InMemory, read_whole
 from orchestrator.training.checkpoint.saver import Published, Saver
 from orchestrator.training.checkpoint.sharing import newest_valid_shared, verify_shared
 from orchestrator.training.checkpoint.writing import NonFiniteState, SavedRole, SaveFailed, save
@@ -49,8 +54,10 @@ from orchestrator.training.checkpoint.writing import NonFiniteState, SavedRole, 
 __all__ = [
     "MANIFEST",
     "TOKENIZER",
+    "Beside",
     "Checkpoint",
     "CheckpointError",
+    "InMemory",
     "NonFiniteState",
     "Published",
     "Retention",
@@ -80,4 +87,5 @@ __all__ = [
     "told",
     "verify",
     "verify_shared",
+    "write_weights",
 ]

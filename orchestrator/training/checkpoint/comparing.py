@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from orchestrator.record.checkpoints.manifest import Checkpoint
-from orchestrator.training.checkpoint.reading import open_role
+from orchestrator.training.checkpoint.opening import open_role
 from orchestrator.training.state import WEIGHT
 
 STRETCH = 1 << 22

@@ -14,7 +14,8 @@ from models.hf.tensors import Part, parts
 from models.hf.wrapped import THEIRS
 from orchestrator.record.checkpoints.manifest import TOKENIZER, Checkpoint, CheckpointError
 from orchestrator.training.checkpoint.foreign import CONFIG
-from orchestrator.training.checkpoint.reading import open_merged, read_whole
+from orchestrator.training.checkpoint.opening import open_merged
+from orchestrator.training.checkpoint.reading import read_whole
 from orchestrator.training.checkpoint.tensorfile import TensorWriter
 
 

@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 from data.files import write_text_atomic
-from models.configs import GPTConfig
-from models.formulas.adapters import merged_config, updated
+from models.configs import GPTConfig, HFConfig
+from models.formulas.adapters import MARK, merged_config, updated
 from models.hf.architectures import NotOurs, to_theirs
 from models.hf.tensors import parts
+from models.hf.wrapped import THEIRS
 from orchestrator.record.checkpoints.manifest import WEIGHT, Checkpoint, CheckpointError
-from orchestrator.training.checkpoint.reading import open_role, read_whole
+from orchestrator.training.checkpoint.opening import open_role
+from orchestrator.training.checkpoint.reading import read_whole
 from orchestrator.training.checkpoint.tensorfile import TensorWriter
 
 
@@ -21,10 +23,16 @@ def write_peft(checkpoint: Checkpoint, role: str | None, folder: Path) -> None:
     Raises:
         CheckpointError: the role has no such updates, or peft has no place for them.
     """
-    config = checkpoint.model_config(role)
-    tensors = _names(config if isinstance(config, GPTConfig) else GPTConfig())
-    assert isinstance(config, GPTConfig)  # others have no updates
-    reader = open_role(checkpoint, role)
+    config, reader = checkpoint.model_config(role), open_role(checkpoint, role)
+    if not isinstance(config, GPTConfig | HFConfig) or config.adapter != "lora":
+        raise CheckpointError(
+            f"model.adapter={getattr(config, 'adapter', None) or 'null'} has no low-rank updates "
+            "to write for peft; leave out --format peft"
+        )
+    if isinstance(config, GPTConfig):
+        tensors = _names(config)
+    else:
+        tensors = {name: _of_theirs(name) for name in reader.names() if MARK in name}
     shapes = {theirs: reader.shape(ours) for ours, theirs in tensors.items()}
     file = folder / "adapter_model.safetensors"
     with TensorWriter(file, shapes, {"format": "pt"}) as out:
@@ -46,12 +54,7 @@ def write_peft(checkpoint: Checkpoint, role: str | None, folder: Path) -> None:
 
 
 def _names(config: GPTConfig) -> dict[str, str]:
-    """Of each matrix of an update, its name in a file of peft."""
-    if config.adapter != "lora":
-        raise CheckpointError(
-            f"model.adapter={config.adapter or 'null'} has no low-rank updates to write for peft; "
-            "leave out --format peft"
-        )
+    """Of each matrix of an update of ours, its name in a file of peft."""
     plain = merged_config(config)
     assert isinstance(plain, GPTConfig)
     try:
@@ -78,3 +81,9 @@ def _names(config: GPTConfig) -> dict[str, str]:
                     theirs = f"base_model.model.{places[rows]}.lora_{matrix.upper()}.{WEIGHT}"
                     found[f"{ours}.lora.{target}.{matrix}"] = theirs
     return found
+
+
+def _of_theirs(name: str) -> str:
+    """The name there of a matrix of an update of a module of transformers."""
+    module, _, matrix = name.removeprefix(THEIRS).partition(MARK)
+    return f"base_model.model.{module}.lora_{matrix.upper()}.{WEIGHT}"

@@ -9,9 +9,10 @@ Nothing is read: the sizes and hashes in the manifest are those of the bytes as 
 """
 
 import functools
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from orchestrator.record.checkpoints.manifest import (
     MANIFEST,
     REPLACED,
     TOKENIZER,
+    Base,
     Checkpoint,
     FileRecord,
     RoleRecord,
@@ -33,8 +35,10 @@ from orchestrator.record.checkpoints.manifest import (
     file_of,
     folder_name,
 )
+from orchestrator.record.checkpoints.retention import NEEDED
 from orchestrator.record.fencing import PARTIAL, Fence
 from orchestrator.training import distributed
+from orchestrator.training.checkpoint.opening import Weights
 from orchestrator.training.checkpoint.tensorfile import HashedFile, TensorWriter
 from orchestrator.training.state import WEIGHT, Slice
 
@@ -57,6 +61,8 @@ class SavedRole:
     """With the vocabulary size filled in. None: a model that only its stage can rebuild."""
     optimizer: str | None
     """Name of the optimizer whose state the slices carry, if any."""
+    base: Weights | None = None
+    """Those that hold whatever the slices do not."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +223,7 @@ def _complete(
             models.config_to_dict(saved.model_config) if saved.model_config else None,
             saved.optimizer,
             manifest.assemble(share.slices[role] for share in shares),
+            None if saved.base is None else _beside(saved.base, partial.parent),
         )
         for role, saved in roles.items()
     }
@@ -230,6 +237,18 @@ def _complete(
         file.write(text)
     fsync_folder(partial)
     return text
+
+
+def _beside(weights: Weights, root: Path) -> Base:
+    """How a checkpoint below `root` names the weights that it stands beside, and they it: those of
+    a run stay for as long as it may go on (Retention).
+    """
+    path = weights.path.resolve()
+    if (path / MANIFEST).is_file():
+        with suppress(OSError):  # another's, who may delete it
+            (path / NEEDED).touch()
+    relative = os.path.relpath(path, root.resolve() / folder_name(0))
+    return Base(str(path), relative, weights.role, weights.manifest_sha256)
 
 
 def _rename(partial: Path, final: Path) -> None:

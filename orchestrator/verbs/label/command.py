@@ -24,6 +24,7 @@ from urllib.parse import quote
 from cluster.database import has_password
 from data.messages import counted
 from orchestrator.stages.asking.items import Item, exported, read_items
+from orchestrator.stages.result import interval
 from orchestrator.terminal import columns, say
 
 if TYPE_CHECKING:
@@ -186,10 +187,8 @@ def _share(part: int, of: int) -> str:
     """A share with its interval by Wilson 1927."""
     if not of:
         return "-"
-    from scipy.stats import binomtest
-
-    found = binomtest(part, of).proportion_ci(method="wilson")
-    return f"{part / of:.0%} ({found.low:.0%} to {found.high:.0%}) of {of:,}"
+    low, high = interval(part, of)
+    return f"{part / of:.0%} ({low:.0%} to {high:.0%}) of {of:,}"
 
 
 def _export(store: "Store", options: argparse.Namespace) -> int:
