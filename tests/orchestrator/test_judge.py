@@ -153,12 +153,9 @@ def test_a_model_here_and_a_rule_judge_too_and_what_does_not_fit_is_told(corpus)
     with Path("pairs.jsonl").open("a") as file:
         file.write(json.dumps({"prompt": "Long?", "answers": ["No.", "Yes. " * 200]}))
     judge = f"stage.judge.model={trained(corpus, ROOMY)}"
-    answer = typed(*QUICK, "stage.data=pairs.jsonl", judge)
-    assert answer.code == 0, answer
-    assert "left out as longer than the judge's 1024 positions: 1 pairs" in answer.out
-    assert result()["metrics"]["judge/neither"] == 1.0, "it has not learned what A and B are"
     answer = typed(*QUICK, "stage.data=pairs.jsonl", judge, "stage.judge.least_mass=0")
     assert answer.code == 0, answer
+    assert "left out as longer than the judge's 1024 positions: 1 pairs" in answer.out
     verdicts = map(json.loads, Path("outputs/latest/verdicts.jsonl").read_text().splitlines())
     assert all(0 < own["chance_as_a"] < 1 for own in verdicts)
     assert typed(*QUICK, "stage.data=pairs.jsonl", "stage.judge.rule=no_repetition").code == 0
@@ -168,8 +165,8 @@ def test_a_model_here_and_a_rule_judge_too_and_what_does_not_fit_is_told(corpus)
     said = refused(*QUICK, "stage.data=pairs.jsonl", judge)
     assert said.startswith("stage.data=pairs.jsonl: the question 'Question 0?': a message of")
     pairs(1)
-    said = refused(*QUICK, "stage.data=pairs.jsonl", f"stage.judge.model={trained(corpus)}")
-    assert "has 32 positions, and no pair" in said
+    said = refused(*QUICK, "stage.data=pairs.jsonl", judge, f"stage.criterion={'x' * 1024}")
+    assert "has 1024 positions, and no pair" in said
 
 
 X = {"model": "x"}
