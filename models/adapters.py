@@ -78,7 +78,9 @@ class UpdatedLinear(Linear):
         """x @ weight^T + bias + updates: (..., O)."""
         y = super().forward(x)
         for name, (start, stop) in self.rows.items():
-            y[..., start:stop] += self.lora[name](x)
+            # Not +=, which assigns the slice to itself: of the whole, where nothing before it
+            # learns, autograd refuses that.
+            y[..., start:stop].add_(self.lora[name](x))
         return y
 
     @property

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from models.configs import ModelConfig
 from models.families import family
 from models.formulas.cost import Cost, Flops, Kept, Pass, Shape
-from models.formulas.loss import loss_bytes
+from models.formulas.loss import loss_bytes, token_loss_bytes
 
 __all__ = [
     "Flops",
@@ -28,6 +28,7 @@ __all__ = [
     "loss_bytes",
     "parameters",
     "tensors",
+    "token_loss_bytes",
     "trained_parameters",
 ]
 

@@ -58,7 +58,7 @@ def token_grades(hidden: Tensor, head: Tensor, targets: Tensor, loss_mask: Tenso
     with torch.no_grad():
         parts = [
             graded(F.linear(rows[chunk], weights)[:, :V], wanted[chunk])
-            for chunk in _chunks(rows, V, LOGITS_BYTES)
+            for chunk in chunks_of(rows, V, LOGITS_BYTES)
         ]
         grades[:, loss_mask] = torch.cat(parts, 1) if parts else grades.new_zeros(2, 0)
     return grades
@@ -172,13 +172,13 @@ class _SummedLoss(torch.autograd.Function):
         V = len(head)
         with without_autocast(rows):
             weights = _aligned(head.to(rows.dtype))  # (V', D), V' >= V
-            for chunk in _chunks(rows, V, LOGITS_BYTES):
+            for chunk in chunks_of(rows, V, LOGITS_BYTES):
                 wanted, counted = targets[chunk, None], mask[chunk, None]  # (n, 1)
                 logits = rows[chunk] @ weights.T  # (n, V')
                 logits[:, V:] = -torch.inf
                 if bias is not None:
                     logits[:, :V] += bias.to(logits.dtype)
-                for block in _chunks(logits, V, SOFTMAX_BYTES):
+                for block in chunks_of(logits, V, SOFTMAX_BYTES):
                     target, counts = wanted[block], counted[block]
                     logprobs = logits[block].float().log_softmax(1)
                     likely = (1 - smoothing) * logprobs.gather(1, target)
@@ -246,7 +246,7 @@ def _per_token(
     rows, wanted = (x[loss_mask] if selected else x.flatten(0, 1) for x in (hidden, targets))
     rows = rows.to(matmul_dtype(hidden))
     weights, V = _aligned(head.to(rows.dtype)), len(head)
-    chunks = list(_chunks(rows, V, LOGITS_BYTES)) or [slice(0)]  # not a single row: one of none
+    chunks = list(chunks_of(rows, V, LOGITS_BYTES)) or [slice(0)]  # not a single row: one of none
     if len(chunks) == 1:
         found = of_chunk(rows, weights, V, wanted)
     else:
@@ -282,7 +282,7 @@ def _aligned(weights: Tensor) -> Tensor:
     return F.pad(weights, (0, 0, 0, lacking)) if lacking else weights
 
 
-def _chunks(rows: Tensor, vocabulary: int, most: Mapping[str, int]) -> Iterator[slice]:
+def chunks_of(rows: Tensor, vocabulary: int, most: Mapping[str, int]) -> Iterator[slice]:
     """Slices of so many rows that their fp32 logits take at most so many bytes; one at least."""
     size = max(1, most.get(rows.device.type, most["cpu"]) // (4 * vocabulary))
     return (slice(start, start + size) for start in range(0, len(rows), size))

@@ -3,6 +3,7 @@
     job.py        a job, its states and the steps between them
     drivers.py    what starts and stops the process of a job, wherever that is: the Protocol
     admission.py  who starts where, who is preempted, and why everybody else waits; pure
+    foretelling.py when a job would start that is not handed in yet
     placing.py    bundles onto nodes; preemption.py: who leaves; reasons.py: the sentences
     store.py      the table of jobs for clients; rows.py, database.py: SQLite or PostgreSQL
     keeping.py    the same for the keeper, and its lease

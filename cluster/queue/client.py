@@ -107,8 +107,11 @@ def _path(job_id: str) -> str:
     return f"/jobs/{job_id}"
 
 
-def connect() -> Client:
+def connect(*, mends: bool = True) -> Client:
     """The queue that a command means; a cluster of ours whose supervisor died is mended.
+
+    Args:
+        mends: whether it may be, which starts a process.
 
     Raises:
         QueueError: there is none, or its token can't be read.
@@ -121,7 +124,7 @@ def connect() -> Client:
             raise QueueError(f"{ADDRESS}={address} needs a token; name its file in {TOKEN}")
         return Client(address, _token(Path(named)))
     own = home(make=False)
-    if own.folder.is_dir():
+    if mends and own.folder.is_dir():
         control.mend(own)
     plan = read(own.plan)
     if not plan:

@@ -7,7 +7,7 @@ head width, F feed-forward width, V vocabulary.
 from math import prod
 
 from models.configs import GPTConfig
-from models.formulas.adapters import adapter_tensors, virtual_tensors, virtual_tokens
+from models.formulas.adapters import adapter_tensors, updated, virtual_tensors, virtual_tokens
 from models.formulas.cost import (
     Cost,
     Flops,
@@ -61,7 +61,7 @@ def gpt_cost(config: GPTConfig, vocab_size: int | None) -> Cost:
         frozen = 0 if trained is None else 2 * T * weights
         return Flops(blocks + 2 * T * outputs * D, attention, blocks, frozen)
 
-    plain = config.score == "dot" and config.adapter is None  # the others nobody has worked out
+    plain = config.score == "dot" and not config.sparse and not P  # others nobody has worked out
     return Cost(
         tensors,
         flops,
@@ -69,6 +69,21 @@ def gpt_cost(config: GPTConfig, vocab_size: int | None) -> Cost:
         kept=(lambda own: _kept(config, own)) if plain else None,
         trained=trained,
     )
+
+
+def _learning(config: GPTConfig) -> tuple[str, ...]:
+    """Projections that need what goes into them for a gradient of weights, their own or added."""
+    if config.adapter is None:
+        return ("attention.qkv", "attention.output", "ffn.up", "ffn.down")
+    return tuple(updated(config))
+
+
+def _adapter_numbers(config: GPTConfig) -> int:
+    """Numbers that an adapter keeps of a token in each layer."""
+    if config.adapter == "lora":  # the low rank of each target
+        return config.adapter_rank * sum(map(len, updated(config).values()))
+    # Of both bottlenecks, what goes in, and the units before and after GELU.
+    return 2 * (config.width + 2 * config.adapter_rank) if config.adapter == "bottleneck" else 0
 
 
 def _ups(config: GPTConfig) -> int:
@@ -106,8 +121,12 @@ def _kept(config: GPTConfig, own: Pass) -> Kept:
     statistics = 2 * e * N if config.norm == "layernorm" else 4 * N
     mask = N * D if drops else 0  # a byte for each number that dropout may drop
     qkv, turned = e * N * (H + 2 * G) * K, config.positions == "rotary" or config.qk_norm
-    attention = e * N * (D + H * K) + mask  # what goes into the two projections
     written_out = own.written_out and not drops
+    # What goes into a projection is kept for the gradient of its weights, if they have one.
+    learns = _learning(config)
+    attention = e * N * D * ("attention.qkv" in learns) + mask
+    if "attention.output" in learns or not written_out:  # torch's kernel keeps what it gives
+        attention += e * N * H * K
     if written_out:  # q, k and v of each head, side by side, and the weights
         attention += 3 * e * N * H * K + (4 + e) * own.sequences * H * own.length**2
         attention += qkv if config.qk_norm else 0
@@ -115,8 +134,16 @@ def _kept(config: GPTConfig, own: Pass) -> Kept:
         attention += qkv + (e * N * (H + G) * K if turned else 0)
         attention += 0 if drops else 4 * own.sequences * H * own.length  # the kernel's sums
     attention += 4 * N * (H + G) if config.qk_norm else 0
-    ffn = e * N * (D + F * (4 if config.activation == "swiglu" else 2)) + mask
+    ffn = e * N * F * ((3 if config.activation == "swiglu" else 1) + ("ffn.down" in learns)) + mask
+    ffn += e * N * D * ("ffn.up" in learns)
+    ffn += e * N * _adapter_numbers(config)
     norms = 2 * (e * N * D + statistics)
     places = {"learned": 8 * own.length, "rotary": 2 * 4 * own.length * K}
     outside = 8 * N + places.get(config.positions, 0) + mask + e * N * D + statistics
+    if config.adapter is not None:  # nothing in front of what learns first keeps anything
+        outside -= 8 * N + (places["learned"] if config.positions == "learned" else 0)
+        if config.adapter != "bias":
+            outside -= e * N * D + statistics
+        if config.adapter != "bias" and "attention.qkv" not in learns:
+            outside -= attention - e * N * H * K * ("attention.output" in learns)
     return Kept(config.layers, attention + ffn + norms, e * N * D, outside)

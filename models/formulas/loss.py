@@ -30,3 +30,22 @@ def loss_bytes(tokens: int, width: int, vocabulary: int, number: int, device: st
         + tokens * width * number
         + ((4 + number) * head if number == 2 or chunk < tokens else 4 * head)
     )
+
+
+def token_loss_bytes(tokens: int, vocabulary: int, number: int, device: str, kind: str) -> int:
+    """Most bytes at once of a loss that tells of each token, of which a chunk is computed again.
+
+    The chunk's logits are fp32, and so is what the softmax makes of them: log-probabilities for
+    `losses` (`token_losses`), also probabilities and their products for `scores` (`token_scores`),
+    in the backward pass with a gradient of each; `looks` are scores without a backward pass.
+
+    Args:
+        tokens: of the micro-batch.
+        vocabulary: rows of the head.
+        number: bytes of a number in matrix products, 2 or 4.
+        device: cpu or cuda.
+        kind: losses, scores or looks.
+    """
+    chunk = min(tokens, max(1, LOGITS_BYTES[device] // (4 * vocabulary)))
+    held = {"losses": 3 * 4, "scores": 5 * 4, "looks": 3 * 4 + number}
+    return held[kind] * chunk * vocabulary

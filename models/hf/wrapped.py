@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from models.cache import KVCache
 from models.configs.hf import HFConfig
+from models.formulas.loss import LOGITS_BYTES
 from models.hf.adapting import adapt_theirs
 from models.hf.tensors import Part
-from models.loss import graded, scores_of_logits
+from models.loss import chunks_of, graded, scores_of_logits
 
 THEIRS = "theirs."  # before the name of each of their parameters
 CLASSES = {
@@ -102,23 +104,66 @@ class HFModel(nn.Module):
             )
         if cache is not None:
             logits = self._continue(tokens, cache)
+        elif targets is not None and self._cuts(tokens):
+            return self._in_chunks(tokens, targets, loss_mask, grades, summed, temperature)
         else:
             # Without a cache they look whether rows are packed, at numbers that meta lacks.
             logits = self.theirs(input_ids=tokens, use_cache=tokens.is_meta).logits
         if targets is None:
             return logits
+        return told(logits, targets, loss_mask, grades, summed, temperature)
+
+    def _cuts(self, tokens: Tensor) -> bool:
+        """Whether logits of tokens (B, T) are more than are held at once."""
+        if tokens.is_meta or torch.compiler.is_compiling() or self.config.task != "causal":
+            return False
+        return len(self._chunks(tokens)) > 1
+
+    def _chunks(self, tokens: Tensor) -> list[slice]:
+        return list(chunks_of(tokens.flatten(), len(self.head_weight), LOGITS_BYTES))
+
+    def _in_chunks(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        loss_mask: Tensor | None,
+        grades: bool,
+        summed: bool,
+        temperature: float | None,
+    ) -> Tensor:
+        """`told`, of logits that are never whole: those of a chunk are computed again to go back.
+
+        What theirs makes of its body's vectors is left to theirs: some bend the logits.
+        """
+        name = self.theirs.base_model_prefix
+        body = getattr(self.theirs, name)
+        found = body(input_ids=tokens, use_cache=False)
+        rows, wanted = found.last_hidden_state.flatten(0, 1), targets.flatten()
+        counted = None if loss_mask is None else loss_mask.flatten()
+
+        def of_chunk(chunk: slice, own: Tensor) -> Tensor:
+            given = type(found)(last_hidden_state=own[None])
+            self.theirs._modules[name] = Given(given)
+            try:
+                logits = self.theirs(input_ids=tokens.new_zeros(1, len(own)), use_cache=False)
+            finally:
+                self.theirs._modules[name] = body
+            mask = None if counted is None else counted[None, chunk]
+            return told(logits.logits, wanted[None, chunk], mask, grades, False, temperature)
+
+        parts = [
+            checkpoint(
+                partial(of_chunk, chunk), rows[chunk],
+                use_reentrant=False, preserve_rng_state=False,
+            )
+            for chunk in self._chunks(tokens)
+        ]  # fmt: skip
         if grades and loss_mask is not None:
-            return graded(logits, targets) * loss_mask
-        if temperature is not None:
-            scores = scores_of_logits(logits, targets, temperature)
-            return scores if loss_mask is None else scores * loss_mask[..., None]
-        losses = functional.cross_entropy(
-            logits.float().flatten(0, 1), targets.flatten(), reduction="none"
-        ).view(targets.shape)
-        if loss_mask is None:
-            return losses
-        losses = losses.masked_fill(~loss_mask, 0.0)
-        return losses.sum() if summed else losses
+            return torch.cat(parts, 2).view(2, *targets.shape)  # (2, 1, n) each
+        whole = torch.cat(parts, 1)[0]  # (B x T, ...)
+        if loss_mask is not None and summed and temperature is None:
+            return whole.sum()
+        return whole.view(*targets.shape, *whole.shape[1:])
 
     def attention_maps(self, tokens: Tensor) -> dict[str, Tensor]:
         """The attention weights (B, H, T, T) of each layer over tokens (B, T), by a name for each.
@@ -180,3 +225,39 @@ class HFModel(nn.Module):
         """The weights (V, D) of the output layer."""
         weight: Tensor = self.theirs.get_output_embeddings().weight
         return weight
+
+
+class Given(nn.Module):
+    """Stands for the body of a model, whose vectors are known."""
+
+    def __init__(self, result: Any) -> None:
+        """What the body has returned."""
+        super().__init__()
+        self.result = result
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """The result, whatever is asked."""
+        return self.result
+
+
+def told(
+    logits: Tensor,
+    targets: Tensor,
+    loss_mask: Tensor | None,
+    grades: bool,
+    summed: bool,
+    temperature: float | None,
+) -> Tensor:
+    """What `LanguageModel.forward` returns for targets (B, T), of logits (B, T, V)."""
+    if grades and loss_mask is not None:
+        return graded(logits, targets) * loss_mask
+    if temperature is not None:
+        scores = scores_of_logits(logits, targets, temperature)
+        return scores if loss_mask is None else scores * loss_mask[..., None]
+    losses = functional.cross_entropy(
+        logits.float().flatten(0, 1), targets.flatten(), reduction="none"
+    ).view(targets.shape)
+    if loss_mask is None:
+        return losses
+    losses = losses.masked_fill(~loss_mask, 0.0)
+    return losses.sum() if summed else losses

@@ -338,8 +338,8 @@ class Job:
         spent = spending(self.folder, standing, now_ms=self._journal.now_ms())
         if spent.goodput is not None:
             self._journal.metrics(standing.step, {GOODPUT: spent.goodput})
-        if self.assignment.sweep is None:  # a trial shares its machine with others
-            learns = undisturbed and standing.attempt == 1
-            measured = scoring.Measured(spent.step_seconds, self._memory)
-            for line in scoring.record(self.plan, measured, self._journal, self.folder, learns):
-                self.screen.say(line)
+        # A trial of a sweep teaches nothing: it shares its machine with others.
+        learns = undisturbed and standing.attempt == 1 and self.assignment.sweep is None
+        measured = scoring.Measured(spent.step_seconds, spent.part_seconds, self._memory)
+        for line in scoring.record(self.plan, measured, self._journal, self.folder, learns):
+            self.screen.say(line)

@@ -7,9 +7,15 @@ devices.py      what there is, and whether the job fits it
 outputs.py      whether its checkpoints fit the disk
 memory.py       state of a worker, in closed form
 traffic.py      what workers send each other
-forecast.py     memory by part, time, hours, money, energy
+working.py      what a step needs besides, by role
+timing.py       how long a step takes
+forecast.py     all of that together
+showing.py      how it reads: memory, time, hours, money, energy
+several.py      what several jobs take together
 hardware.py     what the job is taken to run on
-calibration.py  what was measured of this machine, and what runs have taught
+calibration.py  what was measured of this machine
+lessons.py      what runs have taught
+waiting.py      how long it would wait in the queue
 prices.py       what an hour costs
 fitting.py      changes that make a job fit, or faster
 scoring.py      what came of a plan

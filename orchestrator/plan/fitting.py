@@ -1,5 +1,6 @@
 """What a job may change so that it fits or is faster, with numbers."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -8,9 +9,10 @@ from typing import Any
 
 from data.messages import size
 from orchestrator.config import JobConfig, TrainingConfig
-from orchestrator.plan.forecast import USABLE, Forecast, duration, forecast
+from orchestrator.plan.forecast import USABLE, Forecast, forecast
 from orchestrator.plan.memory import Memory, memory_of
 from orchestrator.plan.planning import Plan
+from orchestrator.plan.showing import duration
 
 LIMIT = re.compile(r"(?:limit|total capacity of) ([\d.]+) ([MG])iB")
 MOSTLY = 0.5  # of the limit; from there on the state is what does not fit
@@ -57,7 +59,7 @@ def changes(plan: Plan) -> Ways:
     asked = forecast(plan.config, plan.outline, plan.hardware)
     if asked.fits is not False:
         return Ways("")
-    fitting = [way for way in _ways(plan) if way.found.fits]
+    fitting = [way for way in _ways(plan, rounded=True) if way.found.fits]
     if not fitting:
         return Ways("to fit", (_nothing_fits(plan),))
     fewest = min(len(way.settings) for way in fitting)
@@ -78,7 +80,7 @@ def fastest(plan: Plan) -> Ways:
     if asked.peak is None or asked.limit is None or asked.step_seconds is None:
         unknown = "time" if asked.step_seconds is None else "memory"
         return Ways("fit", (f"can't be looked for: {unknown} {asked.why}",))
-    fitting = [way for way in _ways(plan) if way.found.fits]
+    fitting = [way for way in _ways(plan, rounded=False) if way.found.fits]
     if not fitting:
         return Ways("fit", (_nothing_fits(plan),))
     best = min(fitting, key=lambda way: (way.offloads, *_slowness(plan, way), len(way.settings)))
@@ -89,15 +91,15 @@ def fastest(plan: Plan) -> Ways:
 def _nothing_fits(plan: Plan) -> str:
     limit = forecast(plan.config, plan.outline, plan.hardware).limit or 0.0
     return (
-        f"nothing does: no ZeRO stage, micro-batch, checkpointing or offload takes at most "
-        f"{size(USABLE * limit)} on {plan.config.workers} workers; try more workers, or a smaller "
-        "model"
+        "nothing does: no ZeRO stage, micro-batch, checkpointing, precision or offload takes at "
+        f"most {size(USABLE * limit)} on {plan.config.workers} workers; try more workers, or a "
+        "smaller model"
     )
 
 
 def _slowness(plan: Plan, way: Way) -> tuple[float, float, float]:
     """What to prefer: less time, then less that is sent, then fewer and larger micro-batches."""
-    seconds = way.found.step_seconds or 0.0
+    seconds = math.inf if way.found.step_seconds is None else way.found.step_seconds
     gpu = plan.hardware.gpu_facts
     sending = 0.0 if gpu is None else way.found.sent / gpu.link
     micro = way.settings.get(MICRO, plan.config.batch.micro)
@@ -105,12 +107,15 @@ def _slowness(plan: Plan, way: Way) -> tuple[float, float, float]:
 
 
 MICRO, ZERO = "stage.micro_batch_size", "engine.zero_stage"
+PRECISION = "engine.precision"
 CHECKPOINTING = "engine.activation_checkpointing"
 OFFLOADS = ("engine.offload_optimizer", "engine.offload_parameters")
 
 
-def _ways(plan: Plan) -> Iterator[Way]:
-    """Every job of the same steps under other settings of how it is carried out."""
+def _ways(plan: Plan, *, rounded: bool) -> Iterator[Way]:
+    """Every job of the same steps under other settings of how it is carried out; `rounded` if bf16
+    will do, which computes them less exactly.
+    """
     config, outline = plan.config, plan.outline
     if not outline.steps or not isinstance(config.stage, TrainingConfig):
         return
@@ -123,13 +128,15 @@ def _ways(plan: Plan) -> Iterator[Way]:
         MICRO: batch.micro,
         ZERO: engine.zero_stage,
         CHECKPOINTING: engine.activation_checkpointing,
+        PRECISION: engine.precision,
         **dict(zip(OFFLOADS, (engine.offload_optimizer, engine.offload_parameters), strict=True)),
     }
     again_or_not = {False, able, engine.activation_checkpointing}
-    for stage, micro, again, offloads in product(
-        zero, _spread(micros, batch.micro), again_or_not, range(3)
+    precisions = {engine.precision, "bf16"} if rounded else {engine.precision}
+    for stage, micro, again, offloads, precision in product(
+        zero, _spread(micros, batch.micro), again_or_not, range(3), sorted(precisions)
     ):
-        wanted = {MICRO: micro, ZERO: stage, CHECKPOINTING: again}
+        wanted = {MICRO: micro, ZERO: stage, CHECKPOINTING: again, PRECISION: precision}
         wanted |= {name: number < offloads for number, name in enumerate(OFFLOADS)}
         settings = {name: value for name, value in wanted.items() if now[name] != value}
         try:

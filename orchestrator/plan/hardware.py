@@ -6,11 +6,12 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+from cluster.host.memory import memory_group
 from cluster.nodes import NVIDIA_SMI_LIMIT_S
 from orchestrator.config import JobConfig
-from orchestrator.plan import prices
+from orchestrator.plan import lessons, prices
 from orchestrator.plan.calibration import load
-from orchestrator.plan.forecast import Hardware
+from orchestrator.plan.timing import Hardware
 from orchestrator.training.gpus import GPUS, found, named
 
 
@@ -18,7 +19,7 @@ def here(config: JobConfig) -> Hardware:
     """This machine, as far as it is known."""
     gpu = _gpu_here() if config.resources.gpus_per_worker else None
     facts = None if gpu is None else GPUS[gpu]
-    return Hardware(gpu, facts, None, load(), _host_bytes(), prices.read(None))
+    return Hardware(gpu, facts, None, load(), lessons.load(), host_bytes(), prices.read(None))
 
 
 def asked(config: JobConfig, gpu: str | None, mfu: str | None, table: str | None) -> Hardware:
@@ -28,6 +29,11 @@ def asked(config: JobConfig, gpu: str | None, mfu: str | None, table: str | None
         ValueError: a word names what is not known or can't be.
     """
     share = None if mfu is None else _share(mfu)
+    if share is not None and not config.resources.gpus_per_worker:
+        raise ValueError(
+            f"mfu={mfu} is a share of a GPU's peak, and resources.gpus_per_worker=0; try "
+            "resources=gpu8, or leave it out: times on CPUs are measured"
+        )
     own = prices.read(None if table is None else Path(table))
     if gpu is None:
         at_hand = here(config)
@@ -38,7 +44,7 @@ def asked(config: JobConfig, gpu: str | None, mfu: str | None, table: str | None
             f"gpu={gpu} is for workers with a GPU, and resources.gpus_per_worker=0; try "
             "resources=gpu8"
         )
-    return Hardware(gpu, facts, share, prices=own)
+    return Hardware(gpu, facts, share, lessons=lessons.load(), prices=own)
 
 
 def _share(mfu: str) -> float:
@@ -51,9 +57,16 @@ def _share(mfu: str) -> float:
     return share
 
 
-def _host_bytes() -> float:
-    """Memory of this machine."""
-    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+def host_bytes(root: Path = Path("/")) -> float:
+    """Memory that processes here can have: of this machine, or of the container around them.
+
+    Args:
+        root: where /proc and /sys are.
+    """
+    whole = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    group = memory_group(root)
+    limit = None if group is None else group.limit_bytes
+    return whole if limit is None else min(whole, limit)
 
 
 def _gpu_here() -> str | None:

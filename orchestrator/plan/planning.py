@@ -12,13 +12,13 @@ from cluster.nodes import Devices
 from data.addresses import hide
 from data.messages import counted, size
 from orchestrator.config import JobConfig, TrainingConfig
-from orchestrator.plan import forecast
+from orchestrator.plan import showing
 from orchestrator.plan.devices import check_compiler, check_fits
-from orchestrator.plan.forecast import Hardware
 from orchestrator.plan.hardware import here
 from orchestrator.plan.memory import Memory, memory_of
 from orchestrator.plan.outputs import check_disk, check_outputs
 from orchestrator.plan.resume import Start, find_start
+from orchestrator.plan.timing import Hardware
 from orchestrator.plan.weights import find_weights, pinned
 from orchestrator.record.checkpoints.cached import cache_entry
 from orchestrator.record.mlflow import check_store, new_state, place
@@ -153,7 +153,7 @@ class Plan:
             )
         shown["workers"] = self._workers()
         if self.outline.roles:
-            shown |= forecast.lines(self.config, self.outline, self.hardware)
+            shown |= showing.lines(self.config, self.outline, self.hardware)
         if self.most_checkpoints:
             shown["checkpoints"] = self._checkpoints()
         if early := self._early_end():
@@ -185,7 +185,7 @@ class Plan:
             line += f", {f'DeepSpeed ZeRO {engine.zero_stage}' if zero else 'PyTorch'}"
             line += f", {engine.precision}"
         here, beside = self.devices, self.config.stage.processes
-        if beside:
+        if beside and resources.launcher != "inline":
             line += f"; {counted(beside, 'rollout engine')} beside them, {kind} with {cores} each"
         if here is None:
             return line

@@ -1,10 +1,11 @@
-"""What a plan said and what came of it; a calibration learns from the difference."""
+"""What a plan said and what came of it; those to come learn from the difference."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from data.messages import size
-from orchestrator.plan import calibration
+from orchestrator.plan import lessons
 from orchestrator.plan.forecast import forecast, kind_of, started
 from orchestrator.plan.planning import Plan
 from orchestrator.record import runfolder
@@ -36,6 +37,8 @@ class Measured:
 
     step_seconds: float | None
     """The median over the steps that count. None: there were none."""
+    part_seconds: Mapping[str, float]
+    """The same of the parts of a step, where the stage tells them: rollout, scoring, update."""
     memory: float | None
     """The most bytes of rank 0. None: not known."""
 
@@ -50,17 +53,17 @@ def record(
         measured: what came of it.
         journal: of the run.
         folder: of the run, which gets the table.
-        learns: whether nothing disturbed the run, so that it teaches the calibration something.
+        learns: whether nothing disturbed the run, so that it teaches something.
     """
     scored = score(plan, measured)
+    if learns:
+        learn(plan, scored, measured)
     if not scored:
         return []
     journal.metrics(journal.standing.step, metrics(scored))
     shown, path = rows(scored), folder / TABLE
     runfolder.write_table(path, COLUMNS, shown)
     journal.event("artifact", path=path.name, table=True)
-    if learns:
-        learn(plan, scored, measured.memory)
     return ["{}: planned {}, measured {}, {}".format(*row) for row in shown]
 
 
@@ -73,24 +76,32 @@ def score(plan: Plan, measured: Measured) -> tuple[Scored, ...]:
         if (tokens := plan.outline.tokens_per_step) is not None:
             rates = tokens / own.step_seconds, tokens / step_seconds
             found.append(Scored("tokens_per_second", *rates))
+        for part, took in measured.part_seconds.items():
+            if planned := getattr(own.seconds, part, 0.0):
+                found.append(Scored(f"{part}_seconds", planned, took))
     if own.peak and measured.memory:
         found.append(Scored("memory_bytes", own.peak, measured.memory))
     return tuple(found)
 
 
-def learn(plan: Plan, scored: tuple[Scored, ...], memory: float | None) -> None:
-    """Keep what an undisturbed run has taught, for runs of its kind on this machine."""
-    own = calibration.load()  # another run may have taught it something meanwhile
+def learn(plan: Plan, scored: tuple[Scored, ...], measured: Measured) -> None:
+    """Keep what an undisturbed run has taught, for runs of its kind here or on such GPUs."""
+    config, outline, on = plan.config, plan.outline, plan.hardware
+    if outline.steps < LEAST_STEPS or not measured.step_seconds:
+        return
+    own = lessons.load()  # another run may have taught something meanwhile
+    kind, told = kind_of(config, outline, on), forecast(config, outline, on)
     steps = next((each for each in scored if each.name == "step_seconds"), None)
-    if own is None or steps is None or plan.outline.steps < LEAST_STEPS:
-        return
-    if plan.config.resources.device != "cpu":
-        return
-    own = own.learn_time(kind_of(plan.config, plan.outline), steps.measured / steps.planned)
-    told = forecast(plan.config, plan.outline, plan.hardware)
-    if memory is not None and told.peak is not None and told.libraries is not None:
-        beyond = max(0.0, memory - (told.peak - told.libraries))
-        own = own.learn_memory(started(plan.config), beyond)
+    if steps is not None and kind not in on.lessons.paces:
+        own = own.learn_time(kind, steps.measured / steps.planned)
+    elif outline.flops:
+        each = outline.flops / outline.steps / config.workers
+        own = own.learn_pace(kind, each / measured.step_seconds)
+    beside = (
+        None if told.working is None else max(told.memory.total + told.working, told.memory.start)
+    )
+    if config.resources.device == "cpu" and measured.memory is not None and beside is not None:
+        own = own.learn_memory(started(config), max(0.0, measured.memory - beside))
     own.save()
 
 

@@ -63,6 +63,15 @@ def predict(draws: Draws, size: float, tokens: float) -> Prediction:
     )
 
 
+def described(run: Run) -> tuple[float, float]:
+    """Parameters and tokens of a run. Raises ValueError if it can't be a point of a law."""
+    own = Ran.of(run)
+    if own.lacks:
+        raise ValueError(f"{run.id} can't be compared with a law: {own.lacks}")
+    assert own.parameters is not None
+    return own.parameters, own.metrics[TOKENS]
+
+
 def truth_of(run: Run, prediction: Prediction) -> Truth:
     """What came out of a run.
 
@@ -70,14 +79,11 @@ def truth_of(run: Run, prediction: Prediction) -> Truth:
         ValueError: it is not done, is not the run that was predicted, or its loss can't be
             compared with that of the points.
     """
+    size, tokens = described(run)
     own = Ran.of(run)
-    if own.lacks:
-        raise ValueError(f"{run.id} can't be scored: {own.lacks}")
-    assert own.parameters is not None
-    tokens = own.metrics[TOKENS]
-    if not prediction.is_of(own.parameters, tokens):
+    if not prediction.is_of(size, tokens):
         raise ValueError(
-            f"{run.id} has {own.parameters:,} parameters and trained on {tokens:,.0f} tokens; the "
+            f"{run.id} has {size:,.0f} parameters and trained on {tokens:,.0f} tokens; the "
             f"prediction is of {prediction.parameters:,.0f} and {prediction.tokens:,.0f}. Name the "
             "run that was meant, or the points instead of the prediction: orchestrate scaling "
             f"predict POINTS --run {run.id}"
@@ -90,7 +96,7 @@ def truth_of(run: Run, prediction: Prediction) -> Truth:
     began = next((e["time_ms"] for e in run.events if e.get("event") == "started"), 0)
     name = "/".join(run.folder.resolve().parts[-2:])
     measured = own.metrics[FLOPS], own.metrics[LOSS]
-    return Truth(name, own.parameters, tokens, *measured, int(began))
+    return Truth(name, size, tokens, *measured, int(began))
 
 
 def keep(prediction: Prediction, outputs: Path) -> Path:

@@ -25,6 +25,35 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
+class Work:
+    """What a step asks of a model, for each of its samples."""
+
+    rows: float = 1.0
+    """Rows of tokens of a sample that go through it: 2 of a pair."""
+    passes: int = 1
+    """Forward and backward passes of a row; 0 of a model that stays as it is."""
+    looks: int = 0
+    """Forward passes of a row without a gradient."""
+    written: int = 0
+    """Tokens at the end of a row that it writes itself, one after another."""
+    writers: int = 0
+    """Processes of their own in which it does so. 0: the workers do."""
+    ahead: bool = False
+    """Whether those write the next step's rows while the workers learn."""
+    updates: int = 1
+    """Optimizer steps of a step."""
+    loss: str = "summed"
+    """What its loss is made of: summed, the sum over tokens; losses, that of each token; scores,
+    log-probability and entropy of each (models/loss.py)."""
+    scored: int | None = None
+    """Most tokens of a row that the loss is about. None: all may be."""
+
+
+LOOKED_AT = Work(passes=0, looks=1, updates=0)
+"""Of a model that is asked once for each row, and stays as it is."""
+
+
+@dataclass(frozen=True)
 class RoleOutline:
     """A model of the job, as far as its settings tell."""
 
@@ -35,6 +64,14 @@ class RoleOutline:
     """Parameters of the module that holds the most by itself."""
     by_hand: str | None = None
     """What carries it out, if that is no engine."""
+    work: Work = Work()
+
+    @classmethod
+    def of(cls, role: RoleConfig, work: Work | None = None) -> "RoleOutline":
+        """That of a role; without a work it learns once from each sample, or is asked once."""
+        model, usual = role.model, LOOKED_AT if role.optim is None else Work()
+        sizes = cost.parameters(model), cost.largest_layer(model)
+        return cls(role, *sizes, work=work or usual)
 
     @property
     def trained(self) -> int:
@@ -90,8 +127,10 @@ class Outline:
     flops: float | None = None
     """Floating-point operations of the whole job, forward and backward (models/cost.py)."""
     length: float | None = None
-    """Tokens of a sample as its models read it, on the average; 1 for examples without tokens.
-    None: not known."""
+    """Tokens of a row as its models read it, filled up to the longest beside it, on the average; 1
+    for examples without tokens. None: not known."""
+    longest: int | None = None
+    """Most tokens of a row. None: as `length`."""
     notes: tuple[str, ...] = ()
     """What an estimate makes doubtful."""
     score: Score | None = None

@@ -2,6 +2,7 @@
 
 from orchestrator.stages.classify.stage import ClassifyConfig
 from orchestrator.stages.classify_text.stage import ClassifyTextConfig
+from orchestrator.stages.constitution.stage import ConstitutionConfig
 from orchestrator.stages.dpo.stage import DPOConfig
 from orchestrator.stages.embed.stage import EmbedConfig
 from orchestrator.stages.evaluate.stage import EvaluateConfig
@@ -81,6 +82,11 @@ STAGES = {
         JudgingConfig,
         "orchestrator.stages.judge.driver",
         "orchestrator.stages.judge.judge:judge",
+    ),
+    "constitution": Stage(
+        ConstitutionConfig,
+        "orchestrator.stages.constitution.driver",
+        "orchestrator.stages.constitution.revise:revise",
     ),
     "evaluate": Stage(
         EvaluateConfig,

@@ -5,6 +5,10 @@
 1. Products of matrices by shape and precision, copies in memory, sums over ranks, writes to disk.
 2. Steps of small models by the engine that jobs have: a micro-batch forward and backward, and the
    rest of a step.
+3. Text that some of them write, token by token.
+
+What a rank of one thread computes by itself is told in seconds of its processor, so that others on
+the machine disturb it less; what waits for other ranks, or has several threads, by the clock.
 """
 
 import json
@@ -16,12 +20,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 
+from models import build
 from models.configs import GPTConfig
+from models.decoding import generate
+from models.gpt import GPT
 from models.projection import MULTIPLIES_BF16
 from orchestrator.config import EngineConfig, OptimConfig
 from orchestrator.training import distributed, engine
@@ -47,6 +54,7 @@ class Sized:
     length: int
     style: str = "llama"
     """llama (RMS norms, turned positions, SwiGLU, no biases) or gpt2."""
+    head_width: int = 32
 
     @property
     def config(self) -> GPTConfig:
@@ -57,7 +65,7 @@ class Sized:
             max_positions=self.length,
             layers=self.layers,
             width=self.width,
-            heads=self.width // 32,
+            heads=self.width // self.head_width,
         )
 
 
@@ -70,16 +78,27 @@ LLAMA: dict[str, Any] = {
 TINY = Sized(1, 32, 64, 1, 8)
 MODELS = (
     Sized(3, 256, 4096, 4, 256),  # the first is measured in every layout
-    Sized(3, 128, 2048, 8, 128),
+    Sized(3, 128, 2048, 8, 128, head_width=64),
     Sized(2, 64, 512, 8, 64),
     Sized(6, 64, 256, 4, 32),
     Sized(2, 192, 8192, 2, 256),
-    Sized(8, 192, 1024, 4, 64, "gpt2"),
-    Sized(2, 256, 512, 2, 512),
+    Sized(8, 192, 1024, 4, 64, "gpt2", 24),
+    Sized(2, 256, 512, 2, 512, head_width=64),
     Sized(2, 384, 4096, 4, 128, "gpt2"),
-    Sized(4, 384, 1024, 4, 128),
-    Sized(2, 512, 2048, 4, 128),
+    Sized(4, 384, 1024, 3, 256, head_width=64),
+    Sized(2, 512, 2048, 4, 128, head_width=64),
+    Sized(2, 64, 4096, 8, 128),
+    Sized(4, 96, 4096, 6, 256),
+    Sized(2, 128, 1024, 16, 64),
+    Sized(2, 320, 1024, 2, 512, head_width=64),
+    Sized(3, 160, 2048, 6, 256),
+    Sized(1, 96, 257, 2, 512, "gpt2", 48),
+    Sized(2, 320, 4096, 8, 128, head_width=64),
+    Sized(6, 128, 512, 4, 384),
 )
+WRITERS = ((MODELS[0], 32), (MODELS[1], 8), (MODELS[2], 64), (MODELS[7], 16), (MODELS[10], 4))
+"""Models that write, and how many texts at a time."""
+PROMPT, NEW = 16, 24  # tokens of a text that one of them goes on with, and writes
 
 
 def main() -> None:
@@ -98,6 +117,12 @@ def main() -> None:
             step(sized, precision) for precision in precisions for sized in MODELS[:models]
         ]
         if rates:
+            found["writes"] = [
+                {"tokens_s": write(sized, rows, precision), "rows": rows, "precision": precision}
+                | asdict(sized)
+                for precision in precisions
+                for sized, rows in WRITERS[:models]
+            ]
             found |= {
                 "matmul": {precision: list(products(precision)) for precision in precisions},
                 "memory_bytes_per_s": copies(),
@@ -175,26 +200,47 @@ def step(sized: Sized, precision: str) -> dict[str, object]:
     passes: list[float] = []
     updates: list[float] = []
     spent = 0.0  # over all ranks, so that all of them stop at the same round
+    clock = computing()
     while len(passes) <= ROUNDS or (spent < SECONDS and len(passes) <= MOST_ROUNDS):
-        marks = [time.perf_counter()]
-        for _ in range(2):
+        begun, first = time.perf_counter(), clock()
+        for number in range(2):
             loss = own.forward(rows[:, :-1], targets=rows[:, 1:], loss_mask=mask)
             own.backward(loss / mask.numel() / 2)
-            marks.append(time.perf_counter())
+            if not number:  # the second one begins what ranks send each other
+                first, middle = clock() - first, time.perf_counter()
         so_far = sum(passes) + sum(updates)
         for _ in range(2):  # as the loop does
             (spent,) = distributed.sum_over_ranks([so_far], CPU)
         own.step(1e-4)
-        marks.append(time.perf_counter())
-        first = marks[1] - marks[0]  # the second one begins what ranks send each other
         passes.append(first)
-        updates.append(marks[3] - marks[1] - first)
+        updates.append(time.perf_counter() - middle - (middle - begun))
     return {
         **asdict(sized),
         "precision": precision,
         "pass_s": statistics.median(passes[1:]),
         "update_s": max(0.0, statistics.median(updates[1:])),
     }
+
+
+def computing() -> Callable[[], float]:
+    """The clock for what a rank computes by itself."""
+    return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+
+
+def write(sized: Sized, rows: int, precision: str) -> float:
+    """Seconds in which a model writes one more token of each of so many texts."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    model, clock = cast(GPT, build(sized.config).to(dtype).eval()), computing()
+    prompts = torch.randint(sized.vocabulary, (rows, min(PROMPT, sized.length - NEW)))
+    taken: list[float] = []
+    for _ in range(ROUNDS + 1):
+        marks = []
+        for new in (1, NEW):
+            begun = clock()
+            generate(model, prompts, new, logprobs=True)
+            marks.append(clock() - begun)
+        taken.append((marks[1] - marks[0]) / (NEW - 1))
+    return statistics.median(taken[1:])
 
 
 if __name__ == "__main__":

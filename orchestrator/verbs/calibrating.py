@@ -5,6 +5,7 @@ models; one rank alone, and one with all threads, with one of them. Then a small
 """
 
 import json
+import math
 import os
 import socket
 import subprocess
@@ -18,19 +19,22 @@ from typing import Any
 from cluster.nodes import local_cpus
 from models.configs import ModelConfig
 from models.cost import Pass
+from orchestrator.plan import lessons
 from orchestrator.plan.calibration import (
     Calibration,
     fit,
-    load,
+    fit_residuals,
     machine,
     pass_features,
+    place,
     update_features,
+    write_features,
 )
-from orchestrator.plan.forecast import WRITTEN_OUT_TOKENS
 from orchestrator.plan.scoring import LEAST_STEPS
+from orchestrator.plan.working import WRITTEN_OUT_TOKENS
 from orchestrator.terminal import say
 
-LIMIT_S = 300
+LIMIT_S = 600
 FEW = 1  # model of every layout
 
 
@@ -38,28 +42,26 @@ def calibrate() -> int:
     """Measure, keep, and say what was found; returns the exit code."""
     cores, begun = local_cpus(), time.monotonic()
     say(f"measuring this machine, {cores} cores; leave it alone for a minute")
-    everything = _measure(cores, 1, None)
-    rows = everything.pop("steps")
-    passes, updates = _constants(rows)
+    everything = measure(cores, 1, None)
+    rows, written = everything.pop("steps"), everything.pop("writes")
+    passes, updates, residuals = constants(rows)
     layouts = {f"{cores}x1": 1.0}
     for ranks, threads in ((1, 1), (1, cores)):
         if f"{ranks}x{threads}" not in layouts:
-            few = _measure(ranks, threads, FEW)["steps"]
+            few = measure(ranks, threads, FEW)["steps"]
             layouts[f"{ranks}x{threads}"] = _ratio(few, rows)
-    before = load()
-    new = Calibration(machine(), passes, updates, layouts, **everything)
-    if before is not None:
-        new = replace(new, learned=before.learned, libraries=before.libraries)
+    writes = writing(written)
+    new = Calibration(
+        machine(), passes, updates, layouts, residuals=residuals, writes=writes, **everything
+    )
     path = new.save()
     _small_job()
-    own = load()
-    assert own is not None
-    for line in own.lines():
+    for line in [*new.lines(), *lessons.load().lines()]:
         say(line)
-    off = [abs(error) for error in errors(own, rows)]
+    off = [abs(error) for error in errors(new, rows)]
     say(
-        f"steps of {len(rows)} small models are told within {100 * sum(off) / len(off):.0f}% on "
-        f"the average, {100 * max(off):.0f}% at most"
+        f"steps of {len(rows)} small models are told, each from the others, within "
+        f"{100 * sum(off) / len(off):.0f}% on the average, {100 * max(off):.0f}% at most"
     )
     say(f"kept in {path}, after {time.monotonic() - begun:.0f} s")
     return 0
@@ -91,33 +93,59 @@ def _environment() -> dict[str, str]:
 
 
 def errors(own: Calibration, rows: list[dict[str, Any]]) -> list[float]:
-    """Of each row, how far the time of a step of two passes is told from what it was, relative."""
+    """Of each row, how far the others tell the time of a step of two passes from what it was,
+    relative.
+    """
     found = []
     for row in rows:
-        model, micro = _sized(row)
-        told = 2 * own.pass_seconds(model, micro, row["precision"], "")
-        told += own.update_seconds(model, row["precision"])
+        others = [each for each in rows if each is not row]
+        passes, updates, residuals = constants(others)
+        alone = replace(own, passes=passes, updates=updates, residuals=residuals)
+        model, micro = sized(row)
+        told = 2 * alone.pass_seconds(model, micro, row["precision"], "")
+        told += alone.update_seconds(model, row["precision"])
         found.append(told / (2 * row["pass_s"] + row["update_s"]) - 1)
     return found
 
 
-def _constants(rows: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Of passes and of updates, by precision."""
-    passes, updates = {}, {}
+def constants(
+    rows: list[dict[str, Any]],
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Of passes and of updates, by precision, and how far passes are from what those tell."""
+    passes, updates, residuals = {}, {}, {}
     for precision in sorted({row["precision"] for row in rows}):
         own = [row for row in rows if row["precision"] == precision]
-        sized = [_sized(row) for row in own]
-        passes[precision] = fit(
-            [pass_features(*each) for each in sized], [r["pass_s"] for r in own]
+        models, took = [sized(row) for row in own], [row["pass_s"] for row in own]
+        features = [pass_features(*each) for each in models]
+        passes[precision] = fit(features, took)
+        told = (
+            sum(a * x for a, x in zip(passes[precision], each, strict=True)) for each in features
         )
+        logs = [math.log(real / each) for real, each in zip(took, told, strict=True)]
+        places = [at for each in models if (at := place(*each)) is not None]
+        residuals[precision] = fit_residuals(places, logs)
         updates[precision] = fit(
-            [update_features(model) for model, _ in sized],
+            [update_features(model) for model, _ in models],
             [max(row["update_s"], 1e-4) for row in own],
         )
-    return passes, updates
+    return passes, updates, residuals
 
 
-def _sized(row: dict[str, Any]) -> tuple[ModelConfig, Pass]:
+def writing(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Constants of a token that is written, by precision."""
+    from orchestrator.training.measuring import NEW, PROMPT
+
+    found = {}
+    for precision in sorted({row["precision"] for row in rows}):
+        own = [row for row in rows if row["precision"] == precision]
+        features = [
+            write_features(sized(row)[0], row["rows"], PROMPT + NEW / 2, precision) for row in own
+        ]
+        found[precision] = fit(features, [row["tokens_s"] for row in own])
+    return found
+
+
+def sized(row: dict[str, Any]) -> tuple[ModelConfig, Pass]:
     """The model and micro-batch of a row."""
     from orchestrator.training.measuring import Sized
 
@@ -138,7 +166,7 @@ def _ratio(few: list[dict[str, Any]], rows: list[dict[str, Any]]) -> float:
     return sum(ratios) / len(ratios)
 
 
-def _measure(ranks: int, threads: int, models: int | None) -> dict[str, Any]:
+def measure(ranks: int, threads: int, models: int | None) -> dict[str, Any]:
     """What so many ranks have found. Raises ValueError if they can't measure."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]

@@ -206,13 +206,14 @@ def _disk(outputs: Path) -> list[Finding]:
 
 
 def _calibration() -> list[Finding]:
+    from orchestrator.plan import lessons
     from orchestrator.plan.calibration import load
 
-    own = load()
+    own, learned = load(), [Finding("speed", line) for line in lessons.load().lines()]
     if own is None:
         what = "not measured yet, so that a plan tells no times"
-        return [Finding("speed", what, "orchestrate doctor --calibrate", needed=False)]
-    return [Finding("speed", line) for line in own.lines()]
+        return [Finding("speed", what, "orchestrate doctor --calibrate", needed=False), *learned]
+    return [*(Finding("speed", line) for line in own.lines()), *learned]
 
 
 def _port() -> list[Finding]:

@@ -9,7 +9,8 @@ NAME is a file of conf/pipeline, or FILE.yaml:
 
 `${base}` stands for the run folder of an earlier job. OVERRIDES are for every job. A job that fails
 stops those alone that need it. What was done is in pipeline.json of the pipeline's own folder, and
-`--resume FOLDER` goes on there: a job that was interrupted goes on in the middle.
+`--resume FOLDER` goes on there: a job that was interrupted goes on in the middle. `--plan` tells
+what each job will take, and all of them, and starts nothing.
 """
 
 import argparse
@@ -100,6 +101,8 @@ def main(argv: Sequence[str], compose: Compose) -> int:
         pipeline = _read_state(folder)
     else:
         pipeline = read(options.name, list(options.overrides))
+        if options.plan:
+            return _tell(pipeline, compose)
         folder = new_folder(Path(options.outputs), f"pipeline-{pipeline.name}")
     for name, job in pipeline.jobs.items():
         if not job.needs and pipeline.codes.get(name) != DONE:
@@ -134,6 +137,7 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("name", nargs="?", help=f"one of {', '.join(known()) or 'none'}, or FILE.yaml")
     new.add_argument("overrides", nargs="*", help="settings of every job")
     new.add_argument("--resume", metavar="FOLDER", help="of a pipeline that was interrupted")
+    new.add_argument("--plan", action="store_true", help="tell what it will take; start nothing")
     new.add_argument("--outputs", default="outputs", help="folder of its record [%(default)s]")
     return new
 
@@ -206,6 +210,29 @@ def _check(pipeline: Pipeline, name: str, compose: Compose) -> None:
         make_plan(compose(words), lambda line: None)
     except ValueError as error:
         raise ValueError(f"in job {name}, {shlex.join(words)}: {error}") from error
+
+
+def _tell(pipeline: Pipeline, compose: Compose) -> int:
+    """Print what each job will take. Raises ValueError, which names the job, if one can't work."""
+    from orchestrator.plan.hardware import here
+    from orchestrator.plan.planning import Plan, foresee
+    from orchestrator.plan.several import table as planned
+
+    plans: dict[str, Plan | str] = {}
+    for name, job in pipeline.jobs.items():
+        if job.needs:
+            plans[name] = f"begins with what {' and '.join(job.needs)} will have made"
+            continue
+        words = pipeline.words(name)
+        try:
+            config = compose(words)
+            plans[name] = foresee(config, lambda line: None, with_data=False, hardware=here(config))
+        except ValueError as error:
+            raise ValueError(f"in job {name}, {shlex.join(words)}: {error}") from error
+    say(f"{pipeline.title}: {len(pipeline.jobs)} jobs, of which nothing is started")
+    for line in planned(plans):
+        say(line)
+    return DONE
 
 
 def _carry_out(pipeline: Pipeline, name: str, compose: Compose, folder: Path) -> int:

@@ -6,6 +6,7 @@ from orchestrator.config import JobConfig
 from orchestrator.plan.fitting import changes, fastest
 from orchestrator.plan.hardware import asked as hardware_asked
 from orchestrator.plan.planning import LABEL, foresee
+from orchestrator.plan.waiting import wait_line
 from orchestrator.terminal import say
 
 
@@ -32,6 +33,8 @@ def main(
     plan = foresee(config, say, with_data=with_data, hardware=hardware)
     for line in plan.lines():
         say(line, hang=LABEL)
+    if (wait := wait_line(plan.config)) is not None:
+        say(f"{'queue':{LABEL}}{wait}", hang=LABEL)
     found = fastest(plan) if fit == "true" else changes(plan)
     for label, line in zip([found.label, *[""] * len(found.lines)], found.lines, strict=False):
         say(f"{label:{LABEL}}{line}", hang=LABEL)

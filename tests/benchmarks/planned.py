@@ -21,9 +21,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from data.messages import size
-from orchestrator.plan import calibration
-from orchestrator.plan.forecast import Hardware, forecast
+from orchestrator.plan import calibration, lessons
+from orchestrator.plan.forecast import forecast
 from orchestrator.plan.planning import rough_plan
+from orchestrator.plan.timing import Hardware
 from orchestrator.stages import saved
 
 ROOT = Path(__file__).parents[2]
@@ -67,7 +68,7 @@ def environment() -> dict[str, str]:
 def run(model: tuple[int, ...], options: argparse.Namespace) -> tuple[int, Figures]:
     """Train one model; its parameters, and what was told and measured."""
     layers, width, heads, length, batch = model
-    before = calibration.load()
+    before, taught = calibration.load(), lessons.load()
     assert before is not None
     orchestrate(
         "run", f"model.layers={layers}", f"model.width={width}", f"model.heads={heads}",
@@ -79,7 +80,7 @@ def run(model: tuple[int, ...], options: argparse.Namespace) -> tuple[int, Figur
     folder = Path("outputs/latest").resolve()
     found = json.loads((folder / "result.json").read_text())["metrics"]
     plan = rough_plan(saved.load(folder / "config.yaml"))
-    alone = Hardware(calibration=replace(before, learned={}))
+    alone = Hardware(calibration=before, lessons=replace(taught, steps={}))
     bare = forecast(plan.config, plan.outline, alone)
     assert bare.step_seconds is not None
     assert bare.peak is not None

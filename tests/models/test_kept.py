@@ -7,7 +7,14 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from models import build
-from models.configs import BertConfig, GPTConfig, MLPConfig, TransformerConfig
+from models.configs import (
+    BertConfig,
+    GPTConfig,
+    LSTMConfig,
+    MLPConfig,
+    RNNConfig,
+    TransformerConfig,
+)
 from models.cost import Pass, activations
 from models.dropout import keyed
 from models.projection import MULTIPLIES_BF16
@@ -25,6 +32,22 @@ GPTS = [
         {"qk_norm": True},
         {"dropout": 0.1, "positions": "rotary"},
     )
+]
+EVERYWHERE = ["query", "key", "value", "output", "up", "down"]
+ADAPTED = [
+    GPTConfig(**SIZES, **own)
+    for own in (
+        {"adapter": "lora", **LLAMA},
+        {"adapter": "lora", "adapter_targets": EVERYWHERE},
+        {"adapter": "lora", "adapter_targets": ["output", "down"]},
+        {"adapter": "bottleneck"},
+        {"adapter": "bias"},
+    )
+]
+RECURRENT = [
+    family(vocab_size=101, max_positions=32, layers=3, width=48, dropout=dropout)
+    for family in (RNNConfig, LSTMConfig)
+    for dropout in (0.0, 0.1)
 ]
 BLOCKS = [
     family(**SIZES, ffn_width=50, **own)
@@ -60,7 +83,7 @@ def held(model, inputs):
 
 
 @pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("config", [*GPTS, *BLOCKS])
+@pytest.mark.parametrize("config", [*GPTS, *ADAPTED, *RECURRENT, *BLOCKS])
 def test_a_forward_pass_keeps_what_the_formula_says(config, half):
     model = build(config)
     if half:
@@ -69,7 +92,9 @@ def test_a_forward_pass_keeps_what_the_formula_says(config, half):
     inputs = tokens if isinstance(config, TransformerConfig) else tokens[0]
     written_out = half and MULTIPLIES_BF16  # as models/layers.py decides
     kept = activations(config, Pass(B, T, half, written_out))
-    assert kept.total(checkpointing=False) == held(model, inputs)
+    exact = not isinstance(config, LSTMConfig) or half  # a block of oneDNN's own
+    expected = held(model, inputs)
+    assert kept.total(checkpointing=False) == (expected if exact else pytest.approx(expected, 0.1))
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])

@@ -1,4 +1,5 @@
 import math
+import weakref
 from contextlib import nullcontext
 
 import pytest
@@ -9,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import models
 from models import loss as loss_module
 from models.configs import GPTConfig
+from models.cost import token_loss_bytes
 from models.loss import summed_loss, token_grades, token_losses, token_scores
 
 SHAPES = [(3, 5, 8, 7), (1, 1, 4, 2), (2, 17, 6, 33)]  # B, T, D, V
@@ -205,6 +207,55 @@ class Largest(TorchDispatchMode):
             if isinstance(tensor, torch.Tensor):
                 self.numbers = max(self.numbers, tensor.numel())
         return made
+
+
+class Held(TorchDispatchMode):
+    """Remembers the most bytes that were held at once of what was made since."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.most = 0
+        self.seen = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(tensor, torch.Tensor):
+                self.note(tensor.untyped_storage())
+        return made
+
+    def note(self, storage):
+        if storage.data_ptr() in self.seen:
+            return
+        self.seen.add(storage.data_ptr())
+        self.now += storage.nbytes()
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self.forget, storage.data_ptr(), storage.nbytes())
+
+    def forget(self, place, size):
+        self.seen.discard(place)
+        self.now -= size
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_losses_of_tokens_hold_as_many_bytes_as_the_formula_says(dtype):
+    hidden, head, targets, _ = case(2, 64, 8, 1024, dtype)
+    number = dtype.itemsize
+
+    def most(make, learns=True):
+        with Held() as held, torch.set_grad_enabled(learns):
+            found = make()
+            if learns:
+                found.sum().backward()
+        return held.most
+
+    for kind, make, learns in (
+        ("losses", lambda: token_losses(hidden, head, targets), True),
+        ("scores", lambda: token_scores(hidden, head, targets, 0.7), True),
+        ("looks", lambda: token_scores(hidden, head, targets, 0.7), False),
+    ):
+        told = token_loss_bytes(128, 1024, number, "cpu", kind)
+        assert most(make, learns) == pytest.approx(told, rel=0.05), kind
 
 
 @pytest.mark.parametrize("tied", [True, False])

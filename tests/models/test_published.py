@@ -114,6 +114,28 @@ def test_mfu_is_what_chowdhery_et_al_publish_of_palm():
     assert 238.3e3 * per_token / (6144 * 275e12) == pytest.approx(0.462, abs=0.0005)
 
 
+# MosaicML, llm-foundry, scripts/train/benchmarking/README.md, H100 80GB BF16: layers, width, tokens
+# of a row, GPUs of 989.4 TFLOP/s, tokens/s, MFU in percent, parameters.
+MPT = [
+    (80, 8192, 2048, 64, 66_523, 42.57, 64_862_437_376),
+    (48, 7168, 8192, 8, 11_072, 29.92, 30_019_254_272),
+    (40, 5120, 4096, 8, 37_740, 41.6, 12_864_440_320),
+    (32, 4096, 2048, 8, 85_144, 46.44, 6_658_859_008),
+    (32, 2560, 512, 8, 223_721, 46.32, 2_647_905_280),
+    (24, 2048, 2048, 8, 363_645, 41.82, 1_315_950_592),
+    (24, 1536, 1024, 8, 628_648, 39.76, 758_897_664),
+]
+
+
+@pytest.mark.parametrize(("l", "h", "s", "gpus", "tokens", "percent", "published"), MPT)
+def test_mfu_is_that_of_a_published_benchmark(l, h, s, gpus, tokens, percent, published):
+    config = gpt2(l, h, 50_368, s)
+    assert parameters(config) == published
+    # Theirs counts 6 for the few parameters that nothing is multiplied with, too.
+    mfu = tokens * flops_per_token(config, s) / (gpus * 989.4e12)
+    assert 100 * mfu == pytest.approx(percent, rel=0.005)
+
+
 def test_gpu_hours_are_about_those_that_meta_publishes():
     """The model cards' hours hold also what was lost to restarts, evaluation and saves.
 

@@ -11,12 +11,13 @@ from data.chat import BUILT_IN, ChatTemplate
 from models.configs import GPTConfig
 from orchestrator.config import EngineConfig
 from orchestrator.stages.asking import endpoint
-from orchestrator.stages.asking.answers import Spent, Stopped, ask_all
+from orchestrator.stages.asking.answers import Stopped, ask_all
 from orchestrator.stages.asking.endpoint import Endpoint, EndpointAway, EndpointRefused
 from orchestrator.stages.asking.items import Item
 from orchestrator.stages.asking.local import LocalModel
 from orchestrator.stages.asking.requests import Request
 from orchestrator.stages.asking.section import AskedConfig
+from orchestrator.stages.asking.spending import Spent
 from orchestrator.stages.asking.verdicts import questions
 from orchestrator.stages.run import Run
 from orchestrator.training import engine
@@ -162,6 +163,20 @@ def test_who_fails_or_is_stopped_and_asks_again_pays_for_no_answer_twice(tmp_pat
         assert len(server.asked) == before
         ask_all(other, requests(3), run_of(tmp_path), spent)
         assert len(server.asked) == before + 3, "another model has answered nothing yet"
+
+
+def on_this_rank(url, tmp_path):
+    """Replies and spending of requests that all ranks ask for."""
+    asked, spent = Endpoint(AskedConfig(model="m", endpoint=url), "stage.judge"), Spent()
+    replies = ask_all(asked, [*requests(7), *requests(2)], run_of(tmp_path), spent)
+    return [reply.text for reply in replies], spent.asked
+
+
+def test_ranks_share_the_requests_and_all_have_the_replies(two, tmp_path):
+    with chatting(lambda body, n: said(str(number_of(body)))) as server:
+        found = two.run(on_this_rank, server.url, tmp_path)
+        assert sorted(map(number_of, server.asked)) == list(range(7))
+    assert found == 2 * [([*map(str, range(7)), "0", "1"], 7)]
 
 
 def test_hostile_text_stays_between_its_marks():

@@ -69,6 +69,8 @@ def test_every_choice_composes_and_has_a_plan(choice, tmp_path, monkeypatch, cor
         overrides += [f"checkpoint={trained(corpus)}", "data.sequence_length=32"]
     if choice == "stage=judge":
         overrides += ["stage.data=pairs.jsonl", f"stage.judge.model={trained(corpus)}"]
+    if choice == "stage=constitution":
+        overrides.append(f"stage.writer.model={trained(corpus)}")
     if choice in ("stage=dpo", "stage=grpo", "stage=ppo"):
         overrides.append(f"model.weights={trained(corpus)}")
     plan = rough_plan(job(*overrides))

@@ -53,7 +53,7 @@ from orchestrator.config import (
 from orchestrator.config.optim import OPTIMIZERS, SCHEDULES
 from orchestrator.record.mlflow.mirror import new_state
 from orchestrator.stages import STAGES
-from orchestrator.stages.asking.section import JudgeConfig
+from orchestrator.stages.asking.section import AskedConfig, JudgeConfig
 from orchestrator.stages.classify.stage import ClassifyConfig
 from orchestrator.stages.masked.stage import MaskedConfig
 from orchestrator.stages.pretrain.stage import PretrainConfig
@@ -65,7 +65,7 @@ ROOT = Path(__file__).parents[2]
 SCHEMA = {
     *(JobConfig, *SECTIONS.values(), *(stage.section for stage in STAGES.values())),
     *(family.config for family in MODELS.values()),
-    *(SourceConfig, ContractConfig, DriftConfig, ValidationConfig, JudgeConfig),
+    *(SourceConfig, ContractConfig, DriftConfig, ValidationConfig, AskedConfig, JudgeConfig),
 }
 CONFIGS = {
     *(str(path) for path in (ROOT / "orchestrator" / "config").glob("*.py")),
@@ -181,6 +181,9 @@ SENT = {f"tracking.{f.name}" for f in fields(TrackingConfig)} - {"tracking.enabl
 """Read by whoever sends the record, while the job runs or later."""
 
 
+ASKED = ("writer", "judge")
+
+
 def talks(folder):
     """A file of conversations that are preference pairs, too; a short template beside it."""
     rows = []
@@ -201,6 +204,12 @@ def compared(folder):
     return folder / "pairs.jsonl"
 
 
+def polite(folder):
+    """A constitution."""
+    (folder / "polite.md").write_text("- Be polite.")
+    return folder / "polite.md"
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_setting_of_a_job_is_read_by_it_or_refused(stage, watched, corpus, tmp_path, monkeypatch):
     plain = [w for w in SMALL if w.startswith(("resources", "engine", "tracking"))]
@@ -211,6 +220,16 @@ def test_a_setting_of_a_job_is_read_by_it_or_refused(stage, watched, corpus, tmp
             *(f"stage.data={compared(tmp_path)}", f"stage.people={talks(tmp_path)}"),
             *(f"stage.judge.model={trained(corpus, ROOMY)}", "stage.judge.least_mass=0"),
             f"stage.judge.chat_template={tmp_path / 'short.jinja'}",
+        ],
+        "constitution": [
+            *(f"stage.data={talks(tmp_path)}", "stage.prompts=2", "stage.answer_tokens=4"),
+            *(f"stage.{who}.model={trained(corpus, ROOMY)}" for who in ("writer", "judge")),
+            *(
+                f"stage.{who}.chat_template={tmp_path / 'short.jinja'}"
+                for who in ("writer", "judge")
+            ),
+            f"stage.constitution={polite(tmp_path)}",
+            "stage.revise=conversation",
         ],
         "classify": ["stage.steps=2", "optim.warmup_steps=1"],
         "embed": [f"stage.data={corpus}", "stage.steps=2", "optim.warmup_steps=1"],

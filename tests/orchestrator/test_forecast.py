@@ -1,26 +1,42 @@
 """What a plan tells before a job runs: memory, time, money; and what is learned afterwards."""
 
 import json
+import math
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from data.messages import size
+from models import cost
 from models.configs import GPTConfig
-from models.cost import Pass
-from orchestrator.config import EngineConfig, JobConfig, OptimConfig, ResourcesConfig
-from orchestrator.plan import calibration
-from orchestrator.plan.calibration import Calibration, fit, pass_features, update_features
+from models.cost import Pass, activations
+from orchestrator.config import EngineConfig, JobConfig, OptimConfig, ResourcesConfig, RoleConfig
+from orchestrator.plan import calibration, lessons
+from orchestrator.plan.calibration import (
+    Calibration,
+    fit,
+    fit_residuals,
+    pass_features,
+    place,
+    update_features,
+)
 from orchestrator.plan.fitting import changes, fastest
-from orchestrator.plan.forecast import Hardware, duration, forecast
+from orchestrator.plan.forecast import forecast, kind_of
+from orchestrator.plan.hardware import host_bytes
+from orchestrator.plan.lessons import Lessons
 from orchestrator.plan.planning import rough_plan
+from orchestrator.plan.showing import duration
+from orchestrator.plan.timing import Hardware
 from orchestrator.plan.traffic import traffic
+from orchestrator.record.lines import read
 from orchestrator.stages.pretrain.stage import PretrainConfig
+from orchestrator.stages.stage import Outline, RoleOutline, Work
 from orchestrator.training.gpus import GPUS, Gpu
-from orchestrator.verbs.calibrating import _measure
-from tests.orchestrator.typed import on, refused, typed
+from orchestrator.training.measuring import MODELS, NEW, PROMPT, Sized, write
+from orchestrator.verbs import calibrating
+from tests.orchestrator.typed import on, refused, trained, typed
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +52,7 @@ def own_cache(tmp_path, monkeypatch):
 
 def measured(**own):
     """A machine of round figures."""
-    constants = {"fp32": [2e-11, 4e-11, 1e-10, 1e-9, 1e-5, 1e-4]}
+    constants = {"fp32": [2e-11, 1e-9, 4e-11, 1e-9, 1e-10, 1e-9, 1e-5, 1e-4]}
     whole = {
         "machine": calibration.machine(),
         "passes": constants,
@@ -86,6 +102,58 @@ def test_the_time_of_a_gpu_is_operations_over_peak_and_mfu():
     assert f"{hours:.3g} GPU-hours" in shown
 
 
+def test_the_time_of_writing_is_that_of_reading_weights_and_cache():
+    """Pope et al. 2022, section 2.1; an 8B model in bf16, 16 GB, on 2 TB/s: 8 ms a token."""
+    model = GPTConfig(
+        vocab_size=128_256, max_positions=4096, layers=32, width=4096, heads=32, kv_heads=8,
+        ffn_width=14_336, positions="rotary", norm="rmsnorm", activation="swiglu", bias=False,
+        tied_embedding=False,
+    )  # fmt: skip
+    config = job(1, steps=10)
+    role = RoleConfig(model, config.engine, config.optim)
+    policy = RoleOutline.of(role, Work(looks=1, written=256, loss="scores"))
+    frozen = RoleOutline.of(replace(role, optim=None))
+    facts = Gpu(4e15, 80e9, 2e12, 100e9, 300, "made up")
+    outline = Outline(10, {}, {"model": policy, "reference": frozen}, length=512)
+    own = forecast(config, outline, Hardware("made up", facts, 0.5)).seconds
+    reading = 2 * (8_030_261_248 + 64 * 2 * 32 * 8 * 128 * 384) / 2e12  # 64 texts, half written
+    look = 64 * cost.flops(model, 512).forward / 2e15
+    assert own.rollout == pytest.approx(look + 256 * reading)
+    assert own.scoring == pytest.approx(2 * look)
+    assert own.update == pytest.approx(3 * look)
+    # Two processes of their own write half as many texts each, the next ones while workers learn.
+    writing = replace(policy, work=replace(policy.work, writers=2, ahead=True))
+    ahead = replace(outline, roles={"model": writing, "reference": frozen})
+    apart = forecast(config, ahead, Hardware("made up", facts, 0.5)).seconds
+    half = look / 2 + 256 * 2 * (8_030_261_248 + 32 * 2 * 32 * 8 * 128 * 384) / 2e12
+    assert apart.total == pytest.approx(max(half, 5 * look))
+
+
+def test_models_that_work_one_after_another_need_what_the_largest_needs():
+    config = job(1, steps=10, micro_batch_size=4)
+    small = replace(config.model, width=512, heads=8)
+    trained = [
+        RoleOutline.of(RoleConfig(model, config.engine, config.optim))
+        for model in (config.model, small)
+    ]
+    frozen = RoleOutline.of(RoleConfig(config.model, config.engine, None))
+    roles = dict(zip(("model", "critic", "reference"), (*trained, frozen), strict=True))
+    outline = Outline(10, {}, roles, length=100, longest=128)
+    own = forecast(config, outline, on_gpu(80e9))
+    alone = [
+        forecast(config, replace(outline, roles={name: role}), on_gpu(80e9))
+        for name, role in roles.items()
+    ]
+    assert own.memory.total == pytest.approx(sum(each.memory.total for each in alone))
+    most = max(part.working.most for each in alone for part in each.parts.values())
+    assert own.working == pytest.approx(max(most, own.memory.step))
+    kept = own.parts["model"].working
+    assert kept.activations == activations(config.model, Pass(4, 128, True)).total(
+        checkpointing=False
+    )
+    assert own.parts["reference"].working.activations == 0
+
+
 def test_ways_to_fit_fit_when_they_are_typed_and_the_fewest_changes_come_first():
     plan = rough_plan(job(steps=10))
     whole = forecast(plan.config, plan.outline, on_gpu(80e9)).peak
@@ -108,6 +176,14 @@ def test_ways_to_fit_fit_when_they_are_typed_and_the_fewest_changes_come_first()
     assert changes(replace(plan, hardware=on_gpu(80e9))).lines == ()
     (nothing,) = changes(replace(plan, hardware=on_gpu(1e6))).lines
     assert "try more workers, or a smaller model" in nothing
+
+
+def test_bf16_is_a_way_to_fit_but_not_the_fastest_way_to_the_same_steps():
+    plan = rough_plan(job(1, steps=10, engine=EngineConfig(name="torch", precision="fp32")))
+    whole = forecast(plan.config, plan.outline, on_gpu(80e9)).peak
+    plan = replace(plan, hardware=on_gpu(0.9 * whole))
+    assert any("engine.precision=bf16" in line for line in changes(plan).lines)
+    assert "can't be looked for: time" in fastest(plan).lines[0], "of fp32 it is not known"
 
 
 def test_the_fastest_setting_computes_nothing_twice_where_that_fits():
@@ -134,28 +210,107 @@ def test_a_fit_finds_the_constants_that_times_were_made_with():
         for v in (64, 512, 999)
         for n, d in ((1, 32), (2, 64), (5, 48), (3, 128))
     ]
-    true = [3e-11, 5e-11, 2e-10, 4e-9, 1e-5, 2e-4]
+    true = [3e-11, 2e-9, 5e-11, 1e-9, 2e-10, 4e-9, 1e-5, 2e-4]
     rows = [
-        pass_features(model, Pass(b, t)) for model in models for b, t in ((1, 64), (7, 16), (3, 40))
+        pass_features(model, Pass(b, t, True, t < 40))
+        for model in models
+        for b, t in ((1, 64), (7, 16), (3, 40), (2, 33))
     ]
     seconds = [sum(a * x for a, x in zip(true, row, strict=True)) for row in rows]
     assert fit(rows, seconds) == pytest.approx(true, rel=1e-3)
 
 
+def test_a_model_like_one_that_took_longer_than_told_is_told_longer():
+    model = GPTConfig(vocab_size=512, max_positions=64, layers=2, width=64, heads=2)
+    wide, own = replace(model, width=512, heads=16), Pass(4, 64)
+    bare = measured()
+    before = bare.pass_seconds(model, own, "fp32", "2x1")
+    logs = [math.log(1.3), 0.0]
+    known = fit_residuals([place(model, own), place(wide, own)], logs)
+    after = replace(bare, residuals={"fp32": known})
+    same, near, far = (
+        after.pass_seconds(each, own, "fp32", "2x1") / bare.pass_seconds(each, own, "fp32", "2x1")
+        for each in (model, replace(model, width=72), replace(model, width=4096, heads=128))
+    )
+    assert before > 0
+    assert 1.2 < near < same < 1.3
+    assert far == pytest.approx(1, abs=0.05)
+
+
 def test_what_is_learned_stays_within_bounds_and_forgets():
-    own = measured()
+    own = Lessons()
     once = own.learn_time("kind", 1.3)
-    assert once.learned["kind"].step == pytest.approx(1.3)
+    assert once.steps["kind"].value == pytest.approx(1.3)
     again = once.learn_time("kind", 1 / 1.3)  # a run that took what was measured at first
-    assert again.learned["kind"].step == pytest.approx(1.3**0.5)
+    assert again.steps["kind"].value == pytest.approx(1.3**0.5)
     for _ in range(9):
         again = again.learn_time("kind", 10.0)
-    assert again.learned["kind"].step <= calibration.MOST
-    assert own.learn_time("kind", 1e-9).learned["kind"].step == 1 / calibration.MOST
+    assert again.steps["kind"].value <= lessons.MOST
+    assert own.learn_time("kind", 1e-9).steps["kind"].value == 1 / lessons.MOST
     taught = own.learn_memory("ray deepspeed bf16", 5e8).learn_memory("ray deepspeed bf16", 7e8)
     assert taught.libraries == {"ray deepspeed bf16": 6e8}
-    assert taught.process("ray deepspeed fp32") == 6e8
-    assert taught.process("inline torch fp32") == own.process_bytes
+    assert taught.process("ray deepspeed fp32", None) == 6e8
+    assert taught.process("inline torch fp32", 4e8) == 4e8
+    assert taught.process("inline torch fp32", None) is None
+
+
+def test_runs_on_a_gpu_teach_plans_for_gpus_of_that_name_alone():
+    plan, here = rough_plan(job(steps=10)), on_gpu(80e9)
+    kind = kind_of(plan.config, plan.outline, here)
+    taught = replace(here, lessons=Lessons().learn_time(kind, 1.5))
+    bare = forecast(plan.config, plan.outline, here).step_seconds
+    assert forecast(plan.config, plan.outline, taught).step_seconds == pytest.approx(1.5 * bare)
+    other = replace(taught, gpu="another")
+    assert forecast(plan.config, plan.outline, other).step_seconds == pytest.approx(bare)
+
+
+def test_a_container_has_the_memory_that_its_group_may_use(tmp_path):
+    group = tmp_path / "sys" / "fs" / "cgroup" / "box"
+    group.mkdir(parents=True)
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "self" / "cgroup").write_text("0::/box\n")
+    (group / "memory.events").write_text("oom_kill 0\n")
+    (group / "memory.max").write_text("max\n")
+    whole = host_bytes(tmp_path)
+    assert whole > 1e9
+    (group / "memory.max").write_text("536870912\n")
+    assert host_bytes(tmp_path) == 2**29
+    (group / "memory.max").write_text(f"{10**15}\n")
+    assert host_bytes(tmp_path) == whole
+
+
+def test_a_pipeline_is_planned_by_what_runs_of_its_kind_took(own_cache):
+    alone = (
+        *("stage=classify", "model.hidden=[8]", "resources=inline", "engine=torch"),
+        *(
+            "resources.gpus_per_worker=0",
+            "tracking=none",
+            "stage.steps=20",
+            "optim.warmup_steps=1",
+            "engine.precision=fp32",
+        ),
+    )
+    jobs = {
+        "first": {"run": [*alone]},
+        "longer": {"run": [*alone, "stage.steps=60"]},
+        "last": {"run": ["stage=evaluate", "checkpoint=${longer}"]},
+    }
+    Path("three.yaml").write_text(json.dumps({"title": "Three", "jobs": jobs}))
+    before = typed("pipeline", "three.yaml", "--plan")
+    assert before.code == 0, before
+    assert "0 jobs of 3" in before.out
+    answer = typed("run", *alone)
+    assert answer.code == 0, answer
+    result = json.loads(Path("outputs/latest/result.json").read_text())
+    assert "plan/step_seconds" not in result["metrics"]
+    said = typed("pipeline", "three.yaml", "--plan").out
+    rows = dict(line.split(maxsplit=1) for line in said.splitlines())
+    first, longer = (rows[name].split() for name in ("first", "longer"))
+    assert first[3] == longer[3] != "?", "the same model takes as long a step"
+    assert float(longer[4]) == pytest.approx(3 * float(first[4]), rel=0.02)
+    assert rows["last:"] == "begins with what longer will have made"
+    assert "2 jobs of 3" in said
+    assert not list(Path.cwd().rglob("*pipeline-three*")), "nothing was started"
 
 
 def test_a_calibration_of_another_machine_does_not_count(own_cache):
@@ -204,19 +359,87 @@ def test_a_run_is_scored_and_the_calibration_learns_from_it(corpus, own_cache):
         "tokens per second",
         "memory bytes",
     ]
-    ((kind, learned),) = calibration.load().learned.items()
+    ((kind, learned),) = lessons.load().steps.items()
     assert kind.startswith("pretrain gpt torch fp32 1x1 inline cpu")
     assert learned.runs == 1
-    assert learned.step == pytest.approx(min(max(took / planned, 0.5), 2.0))
+    assert learned.value == pytest.approx(min(max(took / planned, 0.5), 2.0))
     said = typed("plan", *words).out
     assert "and by 1 run of this kind" in said
     assert f"{size(result['plan/memory_bytes_measured'])}, which fits" in said
 
 
+def test_a_stage_of_rollouts_is_planned_and_scored_by_its_parts(corpus, own_cache, tmp_path):
+    measured(writes={"fp32": [2e-11, 1e-11, 1e-11, 1e-9, 1e-6, 1e-4]}).save()
+    talk = [{"role": "user", "content": "1?"}, {"role": "assistant", "content": "a b"}]
+    rows = [{"messages": [{"role": "user", "content": f"{n}?"}, talk[1]]} for n in range(20)]
+    (tmp_path / "talks.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    template = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+    (tmp_path / "short.jinja").write_text(template)
+    words = (
+        *("stage=ppo", f"model.weights={trained(corpus)}", f"stage.data={tmp_path}/talks.jsonl"),
+        *(f"stage.chat_template={tmp_path}/short.jinja", "resources=inline", "engine=torch"),
+        *("resources.gpus_per_worker=0", "resources.cpus_per_worker=1", "engine.precision=fp32"),
+        *("tracking=none", "stage.prompt_tokens=16", "stage.answer_tokens=8", "stage.steps=2"),
+        *("stage.global_batch_size=8", "stage.validation_fraction=0.2", "stage.rule=length"),
+        *("optim.warmup_steps=1", "stage.evaluate_every=null"),
+    )
+    before = typed("plan", *words).out
+    assert re.search(r"time +at most [\d.e-]+ s/step \(rollout [\d.e-]+, scoring", before)
+    assert "if rows are as long as they may be" in before
+    assert "critic: weights" in before
+    assert "reference: weights" in before
+    answer = typed("run", *words)
+    assert answer.code == 0, answer
+    assert re.search(r"rollout seconds: planned [\d.e-]+, measured [\d.e-]+, [+-]", answer.out)
+    result = json.loads(Path("outputs/latest/result.json").read_text())["metrics"]
+    parts = ("rollout", "scoring", "update")
+    planned = sum(result[f"plan/{part}_seconds"] for part in parts)
+    assert planned == pytest.approx(result["plan/step_seconds"])
+    lines, _ = read(Path("outputs/latest/metrics.jsonl"))
+    steps = [line["metrics"] for line in lines if "train/rollout_seconds" in line["metrics"]]
+    assert len(steps) == 2
+    for own in steps:
+        spent = [own[f"train/{part}_seconds"] for part in parts]
+        assert min(spent) > 0
+        assert sum(spent) == pytest.approx(own["train/step_seconds"])
+
+
 def test_a_rank_measures_the_steps_of_a_model():
-    (row,) = [own for own in _measure(1, 1, 1)["steps"] if own["precision"] == "fp32"]
+    (row,) = [own for own in calibrating.measure(1, 1, 1)["steps"] if own["precision"] == "fp32"]
     assert row["pass_s"] > 0
     assert row["update_s"] >= 0
+
+
+def test_models_are_told_from_the_others_that_were_measured():
+    true, step = [2e-12, 3e-9, 2e-11, 4e-9, 1e-10, 5e-10, 1e-4, 2e-3], [4e-9, 5e-6, 1e-3]
+    rows = []
+    for sized in MODELS:
+        row = {**asdict(sized), "precision": "bf16", "pass_s": 0.0, "update_s": 0.0}
+        model, micro = calibrating.sized(row)
+        for name, constants, features in (
+            ("pass_s", true, pass_features(model, micro)),
+            ("update_s", step, update_features(model)),
+        ):
+            row[name] = sum(a * x for a, x in zip(constants, features, strict=True))
+        rows.append(row)
+    off = [abs(error) for error in calibrating.errors(measured(), rows)]
+    assert max(off) < 0.05
+    assert sum(off) / len(off) < 0.01
+
+
+def test_what_writing_takes_is_fitted_from_models_that_write():
+    small = Sized(1, 32, 64, 1, 64)
+    rows = [
+        {"tokens_s": write(small, number, "fp32"), "rows": number, "precision": "fp32"}
+        | asdict(small)
+        for number in (1, 8)
+    ]
+    assert min(row["tokens_s"] for row in rows) > 0
+    own = measured(writes=calibrating.writing(rows))
+    told = own.write_seconds(small.config, 1, PROMPT + NEW / 2, "fp32", "2x1")
+    assert told == pytest.approx(rows[0]["tokens_s"], rel=0.5)
+    with pytest.raises(KeyError, match="has not measured"):
+        own.write_seconds(small.config, 1, 30, "bf16", "2x1")
 
 
 def test_what_a_plan_is_asked_for_and_can_not_be_is_refused(tmp_path):
@@ -224,6 +447,7 @@ def test_what_a_plan_is_asked_for_and_can_not_be_is_refused(tmp_path):
     said = refused(*big, "gpu=H1000")
     assert all(name in said for name in GPUS)
     assert "above 0 and at most 1" in refused(*big, "gpu=H100", "mfu=40")
+    assert "resources.gpus_per_worker=0" in refused("plan", "resources=cpu1", "mfu=0.4")
     assert "fit=maybe must be true or false" in refused(*big, "fit=maybe")
     assert "resources.gpus_per_worker=0" in refused("plan", "resources=cpu1", "gpu=H100")
     prices = tmp_path / "prices.yaml"

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
@@ -72,10 +73,9 @@ def metrics(folder):
     }
 
 
-def weights(folder):
-    reader = checkpoint.open_role(
-        checkpoint.read(folder / "checkpoints" / "step_00000006"), "model"
-    )
+def weights(folder, step=6):
+    saved = checkpoint.read(folder / "checkpoints" / f"step_{step:08}")
+    reader = checkpoint.open_role(saved, "model")
     found = {}
     for name in reader.names():
         size = torch.Size(reader.shape(name)).numel()
@@ -169,10 +169,29 @@ def test_an_engine_that_dies_is_replaced_alone_and_its_answers_are_the_same(aske
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_one_step_off_policy_a_run_that_is_resumed_learns_from_the_same_answers(asked, tmp_path):
+    found = typed(
+        *("run", *asked, "stage.engines=2", "stage.off_policy_steps=1", f"outputs={tmp_path}"),
+        *("stage.steps=3", "stage.evaluate_every=3", "stage.validation_prompts=2"),
+    )
+    assert found.code == 0, found
+    whole = (tmp_path / "latest").resolve()
+    mismatch = [metrics(whole)[step, "train/sampler_mismatch"] for step in (1, 2, 3)]
+    assert mismatch[0] == pytest.approx(1, abs=1e-5)  # written by the policy that learns
+    assert min(mismatch[1:]) > 1.01  # and these by the one before its updates
+    expected, answers = weights(whole, 3), keeping.read(keeping.file_of(whole, 3))
+    shutil.rmtree(whole / "checkpoints" / "step_00000003")
+    again = typed("run", f"resume={whole}", f"outputs={tmp_path}")
+    assert again.code == 0, again
+    last = (tmp_path / "latest").resolve()
+    assert keeping.read(keeping.file_of(last, 3)) == answers
+    found = weights(last, 3)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["stage.engines=1"], "resources.launcher=inline has no Ray; try resources.launcher=ray"),
         (["stage.off_policy_steps=1"], "and stage.engines=0; add stage.engines=1"),
         (["stage.off_policy_steps=2"], "must be 0 or 1"),
         (["stage.importance_limit=3"], "it is for stage.off_policy_steps=1"),

@@ -13,6 +13,7 @@ from data import Tokenizer
 from models.configs import BertConfig, GPTConfig
 from models.configs.hf import HFConfig
 from models.decoding import Sampling, beam_search, generate, translate
+from models.hf import wrapped
 from models.hf.architectures import DEFAULTS, HEADS, NotOurs, to_ours, to_theirs
 from orchestrator.config import EngineConfig, OptimConfig
 from orchestrator.training import checkpoint, engine
@@ -128,6 +129,33 @@ def test_a_setting_that_a_file_leaves_out_has_the_default_of_transformers(kind):
     for name, value in DEFAULTS[kind].items():
         if value is not None:  # worked out of others
             assert getattr(theirs, name) == value, name
+
+
+def losses_and_gradients(model, **asked):
+    """What a model tells of targets, and the gradients of its sum."""
+    targets = tokens().roll(-1, 1)
+    found = model(tokens(), targets=targets, **asked)
+    own = torch.autograd.grad(found.sum(), list(model.parameters()), allow_unused=True)
+    return found.detach(), [each for each in own if each is not None]
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_logits_of_a_wrapped_model_are_never_whole_where_they_are_many(kind, tmp_path, monkeypatch):
+    made(kind, WRAPPED[kind], tmp_path)
+    ours = opened(tmp_path).eval()
+    mask = torch.rand(tokens().shape, generator=torch.Generator().manual_seed(0)) < 0.6
+    ways = ({}, {"loss_mask": mask}, {"loss_mask": mask, "temperature": 0.7}, {"temperature": 2.0})
+    whole = [losses_and_gradients(ours, **asked) for asked in ways]
+    grades = {"targets": tokens().roll(-1, 1), "loss_mask": mask, "grades": True}
+    graded = ours(tokens(), **grades)
+    held = []
+    head = ours.theirs.get_output_embeddings()
+    head.register_forward_hook(lambda *told: held.append(told[2].numel() // V))
+    monkeypatch.setattr(wrapped, "LOGITS_BYTES", {"cpu": 4 * V * 5})
+    for asked, expected in zip(ways, whole, strict=True):
+        torch.testing.assert_close(losses_and_gradients(ours, **asked), expected)
+    torch.testing.assert_close(ours(tokens(), **grades), graded)
+    assert max(held) == 5
 
 
 @pytest.mark.parametrize("kind", WRAPPED)

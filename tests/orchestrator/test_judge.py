@@ -68,7 +68,7 @@ def test_an_endpoint_judges_pairs_that_dpo_and_reward_read_and_its_key_is_nowher
         )
         planned = typed("plan", *QUICK[1:], *words)
         assert "24 requests; about " in planned.out
-        assert "at most 0.0" in planned.out
+        assert "each) in money at most" in planned.out
         assert server.asked == [], "a plan asks nobody"
         answer = typed(*QUICK, *words)
         assert answer.code == 0, answer

@@ -7,13 +7,17 @@ leaves the pictures of each page in PICTURES.
 
 import sqlite3
 import tempfile
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
+from orchestrator.config import TrackingConfig
+from orchestrator.record.mlflow import new_state
 from orchestrator.verbs.ui import answers, choose_port, find_store, serve
 from tests.browser import browser, installed
+from tests.orchestrator.test_scaling import grid, measured
+from tests.orchestrator.test_scaling_verb import ran, table
 from tests.orchestrator.typed import typed
 
 pytestmark = [
@@ -43,17 +47,7 @@ def test_runs_a_sweep_charts_and_models_are_seen_as_they_are_meant(tmp_path, mon
     (folder,) = outputs.glob("*/*-sweep-mine")
     (run,) = (path.parent for path in outputs.glob("*/*/result.json") if _alone(path.parent))
     pages = {name: find_store(outputs, own)[1] for name, own in (("run", run), ("sweep", folder))}
-    port = choose_port("127.0.0.1", None)
-    base = f"http://127.0.0.1:{port}"
-    with (
-        tempfile.TemporaryFile() as output,
-        serve(uri, "127.0.0.1", port, output) as server,
-        browser() as page,
-    ):
-        assert answers(base, server)
-        page.open(base)
-        page.run(NO_ASSISTANT)
-
+    with shown(uri) as (page, base):
         page.open(f"{base}{page_of_runs}")
         page.until(f"{ROWS} >= 5")
         columns = page.run(HEADERS)
@@ -88,6 +82,53 @@ def test_runs_a_sweep_charts_and_models_are_seen_as_they_are_meant(tmp_path, mon
         page.open(f"{base}/#/models/{name}?workflowType=machine_learning")
         page.reads("champion", "candidate", "validation/accuracy")
         page.picture(tmp_path / "registered.png")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore")  # of MLflow, which is in this process for once
+def test_a_prediction_is_seen_with_its_band_its_points_and_what_came_out(
+    tmp_path, monkeypatch, corpus
+):
+    monkeypatch.chdir(tmp_path)
+    points = measured("chinchilla", *grid(), noise=0.003)
+    rows = [*zip(points.parameters, points.tokens, points.loss, strict=True)]
+    size, tokens, loss = rows.pop()
+    ask = ("--size", str(size), "--tokens", str(tokens), "--draws", "40", "--record")
+    assert typed("scaling", "predict", table(rows=rows), *ask).code == 0
+    (folder,) = Path("outputs").glob("*/*-prediction-*")
+    run = Path("outputs/2026-01-02/03-04-05-pretrain-abc123")
+    ran(corpus, run, size, tokens, loss)
+    new_state(TrackingConfig(), Path("outputs").absolute()).save(run)
+    assert typed("sync", str(run)).code == 0
+    assert typed("scaling", "predict", str(folder), "--run", "abc123").code == 0
+    uri, own = find_store(Path("outputs"), folder)[:2]
+    with shown(uri) as (page, base):
+        page.open(f"{base}{own}")
+        page.reads("predicted", "9 times in 10", "measured", "the interval", "parameters on")
+        page.until("[...document.images].some(e => /prediction/.test(e.src) && e.naturalWidth)")
+        page.picture(tmp_path / "prediction.png")
+        page.open(f"{base}{own.replace('?', '/model-metrics?')}")
+        page.reads("curve", "points", "predicted", "measured")
+        page.picture(tmp_path / "prediction_curves.png")
+        page.open(f"{base}{find_store(Path('outputs'), run)[1]}")
+        page.reads("Prediction", folder.name)
+        page.picture(tmp_path / "predicted_run.png")
+
+
+@contextmanager
+def shown(uri):
+    """MLflow's page of a store in a browser, and its address."""
+    port = choose_port("127.0.0.1", None)
+    base = f"http://127.0.0.1:{port}"
+    with (
+        tempfile.TemporaryFile() as output,
+        serve(uri, "127.0.0.1", port, output) as server,
+        browser() as page,
+    ):
+        assert answers(base, server)
+        page.open(base)
+        page.run(NO_ASSISTANT)
+        yield page, base
 
 
 def _alone(folder):

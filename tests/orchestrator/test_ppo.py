@@ -1,6 +1,7 @@
 """stage=ppo as a user types it, what it keeps, and the step of several ranks and ZeRO stages."""
 
 import json
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from orchestrator.stages.ppo.driver import prepare
 from orchestrator.stages.ppo.stage import PPOConfig
 from orchestrator.stages.ppo.train import Training, Valued, explained_variance
 from orchestrator.stages.rollouts import keeping
+from orchestrator.stages.rollouts.engines import rollout_engines
 from orchestrator.stages.run import Run
 from orchestrator.training.rollout import Rollout
 from tests.orchestrator.typed import trained, typed
@@ -61,10 +63,16 @@ def two_steps(words, folder):
     inputs = prepare(config, None, lambda _: None).inputs
     run = Run(folder, torch.device("cpu"), lambda _: None, lambda: False, cache_root())
     training = Training(config, inputs, run)
-    found = []
-    for step in (1, 2):
-        found.append(training.take(step, 1e-2))
-        training.position += config.batch.step
+    with ExitStack() as stack:
+        if training.settings.engines:
+            end = training.tokens.end_of_text
+            engines = rollout_engines(config, run, training.model, end)
+            training.engines = stack.enter_context(engines)
+        found = []
+        for step in (1, 2):
+            found.append(training.take(step, 1e-2))
+            training.position += config.batch.step
+            training.updates_done += training.settings.updates
     return found
 
 
@@ -74,9 +82,14 @@ def test_a_step_is_the_same_on_one_rank_and_two_and_under_every_zero_stage(
     plain = (*asked, "resources=inline", "engine=torch")
     [alone] = one.run(two_steps, plain, tmp_path / "alone")
     answers = [keeping.read(keeping.file_of(tmp_path / "alone", step)) for step in (1, 2)]
-    for engine in ("zero0", "zero2", "zero3"):
+    beside = ("resources=inline", "resources.workers=2", "stage.engines=2")
+    for engine, where in (
+        ("zero0", ["resources=cpu2"]),
+        ("zero2", beside),
+        ("zero3", ["resources=cpu2"]),
+    ):
+        words = (*asked, *where, f"engine={engine}", "stage.micro_batch_size=2")
         folder = tmp_path / engine
-        words = (*asked, "resources=cpu2", f"engine={engine}", "stage.micro_batch_size=2")
         first, second = two.run(two_steps, words, folder)
         assert first == second
         for own, wanted in zip(first, alone, strict=True):

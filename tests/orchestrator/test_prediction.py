@@ -1,6 +1,7 @@
 """Predictions of runs: made before them, scored after them, and found in MLflow from both sides."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,14 @@ import pytest
 from orchestrator.config import TrackingConfig
 from orchestrator.job.predicted import scored
 from orchestrator.record.mlflow import State, new_state
-from orchestrator.record.mlflow.sending import send
 from orchestrator.record.predictions import Prediction
+from orchestrator.record.runs import Run
 from orchestrator.scaling.fitting import fit, one_thread
 from orchestrator.scaling.forms import FORMS
 from orchestrator.scaling.intervals import bootstrap
 from orchestrator.scaling.predicting import keep, predict
 from tests.orchestrator.test_scaling_verb import POINTS, ran, table
-from tests.orchestrator.typed import refused, typed
+from tests.orchestrator.typed import on, refused, trained, typed
 
 LARGE = int(np.argmax(POINTS.parameters))
 SIZE, TOKENS, LOSS = (own[LARGE] for own in (POINTS.parameters, POINTS.tokens, POINTS.loss))
@@ -44,9 +45,10 @@ def test_a_prediction_and_its_run_lead_to_each_other_in_mlflow(corpus):
     assert "is a prediction that was made" in refused(
         *("scaling", "predict", str(folder), "--size", "1", "--tokens", "2")
     )
+    ran(corpus, RUN.with_name("03-04-07-pretrain-abd"), SIZE, TOKENS, LOSS, status="failed")
+    assert "a law: it is failed" in refused("scaling", "predict", str(folder), "--run", "abd")
     ran(corpus, RUN, SIZE, TOKENS, LOSS)
     new_state(TrackingConfig(), Path("outputs").absolute()).save(RUN)
-    send(RUN)
     answer = typed("scaling", "predict", str(folder), "--run", "abc123")
     assert answer.code == 0, answer
     assert "measured " in answer.out
@@ -62,7 +64,7 @@ def test_a_prediction_and_its_run_lead_to_each_other_in_mlflow(corpus):
     assert "prediction.png" in notes[folder]
     artifacts = {own.path for own in client.list_artifacts(states[folder].run_id)}
     assert artifacts == {"prediction.json", "prediction.png", "points.json"}
-    curve = client.get_metric_history(states[folder].run_id, "predicted/loss")
+    curve = client.get_metric_history(states[folder].run_id, "curve/loss")
     steps = [own.step for own in curve]
     assert steps == sorted(steps)
     own = Prediction.load(folder)
@@ -72,31 +74,29 @@ def test_a_prediction_and_its_run_lead_to_each_other_in_mlflow(corpus):
     # The run is a point of its experiment, and the prediction is none.
     ask = ("scaling", "fit", "mlflow:default", "--flops-within", "1e9")
     assert "all 1 points have parameters" in refused(*ask)
-    assert "no run there can be a point; there is none" in refused(
-        "scaling", "fit", "mlflow:default?tags.stage = 'dpo'"
-    )
     assert "has no such experiment; it has default" in refused("scaling", "fit", "mlflow:other")
 
 
 def test_the_end_of_a_run_settles_what_was_predicted_of_it_and_nothing_else(corpus):
+    size, tokens = Run(trained(corpus)).parameters, 3 * 4 * 32
     with one_thread():
         draws = bootstrap(fit(FORMS["chinchilla"], SMALLER), 20)
-    folder = keep(predict(draws, SIZE, TOKENS), Path("outputs"))
+    folder = keep(predict(draws, size, tokens), Path("outputs"))
     before = Prediction.load(folder)
-    assert before.truth is None
+    shutil.copytree(trained(corpus), RUN)
     told = []
-    for place, size, status in ((RUN.with_name("a-b-c-1"), SIZE / 2, "done"), (RUN, SIZE, "done")):
-        ran(corpus, place, size, TOKENS, LOSS, status)
-        with scored(place.absolute(), told.append, sends=False):
-            assert (place / "prediction.json").exists() == (size == SIZE)
-    (line,) = told
-    after = Prediction.load(folder)
-    assert after.truth.loss == LOSS
-    assert after.error == pytest.approx(after.loss / LOSS - 1)
-    assert after.inside == (after.low <= LOSS <= after.high)
-    assert f"{after.error:+.2%}" in line
-    assert after.beforehand is False, "the run had been made before; its record says so"
-    assert "made after the run began" in line
+    with scored(RUN.absolute(), told.append, sends=False):
+        assert told == [], "it has made 2 steps, and 3 were predicted"
+    answer = typed("run", *on(corpus), "stage.steps=3")
+    run, after = Path("outputs/latest").resolve(), Prediction.load(folder)
+    assert before.truth is None
     assert (before.loss, before.low, before.high) == (after.loss, after.low, after.high)
-    assert json.loads((RUN / "prediction.json").read_text())["folder"] == after.folder
-    assert (RUN / "figures" / "prediction.png").exists()
+    assert after.truth.loss == Run(run).metrics["validation/loss"]
+    assert after.error == pytest.approx(after.loss / after.truth.loss - 1)
+    assert after.inside == (after.low <= after.truth.loss <= after.high)
+    assert after.beforehand
+    assert f"prediction {after.said}" in " ".join(answer.out.split())
+    assert json.loads((run / "prediction.json").read_text())["folder"] == after.folder
+    assert (run / "figures" / "prediction.png").exists()
+    with scored(run, told.append, sends=False):
+        assert told == [], "once is enough"

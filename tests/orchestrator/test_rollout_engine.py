@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from cluster.placement import GangRefused, refuse_what_never_fits
 from models.configs import GPTConfig
-from orchestrator.config import EngineConfig, OptimConfig, RoleConfig
+from orchestrator.config import EngineConfig, OptimConfig, ResourcesConfig, RoleConfig
+from orchestrator.plan.devices import placement_of
 from orchestrator.stages.rollouts.updating import importance
 from orchestrator.training.engine import whole_weights
 from orchestrator.training.roles import build_role
@@ -89,6 +91,14 @@ def test_under_zero_3_weights_are_sent_whole_and_one_tensor_is_whole_at_a_time(t
     assert first[1] == expected
     assert second[1] is None
     assert max(first[0]) == max(second[0]) == 1
+
+
+def test_engines_take_room_beside_the_workers():
+    placement = placement_of(ResourcesConfig(workers=2), [2], beside=1)
+    assert [placement.room([{"CPU": cores}]) for cores in (0, 2, 3)] == [0, 1, 2]
+    refuse_what_never_fits(placement, [{"CPU": 2}, {"CPU": 1}], "this machine")
+    with pytest.raises(GangRefused, match=r"as much for 1 more .* set resources.workers=1"):
+        refuse_what_never_fits(placement, [{"CPU": 2}], "this machine")
 
 
 def test_importance_is_the_ratio_of_probabilities_and_is_truncated():

@@ -172,11 +172,11 @@ def test_a_budget_becomes_an_experiment_that_can_be_planned_and_takes_that_budge
     assert size in Path(place).read_text()
     assert "exists; remove it" in refused(*ask, "--write", place)
     dialled = ("my_conf/experiment/family.yaml", "--dial", "--vocab-size", "1024")
-    assert typed(*ask, "--write", *dialled).code == 0
+    answer = typed(*ask, "--write", *dialled, "--json")
+    assert json.loads(answer.out)["parameters"]["value"] > 1e5
     planned = typed("plan", "experiment=family", "-cd", "my_conf")
     own = re.search(r"model +gpt, ([\d,]+) parameters", planned.out)[1]
     assert f"{own} parameters" in Path(dialled[0]).read_text()
-    assert json.loads(typed(*ask, "--json").out)["parameters"]["value"] > 1e5
 
 
 def test_budgets_that_cannot_be_spent_are_refused():

@@ -93,10 +93,14 @@ class PredictionReplay:
 
 
 def _points(own: files.Prediction, unit: int) -> list[Point]:
-    """The law for this size, the runs it goes by and what came out, over training compute."""
-    curve = own.curve
+    """What was predicted, the law for this size, its runs and what came out, by FLOPs."""
+    curve, at = own.curve, round(own.flops / unit)
     found = [
-        Point(f"predicted/{name}", value, own.made_ms, round(flops / unit))
+        Point(f"predicted/{name}", value, own.made_ms, at)
+        for name, value in (("loss", own.loss), ("low", own.low), ("high", own.high))
+    ]
+    found += [
+        Point(f"curve/{name}", value, own.made_ms, round(flops / unit))
         for name in ("loss", "low", "high")
         for flops, value in zip(curve["flops"], curve[name], strict=True)
     ]
@@ -106,12 +110,12 @@ def _points(own: files.Prediction, unit: int) -> list[Point]:
         for point in by_compute
     ]
     if own.truth is not None:
-        at, step = own.truth.began_ms, round(own.truth.flops / unit)
         assert own.error is not None
+        ran = own.truth.began_ms, round(own.truth.flops / unit)
         found += [
-            Point("measured/loss", own.truth.loss, at, step),
-            Point("measured/error", own.error, at, step),
-            Point("measured/inside", float(bool(own.inside)), at, step),
+            Point("measured/loss", own.truth.loss, *ran),
+            Point("measured/error", own.error, *ran),
+            Point("measured/inside", float(bool(own.inside)), *ran),
         ]
     return found
 

@@ -14,6 +14,7 @@ other        the rest: what comes after the last step, samples, the record
 """
 
 import heapq
+import re
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ CHUNK_BYTES = 1 << 20
 GOODPUT = "run/goodput"
 """The metric's name in the journal, result.json and MLflow."""
 STEP_SECONDS = "train/step_seconds"
+PART_SECONDS = re.compile("train/([a-z]+)_seconds")
 DATA_WAITS = ("train/data_wait_fraction", "train/data_wait")
 """Of a step, the share that it waited for data; the second name is that of older runs."""
 PARTS = ("start", "steps", "data", "lost steps", "recovery", "evaluation", "saves", "other")
@@ -47,6 +49,8 @@ class Spending:
     """Optimizer steps that were done and are not committed."""
     step_seconds: float | None = None
     """Fault-free time of a step: the median over the committed ones. None: there are none."""
+    part_seconds: dict[str, float] = field(default_factory=dict)
+    """The same of its parts, by their names, where the stage tells them: rollout, update ..."""
     failures: int = 0
 
     @property
@@ -93,13 +97,25 @@ def spending(
         counts = descent.holds(line["attempt"], line["step"]) and line["step"] <= last_kept
         account.step(line, counts)
         if counts:
-            committed.append(line["metrics"][STEP_SECONDS])
+            committed.append(_timed(line["metrics"]))
         else:
             account.spent.lost_steps += 1
     spent = account.close(now_ms)
     spent.steps = len(committed)
-    spent.step_seconds = statistics.median(committed) if committed else None
+    if committed:
+        parts = {
+            name: statistics.median(own[name] for own in committed if name in own)
+            for name in committed[-1]
+        }
+        spent.step_seconds = parts.pop("step")
+        spent.part_seconds = parts
     return spent
+
+
+def _timed(metrics: dict[str, float]) -> dict[str, float]:
+    """Seconds of a step and of its parts, by name; those since the start of the run are neither."""
+    found = (PART_SECONDS.fullmatch(name) for name in metrics)
+    return {match[1]: metrics[match[0]] for match in found if match}
 
 
 class _Account:

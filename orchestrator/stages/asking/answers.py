@@ -9,14 +9,14 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from data.files import write_text_atomic
-from data.messages import counted
 from orchestrator.stages.asking.requests import Asked, Reply, Request
+from orchestrator.stages.asking.spending import Spent
 from orchestrator.stages.run import Run
 from orchestrator.training import distributed
 from orchestrator.training.patience import SAMPLING
@@ -29,50 +29,6 @@ LINES = 10  # of progress, about
 
 class Stopped(Exception):
     """The job was asked to leave; what was answered is kept."""
-
-
-@dataclass
-class Spent:
-    """What was asked for in this run, over all ranks."""
-
-    asked: int = 0
-    """Requests that were sent or computed."""
-    known: int = 0
-    """Requests that had been answered before."""
-    tokens_in: int = 0
-    tokens_out: int = 0
-    """Of what was asked in this run."""
-    problems: dict[str, int] = field(default_factory=dict)
-    """Requests without an answer, by why."""
-    again: dict[str, int] = field(default_factory=dict)
-    """What passed when a request was sent again, and how often."""
-
-    def notices(self) -> list[str]:
-        """What a reader should know of it, in sentences."""
-        none = sorted(self.problems.items())
-        again = ", ".join(f"{number:,} x {what}" for what, number in sorted(self.again.items()))
-        return [
-            *(f"{counted(n, 'request')} without an answer: {why}" for why, n in none),
-            *([f"requests were sent again after {again}"] if again else []),
-        ]
-
-    def count(self, reply: Reply) -> None:
-        """Count a request that was asked now."""
-        self.asked += 1
-        self.tokens_in += reply.tokens_in
-        self.tokens_out += reply.tokens_out
-        if reply.problem is not None:
-            self.problems[reply.problem] = self.problems.get(reply.problem, 0) + 1
-
-    def add(self, other: "Spent") -> None:
-        """Count another one, too."""
-        self.asked += other.asked
-        self.known += other.known
-        self.tokens_in += other.tokens_in
-        self.tokens_out += other.tokens_out
-        for own, others in ((self.problems, other.problems), (self.again, other.again)):
-            for what, number in others.items():
-                own[what] = own.get(what, 0) + number
 
 
 class Kept:

@@ -100,7 +100,7 @@ def reached(found: Found, config: JobConfig, run: Run) -> LocalModel | Endpoint:
     return LocalModel(
         role.engine,
         found.chat(),
-        str(found.manifest_sha256),
+        f"{found.manifest_sha256} {found.role.engine.precision}",
         batch_size=found.config.batch_size,
         least_mass=found.config.least_mass,
     )

@@ -10,15 +10,25 @@ from data.files import cache_root
 from data.sources.conversation import Preference
 from data.sources.conversations import file_preferences
 from data.sources.rankings import python_preferences
-from models import cost
 from orchestrator.config import JobConfig
 from orchestrator.stages.dpo.pairs import PublishedPreferences, publish_preferences
 from orchestrator.stages.dpo.stage import OWN, DPOConfig
 from orchestrator.stages.examples.driving import outline_of, ready_of
+from orchestrator.stages.examples.published import open_arrays
+from orchestrator.stages.examples.ragged import filled_lengths
 from orchestrator.stages.examples.splitting import left_out
 from orchestrator.stages.language.roles import language_role, tokenizer_of_all
 from orchestrator.stages.rewards import RULES
-from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Score, Shown
+from orchestrator.stages.stage import (
+    LOOKED_AT,
+    Outline,
+    Ready,
+    RoleOutline,
+    Say,
+    Score,
+    Shown,
+    Work,
+)
 from orchestrator.stages.weights import verified_weights
 
 if TYPE_CHECKING:
@@ -98,6 +108,12 @@ def _preferences(config: JobConfig, stage: DPOConfig) -> Iterator[Preference]:
 def _outline(
     config: JobConfig, data: str, vocabulary: int, published: PublishedPreferences | None = None
 ) -> Outline:
+    stage, length = config.section(DPOConfig), None
+    longest = stage.sequence_length
+    if published is not None:
+        [ends] = open_arrays(published.fingerprint, cache_root(), "train-ends")
+        length, longest = filled_lengths(ends, 2 * config.batch.micro)
+    compared = int(stage.loss == "kto")  # with the answers to other questions
     found = outline_of(
         config,
         language_role(config, vocabulary),
@@ -108,10 +124,12 @@ def _outline(
         training=TRAINING,
         evaluation=EVALUATION,
         score=Score("validation/accuracy", lower_is_better=False),
+        work=Work(rows=2, looks=compared, loss="losses"),
+        length=length,
+        longest=longest,
     )
-    if not config.section(DPOConfig).live:
+    if not stage.live:
         return found
-    role = language_role(config, vocabulary, "reference")
-    parameters, largest = cost.parameters(role.model), cost.largest_layer(role.model)
-    frozen = RoleOutline(role, parameters, largest)
+    work = replace(LOOKED_AT, rows=2, looks=1 + compared, loss="losses")
+    frozen = RoleOutline.of(language_role(config, vocabulary, "reference"), work)
     return replace(found, roles={**found.roles, "reference": frozen})

@@ -13,7 +13,7 @@ from orchestrator.record.checkpoints.manifest import TOKENIZER
 from orchestrator.record.journal import Journal
 from orchestrator.stages.examples.published import Published
 from orchestrator.stages.examples.resuming import start_position
-from orchestrator.stages.stage import Outline, Ready, RoleOutline, Score, Shown, step_line
+from orchestrator.stages.stage import Outline, Ready, RoleOutline, Score, Shown, Work, step_line
 
 if TYPE_CHECKING:
     from orchestrator.record.checkpoints import Checkpoint
@@ -30,6 +30,9 @@ def outline_of(
     training: tuple[Shown, ...],
     evaluation: tuple[Shown, ...],
     score: Score,
+    work: Work | None = None,
+    length: float | None = None,
+    longest: int | None = None,
 ) -> Outline:
     """The plan of a job whose steps count in examples.
 
@@ -43,10 +46,13 @@ def outline_of(
         training: shown of each step.
         evaluation: shown of each evaluation.
         score: by which runs are ranked.
+        work: what a step asks of the model. None: to learn from each example once.
+        length: tokens of a row, see `Outline`. None: `each`.
+        longest: most tokens of a row. None: not known.
     """
     steps = config.section(TrainingConfig).steps
     seen = config.batch.step * steps
-    told = RoleOutline(role, cost.parameters(role.model), cost.largest_layer(role.model))
+    told = RoleOutline.of(role, work)
     flops = None if each is None else cost.flops_per_sample(role.model, each) * seen
     epochs = "" if published is None else f" = {seen / published.train:.3g} epochs"
     operations = "" if flops is None else f"; {flops:.3g} floating-point operations"
@@ -63,7 +69,8 @@ def outline_of(
         training,
         evaluation,
         flops=flops,
-        length=each,
+        length=each if length is None else length,
+        longest=longest,
         score=score,
     )
 

@@ -35,3 +35,16 @@ def padded(
     mask = places < lengths[:, None]
     index = np.minimum(starts[:, None] + places, len(tokens) - 1)
     return np.where(mask, tokens[index], filling).astype(np.int64), mask
+
+
+def filled_lengths(ends: NDArray[np.int64], together: int) -> tuple[float, int]:
+    """Mean tokens of a row that is filled up to the longest of so many drawn at random, and most.
+
+    Args:
+        ends: (N,), as `joined` gives them.
+        together: rows of a micro-batch.
+    """
+    lengths = np.sort(np.diff(ends, prepend=0))
+    # The longest of them is the i-th smallest length with (i / N)^k - ((i - 1) / N)^k.
+    below = (np.arange(len(lengths) + 1) / len(lengths)) ** together
+    return float(lengths @ np.diff(below)), int(lengths[-1])

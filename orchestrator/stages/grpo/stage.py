@@ -61,6 +61,11 @@ class GRPOConfig(RolloutConfig):
                 "stage.aggregation=sequence"
             )
 
+    @property
+    def copies(self) -> int:
+        """Answers to each prompt."""
+        return self.group_size
+
     def check_job(self, job: JobConfig) -> None:
         """As every stage of rollouts; k1 has no gradient where it is a term of the loss."""
         super().check_job(job)

@@ -67,7 +67,7 @@ def _ready(config: JobConfig, say: Say) -> Ready:
     lines = {}
     if stage.judge.endpoint is not None:
         asked = [one for item in items for one in questions(item, stage.criterion)]
-        lines["cost"] = expected(stage.judge, asked)
+        lines["cost"] = expected(stage.judge, asked, len(items))
     elif judge.role is not None:
         at_once = counted(stage.judge.batch_size, "question")
         lines["job"] = f"{2 * len(items):,} questions, {at_once} at a time"

@@ -1,10 +1,10 @@
 """What every rank of a judge does: it asks about each pair twice, and writes down what was said."""
 
 from orchestrator.config import JobConfig
-from orchestrator.stages.asking.answers import Spent, Stopped, ask_all, write_rows
+from orchestrator.stages.asking.answers import Stopped, ask_all, write_rows
 from orchestrator.stages.asking.driving import reached
 from orchestrator.stages.asking.items import exported
-from orchestrator.stages.asking.spending import metrics, told
+from orchestrator.stages.asking.spending import Spent, metrics, told
 from orchestrator.stages.asking.verdicts import Verdict, by_rule, questions, verdicts
 from orchestrator.stages.judge import outcome
 from orchestrator.stages.judge.driver import Inputs
@@ -24,7 +24,7 @@ def judge(config: JobConfig, inputs: Inputs, run: Run) -> Result:
     try:
         found = _found(config, inputs, run, spent)
     except Stopped as stopped:
-        return Result(stopped=True, notices=(str(stopped),))
+        return Result(stopped=True, reason=str(stopped))
     measured = outcome.measure(found, inputs.people)
     run.log(
         0, {f"judge/{k}": v for k, v in (measured.metrics | metrics(stage.judge, spent)).items()}
@@ -43,9 +43,10 @@ def judge(config: JobConfig, inputs: Inputs, run: Run) -> Result:
         run.event("artifact", path=PICTURE)
     left = f"{PAIRS} has {len(rows):,} of {len(kept):,} pairs: the others have no better answer"
     learn = f"orchestrate run stage=dpo stage.data={{run}}/{PAIRS} model.weights=RUN"
+    took = told(stage.judge, spent, len(found))
     return Result(
         notices=(*spent.notices(), *([left] if len(rows) < len(kept) else [])),
-        tables=(measured.table(told(stage.judge, spent)), *outcome.disagreements(found)),
+        tables=(measured.table(took), *outcome.disagreements(found)),
         next=(("learn it", learn),) if rows else (),
     )
 

@@ -104,7 +104,8 @@ class Training(RolloutTraining):
     def expect(self, judged: Experience) -> Valued:
         """The answers with values, returns and whitened advantages."""
         rollout, mask = judged.rollout, judged.rollout.mask
-        values = self.values(rollout)
+        with self.clock("scoring"):
+            values = self.values(rollout)
         kl = kl_estimate(judged.old, judged.reference, self.ppo.kl_estimator)
         rewards = penalised_rewards(judged.rewards, kl, mask, self.penalty.coefficient)
         advantages, returns = gae(rewards, values, mask, self.ppo.gamma, self.ppo.gae_lambda)

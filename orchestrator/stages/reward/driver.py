@@ -10,12 +10,14 @@ from data.sources.conversation import Ranking
 from data.sources.rankings import file_rankings, python_rankings
 from orchestrator.config import JobConfig
 from orchestrator.stages.examples.driving import outline_of, ready_of
+from orchestrator.stages.examples.published import open_arrays
+from orchestrator.stages.examples.ragged import filled_lengths
 from orchestrator.stages.examples.splitting import left_out
 from orchestrator.stages.language.roles import tokenizer_of_weights, value_role, vocabulary_of
 from orchestrator.stages.reward.rankings import PublishedRankings, publish_rankings
 from orchestrator.stages.reward.stage import OWN, RewardConfig
 from orchestrator.stages.rewards import RULES
-from orchestrator.stages.stage import Outline, Ready, Say, Score, Shown
+from orchestrator.stages.stage import Outline, Ready, Say, Score, Shown, Work
 
 if TYPE_CHECKING:
     from orchestrator.record.checkpoints import Checkpoint
@@ -109,7 +111,12 @@ def _rankings(config: JobConfig, stage: RewardConfig) -> Iterator[Ranking]:
 def _outline(
     config: JobConfig, data: str, vocabulary: int, published: PublishedRankings | None = None
 ) -> Outline:
-    ordered = config.section(RewardConfig).ordered
+    stage, work, length = config.section(RewardConfig), Work(), None
+    longest = stage.sequence_length
+    if published is not None:
+        work = Work(rows=published.answers / published.train)
+        [ends] = open_arrays(published.fingerprint, cache_root(), "train-ends")
+        length, longest = filled_lengths(ends, round(config.batch.micro * work.rows))
     return outline_of(
         config,
         value_role(config, vocabulary),
@@ -117,7 +124,10 @@ def _outline(
         example="example",
         published=published,
         each=None if published is None else round(published.tokens),
-        training=tuple(own for own in TRAINING if ordered or own.metric != "train/accuracy"),
+        training=tuple(own for own in TRAINING if stage.ordered or own.metric != "train/accuracy"),
         evaluation=EVALUATION,
         score=Score("validation/accuracy", lower_is_better=False),
+        work=work,
+        length=length,
+        longest=longest,
     )

@@ -4,6 +4,7 @@ section.py   the settings that all of them have
 prompts.py   what is asked: rendered by a chat template, tokenized, published, opened by ranks
 driving.py   the stage in the process that starts the job
 training.py  the loop: a step is a rollout and the updates by it; evaluation, checkpoints
+clock.py     seconds of the parts of a step
 asking.py    which answers a rank wants in a step, and from which seeds
 engines.py   rollout engines in processes of their own, which write the answers
 updating.py  one optimizer step on answers, and the objective of a policy

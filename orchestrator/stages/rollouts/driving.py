@@ -13,11 +13,13 @@ from data.sources.python_questions import python_questions
 from models import cost
 from orchestrator.config import JobConfig, RoleConfig
 from orchestrator.stages.examples.driving import ready_of
+from orchestrator.stages.examples.published import open_arrays
+from orchestrator.stages.examples.ragged import filled_lengths
 from orchestrator.stages.examples.splitting import left_out
 from orchestrator.stages.language.roles import language_role, tokenizer_of_all, value_role
 from orchestrator.stages.rollouts.prompts import PublishedPrompts, publish_prompts
 from orchestrator.stages.rollouts.section import OWN, RolloutConfig
-from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Score, Shown
+from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Score, Shown, Work
 
 if TYPE_CHECKING:
     from orchestrator.record.checkpoints import Checkpoint
@@ -96,16 +98,19 @@ def _outline(
     """The plan of a job whose steps are rollouts with the updates by them."""
     stage, batch = config.section(RolloutConfig), config.batch
     roles = {
-        name: RoleOutline(role, cost.parameters(role.model), cost.largest_layer(role.model))
+        name: RoleOutline.of(rollout_role(config, vocabulary, name), work_of(stage, name))
         for name in stage.roles
-        for role in [rollout_role(config, vocabulary, name)]
     }
     answers = batch.step * stage.steps
     first = next(iter(roles.values()))
     flops = length = None
+    longest = stage.prompt_tokens + stage.answer_tokens
     if published is not None:
         flops = answers * flops_per_answer(config, published)
-        length = published.tokens + stage.answer_tokens
+        [ends] = open_arrays(published.fingerprint, cache_root(), "train-ends")
+        asked = batch.step // config.workers // stage.copies
+        prompt, most = filled_lengths(ends, max(asked, 1))
+        length, longest = prompt + stage.answer_tokens, most + stage.answer_tokens
     operations = "" if flops is None else f"; {flops:.3g} floating-point operations"
     cut = (
         f"{counted(stage.mini_batches, 'optimizer step')} x {counted(batch.micro, 'answer')} x "
@@ -128,7 +133,23 @@ def _outline(
         EVALUATION,
         flops=flops,
         length=length,
+        longest=longest,
         score=Score("validation/reward", lower_is_better=False),
+    )
+
+
+def work_of(stage: RolloutConfig, role: str) -> Work:
+    """What a step asks of a model: the policy writes, all look at it, what is trained learns."""
+    trained, policy = role not in stage.frozen, role == stage.roles[0]
+    return Work(
+        passes=stage.epochs if trained else 0,
+        looks=1,
+        written=stage.answer_tokens if policy else 0,
+        writers=stage.engines if policy else 0,
+        ahead=policy and stage.off_policy_steps > 0,
+        updates=stage.updates if trained else 0,
+        loss="scores",
+        scored=stage.answer_tokens,
     )
 
 

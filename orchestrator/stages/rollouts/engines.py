@@ -6,9 +6,11 @@ written in the same company, and to the same bit, whoever writes it and however 
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from itertools import cycle
+from typing import Any, TypeVar
 
 from cluster.service import Joined, Placement, Service, service
 from orchestrator.config import JobConfig
@@ -30,6 +32,7 @@ from orchestrator.training.rollout_engine import (
 )
 
 LOOK_S = 1.0
+Result = TypeVar("Result")
 Answers = dict[int, tuple[list[int], list[float]]]
 """Tokens and their log-probabilities, by the number of the answer."""
 
@@ -41,6 +44,9 @@ def rollout_engines(config: JobConfig, run: Run, policy: Role, end: int) -> Iter
     settings = EngineSettings(policy.config.model, precision_of(policy.engine), resources.device)
     if distributed.rank() != 0:
         yield Engines(None, stage, run, end)
+        return
+    if resources.launcher == "inline":
+        yield Engines(Here(settings, stage.engines), stage, run, end)
         return
     placement = Placement(stage.engines, resources.cpus_per_worker, resources.gpus_per_worker)
     with service(
@@ -54,11 +60,34 @@ def rollout_engines(config: JobConfig, run: Run, policy: Role, end: int) -> Iter
         yield Engines(replicas, stage, run, end)
 
 
+class Here:
+    """Engines in this process, for a debugger, with the methods of a service that are called."""
+
+    def __init__(self, settings: EngineSettings, engines: int) -> None:
+        """Make so many."""
+        self._engines = [RolloutEngine(settings, index) for index in range(engines)]
+
+    def broadcast(self, method: Callable[[RolloutEngine, Any], Any], arrays: Any) -> None:
+        """Call a method of each of them."""
+        for engine in self._engines:
+            method(engine, arrays)
+
+    def map(
+        self, method: Callable[[RolloutEngine, Asked], Result], arguments: Sequence[Asked]
+    ) -> list[Result]:
+        """Call a method with each argument; results in order."""
+        return [method(*each) for each in zip(cycle(self._engines), arguments, strict=False)]
+
+
 class Engines:
     """Every rank calls every method, in one order."""
 
     def __init__(
-        self, replicas: Service[RolloutEngine] | None, stage: RolloutConfig, run: Run, end: int
+        self,
+        replicas: Service[RolloutEngine] | Here | None,
+        stage: RolloutConfig,
+        run: Run,
+        end: int,
     ) -> None:
         """Nothing is asked yet.
 
@@ -145,9 +174,8 @@ class Engines:
         """Wait for what was begun, on rank 0."""
         if self._begun is None:
             return
-        while not self._begun.done():
+        while not wait([self._begun], LOOK_S).done:
             self._run.heart.beat(STEP)
-            time.sleep(LOOK_S / 100)
         found = self._begun.result()
         self._begun = None
         written = [own for part, _ in found for own in part]

@@ -100,7 +100,8 @@ class RolloutConfig(TrainingConfig):
     engines: int = 0
     """Rollout engines: processes of their own, each with as many CPUs and GPUs as a worker, which
     hold the policy whole and write the answers. Weights go there after each update, hashed on both
-    sides. 0: each worker writes its own."""
+    sides. 0: each worker writes its own. With resources.launcher=inline they live in this process.
+    """
     off_policy_steps: int = 0
     """0: a step learns from answers that the policy has just written; 1: engines write the answers
     of the next step meanwhile, with the weights before this one's updates."""
@@ -170,6 +171,11 @@ class RolloutConfig(TrainingConfig):
         """Optimizer steps of a step."""
         return self.epochs * self.mini_batches
 
+    @property
+    def copies(self) -> int:
+        """Answers to each prompt."""
+        return 1
+
     def batch(self, workers: int) -> BatchSizes:
         """How a step's answers, and those of each of its optimizer steps, are cut."""
         each = self.global_batch_size // self.mini_batches // workers
@@ -192,12 +198,6 @@ class RolloutConfig(TrainingConfig):
     def check_job(self, job: JobConfig) -> None:
         """Check that the models write, have room, begin as something and have no dropout."""
         super().check_job(job)
-        if self.engines and job.resources.launcher == "inline":
-            raise ValueError(
-                f"stage.engines={self.engines} are processes that Ray starts, and "
-                "resources.launcher=inline has no Ray; try resources.launcher=ray, or "
-                "stage.engines=0"
-            )
         room = self.prompt_tokens + self.answer_tokens
         for name in self.roles:
             model = language(job.role(name).model)

@@ -27,6 +27,7 @@ from orchestrator.stages.result import Result
 from orchestrator.stages.rewards import RULES
 from orchestrator.stages.rollouts import keeping
 from orchestrator.stages.rollouts.asking import Asking, Wanted, asking, wanted
+from orchestrator.stages.rollouts.clock import StepClock
 from orchestrator.stages.rollouts.driving import SAME, flops_per_answer, rollout_role
 from orchestrator.stages.rollouts.engines import Engines, rollout_engines
 from orchestrator.stages.rollouts.measuring import measure
@@ -76,7 +77,7 @@ class RolloutTraining(ExampleTraining[Questions]):
             open_split(published, name, run.cache) for name in ("train", "validation")
         )
         self.validation = validation.spread(self.settings.validation_prompts)
-        self.updates_done = 0
+        self.updates_done, self.clock = 0, StepClock()
         super().__init__(
             config, run, language_role(config, published.vocab_size), train, published.fingerprint,
             {"chat_template": published.template}, flops_per_answer(config, published),
@@ -124,10 +125,11 @@ class RolloutTraining(ExampleTraining[Questions]):
     def ask(self, step: int) -> Asked:
         """Let the policy answer this step's prompts."""
         asking = self.asking(self.position)
-        if self.engines is None:
-            written = self.write(asking.questions, asking.copies, asking.numbers, "train")
-        else:
-            written = self.write_ahead(step, asking)
+        with self.clock("rollout"):
+            if self.engines is None:
+                written = self.write(asking.questions, asking.copies, asking.numbers, "train")
+            else:
+                written = self.write_ahead(step, asking)
         rollout = written.at(torch.from_numpy(np.argsort(asking.order)).to(self.run.device))
         texts = [self.tokens.decode(row) for row in rollout.answers(self.tokens.end_of_text)]
         prompts = [asking.questions.texts[place] for place in asking.index]
@@ -190,7 +192,8 @@ class RolloutTraining(ExampleTraining[Questions]):
             RanAway: on every rank, naming the step.
         """
         rollout = asked.rollout
-        old, reference = (self.logprobs(own, rollout) for own in (self.model, self.reference))
+        with self.clock("scoring"):
+            old, reference = (self.logprobs(own, rollout) for own in (self.model, self.reference))
         rewards = torch.tensor(self.rewards(asked), device=self.run.device)
         found = Experience(rollout, rewards, old, reference, torch.zeros_like(old))
         bad = [int(n) for n in asked.ids[~rewards.isfinite().cpu().numpy()]]
@@ -219,11 +222,9 @@ class RolloutTraining(ExampleTraining[Questions]):
         rollout, mask, device = asked.rollout, asked.rollout.mask, self.run.device
         self.keep(step, asked, experience)
         apart = (experience.old - rollout.sampled).abs().exp()
-        sums = [
-            len(asked.ids),
-            *(float(x.sum()) for x in (experience.rewards, mask, rollout.ended)),
-        ]
-        count, rewards, tokens, ended = distributed.sum_over_ranks(sums, device)
+        sums = (float(x.sum()) for x in (experience.rewards, mask, rollout.ended))
+        found = distributed.sum_over_ranks([len(asked.ids), *sums], device)
+        count, rewards, tokens, ended = found
         return {
             "train/reward": rewards / count,
             "train/kl": mean_over_tokens(experience.kl, mask),
@@ -265,8 +266,7 @@ class RolloutTraining(ExampleTraining[Questions]):
             begun = time.perf_counter()
             minutes = schedule.save_minutes
             late = minutes is not None and time.monotonic() - saved_at >= 60 * minutes
-            wishes = [checkpoints.should_stop(), late]
-            stop, overdue = distributed.sum_over_ranks(wishes, device)
+            stop, overdue = distributed.sum_over_ranks([checkpoints.should_stop(), late], device)
             if stop:
                 step -= 1
                 break
@@ -290,7 +290,7 @@ class RolloutTraining(ExampleTraining[Questions]):
                     "train/answers": spent.weight,
                     "train/flops": spent.flops,
                     "train/seconds": spent.seconds,
-                    "train/step_seconds": took,
+                    **self.clock.take(took),
                 },
             )
             due = schedule.save_at(step) or bool(overdue) or step == schedule.steps

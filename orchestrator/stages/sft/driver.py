@@ -109,4 +109,5 @@ def _outline(
         training=TRAINING,
         evaluation=EVALUATION,
         score=Score("validation/exact", lower_is_better=False),
+        longest=config.section(SFTConfig).sequence_length,
     )

@@ -82,18 +82,17 @@ def _table(choice: Choice, sizes: Sequence[Smaller]) -> list[str]:
     return columns(rows)
 
 
-def _write(options: argparse.Namespace, draws: Draws, choice: Choice) -> list[str]:
-    """Write the experiment; lines on what it is, and how to go on.
-
-    The model is the nearest that can be built; the budget's other part goes into its tokens.
-    """
+def check(options: argparse.Namespace) -> None:
+    """Raise ValueError for an experiment that can't be written, before anything is fitted."""
+    if options.write is None:
+        return
     place = Path(options.write).expanduser()
     if place.parent.name != "experiment" or place.suffix != ".yaml":
         raise ValueError(
             f"--write={options.write} must be FOLDER/experiment/NAME.yaml, where Hydra looks for "
             f"it; try --write my_conf/experiment/{place.stem or 'chosen'}.yaml"
         )
-    if draws.fit.points.count != "total":
+    if options.parameters != "total":
         raise ValueError(
             "--write needs a law of all parameters: with --parameters non_embedding the size of "
             "the vocabulary decides what the model is"
@@ -101,6 +100,16 @@ def _write(options: argparse.Namespace, draws: Draws, choice: Choice) -> list[st
     for name in ("vocab_size", "sequence_length", "batch"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')}={getattr(options, name)} must be over 0")
+    if place.exists():
+        raise ValueError(f"--write={place} exists; remove it or choose another name")
+
+
+def _write(options: argparse.Namespace, draws: Draws, choice: Choice) -> list[str]:
+    """Write the experiment; lines on what it is, and how to go on.
+
+    The model is the nearest that can be built; the budget's other part goes into its tokens.
+    """
+    place = Path(options.write).expanduser()
     build = dialled if options.dial else model_of
     model = build(choice.parameters.value, options.vocab_size, options.sequence_length)
     size = cost.parameters(model)
@@ -129,8 +138,6 @@ stage:
         place.parent.mkdir(parents=True, exist_ok=True)
         with place.open("x") as file:
             file.write(text)
-    except FileExistsError:
-        raise ValueError(f"--write={place} exists; remove it or choose another name") from None
     except OSError as error:
         raise ValueError(f"--write={place} can't be written: {error.strerror}") from None
     return [

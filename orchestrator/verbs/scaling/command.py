@@ -135,6 +135,7 @@ def _choose(options: argparse.Namespace) -> int:
 
     if not (math.isfinite(options.flops) and options.flops > 0):
         raise ValueError(f"--flops={options.flops:g} must be a number above 0, such as 1e18")
+    choice.check(options)
     points = _points(options)
     with fitting.one_thread():
         fitted = fitting.fit(forms.FORMS["chinchilla"], points)
@@ -175,8 +176,10 @@ def _best(options: argparse.Namespace) -> int:
 def _points(options: argparse.Namespace, without: Sequence[str] = ()) -> "Points":
     """The points that are meant, checked, but for some runs; what was not read is said."""
     from orchestrator.scaling import sources
+    from orchestrator.scaling.intervals import check_draws
     from orchestrator.scaling.points import check_flops
 
+    check_draws(options.draws)
     if not (math.isfinite(options.flops_within) and options.flops_within >= 1):
         raise ValueError(f"--flops-within={options.flops_within} must be a factor of 1 or more")
     first, *more = (Path(name).expanduser() for name in options.points)

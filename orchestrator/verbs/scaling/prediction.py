@@ -70,8 +70,7 @@ def carry_out(options: argparse.Namespace, draws: "Draws", run: Run | None) -> i
     if run is None:
         own = predicting.predict(draws, options.size, options.tokens)
     else:
-        assert run.parameters is not None
-        own = predicting.predict(draws, run.parameters, run.metrics["train/tokens"])
+        own = predicting.predict(draws, *predicting.described(run))
         own = replace(own, truth=predicting.truth_of(run, own))
     folder = None
     if options.record:
@@ -85,7 +84,7 @@ def outputs_of(points: Sequence[str]) -> Path:
     """The outputs folder of run folders and sweeps; of a table that of where we are."""
     first = Path(points[0]).expanduser().absolute()
     if first.is_dir():
-        around = (first, first.parent, first.parents[1])
+        around = (first, first.parent, first.parent.parent)
         return next((own for own in around if any(own.glob(f"*/*/{CONFIG}"))), around[-1])
     return Path("outputs").absolute()
 
@@ -105,11 +104,16 @@ def _track(folder: Path, points: Sequence[str]) -> None:
 
 
 def _send(folder: Path, run: Run | None) -> int:
-    """Send a prediction, and the run that it was of once more: each page leads to the other."""
+    """Send a prediction and, once more, its run: whose page is linked has to be there before."""
     from orchestrator.record.mlflow.sending import send
 
+    state = State.load(folder)
+    order = [folder]
+    if run is not None and State.load(run.folder) is not None:
+        fresh = state is None or state.run_id is None
+        order = [folder, run.folder] if fresh else [run.folder, folder]
     code = 0
-    for own in (folder, *(() if run is None or State.load(run.folder) is None else (run.folder,))):
+    for own in order:
         sent = send(own)
         if isinstance(sent, Pending):
             say(str(sent), sys.stderr)
