@@ -7,12 +7,7 @@ head width, F feed-forward width, V vocabulary.
 from math import prod
 
 from models.configs import GPTConfig
-from models.formulas.adapters import (
-    adapter_tensors,
-    updated,
-    virtual_tensors,
-    virtual_tokens,
-)
+from models.formulas.adapters import adapter_tensors, updated, virtual_tensors, virtual_tokens
 from models.formulas.cost import (
     Cost,
     Flops,
@@ -66,7 +61,7 @@ def gpt_cost(config: GPTConfig, vocab_size: int | None) -> Cost:
         frozen = 0 if trained is None else 2 * T * weights
         return Flops(blocks + 2 * T * outputs * D, attention, blocks, frozen)
 
-    plain = config.score == "dot"  # the others nobody has worked out
+    plain = config.score == "dot" and not config.sparse and not P  # others nobody has worked out
     return Cost(
         tensors,
         flops,
