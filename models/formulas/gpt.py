@@ -66,7 +66,8 @@ def gpt_cost(config: GPTConfig, vocab_size: int | None) -> Cost:
         frozen = 0 if trained is None else 2 * T * weights
         return Flops(blocks + 2 * T * outputs * D, attention, blocks, frozen)
 
-    plain = config.score == "dot"  # the others nobody has worked out
+    # What others keep nobody has worked out.
+    plain = config.score == "dot" and config.adapter not in ("prompt", "prefix")
     return Cost(
         tensors,
         flops,
