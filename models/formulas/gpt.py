@@ -61,7 +61,8 @@ def gpt_cost(config: GPTConfig, vocab_size: int | None) -> Cost:
         frozen = 0 if trained is None else 2 * T * weights
         return Flops(blocks + 2 * T * outputs * D, attention, blocks, frozen)
 
-    plain = config.score == "dot" and not config.sparse and not P  # others nobody has worked out
+    # What others keep nobody has worked out.
+    plain = config.score == "dot" and not config.sparse and not P
     return Cost(
         tensors,
         flops,
