@@ -196,7 +196,8 @@ def fit(rows: list[list[float]], seconds: list[float]) -> list[float]:
     from scipy.optimize import nnls
 
     x, y = np.array(rows), np.array(seconds)
-    scale = x.max(0)  # operations are 1e10, tensors 50
+    # Operations are 1e10, tensors 50; in fp32 no scores are written out.
+    scale = np.where(x.max(0) > 0, x.max(0), 1.0)
     weights, _ = nnls(x / scale / y[:, None], np.ones(len(y)))
     return [float(w) for w in weights / scale]
 

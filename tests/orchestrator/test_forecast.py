@@ -410,11 +410,12 @@ def test_a_rank_measures_the_steps_of_a_model():
     assert row["update_s"] >= 0
 
 
-def test_models_are_told_from_the_others_that_were_measured():
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_models_are_told_from_the_others_that_were_measured(precision):
     true, step = [2e-12, 3e-9, 2e-11, 4e-9, 1e-10, 5e-10, 1e-4, 2e-3], [4e-9, 5e-6, 1e-3]
     rows = []
     for sized in MODELS:
-        row = {**asdict(sized), "precision": "bf16", "pass_s": 0.0, "update_s": 0.0}
+        row = {**asdict(sized), "precision": precision, "pass_s": 0.0, "update_s": 0.0}
         model, micro = calibrating.sized(row)
         for name, constants, features in (
             ("pass_s", true, pass_features(model, micro)),
