@@ -39,7 +39,7 @@ class PPOConfig(RolloutConfig):
     """How often a step learns from each answer."""
     mini_batches: int = 2
     """Optimizer steps in which each answer is seen once."""
-    kl_coefficient: float = 0.02
+    kl_coefficient: float = 0.05
     """What a nat of KL between policy and reference costs, taken from the reward at each token;
     with kl_target, at the first step."""
     kl_estimator: str = "k1"

@@ -70,14 +70,14 @@ class RolloutConfig(TrainingConfig):
     built-in questions a wording of each kind is held out, too."""
     validation_prompts: int = 256
     """Most held-out prompts of an evaluation."""
-    rule: str = "full_stop"
+    rule: str = "sentence"
     """The true reward, from 0 to 1: exact, contains, word_f1, from_prompt, length, no_repetition,
     sentence, full_stop (orchestrator/stages/rewards/rules.py). With a model that tells rewards,
     roles.reward.model.weights=RUN, that is what is learned from, and the rule only told."""
-    steps: int = 150
+    steps: int = 80
     """Rollouts of the whole run; each is followed by stage.epochs x stage.mini_batches optimizer
     steps."""
-    global_batch_size: int = 128
+    global_batch_size: int = 64
     """Answers per step, over all ranks."""
     micro_batch_size: int | None = None
     """Answers in one forward pass on one rank. None: a rank's whole share of a mini-batch."""
@@ -95,7 +95,7 @@ class RolloutConfig(TrainingConfig):
     aggregation: str = "token"
     """What an answer counts in the loss: token, each token the same; sequence, each answer the
     same; constant, each answer by its length / answer_tokens."""
-    kl_coefficient: float = 0.02
+    kl_coefficient: float = 0.05
     """What a nat of KL between policy and reference costs, at each token."""
     kl_estimator: str = "k3"
     """How KL is estimated: k1, k2 or k3 (orchestrator/training/kl.py)."""
