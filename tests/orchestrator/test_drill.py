@@ -224,6 +224,7 @@ def drilled(name, folder, corpus, *words):
     return drill, code, outcome
 
 
+@pytest.mark.drill  # test_elastic.py kills nodes, too, and compares losses
 def test_a_node_dies_and_the_job_goes_on_on_another_to_the_same_end_to_the_bit(tmp_path, corpus):
     workers = ("resources.workers=2", "resources.cpus_per_worker=1", "within=120")
     drill, code, outcome = drilled("kill-node", tmp_path, corpus, *workers)

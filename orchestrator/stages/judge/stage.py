@@ -27,10 +27,7 @@ class JudgingConfig(StageConfig):
     """A JSONL file of rows "prompt" and "answers", as `orchestrate label serve` reads it; of every
     two answers one is found better. "gold", the place of the best one where it is known, tells how
     good the judge is."""
-    criterion: str = (
-        "Which of two answers to a question is better: right, helpful, and no longer than it needs "
-        "to be?"
-    )
+    criterion: str = "Which answer is better: right, helpful, and no longer than needed?"
     """What the judge is to go by."""
     people: str | None = None
     """What `orchestrate label export` has written of the same file: the judge is compared with it.
