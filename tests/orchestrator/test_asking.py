@@ -87,6 +87,21 @@ def test_one_request_that_is_refused_has_no_answer_and_the_others_have_theirs():
     assert [replies[n].text for n in (0, 1, 2, 4, 5)] == ["yes"] * 5
 
 
+def test_what_was_under_way_when_one_failed_is_kept():
+    def answer(body, _):
+        number = number_of(body)
+        return (500, b"down") if number == 1 else slowly(0.1 if number else 0, said(str(number)))
+
+    replies = {}
+    with chatting(answer) as server:
+        asked = asked_of(server, retries=0, concurrency=3)
+        with pytest.raises(EndpointAway):
+            replies.update(asked.ask(requests(40)))
+        done = {number_of(body) for body in server.asked} - {1}
+    assert {n: reply.text for n, reply in replies.items()} == {n: str(n) for n in done}
+    assert {0, 2, 3} <= done, "there were some"
+
+
 def test_a_key_goes_to_the_endpoint_alone_and_into_no_message(monkeypatch):
     monkeypatch.setenv("MY_KEY", SECRET)
     with chatting(lambda body, n: said("stolen")) as other:

@@ -107,19 +107,33 @@ class Endpoint:
     def _in_parallel(
         self, pool: ThreadPoolExecutor, requests: Sequence[Request]
     ) -> Iterator[tuple[int, Reply]]:
-        """All but the first, so many at a time that none waits long in the pool."""
+        """All but the first, so many at a time that none waits long in the pool.
+
+        When one fails, those under way are waited for: what was answered is paid for.
+        """
         under_way: dict[Future[Reply], int] = {}
         places = iter(range(1, len(requests)))
+        failure: BaseException | None = None
         while True:
-            while len(under_way) < 2 * self._config.concurrency:
+            while failure is None and len(under_way) < 2 * self._config.concurrency:
                 place = next(places, None)
                 if place is None:
                     break
                 under_way[pool.submit(self._answer, requests[place])] = place
             if not under_way:
-                return
+                break
             for done in wait(under_way, return_when=FIRST_COMPLETED).done:
-                yield under_way.pop(done), done.result()
+                place = under_way.pop(done)
+                error = done.exception()
+                if error is None:
+                    yield place, done.result()
+                elif failure is None:
+                    failure = error
+                    self._over.set()  # whoever waits for the next try gives up
+                    for other in [own for own in under_way if own.cancel()]:
+                        del under_way[other]
+        if failure is not None:
+            raise failure
 
     def _answer(self, request: Request) -> Reply:
         """The reply to one request, after as many tries as it takes."""
