@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 ADVANTAGES = ("grpo", "dr_grpo", "rloo", "reinforce_pp")  # those of training/advantages.py
 LOSSES = ("clip", "gspo", "cispo")  # those of training/policy_loss.py
+ROUNDS = 3  # of most steps
 
 
 @dataclass
@@ -37,13 +38,17 @@ class GRPOConfig(RolloutConfig):
     """clip (PPO's), gspo (one ratio for an answer, aggregation=sequence), or cispo
     (orchestrator/training/policy_loss.py)."""
 
-    sampling_rounds: int = 1
-    """How often a step may ask as many prompts anew, in exchange for groups whose answers all got
-    the same reward and teach nothing (DAPO's dynamic sampling). 1: they stay."""
+    sampling_rounds: int | None = None
+    """How often a step may ask as many prompts, in exchange for groups whose answers all got the
+    same reward and teach nothing (DAPO's dynamic sampling). 1: they stay. None: 3, and 1 where that
+    can't be, with advantage=reinforce_pp, off_policy_steps=1 or evaluate_every=null."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
+        if self.sampling_rounds is None:
+            can_t = self.advantage == "reinforce_pp" or self.off_policy_steps
+            self.sampling_rounds = 1 if can_t or self.evaluate_every is None else ROUNDS
         check_at_least("stage.sampling_rounds", self.sampling_rounds, 1)
         if self.sampling_rounds > 1 and self.advantage == "reinforce_pp":
             raise ValueError(

@@ -64,6 +64,7 @@ class Training(RolloutTraining):
         Groups of one reward give their places to those of further prompts whose rewards differ,
         until none is left or stage.sampling_rounds are over. A prompt is asked once either way.
         """
+        assert self.grpo.sampling_rounds is not None  # filled in
         asked, rounds = self.ask(step), 1
         while rounds < self.grpo.sampling_rounds:
             uneven = self.uneven(asked)

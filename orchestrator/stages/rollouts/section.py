@@ -74,7 +74,7 @@ class RolloutConfig(TrainingConfig):
     """The true reward, from 0 to 1: exact, contains, word_f1, from_prompt, length, no_repetition,
     sentence, full_stop (orchestrator/stages/rewards/rules.py). With a model that tells rewards,
     roles.reward.model.weights=RUN, that is what is learned from, and the rule only told."""
-    steps: int = 80
+    steps: int = 60
     """Rollouts of the whole run; each is followed by stage.epochs x stage.mini_batches optimizer
     steps."""
     global_batch_size: int = 64
@@ -115,8 +115,8 @@ class RolloutConfig(TrainingConfig):
     importance_limit: float = 2.0
     """off_policy_steps: a token counts by its probability now / when it was written, and at most so
     much (truncated importance sampling)."""
-    evaluate_every: int | None = 25
-    checkpoint_every: int | None = 25
+    evaluate_every: int | None = 20
+    checkpoint_every: int | None = 20
 
     def __post_init__(self) -> None:
         """Check ranges."""
