@@ -66,7 +66,7 @@ def test_a_job_goes_on_elsewhere_with_fewer_and_with_more_workers_and_leaves_wit
     ]
     assert [event["cause"] for event in job.events("failed")] == ["node_lost", "node_lost"]
     lost = [event["lost_steps"] for event in job.events("restarting")]
-    assert max(lost[:2]) <= EVERY
+    assert max(lost[:2]) <= 2 * EVERY, "a save that was under way is none yet"
     assert lost[2:] == [0, 0, 0]
     assert [event["notice"] for event in job.events("preempted")] == [
         "its node is drained",

@@ -95,7 +95,7 @@ class RolloutConfig(TrainingConfig):
     aggregation: str = "token"
     """What an answer counts in the loss: token, each token the same; sequence, each answer the
     same; constant, each answer by its length / answer_tokens."""
-    kl_coefficient: float = 0.05
+    kl_coefficient: float = 0.1
     """What a nat of KL between policy and reference costs, at each token."""
     kl_estimator: str = "k3"
     """How KL is estimated: k1, k2 or k3 (orchestrator/training/kl.py)."""
