@@ -38,13 +38,14 @@ TEMPLATE = (
     "{{ eos_token if message['role'] == 'assistant' else '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
 )
+OF_GROUPS = f"stage.group_size={GROUP} stage.kl_coefficient=0.05 stage.sampling_rounds=1"
 OURS = {
     "sft": "stage=sft stage.packing=false",
     "reward": "stage=reward",
     "dpo": "stage=dpo stage.answered=0",
     "ppo": "stage=ppo stage.epochs=4 stage.mini_batches=4 stage.kl_coefficient=0.05",
-    "grpo": f"stage=grpo stage.group_size={GROUP} stage.kl_coefficient=0.05",
-    "rloo": f"stage=grpo stage.advantage=rloo stage.group_size={GROUP} stage.kl_coefficient=0.05",
+    "grpo": f"stage=grpo {OF_GROUPS}",
+    "rloo": f"stage=grpo stage.advantage=rloo {OF_GROUPS}",
 }
 
 
