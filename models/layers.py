@@ -183,9 +183,7 @@ class Attention(nn.Module):
         if before is not None:
             k, v = behind(before, k, v)  # (B, G, P + S, K)
         T, S = q.shape[2], k.shape[2]
-        if (
-            mask is None and 1 < T < S
-        ):  # several new tokens after cached ones: new token t sees S - T + t + 1
+        if mask is None and 1 < T < S:  # several new tokens: new token t sees S - T + t + 1
             mask = torch.ones(T, S, dtype=torch.bool, device=x.device).tril(S - T)
         y = self.output(self.mix(q, k, v, mask).transpose(1, 2).flatten(2))  # (B, T, D)
         dropped: Tensor = self.output_dropout(y)

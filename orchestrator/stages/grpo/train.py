@@ -41,7 +41,6 @@ class Training(RolloutTraining):
     def __init__(self, config: JobConfig, published: PublishedPrompts, run: Run) -> None:
         """Make the models, and go to where the run goes on."""
         self.grpo = config.section(GRPOConfig)
-        self.copies = self.grpo.group_size
         super().__init__(config, published, run)
 
     def take(self, step: int, rate: float) -> Metrics:
@@ -66,26 +65,32 @@ class Training(RolloutTraining):
         """
         assert self.grpo.sampling_rounds is not None  # filled in
         asked, rounds = self.ask(step), 1
-        while rounds < self.grpo.sampling_rounds:
-            uneven = self.uneven(asked)
-            if uneven.all():
-                break
+        if self.grpo.sampling_rounds == rounds:
+            return asked, rounds
+        uneven = self.uneven(asked)
+        while rounds < self.grpo.sampling_rounds and not uneven.all():
             rounds += 1
             self.position += len(uneven)
             further = self.ask(step)
             sources = sources_of(uneven, self.uneven(further), self.copies)
             asked = exchanged(asked, further, self.places, sources, self.tokens.end_of_text)
+            uneven[[place // self.copies for place in sources]] = True
         return asked, rounds
 
     def uneven(self, asked: Asked) -> Tensor:
         """Whether rewards differ within each group of the step, bool (N,). Every rank calls it."""
-        groups = over_all(self.places, self.rewards(asked)).view(-1, self.copies)
+        with self.clock("scoring"):
+            groups = self.groups(self.rewards(asked))
         return (groups != groups[:, :1]).any(1)
+
+    def groups(self, rewards: Tensor) -> Tensor:
+        """Those of all answers of the step, (N, G), by this rank's, (B,). Every rank calls it."""
+        return over_all(self.places, rewards).view(-1, self.copies)
 
     def compare(self, judged: Experience) -> tuple[Experience, float]:
         """The answers with their advantages, and the share of groups of one reward."""
         mask, how = judged.rollout.mask, self.grpo.advantage
-        groups = over_all(self.places, judged.rewards).view(-1, self.copies)
+        groups = self.groups(judged.rewards)
         equal = (groups == groups[:, :1]).all(1).double().mean().item()
         relative = group_relative(groups, how).flatten()[self.places].float().to(mask.device)
         advantages = spread(relative, mask)

@@ -25,14 +25,17 @@ class RolloutLoop(ExampleTraining[Questions]):
     """Takes the steps of a run, evaluates and saves where that is due; a kind of run adds them."""
 
     unit = "answers"
-    copies = 1
-    """Answers to each prompt."""
     settings: RolloutConfig
     own_work: OwnWork
     clock: StepClock
     updates_done = 0
     engines: Engines | None = None
     """Those that write the answers. None: the policy itself."""
+
+    @property
+    def copies(self) -> int:
+        """Answers to each prompt."""
+        return self.settings.copies
 
     def take(self, step: int, rate: float) -> Metrics:
         """A rollout and the updates by it, at this learning rate. Every rank calls it."""
