@@ -42,12 +42,7 @@ class Found:
     @property
     def outlines(self) -> dict[str, RoleOutline]:
         """The model of this machine, if it is one."""
-        if self.role is None:
-            return {}
-        model = self.role.model
-        return {
-            self.name: RoleOutline(self.role, cost.parameters(model), cost.largest_layer(model))
-        }
+        return {} if self.role is None else {self.name: RoleOutline.of(self.role)}
 
     @property
     def line(self) -> str:

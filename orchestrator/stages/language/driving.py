@@ -136,7 +136,7 @@ class LanguageDriver:
         stage, batch = config.section(LanguageTrainingConfig), config.batch
         T = config.data.sequence_length
         role = language_role(config, vocabulary)
-        told = RoleOutline(role, cost.parameters(role.model), cost.largest_layer(role.model))
+        told = RoleOutline.of(role)
         per_step, sequences = batch.step * T, batch.step * stage.steps
         flops = cost.flops_per_token(role.model, T) * sequences * T
         seen = "" if epochs is None else f" = {_epochs(epochs, 'about ' * about)}"

@@ -143,7 +143,6 @@ def _costs(model: "ModelConfig", found: "Description") -> list[str]:
 def _memory(config: "JobConfig", name: str, model: "ModelConfig") -> list[str]:
     """Bytes per worker of weights, gradients and optimizer, for each ZeRO stage."""
     from data.messages import size
-    from models import cost
     from models.configs import ByHandConfig
     from orchestrator.config import OptimConfig
     from orchestrator.plan.memory import memory_of
@@ -160,7 +159,7 @@ def _memory(config: "JobConfig", name: str, model: "ModelConfig") -> list[str]:
     }  # fmt: skip
     for shown, engine in engines.items():
         own = replace(role, model=model, engine=engine, optim=optim)
-        outline = RoleOutline(own, cost.parameters(model), cost.largest_layer(model))
+        outline = RoleOutline.of(own)
         held = memory_of(outline, workers)
         each = (held.weights, held.gradients, held.optimizer, held.total)
         cells.append((shown, *map(size, each)))
