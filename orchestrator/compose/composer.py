@@ -92,17 +92,21 @@ class Composer:
                 self._choices[group] = []
         return self._choices[group]
 
-    def composed(self, groups: Sequence[str], resumed: str | None = None) -> Composed:
+    def composed(
+        self, groups: Sequence[str], resumed: str | None = None, *, lasting: bool = True
+    ) -> Composed:
         """The config of these choices, and the choice of every group.
 
-        `resumed` is the primary config of a run that goes on (resuming.py), in place of the usual.
+        `resumed` is the primary config of a run that goes on (resuming.py), in place of the usual;
+        it, and choices that are not `lasting`, may be others the next time.
 
         Raises:
             ValueError: a file of the user's own says something to Hydra.
             HydraException: a choice is not there, or its file does not fit.
         """
         key = (self._primary, *groups)
-        if resumed is None and (known := self._composed.get(key)) is not None:
+        lasting = lasting and resumed is None
+        if lasting and (known := self._composed.get(key)) is not None:
             return deepcopy(known)
         if resumed is not None and self._primary != PRIMARY:
             raise ValueError(
@@ -115,7 +119,7 @@ class Composer:
         chosen = dict(config.hydra.runtime.choices)
         with open_dict(config):
             del config["hydra"]
-        if resumed is None:  # the jobs of a sweep make few choices, and composing takes 0.1 s
+        if lasting:  # the jobs of a sweep make few choices, and composing takes 0.1 s
             self._composed[key] = deepcopy((config, chosen))
         return config, chosen
 

@@ -1,8 +1,9 @@
 import sys
 
+from orchestrator.compose import compose
 from orchestrator.compose.composer import Composer
 from orchestrator.compose.jobs import composed
-from tests.orchestrator.typed import refused, typed
+from tests.orchestrator.typed import ROOMY, refused, trained, typed
 
 EVIL = "evil_module"
 FILES = {
@@ -65,3 +66,10 @@ def test_what_one_command_makes_of_a_config_the_next_one_does_not_see(tmp_path):
             assert config.optim.learning_rate != 0.25
             config.optim.learning_rate = 0.25
             assert "mine" not in composer.choices("optim")
+
+
+def test_each_job_of_a_process_has_the_model_of_its_own_weights(corpus):
+    small, roomy = trained(corpus), trained(corpus, ROOMY)
+    for runs, positions in ((f"{small},{roomy}", [32, 1024]), (f"{small}", [32])):
+        words = ["--multirun", f"model.weights={runs}", "data.sequence_length=32"]
+        assert [job.model.max_positions for job, _ in compose(words)] == positions
