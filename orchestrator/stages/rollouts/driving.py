@@ -38,6 +38,7 @@ TRAINING = (
 )
 EVALUATION = (
     Shown("validation/reward", "held-out reward {:.3f}"),
+    Shown("validation/learned_reward", "by the model {:.3f}"),
     Shown("validation/kl", "KL {:.3f} nats/token"),
 )
 

@@ -29,12 +29,16 @@ class Measured:
     """Share of the answers that ended by themselves."""
     answers: list[str]
     """The first few."""
+    learned: list[float] | None = None
+    """As `rewards`, by the reward model that the policy learns from. None: there is none."""
 
     @property
     def metrics(self) -> dict[str, float]:
         """As the record has them."""
+        learned = self.learned
         return {
             "validation/reward": float(np.mean(self.rewards)),
+            **({} if learned is None else {"validation/learned_reward": float(np.mean(learned))}),
             "validation/kl": self.kl,
             "validation/answer_tokens": self.tokens,
             "validation/ended": self.ended,
@@ -90,11 +94,16 @@ def tables(
     """
     numbers = "{:.3f} ({:.3f} to {:.3f})".format
     bound = "no bound" if kl_limit is None else f"at most {kl_limit:g}"
+    rewards = [(f"reward: {rule}", before.rewards, after.rewards)]
+    if before.learned is not None and after.learned is not None:
+        rewards = [
+            (f"true reward: {rule}", before.rewards, after.rewards),
+            ("reward by the model it learns from", before.learned, after.learned),
+        ]
     rows = (
-        (
-            f"reward: {rule}",
-            *(numbers(*_interval(own.rewards, seed)) for own in (before, after)),
-            numbers(*gain(before.rewards, after.rewards, seed)),
+        *(
+            (name, *(numbers(*_interval(own, seed)) for own in pair), numbers(*gain(*pair, seed)))
+            for name, *pair in rewards
         ),
         ("KL, nats per token", f"{before.kl:.4f}", f"{after.kl:.4f}", bound),
         ("tokens of an answer", f"{before.tokens:.1f}", f"{after.tokens:.1f}", ""),

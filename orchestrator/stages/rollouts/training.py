@@ -251,9 +251,11 @@ class RolloutTraining(RolloutLoop):
             ours, theirs = (self.logprobs(own, found) for own in (self.model, self.reference))
             return kl_estimate(ours, theirs, "k3") * found.mask
 
+        scorer, micro = self.reward_model, self.config.batch.micro
         return measure(
-            self.validation, RULES[self.settings.rule], self.tokens,
-            write=write, kl=kl, micro=self.config.batch.micro, heart=self.run.heart,
+            self.validation, RULES[self.settings.rule], self.tokens, write=write, kl=kl,
+            learned=None if scorer is None else lambda own: judging.by_model(scorer, own, micro),
+            micro=micro, heart=self.run.heart,
         )  # fmt: skip
 
     def result(self, outcome: Trained) -> Result:
