@@ -2,7 +2,8 @@
 
 Settings, data, code and results of each; and whether their curves lie in the band of the first one,
 or of the runs behind --band: one run's own scatter, or what several seeds lead one to expect.
-A run alone is compared with the reference curve of its stage, which runs with its defaults gave.
+A run alone is compared with the reference curve of its stage, from runs of the stage's own recipe,
+as that of the chain pretrain, sft, then reward, dpo, grpo or ppo.
 """
 
 import argparse
@@ -70,7 +71,7 @@ def _with_reference(run: Run, picture: Path, *, as_json: bool) -> int:
     Raises:
         ValueError: its stage has no reference curve.
     """
-    band = reference(run.stage)
+    recipe, band = reference(run.stage)
     points = differences.curves(run).get(band.metric, ([], []))
     place = differences.place(points, band)
     _draw(band, {run.id: points}, picture)
@@ -78,7 +79,7 @@ def _with_reference(run: Run, picture: Path, *, as_json: bool) -> int:
         print(json.dumps({band.metric: {run.id: place and differences.plain(place)}}, indent=1))
     else:
         say(f"{band.metric} over steps")
-        for line in told(band, f"{band.runs} runs of stage={run.stage}", {run.id: place}):
+        for line in told(band, f"{band.runs} runs of `{recipe}`", {run.id: place}):
             say(f"  {line}")
         typed = differences.overrides(run)
         say(f"  it was asked for with {' '.join(typed) or 'the defaults'}")
@@ -218,7 +219,7 @@ def _draw(band: Band, curves: Mapping[str, Points], picture: Path) -> None:
     axes.fill_between(band.steps, band.low, band.high, color=COLORS[0], alpha=0.2, linewidth=0)
     axes.plot(band.steps, middle, color=COLORS[0], linewidth=2, label="band")
     for color, (name, points) in zip(cycle(COLORS[1:]), curves.items(), strict=False):
-        means = differences.smooth(points)
+        means = differences.smooth(points, band.least)
         axes.plot(list(means), list(means.values()), color=color, linewidth=2, label=name)
     axes.legend(frameon=False, labelcolor=INK)
     figure.savefig(picture, dpi=120)

@@ -126,17 +126,43 @@ def test_a_run_alone_is_compared_with_the_runs_that_its_recipe_gave(outputs, tmp
     file = tmp_path / "references.yaml"
     monkeypatch.setattr(recipes, "OURS", file)
     first, second, other = (find(name, outputs) for name in ("aaa111", "bbb222", "ccc333"))
-    kept = recipes.keep("pretrain", "train/loss", [first, second])
-    recipes.keep("another", "train/loss", [first, second])
-    again = recipes.reference("pretrain")
+    _, kept = recipes.keep("pretrain", "train/loss", [first, second], "orchestrate run")
+    recipes.keep("another", "train/loss", [first, second], "orchestrate run stage=another")
+    recipe, again = recipes.reference("pretrain")
+    assert recipe == "orchestrate run"
     assert (again.metric, again.steps, again.runs) == (kept.metric, kept.steps, 2)
     assert again.low == pytest.approx(kept.low, abs=1e-4)
     assert again.high == pytest.approx(kept.high, abs=1e-4)
     inside = typed("compare", first.id)
     assert inside.code == 0, inside
-    assert "band of 2 runs of stage=pretrain" in inside.out
+    assert "band of 2 runs of `orchestrate run`" in inside.out
     assert "aaa111 lies in it" in inside.out
     assert "it was asked for with data=text" in inside.out
     outside = typed("compare", other.id, "--json")
     assert outside.code == 1
     assert json.loads(outside.out)["train/loss"]["ccc333"]["inside"] is False
+
+
+def test_a_run_at_another_rate_is_outside_of_its_recipe_and_one_of_another_seed_inside(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(recipes, "OURS", tmp_path / "references.yaml")
+    recipe = ("experiment=small", "stage=classify", "tracking=none", "resources.gpus_per_worker=0")
+    settings = ("stage.steps=60", "stage.evaluate_every=10", "optim.learning_rate=1e-2")
+    words = ("resources=inline", *settings, "optim.warmup_steps=0", "stage.checkpoint_every=null")
+
+    def run(*changed):
+        assert typed("run", *recipe, *words, *changed).code == 0
+        return find("outputs/latest", Path("outputs"))
+
+    runs = [run(f"seed={seed}") for seed in range(3)]
+    _, band = recipes.keep("classify", "validation/loss", runs, "orchestrate run stage=classify")
+    assert band.steps == list(range(10, 61, 10))
+    like = run("seed=3")
+    alike = typed("compare", str(like.folder), "--json")
+    assert alike.code == 0, alike
+    slow = run("seed=3", "optim.learning_rate=1e-3")
+    unlike = typed("compare", str(slow.folder))
+    assert unlike.code == 1, unlike
+    assert "above it" in unlike.out

@@ -1,4 +1,4 @@
-"""Reference curves: where runs of a stage with its defaults and the built-in data lie.
+"""Reference curves: where runs of a stage's own recipe lie.
 
 They stand in conf/references.yaml, which `tests/benchmarks/preferences.py --keep` writes from runs
 that differ in their seeds.
@@ -7,7 +7,7 @@ that differ in their seeds.
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -17,12 +17,21 @@ from orchestrator.record.comparing.differences import Band, band_of, curves
 from orchestrator.record.runs import Run
 
 OURS = Path(conf.__file__).parent / "references.yaml"
-HEAD = "# Where runs with the defaults of a stage lie: see `orchestrate compare RUN`.\n"
+HEAD = "# Where runs of a stage's own recipe lie: see `orchestrate compare RUN`.\n"
 DIGITS = 4
+RECIPE = "recipe"
 
 
-def reference(stage: str, file: Path | None = None) -> Band:
-    """The band of a stage's own recipe.
+class Reference(NamedTuple):
+    """Where runs of a recipe lie."""
+
+    recipe: str
+    """What is typed for one."""
+    band: Band
+
+
+def reference(stage: str, file: Path | None = None) -> Reference:
+    """That of a stage.
 
     Raises:
         ValueError: none is kept.
@@ -33,10 +42,13 @@ def reference(stage: str, file: Path | None = None) -> Band:
             f"there is no reference curve of stage={stage}, only of {', '.join(known) or 'none'}; "
             "give two runs or more"
         )
-    return Band(**known[stage])
+    found = known[stage]
+    return Reference(found.pop(RECIPE), Band(**found))
 
 
-def keep(stage: str, metric: str, runs: Sequence[Run], file: Path | None = None) -> Band:
+def keep(
+    stage: str, metric: str, runs: Sequence[Run], recipe: str, file: Path | None = None
+) -> Reference:
     """Make runs of a stage that differ in their seeds its reference, in place of any before.
 
     Raises:
@@ -47,9 +59,10 @@ def keep(stage: str, metric: str, runs: Sequence[Run], file: Path | None = None)
     plain = asdict(found)
     for side in ("low", "high"):
         plain[side] = [round(float(value), DIGITS) for value in plain[side]]
-    text = yaml.safe_dump({**_table(file), stage: plain}, sort_keys=True, default_flow_style=None)
+    table = dict(sorted({**_table(file), stage: {RECIPE: recipe, **plain}}.items()))
+    text = yaml.safe_dump(table, sort_keys=False, default_flow_style=None)
     write_text_atomic(file, HEAD + text)
-    return found
+    return Reference(recipe, found)
 
 
 def _table(file: Path) -> dict[str, dict[str, Any]]:
