@@ -1,7 +1,7 @@
 """From a model that knows text to aligned ones: what each stage of post-training gives by its seed.
 
-    python tests/benchmarks/preferences.py [--base RUN | --answering RUN ...] [--seeds 3]
-        [--stages sft reward ...] [--outputs FOLDER] [--keep] [SETTINGS ...]
+    python tests/benchmarks/preferences.py [SETTINGS ...] [--base RUN | --answering RUN ...]
+        [--seeds 3] [--stages sft reward ...] [--outputs FOLDER] [--keep]
 
 Trains the default model and from it, for each seed, one that answers (`stage=sft`), unless such
 runs are given; and from each of these one by reward, dpo, grpo and ppo with their defaults. A line

@@ -148,12 +148,13 @@ def test_a_run_at_another_rate_is_outside_of_its_recipe_and_one_of_another_seed_
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(recipes, "OURS", tmp_path / "references.yaml")
-    recipe = ("experiment=small", "stage=classify", "tracking=none", "resources.gpus_per_worker=0")
+    recipe = ("experiment=small", "stage=classify", "tracking=none", "resources=inline")
+    alone = ("resources.cpus_per_worker=1", "resources.gpus_per_worker=0")
     settings = ("stage.steps=60", "stage.evaluate_every=10", "optim.learning_rate=1e-2")
-    words = ("resources=inline", *settings, "optim.warmup_steps=0", "stage.checkpoint_every=null")
+    words = (*settings, "optim.warmup_steps=0", "stage.checkpoint_every=null")
 
     def run(*changed):
-        assert typed("run", *recipe, *words, *changed).code == 0
+        assert typed("run", *recipe, *alone, *words, *changed).code == 0
         return find("outputs/latest", Path("outputs"))
 
     runs = [run(f"seed={seed}") for seed in range(3)]
