@@ -208,7 +208,9 @@ def told(band: Band, of: str, places: Mapping[str, Place | None]) -> list[str]:
             )
         else:
             where = "lies in it" if own.inside else "ends in it, but was often outside"
-            lines.append(f"{name} {where}: {own.share:.0%} of {own.compared} steps")
+            end = band.steps[-1]
+            short = "" if own.last == end else f", and has come to step {own.last} of {end}"
+            lines.append(f"{name} {where}: {own.share:.0%} of {own.compared} steps{short}")
     return lines
 
 

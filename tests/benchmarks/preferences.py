@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from itertools import cycle
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -58,7 +59,9 @@ def main() -> None:
     """Print a line for each run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", type=Path)
-    parser.add_argument("--answering", type=Path, nargs="+", help="a run of stage=sft by seed")
+    parser.add_argument(
+        "--answering", type=Path, nargs="+", help="runs of stage=sft, which the seeds take in turn"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--stages", nargs="+", choices=CURVES, default=list(CURVES))
     parser.add_argument("--outputs", type=Path, help="where the runs stay")
@@ -69,7 +72,7 @@ def main() -> None:
         answering = asked.answering
         if answering is None:
             base = asked.base or run_job(outputs, *asked.settings)
-            answering = trained("sft", [base] * asked.seeds, asked, outputs)
+            answering = trained("sft", [base], asked, outputs)
         for stage in asked.stages:
             if stage != "sft":
                 trained(stage, answering, asked, outputs)
@@ -78,9 +81,9 @@ def main() -> None:
 def trained(
     stage: str, starts: Sequence[Path], asked: argparse.Namespace, outputs: Path
 ) -> list[Path]:
-    """Runs of a stage, one for each seed, which begins at the weights that stand at its place."""
+    """Runs of a stage, one for each seed, which take the weights to start from in turn."""
     runs: list[Run] = []
-    for seed, start in enumerate(starts[: asked.seeds]):
+    for seed, start in zip(range(asked.seeds), cycle(starts), strict=False):
         begun = time.perf_counter()
         settings = f"stage={stage}", f"model.weights={start.resolve()}", f"seed={seed}"
         runs.append(Run(run_job(outputs, *settings, *asked.settings)))

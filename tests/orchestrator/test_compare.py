@@ -138,6 +138,11 @@ def test_a_run_alone_is_compared_with_the_runs_that_its_recipe_gave(outputs, tmp
     assert "band of 2 runs of `orchestrate run`" in inside.out
     assert "aaa111 lies in it" in inside.out
     assert "it was asked for with data=text" in inside.out
+    journal = first.folder / "metrics.jsonl"
+    journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:200]))
+    assert "lies in it: 100% of 200 steps, and has come to step 200 of 400" in (
+        typed("compare", first.id).out
+    )
     outside = typed("compare", other.id, "--json")
     assert outside.code == 1
     assert json.loads(outside.out)["train/loss"]["ccc333"]["inside"] is False

@@ -131,6 +131,8 @@ class Place:
     """Of the compared steps at which its running mean is inside."""
     compared: int
     """Steps that both have."""
+    last: int
+    """The last of them."""
     leaves: int | None
     """The step from which it stays outside to the end. None: it ends inside."""
     beyond: float
@@ -210,7 +212,8 @@ def place(points: Points, band: Band) -> Place | None:
             break
         leaves = step
     inside = sum(distance == 0 for _, distance in beyond)
-    return Place(inside / len(beyond), len(beyond), leaves, beyond[-1][1])
+    last, distance = beyond[-1]
+    return Place(inside / len(beyond), len(beyond), last, leaves, distance)
 
 
 def curves(run: Run) -> dict[str, Points]:
