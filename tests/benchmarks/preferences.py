@@ -28,13 +28,13 @@ from orchestrator.record.runs import Run
 from tests.benchmarks.runs import run_job, scratch
 
 CURVES = {
-    "sft": "validation/loss",
-    "reward": "validation/loss",
-    "dpo": "validation/loss",
-    "grpo": "validation/reward",
-    "ppo": "validation/reward",
+    "sft": ("validation/loss",),
+    "reward": ("validation/loss",),
+    "dpo": ("validation/loss", "validation/margin"),
+    "grpo": ("validation/reward", "validation/kl"),
+    "ppo": ("validation/reward", "validation/kl"),
 }
-"""Of each stage the metric whose curve tells of a run whether it goes as others did."""
+"""Of each stage the metrics whose curves tell of a run whether it goes as others did."""
 FORMS = {
     "sft": "exact answers {written/exact:.1%}, F1 {written/f1:.1%}, loss {validation/loss:.3f}, of "
     "base text {validation/base_loss:.3f}",

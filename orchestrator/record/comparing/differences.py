@@ -153,11 +153,19 @@ def smooth(points: Points, least: int = LEAST) -> dict[int, float]:
     """
     steps, values = points
     means = running_mean(values, _half(len(steps), least))
-    return {step: mean for step, mean in zip(steps, means, strict=True) if math.isfinite(mean)}
+    pairs = zip(steps, means, strict=True)
+    return {step: float(mean) for step, mean in pairs if math.isfinite(mean)}
 
 
-def band_of(curves: Sequence[Points], metric: str) -> Band:
+def band_of(curves: Sequence[Points], metric: str, *, by_factors: bool = False) -> Band:
     """The band of runs that are taken as alike.
+
+    Args:
+        curves: of the metric, one of each run.
+        metric: its name.
+        by_factors: of several runs, whether they differ by factors rather than by amounts, as
+            small losses and divergences do: the interval is that of the logarithms. Steps at which
+            a value is not above 0 are left out.
 
     Raises:
         ValueError: they have fewer than two steps in common.
@@ -166,12 +174,15 @@ def band_of(curves: Sequence[Points], metric: str) -> Band:
 
     means = [smooth(points, _least(len(curves))) for points in curves]
     steps = sorted(set.intersection(*(set(own) for own in means)))
+    if by_factors:
+        steps = [step for step in steps if all(own[step] > 0 for own in means)]
     if len(steps) < 2:
         raise ValueError(
             f"--metric={metric}: the runs of the band have measured it at {len(steps)} steps in "
             "common, and a band needs two; choose another with --metric"
         )
     table = np.array([[own[step] for step in steps] for own in means])  # (K, steps)
+    table = np.log(table) if by_factors else table
     if len(curves) == 1:
         values = dict(zip(*curves[0], strict=True))
         squares = (np.array([values[step] for step in steps]) - table[0]) ** 2
@@ -183,7 +194,8 @@ def band_of(curves: Sequence[Points], metric: str) -> Band:
         variance, count = np.array(pooled), len(curves)
         factor = float(t.ppf((1 + LIKELY) / 2, count - 1)) * (1 + 1 / count) ** 0.5
     middle, margin = table.mean(axis=0), factor * np.sqrt(variance)
-    return Band(metric, steps, list(middle - margin), list(middle + margin), len(curves))
+    low, high = (np.exp(x) if by_factors else x for x in (middle - margin, middle + margin))
+    return Band(metric, steps, list(low), list(high), len(curves))
 
 
 def _least(runs: int) -> int:

@@ -14,12 +14,13 @@ import yaml
 import conf
 from data.files import write_text_atomic
 from orchestrator.record.comparing.differences import Band, band_of, curves
+from orchestrator.record.figures import Points
 from orchestrator.record.runs import Run
 
 OURS = Path(conf.__file__).parent / "references.yaml"
 HEAD = "# Where runs of a stage's own recipe lie: see `orchestrate compare RUN`.\n"
 DIGITS = 4
-RECIPE = "recipe"
+RECIPE, BANDS = "recipe", "bands"
 
 
 class Reference(NamedTuple):
@@ -27,7 +28,8 @@ class Reference(NamedTuple):
 
     recipe: str
     """What is typed for one."""
-    band: Band
+    bands: list[Band]
+    """Of each metric that tells whether a run goes as others did."""
 
 
 def reference(stage: str, file: Path | None = None) -> Reference:
@@ -43,26 +45,40 @@ def reference(stage: str, file: Path | None = None) -> Reference:
             "give two runs or more"
         )
     found = known[stage]
-    return Reference(found.pop(RECIPE), Band(**found))
+    return Reference(found[RECIPE], [Band(**own) for own in found[BANDS]])
 
 
 def keep(
-    stage: str, metric: str, runs: Sequence[Run], recipe: str, file: Path | None = None
+    stage: str, metrics: Sequence[str], runs: Sequence[Run], recipe: str, file: Path | None = None
 ) -> Reference:
     """Make runs of a stage that differ in their seeds its reference, in place of any before.
 
+    Args:
+        stage: of the runs.
+        metrics: whose bands are kept. All are above 0 and differ by factors.
+        runs: at least two.
+        recipe: what is typed for one.
+        file: where references are kept. None: among the configs.
+
     Raises:
-        ValueError: they have not measured the metric at two steps in common.
+        ValueError: they have not measured a metric at two steps in common.
     """
     file = file or OURS
-    found = band_of([curves(run)[metric] for run in runs], metric)
-    plain = asdict(found)
-    for side in ("low", "high"):
-        plain[side] = [round(float(value), DIGITS) for value in plain[side]]
-    table = dict(sorted({**_table(file), stage: {RECIPE: recipe, **plain}}.items()))
-    text = yaml.safe_dump(table, sort_keys=False, default_flow_style=None)
-    write_text_atomic(file, HEAD + text)
-    return Reference(recipe, found)
+    series = [curves(run) for run in runs]
+    bands = [band_of([_begun(own[n]) for own in series], n, by_factors=True) for n in metrics]
+    plain = [asdict(band) for band in bands]
+    for band in plain:
+        for side in ("low", "high"):
+            band[side] = [float(f"{value:.{DIGITS}g}") for value in band[side]]
+    table = dict(sorted({**_table(file), stage: {RECIPE: recipe, BANDS: plain}}.items()))
+    write_text_atomic(file, HEAD + yaml.safe_dump(table, sort_keys=False, default_flow_style=None))
+    return Reference(recipe, bands)
+
+
+def _begun(points: Points) -> Points:
+    """A curve without what was measured before the first step, which says nothing of the run."""
+    kept = [(step, value) for step, value in zip(*points, strict=True) if step > 0]
+    return [step for step, _ in kept], [value for _, value in kept]
 
 
 def _table(file: Path) -> dict[str, dict[str, Any]]:
