@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
     for entry in kept:
         say(
             f"{entry.path} ({size(entry.bytes)}) is as old, but runs with model.adapter stand "
-            "beside its weights and can't be used without them; delete it yourself if those are gone"
+            "beside its weights and can't be used without; delete it yourself if those are gone"
         )
     if not going:
         say(f"nothing was left unused for {options.days} days")
