@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import threading
@@ -170,6 +171,7 @@ def test_an_engine_that_dies_is_replaced_alone_and_its_answers_are_the_same(aske
     assert killed
     assert "it is replaced, and the call made again" in found.out
     assert "1 rollout engine beside them" in found.out
+    assert re.search(r"engines +1 x .*: weights .*, cache of 16 answers .*; libraries", found.out)
     run, undisturbed = (tmp_path / "latest").resolve(), whole[1]
     told = json.loads((run / "result.json").read_text())
     assert told["attempts"] == 1

@@ -18,7 +18,7 @@ from orchestrator.stages.examples.published import open_arrays
 from orchestrator.stages.examples.ragged import filled_lengths
 from orchestrator.stages.examples.splitting import left_out
 from orchestrator.stages.language.roles import language_role, tokenizer_of_all, value_role
-from orchestrator.stages.rollouts.engine_settings import VLLM
+from orchestrator.stages.rollouts.engine_settings import BLOCK, VLLM
 from orchestrator.stages.rollouts.prompts import PublishedPrompts, publish_prompts
 from orchestrator.stages.rollouts.section import OWN, REWARD, RolloutConfig
 from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Score, Shown, Work
@@ -184,6 +184,7 @@ def work_of(stage: RolloutConfig, role: str) -> Work:
         looks=1,
         written=stage.answer_tokens if policy else 0,
         writers=stage.engines if policy else 0,
+        block=BLOCK if stage.engine_kind == VLLM else None,
         ahead=policy and stage.off_policy_steps > 0,
         updates=stage.updates if trained else 0,
         loss="scores",

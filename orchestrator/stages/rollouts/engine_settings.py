@@ -6,6 +6,8 @@ from orchestrator.config.checks import check_at_least, check_choice
 
 OURS, VLLM = "own", "vllm"
 KINDS = (OURS, VLLM)
+BLOCK = 128
+"""Tokens of a block of vLLM's cache on a CPU; on a GPU they are fewer."""
 
 
 @dataclass
