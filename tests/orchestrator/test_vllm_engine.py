@@ -174,11 +174,17 @@ def mismatches(outputs):
     return [found for found in own if found is not None]
 
 
-def test_a_policy_learns_from_the_answers_of_an_engine_that_is_not_ours(asked, stand_in, tmp_path):
+def test_a_policy_learns_from_an_engine_that_is_not_ours_unless_that_computes_something_else(
+    asked, stand_in, tmp_path, monkeypatch
+):
     words = [*asked, "resources=inline", f"stage.engine_python={sys.executable}"]
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(vllm_engine, "check_vllm", lambda *_: None)  # of head sizes of its own
-        found = typed("run", *words, f"outputs={tmp_path}")
+    monkeypatch.setattr(vllm_engine, "check_vllm", lambda *_: None)  # of head sizes of its own
+    monkeypatch.setenv("VLLM_TEMPERATURE", "4")
+    found = typed("run", *words, f"outputs={tmp_path}")
+    assert found.code == 1
+    assert "engine and the policy of step 1 have the same weights and differ by" in found.err
+    monkeypatch.delenv("VLLM_TEMPERATURE")
+    found = typed("run", *words, f"outputs={tmp_path}")
     assert found.code == 0, found
     assert mismatches(tmp_path) == pytest.approx([1, 1, 1], abs=1e-4)
     ends = time.monotonic() + 20

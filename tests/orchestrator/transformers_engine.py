@@ -1,7 +1,8 @@
 """A rollout engine of transformers, behind the protocol by which vLLM is asked.
 
-It is another implementation of the same models, small enough for every run of the tests. What the
-variable VLLM_FORGETS names it does not take over, as an engine with a mistake would.
+It is another implementation of the same models, small enough for every run of the tests. Mistakes
+are made on demand: what VLLM_FORGETS names is not taken over, and answers are drawn at a
+temperature of VLLM_TEMPERATURE.
 """
 
 import os
@@ -42,10 +43,11 @@ class Transformers:
         ]
 
     def _answer(self, text, seed, asked):
+        temperature = float(os.environ.get("VLLM_TEMPERATURE", asked["temperature"]))
         draw, tokens, logprobs = torch.Generator().manual_seed(seed % 2**63), [], []
         while len(tokens) < asked["most_tokens"] and asked["end"] not in tokens:
             logits = self.model(torch.tensor([text + tokens])).logits[0, -1].float()
-            likely = (logits / asked["temperature"]).log_softmax(0)
+            likely = (logits / temperature).log_softmax(0)
             tokens.append(int(torch.multinomial(likely.exp(), 1, generator=draw)))
             logprobs.append(float(likely[tokens[-1]]))
         return tokens, logprobs
