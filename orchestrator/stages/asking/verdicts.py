@@ -13,6 +13,7 @@ from orchestrator.stages.asking.items import Item
 from orchestrator.stages.asking.requests import WORDS, Reply, Request
 from orchestrator.stages.rewards import Rule
 
+MOST_EXP = 700.0  # beyond it floating point has no number
 ANSWER_TOKENS = 8  # room for "The answer is A."
 QUESTION = """{criterion}
 
@@ -118,7 +119,7 @@ def by_rewards(items: Sequence[Item], replies: Sequence[Reply]) -> list[Verdict]
     for item, one, two in zip(items, replies[::2], replies[1::2], strict=True):
         assert one.reward is not None
         assert two.reward is not None
-        chance = 1 / (1 + exp(two.reward - one.reward))
+        chance = 1 / (1 + exp(min(two.reward - one.reward, MOST_EXP)))
         found.append(Verdict(item, (chance, chance)))
     return found
 

@@ -6,8 +6,7 @@ from orchestrator.config.checks import check_at_least, check_choice
 
 OURS, VLLM = "own", "vllm"
 KINDS = (OURS, VLLM)
-BLOCK = 128
-"""Tokens of a block of vLLM's cache on a CPU; on a GPU they are fewer."""
+BLOCK = 128  # as training/vllm_engine.py has it, which imports torch
 
 
 @dataclass
