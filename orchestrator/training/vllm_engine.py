@@ -70,6 +70,8 @@ class VllmSettings:
     """Tokens of a prompt with its answer."""
     rows: int
     """Answers that are asked for at once."""
+    device: str
+    """cpu or cuda."""
 
     @property
     def at_once(self) -> int:
@@ -97,7 +99,7 @@ class VllmEngine:
         described = to_theirs(plain)
         dtype = DTYPES[settings.precision]
         self._tensors = tensors_of(plain, described["model_type"], dtype)
-        self._process = started(settings.python)
+        self._process = started(settings.python, cpu=settings.device == "cpu")
         self._ask(
             {
                 "do": "make",
@@ -209,8 +211,14 @@ def _held(theirs: str) -> str:
     return theirs
 
 
-def started(python: str, *words: str) -> "subprocess.Popen[bytes]":
-    """The process of an interpreter, which knows no more of ours than it needs."""
+def started(python: str, *words: str, cpu: bool = False) -> "subprocess.Popen[bytes]":
+    """The process of an interpreter, which knows no more of ours than it needs.
+
+    Args:
+        python: the interpreter.
+        words: what `vllm_process.py` is told.
+        cpu: whether it computes on one, where torch would look for a C++ compiler.
+    """
     passed = {
         name: value
         for name, value in os.environ.items()
@@ -220,7 +228,7 @@ def started(python: str, *words: str) -> "subprocess.Popen[bytes]":
         [python, "-I", str(SCRIPT), *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=passed | FIXED,
+        env=passed | FIXED | ({"TORCHDYNAMO_DISABLE": "1"} if cpu else {}),
     )
 
 

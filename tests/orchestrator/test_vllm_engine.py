@@ -65,9 +65,8 @@ def policy(config, seed=1):
 
 
 def engine_for(role, python=sys.executable):
-    return VllmEngine(
-        VllmSettings(python, role.config.model, precision_of(role.engine), 24, len(PROMPTS)), 0
-    )
+    model, precision = role.config.model, precision_of(role.engine)
+    return VllmEngine(VllmSettings(python, model, precision, 24, len(PROMPTS), "cpu"), 0)
 
 
 def answers(engine, seeds=(7, 8, 9)):

@@ -92,7 +92,8 @@ def _kind_of(config: JobConfig, policy: Role) -> tuple[Any, EngineSettings | Vll
     assert stage.engine_python is not None  # the settings were checked
     rows = -(-max(config.batch.step, stage.validation_prompts) // stage.engines)
     longest = stage.prompt_tokens + stage.answer_tokens
-    return VllmEngine, VllmSettings(stage.engine_python, model, precision, longest, rows)
+    device = config.resources.device
+    return VllmEngine, VllmSettings(stage.engine_python, model, precision, longest, rows, device)
 
 
 class Here:
