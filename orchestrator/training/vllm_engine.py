@@ -11,8 +11,9 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -145,10 +146,10 @@ class VllmEngine:
             pipe.close()
 
     def _ask(self, message: dict[str, Any], payload: Iterable[Any] = ()) -> dict[str, Any]:
-        to, source = cast(IO[bytes], self._process.stdin), cast(IO[bytes], self._process.stdout)
+        to, source = cast(BinaryIO, self._process.stdin), self._process.stdout
         try:
-            vllm_process.send(cast(Any, to), message, payload)
-            reply = vllm_process.receive(cast(Any, source))
+            vllm_process.send(to, message, payload)
+            reply = vllm_process.receive(cast(BufferedReader, source))
         except (EOFError, BrokenPipeError):
             code = self._process.wait()
             how = f"by signal {-code}" if code < 0 else f"with exit code {code}"

@@ -20,7 +20,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import Any, BinaryIO, Protocol
+from io import BufferedReader
+from typing import Any, BinaryIO, Protocol, cast
 
 PARENT_GONE = 3
 MOST_SEED = 2**63 - 1
@@ -48,7 +49,7 @@ def send(to: BinaryIO, message: Message, payload: Iterable[Any] = ()) -> None:
     to.flush()
 
 
-def receive(source: BinaryIO) -> Message:
+def receive(source: BufferedReader) -> Message:
     """Read a message. Raises EOFError if the other side is gone."""
     line = source.readline()
     if not line.endswith(b"\n"):
@@ -57,7 +58,7 @@ def receive(source: BinaryIO) -> Message:
     return found
 
 
-def arriving(source: BinaryIO, tensors: list[Message]) -> Iterator[Any]:
+def arriving(source: BufferedReader, tensors: list[Message]) -> Iterator[Any]:
     """The tensors behind a message, one after the other: flat, in the dtype that it says."""
     import torch
 
@@ -76,7 +77,7 @@ def digest(tensor: Any) -> str:
     return hashlib.blake2b(flat.view(torch.uint8).numpy(), digest_size=16).hexdigest()
 
 
-def serve(make: Callable[[Message], Writer], source: BinaryIO, to: BinaryIO) -> None:
+def serve(make: Callable[[Message], Writer], source: BufferedReader, to: BinaryIO) -> None:
     """Answer messages until the other side is gone."""
     writer: Writer | None = None
     with suppress(EOFError, BrokenPipeError):
@@ -241,7 +242,7 @@ def main(make: Callable[[Message], Writer], about: Callable[[], Message]) -> Non
     if sys.argv[1:] == ["--about"]:
         send(to, about())
     else:
-        serve(make, sys.stdin.buffer, to)
+        serve(make, cast(BufferedReader, sys.stdin.buffer), to)
 
 
 if __name__ == "__main__":
