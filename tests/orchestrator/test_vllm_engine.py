@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -228,10 +229,21 @@ def test_vllm_writes_with_the_weights_that_it_was_sent_last(name):
         engine.close()
 
 
+def kill_vllm(outputs):
+    """Kill the process of vLLM after the first step of the job that runs there."""
+    while not list(outputs.glob("*/*/rollouts/step_00000001.jsonl")):
+        time.sleep(0.02)
+    children = psutil.Process().children(recursive=True)
+    next(own for own in children if str(vllm_engine.SCRIPT) in own.cmdline()).kill()
+
+
 @real
 @pytest.mark.timeout(1800)
 def test_a_policy_learns_from_the_answers_of_vllm_which_is_replaced_when_it_dies(asked, tmp_path):
     words = [*asked, "resources=cpu1", f"stage.engine_python={REAL}"]
+    threading.Thread(target=kill_vllm, args=(tmp_path,), daemon=True).start()
     found = typed("run", *words, f"outputs={tmp_path}")
     assert found.code == 0, found
+    assert "the process of vLLM ended by signal 9" in found.out
+    assert "it is replaced, and the call made again" in found.out
     assert mismatches(tmp_path) == pytest.approx([1, 1, 1], abs=1e-3)
