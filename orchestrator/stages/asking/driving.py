@@ -84,8 +84,11 @@ def find(config: JobConfig, name: str, asked: AskedConfig, *, compares: bool = F
     weights = verified_weights(str(asked.model), None, f"{where}.model")
     model = weights.model_config
     rewards = compares and getattr(model, "value_head", False)
-    able = isinstance(model, LanguageModelConfig) and (model.writes or rewards)
-    if not (able and weights.tokenizer):
+    if not (
+        isinstance(model, LanguageModelConfig)
+        and (model.writes or rewards)
+        and weights.tokenizer is not None
+    ):
         also = ", or of stage=reward" if compares else ""
         raise ValueError(
             f"{where}.model={asked.model} holds no model that writes text; give a run of "

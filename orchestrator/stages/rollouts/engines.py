@@ -13,6 +13,7 @@ from itertools import cycle
 from typing import Any, Protocol, TypeVar
 
 from cluster.service import Joined, Placement, Service, service
+from models.configs import GPTConfig
 from orchestrator.config import JobConfig
 from orchestrator.stages.rollouts.asking import Wanted
 from orchestrator.stages.rollouts.engine_settings import VLLM
@@ -92,6 +93,7 @@ def _kind_of(config: JobConfig, policy: Role) -> tuple[Any, EngineSettings | Vll
     assert stage.engine_python is not None  # the settings were checked
     rows = -(-max(config.batch.step, stage.validation_prompts) // stage.engines)
     longest = stage.prompt_tokens + stage.answer_tokens
+    assert isinstance(model, GPTConfig)  # the driver has checked it
     device = config.resources.device
     return VllmEngine, VllmSettings(stage.engine_python, model, precision, longest, rows, device)
 
