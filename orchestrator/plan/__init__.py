@@ -8,6 +8,7 @@ outputs.py      whether its checkpoints fit the disk
 memory.py       state of a worker, in closed form
 traffic.py      what workers send each other
 working.py      what a step needs besides, by role
+engines.py      what a rollout engine needs, beside the workers
 timing.py       how long a step takes
 forecast.py     all of that together
 showing.py      how it reads: memory, time, hours, money, energy

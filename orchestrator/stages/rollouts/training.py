@@ -185,6 +185,9 @@ class RolloutTraining(RolloutLoop):
         with self.clock("scoring"):
             old, reference = (self.logprobs(own, rollout) for own in (self.model, self.reference))
             rewards = self.rewards(asked)
+        if self.settings.corrects and not self.settings.off_policy_steps:
+            apart = (old - rollout.sampled).abs().exp()
+            judging.check_sampler(step, mean_over_tokens(apart, rollout.mask))
         judging.check_rewards(step, asked.ids, rewards)
         found = Experience(rollout, rewards, old, reference, torch.zeros_like(old))
         judging.check_distance(step, mean_over_tokens(found.kl, rollout.mask), self.settings)
