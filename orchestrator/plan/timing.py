@@ -138,6 +138,10 @@ def _on_cpu(config: JobConfig, role: RoleOutline, length: float, own: Calibratio
     update, rollout = 0.0, 0.0
     if work.passes:
         update = micro_batches(config) * work.passes * one * computed_again(role, length)
+        if work.text:
+            beside = micro_batch(role.config, config, work.text)
+            text = own.pass_seconds(model, beside, precision, layout)
+            update += micro_batches(config) * work.passes * text * computed_again(role, work.text)
         update += work.updates * own.update_seconds(model, precision)
     if work.written and not work.writers and role.config.engine.sharding_stage == 3:
         rollout = work.written * looks  # each token takes passes over the whole texts
@@ -178,7 +182,7 @@ def _on_gpu(
 def _launched(config: JobConfig, role: RoleOutline) -> Seconds:
     """What a GPU's host takes to launch all kernels of one model, at least."""
     each = LAUNCH_SECONDS * len(cost.tensors(role.config.model)) * micro_batches(config)
-    return Seconds(role.work.passes * each, role.work.looks * each / 3)
+    return Seconds(role.work.trips * each, role.work.looks * each / 3)
 
 
 def _computed(config: JobConfig, role: RoleOutline, length: float, gpu: Gpu, mfu: float) -> Seconds:
@@ -186,6 +190,9 @@ def _computed(config: JobConfig, role: RoleOutline, length: float, gpu: Gpu, mfu
     work, model, rate = role.work, role.config.model, gpu.flops * mfu
     rows, flops = work.rows * answers_of(config), cost.flops(role.config.model, round(length))
     update = rows * work.passes * flops.training / rate * computed_again(role, length)
+    if work.text:
+        text = cost.flops(role.config.model, work.text).training
+        update += rows * work.passes * text / rate * computed_again(role, work.text)
     look = rows * flops.forward / rate
     if not work.written:
         return Seconds(update, work.looks * look)

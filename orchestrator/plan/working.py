@@ -50,7 +50,7 @@ def working_of(
     own, model, work = role.config, role.config.model, role.work
     number = 2 if own.engine.precision == "bf16" else 4
     gathered = 2 * role.largest_layer * number if own.engine.sharding_stage == 3 else 0
-    each = micro_batch(own, config, length, work.rows)
+    each = micro_batch(own, config, max(length, work.text), work.rows)
     found = cost.activations(model, each)
     if found is None or role.by_hand is not None:
         return None
