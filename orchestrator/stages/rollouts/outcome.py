@@ -93,7 +93,7 @@ def tables(
     numbers = "{:.3f} ({:.3f} to {:.3f})".format
     bound = "no bound" if kl_limit is None else f"at most {kl_limit:g}"
     looks = {"before": before, "after": after}
-    looks |= {} if averaged is None else {"averaged weights": averaged}
+    looks |= {} if averaged is None else {"averaged": averaged}
 
     def row(name: str, told: Callable[[Measured], str], last: str) -> tuple[str, ...]:
         return (name, *(told(own) for own in looks.values()), last)
