@@ -106,7 +106,7 @@ class LanguageModel(nn.Module):
     ) -> Tensor:
         """What `forward` returns, of final vectors (B, T, D)."""
         if self.config.value_head:
-            values = self.value(hidden)[..., 0].float()
+            values: Tensor = self.value(hidden)[..., 0].float()
             return values if loss_mask is None else values.where(loss_mask, 0.0)
         if targets is None:
             return self.logits(hidden)

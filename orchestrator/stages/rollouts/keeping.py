@@ -39,7 +39,7 @@ def rows_of(asked: Asked, experience: Experience, tokenizer: Tokenizer) -> list[
     lengths = mask.sum(1).tolist()
 
     def of_answers(values: Tensor) -> list[list[Any]]:
-        return [own.tolist() for own in values[mask].split(lengths)]
+        return [own.tolist() for own in values[mask].split_with_sizes(lengths)]
 
     answers = of_answers(asked.rollout.tokens[:, 1:])
     pieces = {token: tokenizer.decode([token]) for token in {n for own in answers for n in own}}
