@@ -59,6 +59,9 @@ def working_of(
         return Working(0.0, logits, found.layer, gathered)
     kept = found.total(checkpointing=own.engine.activation_checkpointing)
     logits = _loss_bytes(model, each, config, work, learns=True)
+    if work.text:
+        beside = micro_batch(own, config, work.text)
+        logits = max(logits, _loss_bytes(model, beside, config, Work(), learns=True))
     cache = 0.0
     if work.written and not work.writers and own.engine.sharding_stage != 3:
         numbers = cost.cache_numbers(model, round(length)) or 0
