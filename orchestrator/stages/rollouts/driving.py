@@ -202,16 +202,19 @@ def flops_per_answer(config: JobConfig, published: PublishedPrompts) -> float:
     """Floating-point operations for an answer of full length, of all that is done with it.
 
     A forward pass of the policy writes it and one scores it, one of each other model scores it,
-    and each epoch takes a forward and a backward pass, which is three forward passes.
+    and each epoch takes a forward and a backward pass, which is three forward passes. So does a
+    row of text beside it.
     """
     stage = config.section(RolloutConfig)
     tokens = round(published.tokens) + stage.answer_tokens
     found = 0.0
     for name in config.role_names:
-        model = rollout_role(config, published.vocab_size, name).model
-        passes = 1 + (name == stage.roles[0])
+        model, policy = (
+            rollout_role(config, published.vocab_size, name).model,
+            name == stage.roles[0],
+        )
         trained = 0 if name in stage.frozen else 3 * stage.epochs
-        found += cost.flops_per_sample(model, tokens) / 3 * (passes + trained)
-        if passes > 1 and stage.ptx_coefficient:
+        found += cost.flops_per_sample(model, tokens) / 3 * (1 + policy + trained)
+        if policy and stage.ptx_coefficient:
             found += stage.epochs * cost.flops_per_sample(model, config.data.sequence_length)
     return found
