@@ -98,7 +98,9 @@ def forecast(config: JobConfig, outline: Outline, on: Hardware) -> Forecast:
     longest = outline.longest if outline.longest is not None else outline.length
     memory, parts = Memory(), {}
     for name, role in outline.roles.items():
-        held = _on_device(memory_of(role, workers), role.config.engine)
+        held = memory_of(role, workers)
+        if device == "cuda":  # on a CPU worker host memory is where they are anyway
+            held = _without_offloaded(held, role.config.engine)
         needs = None
         if longest is not None and outline.steps:
             needs = working_of(role, config, longest, answers_of(config))
@@ -142,7 +144,7 @@ def forecast(config: JobConfig, outline: Outline, on: Hardware) -> Forecast:
     )
 
 
-def _on_device(held: Memory, engine: EngineConfig) -> Memory:
+def _without_offloaded(held: Memory, engine: EngineConfig) -> Memory:
     """Without what is in host memory."""
     return replace(
         held,

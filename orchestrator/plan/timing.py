@@ -152,6 +152,10 @@ def _on_cpu(config: JobConfig, role: RoleOutline, length: float, own: Calibratio
     update, rollout = 0.0, 0.0
     if work.passes:
         update = micro_batches(config) * work.passes * one * computed_again(role, length)
+        if work.text:
+            beside = micro_batch(role.config, config, work.text)
+            text = own.pass_seconds(model, beside, precision, layout)
+            update += micro_batches(config) * work.passes * text * computed_again(role, work.text)
         update += work.updates * own.update_seconds(model, precision)
     if work.written and not work.writers and role.config.engine.sharding_stage == 3:
         rollout = work.written * looks  # each token takes passes over the whole texts
@@ -203,11 +207,11 @@ def _launched(config: JobConfig, role: RoleOutline, known: GpuCalibration | None
     work, model, engine = role.work, role.config.model, role.config.engine
     if known is None:
         each = LAUNCH_SECONDS * len(cost.tensors(model)) * micro_batches(config)
-        return _OnGpu(work.passes * each, 0.0, work.looks * each / 3)
+        return _OnGpu(work.trips * each, 0.0, work.looks * each / 3)
     name = engine.name if role.config.optim or engine.sharding_stage == 3 else "torch"
     each = known.launch_seconds(model, name) * micro_batches(config)
     return _OnGpu(
-        work.passes * each,
+        work.trips * each,
         work.updates * known.host_update_seconds(model, name),
         work.looks * each / 3,
         work.written * known.token_seconds(model),
@@ -220,15 +224,22 @@ def _computed(
     """What one GPU computes of one model, and reads."""
     gpu, work, model = cast(Gpu, on.gpu_facts), role.work, role.config.model
     flops, update = cost.flops(model, round(length)), 0.0
-    if known is None:
-        rate = gpu.flops * (MFU if on.mfu is None else on.mfu)
-        one = work.rows * answers_of(config) * flops.training / rate
-    else:
-        each = micro_batch(role.config, config, length, work.rows)
-        one = micro_batches(config) * known.pass_seconds(model, each)
+    if known is not None:
         update = work.updates * known.update * role.parameters
+
+    def passing(tokens: float) -> float:
+        """Forward and backward, of all rows of so many tokens."""
+        if known is None:
+            rate = gpu.flops * (MFU if on.mfu is None else on.mfu)
+            return work.rows * answers_of(config) * cost.flops(model, round(tokens)).training / rate
+        each = micro_batch(role.config, config, tokens, work.rows)
+        return micro_batches(config) * known.pass_seconds(model, each)
+
+    one = passing(length)
     look = one * flops.forward / flops.training
     passes = work.passes * one * computed_again(role, length)
+    if work.text:
+        passes += work.passes * passing(work.text) * computed_again(role, work.text)
     if not work.written:
         return _OnGpu(passes, update, work.looks * look)
     if role.config.engine.sharding_stage == 3 and not work.writers:

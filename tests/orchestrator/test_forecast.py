@@ -205,6 +205,38 @@ def test_traffic_is_that_of_the_zero_paper():
     assert traffic(plan.outline.roles.values(), 1, 1) == 0
 
 
+@pytest.mark.parametrize("stage", [0, 3])
+def test_text_beside_rows_of_its_length_is_as_many_passes_again(stage):
+    plan = rough_plan(job(steps=10, engine=EngineConfig(zero_stage=stage, precision="bf16")))
+    role = plan.outline.roles["model"]
+
+    def with_(work):
+        own = replace(plan.outline, roles={"model": replace(role, work=work)})
+        return forecast(plan.config, own, on_gpu(80e9))
+
+    text, twice, averaged = map(with_, (Work(text=128), Work(passes=2), Work(averaged=True)))
+    assert text.seconds.update == pytest.approx(twice.seconds.update)
+    assert text.sent == twice.sent
+    most = [own.parts["model"].working.most for own in (with_(Work(text=256)), text, with_(Work()))]
+    assert most[0] > most[1] == most[2]
+    assert averaged.memory.total - with_(Work()).memory.total == 4 * role.parameters / 8
+
+
+def test_offloaded_parts_are_in_the_memory_of_a_worker_that_is_a_cpu():
+    plan = rough_plan(job(2))
+    on_cpu = replace(plan.config.resources, gpus_per_worker=0)
+    off = EngineConfig(zero_stage=3, offload_optimizer=True, offload_parameters=True)
+    kept = EngineConfig(zero_stage=3)
+
+    def held(resources, engine):
+        changed = replace(plan.config, resources=resources, engine=engine)
+        return forecast(changed, rough_plan(changed).outline, Hardware()).memory
+
+    assert held(on_cpu, off) == held(on_cpu, kept)
+    gpu = held(plan.config.resources, off)
+    assert gpu.optimizer == gpu.weights == 0 < held(plan.config.resources, kept).weights
+
+
 def test_a_fit_finds_the_constants_that_times_were_made_with():
     models = [
         GPTConfig(vocab_size=v, max_positions=64, layers=n, width=d, heads=2)
