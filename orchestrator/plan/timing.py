@@ -20,6 +20,9 @@ LAUNCH_SECONDS = 1e-4
 pass of a token through 148 tensors (models/decoding/stepping.py), 29 us each; a backward pass takes
 about twice that, and the optimizer its part. Runs teach a factor to it, as to all times."""
 
+NEARLY = 0.7
+"""Of what a GPU computes: where its host takes that long, or longer, a step is about both."""
+
 
 @dataclass(frozen=True)
 class Hardware:
@@ -81,7 +84,7 @@ class Told:
     """None: it is not known."""
     why: str
     launched: bool = False
-    """Whether a GPU waits for its host, which launches what it computes."""
+    """Whether a GPU waits for its host, which launches what it computes, or nearly so."""
 
 
 def seconds_of(config: JobConfig, outline: Outline, on: Hardware) -> Told:
@@ -186,8 +189,8 @@ def _on_gpu(config: JobConfig, roles: list[RoleOutline], length: float, on: Hard
     waits = [_launched(config, role, known) for role in roles]
     slower = [_OnGpu(*map(max, *each)) for each in zip(works, waits, strict=True)]
     work, wait = (_OnGpu(*map(sum, zip(*each, strict=True))) for each in (works, waits))
-    launched = wait.passes + wait.looks > work.passes + work.looks
-    if launched:
+    waiting, working = wait.passes + wait.looks, work.passes + work.looks
+    if waiting > working:
         tensors = sum(len(cost.tensors(role.config.model)) for role in roles)
         why = (
             f"{why}; {on.gpu} waits for its host, which launches kernels for {tensors} tensors"
@@ -199,7 +202,9 @@ def _on_gpu(config: JobConfig, roles: list[RoleOutline], length: float, on: Hard
         why += f"; x {again:.2f}, as checkpointing computes blocks twice"
     if work.writing > wait.writing:
         why += "; writing reads all weights and what is cached for each token"
-    return Told(reduce(Seconds.__add__, [each.seconds for each in slower]), why, launched)
+    return Told(
+        reduce(Seconds.__add__, [each.seconds for each in slower]), why, waiting > NEARLY * working
+    )
 
 
 def _launched(config: JobConfig, role: RoleOutline, known: GpuCalibration | None) -> "_OnGpu":

@@ -589,11 +589,15 @@ def test_what_was_measured_of_a_gpu_is_fitted_and_kept(own_cache):
 LLAMA = {"norm": "rmsnorm", "positions": "rotary", "activation": "swiglu", "bias": False}
 RUNS = (  # layers, width, heads, style; length, rows of a pass and of a step; seconds, bytes
     (2, 256, 4, LLAMA, 256, 32, 32, 0.00875, 633.4e6),
+    (2, 256, 4, LLAMA, 256, 32, 32, 0.0147, 632e6),
     (4, 192, 4, LLAMA, 256, 12, 12, 0.01870, 333.5e6),
     (6, 512, 8, LLAMA, 1024, 16, 16, 0.0237, 3.073e9),
+    (6, 512, 8, LLAMA, 1024, 16, 16, 0.0250, 3.07e9),
     (12, 768, 12, {}, 1024, 16, 32, 0.0808, 6.957e9),
+    (12, 768, 12, {}, 1024, 16, 32, 0.0753, 6.96e9),
     (12, 768, 12, {}, 1024, 16, 64, 0.1342, None),
     (24, 1024, 16, {}, 1024, 8, 16, 0.1119, 11.83e9),
+    (24, 1024, 16, {}, 1024, 8, 16, 0.118, 11.8e9),
     (24, 1024, 16, {}, 1024, 8, 32, 0.2098, None),
 )
 """On three rented machines with one H100 each, whose hosts were unlike: `orchestrate run` with Ray,
@@ -618,6 +622,7 @@ def test_what_comes_with_this_code_tells_of_an_h100_what_runs_took(
         engine=EngineConfig(zero_stage=1, precision="bf16"),
     )
     told = forecast(config, rough_plan(config).outline, on)
-    assert told.step_seconds == pytest.approx(took, rel=0.25)
+    # Of the smallest, one job took 8.75 ms behind one host and 14.7 ms behind another.
+    assert told.step_seconds == pytest.approx(took, rel=0.1 if layers >= 12 else 0.4)
     if most is not None:
         assert told.peak == pytest.approx(most, rel=0.05)
