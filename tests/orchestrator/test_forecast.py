@@ -542,8 +542,10 @@ def test_a_step_takes_what_the_slower_of_a_gpu_and_its_host_takes():
         assert ("waits for its host" in told.why) == (config is small)
         assert told.libraries == 64e6
     # What a run of the one kind has taught is nothing to the other; and nobody guesses far beyond.
-    kinds = {kind_of(each, rough_plan(each).outline, on) for each in (large, small)}
-    assert len(kinds) == 2
+    away = replace(large, engine=EngineConfig(offload_optimizer=True, precision="bf16"))
+    kinds = {kind_of(each, rough_plan(each).outline, on) for each in (large, small, away)}
+    assert len(kinds) == 3
+    assert "offloading comes on top" in forecast(away, rough_plan(away).outline, on).why
     wide = replace(large, model=replace(large.model, width=4096, heads=32))
     assert "MFU 0.29" in forecast(wide, rough_plan(wide).outline, on).why
 
