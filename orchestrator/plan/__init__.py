@@ -15,6 +15,7 @@ showing.py      how it reads: memory, time, hours, money, energy
 several.py      what several jobs take together
 hardware.py     what the job is taken to run on
 calibration.py  what was measured of this machine
+gpu_calibration.py  and of a kind of GPU; measured/ comes with this code
 lessons.py      what runs have taught
 waiting.py      how long it would wait in the queue
 prices.py       what an hour costs

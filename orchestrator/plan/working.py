@@ -50,7 +50,7 @@ def working_of(
     own, model, work = role.config, role.config.model, role.work
     number = 2 if own.engine.precision == "bf16" else 4
     gathered = 2 * role.largest_layer * number if own.engine.sharding_stage == 3 else 0
-    each = micro_batch(own, config, length, work.rows)
+    each = micro_batch(own, config, max(length, work.text), work.rows)
     found = cost.activations(model, each)
     if found is None or role.by_hand is not None:
         return None
@@ -59,6 +59,9 @@ def working_of(
         return Working(0.0, logits, found.layer, gathered)
     kept = found.total(checkpointing=own.engine.activation_checkpointing)
     logits = _loss_bytes(model, each, config, work, learns=True)
+    if work.text:
+        beside = micro_batch(own, config, work.text)
+        logits = max(logits, _loss_bytes(model, beside, config, Work(), learns=True))
     cache = 0.0
     if work.written and not work.writers and own.engine.sharding_stage != 3:
         numbers = cost.cache_numbers(model, round(length)) or 0

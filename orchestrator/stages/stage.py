@@ -32,6 +32,8 @@ class Work:
     """Rows of tokens of a sample that go through it: 2 of a pair."""
     passes: int = 1
     """Forward and backward passes of a row; 0 of a model that stays as it is."""
+    text: int = 0
+    """Tokens of a row of text that each of these passes takes along, which nobody has written."""
     looks: int = 0
     """Forward passes of a row without a gradient."""
     written: int = 0
@@ -50,6 +52,13 @@ class Work:
     log-probability and entropy of each (models/loss.py)."""
     scored: int | None = None
     """Most tokens of a row that the loss is about. None: all may be."""
+    averaged: bool = False
+    """Whether a moving average of its weights is kept beside them."""
+
+    @property
+    def trips(self) -> int:
+        """`passes`, and those of text."""
+        return self.passes * (2 if self.text else 1)
 
 
 LOOKED_AT = Work(passes=0, looks=1, updates=0)

@@ -253,6 +253,11 @@ def test_one_step_off_policy_two_workers_learn_the_same_though_one_of_two_engine
     [
         (["stage.off_policy_steps=1"], "and stage.engines=0; add stage.engines=1"),
         (["stage.off_policy_steps=2"], "must be 0 or 1"),
+        (["data.sequence_length=8"], "it is for stage.ptx_coefficient, which is 0"),
+        (
+            ["stage.ptx_coefficient=1", "data.sequence_length=64"],
+            "is longer than model.max_positions=32; try data.sequence_length=32",
+        ),
         (["stage.importance_limit=3"], "it is for stage.off_policy_steps=1"),
         (["model.weights=null"], "add model.weights=RUN, a run of stage=sft"),
         (["stage.global_batch_size=18"], "must be a multiple of stage.group_size=4; nearest: 16"),

@@ -30,7 +30,7 @@ AGGREGATIONS = ("token", "sequence", "constant")  # those of training/policy_los
 class RolloutConfig(EnginesConfig, TrainingConfig):
     """A step lets the policy answer prompts, and learns from the rewards of the answers."""
 
-    reads: ClassVar[tuple[str, ...]] = (*TrainingConfig.reads, "tokenizer")
+    reads: ClassVar[tuple[str, ...]] = (*TrainingConfig.reads, "tokenizer", "data")
     roles: ClassVar[tuple[str, ...]] = ("model", "reference", REWARD)
     frozen: ClassVar[tuple[str, ...]] = ("reference", REWARD)
     optional: ClassVar[tuple[str, ...]] = (REWARD,)
@@ -47,6 +47,7 @@ class RolloutConfig(EnginesConfig, TrainingConfig):
                 *("clip_high", "aggregation", "kl_coefficient", "kl_estimator"),
                 *("entropy_coefficient", "off_policy_steps", "importance_limit"),
                 "engine_kind",
+                *("ptx_coefficient", "ema_decay"),
             ),
             Change.MATHEMATICS,
         ),
@@ -109,6 +110,14 @@ class RolloutConfig(EnginesConfig, TrainingConfig):
     never does for that."""
     entropy_coefficient: float = 0.0
     """What a nat of entropy of the policy is worth, at each token."""
+    ptx_coefficient: float = 0.0
+    """What a nat of loss on text of the section `data` costs, the mean over its tokens: each
+    optimizer step learns as many rows of it as answers (PPO-ptx), so that the policy does not
+    forget it. 0: none is read."""
+    ema_decay: float | None = None
+    """What a moving average of the policy's weights keeps of itself in an optimizer step, such as
+    0.992. Checkpoints have it as the role ema; it is measured at the end, too. None: there is none.
+    """
     evaluate_every: int | None = 20
     checkpoint_every: int | None = 20
 
@@ -143,7 +152,12 @@ class RolloutConfig(EnginesConfig, TrainingConfig):
             )
         if self.kl_limit is not None:
             check_above_0("kl_limit", self.kl_limit, 1.0)
-        for name in ("kl_coefficient", "entropy_coefficient"):
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(
+                f"stage.ema_decay={self.ema_decay} must lie between 0 and 1; try "
+                "stage.ema_decay=0.992"
+            )
+        for name in ("kl_coefficient", "entropy_coefficient", "ptx_coefficient"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise ValueError(f"stage.{name}={value} must be at least 0 and finite")
@@ -157,6 +171,11 @@ class RolloutConfig(EnginesConfig, TrainingConfig):
     def updates(self) -> int:
         """Optimizer steps of a step."""
         return self.epochs * self.mini_batches
+
+    @property
+    def rows_of_text(self) -> int:
+        """In an optimizer step, over all ranks: as many as answers."""
+        return self.global_batch_size // self.mini_batches
 
     @property
     def copies(self) -> int:
@@ -184,6 +203,10 @@ class RolloutConfig(EnginesConfig, TrainingConfig):
             )
         if self.engine_kind == OURS:
             found["stage.engine_python"] = "it is for stage.engine_kind=vllm"
+        if self.ptx_coefficient:
+            found["data.drift"] = "nobody compares the text that stage.ptx_coefficient adds"
+        else:
+            found["data"] = "it is for stage.ptx_coefficient, which is 0"
         return found
 
     def check_job(self, job: JobConfig) -> None:
@@ -195,6 +218,7 @@ class RolloutConfig(EnginesConfig, TrainingConfig):
                 "roles.reward is a model that tells what answers are worth; add "
                 "roles.reward.model.weights=RUN, a run of stage=reward"
             )
+        self._check_text(job)
         for name in job.role_names:
             model = language(job.role(name).model)
             if model.weights is None:
@@ -216,6 +240,23 @@ class RolloutConfig(EnginesConfig, TrainingConfig):
                     f"model.dropout={getattr(model, 'dropout')} would make the policy that learns "  # noqa: B009
                     "another one than that which has written the answers; set model.dropout=0"
                 )
+
+    def _check_text(self, job: JobConfig) -> None:
+        """Check that the policy can read the rows of text beside answers."""
+        model, length = language(job.role(self.roles[0]).model), job.data.sequence_length
+        if not self.ptx_coefficient:
+            return
+        if length > model.max_positions:
+            raise ValueError(
+                f"data.sequence_length={length}, of the rows of stage.ptx_coefficient="
+                f"{self.ptx_coefficient}, is longer than model.max_positions="
+                f"{model.max_positions}; try data.sequence_length={model.max_positions}"
+            )
+        if job.data.isolate_documents and not isinstance(model, CausalConfig):
+            raise ValueError(
+                f"model.family={model.family} can't keep the documents of a row apart; set "
+                "data.isolate_documents=false"
+            )
 
     def _unit(self, workers: int) -> int:
         return self.mini_batches * (self.micro_batch_size or 1) * workers
