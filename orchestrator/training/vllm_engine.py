@@ -8,7 +8,7 @@ is the digest of each tensor as vLLM computes with it, and answers.
 import json
 import os
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from io import BufferedReader
@@ -120,11 +120,16 @@ class VllmEngine:
             Gone: the process of vLLM is.
         """
         own = merged_weights(weights, self._settings.model, DTYPES[self._settings.precision])
-        sent = {name: own(name) for name in (about["name"] for about in self._tensors)}
-        payload = (tensor.view(torch.uint8).numpy() for tensor in sent.values())
-        found = self._ask({"do": "load", "tensors": self._tensors}, payload)["digests"]
-        for name, tensor in sent.items():
-            expected = vllm_process.digest(tensor)
+        sent: dict[str, str] = {}
+
+        def payload() -> Iterator[Any]:
+            for about in self._tensors:
+                tensor = own(about["name"])
+                sent[about["name"]] = vllm_process.digest(tensor)
+                yield tensor.view(torch.uint8).numpy()
+
+        found = self._ask({"do": "load", "tensors": self._tensors}, payload())["digests"]
+        for name, expected in sent.items():
             if found[name] != expected:
                 raise WeightsDiffer(
                     f"rollout engine {self.index}: the weights of {name} are not those that were "
@@ -186,7 +191,9 @@ def tensors_of(config: GPTConfig, kind: str, dtype: torch.dtype) -> list[dict[st
     ]
 
 
-def merged_weights(weights: Weights, config: ModelConfig, dtype: torch.dtype) -> Any:
+def merged_weights(
+    weights: Weights, config: ModelConfig, dtype: torch.dtype
+) -> Callable[[str], Tensor]:
     """A function from a name to the tensor of that name, flat, with updates of an adapter in it.
 
     Raises:

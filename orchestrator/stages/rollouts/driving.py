@@ -121,6 +121,11 @@ def _check_engines(config: JobConfig, stage: RolloutConfig) -> None:
         from orchestrator.training.vllm_engine import check_vllm
 
         assert stage.engine_python is not None  # the settings were checked
+        if config.resources.gpus_per_worker > 1:
+            raise ValueError(
+                f"stage.engine_kind=vllm writes on one GPU, and resources.gpus_per_worker="
+                f"{config.resources.gpus_per_worker}; set resources.gpus_per_worker=1"
+            )
         policy = rollout_role(config, tokenizer_of_all(config).vocab_size, stage.roles[0])
         check_vllm(stage.engine_python, policy.model, config.resources.device)
 
