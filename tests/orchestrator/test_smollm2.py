@@ -69,11 +69,14 @@ def test_its_low_rank_updates_learn_to_answer_and_then_prefer_as_the_data_do(tmp
         f"stage.chat_template={template}",
     )
     found = []
-    for stage, steps, weights in (("sft", 8, file), ("dpo", 6, tmp_path / "sft" / "latest")):
+    for stage, steps, rate, weights in (
+        ("sft", 10, 3e-3, file),
+        ("dpo", 6, 1e-3, tmp_path / "sft" / "latest"),
+    ):
         data = tmp_path / ("talks.jsonl" if stage == "sft" else "pairs.jsonl")
         answer = typed(
             *("run", f"stage={stage}", f"model.weights={weights}", f"stage.data={data}"),
-            *(f"stage.steps={steps}", "optim.learning_rate=1e-3", f"outputs={tmp_path / stage}"),
+            *(f"stage.steps={steps}", f"optim.learning_rate={rate}", f"outputs={tmp_path / stage}"),
             *common,
             *(("data=text", f"data.path={tmp_path}/texts") if stage == "sft" else ()),
         )
