@@ -56,7 +56,7 @@ def build(
     if optim is None:
         made.requires_grad_(False).eval()
     engine: Engine
-    with giving_back_freed_memory():
+    with giving_back_freed_memory(sum(own.numel() for own in made.parameters())):
         if settings.name == "deepspeed" and (optim is not None or settings.sharding_stage == 3):
             engine = ZeroEngine(
                 made,
