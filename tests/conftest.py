@@ -66,19 +66,19 @@ def pytest_xdist_make_scheduler(config, log):
     return FromBothEnds(config, log)
 
 
+@pytest.hookimpl(wrapper=True)
 def pytest_collection():
-    """Imports leave no garbage, and to look for it takes a third of the time."""
-    gc.disable()
+    """Imports leave no garbage, and to look for it takes a third of their time.
 
-
-def pytest_collection_finish():
-    """What is imported by now stays, and no collection of garbage has to look at it again.
-
-    Later ones come less often than by default, for there is much that lives long.
+    What they make stays: no later collection looks at it again, and those that come are fewer.
     """
-    gc.freeze()
-    gc.set_threshold(20_000, 10, 10)
-    gc.enable()
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.set_threshold(20_000, 10, 10)
+        gc.enable()
 
 
 @pytest.fixture(scope="session")
