@@ -54,7 +54,8 @@ class TokenizerConfig:
     in."""
     end_of_text: str | None = None
     """For kind=file: the special token that ends a text, where it is called otherwise than usual.
-    null: the first of the usual names that the file has."""
+    null: the eos_token of the tokenizer_config.json beside it, else the first of the usual names
+    that the file has."""
 
     def __post_init__(self) -> None:
         """Check every field; messages name the setting, its value and what would do."""
@@ -236,6 +237,9 @@ class Tokenizer:
     def load(path: Path, end_of_text: str | None = None) -> "Tokenizer":
         """Read a tokenizer.json, of `save` or of the tokenizers library.
 
+        Of a model's folder its tokenizer_config.json says what ends a text: the answers of a chat
+        model end with another token than the texts that it was pretrained on.
+
         Raises:
             DataError: there is none, or none that can be used; names the file.
         """
@@ -245,7 +249,7 @@ class Tokenizer:
             content = read_json(path, MOST_BYTES)
         except DataError as error:
             raise DataError(f"{error}; it must be a tokenizer.json of tokenizers") from None
-        return Tokenizer(content, str(path), end_of_text)
+        return Tokenizer(content, str(path), end_of_text or _end_beside(path, content))
 
     def bounded(
         self, size: int, function: Callable[..., Any], *arguments: Any, **options: Any
@@ -328,6 +332,28 @@ class Tokenizer:
         return END_OF_TEXT.join(parts)
 
 
+def _end_beside(path: Path, content: Any) -> str | None:
+    """The special token that the tokenizer_config.json beside a tokenizer.json calls the end.
+
+    None: there is no such file or token, or one is marked in the tokenizer.json itself.
+    """
+    beside = path.with_name("tokenizer_config.json")
+    if not beside.is_file() or not isinstance(content, dict):
+        return None
+    said = read_json(beside, MOST_BYTES)
+    end = said.get("eos_token") if isinstance(said, dict) else None
+    end = end.get("content") if isinstance(end, dict) else end
+    tokens = _added(content)
+    marked = any(token.get(CHOSEN) for token in tokens)
+    known = any(token.get("special") and token.get("content") == end for token in tokens)
+    return end if known and not marked else None
+
+
+def _added(content: dict[str, Any]) -> list[dict[str, Any]]:
+    added = content.get("added_tokens")
+    return [token for token in added if isinstance(token, dict)] if isinstance(added, list) else []
+
+
 def _choose(content: dict[str, Any], place: str, end_of_text: str | None) -> None:
     """Mark the token that the setting names as the end of a text.
 
@@ -336,8 +362,7 @@ def _choose(content: dict[str, Any], place: str, end_of_text: str | None) -> Non
     """
     if end_of_text is None:
         return
-    added = content.get("added_tokens")
-    tokens = [t for t in added if isinstance(t, dict)] if isinstance(added, list) else []
+    tokens = _added(content)
     special = [str(t.get("content")) for t in tokens if t.get("special")]
     if end_of_text not in special:
         raise DataError(

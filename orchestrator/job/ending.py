@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.table import Column
 from rich.table import Table as Grid
 
 from data.messages import override, short
@@ -145,8 +146,8 @@ def _show_places(console: Terminal, ended: Ending, outcome: "Result | None") -> 
 
 
 def grid(table: "Table") -> Grid:
-    """A stage's table as the screen shows it."""
-    shown = Grid(*table.columns, title=None)
+    """A stage's table as the screen shows it; what is too long for its column goes on below."""
+    shown = Grid(*(Column(name, overflow="fold") for name in table.columns), title=None)
     for number, row in enumerate(table.rows):
         shown.add_row(*row, style="bold" if number == table.bold else None)
     return shown

@@ -65,10 +65,21 @@ def working_of(
     cache = 0.0
     if work.written and not work.writers and own.engine.sharding_stage != 3:
         numbers = cost.cache_numbers(model, round(length)) or 0
-        weights = number * role.parameters
-        sorted_again = config.resources.device == "cpu" and weights <= MOST_SORTED_BYTES
-        cache = number * answers * numbers + (weights if sorted_again else 0)
+        cache = number * answers * numbers
+        cache += ordered_bytes(number * role.parameters, number, config.resources.device)
     return Working(kept, logits, found.layer, gathered, cache)
+
+
+def ordered_bytes(weights: float, number: int, device: str) -> float:
+    """Bytes of the copy of weights in reading order that a model has while it writes.
+
+    Args:
+        weights: bytes of the weights themselves.
+        number: bytes of one of them.
+        device: cpu, where there is such a copy, or cuda.
+    """
+    sorts = device == "cpu" and weights <= MOST_SORTED_BYTES
+    return weights if sorts and (number == 4 or multiplies_bf16()) else 0.0
 
 
 def row_length(outline: Outline) -> float | None:

@@ -40,6 +40,9 @@ class Work:
     """Tokens at the end of a row that it writes itself, one after another."""
     writers: int = 0
     """Processes of their own in which it does so. 0: the workers do."""
+    block: int | None = None
+    """Tokens of a block of their cache, where it is kept in blocks, as vLLM does. None: it is not,
+    and they are ours."""
     ahead: bool = False
     """Whether those write the next step's rows while the workers learn."""
     updates: int = 1

@@ -2,7 +2,8 @@
 
 Settings, data, code and results of each; and whether their curves lie in the band of the first one,
 or of the runs behind --band: one run's own scatter, or what several seeds lead one to expect.
-A run alone is compared with the reference curve of its stage, which runs with its defaults gave.
+A run alone is compared with the reference curves of its stage, from runs of the stage's own recipe
+in the chain pretrain, sft, then reward, dpo, grpo or ppo.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from data.messages import clock, did_you_mean
 from orchestrator.record.comparing import differences
 from orchestrator.record.comparing.differences import Band, Place
 from orchestrator.record.comparing.recipes import reference
-from orchestrator.record.figures import COLORS, INK, Points, blank
+from orchestrator.record.figures import COLORS, INK, Points, plain_axes
 from orchestrator.record.runs import Run, find
 from orchestrator.terminal import columns, printable, say
 
@@ -53,7 +54,8 @@ def main(argv: Sequence[str]) -> int:
         "code": differences.code(runs),
     }
     picture = Path(options.picture)
-    _draw(band, {run.id: curves[run.folder].get(metric, ([], [])) for run in others}, picture)
+    shown = {run.id: curves[run.folder].get(metric, ([], [])) for run in others}
+    _draw([(band, shown)], picture)
     if options.json:
         found = {name: own and differences.plain(own) for name, own in places.items()}
         print(json.dumps({"runs": [str(r.folder) for r in runs], **parts, metric: found}, indent=1))
@@ -65,25 +67,28 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _with_reference(run: Run, picture: Path, *, as_json: bool) -> int:
-    """Print where a run lies with respect to its recipe; returns 1 if it leaves that band.
+    """Print where a run lies with respect to its recipe; returns 1 if it leaves a band of that.
 
     Raises:
-        ValueError: its stage has no reference curve.
+        ValueError: its stage has no reference curves.
     """
-    band = reference(run.stage)
-    points = differences.curves(run).get(band.metric, ([], []))
-    place = differences.place(points, band)
-    _draw(band, {run.id: points}, picture)
+    recipe, bands = reference(run.stage)
+    curves = differences.curves(run)
+    own = [(band, {run.id: curves.get(band.metric, ([], []))}) for band in bands]
+    places = [(band, differences.place(found[run.id], band)) for band, found in own]
+    _draw(own, picture)
     if as_json:
-        print(json.dumps({band.metric: {run.id: place and differences.plain(place)}}, indent=1))
+        told = {band.metric: {run.id: place and differences.plain(place)} for band, place in places}
+        print(json.dumps(told, indent=1))
     else:
-        say(f"{band.metric} over steps")
-        for line in told(band, f"{band.runs} runs of stage={run.stage}", {run.id: place}):
-            say(f"  {line}")
+        for band, place in places:
+            say(f"{band.metric} over steps")
+            for line in told_of(band, f"{band.runs} runs of `{recipe}`", {run.id: place}):
+                say(f"  {line}")
         typed = differences.overrides(run)
-        say(f"  it was asked for with {' '.join(typed) or 'the defaults'}")
+        say(f"{run.id} was asked for with {' '.join(typed) or 'the defaults'}")
         say(f"picture: {picture}")
-    return 0 if place is not None and place.inside else 1
+    return 0 if all(place is not None and place.inside for _, place in places) else 1
 
 
 def parser() -> argparse.ArgumentParser:
@@ -178,7 +183,7 @@ def _print(
         elif same and heading in ("data", "code"):
             say(f"  {', '.join(same)}: {SAME}")
     say(f"\n{band.metric} over steps")
-    for line in told(band, " ".join(run.id for run in references), places):
+    for line in told_of(band, " ".join(run.id for run in references), places):
         say(f"  {line}")
 
 
@@ -192,7 +197,7 @@ def _cut(cell: str) -> str:
     return cell if len(cell) <= WIDEST else f"{cell[:half]}...{cell[-half:]}"
 
 
-def told(band: Band, of: str, places: Mapping[str, Place | None]) -> list[str]:
+def told_of(band: Band, of: str, places: Mapping[str, Place | None]) -> list[str]:
     """The band of some runs in a line, and where each run lies in one more."""
     what = "the scatter of its own steps" if band.runs == 1 else "where 95% of such runs lie"
     lines = [f"band of {of}: {what}, +-{band.half_width:.3g} at most steps"]
@@ -207,18 +212,27 @@ def told(band: Band, of: str, places: Mapping[str, Place | None]) -> list[str]:
             )
         else:
             where = "lies in it" if own.inside else "ends in it, but was often outside"
-            lines.append(f"{name} {where}: {own.share:.0%} of {own.compared} steps")
+            end = band.steps[-1]
+            short = "" if own.last == end else f", and has come to step {own.last} of {end}"
+            lines.append(f"{name} {where}: {own.share:.0%} of {own.compared} steps{short}")
     return lines
 
 
-def _draw(band: Band, curves: Mapping[str, Points], picture: Path) -> None:
-    """The band, and the running mean of each other run."""
-    figure, axes = blank(f"{band.metric}, running mean", band.metric)
-    middle = [(low + high) / 2 for low, high in zip(band.low, band.high, strict=True)]
-    axes.fill_between(band.steps, band.low, band.high, color=COLORS[0], alpha=0.2, linewidth=0)
-    axes.plot(band.steps, middle, color=COLORS[0], linewidth=2, label="band")
-    for color, (name, points) in zip(cycle(COLORS[1:]), curves.items(), strict=False):
-        means = differences.smooth(points)
-        axes.plot(list(means), list(means.values()), color=color, linewidth=2, label=name)
-    axes.legend(frameon=False, labelcolor=INK)
+def _draw(parts: Sequence[tuple[Band, Mapping[str, Points]]], picture: Path) -> None:
+    """Bands beside each other, in each the running means of the other runs."""
+    from matplotlib.figure import Figure
+
+    size = (8 * len(parts), 4.5)
+    figure = Figure(figsize=size, layout="constrained", facecolor="white")
+    for axes, (band, curves) in zip(
+        figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True
+    ):
+        plain_axes(axes, f"{band.metric}, running mean", band.metric, "optimizer step")
+        middle = [(low + high) / 2 for low, high in zip(band.low, band.high, strict=True)]
+        axes.fill_between(band.steps, band.low, band.high, color=COLORS[0], alpha=0.2, linewidth=0)
+        axes.plot(band.steps, middle, color=COLORS[0], linewidth=2, label="band")
+        for color, (name, points) in zip(cycle(COLORS[1:]), curves.items(), strict=False):
+            means = differences.smooth(points, band.least)
+            axes.plot(list(means), list(means.values()), color=color, linewidth=2, label=name)
+        axes.legend(frameon=False, labelcolor=INK)
     figure.savefig(picture, dpi=120)

@@ -11,11 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.record.reading import CONFIG, read_settings
 from orchestrator.terminal import say
 
 if TYPE_CHECKING:
     from models.configs import GPTConfig
     from models.pruning import Tensors
+    from orchestrator.training.checkpoint import Weights
+
+PART = 3  # of steps and rate
 
 
 def main(argv: Sequence[str]) -> int:
@@ -49,9 +53,21 @@ def main(argv: Sequence[str]) -> int:
             f"{parameters:,} parameters, {empty / parameters:.1%} of them zero; "
             f"{size(4 * parameters)} in fp32"
         )
-    say(f"train again: orchestrate run model.weights={folder}")
+    say(f"train again: orchestrate run model.weights={folder}{_gently(found)}")
     say(f"how good:    orchestrate run stage=evaluate checkpoint={folder}")
     return 0
+
+
+def _gently(found: "Weights") -> str:
+    """Settings of a training that mends and undoes little: a third of the steps that made the
+    weights, at a third of their rate (tests/benchmarks/pruning.py). None where no run tells them.
+    """
+    config = found.path.parents[1] / CONFIG if len(found.path.parents) > 1 else None
+    if found.foreign or config is None or not config.is_file():
+        return ""
+    rate = read_settings(config)["optim"]["learning_rate"]
+    steps, warmup = max(found.step // PART, 1), min(10, found.step // PART)
+    return f" stage.steps={steps} optim.learning_rate={rate / PART:.2g} optim.warmup_steps={warmup}"
 
 
 def _pruned(

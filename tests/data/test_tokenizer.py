@@ -144,6 +144,28 @@ def test_an_end_of_text_of_another_name_is_asked_for_and_then_stays_chosen(tmp_p
         Tokenizer.of_file(TokenizerConfig(kind="file", path=str(other)))
 
 
+def test_a_chat_models_folder_says_which_token_ends_its_answers(tmp_path):
+    made, path = word_level(tmp_path, special="</s>"), tmp_path / "tokenizer.json"
+    made.add_special_tokens(["<end of turn>"])
+    made.save(str(path))
+    beside = tmp_path / "tokenizer_config.json"
+    for said, end in (
+        ({"eos_token": "<end of turn>"}, "<end of turn>"),
+        ({"eos_token": {"content": "<end of turn>", "special": True}}, "<end of turn>"),
+        ({"eos_token": "the"}, "</s>"),  # a word that a text may hold
+        ({"eos_token": None}, "</s>"),
+    ):
+        beside.write_text(json.dumps(said))
+        assert Tokenizer.load(path).end_of_text == made.token_to_id(end), said
+    beside.write_text(json.dumps({"eos_token": "<end of turn>"}))
+    assert Tokenizer.load(path, "</s>").end_of_text == made.token_to_id("</s>"), "as it was set"
+    Tokenizer.load(path, "</s>").save(path)
+    assert Tokenizer.load(path).end_of_text == made.token_to_id("</s>"), "and then kept"
+    beside.unlink()
+    Tokenizer.load(path).save(path)
+    assert Tokenizer.load(path).end_of_text == made.token_to_id("</s>")
+
+
 def test_hundreds_of_special_tokens_do_not_make_a_message_without_an_end(tmp_path):
     made = word_level(tmp_path, special=None)
     made.add_special_tokens([f"<place {'x' * 500} {i}>" for i in range(300)])

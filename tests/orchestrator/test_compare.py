@@ -74,6 +74,16 @@ def test_the_band_of_several_runs_is_the_prediction_interval_of_a_new_one():
     assert band.high[step] + band.low[step] == pytest.approx(2 * means[:, step].mean())
 
 
+def test_a_band_by_factors_is_the_interval_of_logarithms_and_leaves_out_what_has_none():
+    values = [(0.0, 0.1, 0.4), (0.0, 0.2, 0.2), (0.0, 0.1, 0.1)]
+    band = differences.band_of([([0, 1, 2], own) for own in values], "kl", by_factors=True)
+    logs = np.log([own[1:] for own in values])
+    margin = t.ppf(0.975, 2) * math.sqrt(logs.var(axis=0, ddof=1).mean() * (1 + 1 / 3))
+    assert band.steps == [1, 2]
+    assert np.log(band.low) == pytest.approx(logs.mean(axis=0) - margin)
+    assert np.log(band.high) == pytest.approx(logs.mean(axis=0) + margin)
+
+
 def test_of_many_like_runs_about_as_many_lie_in_the_band_at_a_step_as_it_says():
     share = [
         np.mean(
@@ -126,17 +136,50 @@ def test_a_run_alone_is_compared_with_the_runs_that_its_recipe_gave(outputs, tmp
     file = tmp_path / "references.yaml"
     monkeypatch.setattr(recipes, "OURS", file)
     first, second, other = (find(name, outputs) for name in ("aaa111", "bbb222", "ccc333"))
-    kept = recipes.keep("pretrain", "train/loss", [first, second])
-    recipes.keep("another", "train/loss", [first, second])
-    again = recipes.reference("pretrain")
+    _, [kept] = recipes.keep("pretrain", ["train/loss"], [first, second], "orchestrate run")
+    recipes.keep("another", ["train/loss"], [first, second], "orchestrate run stage=another")
+    recipe, [again] = recipes.reference("pretrain")
+    assert recipe == "orchestrate run"
     assert (again.metric, again.steps, again.runs) == (kept.metric, kept.steps, 2)
-    assert again.low == pytest.approx(kept.low, abs=1e-4)
-    assert again.high == pytest.approx(kept.high, abs=1e-4)
+    assert again.low == pytest.approx(kept.low, rel=1e-3)
+    assert again.high == pytest.approx(kept.high, rel=1e-3)
     inside = typed("compare", first.id)
     assert inside.code == 0, inside
-    assert "band of 2 runs of stage=pretrain" in inside.out
+    assert "band of 2 runs of `orchestrate run`" in inside.out
     assert "aaa111 lies in it" in inside.out
-    assert "it was asked for with data=text" in inside.out
+    assert "aaa111 was asked for with data=text" in inside.out
+    journal = first.folder / "metrics.jsonl"
+    journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:200]))
+    assert "lies in it: 100% of 200 steps, and has come to step 200 of 400" in (
+        typed("compare", first.id).out
+    )
     outside = typed("compare", other.id, "--json")
     assert outside.code == 1
     assert json.loads(outside.out)["train/loss"]["ccc333"]["inside"] is False
+
+
+def test_a_run_at_another_rate_is_outside_of_its_recipe_and_one_of_another_seed_inside(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(recipes, "OURS", tmp_path / "references.yaml")
+    recipe = ("experiment=small", "stage=classify", "tracking=none", "resources=inline")
+    alone = ("resources.cpus_per_worker=1", "resources.gpus_per_worker=0")
+    settings = ("stage.steps=60", "stage.evaluate_every=10", "optim.learning_rate=1e-2")
+    words = (*settings, "optim.warmup_steps=0", "stage.checkpoint_every=null")
+
+    def run(*changed):
+        assert typed("run", *recipe, *alone, *words, *changed).code == 0
+        return find("outputs/latest", Path("outputs"))
+
+    runs = [run(f"seed={seed}") for seed in range(3)]
+    metrics, typed_for_one = ("validation/loss", "train/loss"), "orchestrate run stage=classify"
+    _, [band, _] = recipes.keep("classify", metrics, runs, typed_for_one)
+    assert band.steps == list(range(10, 61, 10))
+    like = run("seed=3")
+    alike = typed("compare", str(like.folder), "--json")
+    assert alike.code == 0, alike
+    slow = run("seed=3", "optim.learning_rate=1e-3")
+    unlike = typed("compare", str(slow.folder))
+    assert unlike.code == 1, unlike
+    assert "above it" in unlike.out

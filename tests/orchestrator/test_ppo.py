@@ -39,7 +39,7 @@ SHORT = (
 def metrics(folder):
     lines, _ = read(folder / "metrics.jsonl")
     own = ("reward", "kl", "loss", "explained_variance", "kl_coefficient", "ratio_moved")
-    own += ("true_reward", "ptx_loss", "ptx_tokens")
+    own += ("true_reward", "learned_reward", "ptx_loss", "ptx_tokens")
     return {
         (line["step"], name): value
         for line in lines
@@ -166,6 +166,13 @@ def test_policy_and_critic_learn_are_kept_together_and_go_on_as_they_would_have(
     lengths = [RULES["length"]("", own["answer"], own["reference"]) for own in kept]
     assert found[1, "train/true_reward"] == pytest.approx(sum(lengths) / 16)
     assert 0 <= found[4, "validation/reward"] <= 1
+    told = json.loads((run / "reward_before_and_after.json").read_text())["data"][:2]
+    assert [row[0] for row in told] == ["true reward: length", "reward by the model it learns from"]
+    for (_, *cells), name in zip(told, ("reward", "learned_reward"), strict=True):
+        before, after, _, gain = (float(cell.split()[0]) for cell in cells)
+        ends = [found[step, f"validation/{name}"] for step in (0, 4)]
+        assert [before, after] == pytest.approx(ends, abs=1e-3)
+        assert gain == pytest.approx(ends[1] - ends[0], abs=2e-3)
     assert 0 <= found[4, "ema/reward"] <= 1
     assert "│ averaged" in whole.out.replace("┃", "│")
     assert found[3, "train/kl_coefficient"] != found[4, "train/kl_coefficient"] != 0.02

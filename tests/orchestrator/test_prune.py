@@ -57,7 +57,10 @@ def test_a_run_is_pruned_into_a_folder_that_jobs_start_from(corpus, tmp_path, mo
         for of in (lambda own: int((own == 0).sum()), torch.numel)
     )
     assert zeros == pytest.approx(whole / 2, abs=2)
-    job = ("model.weights=half", "data=text", f"data.path={corpus}", "data.sequence_length=32")
+    _, _, said = answer.out.partition("train again: orchestrate run ")
+    again = said[: said.index("how good:")].split()
+    assert {"stage.steps=1", "optim.warmup_steps=0"} < set(again), "a third of its 2 steps, or one"
+    job = (*again, "data=text", f"data.path={corpus}", "data.sequence_length=32")
     plan = typed("plan", *job)
     assert plan.code == 0, plan
     assert f"gpt, {sum(map(torch.numel, tensors.values())):,} parameters" in plan.out

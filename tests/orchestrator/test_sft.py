@@ -233,10 +233,10 @@ def test_it_ends_with_what_got_better_and_a_few_answers(lights):
     assert found[0, "validation/exact"] == 0
     assert found[160, "validation/exact"] == 1
     run = (folder / "first" / "latest").resolve()
-    [scores] = json.loads((run / "answers_before_and_after.json").read_text())["data"]
-    assert scores[-2].startswith("0.0% (0.0 to ")
-    assert scores[-1].startswith("100.0% (")
-    assert scores[-1].endswith(" to 100.0)")
+    _, exact = json.loads((run / "answers_before_and_after.json").read_text())["data"]
+    assert exact[-2].startswith("0.0% (0.0% to ")
+    assert exact[-1].startswith("100.0% (")
+    assert exact[-1].endswith(" to 100.0%)")
     examples = json.loads((run / "examples.json").read_text())["data"]
     assert {row[-1] for row in examples} == {"the same"}
     assert {row[2] for row in examples} <= set(ANSWERS.values())
@@ -304,8 +304,9 @@ def test_it_says_how_much_of_the_text_known_before_is_forgotten(adapted, corpus)
     told = [f"{loss:.3f}" for loss in (losses[0], max(losses), losses[-1])]
     assert row[1:] == [*told, f"{losses[-1] / losses[0] - 1:+.1%}"]
     assert "rows of" in answer.out
-    [written] = json.loads((run / "answers_in_writing.json").read_text())["data"]
-    assert all(cell.endswith(")") for cell in written[2:]), "few-shot answers have intervals, too"
+    written = json.loads((run / "answers_in_writing.json").read_text())["data"]
+    assert [row[0].rpartition(": ")[2] for row in written] == ["exact", "F1"]
+    assert all(cell.endswith("%)") for row in written for cell in row[2:]), "few-shot has, too"
 
 
 def test_its_checkpoint_keeps_updates_beside_the_weights_they_started_from(adapted, corpus):

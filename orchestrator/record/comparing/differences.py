@@ -16,6 +16,7 @@ from orchestrator.record.runs import Run, mapping
 
 NOT_COMPARED = ("outputs", "tracking.")  # where a run is written, not what it is
 WINDOWS = 50  # of a curve on each side of a point, in the running mean that is compared
+LEAST = 2  # places on each side by which a scatter is told
 WIDTH = 2.0  # standard deviations of one curve's scatter that make its band
 LIKELY = 0.95  # of new runs like those of a band of several, that lie in it at a step
 MOSTLY = 0.9  # of the steps at which a run that "lies in the band" does so
@@ -107,6 +108,15 @@ class Band:
     runs: int
 
     @property
+    def least(self) -> int:
+        """Places on each side, at least, over which the running means that it compares are taken.
+
+        One run tells of its scatter by them. Of several each point is taken as it is where there
+        are few, as evaluations are: each is a mean over much already.
+        """
+        return _least(self.runs)
+
+    @property
     def half_width(self) -> float:
         """Half of the median width."""
         widths = sorted((h - low) / 2 for low, h in zip(self.low, self.high, strict=True))
@@ -121,6 +131,8 @@ class Place:
     """Of the compared steps at which its running mean is inside."""
     compared: int
     """Steps that both have."""
+    last: int
+    """The last of them."""
     leaves: int | None
     """The step from which it stays outside to the end. None: it ends inside."""
     beyond: float
@@ -132,29 +144,45 @@ class Place:
         return self.leaves is None and self.share >= MOSTLY
 
 
-def smooth(points: Points) -> dict[int, float]:
-    """The running mean of a curve by its steps, without what is not finite."""
+def smooth(points: Points, least: int = LEAST) -> dict[int, float]:
+    """The running mean of a curve by its steps, without what is not finite.
+
+    Args:
+        points: the curve.
+        least: places on each side, at least, that a mean takes in.
+    """
     steps, values = points
-    means = running_mean(values, _half(len(steps)))
-    return {step: mean for step, mean in zip(steps, means, strict=True) if math.isfinite(mean)}
+    means = running_mean(values, _half(len(steps), least))
+    pairs = zip(steps, means, strict=True)
+    return {step: float(mean) for step, mean in pairs if math.isfinite(mean)}
 
 
-def band_of(curves: Sequence[Points], metric: str) -> Band:
+def band_of(curves: Sequence[Points], metric: str, *, by_factors: bool = False) -> Band:
     """The band of runs that are taken as alike.
+
+    Args:
+        curves: of the metric, one of each run.
+        metric: its name.
+        by_factors: of several runs, whether they differ by factors rather than by amounts, as
+            small losses and divergences do: the interval is that of the logarithms. Steps at which
+            a value is not above 0 are left out.
 
     Raises:
         ValueError: they have fewer than two steps in common.
     """
     import numpy as np
 
-    means = [smooth(points) for points in curves]
+    means = [smooth(points, _least(len(curves))) for points in curves]
     steps = sorted(set.intersection(*(set(own) for own in means)))
+    if by_factors:
+        steps = [step for step in steps if all(own[step] > 0 for own in means)]
     if len(steps) < 2:
         raise ValueError(
             f"--metric={metric}: the runs of the band have measured it at {len(steps)} steps in "
             "common, and a band needs two; choose another with --metric"
         )
     table = np.array([[own[step] for step in steps] for own in means])  # (K, steps)
+    table = np.log(table) if by_factors else table
     if len(curves) == 1:
         values = dict(zip(*curves[0], strict=True))
         squares = (np.array([values[step] for step in steps]) - table[0]) ** 2
@@ -162,21 +190,27 @@ def band_of(curves: Sequence[Points], metric: str) -> Band:
     else:
         from scipy.stats import t
 
-        pooled = running_mean(list(table.var(axis=0, ddof=1)), _half(len(steps)))
+        pooled = running_mean(list(table.var(axis=0, ddof=1)), _half(len(steps), LEAST))
         variance, count = np.array(pooled), len(curves)
         factor = float(t.ppf((1 + LIKELY) / 2, count - 1)) * (1 + 1 / count) ** 0.5
     middle, margin = table.mean(axis=0), factor * np.sqrt(variance)
-    return Band(metric, steps, list(middle - margin), list(middle + margin), len(curves))
+    low, high = (np.exp(x) if by_factors else x for x in (middle - margin, middle + margin))
+    return Band(metric, steps, list(low), list(high), len(curves))
 
 
-def _half(points: int) -> int:
+def _least(runs: int) -> int:
+    """See `Band.least`."""
+    return LEAST if runs == 1 else 0
+
+
+def _half(points: int, least: int) -> int:
     """Half of the window of a running mean."""
-    return max(2, points // WINDOWS)
+    return max(least, points // WINDOWS)
 
 
 def place(points: Points, band: Band) -> Place | None:
     """Where a run's curve lies; None if it shares no step with the band."""
-    means = smooth(points)
+    means = smooth(points, band.least)
     beyond = []
     for step, low, high in zip(band.steps, band.low, band.high, strict=True):
         if step in means:
@@ -190,7 +224,8 @@ def place(points: Points, band: Band) -> Place | None:
             break
         leaves = step
     inside = sum(distance == 0 for _, distance in beyond)
-    return Place(inside / len(beyond), len(beyond), leaves, beyond[-1][1])
+    last, distance = beyond[-1]
+    return Place(inside / len(beyond), len(beyond), last, leaves, distance)
 
 
 def curves(run: Run) -> dict[str, Points]:

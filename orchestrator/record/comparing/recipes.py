@@ -1,4 +1,4 @@
-"""Reference curves: where runs of a stage with its defaults and the built-in data lie.
+"""Reference curves: where runs of a stage's own recipe lie.
 
 They stand in conf/references.yaml, which `tests/benchmarks/preferences.py --keep` writes from runs
 that differ in their seeds.
@@ -7,22 +7,33 @@ that differ in their seeds.
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 import conf
 from data.files import write_text_atomic
 from orchestrator.record.comparing.differences import Band, band_of, curves
+from orchestrator.record.figures import Points
 from orchestrator.record.runs import Run
 
 OURS = Path(conf.__file__).parent / "references.yaml"
-HEAD = "# Where runs with the defaults of a stage lie: see `orchestrate compare RUN`.\n"
+HEAD = "# Where runs of a stage's own recipe lie: see `orchestrate compare RUN`.\n"
 DIGITS = 4
+RECIPE, BANDS = "recipe", "bands"
 
 
-def reference(stage: str, file: Path | None = None) -> Band:
-    """The band of a stage's own recipe.
+class Reference(NamedTuple):
+    """Where runs of a recipe lie."""
+
+    recipe: str
+    """What is typed for one."""
+    bands: list[Band]
+    """Of each metric that tells whether a run goes as others did."""
+
+
+def reference(stage: str, file: Path | None = None) -> Reference:
+    """That of a stage.
 
     Raises:
         ValueError: none is kept.
@@ -33,23 +44,41 @@ def reference(stage: str, file: Path | None = None) -> Band:
             f"there is no reference curve of stage={stage}, only of {', '.join(known) or 'none'}; "
             "give two runs or more"
         )
-    return Band(**known[stage])
+    found = known[stage]
+    return Reference(found[RECIPE], [Band(**own) for own in found[BANDS]])
 
 
-def keep(stage: str, metric: str, runs: Sequence[Run], file: Path | None = None) -> Band:
+def keep(
+    stage: str, metrics: Sequence[str], runs: Sequence[Run], recipe: str, file: Path | None = None
+) -> Reference:
     """Make runs of a stage that differ in their seeds its reference, in place of any before.
 
+    Args:
+        stage: of the runs.
+        metrics: whose bands are kept. All are above 0 and differ by factors.
+        runs: at least two.
+        recipe: what is typed for one.
+        file: where references are kept. None: among the configs.
+
     Raises:
-        ValueError: they have not measured the metric at two steps in common.
+        ValueError: they have not measured a metric at two steps in common.
     """
     file = file or OURS
-    found = band_of([curves(run)[metric] for run in runs], metric)
-    plain = asdict(found)
-    for side in ("low", "high"):
-        plain[side] = [round(float(value), DIGITS) for value in plain[side]]
-    text = yaml.safe_dump({**_table(file), stage: plain}, sort_keys=True, default_flow_style=None)
-    write_text_atomic(file, HEAD + text)
-    return found
+    series = [curves(run) for run in runs]
+    bands = [band_of([_begun(own[n]) for own in series], n, by_factors=True) for n in metrics]
+    plain = [asdict(band) for band in bands]
+    for band in plain:
+        for side in ("low", "high"):
+            band[side] = [float(f"{value:.{DIGITS}g}") for value in band[side]]
+    table = dict(sorted({**_table(file), stage: {RECIPE: recipe, BANDS: plain}}.items()))
+    write_text_atomic(file, HEAD + yaml.safe_dump(table, sort_keys=False, default_flow_style=None))
+    return Reference(recipe, bands)
+
+
+def _begun(points: Points) -> Points:
+    """A curve without what was measured before the first step, which says nothing of the run."""
+    kept = [(step, value) for step, value in zip(*points, strict=True) if step > 0]
+    return [step for step, _ in kept], [value for _, value in kept]
 
 
 def _table(file: Path) -> dict[str, dict[str, Any]]:

@@ -20,6 +20,7 @@ from orchestrator.stages.examples.ragged import filled_lengths
 from orchestrator.stages.examples.splitting import left_out
 from orchestrator.stages.language.preparing import describe
 from orchestrator.stages.language.roles import language_role, tokenizer_of_all, value_role
+from orchestrator.stages.rollouts.engine_settings import BLOCK, VLLM
 from orchestrator.stages.rollouts.prompts import PublishedPrompts, publish_prompts
 from orchestrator.stages.rollouts.section import OWN, REWARD, RolloutConfig
 from orchestrator.stages.rollouts.text import text_of, with_text
@@ -41,6 +42,7 @@ TRAINING = (
 )
 EVALUATION = (
     Shown("validation/reward", "held-out reward {:.3f}"),
+    Shown("validation/learned_reward", "by the model {:.3f}"),
     Shown("validation/kl", "KL {:.3f} nats/token"),
 )
 
@@ -51,6 +53,7 @@ def outline(config: JobConfig) -> Outline:
     template_of(stage.chat_template)
     tokenizer = tokenizer_of_all(config)
     _check_reward_model(config)
+    _check_engines(config, stage)
     return _outline(config, f"{_source(stage)}, not read yet", tokenizer.vocab_size)
 
 
@@ -110,6 +113,21 @@ def _check_reward_model(config: JobConfig) -> None:
             f"roles.reward.model.weights={model.weights} has no value head, which tells rewards; "
             "give a run of stage=reward"
         )
+
+
+def _check_engines(config: JobConfig, stage: RolloutConfig) -> None:
+    """Raise ValueError if vLLM is not there, or can't write with the policy."""
+    if stage.engine_kind == VLLM:
+        from orchestrator.training.vllm_engine import check_vllm
+
+        assert stage.engine_python is not None  # the settings were checked
+        if config.resources.gpus_per_worker > 1:
+            raise ValueError(
+                f"stage.engine_kind=vllm writes on one GPU, and resources.gpus_per_worker="
+                f"{config.resources.gpus_per_worker}; set resources.gpus_per_worker=1"
+            )
+        policy = rollout_role(config, tokenizer_of_all(config).vocab_size, stage.roles[0])
+        check_vllm(stage.engine_python, policy.model, config.resources.device)
 
 
 def _reward(config: JobConfig, stage: RolloutConfig) -> str:
@@ -184,6 +202,7 @@ def work_of(config: JobConfig, role: str) -> Work:
         looks=1,
         written=stage.answer_tokens if policy else 0,
         writers=stage.engines if policy else 0,
+        block=BLOCK if stage.engine_kind == VLLM else None,
         ahead=policy and stage.off_policy_steps > 0,
         updates=stage.updates if trained else 0,
         loss="scores",

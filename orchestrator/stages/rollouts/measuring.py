@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -17,6 +18,20 @@ from orchestrator.training.patience import EVALUATION
 from orchestrator.training.rollout import Rollout
 
 
+class Answer(NamedTuple):
+    """To a held-out prompt; in order by its place in the split."""
+
+    place: int
+    reward: float
+    learned: float
+    """By the reward model; 0 where there is none."""
+    nats: float
+    """Between policy and reference."""
+    tokens: int
+    ended: bool
+    text: str
+
+
 def measure(
     split: Split,
     rule: Rule,
@@ -24,6 +39,7 @@ def measure(
     *,
     write: Callable[[Questions], Rollout],
     kl: Callable[[Rollout], Tensor],
+    learned: Callable[[Rollout], Tensor] | None,
     micro: int,
     heart: Heart,
 ) -> Measured:
@@ -35,27 +51,30 @@ def measure(
         tokenizer: of the policy.
         write: lets the policy answer some of the prompts.
         kl: nats between policy and reference at each token, (B, T), 0 outside the mask.
+        learned: gives the reward of each answer by a model, (B,). None: there is none.
         micro: prompts at a time.
         heart: told of each of them.
     """
-    rows: list[tuple[int, float, float, int, bool, str]] = []
+    answers: list[Answer] = []
     for part in evaluation(split, micro, distributed.rank(), distributed.world_size()):
         heart.beat(EVALUATION)
         found = write(part)
         nats = kl(found).sum(1).tolist()
         texts = [tokenizer.decode(row) for row in found.answers(tokenizer.end_of_text)]
+        told = [0.0] * len(texts) if learned is None else learned(found).tolist()
         lengths, ended = found.mask.sum(1).tolist(), found.ended.tolist()
         for row in np.flatnonzero(part.counted):
             prompt, reference = part.texts[row]
-            reward = rule(prompt, texts[row], reference)
-            place = int(part.sample_ids[row])
-            rows.append((place, reward, nats[row], lengths[row], ended[row], texts[row]))
-    every = sorted(row for own in distributed.gather_objects(rows) for row in own)
-    tokens = sum(row[3] for row in every)
+            reward, place = rule(prompt, texts[row], reference), int(part.sample_ids[row])
+            own = reward, told[row], nats[row], lengths[row], ended[row], texts[row]
+            answers.append(Answer(place, *own))
+    every = sorted(one for own in distributed.gather_objects(answers) for one in own)
+    tokens = sum(one.tokens for one in every)
     return Measured(
-        [row[1] for row in every],
-        math.fsum(row[2] for row in every) / tokens,
+        [one.reward for one in every],
+        math.fsum(one.nats for one in every) / tokens,
         tokens / len(every),
-        sum(row[4] for row in every) / len(every),
-        [row[5] for row in every[:SHOWN]],
+        sum(one.ended for one in every) / len(every),
+        [one.text for one in every[:SHOWN]],
+        None if learned is None else [one.learned for one in every],
     )

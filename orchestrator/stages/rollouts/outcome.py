@@ -29,12 +29,16 @@ class Measured:
     """Share of the answers that ended by themselves."""
     answers: list[str]
     """The first few."""
+    learned: list[float] | None = None
+    """As `rewards`, by the reward model that the policy learns from. None: there is none."""
 
     @property
     def metrics(self) -> dict[str, float]:
         """As the record has them."""
+        learned = self.learned
         return {
             "validation/reward": float(np.mean(self.rewards)),
+            **({} if learned is None else {"validation/learned_reward": float(np.mean(learned))}),
             "validation/kl": self.kl,
             "validation/answer_tokens": self.tokens,
             "validation/ended": self.ended,
@@ -98,11 +102,17 @@ def tables(
     def row(name: str, told: Callable[[Measured], str], last: str) -> tuple[str, ...]:
         return (name, *(told(own) for own in looks.values()), last)
 
+    def reward(name: str, of: Callable[[Measured], Any]) -> tuple[str, ...]:
+        change = numbers(*gain(of(before), of(after), seed))
+        return row(name, lambda own: numbers(*_interval(of(own), seed)), change)
+
+    learned = before.learned is not None
     rows = (
-        row(
-            f"reward: {rule}",
-            lambda own: numbers(*_interval(own.rewards, seed)),
-            numbers(*gain(before.rewards, after.rewards, seed)),
+        reward(f"true reward: {rule}" if learned else f"reward: {rule}", lambda own: own.rewards),
+        *(
+            [reward("reward by the model it learns from", lambda own: own.learned)]
+            if learned
+            else []
         ),
         row("KL, nats per token", lambda own: f"{own.kl:.4f}", bound),
         row("tokens of an answer", lambda own: f"{own.tokens:.1f}", ""),

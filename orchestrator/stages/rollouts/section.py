@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from data.files import expand_home
@@ -13,6 +14,7 @@ from orchestrator.config.changes import Change
 from orchestrator.config.checks import check_at_least, check_choice, nearest_multiples
 from orchestrator.config.stage import BatchSizes, TrainingConfig
 from orchestrator.stages.rewards import RULES
+from orchestrator.stages.rollouts.engine_settings import OURS, EnginesConfig
 
 if TYPE_CHECKING:
     from orchestrator.config.job import JobConfig
@@ -25,7 +27,7 @@ AGGREGATIONS = ("token", "sequence", "constant")  # those of training/policy_los
 
 
 @dataclass
-class RolloutConfig(TrainingConfig):
+class RolloutConfig(EnginesConfig, TrainingConfig):
     """A step lets the policy answer prompts, and learns from the rewards of the answers."""
 
     reads: ClassVar[tuple[str, ...]] = (*TrainingConfig.reads, "tokenizer", "data")
@@ -44,11 +46,14 @@ class RolloutConfig(TrainingConfig):
                 *("rule", "answer_tokens", "temperature", "epochs", "mini_batches", "clip_low"),
                 *("clip_high", "aggregation", "kl_coefficient", "kl_estimator"),
                 *("entropy_coefficient", "off_policy_steps", "importance_limit"),
+                "engine_kind",
                 *("ptx_coefficient", "ema_decay"),
             ),
             Change.MATHEMATICS,
         ),
-        **dict.fromkeys(("kl_limit", "validation_prompts", "engines"), Change.FREE),
+        **dict.fromkeys(
+            ("kl_limit", "validation_prompts", "engines", "engine_python"), Change.FREE
+        ),
     }
     measures: ClassVar[Mapping[str, str]] = {
         "validation/reward": "higher",
@@ -113,17 +118,6 @@ class RolloutConfig(TrainingConfig):
     """What a moving average of the policy's weights keeps of itself in an optimizer step, such as
     0.992. Checkpoints have it as the role ema; it is measured at the end, too. None: there is none.
     """
-    engines: int = 0
-    """Rollout engines: processes of their own, each with as many CPUs and GPUs as a worker, which
-    hold the policy whole and write the answers. Weights go there after each update, hashed on both
-    sides. 0: each worker writes its own. With resources.launcher=inline they live in this process.
-    """
-    off_policy_steps: int = 0
-    """0: a step learns from answers that the policy has just written; 1: engines write the answers
-    of the next step meanwhile, with the weights before this one's updates."""
-    importance_limit: float = 2.0
-    """off_policy_steps: a token counts by its probability now / when it was written, and at most so
-    much (truncated importance sampling)."""
     evaluate_every: int | None = 20
     checkpoint_every: int | None = 20
 
@@ -132,6 +126,8 @@ class RolloutConfig(TrainingConfig):
         super().__post_init__()
         self.data = expand_home("stage.data", self.data)
         self.chat_template = expand_home("stage.chat_template", self.chat_template)
+        if (python := expand_home("stage.engine_python", self.engine_python)) is not None:
+            self.engine_python = str(Path(python).absolute())  # workers have another folder
         for name in (
             *("prompt_tokens", "answer_tokens", "validation_prompts", "epochs", "mini_batches"),
         ):
@@ -146,18 +142,7 @@ class RolloutConfig(TrainingConfig):
             )
         check_above_0("temperature", self.temperature, 1.0)
         check_above_0("importance_limit", self.importance_limit, 2.0)
-        check_at_least("stage.engines", self.engines, 0)
-        check_at_least("stage.off_policy_steps", self.off_policy_steps, 0)
-        if self.off_policy_steps > 1:
-            raise ValueError(
-                f"stage.off_policy_steps={self.off_policy_steps} must be 0 or 1: older answers "
-                "teach what the policy no longer does; try stage.off_policy_steps=1"
-            )
-        if self.off_policy_steps and not self.engines:
-            raise ValueError(
-                f"stage.off_policy_steps={self.off_policy_steps} is for rollout engines, which "
-                "write while workers learn, and stage.engines=0; add stage.engines=1"
-            )
+        self.check_engines()
         check_above_0("clip_low", self.clip_low, 0.2)
         check_above_0("clip_high", self.clip_high, 0.2)
         if self.clip_low >= 1:
@@ -181,11 +166,6 @@ class RolloutConfig(TrainingConfig):
     def compared_by(self) -> str:
         """The metric that tells which step is better."""
         return self.best_metric or "validation/reward"
-
-    @property
-    def processes(self) -> int:
-        """The rollout engines."""
-        return self.engines
 
     @property
     def updates(self) -> int:
@@ -217,8 +197,12 @@ class RolloutConfig(TrainingConfig):
         found = super().unread(job)
         if job.tokenizer.kind != "file":
             found["tokenizer"] = "model.weights brings its own"
-        if not self.off_policy_steps:
-            found["stage.importance_limit"] = "it is for stage.off_policy_steps=1"
+        if not self.corrects:
+            found["stage.importance_limit"] = (
+                "it is for stage.off_policy_steps=1 and stage.engine_kind=vllm"
+            )
+        if self.engine_kind == OURS:
+            found["stage.engine_python"] = "it is for stage.engine_kind=vllm"
         if self.ptx_coefficient:
             found["data.drift"] = "nobody compares the text that stage.ptx_coefficient adds"
         else:

@@ -201,6 +201,9 @@ class RolloutTraining(RolloutLoop):
         with self.clock("scoring"):
             old, reference = (self.logprobs(own, rollout) for own in (self.model, self.reference))
             rewards = self.rewards(asked)
+        if self.settings.corrects and not self.settings.off_policy_steps:
+            apart = (old - rollout.sampled).abs().exp()
+            judging.check_sampler(step, mean_over_tokens(apart, rollout.mask))
         judging.check_rewards(step, asked.ids, rewards)
         found = Experience(rollout, rewards, old, reference, torch.zeros_like(old))
         judging.check_distance(step, mean_over_tokens(found.kl, rollout.mask), self.settings)
@@ -269,9 +272,11 @@ class RolloutTraining(RolloutLoop):
             ours, theirs = (self.logprobs(own, found) for own in (self.model, self.reference))
             return kl_estimate(ours, theirs, "k3") * found.mask
 
+        scorer, micro = self.reward_model, self.config.batch.micro
         return measure(
-            self.validation, RULES[self.settings.rule], self.tokens,
-            write=write, kl=kl, micro=self.config.batch.micro, heart=self.run.heart,
+            self.validation, RULES[self.settings.rule], self.tokens, write=write, kl=kl,
+            learned=None if scorer is None else lambda own: judging.by_model(scorer, own, micro),
+            micro=micro, heart=self.run.heart,
         )  # fmt: skip
 
     def result(self, outcome: Trained) -> Result:

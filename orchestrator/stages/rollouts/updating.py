@@ -105,7 +105,7 @@ def policy_objective(
             logprobs, own.old, own.advantages, mask,
             how=how, low=stage.clip_low, high=stage.clip_high,
         )  # fmt: skip
-        if stage.off_policy_steps:  # they were written by the policy of a step before
+        if stage.corrects:  # they were written by the policy of a step before, or by vLLM
             losses = losses * importance(own.old, rollout.sampled, stage.importance_limit)
         total = losses
         if stage.entropy_coefficient:

@@ -27,7 +27,8 @@ CONFIDENCE = 0.95
 RESAMPLES = 2000
 SHOWN = 6  # answers in the table of them
 LONGEST_ANSWER = 40  # tokens of them
-LONGEST_SHOWN = 60  # characters of a bad answer in the table: before training it may be anything
+LONGEST_SHOWN = 60  # characters of a question or an answer in the table
+LONGEST_BEFORE = 30  # of one before training, which may be anything
 Asked = list[tuple[list[Message], str]]
 """Conversations that end with an answer, and their kinds."""
 Scores = Mapping[str, Mapping[str, float]]
@@ -121,24 +122,19 @@ def metrics_of(found: Scores) -> dict[str, float]:
 
 def table(before: Scores, after: Scores) -> Table:
     """What got better, by how much, and how sure that is."""
-    rows = tuple(
-        (
-            kind,
-            f"{own['number']:,.0f}",
-            *(_interval(one, "loss", "{:.3f} ({:.3f} to {:.3f})") for one in (before[kind], own)),
-            *(
-                _interval(one, "exact", "{:.1f}% ({:.1f} to {:.1f})", 100)
+    rows = []
+    for kind, own in after.items():
+        for what, form in (
+            ("loss", "{:.3f} ({:.3f} to {:.3f})"),
+            ("exact", "{:.1%} ({:.1%} to {:.1%})"),
+        ):
+            told = (
+                form.format(*(one[what + end] for end in ("", "_low", "_high")))
                 for one in (before[kind], own)
-            ),
-        )
-        for kind, own in after.items()
-    )
-    columns = ("held out", "number", "loss before", "loss after", "exact before", "exact after")
-    return Table("answers_before_and_after", columns, rows, bold=len(rows) - 1)
-
-
-def _interval(own: Mapping[str, float], what: str, form: str, unit: float = 1) -> str:
-    return form.format(*(unit * own[what + end] for end in ("", "_low", "_high")))
+            )
+            rows.append((f"{kind}: {what}", f"{own['number']:,.0f}", *told))
+    columns = ("held out", "number", "before", "after")
+    return Table("answers_before_and_after", columns, tuple(rows), bold=len(rows) - 1)
 
 
 def answers(
@@ -171,7 +167,7 @@ def examples(
     rows = tuple(
         (
             cut(messages[-2][1], LONGEST_SHOWN),
-            cut(old, LONGEST_SHOWN),
+            cut(old, LONGEST_BEFORE),
             cut(new, LONGEST_SHOWN),
             "the same" if new == messages[-1][1] else messages[-1][1],
         )

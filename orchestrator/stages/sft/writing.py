@@ -15,7 +15,7 @@ from cluster.heart import Heart
 from data.chat import ChatTemplate
 from data.records import Message
 from models.decoding import Sampling, TextModel, generate
-from orchestrator.stages.result import Table
+from orchestrator.stages.result import Table, share
 from orchestrator.stages.sft.scoring import CONFIDENCE, LONGEST_ANSWER, RESAMPLES
 from orchestrator.training.patience import SAMPLING
 
@@ -103,7 +103,8 @@ def metrics_of(grades: Grades) -> dict[str, float]:
 
 
 def table(few_shot: Grades | None, after: Grades, seed: int) -> Table:
-    """Fine-tuning beside prompting; the intervals are bootstrapped over questions (Efron 1979).
+    """Fine-tuning beside prompting; intervals of exact ones by Wilson 1927, of F1 bootstrapped over
+    questions (Efron 1979).
 
     Args:
         few_shot: of the weights before training, with examples in the prompt. None: there were
@@ -113,17 +114,20 @@ def table(few_shot: Grades | None, after: Grades, seed: int) -> Table:
     """
     rows = []
     for kind, own in after.items():
-        row = [kind, f"{len(own['exact']):,}"]
-        for what in ("exact", "f1"):
-            before = "-" if few_shot is None else _interval(few_shot[kind][what], seed)
-            row += [before, _interval(own[what], seed)]
-        rows.append(tuple(row))
-    heads = ("exact, few-shot before", "exact after", "F1, few-shot before", "F1 after")
-    return Table("answers_in_writing", ("answered in writing", "number", *heads), tuple(rows))
+        for what, told in (("exact", _share), ("F1", _mean)):
+            pair = (None if few_shot is None else few_shot[kind], own)
+            cells = ("-" if one is None else told(one[what.lower()], seed) for one in pair)
+            rows.append((f"{kind}: {what}", f"{len(own['exact']):,}", *cells))
+    heads = ("answered in writing", "number", "few-shot, before", "after")
+    return Table("answers_in_writing", heads, tuple(rows))
 
 
-def _interval(values: Sequence[float], seed: int) -> str:
-    own: NDArray[np.float64] = 100 * np.array(values)
+def _share(values: Sequence[float], _: int) -> str:
+    return share(float(np.mean(values)), len(values))
+
+
+def _mean(values: Sequence[float], seed: int) -> str:
+    own: NDArray[np.float64] = np.array(values)
     drawn = np.random.default_rng(seed).integers(0, len(own), (RESAMPLES, len(own)))
     low, high = np.quantile(own[drawn].mean(1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return f"{own.mean():.1f}% ({low:.1f} to {high:.1f})"
+    return f"{own.mean():.1%} ({low:.1%} to {high:.1%})"
