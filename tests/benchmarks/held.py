@@ -12,6 +12,7 @@ import argparse
 import ctypes
 import gc
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -204,6 +205,7 @@ def main() -> None:
         model = replace(model, layers=model.layers + 1)
     print(f"{parameters(model):,} parameters of each model, {options.workers} workers, bf16")
     with scratch() as folder:
+        os.environ["ORCHESTRATE_CACHE"] = str(folder / "cache")
         tokenizer = inputs(folder)
         alone = World(1)
         saved: dict[str, dict[str, Path]] = {}
