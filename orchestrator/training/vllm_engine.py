@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from io import BufferedReader
@@ -148,14 +149,16 @@ class VllmEngine:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
-            pipe.close()
+            with suppress(BrokenPipeError):  # of what it was sent and did not read
+                pipe.close()
 
     def _ask(self, message: dict[str, Any], payload: Iterable[Any] = ()) -> dict[str, Any]:
         to, source = cast(BinaryIO, self._process.stdin), self._process.stdout
         try:
-            vllm_process.send(to, message, payload)
+            with suppress(BrokenPipeError):  # it may have said why it reads no more
+                vllm_process.send(to, message, payload)
             reply = vllm_process.receive(cast(BufferedReader, source))
-        except (EOFError, BrokenPipeError):
+        except EOFError:
             code = self._process.wait()
             how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
             raise Gone(f"the process of vLLM ended {how}") from None

@@ -103,7 +103,7 @@ def stand_in(monkeypatch):
     vllm_engine.installed.cache_clear()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["gpt2 with updates", "llama without a tied head"])
 def test_an_engine_writes_with_the_weights_that_it_was_sent_last_whatever_it_calls_them(
     name, stand_in
 ):
@@ -125,8 +125,8 @@ def test_weights_that_did_not_arrive_or_were_not_taken_over_are_named_and_a_lost
     bent[5] ^= 1
     with pytest.raises(WeightsDiffer, match=f"of {name} did not arrive as they were sent"):
         engine.load(replace(sent, arrays=sent.arrays | {name: bent}))
-    child = psutil.Process(engine._process.pid)
-    child.kill()
+    engine._process.kill()
+    engine._process.wait()
     with pytest.raises(Gone, match="the process of vLLM ended by signal 9"):
         answers(engine)
     engine.close()
