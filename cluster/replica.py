@@ -34,6 +34,13 @@ class ServiceFailed(Exception):
         super().__init__(message)
 
 
+class Gone(Exception):
+    """What an object raises that is of no more use, as where a process that it needs has ended.
+
+    Its replica is replaced, and the call made again, as if the replica's own process had died.
+    """
+
+
 class Died(Exception):
     """The replica's process is gone."""
 
@@ -144,7 +151,18 @@ class Replica:
 
     def _open(self, answer: Answer) -> Any:
         self._memory_kills = answer.memory_kills
-        return answer.open()
+        try:
+            return answer.open()
+        except Gone as gone:
+            failure = WorkerFailed(
+                rank=self.number,
+                host=self.host,
+                cause="killed",
+                error_type="",
+                message=str(gone),
+                log=self.log,
+            )
+            self._die(failure)
 
 
 def end_replicas(replicas: Sequence[Replica]) -> None:

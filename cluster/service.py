@@ -9,8 +9,9 @@
 
 1. Each replica is an actor of its own: there is no world, and none waits for another.
 2. One call at a time per replica. Any number of threads may call.
-3. A replica that died is built again at its next call, and gets what was broadcast last. The call
-   that died with it is made again, so a method should do no harm when it is done twice.
+3. A replica that died, or whose object raised `Gone`, is built again at its next call, and gets
+   what was broadcast last. The call that died with it is made again, so a method should do no harm
+   when it is done twice.
 4. However it ends, the replicas are gone.
 """
 
@@ -27,9 +28,9 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 from cluster.answers import pickled
 from cluster.connection.session import Session, ray_session
 from cluster.placement import Placement, refuse_what_never_fits
-from cluster.replica import Died, Replica, ServiceFailed, end_replicas
+from cluster.replica import Died, Gone, Replica, ServiceFailed, end_replicas
 
-__all__ = ["Joined", "Placement", "Service", "ServiceFailed", "ray_session", "service"]
+__all__ = ["Gone", "Joined", "Placement", "Service", "ServiceFailed", "ray_session", "service"]
 
 ATTEMPTS = 3
 END_LIMIT_S = 5.0

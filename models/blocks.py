@@ -39,7 +39,7 @@ def attend(
     """Weighted sums of v (B, H, S, K) by what q finds in k: (B, T, H x K)."""
     drops = dropout.training and dropout.p > 0
     causal = causal and q.shape[2] > 1  # one new token sees all before it
-    if (drops and is_keyed()) or (not drops and is_faster_written_out(q)):
+    if (drops and is_keyed()) or (not drops and is_faster_written_out(q, k)):
         weights: Tensor = dropout(attention_weights(q, k, mask, causal=causal))
         y = weights.type_as(v) @ v  # (B, H, T, K)
     else:

@@ -57,15 +57,23 @@ class GPT(LanguageModel):
         self.finish()
 
     def hidden(
-        self, tokens: Tensor, cache: KVCache | None = None, documents: Tensor | None = None
+        self,
+        tokens: Tensor,
+        cache: KVCache | None = None,
+        documents: Tensor | None = None,
+        columns: Tensor | None = None,
     ) -> Tensor:
-        """Return the final normed vector (B, T, D) of each of tokens (B, T); see `forward`."""
+        """Return the final normed vector (B, T, D) of each of tokens (B, T); see `forward`.
+
+        With columns (B, A), those (B, A, D) of the tokens there: of others the last layer has keys
+        and values alone.
+        """
         config = self.config
         check_sequence(config, tokens, cache, documents)
         start = 0 if cache is None else cache.length
         end = start + tokens.shape[1]
         positions = torch.arange(start, end, device=tokens.device)  # (T,)
-        columns, starts, mask = positions, None, None  # one mask for all layers
+        places, starts, mask = positions, None, None  # one mask for all layers
         if documents is not None:
             starts = document_starts(documents)  # (B, T)
             mask = document_mask(starts)  # (B, 1, T, T)
@@ -73,7 +81,7 @@ class GPT(LanguageModel):
         elif cache is not None and cache.starts is not None:
             positions, mask = cache.placed(positions)  # (B, T), (B, 1, T, S)
         if config.mask != "causal":
-            mask = other_mask(config, columns, cache, starts)
+            mask = other_mask(config, places, cache, starts)
         before = self.before(len(tokens), cache)
         if before is not None and mask is not None:
             mask = functional.pad(mask, (before[0][0].shape[2], 0), value=True)
@@ -90,14 +98,23 @@ class GPT(LanguageModel):
         x = self.dropout(x)
         for layer, block in enumerate(self.blocks):
             own = None if before is None else before[layer]
+            at = columns if layer + 1 == config.layers else None
             if self.activation_checkpointing and self.training and cache is None:
-                x = checkpoint(block, x, rotary, None, mask, own, use_reentrant=False)
+                x = checkpoint(block, x, rotary, None, mask, own, at, use_reentrant=False)
             else:
-                x = block(x, rotary, cache, mask, own)  # (B, T, D)
+                x = block(x, rotary, cache, mask, own, at)  # (B, T, D), or (B, A, D)
         if cache is not None:
             cache.length = end
         hidden: Tensor = self.norm(x)
         return hidden
+
+    def hidden_at(self, columns: Tensor, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
+        """As `hidden` with columns."""
+        config = self.config
+        if self.training and (config.dropout > 0 or config.adapter_dropout > 0):
+            # Whose masks are drawn for places of a row.
+            return super().hidden_at(columns, tokens, documents)
+        return self.hidden(tokens, None, documents, columns)
 
     def before(self, rows: int, cache: KVCache | None) -> list[KeysValues] | None:
         """Keys and values of the virtual tokens in each layer. None: there are none.

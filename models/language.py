@@ -5,11 +5,13 @@ B batch, T time (tokens), D model width, V vocabulary.
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.cache import Cache
 from models.configs import CausalConfig
+from models.counted import columns_that_count, put, take
 from models.dropout import number_dropouts
 from models.layers import Embedding, Linear, document_starts
 from models.loss import summed_loss, token_grades, token_losses, token_scores
@@ -72,16 +74,40 @@ class LanguageModel(nn.Module):
         (B, T, 2) in nats, 0 where a loss mask is false. Logits are then never whole, and on a CPU
         only those are computed that count.
 
-        With a value head, return the value of the text up to each of tokens, fp32 (B, T).
+        With a value head, return the value of the text up to each of tokens, fp32 (B, T), with a
+        loss mask 0 where it is false.
 
         Raises:
             ValueError: the sequence is longer than `max_positions`, documents come together with
                 a cache, or they have another shape than tokens.
         """
-        hidden = self.hidden(tokens, cache, documents)
+        columns = None
+        if loss_mask is not None and cache is None:
+            columns = columns_that_count(loss_mask)
+        if columns is None:
+            hidden = self.hidden(tokens, cache, documents)
+            return self.told(hidden, targets, loss_mask, grades, temperature, summed)
+        hidden = self.hidden_at(columns, tokens, documents)
+        own, mask = (None if x is None else take(x, columns) for x in (targets, loss_mask))
+        found = self.told(hidden, own, mask, grades, temperature, summed)
+        if found.ndim == 0:
+            return found
+        parts = [put(x, columns, tokens.shape[1]) for x in (found if grades else [found])]
+        return torch.stack(parts) if grades else parts[0]
+
+    def told(
+        self,
+        hidden: Tensor,
+        targets: Tensor | None,
+        loss_mask: Tensor | None,
+        grades: bool,
+        temperature: float | None,
+        summed: bool,
+    ) -> Tensor:
+        """What `forward` returns, of final vectors (B, T, D)."""
         if self.config.value_head:
-            values: Tensor = self.value(hidden)
-            return values[..., 0].float()
+            values: Tensor = self.value(hidden)[..., 0].float()
+            return values if loss_mask is None else values.where(loss_mask, 0.0)
         if targets is None:
             return self.logits(hidden)
         if temperature is not None:
@@ -95,6 +121,13 @@ class LanguageModel(nn.Module):
     def hidden(self, tokens: Tensor, cache: Any = None, documents: Tensor | None = None) -> Tensor:
         """Return the final vector (B, T, D) of each of tokens (B, T); see `forward`."""
         raise NotImplementedError
+
+    def hidden_at(self, columns: Tensor, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
+        """Return the final vectors (B, A, D) of the tokens in these columns (B, A) of each row.
+
+        A family may spare itself what nobody asks of the others.
+        """
+        return take(self.hidden(tokens, None, documents), columns)
 
     def new_cache(self, capacity: int, starts: Tensor | None = None) -> Cache:
         """Return an empty memory of up to `capacity` tokens; `starts` as in `Cache`."""

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models.cache import KeysValues, KVCache
 from models.configs import GPTConfig
+from models.counted import take
 from models.dropout import Dropout, is_keyed
 from models.norms import RMSNorm
 from models.positions import Rotary, rotate
@@ -171,11 +172,12 @@ class Attention(nn.Module):
         cache: KVCache | None,
         mask: Tensor | None = None,
         before: KeysValues | None = None,
+        columns: Tensor | None = None,
     ) -> Tensor:
         """Mix each token of x (B, T, D) with those before it, or those of a mask: (B, T, D).
 
         `before` are keys and values, each (1 or B, G, P, K), of tokens before all others; a mask
-        has columns for them, too.
+        has columns for them, too. With columns (B, A), only the tokens there are mixed: (B, A, D).
         """
         q, k, v = self.project(x, rotary)
         if cache is not None:
@@ -183,8 +185,12 @@ class Attention(nn.Module):
         if before is not None:
             k, v = behind(before, k, v)  # (B, G, P + S, K)
         T, S = q.shape[2], k.shape[2]
-        if mask is None and 1 < T < S:  # several new tokens: new token t sees S - T + t + 1
+        if mask is None and (columns is not None or 1 < T < S):  # token t sees S - T + t + 1
             mask = torch.ones(T, S, dtype=torch.bool, device=x.device).tril(S - T)
+        if columns is not None and mask is not None:
+            q = take(q.transpose(1, 2), columns).transpose(1, 2)  # (B, H, A, K)
+            seen = mask if mask.ndim == 2 else mask[:, 0]
+            mask = take(seen.expand(len(x), T, S), columns)[:, None]  # (B, 1, A, S)
         y = self.output(self.mix(q, k, v, mask).transpose(1, 2).flatten(2))  # (B, T, D)
         dropped: Tensor = self.output_dropout(y)
         return dropped
@@ -221,7 +227,7 @@ class Attention(nn.Module):
                 self._mix_written_out, q, k, v, mask, use_reentrant=False, preserve_rng_state=False
             )
             return mixed
-        if not drops and q.shape[2] == k.shape[2] and is_faster_written_out(q):
+        if not drops and is_faster_written_out(q, k):
             return self._mix_written_out(q, k, v, mask)
         return self._mix(q, k, v, mask)
 
@@ -286,9 +292,9 @@ class Attention(nn.Module):
         return x if shared == 1 else x.repeat_interleave(shared, 1)
 
 
-def is_faster_written_out(q: Tensor) -> bool:
-    """Whether plain matrix products beat torch's kernel for q (B, H, T, K) and as many keys."""
-    return q.requires_grad and on_bf16_cpu(q, q.dtype) and q.shape[2] <= WRITTEN_OUT_TOKENS
+def is_faster_written_out(q: Tensor, k: Tensor) -> bool:
+    """Whether plain matrix products beat torch's kernel for q (B, H, T, K) and k (B, G, S, K)."""
+    return q.requires_grad and on_bf16_cpu(q, q.dtype) and k.shape[2] <= WRITTEN_OUT_TOKENS
 
 
 class FeedForward(nn.Module):
@@ -339,8 +345,13 @@ class Block(nn.Module):
         cache: KVCache | None = None,
         mask: Tensor | None = None,
         before: KeysValues | None = None,
+        columns: Tensor | None = None,
     ) -> Tensor:
-        """Add what attention and feed-forward find to x (B, T, D): (B, T, D)."""
-        x = x + self.attention(self.attention_norm(x), rotary, cache, mask, before)
+        """Add what attention and feed-forward find to x (B, T, D): (B, T, D).
+
+        With columns (B, A), to the tokens that stand there, and return no others: (B, A, D).
+        """
+        mixed = self.attention(self.attention_norm(x), rotary, cache, mask, before, columns)
+        x = (x if columns is None else take(x, columns)) + mixed
         x = x + self.ffn(self.ffn_norm(x))
         return x  # noqa: RET504

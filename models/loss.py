@@ -16,11 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from models.counted import selecting_pays
 from models.formulas.loss import LOGITS_BYTES, SOFTMAX_BYTES
 from models.projection import matmul_dtype, without_autocast
 
-MOST_SELECTED = 0.75
-"""Share of the tokens that count from which on the logits of all are computed."""
 ALIGNED_TO = {"cuda": 64}
 """The head gets rows of zeros up to such a multiple where it is multiplied: a GPU's tensor cores
 want it, and 50,257 is odd. Their logits are no part of the softmax."""
@@ -134,14 +133,10 @@ def summed_loss(
 
 
 def _selecting_pays(mask: Tensor) -> bool:
-    """Whether to leave tokens out that do not count: where answers alone do, that are most.
-
-    A GPU would have to wait to know how many there are, and a compiled pass takes any number for
-    another shape.
-    """
-    if mask.device.type != "cpu" or torch.compiler.is_compiling():
-        return False
-    return bool(mask.sum() < MOST_SELECTED * mask.numel())
+    """As `selecting_pays`, by a mask; a GPU is not asked for its sum."""
+    return mask.device.type == "cpu" and selecting_pays(
+        float(mask.sum()), mask.numel(), mask.device
+    )
 
 
 class _SummedLoss(torch.autograd.Function):

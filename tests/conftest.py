@@ -1,5 +1,6 @@
 """What all tests share: no network, nothing written to the user's home, one cache per session."""
 
+import gc
 import os
 import random
 import signal
@@ -41,6 +42,43 @@ WORDS = (
 
 def pytest_unconfigure():
     _TEMPORARY.cleanup()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Every second process takes its files from the end of the list.
+
+    So neighbours, which share a Ray or a trained run, mostly meet in one process, and tests that
+    wait (tests/cluster, first in `testpaths`) run beside tests that compute (tests/data, last).
+    """
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class FromBothEnds(LoadFileScheduling):
+        def _assign_work_unit(self, node):
+            if self.nodes.index(node) % 2:
+                last = next(reversed(self.workqueue))
+                self.workqueue.move_to_end(last, last=False)
+            super()._assign_work_unit(node)
+
+    config.option.loadscopereorder = False  # by the number of tests, which says little
+    return FromBothEnds(config, log)
+
+
+def pytest_collection():
+    """Imports leave no garbage, and to look for it takes a third of the time."""
+    gc.disable()
+
+
+def pytest_collection_finish():
+    """What is imported by now stays, and no collection of garbage has to look at it again.
+
+    Later ones come less often than by default, for there is much that lives long.
+    """
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

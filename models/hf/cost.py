@@ -19,7 +19,8 @@ def hf_cost(config: HFConfig, vocab_size: int | None) -> Cost:
     12 layers x width x T for attention where the architecture has such, as `gpt_cost` has it; a
     table that tokens look up is no matrix.
     """
-    own = replace(config, vocab_size=vocab_size or config.vocab_size, weights=None)
+    vocab_size = vocab_size or config.vocab_size
+    own = replace(config, vocab_size=vocab_size, weights=None, weights_role=None)
     return _counted(json.dumps(vars(own)))
 
 

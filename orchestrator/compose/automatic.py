@@ -1,9 +1,11 @@
 """What `auto` means in a config; filled in when it is composed, so config.yaml holds plain numbers.
 
-Every GPU there is, one worker each; without GPUs up to two CPU workers.
+Every GPU there is, one worker each; without GPUs up to two CPU workers. A process without Ray takes
+as many threads as OMP_NUM_THREADS says, or the cores there are.
 """
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,10 +44,18 @@ def automatic(setting: str, of: Any = None) -> int | str:
         shares = [room["CPU"] // room["GPU"] for room in here.rooms if room["GPU"]]
         return min(MOST_THREADS, max(1, int(min(shares, default=here.cpus // workers))))
     if setting == "inline_cpus":
-        return min(MOST_THREADS, max(1, here.cpus // ranks_here()))
+        share = min(MOST_THREADS, max(1, here.cpus // ranks_here()))
+        # torchrun sets the variable itself, to 1, whatever the host has.
+        return _threads_asked_for() or share if given_world_size() is None else share
     if setting == "gpus_per_worker":
         return 1 if here.gpus else 0
     raise ValueError(f"${{auto:{setting}}} is not known")
+
+
+def _threads_asked_for() -> int | None:
+    """What OMP_NUM_THREADS says; None if that is nothing that OpenMP reads."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(first) if first.isdecimal() and int(first) > 0 else None
 
 
 def _cpu_multiplies_bf16() -> bool:

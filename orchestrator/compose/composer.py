@@ -28,6 +28,9 @@ PRIMARY = "config"
 NO_SEARCH = "hydra.searchpath=[]"  # it could name packages, which would be imported
 HERE = ("runtime", "overrides", "job")  # parts of Hydra's own config that depend on the command
 
+Composed = tuple[DictConfig, dict[str, object]]
+_OURS: dict[tuple[str, ...], Composed] = {}  # of choices among our own files, which do not change
+
 
 class Composer:
     """Hydra's composition for one command; a context."""
@@ -40,8 +43,8 @@ class Composer:
         """
         self._primary = primary.removesuffix(".yaml")
         self._choices: dict[str, list[str]] = {}
-        self._composed: dict[tuple[str, ...], tuple[DictConfig, dict[str, object]]] = {}
         self._own = None if own is None else Path(own).expanduser().absolute()
+        self._composed: dict[tuple[str, ...], Composed] = _OURS if own is None else {}
         if self._own is None:
             return
         if not self._own.is_dir():
@@ -82,23 +85,28 @@ class Composer:
             return []
         if group not in self._choices:
             try:
-                self._choices[group] = sorted(self.loader.get_group_options(group))
+                # Of the repository, as the loader would: but it copies all schemas for each answer.
+                repository = self.loader.repository  # type: ignore[attr-defined]
+                self._choices[group] = sorted(repository.get_group_options(group))
             except OSError:  # no file has such a name
                 self._choices[group] = []
         return self._choices[group]
 
     def composed(
-        self, groups: Sequence[str], resumed: str | None = None
-    ) -> tuple[DictConfig, dict[str, object]]:
+        self, groups: Sequence[str], resumed: str | None = None, *, lasting: bool = True
+    ) -> Composed:
         """The config of these choices, and the choice of every group.
 
-        `resumed` is the primary config of a run that goes on (resuming.py), in place of the usual.
+        `resumed` is the primary config of a run that goes on (resuming.py), in place of the usual;
+        it, and choices that are not `lasting`, may be others the next time.
 
         Raises:
             ValueError: a file of the user's own says something to Hydra.
             HydraException: a choice is not there, or its file does not fit.
         """
-        if resumed is None and (known := self._composed.get(tuple(groups))) is not None:
+        key = (self._primary, *groups)
+        lasting = lasting and resumed is None
+        if lasting and (known := self._composed.get(key)) is not None:
             return deepcopy(known)
         if resumed is not None and self._primary != PRIMARY:
             raise ValueError(
@@ -111,8 +119,8 @@ class Composer:
         chosen = dict(config.hydra.runtime.choices)
         with open_dict(config):
             del config["hydra"]
-        if resumed is None:  # the jobs of a sweep make few choices, and composing takes 0.2 s
-            self._composed[tuple(groups)] = deepcopy((config, chosen))
+        if lasting:  # the jobs of a sweep make few choices, and composing takes 0.1 s
+            self._composed[key] = deepcopy((config, chosen))
         return config, chosen
 
     def show_info(self, info: str, groups: Sequence[str]) -> None:

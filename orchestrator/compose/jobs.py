@@ -144,7 +144,8 @@ def _composed(
             resumed = _primary_of(word)
     chosen = [word for word in words if _chooses(composer, word)]
     own = weights.choices(words) if resumed is None else weights.Choices()
-    config, choices = composer.composed([*own.groups, *map(_choice, chosen)], resumed)
+    groups = [*own.groups, *map(_choice, chosen)]
+    config, choices = composer.composed(groups, resumed, lasting=not own.groups)
     for word in (*own.words, *words):
         if word not in chosen:
             setting.put(config, word)

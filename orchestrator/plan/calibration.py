@@ -75,7 +75,7 @@ class Calibration:
         """Seconds of a micro-batch forward and backward. Raises KeyError if it can't be told."""
         parts = zip(self.passes[precision], pass_features(model, own), strict=True)
         told = sum(a * x for a, x in parts) * self.layouts.get(layout, 1.0)
-        return told * math.exp(_residual(self.residuals.get(precision, []), place(model, own)))
+        return told * math.exp(residual(self.residuals.get(precision, []), place(model, own)))
 
     def update_seconds(self, model: ModelConfig, precision: str) -> float:
         """Seconds of the rest of a step."""
@@ -159,7 +159,7 @@ def fit_residuals(places: Sequence[list[float]], logs: Sequence[float]) -> list[
     return [[*one, float(weight)] for one, weight in zip(places, weights, strict=True)]
 
 
-def _residual(known: list[list[float]], at: list[float] | None) -> float:
+def residual(known: list[list[float]], at: list[float] | None) -> float:
     """Log of measured / told, as models nearby have it; 0 far from all."""
     if at is None:
         return 0.0

@@ -72,16 +72,23 @@ class Forecast:
 
 
 def kind_of(config: JobConfig, outline: Outline, on: Hardware) -> str:
-    """What jobs have in common that learn from each other; of a GPU its name."""
+    """What jobs have in common that learn from each other; of a GPU its name, and what waits."""
     device = config.resources.device
     if device == "cuda" and on.gpu is not None:
         device = on.gpu
+        if seconds_of(config, outline, on).launched:
+            device += ", which waits for its host"
     families = "+".join(role.config.model.family for role in outline.roles.values())
     engine, resources = config.engine, config.resources
+    name = f"{engine.name} offloading" if _offloads(engine) else engine.name
     return (
-        f"{config.stage.name} {families} {engine.name} {engine.precision} "
+        f"{config.stage.name} {families} {name} {engine.precision} "
         f"{layout_of(config)} {resources.launcher} {device}"
     )
+
+
+def _offloads(engine: EngineConfig) -> bool:
+    return engine.offload_optimizer or engine.offload_parameters
 
 
 def started(config: JobConfig) -> str:
@@ -96,7 +103,9 @@ def forecast(config: JobConfig, outline: Outline, on: Hardware) -> Forecast:
     longest = outline.longest if outline.longest is not None else outline.length
     memory, parts = Memory(), {}
     for name, role in outline.roles.items():
-        held = _on_device(memory_of(role, workers), role.config.engine)
+        held = memory_of(role, workers)
+        if device == "cuda":  # on a CPU worker host memory is where they are anyway
+            held = _without_offloaded(held, role.config.engine)
         needs = None
         if longest is not None and outline.steps:
             needs = working_of(role, config, longest, answers_of(config))
@@ -111,7 +120,12 @@ def forecast(config: JobConfig, outline: Outline, on: Hardware) -> Forecast:
     if device == "cpu":
         bare = None if own is None else own.process_bytes
         libraries = on.lessons.process(started(config), bare)
-    seconds, why = seconds_of(config, outline, on)
+    elif on.gpu_calibration is not None:
+        libraries = on.gpu_calibration.workspace_bytes
+    told = seconds_of(config, outline, on)
+    seconds, why = told.seconds, told.why
+    if seconds is not None and device == "cuda" and _offloads(config.engine):
+        why += "; offloading comes on top, and runs alone tell how much it is"
     if seconds is not None and (learned := on.lessons.steps.get(kind)):
         seconds = seconds.times(learned.value)
         why += f", and by {counted(learned.runs, 'run')} of this kind (x {learned.value:.2f})"
@@ -137,7 +151,7 @@ def forecast(config: JobConfig, outline: Outline, on: Hardware) -> Forecast:
     )
 
 
-def _on_device(held: Memory, engine: EngineConfig) -> Memory:
+def _without_offloaded(held: Memory, engine: EngineConfig) -> Memory:
     """Without what is in host memory."""
     return replace(
         held,

@@ -9,7 +9,7 @@ from pathlib import Path
 from cluster.host.memory import memory_group
 from cluster.nodes import NVIDIA_SMI_LIMIT_S
 from orchestrator.config import JobConfig
-from orchestrator.plan import lessons, prices
+from orchestrator.plan import gpu_calibration, lessons, prices
 from orchestrator.plan.calibration import load
 from orchestrator.plan.timing import Hardware
 from orchestrator.training.gpus import GPUS, found, named
@@ -17,9 +17,12 @@ from orchestrator.training.gpus import GPUS, found, named
 
 def here(config: JobConfig) -> Hardware:
     """This machine, as far as it is known."""
-    gpu = _gpu_here() if config.resources.gpus_per_worker else None
+    gpu = gpu_here() if config.resources.gpus_per_worker else None
     facts = None if gpu is None else GPUS[gpu]
-    return Hardware(gpu, facts, None, load(), lessons.load(), host_bytes(), prices.read(None))
+    return Hardware(
+        gpu, facts, None, gpu_calibration.load(gpu), load(), lessons.load(), host_bytes(),
+        prices.read(None),
+    )  # fmt: skip
 
 
 def asked(config: JobConfig, gpu: str | None, mfu: str | None, table: str | None) -> Hardware:
@@ -44,7 +47,8 @@ def asked(config: JobConfig, gpu: str | None, mfu: str | None, table: str | None
             f"gpu={gpu} is for workers with a GPU, and resources.gpus_per_worker=0; try "
             "resources=gpu8"
         )
-    return Hardware(gpu, facts, share, lessons=lessons.load(), prices=own)
+    known = gpu_calibration.load(gpu)
+    return Hardware(gpu, facts, share, known, lessons=lessons.load(), prices=own)
 
 
 def _share(mfu: str) -> float:
@@ -69,7 +73,7 @@ def host_bytes(root: Path = Path("/")) -> float:
     return whole if limit is None else min(whole, limit)
 
 
-def _gpu_here() -> str | None:
+def gpu_here() -> str | None:
     """The name in GPUS of the first GPU of this machine. None: there is none, or not known."""
     try:
         listing = subprocess.run(

@@ -56,8 +56,9 @@ def memory_of(role: RoleOutline, workers: int) -> Memory:
     half = half and engine.name == "deepspeed"  # plain PyTorch trains fp32 weights under autocast
     weight = 2 if half else 4
     kept = 4 * optim.kept_at_most + (4 if half or stage else 0)
+    average = 4 * role.trained / workers if role.work.averaged else 0.0  # a share on each
     return Memory(
-        weight * role.parameters / (workers if stage >= 3 else 1),
+        weight * role.parameters / (workers if stage >= 3 else 1) + average,
         weight * role.trained / (workers if stage >= 2 else 1),
         kept * role.trained / (workers if stage >= 1 else 1),
         _start(role, weight, workers),

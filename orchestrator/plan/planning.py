@@ -85,7 +85,7 @@ class Plan:
         state of their optimizers.
         """
         return sum(
-            STATE_BYTES * role.trained * (1 + role.config.optim.kept_at_most)
+            STATE_BYTES * role.trained * (1 + role.config.optim.kept_at_most + role.work.averaged)
             for role in self.outline.roles.values()
             if role.config.optim is not None
         )

@@ -1,12 +1,15 @@
 """How a plan shows what a job will take: memory, time, hours, money, energy."""
 
+from collections.abc import Mapping
+
 from data.messages import counted, size
 from orchestrator.config import JobConfig
 from orchestrator.plan.calibration import cpu_name
+from orchestrator.plan.engines import engine_memory
 from orchestrator.plan.forecast import USABLE, Forecast, Part, forecast
 from orchestrator.plan.memory import Memory
 from orchestrator.plan.timing import Hardware
-from orchestrator.plan.working import Working
+from orchestrator.plan.working import Working, row_length
 from orchestrator.stages.stage import Outline
 
 
@@ -14,6 +17,7 @@ def lines(config: JobConfig, outline: Outline, on: Hardware) -> dict[str, str]:
     """What the plan shows of it, by label."""
     own = forecast(config, outline, on)
     shown = {"memory": _memory(config, own)}
+    shown |= _engines(config, outline)
     if not outline.steps:
         return shown
     shown["time"] = _time(config, outline, own)
@@ -57,6 +61,26 @@ def _memory(config: JobConfig, own: Forecast) -> str:
         text += f": {size(own.peak)}{_limit(own)}"
     roles = (f"{name}: {_part(part)}" for name, part in own.parts.items() if several)
     return "\n".join([text, *roles])
+
+
+def _engines(config: JobConfig, outline: Outline) -> Mapping[str, str]:
+    """Memory of the engines beside the workers, if there are any."""
+    length, shown = row_length(outline), {}
+    for role in outline.roles.values():
+        own = None
+        if role.work.writers and length is not None:
+            own = engine_memory(role, config, length)
+        if own is not None:
+            parts = {
+                "weights": own.weights,
+                "the same in reading order": own.ordered,
+                f"cache of {counted(own.answers, 'answer')}": own.cache,
+                "a pass": own.passing,
+            }
+            text = ", ".join(f"{name} {size(bytes_)}" for name, bytes_ in parts.items() if bytes_)
+            each = f"{role.work.writers} x {size(own.most)}"
+            shown["engines"] = f"{each}: {text}; libraries come on top"
+    return shown
 
 
 def _limit(own: Forecast) -> str:

@@ -1,11 +1,13 @@
-"""How long a step takes: on CPUs by what was measured of them, on GPUs by their data sheets."""
+"""How long a step takes: by what was measured of CPUs and GPUs, else by a GPU's data sheet."""
 
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from typing import NamedTuple, cast
 
 from models import cost
 from orchestrator.config import JobConfig
 from orchestrator.plan.calibration import Calibration
+from orchestrator.plan.gpu_calibration import GpuCalibration
 from orchestrator.plan.lessons import Lessons
 from orchestrator.plan.working import micro_batch, micro_batches, row_length
 from orchestrator.stages.stage import Outline, RoleOutline
@@ -18,6 +20,9 @@ LAUNCH_SECONDS = 1e-4
 pass of a token through 148 tensors (models/decoding/stepping.py), 29 us each; a backward pass takes
 about twice that, and the optimizer its part. Runs teach a factor to it, as to all times."""
 
+NEARLY = 0.7
+"""Of what a GPU computes: where its host takes that long, or longer, a step is about both."""
+
 
 @dataclass(frozen=True)
 class Hardware:
@@ -27,7 +32,8 @@ class Hardware:
     """Name in GPUS. None: CPUs, or a GPU that nobody has named."""
     gpu_facts: Gpu | None = None
     mfu: float | None = None
-    """Of the GPU's peak. None: `MFU`."""
+    """Of the GPU's peak. None: what was measured of it, else `MFU`."""
+    gpu_calibration: GpuCalibration | None = None
     calibration: Calibration | None = None
     lessons: Lessons = field(default_factory=Lessons)
     host_bytes: float | None = None
@@ -70,39 +76,50 @@ class Seconds:
         return replace(self, rollout=max(0.0, self.rollout - self.update - self.scoring))
 
 
-def seconds_of(config: JobConfig, outline: Outline, on: Hardware) -> tuple[Seconds | None, str]:
-    """Of a step, and where they come from; None, and why they are not known."""
+@dataclass(frozen=True)
+class Told:
+    """How long a step takes, and how that is known."""
+
+    seconds: Seconds | None
+    """None: it is not known."""
+    why: str
+    launched: bool = False
+    """Whether a GPU waits for its host, which launches what it computes, or nearly so."""
+
+
+def seconds_of(config: JobConfig, outline: Outline, on: Hardware) -> Told:
+    """Of a step, and where they come from; or why they are not known."""
     if not outline.steps or not outline.roles:
-        return None, "not known of this stage"
+        return Told(None, "not known of this stage")
     length = row_length(outline)
     if length is None:
-        return None, "not known: how long its examples are is not; --with-data may tell"
+        return Told(None, "not known: how long its examples are is not; --with-data may tell")
     roles = list(outline.roles.values())
-    found, why = _in_turn(config, roles, length, on)
+    found = _in_turn(config, roles, length, on)
     ahead = any(role.work.ahead for role in roles)
-    return (found.behind if found is not None and ahead else found), why
+    if found.seconds is None or not ahead:
+        return found
+    return replace(found, seconds=found.seconds.behind)
 
 
-def _in_turn(
-    config: JobConfig, roles: list[RoleOutline], length: float, on: Hardware
-) -> tuple[Seconds | None, str]:
+def _in_turn(config: JobConfig, roles: list[RoleOutline], length: float, on: Hardware) -> Told:
     """Of a step whose parts come one after another."""
     if config.resources.device == "cuda":
         return _on_gpu(config, roles, length, on)
     own = on.calibration
     if own is None:
-        return None, "not known: orchestrate doctor --calibrate measures this machine once"
+        return Told(None, "not known: orchestrate doctor --calibrate measures this machine once")
     by_hand = next((role.by_hand for role in roles if role.by_hand is not None), None)
     if by_hand is not None:
-        return None, f"not known of {by_hand}"
+        return Told(None, f"not known of {by_hand}")
     try:
         parts = [_on_cpu(config, role, length, own) for role in roles]
     except KeyError as error:
-        return None, f"not known of {error.args[0]} on this machine"
+        return Told(None, f"not known of {error.args[0]} on this machine")
     why, layout = "by what doctor --calibrate has measured of this machine", layout_of(config)
     if layout not in own.layouts:
         why += f", of {', '.join(own.layouts)} and not of {layout} ranks x threads"
-    return reduce(Seconds.__add__, parts), why
+    return Told(reduce(Seconds.__add__, parts), why)
 
 
 def layout_of(config: JobConfig) -> str:
@@ -138,6 +155,10 @@ def _on_cpu(config: JobConfig, role: RoleOutline, length: float, own: Calibratio
     update, rollout = 0.0, 0.0
     if work.passes:
         update = micro_batches(config) * work.passes * one * computed_again(role, length)
+        if work.text:
+            beside = micro_batch(role.config, config, work.text)
+            text = own.pass_seconds(model, beside, precision, layout)
+            update += micro_batches(config) * work.passes * text * computed_again(role, work.text)
         update += work.updates * own.update_seconds(model, precision)
     if work.written and not work.writers and role.config.engine.sharding_stage == 3:
         rollout = work.written * looks  # each token takes passes over the whole texts
@@ -148,55 +169,106 @@ def _on_cpu(config: JobConfig, role: RoleOutline, length: float, own: Calibratio
     return Seconds(update, work.looks * looks, rollout)
 
 
-def _on_gpu(
-    config: JobConfig, roles: list[RoleOutline], length: float, on: Hardware
-) -> tuple[Seconds | None, str]:
-    gpu = on.gpu_facts
-    if gpu is None:
-        return None, "not known of this GPU: gpu=NAME takes one that is, such as gpu=H100"
+def _on_gpu(config: JobConfig, roles: list[RoleOutline], length: float, on: Hardware) -> Told:
+    if on.gpu_facts is None:
+        return Told(None, "not known of this GPU: gpu=NAME takes one that is, such as gpu=H100")
     if config.engine.precision != "bf16":
-        return None, "not known: MFU is of bf16 (engine.precision=bf16)"
-    mfu = MFU if on.mfu is None else on.mfu
-    parts = [_computed(config, role, length, gpu, mfu) for role in roles]
-    found = reduce(Seconds.__add__, parts)
-    why = f"at MFU {mfu:.2f} of {on.gpu}: {WHY_MFU if on.mfu is None else 'as you say'}"
-    again = max(computed_again(role, length) for role in roles)
-    if again > 1:
-        why += f"; x {again:.2f}, as checkpointing computes blocks twice"
-    if found.rollout:
-        why += "; writing reads all weights and what is cached for each token"
-    launched = reduce(Seconds.__add__, [_launched(config, role) for role in roles])
-    if launched.update + launched.scoring > found.update + found.scoring:
+        return Told(None, "not known: MFU is of bf16 (engine.precision=bf16)")
+    known = on.gpu_calibration if on.mfu is None else None
+    if known is not None and not all(known.covers(role.config.model) for role in roles):
+        known = None
+    if known is not None:
+        why = f"by what doctor --calibrate has measured of {on.gpu}, on a host with {known.host}"
+    else:
+        mfu, told = (MFU, WHY_MFU) if on.mfu is None else (on.mfu, "as you say")
+        why = f"at MFU {mfu:.2f} of {on.gpu}: {told}"
+    try:
+        works = [_computed(config, role, length, on, known) for role in roles]
+    except KeyError as error:
+        return Told(None, f"not known of {error.args[0]} on {on.gpu}")
+    waits = [_launched(config, role, known) for role in roles]
+    slower = [_OnGpu(*map(max, *each)) for each in zip(works, waits, strict=True)]
+    work, wait = (_OnGpu(*map(sum, zip(*each, strict=True))) for each in (works, waits))
+    waiting, working = wait.passes + wait.looks, work.passes + work.looks
+    if waiting > working:
         tensors = sum(len(cost.tensors(role.config.model)) for role in roles)
-        return replace(launched, rollout=found.rollout), (
-            f"an estimate, {1e3 * LAUNCH_SECONDS:g} ms for each of {tensors} tensors and pass: "
-            f"{on.gpu} is done with so small a model before its next kernel is launched"
+        why = (
+            f"{why}; {on.gpu} waits for its host, which launches kernels for {tensors} tensors"
+            if known is not None
+            else f"an estimate, {1e3 * LAUNCH_SECONDS:g} ms for each of {tensors} tensors and "
+            f"pass: {on.gpu} is done with so small a model before its next kernel is launched"
         )
-    return found, why
+    elif (again := max(computed_again(role, length) for role in roles)) > 1:
+        why += f"; x {again:.2f}, as checkpointing computes blocks twice"
+    if work.writing > wait.writing:
+        why += "; writing reads all weights and what is cached for each token"
+    return Told(
+        reduce(Seconds.__add__, [each.seconds for each in slower]), why, waiting > NEARLY * working
+    )
 
 
-def _launched(config: JobConfig, role: RoleOutline) -> Seconds:
+def _launched(config: JobConfig, role: RoleOutline, known: GpuCalibration | None) -> "_OnGpu":
     """What a GPU's host takes to launch all kernels of one model, at least."""
-    each = LAUNCH_SECONDS * len(cost.tensors(role.config.model)) * micro_batches(config)
-    return Seconds(role.work.passes * each, role.work.looks * each / 3)
+    work, model, engine = role.work, role.config.model, role.config.engine
+    if known is None:
+        each = LAUNCH_SECONDS * len(cost.tensors(model)) * micro_batches(config)
+        return _OnGpu(work.trips * each, 0.0, work.looks * each / 3)
+    name = engine.name if role.config.optim or engine.sharding_stage == 3 else "torch"
+    each = known.launch_seconds(model, name) * micro_batches(config)
+    return _OnGpu(
+        work.trips * each,
+        work.updates * known.host_update_seconds(model, name),
+        work.looks * each / 3,
+        work.written * known.token_seconds(model),
+    )
 
 
-def _computed(config: JobConfig, role: RoleOutline, length: float, gpu: Gpu, mfu: float) -> Seconds:
-    """Of one model on one GPU: operations over what it does of them, bytes over its bandwidth."""
-    work, model, rate = role.work, role.config.model, gpu.flops * mfu
-    rows, flops = work.rows * answers_of(config), cost.flops(role.config.model, round(length))
-    update = rows * work.passes * flops.training / rate * computed_again(role, length)
-    look = rows * flops.forward / rate
+def _computed(
+    config: JobConfig, role: RoleOutline, length: float, on: Hardware, known: GpuCalibration | None
+) -> "_OnGpu":
+    """What one GPU computes of one model, and reads."""
+    gpu, work, model = cast(Gpu, on.gpu_facts), role.work, role.config.model
+    flops, update = cost.flops(model, round(length)), 0.0
+    if known is not None:
+        update = work.updates * known.update * role.parameters
+
+    def passing(tokens: float) -> float:
+        """Forward and backward, of all rows of so many tokens."""
+        if known is None:
+            rate = gpu.flops * (MFU if on.mfu is None else on.mfu)
+            return work.rows * answers_of(config) * cost.flops(model, round(tokens)).training / rate
+        each = micro_batch(role.config, config, tokens, work.rows)
+        return micro_batches(config) * known.pass_seconds(model, each)
+
+    one = passing(length)
+    look = one * flops.forward / flops.training
+    passes = work.passes * one * computed_again(role, length)
+    if work.text:
+        passes += work.passes * passing(work.text) * computed_again(role, work.text)
     if not work.written:
-        return Seconds(update, work.looks * look)
+        return _OnGpu(passes, update, work.looks * look)
     if role.config.engine.sharding_stage == 3 and not work.writers:
-        return Seconds(update, work.looks * look, work.written * look)
+        return _OnGpu(passes, update, work.looks * look, work.written * look)
     # Pope et al. 2022 (arXiv:2211.05102), section 2.1: a token takes the time in which the weights
     # and the keys and values so far are read, or in which they are multiplied.
     number = 2 if role.config.engine.precision == "bf16" else 4
     cached = cost.cache_numbers(model, round(length - work.written / 2)) or 0
     written = written_of(config, role)
     reading = number * (role.parameters + written * cached) / gpu.bandwidth
-    first = written * flops.forward / rate
+    first = look / work.rows * written / answers_of(config)
     token = max(reading, first / length)
-    return Seconds(update, work.looks * look, first + work.written * token)
+    return _OnGpu(passes, update, work.looks * look, first + work.written * token)
+
+
+class _OnGpu(NamedTuple):
+    """Seconds of what a GPU and its host do one after another, of one model in a step."""
+
+    passes: float
+    optimizer: float
+    looks: float
+    writing: float = 0.0
+
+    @property
+    def seconds(self) -> Seconds:
+        """For the plan."""
+        return Seconds(self.passes + self.optimizer, self.looks, self.writing)

@@ -26,11 +26,11 @@ def traffic(roles: Iterable[RoleOutline], workers: int, micro_batches: int) -> f
         stage, trained = engine.sharding_stage, role.config.optim is not None
         half = engine.precision == "bf16" and (engine.name == "deepspeed" or not trained)
         weight = 2 if half else 4
-        sums = micro_batches * work.passes if stage >= 2 else work.updates
+        sums = micro_batches * work.trips if stage >= 2 else work.updates
         gathered = work.updates
         if stage == 3:
             gathered = micro_batches * (
-                2 * work.passes + work.looks + work.written * (not work.writers)
+                2 * work.trips + work.looks + work.written * (not work.writers)
             )
         sent += weight * P * (sums + gathered)
     return sent * (workers - 1) / workers

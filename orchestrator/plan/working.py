@@ -50,7 +50,7 @@ def working_of(
     own, model, work = role.config, role.config.model, role.work
     number = 2 if own.engine.precision == "bf16" else 4
     gathered = 2 * role.largest_layer * number if own.engine.sharding_stage == 3 else 0
-    each = micro_batch(own, config, length, work.rows)
+    each = micro_batch(own, config, max(length, work.text), work.rows)
     found = cost.activations(model, each)
     if found is None or role.by_hand is not None:
         return None
@@ -59,13 +59,27 @@ def working_of(
         return Working(0.0, logits, found.layer, gathered)
     kept = found.total(checkpointing=own.engine.activation_checkpointing)
     logits = _loss_bytes(model, each, config, work, learns=True)
+    if work.text:
+        beside = micro_batch(own, config, work.text)
+        logits = max(logits, _loss_bytes(model, beside, config, Work(), learns=True))
     cache = 0.0
     if work.written and not work.writers and own.engine.sharding_stage != 3:
         numbers = cost.cache_numbers(model, round(length)) or 0
-        weights = number * role.parameters
-        sorted_again = config.resources.device == "cpu" and weights <= MOST_SORTED_BYTES
-        cache = number * answers * numbers + (weights if sorted_again else 0)
+        cache = number * answers * numbers
+        cache += ordered_bytes(number * role.parameters, number, config.resources.device)
     return Working(kept, logits, found.layer, gathered, cache)
+
+
+def ordered_bytes(weights: float, number: int, device: str) -> float:
+    """Bytes of the copy of weights in reading order that a model has while it writes.
+
+    Args:
+        weights: bytes of the weights themselves.
+        number: bytes of one of them.
+        device: cpu, where there is such a copy, or cuda.
+    """
+    sorts = device == "cpu" and weights <= MOST_SORTED_BYTES
+    return weights if sorts and (number == 4 or multiplies_bf16()) else 0.0
 
 
 def row_length(outline: Outline) -> float | None:

@@ -104,7 +104,12 @@ class Checkpoints:
         return self.start.step if self.start is not None else 0
 
     def build(
-        self, name: str, role: RoleConfig, config: JobConfig, updates: int | None = None
+        self,
+        name: str,
+        role: RoleConfig,
+        config: JobConfig,
+        updates: int | None = None,
+        accumulation_steps: int | None = None,
     ) -> Role:
         """A role with its state where the run goes on, or as it is at the first step.
 
@@ -113,6 +118,7 @@ class Checkpoints:
             role: with everything filled in.
             config: of the job.
             updates: optimizer steps that it has had by then. None: one in each step.
+            accumulation_steps: micro-batches of one optimizer step on one rank. None: of the job's.
         """
         saved = None
         if self.start is not None:
@@ -124,7 +130,7 @@ class Checkpoints:
             device=self._run.device,
             seed=config.seed,
             micro_batch=config.batch.micro,
-            accumulation_steps=config.batch.accumulation_steps,
+            accumulation_steps=accumulation_steps or config.batch.accumulation_steps,
             resumed=saved,
         )
 
@@ -261,6 +267,13 @@ class Checkpoints:
             reader = checkpoint.open_role(best, role.name)
             role.engine.load_state(reader, best.step, optimizer=False)
         return best is not None
+
+    def take_over(self, role: Role, name: str) -> None:
+        """Give a role the weights of a role of `given`. Every rank calls it, after training."""
+        saved = self.given
+        assert saved is not None  # a run that has trained has saved
+        reader = checkpoint.open_role(saved, name)
+        role.engine.load_state(reader, saved.step, optimizer=False)
 
     def _tell_best(self) -> None:
         """Record which checkpoint is the best, if it is kept and still there."""

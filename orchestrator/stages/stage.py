@@ -32,12 +32,17 @@ class Work:
     """Rows of tokens of a sample that go through it: 2 of a pair."""
     passes: int = 1
     """Forward and backward passes of a row; 0 of a model that stays as it is."""
+    text: int = 0
+    """Tokens of a row of text that each of these passes takes along, which nobody has written."""
     looks: int = 0
     """Forward passes of a row without a gradient."""
     written: int = 0
     """Tokens at the end of a row that it writes itself, one after another."""
     writers: int = 0
     """Processes of their own in which it does so. 0: the workers do."""
+    block: int | None = None
+    """Tokens of a block of their cache, where it is kept in blocks, as vLLM does. None: it is not,
+    and they are ours."""
     ahead: bool = False
     """Whether those write the next step's rows while the workers learn."""
     updates: int = 1
@@ -47,6 +52,13 @@ class Work:
     log-probability and entropy of each (models/loss.py)."""
     scored: int | None = None
     """Most tokens of a row that the loss is about. None: all may be."""
+    averaged: bool = False
+    """Whether a moving average of its weights is kept beside them."""
+
+    @property
+    def trips(self) -> int:
+        """`passes`, and those of text."""
+        return self.passes * (2 if self.text else 1)
 
 
 LOOKED_AT = Work(passes=0, looks=1, updates=0)

@@ -69,10 +69,12 @@ def materialise(
 
 
 def _empty(tensor: Tensor, device: torch.device) -> Tensor:
+    # Not empty_like: of a meta tensor it is Python that imports sympy, 0.5 s of every start.
+    size, stride = tensor.size(), tensor.stride()
+    empty = torch.empty_strided(size, stride, dtype=tensor.dtype, device=device)
     if isinstance(tensor, nn.Parameter):
-        empty = torch.empty_like(tensor, device=device, requires_grad=False)
         return nn.Parameter(empty, requires_grad=tensor.requires_grad)
-    return torch.empty_like(tensor, device=device)
+    return empty
 
 
 def _reset(module: nn.Module) -> None:

@@ -185,35 +185,37 @@ def writes(folder: Path) -> float:
     return rate
 
 
-def step(sized: Sized, precision: str) -> dict[str, object]:
+def step(
+    sized: Sized, precision: str, device: torch.device = CPU, name: str = "deepspeed"
+) -> dict[str, object]:
     """What a model takes: seconds of a micro-batch, and of what a step takes beside those."""
     own = engine.build(
         sized.config,
-        EngineConfig(precision=precision),
+        EngineConfig(name=name, precision=precision),
         OptimConfig(),
-        device=CPU,
+        device=device,
         micro_batch=sized.sequences,
         accumulation_steps=2,
     )
-    rows = torch.randint(sized.vocabulary, (sized.sequences, sized.length + 1))
-    mask = torch.ones(sized.sequences, sized.length, dtype=torch.bool)
+    rows = torch.randint(sized.vocabulary, (sized.sequences, sized.length + 1), device=device)
+    mask = torch.ones(sized.sequences, sized.length, dtype=torch.bool, device=device)
     passes: list[float] = []
     updates: list[float] = []
     spent = 0.0  # over all ranks, so that all of them stop at the same round
-    clock = computing()
+    clock, wall = computing(device), waiting(device)
     while len(passes) <= ROUNDS or (spent < SECONDS and len(passes) <= MOST_ROUNDS):
-        begun, first = time.perf_counter(), clock()
+        begun, first = wall(), clock()
         for number in range(2):
             loss = own.forward(rows[:, :-1], targets=rows[:, 1:], loss_mask=mask)
             own.backward(loss / mask.numel() / 2)
             if not number:  # the second one begins what ranks send each other
-                first, middle = clock() - first, time.perf_counter()
+                first, middle = clock() - first, wall()
         so_far = sum(passes) + sum(updates)
         for _ in range(2):  # as the loop does
-            (spent,) = distributed.sum_over_ranks([so_far], CPU)
+            (spent,) = distributed.sum_over_ranks([so_far], device)
         own.step(1e-4)
         passes.append(first)
-        updates.append(time.perf_counter() - middle - (middle - begun))
+        updates.append(wall() - middle - (middle - begun))
     return {
         **asdict(sized),
         "precision": precision,
@@ -222,16 +224,30 @@ def step(sized: Sized, precision: str) -> dict[str, object]:
     }
 
 
-def computing() -> Callable[[], float]:
+def computing(device: torch.device) -> Callable[[], float]:
     """The clock for what a rank computes by itself."""
-    return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    return time.process_time if alone else waiting(device)
 
 
-def write(sized: Sized, rows: int, precision: str) -> float:
+def waiting(device: torch.device) -> Callable[[], float]:
+    """The clock for what a rank waits for; a GPU has done all that it was given when it is read."""
+    if device.type == "cpu":
+        return time.perf_counter
+
+    def read() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return read
+
+
+def write(sized: Sized, rows: int, precision: str, device: torch.device = CPU) -> float:
     """Seconds in which a model writes one more token of each of so many texts."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    model, clock = cast(GPT, build(sized.config).to(dtype).eval()), computing()
-    prompts = torch.randint(sized.vocabulary, (rows, min(PROMPT, sized.length - NEW)))
+    model = cast(GPT, build(sized.config).to(device, dtype).eval())
+    clock, shape = computing(device), (rows, min(PROMPT, sized.length - NEW))
+    prompts = torch.randint(sized.vocabulary, shape, device=device)
     taken: list[float] = []
     for _ in range(ROUNDS + 1):
         marks = []

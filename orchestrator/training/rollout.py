@@ -5,7 +5,7 @@ prompt and are filled up behind, so that each token stands where it would stand 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self, cast
 
 import numpy as np
@@ -41,6 +41,15 @@ class Rows:
         }
         return type(self)(**some)
 
+    def cut(self, length: int) -> Self:
+        """The same without what stands behind so many targets, (B, length) each."""
+        some = {
+            name: value.cut(length) if isinstance(value, Rows) else value[:, :length]
+            for name, value in self.shallow.items()
+            if isinstance(value, Rows) or value.ndim > 1
+        }
+        return replace(self, **some)
+
 
 @dataclass(frozen=True)
 class Rollout(Rows):
@@ -54,6 +63,15 @@ class Rollout(Rows):
     """fp32 (B, T): log-probabilities as the sampler saw them, 0 outside the mask."""
     ended: Tensor
     """bool (B,): whether the answer came to its end within its room."""
+
+    @property
+    def longest(self) -> int:
+        """Targets up to the last one of any answer."""
+        return int(self.mask.any(0).nonzero().max()) + 1
+
+    def cut(self, length: int) -> Self:
+        """See `Rows`; tokens are one more, (B, length + 1)."""
+        return replace(super().cut(length), tokens=self.tokens[:, : length + 1])
 
     def answers(self, end: int) -> list[list[int]]:
         """The tokens of each answer, without the one that ends it."""

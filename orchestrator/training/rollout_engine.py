@@ -110,6 +110,9 @@ class RolloutEngine:
         write_rows(model, rows, Sampling(temperature=asked.temperature), stop_tokens=(asked.end,))
         return [(row.tokens, row.logprobs) for row in rows], time.perf_counter() - begun
 
+    def close(self) -> None:
+        """Nothing: it holds no other process."""
+
 
 def gathered_weights(trained: Engine) -> Weights | None:
     """The weights of a model in training, on rank 0; None on the others. Every rank calls it.

@@ -2,7 +2,7 @@
 
 Prepared text, examples and downloads are made once and found again by every later run. `prune`
 shows what no run has used for --days, and removes it; what is gone is made anew when it is needed.
-What a running job reads stays, however old.
+What a running job reads stays, however old, and so do weights that adapters stand beside.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from data.files import cache_root, is_in_use
 from data.messages import size
+from orchestrator.record.checkpoints.retention import NEEDED
 from orchestrator.terminal import say
 
 DAYS = 30
@@ -62,11 +63,18 @@ def main(argv: Sequence[str]) -> int:
         say(f"{_total(found)} in {root}")
         return 0
     old = [entry for entry in found if entry.days > options.days]
-    going = unused(old, found)
+    kept = [entry for entry in old if is_needed(entry.path)]
+    unneeded = [entry for entry in old if entry not in kept]
+    going = unused(unneeded, found)
     show(going)
     say(f"{len(going)} of {len(found)} entries, {_total(going)} of {_total(found)} in {root}")
-    if len(going) < len(old):
-        say(f"{len(old) - len(going)} more are as old, but a running job reads them")
+    if len(going) < len(unneeded):
+        say(f"{len(unneeded) - len(going)} more are as old, but a running job reads them")
+    for entry in kept:
+        say(
+            f"{entry.path} ({size(entry.bytes)}) is as old, but runs with model.adapter stand "
+            "beside its weights and can't be used without; delete it yourself if those are gone"
+        )
     if not going:
         say(f"nothing was left unused for {options.days} days")
         return 0
@@ -118,6 +126,11 @@ def unused(old: Sequence[Entry], every: Sequence[Entry]) -> list[Entry]:
     ]
 
 
+def is_needed(path: Path) -> bool:
+    """Whether an entry has a checkpoint beside which what an adapter has learned stands."""
+    return any(path.rglob(NEEDED))
+
+
 def show(listed: Sequence[Entry]) -> None:
     """A line for each, the longest unused first."""
     for entry in listed:
@@ -135,8 +148,8 @@ def _agreed() -> bool:
 
 
 def _remove(path: Path) -> bool:
-    """Take an entry away, at once for whoever looks for it. False if a job has begun to read it."""
-    if is_in_use(path):
+    """Take an entry away, at once for whoever looks for it. False if a job began to need it."""
+    if is_in_use(path) or is_needed(path):
         return False
     away = path.with_name(f"{path.name}.pruned")
     with suppress(OSError):

@@ -1,7 +1,8 @@
 """`orchestrate doctor --calibrate`: measure this machine, and keep that for plans.
 
-Three groups of processes measure, one after another: a rank of one thread on every core, with all
-models; one rank alone, and one with all threads, with one of them. Then a small job runs.
+Of a machine with GPUs the first GPU is measured, by one process. Of others three groups of
+processes measure, one after another: a rank of one thread on every core, with all models; one rank
+alone, and one with all threads, with one of them. Then a small job runs.
 """
 
 import json
@@ -22,6 +23,7 @@ from models.cost import Pass
 from orchestrator.plan import lessons
 from orchestrator.plan.calibration import (
     Calibration,
+    cpu_name,
     fit,
     fit_residuals,
     machine,
@@ -30,6 +32,8 @@ from orchestrator.plan.calibration import (
     update_features,
     write_features,
 )
+from orchestrator.plan.gpu_calibration import LEAST_BUSY, GpuCalibration, fitted
+from orchestrator.plan.hardware import gpu_here
 from orchestrator.plan.scoring import LEAST_STEPS
 from orchestrator.plan.working import WRITTEN_OUT_TOKENS
 from orchestrator.terminal import say
@@ -40,6 +44,57 @@ FEW = 1  # model of every layout
 
 def calibrate() -> int:
     """Measure, keep, and say what was found; returns the exit code."""
+    gpu = gpu_here()
+    return calibrate_cpus() if gpu is None else calibrate_gpu(gpu)
+
+
+def calibrate_gpu(gpu: str) -> int:
+    """The same of this machine's first GPU, whose name in GPUS that is."""
+    begun = time.monotonic()
+    say(f"measuring {gpu}; leave this machine alone for a minute")
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "found.json"
+        words = ["orchestrator.training.measuring_gpu", str(file), "cuda:0", "100"]
+        _ranks(1, words, {"OMP_NUM_THREADS": str(local_cpus()), "DS_ACCELERATOR": "cuda"})
+        found = json.loads(file.read_text())
+    new = from_gpu(found)
+    path = new.save(gpu)
+    off = [abs(error) for error in gpu_errors(found)]
+    for line in new.lines(gpu):
+        say(line)
+    say(
+        f"steps of {len(off)} models that keep it busy are told, each from the others, within "
+        f"{100 * sum(off) / len(off):.0f}% on the average, {100 * max(off):.0f}% at most"
+    )
+    say(f"kept in {path}, after {time.monotonic() - begun:.0f} s")
+    return 0
+
+
+def from_gpu(found: dict[str, Any]) -> GpuCalibration:
+    """What measuring_gpu.py has found, as plans have it."""
+    return fitted(
+        [(sized(row)[0], row) for row in found["launched"]],
+        [(*sized(row), row) for row in found["computed"]],
+        [(sized(row)[0], row) for row in found["writes"]],
+        found["tiny"]["bytes"],
+        cpu_name(),
+    )
+
+
+def gpu_errors(found: dict[str, Any]) -> list[float]:
+    """Of each model that keeps the GPU busy, as `errors` has it, of a pass."""
+    errors, whole = [], from_gpu(found)
+    for row in found["computed"]:
+        model, micro = sized(row)
+        if row["pass_s"] > LEAST_BUSY * whole.launch_seconds(model, row["engine"]):
+            others = [each for each in found["computed"] if each is not row]
+            told = from_gpu({**found, "computed": others}).pass_seconds(model, micro)
+            errors.append(told / row["pass_s"] - 1)
+    return errors
+
+
+def calibrate_cpus() -> int:
+    """The same of this machine's cores."""
     cores, begun = local_cpus(), time.monotonic()
     say(f"measuring this machine, {cores} cores; leave it alone for a minute")
     everything = measure(cores, 1, None)
@@ -150,8 +205,9 @@ def sized(row: dict[str, Any]) -> tuple[ModelConfig, Pass]:
     from orchestrator.training.measuring import Sized
 
     own = Sized(**{each.name: row[each.name] for each in fields(Sized)})
-    half = row["precision"] == "bf16"
-    written_out = half and own.length <= WRITTEN_OUT_TOKENS
+    half = row.get("precision", "bf16") == "bf16"
+    on_cpu = "bytes" not in row  # of a GPU's tensors
+    written_out = on_cpu and half and own.length <= WRITTEN_OUT_TOKENS
     return own.config, Pass(own.sequences, own.length, half, written_out)
 
 
@@ -168,36 +224,40 @@ def _ratio(few: list[dict[str, Any]], rows: list[dict[str, Any]]) -> float:
 
 def measure(ranks: int, threads: int, models: int | None) -> dict[str, Any]:
     """What so many ranks have found. Raises ValueError if they can't measure."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "found.json"
-        words = [str(file), str(models or 100), str(threads), str(int(models is None))]
-        command = [sys.executable, "-m", "orchestrator.training.measuring", *words]
-        own = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        own |= {"OMP_NUM_THREADS": str(threads), "DS_ACCELERATOR": "cpu"}
-        started = [
-            subprocess.Popen(
-                command,
-                env={**_environment(), **own, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for rank in range(ranks)
-        ]
-        try:
-            said = [process.communicate(timeout=LIMIT_S)[1] for process in started]
-        except subprocess.TimeoutExpired:
-            raise ValueError(
-                f"this machine was not measured within {LIMIT_S} s: it is busy; try again when it "
-                "is not"
-            ) from None
-        finally:
-            for process in started:
-                process.kill()
-        if any(process.returncode for process in started):
-            last = next(text for p, text in zip(started, said, strict=True) if p.returncode)
-            raise RuntimeError(f"a rank could not measure: {last.strip().splitlines()[-1]}")
+        words = ["orchestrator.training.measuring", str(file), str(models or 100), str(threads)]
+        own = {"OMP_NUM_THREADS": str(threads), "DS_ACCELERATOR": "cpu"}
+        _ranks(ranks, [*words, str(int(models is None))], own)
         found: dict[str, Any] = json.loads(file.read_text())
         return found
+
+
+def _ranks(number: int, words: list[str], own: dict[str, str]) -> None:
+    """Run a module of this code as so many ranks. Raises ValueError if they can't measure."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    own |= {"WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", *words],
+            env={**_environment(), **own, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(number)
+    ]
+    try:
+        said = [process.communicate(timeout=LIMIT_S)[1] for process in started]
+    except subprocess.TimeoutExpired:
+        raise ValueError(
+            f"this machine was not measured within {LIMIT_S} s: it is busy; try again when it "
+            "is not"
+        ) from None
+    finally:
+        for process in started:
+            process.kill()
+    if any(process.returncode for process in started):
+        last = next(text for p, text in zip(started, said, strict=True) if p.returncode)
+        raise RuntimeError(f"a rank could not measure: {last.strip().splitlines()[-1]}")

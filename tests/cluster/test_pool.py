@@ -108,8 +108,9 @@ def test_workers_killed_at_random_moments_are_replaced_and_no_unit_is_lost(sprea
     thread.join()
     assert results == [number * 2 for number in range(40)]
     assert len(killed) == 4
-    assert 1 <= len(said) <= 4
-    assert all("was killed by SIGKILL" in line and "done again" in line for line in said)
+    deaths = [line for line in said if "wait for free CPUs" not in line]  # as on a busy host
+    assert 1 <= len(deaths) <= 4
+    assert all("was killed by SIGKILL" in line and "done again" in line for line in deaths)
     # A killed worker has at most two units: only these can be begun twice.
     assert 40 <= len(notes(folder, "begun")) <= 40 + 2 * len(killed)
     assert all(gone(n["pid"]) for n in notes(folder))

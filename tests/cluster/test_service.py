@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cluster import pulse
-from cluster.service import Placement, ServiceFailed, service
+from cluster.service import Gone, Placement, ServiceFailed, service
 
 TWO = Placement(workers=2, cpus_per_worker=1)
 
@@ -54,6 +54,12 @@ class Scale:
 
     def fail(self, row):
         raise KeyError(row)
+
+    def lose_a_child_once(self, marker):
+        if not Path(marker).exists():
+            Path(marker).touch()
+            raise Gone("lost a child")
+        return self.index, os.getpid()
 
     def is_read_only(self):
         return not self.weights.flags.writeable
@@ -155,6 +161,15 @@ def test_one_that_died_while_nobody_called_it_does_not_fail_the_next_call(scales
     scales.broadcast(Scale.load, {"weights": np.float64(3.0)})
     os.kill(scales.replicas[0].slow(0)[1], signal.SIGKILL)
     assert scales.call_all(Scale.apply, 5.0) == [16.0, 16.0]
+
+
+def test_one_whose_object_is_of_no_more_use_is_replaced_and_asked_again(scales, tmp_path, gone):
+    before = scales.replicas[1].slow(0)[1]
+    index, pid = scales.replicas[1].lose_a_child_once(str(tmp_path / "marker"))
+    assert index == 1
+    assert gone(before)
+    assert pid != before
+    assert "lost a child, at lose_a_child_once; it is replaced" in scales.said[0]
 
 
 def test_a_call_that_ends_every_replica_is_given_up_by_name_and_the_service_lives_on(scales):

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -176,10 +176,11 @@ def test_workers_killed_at_random_moments_change_nothing(corpus, workers, fresh)
     def kill_now_and_then():
         while len(killed) < 4 and not over.wait(rng.uniform(0.2, 0.8)):
             for process in psutil.Process().children(recursive=True):
-                if "PoolWorker" in " ".join(process.cmdline()):
-                    process.send_signal(signal.SIGKILL)
-                    killed.append(process.pid)
-                    break
+                with suppress(psutil.NoSuchProcess):  # a zombie has no command any more
+                    if "PoolWorker" in " ".join(process.cmdline()):
+                        process.send_signal(signal.SIGKILL)
+                        killed.append(process.pid)
+                        break
 
     thread = threading.Thread(target=kill_now_and_then)
     thread.start()

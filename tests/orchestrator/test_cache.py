@@ -1,10 +1,11 @@
 import os
+import shutil
 import time
 
 import pytest
 
 from data.files import in_use, is_in_use
-from tests.orchestrator.typed import on, refused, typed
+from tests.orchestrator.typed import on, refused, trained, typed
 
 DAY = 86400
 
@@ -74,3 +75,28 @@ def test_what_was_pruned_is_made_again_for_the_next_run(cache, corpus, tmp_path,
     again = typed(*job)
     assert again.code == 0, again
     assert "prepared in" in again.out
+
+
+@pytest.fixture(scope="module")
+def base(corpus):
+    """A run, made with the cache of the session."""
+    return trained(corpus)
+
+
+def test_weights_that_an_adapter_stands_beside_stay_however_old(
+    base, cache, corpus, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(base, tmp_path / "there" / "2026-01-01" / "base")
+    url = f"file://{tmp_path}/there/2026-01-01/base"
+    learn = ("run", *on(corpus), "stage.steps=2", f"model.weights={url}", "model.adapter=lora")
+    answer = typed(*learn, "outputs=mine")
+    assert answer.code == 0, answer
+    [fetched] = (cache / "runs").glob("*/")
+    age(fetched)
+    answer = typed("cache", "prune", "--yes")
+    assert f"{fetched} (" in answer.out
+    assert "runs with model.adapter stand beside its weights" in answer.out
+    assert not (cache / "examples/old").exists()
+    used = typed("generate", "mine/latest", "--prompt", "The", "--max-new-tokens", "2")
+    assert used.code == 0, used

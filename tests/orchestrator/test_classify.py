@@ -306,6 +306,7 @@ def test_a_gang_of_ray_workers_tells_the_same_and_mlflow_has_the_picture(short, 
     assert {"validation/accuracy", "validation/loss", "train/accuracy"} <= logged
 
 
+@pytest.mark.drill  # test_job.py has torchrun; what the ranks of this stage tell is above
 def test_torchrun_tells_the_same(short, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     ranks = [*torchrun, "--nproc-per-node", "2", "-m", "orchestrator", "run", "stage=classify"]

@@ -1,6 +1,9 @@
 import sys
 
-from tests.orchestrator.typed import refused, typed
+from orchestrator.compose import compose
+from orchestrator.compose.composer import Composer
+from orchestrator.compose.jobs import composed
+from tests.orchestrator.typed import ROOMY, refused, trained, typed
 
 EVIL = "evil_module"
 FILES = {
@@ -46,3 +49,27 @@ def test_nothing_that_a_config_or_a_folder_names_is_imported_or_called(tmp_path,
         refused("plan", "--config-dir", ".", door)
         assert EVIL not in sys.modules, door
     assert typed("plan", "-cd", ".", "--cfg", "job").code == 0  # it is the doors that are refused
+
+
+def test_what_one_command_makes_of_a_config_the_next_one_does_not_see(tmp_path):
+    (tmp_path / "optim").mkdir()
+    own = tmp_path / "optim" / "mine.yaml"
+    words, taken = ["optim=mine"], []
+    for rate in (0.25, 0.5):
+        own.write_text(f"defaults: [adamw]\nlearning_rate: {rate}\n")
+        with Composer(str(tmp_path)) as composer:
+            taken.append(composed(composer, words).optim.learning_rate)
+    assert taken == [0.25, 0.5], "files of the user's may change in between"
+    for _ in range(2):
+        with Composer() as composer:
+            config = composed(composer, ["optim=sgd"])
+            assert config.optim.learning_rate != 0.25
+            config.optim.learning_rate = 0.25
+            assert "mine" not in composer.choices("optim")
+
+
+def test_each_job_of_a_process_has_the_model_of_its_own_weights(corpus):
+    small, roomy = trained(corpus), trained(corpus, ROOMY)
+    for runs, positions in ((f"{small},{roomy}", [32, 1024]), (f"{small}", [32])):
+        words = ["--multirun", f"model.weights={runs}", "data.sequence_length=32"]
+        assert [job.model.max_positions for job, _ in compose(words)] == positions

@@ -253,6 +253,8 @@ def test_a_setting_of_a_job_is_read_by_it_or_refused(stage, watched, corpus, tmp
             *("stage.steps=2", "optim.warmup_steps=1", "stage.prompt_tokens=24"),
             *(f"stage.chat_template={tmp_path / 'short.jinja'}", "stage.answer_tokens=4"),
             *("stage.global_batch_size=8", "stage.validation_fraction=0.2"),
+            *("data=text", f"data.path={corpus}", "data.sequence_length=16"),
+            "stage.ptx_coefficient=0.1",
         ],
         "grpo": [
             *(f"model.weights={trained(corpus)}", f"stage.data={talks(tmp_path)}"),

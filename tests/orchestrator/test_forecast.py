@@ -13,7 +13,7 @@ from models import cost
 from models.configs import GPTConfig
 from models.cost import Pass, activations
 from orchestrator.config import EngineConfig, JobConfig, OptimConfig, ResourcesConfig, RoleConfig
-from orchestrator.plan import calibration, lessons
+from orchestrator.plan import calibration, gpu_calibration, lessons
 from orchestrator.plan.calibration import (
     Calibration,
     fit,
@@ -24,6 +24,7 @@ from orchestrator.plan.calibration import (
 )
 from orchestrator.plan.fitting import changes, fastest
 from orchestrator.plan.forecast import forecast, kind_of
+from orchestrator.plan.gpu_calibration import GpuCalibration, fitted
 from orchestrator.plan.hardware import host_bytes
 from orchestrator.plan.lessons import Lessons
 from orchestrator.plan.planning import rough_plan
@@ -202,6 +203,38 @@ def test_traffic_is_that_of_the_zero_paper():
         numbers = traffic(plan.outline.roles.values(), 8, 1) / 2
         assert numbers == pytest.approx(times * plan.parameters * 7 / 8)
     assert traffic(plan.outline.roles.values(), 1, 1) == 0
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_text_beside_rows_of_its_length_is_as_many_passes_again(stage):
+    plan = rough_plan(job(steps=10, engine=EngineConfig(zero_stage=stage, precision="bf16")))
+    role = plan.outline.roles["model"]
+
+    def with_(work):
+        own = replace(plan.outline, roles={"model": replace(role, work=work)})
+        return forecast(plan.config, own, on_gpu(80e9))
+
+    text, twice, averaged = map(with_, (Work(text=128), Work(passes=2), Work(averaged=True)))
+    assert text.seconds.update == pytest.approx(twice.seconds.update)
+    assert text.sent == twice.sent
+    most = [own.parts["model"].working.most for own in (with_(Work(text=256)), text, with_(Work()))]
+    assert most[0] > most[1] == most[2]
+    assert averaged.memory.total - with_(Work()).memory.total == 4 * role.parameters / 8
+
+
+def test_offloaded_parts_are_in_the_memory_of_a_worker_that_is_a_cpu():
+    plan = rough_plan(job(2))
+    on_cpu = replace(plan.config.resources, gpus_per_worker=0)
+    off = EngineConfig(zero_stage=3, offload_optimizer=True, offload_parameters=True)
+    kept = EngineConfig(zero_stage=3)
+
+    def held(resources, engine):
+        changed = replace(plan.config, resources=resources, engine=engine)
+        return forecast(changed, rough_plan(changed).outline, Hardware()).memory
+
+    assert held(on_cpu, off) == held(on_cpu, kept)
+    gpu = held(plan.config.resources, off)
+    assert gpu.optimizer == gpu.weights == 0 < held(plan.config.resources, kept).weights
 
 
 def test_a_fit_finds_the_constants_that_times_were_made_with():
@@ -472,3 +505,126 @@ def test_a_plan_of_4096_gpus_tells_hours_money_and_energy(tmp_path):
     )
     assert "MWh" in answer.out or "GWh" in answer.out
     assert "fit         " in answer.out
+
+
+def calibrated(**own):
+    """A GPU of round figures, whose host takes its time."""
+    whole = {
+        "launches": {"deepspeed": [1e-4, 1e-3, 2e-3], "torch": [1e-5, 1e-4, 1e-3]},
+        "host_updates": {"deepspeed": [5e-5, 0.0, 3e-3], "torch": [1e-5, 0.0, 1e-3]},
+        "passes": [2e-15, 0.0, 1e-15, 1e-13, 4e-12, 2e-11, 0.0, 0.0],
+        "residuals": [],
+        "update": 4e-11,
+        "writes": [2e-6, 0.0, 1e-3],
+        "workspace_bytes": 64e6,
+        "host": "a server",
+        "widest": 2048,
+    }
+    return GpuCalibration(**{**whole, **own})
+
+
+def test_a_step_takes_what_the_slower_of_a_gpu_and_its_host_takes():
+    facts = Gpu(1e15, 80e9, 3e12, 100e9, 300, "made up")
+    on = Hardware("made up", facts, None, calibrated())
+    large, small = job(1, steps=10), job(1, steps=10)
+    small = replace(large, model=replace(large.model, width=64, heads=2))
+    for config in (large, small):
+        plan, own = rough_plan(config), calibrated()
+        model, tensors = config.model, len(cost.tensors(config.model))
+        batches = 64 // config.batch.micro
+        passing = own.pass_seconds(model, Pass(config.batch.micro, 128, half=True))
+        launching = 1e-4 * tensors + 2e-3
+        assert (passing > launching) == (config is large)
+        told = forecast(config, plan.outline, on)
+        update = max(4e-11 * plan.parameters, 5e-5 * tensors + 3e-3)
+        expected = batches * max(passing, launching) + update
+        assert told.step_seconds == pytest.approx(expected)
+        assert ("waits for its host" in told.why) == (config is small)
+        assert told.libraries == 64e6
+    # What a run of the one kind has taught is nothing to the other; and nobody guesses far beyond.
+    away = replace(large, engine=EngineConfig(offload_optimizer=True, precision="bf16"))
+    kinds = {kind_of(each, rough_plan(each).outline, on) for each in (large, small, away)}
+    assert len(kinds) == 3
+    assert "offloading comes on top" in forecast(away, rough_plan(away).outline, on).why
+    wide = replace(large, model=replace(large.model, width=4096, heads=32))
+    assert "MFU 0.29" in forecast(wide, rough_plan(wide).outline, on).why
+
+
+def test_what_was_measured_of_a_gpu_is_fitted_and_kept(own_cache):
+    own = calibrated()
+    models = [
+        Sized(n, 64, 512, 2, 64, style).config for n in (2, 8, 24) for style in ("llama", "gpt2")
+    ]
+    launched = [
+        (model, {"engine": name, "pass_s": own.launch_seconds(model, name),
+                 "update_s": own.host_update_seconds(model, name)})
+        for name in ("deepspeed", "torch") for model in models
+    ]  # fmt: skip
+    sizes = [
+        (n, width, length) for n in (2, 4) for width in (512, 1024, 2048) for length in (256, 1024)
+    ]
+    computed = []
+    for n, width, length in sizes:
+        model = Sized(n, width, 4096, 2**15 // length, length, head_width=64).config
+        each = Pass(2**15 // length, length, half=True)
+        update = max(0.5e-9 * cost.parameters(model), own.host_update_seconds(model, "deepspeed"))
+        row = {"engine": "deepspeed", "pass_s": own.pass_seconds(model, each), "update_s": update}
+        computed.append((model, each, row))
+    written = [(model, {"token_s": own.token_seconds(model)}) for model in models]
+    found = fitted(launched, computed, written, 64e6, "a server")
+    for model in models:
+        for name in ("deepspeed", "torch"):
+            told = found.launch_seconds(model, name)
+            assert told == pytest.approx(own.launch_seconds(model, name), rel=1e-3)
+        assert found.token_seconds(model) == pytest.approx(own.token_seconds(model), rel=1e-3)
+    for model, each, row in computed:
+        assert found.pass_seconds(model, each) == pytest.approx(row["pass_s"], rel=0.02)
+    assert found.update == pytest.approx(0.5e-9)
+    assert found.widest == 2048
+    found.save("A10")
+    assert gpu_calibration.load("A10") == found
+    assert gpu_calibration.load("L4") is None
+    with pytest.raises(ValueError, match="waits for its host"):
+        fitted(launched, [(*models[:1], Pass(2, 64, half=True), launched[0][1])], written, 0, "")
+
+
+LLAMA = {"norm": "rmsnorm", "positions": "rotary", "activation": "swiglu", "bias": False}
+RUNS = (  # layers, width, heads, style; length, rows of a pass and of a step; seconds, bytes
+    (2, 256, 4, LLAMA, 256, 32, 32, 0.00875, 633.4e6),
+    (2, 256, 4, LLAMA, 256, 32, 32, 0.0147, 632e6),
+    (4, 192, 4, LLAMA, 256, 12, 12, 0.01870, 333.5e6),
+    (6, 512, 8, LLAMA, 1024, 16, 16, 0.0237, 3.073e9),
+    (6, 512, 8, LLAMA, 1024, 16, 16, 0.0250, 3.07e9),
+    (12, 768, 12, {}, 1024, 16, 32, 0.0808, 6.957e9),
+    (12, 768, 12, {}, 1024, 16, 32, 0.0753, 6.96e9),
+    (12, 768, 12, {}, 1024, 16, 64, 0.1342, None),
+    (24, 1024, 16, {}, 1024, 8, 16, 0.1119, 11.83e9),
+    (24, 1024, 16, {}, 1024, 8, 16, 0.118, 11.8e9),
+    (24, 1024, 16, {}, 1024, 8, 32, 0.2098, None),
+)
+"""On three rented machines with one H100 each, whose hosts were unlike: `orchestrate run` with Ray,
+DeepSpeed ZeRO 1 and bf16."""
+
+
+@pytest.mark.parametrize(
+    ("layers", "width", "heads", "style", "length", "micro", "rows", "took", "most"), RUNS
+)
+def test_what_comes_with_this_code_tells_of_an_h100_what_runs_took(
+    own_cache, layers, width, heads, style, length, micro, rows, took, most
+):
+    on = Hardware("H100", GPUS["H100"], None, gpu_calibration.load("H100"))
+    model = GPTConfig(
+        layers=layers, width=width, heads=heads, max_positions=length, vocab_size=4096, **style
+    )
+    config = replace(
+        job(1, steps=10),
+        stage=PretrainConfig(steps=10, global_batch_size=rows, micro_batch_size=micro),
+        model=model,
+        data=replace(JobConfig().data, sequence_length=length),
+        engine=EngineConfig(zero_stage=1, precision="bf16"),
+    )
+    told = forecast(config, rough_plan(config).outline, on)
+    # Of the smallest, one job took 8.75 ms behind one host and 14.7 ms behind another.
+    assert told.step_seconds == pytest.approx(took, rel=0.1 if layers >= 12 else 0.4)
+    if most is not None:
+        assert told.peak == pytest.approx(most, rel=0.05)

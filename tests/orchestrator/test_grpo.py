@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import threading
@@ -13,6 +14,7 @@ import psutil
 import pytest
 import torch
 
+from cluster.emulated import emulated_cluster
 from models.configs import GPTConfig
 from orchestrator.config import EngineConfig, OptimConfig, RoleConfig
 from orchestrator.record.lines import read
@@ -22,6 +24,7 @@ from orchestrator.stages.rollouts.prompts import Split
 from orchestrator.training import checkpoint
 from orchestrator.training.roles import build_role
 from orchestrator.training.rollout import sample, step_ids, token_logprobs
+from tests.orchestrator.commands import Job
 from tests.orchestrator.typed import refused, trained, typed
 
 PLAIN = (
@@ -148,12 +151,12 @@ def test_killed_while_it_writes_judges_or_learns_a_run_goes_on_with_the_same_ans
     assert tables[0] == tables[1]
 
 
-def kill_engine(outputs, killed):
-    """Kill the rollout engine of the job that runs there, after its second step."""
-    while not list(outputs.glob("*/*/rollouts/step_00000002.jsonl")):
+def kill_engine(outputs, killed, step=2):
+    """Kill a rollout engine of the job that runs there, after one of its steps."""
+    while not list(outputs.glob(f"*/*/rollouts/step_{step:08}.jsonl")):
         time.sleep(0.02)
     children = psutil.Process().children(recursive=True)
-    [engine] = [own for own in children if "ReplicaWorker" in " ".join(own.cmdline())]
+    engine = next(own for own in children if "ReplicaWorker" in " ".join(own.cmdline()))
     engine.kill()
     killed.append(engine.pid)
 
@@ -168,6 +171,7 @@ def test_an_engine_that_dies_is_replaced_alone_and_its_answers_are_the_same(aske
     assert killed
     assert "it is replaced, and the call made again" in found.out
     assert "1 rollout engine beside them" in found.out
+    assert re.search(r"engines +1 x .*: weights .*, cache of 16 answers .*; libraries", found.out)
     run, undisturbed = (tmp_path / "latest").resolve(), whole[1]
     told = json.loads((run / "result.json").read_text())
     assert told["attempts"] == 1
@@ -180,14 +184,29 @@ def test_an_engine_that_dies_is_replaced_alone_and_its_answers_are_the_same(aske
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_one_step_off_policy_a_run_that_is_resumed_learns_from_the_same_answers(asked, tmp_path):
-    found = typed(
-        *("run", *asked, "stage.engines=2", "stage.off_policy_steps=1", f"outputs={tmp_path}"),
-        *("stage.steps=3", "stage.evaluate_every=3", "stage.validation_prompts=2"),
-        "stage.sampling_rounds=1",
+@pytest.fixture(scope="module")
+def ahead(asked):
+    """What is typed for a run of three steps whose engines are one step ahead."""
+    return (
+        *("run", *asked, "stage.engines=2", "stage.off_policy_steps=1", "stage.steps=3"),
+        *("stage.evaluate_every=3", "stage.validation_prompts=2", "stage.sampling_rounds=1"),
     )
+
+
+@pytest.fixture(scope="module")
+def ahead_in_one_process(ahead, tmp_path_factory):
+    """Its run folder, where all lives in one process."""
+    folder = tmp_path_factory.mktemp("ahead")
+    found = typed(*ahead, f"outputs={folder}")
     assert found.code == 0, found
-    whole = (tmp_path / "latest").resolve()
+    return (folder / "latest").resolve()
+
+
+def test_one_step_off_policy_a_run_that_is_resumed_learns_from_the_same_answers(
+    ahead_in_one_process, tmp_path
+):
+    whole = tmp_path / "2026-01-01" / "whole"
+    shutil.copytree(ahead_in_one_process, whole)
     mismatch = [metrics(whole)[step, "train/sampler_mismatch"] for step in (1, 2, 3)]
     assert mismatch[0] == pytest.approx(1, abs=1e-5)  # written by the policy that learns
     assert min(mismatch[1:]) > 1.01  # and these by the one before its updates
@@ -201,11 +220,44 @@ def test_one_step_off_policy_a_run_that_is_resumed_learns_from_the_same_answers(
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+def test_one_step_off_policy_two_workers_learn_the_same_though_one_of_two_engines_is_killed(
+    ahead, ahead_in_one_process, tmp_path
+):
+    alone = ("resources=inline", "engine=torch")
+    words = [word for word in ahead[1:] if word not in alone]
+    killed, outputs = [], tmp_path / "outputs"
+    with emulated_cluster(nodes=1, cpus=4) as cluster:
+        killing = threading.Thread(target=kill_engine, args=(outputs, killed, 1), daemon=True)
+        killing.start()
+        job = Job(
+            tmp_path, None, *words, "resources.workers=2", "engine=zero0",
+            f"outputs={outputs}", own=(),
+            **cluster.environment,
+        )  # fmt: skip
+        assert job.wait() == 0, job.screen
+        assert killed
+        assert "it is replaced, and the call made again" in job.screen
+        assert cluster.left() == []
+    run = (outputs / "latest").resolve()
+    assert json.loads((run / "result.json").read_text())["attempts"] == 1
+    for step in (1, 2, 3):
+        own, other = (keeping.read(keeping.file_of(at, step)) for at in (run, ahead_in_one_process))
+        assert [row["tokens"] for row in own] == [row["tokens"] for row in other]
+    ours, theirs = weights(run, 3), weights(ahead_in_one_process, 3)
+    for name in theirs:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         (["stage.off_policy_steps=1"], "and stage.engines=0; add stage.engines=1"),
         (["stage.off_policy_steps=2"], "must be 0 or 1"),
+        (["data.sequence_length=8"], "it is for stage.ptx_coefficient, which is 0"),
+        (
+            ["stage.ptx_coefficient=1", "data.sequence_length=64"],
+            "is longer than model.max_positions=32; try data.sequence_length=32",
+        ),
         (["stage.importance_limit=3"], "it is for stage.off_policy_steps=1"),
         (["model.weights=null"], "add model.weights=RUN, a run of stage=sft"),
         (["stage.global_batch_size=18"], "must be a multiple of stage.group_size=4; nearest: 16"),

@@ -1,24 +1,36 @@
 """The stage `judge`: pairs in both orders, by an endpoint, a model here, a rule."""
 
 import json
+import math
 import re
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer as Library
+from tokenizers import decoders, models, pre_tokenizers
 
+from data import Tokenizer
+from data.chat import BUILT_IN, ChatTemplate
 from data.sources.conversations import file_preferences
 from data.sources.rankings import file_rankings
 from orchestrator.stages.asking import endpoint
 from orchestrator.stages.asking.items import Item
 from orchestrator.stages.asking.section import JudgeConfig
-from orchestrator.stages.asking.verdicts import Verdict
+from orchestrator.stages.asking.verdicts import Verdict, questions
 from orchestrator.stages.judge.outcome import measure
 from orchestrator.stages.judge.stage import JudgingConfig
+from orchestrator.training import checkpoint
 from tests.orchestrator.chatting import chatting, quoted, said
 from tests.orchestrator.typed import ROOMY, refused, trained, typed
 
 SECRET = "sk-this-is-a-very-secret-key"
 QUICK = ("run", "stage=judge", "tracking=none")
+ALONE = (
+    *("resources=inline", "resources.cpus_per_worker=1", "resources.gpus_per_worker=0"),
+    *("engine=torch", "tracking=none"),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +49,15 @@ def pairs(number=12, **more):
             rows[-1]["gold"] = n % 2
     Path("pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     return rows
+
+
+def byte_tokenizer():
+    """A tokenizer of transformers whose tokens are bytes and an end of text."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = Library(models.BPE(vocab={c: n for n, c in enumerate(alphabet)}, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>")
 
 
 def longer(body, _):
@@ -155,7 +176,7 @@ def test_a_model_here_and_a_rule_judge_too_and_what_does_not_fit_is_told(corpus)
     judge = f"stage.judge.model={trained(corpus, ROOMY)}"
     answer = typed(*QUICK, "stage.data=pairs.jsonl", judge, "stage.judge.least_mass=0")
     assert answer.code == 0, answer
-    assert "left out as longer than the judge's 1024 positions: 1 pairs" in answer.out
+    assert "left out as longer than the judge's 1024 positions: 1 pair" in answer.out
     verdicts = map(json.loads, Path("outputs/latest/verdicts.jsonl").read_text().splitlines())
     assert all(0 < own["chance_as_a"] < 1 for own in verdicts)
     assert typed(*QUICK, "stage.data=pairs.jsonl", "stage.judge.rule=no_repetition").code == 0
@@ -167,6 +188,78 @@ def test_a_model_here_and_a_rule_judge_too_and_what_does_not_fit_is_told(corpus)
     pairs(1)
     said = refused(*QUICK, "stage.data=pairs.jsonl", judge, f"stage.criterion={'x' * 1024}")
     assert "has 1024 positions, and no pair" in said
+
+
+def verdicts_of_the_newest_run():
+    lines = Path("outputs/latest/verdicts.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_a_reward_model_judges_by_the_rewards_of_both_answers(corpus):
+    rows = pairs(20)
+    learned = [
+        {"prompt": row["prompt"], "chosen": max(row["answers"], key=len)}
+        | {"rejected": min(row["answers"], key=len)}
+        for row in rows
+    ]
+    Path("learned.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in learned))
+    answer = typed(
+        *("run", "stage=reward", f"model.weights={trained(corpus, ROOMY)}", *ALONE),
+        *("stage.data=learned.jsonl", "stage.sequence_length=96", "stage.validation_fraction=0.3"),
+        *("stage.steps=30", "stage.global_batch_size=8", "optim.learning_rate=1e-2"),
+        *("optim.warmup_steps=1", "outputs=learning"),
+    )
+    assert answer.code == 0, answer
+    words = ("stage.data=pairs.jsonl", "stage.judge.model=learning/latest")
+    assert "40 answers, 16 answers at a time" in typed("plan", *QUICK[1:], *words).out
+    assert typed(*QUICK, *words).code == 0
+    weights = checkpoint.open_weights("learning/latest")
+    model = checkpoint.build_model(weights.reader, weights.model_config).eval()
+    chat = ChatTemplate(BUILT_IN, Tokenizer.load(weights.tokenizer))
+
+    def reward(prompt, answer):
+        row = chat.row((("user", prompt), ("assistant", answer)))
+        with torch.no_grad():
+            return float(model(torch.tensor([row.tokens]))[0, row.last_answer[-1]])
+
+    for own in verdicts_of_the_newest_run():
+        margin = reward(own["prompt"], own["first"]) - reward(own["prompt"], own["second"])
+        assert own["chance_as_a"] == own["chance_as_b"]
+        assert own["chance_as_a"] == pytest.approx(1 / (1 + math.exp(-margin)), abs=0.02)  # in bf16
+    metrics = result()["metrics"]
+    assert metrics["judge/accuracy"] == 1.0
+    assert metrics["judge/self_disagreement"] == 0.0
+    assert typed(*QUICK, *words).out.count("0, and 40 answered before") == 1
+    said = refused(*QUICK, *words, "stage.criterion=x")
+    assert "goes by what it has learned; leave stage.criterion out" in said
+    writer = ("stage=constitution", "stage.writer.model=learning/latest")
+    assert "holds no model that writes text" in refused("run", *writer, "tracking=none")
+
+
+def test_a_model_of_transformers_that_has_no_twin_here_judges_as_it_does_there():
+    tokenizer = byte_tokenizer()
+    settings = {"vocab_size": len(tokenizer), "hidden_size": 32, "n_layer": 2, "n_head": 4}
+    torch.manual_seed(0)
+    theirs = transformers.BloomForCausalLM(transformers.BloomConfig(**settings)).eval()
+    theirs.save_pretrained("bloom")
+    tokenizer.save_pretrained("bloom")
+    pairs(3)
+    words = ("stage.data=pairs.jsonl", "stage.judge.model=bloom", "stage.judge.least_mass=0")
+    answer = typed(*QUICK, *words, "engine.precision=fp32", *ALONE)
+    assert answer.code == 0, answer
+    chat = ChatTemplate(BUILT_IN, Tokenizer.load(Path("bloom/tokenizer.json")))
+    item = Item(
+        "Question 0?", *json.loads(Path("pairs.jsonl").read_text().splitlines()[0])["answers"]
+    )
+    [own] = [one for one in verdicts_of_the_newest_run() if one["prompt"] == item.prompt]
+    asked = questions(item, JudgingConfig.criterion)
+    for request, chance, first in zip(
+        asked, (own["chance_as_a"], own["chance_as_b"]), (0, 1), strict=True
+    ):
+        with torch.no_grad():
+            logits = theirs(torch.tensor([chat.prompt(request.messages)])).logits[0, -1]
+        likely = logits[[chat.tokenizer.encode(word)[0] for word in "AB"]].softmax(0)
+        assert chance == pytest.approx(float(likely[first]), abs=1e-5)
 
 
 X = {"model": "x"}

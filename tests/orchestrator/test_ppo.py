@@ -2,12 +2,17 @@
 
 import json
 from contextlib import ExitStack
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from data.files import cache_root
+from models.configs import MLPConfig
 from orchestrator.compose import compose_one
+from orchestrator.config import EngineConfig, OptimConfig, RoleConfig
 from orchestrator.record.lines import read
 from orchestrator.stages.ppo.driver import prepare
 from orchestrator.stages.ppo.stage import PPOConfig
@@ -15,9 +20,14 @@ from orchestrator.stages.ppo.train import Training, Valued, explained_variance
 from orchestrator.stages.rewards import RULES
 from orchestrator.stages.rollouts import keeping
 from orchestrator.stages.rollouts.engines import rollout_engines
+from orchestrator.stages.rollouts.updating import mini_batches, policy_objective
 from orchestrator.stages.run import Run
+from orchestrator.training import checkpoint, distributed
+from orchestrator.training.averaging import MovingAverage
 from orchestrator.training.loop import evaluating
+from orchestrator.training.roles import build_role
 from orchestrator.training.rollout import Rollout
+from orchestrator.training.state import WEIGHT
 from tests.orchestrator.typed import trained, typed
 
 SHORT = (
@@ -29,7 +39,7 @@ SHORT = (
 def metrics(folder):
     lines, _ = read(folder / "metrics.jsonl")
     own = ("reward", "kl", "loss", "explained_variance", "kl_coefficient", "ratio_moved")
-    own += ("true_reward", "learned_reward")
+    own += ("true_reward", "learned_reward", "ptx_loss", "ptx_tokens")
     return {
         (line["step"], name): value
         for line in lines
@@ -72,15 +82,16 @@ def asked(corpus, tmp_path_factory):
     assert judged.code == 0, judged
     end = (folder / "latest").resolve() / "checkpoints" / "step_00000002"
     reward = f"roles.reward.model.weights={end}"
-    return (*WORDS, *own, f"stage.data={folder}/talks.jsonl", reward)
+    text = (
+        *("data=text", f"data.path={corpus}", "data.sequence_length=16"),
+        *("stage.ptx_coefficient=0.5", "stage.ema_decay=0.9"),
+    )
+    return (*WORDS, *own, *text, f"stage.data={folder}/talks.jsonl", reward)
 
 
 def two_steps(words, folder):
     """Metrics of the first two steps on the ranks of a world."""
-    config = compose_one(list(words))
-    inputs = prepare(config, None, lambda _: None).inputs
-    run = Run(folder, torch.device("cpu"), lambda _: None, lambda: False, cache_root())
-    training = Training(config, inputs, run)
+    config, run, training = begun(words, folder)
     with ExitStack() as stack:
         if training.settings.engines:
             end = training.tokens.end_of_text
@@ -91,14 +102,31 @@ def two_steps(words, folder):
             found.append(training.take(step, 1e-2))
             training.position += config.batch.step
             training.updates_done += training.settings.updates
-    return found
+    average = [(own.name, own.start, own.tensors[WEIGHT]) for own in training.average.saved.state()]
+    return found, distributed.gather_objects(average)
+
+
+def begun(words, folder):
+    """A run of these words on the ranks of a world, before its first step."""
+    config = compose_one(list(words))
+    inputs = prepare(config, None, lambda _: None).inputs
+    run = Run(folder, torch.device("cpu"), lambda _: None, lambda: False, cache_root())
+    return config, run, Training(config, inputs, run)
+
+
+def joined(shares):
+    """Tensors by name, of the slices that the ranks hold."""
+    slices = sorted((own for rank in shares for own in rank), key=lambda own: own[:2])
+    names = dict.fromkeys(name for name, _, _ in slices)
+    return {n: torch.cat([part for name, _, part in slices if name == n]) for n in names}
 
 
 def test_a_step_is_the_same_on_one_rank_and_two_and_under_every_zero_stage(
     asked, one, two, tmp_path
 ):
     plain = (*asked, "resources=inline", "engine=torch")
-    [alone] = one.run(two_steps, plain, tmp_path / "alone")
+    [(alone, average)] = one.run(two_steps, plain, tmp_path / "alone")
+    assert alone[1]["train/ptx_tokens"] == 2 * 4 * 8 * 16  # updates x rows x tokens
     answers = [keeping.read(keeping.file_of(tmp_path / "alone", step)) for step in (1, 2)]
     beside = ("resources=inline", "resources.workers=2", "stage.engines=2")
     for engine, where in (
@@ -108,8 +136,10 @@ def test_a_step_is_the_same_on_one_rank_and_two_and_under_every_zero_stage(
     ):
         words = (*asked, *where, f"engine={engine}", "stage.micro_batch_size=2")
         folder = tmp_path / engine
-        first, second = two.run(two_steps, words, folder)
+        (first, shares), (second, _) = two.run(two_steps, words, folder)
         assert first == second
+        for name, own in joined(shares).items():
+            assert torch.allclose(own, joined(average)[name], atol=1e-5), name
         for own, wanted in zip(first, alone, strict=True):
             assert own == pytest.approx(wanted, rel=1e-4, abs=1e-5)
         for step, wanted in zip((1, 2), answers, strict=True):
@@ -139,10 +169,12 @@ def test_policy_and_critic_learn_are_kept_together_and_go_on_as_they_would_have(
     told = json.loads((run / "reward_before_and_after.json").read_text())["data"][:2]
     assert [row[0] for row in told] == ["true reward: length", "reward by the model it learns from"]
     for (_, *cells), name in zip(told, ("reward", "learned_reward"), strict=True):
-        before, after, gain = (float(cell.split()[0]) for cell in cells)
+        before, after, _, gain = (float(cell.split()[0]) for cell in cells)
         ends = [found[step, f"validation/{name}"] for step in (0, 4)]
         assert [before, after] == pytest.approx(ends, abs=1e-3)
         assert gain == pytest.approx(ends[1] - ends[0], abs=2e-3)
+    assert 0 <= found[4, "ema/reward"] <= 1
+    assert "│ averaged" in whole.out.replace("┃", "│")
     assert found[3, "train/kl_coefficient"] != found[4, "train/kl_coefficient"] != 0.02
     start = run / "checkpoints" / "step_00000002"
     again = typed("run", f"resume={start}", f"outputs={tmp_path}/again")
@@ -150,6 +182,16 @@ def test_policy_and_critic_learn_are_kept_together_and_go_on_as_they_would_have(
     assert metrics((tmp_path / "again" / "latest").resolve()) == {
         key: value for key, value in found.items() if key[0] > 2
     }
+    averages = [
+        checkpoint.open_role(checkpoint.read(own / "checkpoints" / "step_00000004"), "ema")
+        for own in (run, (tmp_path / "again" / "latest").resolve())
+    ]
+    assert all(
+        torch.equal(*(checkpoint.read_whole(own, name) for own in averages))
+        for name in averages[0].names()
+    )
+    exported = typed("export", str(run), str(tmp_path / "average"), "--role", "ema")
+    assert exported.code == 0, exported
     written = typed("generate", str(run), "--prompt", "1?", "--max-new-tokens", "3")
     assert written.code == 0, written  # of its models the one that writes
     told = typed("rollouts", str(run), "--count", "1")
@@ -160,6 +202,65 @@ def test_policy_and_critic_learn_are_kept_together_and_go_on_as_they_would_have(
     assert one.out.startswith("answer 32 of step 3")
     assert one.out.count("\n") == 4 + len(keeping.read(keeping.file_of(run, 3))[0]["tokens"])
     assert "it has steps 1 to 4" in typed("rollouts", str(run), "--step", "9").err
+
+
+def gradient_of(training, learn):
+    """What `learn` adds to the policy's gradient."""
+    engine = training.model.engine
+    learn()
+    found = {name: p.grad.clone() for name, p in engine.model.named_parameters()}
+    engine.model.zero_grad()
+    return found
+
+
+def gradients(words, folder):
+    """Of an optimizer step's answers, of the text beside them, and of both; and what text costs."""
+    config, _, training = begun(words, folder)
+    asked = training.ask(1)
+    experience = training.expect(training.judge(1, asked))
+    batches = next(mini_batches(experience, asked.ids, training.ppo, config.batch.micro))
+    objective = policy_objective("clip", training.ppo, kl_coefficient=0.0)
+    updates, engine = training.update_policy, training.model.engine
+    updates.engine = SimpleNamespace(  # all of an engine but its step
+        forward=engine.forward, backward=engine.backward, device=engine.device,
+        step=lambda rate: 1.0,
+    )  # fmt: skip
+    text, updates.text, updates.after = updates.text, None, None
+    answers = gradient_of(training, lambda: updates(1, objective, batches, 0.0))
+    updates.text = text
+    both = gradient_of(training, lambda: updates(1, objective, batches, 0.0))
+    rows = np.concatenate([own.tokens for own in next(begun(words, folder)[2].text.steps)])
+    rows = torch.from_numpy(rows)
+    logits = engine.forward(rows[:, :-1])
+    loss = functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
+    plain = gradient_of(training, lambda: (0.5 * loss).backward())
+    return answers, plain, both
+
+
+def test_text_beside_answers_adds_the_gradient_of_its_mean_loss_per_token(asked, one, tmp_path):
+    words = (*asked, "resources=inline", "engine=torch")
+    [(answers, text, both)] = one.run(gradients, words, tmp_path)
+    for name, own in both.items():
+        assert torch.allclose(own, answers[name] + text[name], atol=1e-6), name
+        assert text[name].abs().max() > 0
+
+
+def test_a_moving_average_is_the_weighted_sum_of_all_weights_so_far():
+    settings = EngineConfig(name="torch", precision="fp32")
+    role = RoleConfig(MLPConfig(inputs=3, outputs=2, hidden=[4]), settings, OptimConfig())
+    own = build_role("model", role, device=torch.device("cpu"), seed=0)
+    average, seen = MovingAverage(own, 0.8), []
+    for _ in range(5):
+        seen.append({n: p.detach().clone() for n, p in own.engine.model.named_parameters()})
+        own.engine.backward(own.engine.forward(torch.randn(6, 3)).square().sum())
+        own.engine.step(0.1)
+        average.update()
+    seen.append(dict(own.engine.model.named_parameters()))
+    for part in average.saved.state():
+        weights = [each[part.name].detach().flatten() for each in seen]
+        wanted = 0.8**5 * weights[0]
+        wanted = wanted + 0.2 * sum(0.8 ** (5 - n) * weights[n] for n in range(1, 6))
+        torch.testing.assert_close(part.tensors[WEIGHT], wanted)
 
 
 def test_an_audit_passes_a_sound_critic_and_names_one_that_sees_the_token_it_values(
@@ -200,6 +301,8 @@ def test_a_critic_that_knows_all_explains_all_and_one_that_knows_the_mean_nothin
         ({"value_clip": 0.0}, "stage.value_clip=0.0 must be greater than 0"),
         ({"kl_target": 6.0, "kl_coefficient": 0.0}, "stays 0 when multiplied"),
         ({"clip_low": 1.0}, "stage.clip_low=1.0 must be below 1"),
+        ({"ema_decay": 1.0}, "stage.ema_decay=1.0 must lie between 0 and 1"),
+        ({"ptx_coefficient": -1.0}, "stage.ptx_coefficient=-1.0 must be at least 0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings, message):

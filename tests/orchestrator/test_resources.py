@@ -8,6 +8,7 @@ import pytest
 
 from cluster.gang import GangRefused
 from cluster.nodes import local_cpus
+from orchestrator.compose import compose_one
 from orchestrator.compose.automatic import automatic
 from orchestrator.config import ResourcesConfig
 from orchestrator.plan.devices import available, check_fits
@@ -95,7 +96,19 @@ def test_without_gpus_there_are_up_to_two_workers_that_fit(monkeypatch):
     available.cache_clear()
 
 
+@pytest.mark.parametrize(("said", "threads"), [("3", 3), ("40,2", 40), ("0", None), ("two", None)])
+def test_a_process_without_ray_takes_the_threads_that_openmp_is_told(said, threads, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    of_the_cores = automatic("inline_cpus")
+    assert 1 <= of_the_cores <= local_cpus()
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert automatic("inline_cpus") == (threads or of_the_cores)
+    of_a_job = compose_one(["resources=inline"]).resources.cpus_per_worker
+    assert of_a_job == (threads or of_the_cores)
+
+
 def test_ranks_of_torchrun_share_the_cores(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")  # torchrun has set it, not the user
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1000")
     alone = automatic("inline_cpus")  # without the rest it was left over
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):

@@ -1,6 +1,10 @@
 """A rollout engine: what it is sent is what it writes with."""
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,9 +12,13 @@ import torch
 
 from cluster.placement import GangRefused, refuse_what_never_fits
 from models.configs import GPTConfig
+from orchestrator.compose import compose_one
 from orchestrator.config import EngineConfig, OptimConfig, ResourcesConfig, RoleConfig
 from orchestrator.plan.devices import placement_of
+from orchestrator.plan.engines import engine_memory
+from orchestrator.stages.rollouts.driving import work_of
 from orchestrator.stages.rollouts.updating import importance
+from orchestrator.stages.stage import RoleOutline
 from orchestrator.training.engine import whole_weights
 from orchestrator.training.roles import build_role
 from orchestrator.training.rollout import sample
@@ -23,6 +31,7 @@ from orchestrator.training.rollout_engine import (
     precision_of,
 )
 
+ROOT = Path(__file__).parents[2]
 CONFIG = GPTConfig(vocab_size=31, max_positions=24, layers=2, width=32, heads=4, init_std=0.3)
 PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8]]
 
@@ -106,3 +115,27 @@ def test_importance_is_the_ratio_of_probabilities_and_is_truncated():
     found = importance(ours.requires_grad_(), theirs, 2.0)
     assert not found.requires_grad
     assert found.numpy() == pytest.approx(np.array([[2.0, np.exp(-1.0), 1.0]]))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_plan_knows_within_a_tenth_what_memory_an_engine_takes(precision):
+    """Measured in a process of its own: weights, the same in reading order, cache, a pass."""
+    sizes = {"vocab_size": 4096, "max_positions": 256, "layers": 6, "width": 192, "heads": 3}
+    rows, prompt, answer = 128, 112, 16
+    job = compose_one(
+        [
+            *("stage=grpo", "model.weights=RUN", *(f"model.{k}={v}" for k, v in sizes.items())),
+            *(f"stage.global_batch_size={2 * rows}", f"stage.answer_tokens={answer}"),
+            *("stage.engines=2", f"engine.precision={precision}", "resources=cpu1"),
+        ]
+    )
+    role = RoleConfig(GPTConfig(**sizes), job.engine, job.optim)
+    outlined = RoleOutline.of(role, work_of(job.stage, "model"))
+    planned = engine_memory(outlined, job, prompt + answer)
+    assert planned.answers == rows
+    asked = {"model": sizes, "precision": precision, "rows": rows}
+    script = Path(__file__).with_name("engine_memory.py")
+    asked |= {"prompt": prompt, "answer": answer}
+    command = [sys.executable, str(script), json.dumps(asked)]
+    found = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    assert float(found.stdout) == pytest.approx(planned.most, rel=0.1), planned

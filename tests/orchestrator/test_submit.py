@@ -54,7 +54,8 @@ def test_a_job_travels_with_its_config_and_code_and_its_driver_does_what_run_doe
     table, own, corpus
 ):
     steps = ("stage.steps=2", "stage.checkpoint_every=1", "stage.sample_tokens=0")
-    answer = typed("submit", *on(corpus), *steps, "--name", "first", "--priority", "3")
+    own_words = (*on(corpus), *steps, "resources.cpus_per_worker=2")
+    answer = typed("submit", *own_words, "--name", "first", "--priority", "3")
     assert answer.code == 0, answer
     (record,) = table.list()
     job, folder = record.job, own.folder / "jobs" / record.job.id

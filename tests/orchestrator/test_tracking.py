@@ -194,7 +194,7 @@ def test_three_jobs_at_once_share_a_store_that_was_not_there(outputs):
     for folder in folders:
         play(folder, steps=20)
     for folder, mirror in zip(folders, mirrors, strict=True):
-        done = mirror.finish(90)
+        done = mirror.finish(LIMIT_S)
         assert isinstance(done, Done), (folder / "logs/tracking.log").read_text()
         assert points(outputs / "mlflow.db", done.mlflow_run_id) == expected_points(folder)
     names = rows(outputs / "mlflow.db", "SELECT name FROM experiments")

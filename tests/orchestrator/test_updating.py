@@ -1,5 +1,6 @@
 """An update of a policy on answers: where it begins, and what it does not depend on."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -127,3 +128,16 @@ def test_answers_after_an_update_are_those_of_the_new_weights(policy):
         with torch.no_grad():
             for own, old in zip(policy.engine.model.parameters(), kept, strict=True):
                 own.copy_(old)
+
+
+def test_what_another_engine_has_written_counts_by_the_policys_own_probability_up_to_a_limit(
+    policy, answered
+):
+    plain = replace(STAGE, entropy_coefficient=0.0, kl_coefficient=0.0)
+    foreign = replace(plain, engines=1, engine_kind="vllm", engine_python="/python")
+    expected, _ = gradient(policy, answered, 8, plain)
+    for likelier, counts in ((0.5, 0.5), (1.5, 1.5), (4.0, 2.0)):
+        theirs = answered.old - math.log(likelier) * answered.rollout.mask
+        written = replace(answered, rollout=replace(answered.rollout, sampled=theirs))
+        found, _ = gradient(policy, written, 8, foreign)
+        torch.testing.assert_close(found, counts * expected, rtol=1e-4, atol=1e-6)

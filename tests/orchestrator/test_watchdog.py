@@ -71,12 +71,12 @@ def nothing(rank, records):
 
 
 def happened(events):
-    return lambda kind, **facts: events.append({"event": kind, **facts})
+    return lambda kind, **facts: events.append({"event": kind, "at": time.monotonic(), **facts})
 
 
 @pytest.mark.parametrize("kind", ["a deadlock", "native code that holds the GIL"])
 def test_the_rank_that_others_wait_for_is_blamed_with_its_stack_and_replaced(gang, kind):
-    events, before, begun = [], list(gang.workers), time.monotonic()
+    events, before = [], list(gang.workers)
     watchdog = Watchdog(LIMIT_S, gang.log_folder, happened(events))
     with pytest.raises(
         WorkerFailed, match=r"rank 1 on .* hangs, in .* \(take_steps\), wh"
@@ -84,8 +84,8 @@ def test_the_rank_that_others_wait_for_is_blamed_with_its_stack_and_replaced(gan
         gang.run(take_steps, (kind, 10), nothing, silent_after_s=45.0, watch=watchdog)
     assert (caught.value.cause, caught.value.rank) == ("hang", 1)
     assert "no rank has come on for" in caught.value.message
-    assert time.monotonic() - begun < LIMIT_S + 20  # most of it is the import of torch
     [hung] = events
+    assert time.monotonic() - hung["at"] < 20
     assert (hung["event"], hung["rank"], hung["step"], hung["phase"]) == ("hung", 1, 4, "step")
     assert LIMIT_S <= hung["silent_s"] < LIMIT_S + 4
     of_0, of_1 = sorted(gang.log_folder.parent.glob(hung["stacks"]))

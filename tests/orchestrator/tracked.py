@@ -154,7 +154,7 @@ def sync(*folders):
 COUNT_STEPS = "SELECT count(*) FROM metrics WHERE key = 'train/loss'"
 
 
-def wait_until(condition, seconds=60):
+def wait_until(condition, seconds=120):  # a mirror lets everybody else go first
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:

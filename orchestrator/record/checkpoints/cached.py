@@ -9,7 +9,7 @@ RUNS = "runs"
 
 def cache_entry(path: Path) -> Path | None:
     """The entry of the cache that a checkpoint was fetched to. None: it was not fetched."""
-    runs = cache_root() / RUNS
+    runs, path = (cache_root() / RUNS).resolve(), path.resolve()
     return runs / path.relative_to(runs).parts[0] if path.is_relative_to(runs) else None
 
 

@@ -129,9 +129,8 @@ class RemoteRun:
             CheckpointError: it is not whole there, or holds numbers that are not finite.
         """
         found = self.read(step)
-        if weights_only and all(role.tensors is not None for role in found.roles.values()):
-            files = {n: f for n, f in found.files.items() if not Path(n).name.startswith("optim")}
-            found = replace(found, files=files)
+        if weights_only:
+            found = found.weights_alone
         with lock(self.cached / "lock"):
             for name, expected in found.files.items():
                 file, there = found.path / name, f"{FOLDER}/{step}/{name}"

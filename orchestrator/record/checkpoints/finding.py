@@ -7,6 +7,7 @@ from pathlib import Path
 
 from data.addresses import is_url
 from data.messages import short
+from orchestrator.record.checkpoints.cached import cache_entry
 from orchestrator.record.checkpoints.content import look
 from orchestrator.record.checkpoints.manifest import (
     FOLDER,
@@ -66,9 +67,15 @@ def _files_of(checkpoint: Checkpoint, share: int, shares: int) -> list[str]:
     return mine
 
 
-def verify(path: Path) -> Checkpoint:
-    """The checkpoint in this folder, all of its files verified. Raises CheckpointError."""
-    checkpoint = read_complete(path)
+def verify(path: Path, weights_only: bool = False) -> Checkpoint:
+    """The checkpoint in this folder, all of its files verified, or those of its weights.
+
+    Raises CheckpointError.
+    """
+    checkpoint = read(path)
+    if weights_only:
+        checkpoint = checkpoint.weights_alone
+    check_sizes(checkpoint)
     check_content(checkpoint)
     return checkpoint
 
@@ -116,7 +123,8 @@ def find(
     if not path.exists():
         raise CheckpointError(f"{path} does not exist; `ls outputs` shows the runs there are")
     if (path / MANIFEST).is_file() or path.parent.name == FOLDER:
-        return _verify_named(path)
+        # What was fetched for its weights has no more than these.
+        return _verify_named(path, weights_only and cache_entry(path) is not None)
     root = path if path.name == FOLDER else path / FOLDER
     newest, rejected = newest_valid(root)
     if newest is None:
@@ -159,9 +167,9 @@ def find_best(place: str | Path, setting: str = "checkpoint") -> Checkpoint:
     return replace(found, passed_over=newest.passed_over)
 
 
-def _verify_named(path: Path) -> Checkpoint:
+def _verify_named(path: Path, weights_only: bool) -> Checkpoint:
     try:
-        return verify(path)
+        return verify(path, weights_only)
     except CheckpointError as error:
         good, _ = newest_valid(path.parent)
         hint = f"; the newest good one beside it is {good.path}" if good else ""

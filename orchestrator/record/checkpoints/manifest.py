@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -158,6 +158,14 @@ class Checkpoint:
     def tokenizer(self) -> Path | None:
         """The tokenizer.json the models were trained with, if there is one."""
         return self.path / TOKENIZER if TOKENIZER in self.files else None
+
+    @property
+    def weights_alone(self) -> "Checkpoint":
+        """Without the files of optimizers, but for the format before, which mixes them."""
+        if any(role.tensors is None for role in self.roles.values()):
+            return self
+        files = {n: f for n, f in self.files.items() if not Path(n).name.startswith("optim")}
+        return replace(self, files=files)
 
     def role(self, name: str | None = None) -> tuple[str, RoleRecord]:
         """Name and record of a role. None: the only one, or of several the one named model.

@@ -18,7 +18,7 @@ from orchestrator.stages.weights import verified_weights
 
 if TYPE_CHECKING:
     from orchestrator.stages.asking.endpoint import Endpoint
-    from orchestrator.stages.asking.local import LocalModel
+    from orchestrator.stages.asking.local import LocalModel, RewardModel
     from orchestrator.stages.run import Run
 
 
@@ -38,6 +38,11 @@ class Found:
     def where(self) -> str:
         """The section, for messages."""
         return f"stage.{self.name}"
+
+    @property
+    def tells_rewards(self) -> bool:
+        """Whether it is a model of this machine that was trained to tell what answers are worth."""
+        return self.role is not None and bool(getattr(self.role.model, "value_head", False))
 
     @property
     def outlines(self) -> dict[str, RoleOutline]:
@@ -60,11 +65,17 @@ class Found:
         return ChatTemplate(source, Tokenizer.load(self.tokenizer), place)
 
 
-def find(config: JobConfig, name: str, asked: AskedConfig) -> Found:
+def find(config: JobConfig, name: str, asked: AskedConfig, *, compares: bool = False) -> Found:
     """One that is asked by the section `name` of the stage.
 
+    Args:
+        config: of the job.
+        name: of the section.
+        asked: its settings.
+        compares: whether answers are only compared, which a reward model can do, too.
+
     Raises:
-        ValueError: its weights are missing, or of no model that writes; a key is not set.
+        ValueError: its weights are missing, or of no model that can be asked; a key is not set.
     """
     where = f"stage.{name}"
     if not asked.local:
@@ -72,30 +83,35 @@ def find(config: JobConfig, name: str, asked: AskedConfig) -> Found:
         return Found(name, asked)
     weights = verified_weights(str(asked.model), None, f"{where}.model")
     model = weights.model_config
-    if not (isinstance(model, LanguageModelConfig) and model.writes and weights.tokenizer):
+    rewards = compares and getattr(model, "value_head", False)
+    if not (
+        isinstance(model, LanguageModelConfig)
+        and (model.writes or rewards)
+        and weights.tokenizer is not None
+    ):
+        also = ", or of stage=reward" if compares else ""
         raise ValueError(
             f"{where}.model={asked.model} holds no model that writes text; give a run of "
-            "stage=sft, or a model of Hugging Face that chats"
+            f"stage=sft{also}, or a model of Hugging Face that chats"
         )
     own = replace(model, weights=str(weights.path), weights_role=weights.role)
     role = replace(config.role(name), model=own)
     return Found(name, asked, role, weights.tokenizer, weights.manifest_sha256)
 
 
-def reached(found: Found, config: JobConfig, run: Run) -> LocalModel | Endpoint:
+def reached(found: Found, config: JobConfig, run: Run) -> LocalModel | RewardModel | Endpoint:
     """The one that is asked, for this rank. Every rank calls it."""
     if found.role is None:
         from orchestrator.stages.asking.endpoint import Endpoint
 
         return Endpoint(found.config, found.where)
-    from orchestrator.stages.asking.local import LocalModel
+    from orchestrator.stages.asking.local import LocalModel, RewardModel
     from orchestrator.training.roles import build_role
 
-    role = build_role(found.name, found.role, device=run.device, seed=config.seed)
-    return LocalModel(
-        role.engine,
-        found.chat(),
-        f"{found.manifest_sha256} {found.role.engine.precision}",
-        batch_size=found.config.batch_size,
-        least_mass=found.config.least_mass,
-    )
+    engine = build_role(found.name, found.role, device=run.device, seed=config.seed).engine
+    who = f"{found.manifest_sha256} {found.role.engine.precision}"
+    asked = found.config
+    if found.tells_rewards:
+        return RewardModel(engine, found.chat(), who, batch_size=asked.batch_size)
+    mass = asked.least_mass
+    return LocalModel(engine, found.chat(), who, batch_size=asked.batch_size, least_mass=mass)

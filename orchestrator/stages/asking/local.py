@@ -1,4 +1,7 @@
-"""A model on this machine that answers, a batch at a time; every rank holds it whole."""
+"""A model on this machine that answers, or tells what answers are worth, a batch at a time.
+
+Every rank holds it whole.
+"""
 
 from collections.abc import Generator, Sequence
 from itertools import groupby
@@ -12,6 +15,8 @@ from models.decoding import Sampling, TextModel, generate
 from models.decoding.generating import pad_left, prefill
 from orchestrator.stages.asking.requests import WORDS, Reply, Request
 from orchestrator.training.engine import Engine
+from orchestrator.training.loop import evaluating
+from orchestrator.training.rankings import last_values
 
 
 class LocalModel:
@@ -81,6 +86,44 @@ class LocalModel:
             Reply(tokenizer.decode([t for t in new if t != end]).strip(), len(row), len(new))
             for row, new in zip(rows, written, strict=True)
         ]
+
+
+class RewardModel:
+    """Tells what the last message is worth: the value at the token that ends it."""
+
+    def __init__(self, engine: Engine, chat: ChatTemplate, who: str, *, batch_size: int) -> None:
+        """Ask the model of `engine`, which has a value head, by `chat`."""
+        self.who = f"{who} {chat.source}"
+        self.again: dict[str, int] = {}
+        self._engine, self._chat, self._batch = engine, chat, batch_size
+
+    def ask(self, requests: Sequence[Request]) -> Generator[tuple[int, Reply]]:
+        """See `Asked`: messages of similar length together."""
+        rows = [scored_tokens(self._chat, request) for request in requests]
+        order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+        filling = self._chat.tokenizer.end_of_text
+        for start in range(0, len(order), self._batch):
+            places = order[start : start + self._batch]
+            own = [rows[place] for place in places]
+            longest = len(own[-1])
+            tokens = torch.tensor([row + [filling] * (longest - len(row)) for row in own])
+            lengths = torch.tensor([len(row) for row in own])
+            with evaluating(self._engine):
+                values = self._engine.forward(tokens.to(self._engine.device)).float()
+            rewards = last_values(values, lengths.to(values.device)).tolist()
+            for place, row, reward in zip(places, own, rewards, strict=True):
+                yield place, Reply("", len(row), 0, reward=reward)
+
+
+def scored_tokens(chat: ChatTemplate, request: Request) -> list[int]:
+    """The tokens of messages up to the one that ends the last answer."""
+    row = chat.row(request.messages)
+    return row.tokens[: row.last_answer.stop]
+
+
+def fits_scored(chat: ChatTemplate, request: Request, positions: int) -> bool:
+    """Whether messages that are to be scored fit into so many positions. Raises as `fits`."""
+    return len(scored_tokens(chat, request)) <= positions
 
 
 def word_tokens(tokenizer: Tokenizer) -> tuple[int, int]:

@@ -43,6 +43,8 @@ class Reply:
     or neither was answered."""
     problem: str | None = None
     """Why there is no answer, where there is none; it is asked for again the next time."""
+    reward: float | None = None
+    """What a reward model gives the last message. None: it is none."""
 
 
 class Asked(Protocol):

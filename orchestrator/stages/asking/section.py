@@ -156,7 +156,7 @@ class AskedConfig:
 
 @dataclass
 class JudgeConfig(AskedConfig):
-    """Who compares two answers: a model here, a server, or a rule."""
+    """Who compares two answers: a model here, which may be a reward model, a server, or a rule."""
 
     rule: str | None = None
     """A rule in RULES (stages/rewards) in the place of a model: the answer with more of it is the

@@ -6,12 +6,14 @@ Zheng et al. 2023 (MT-bench) found that models do. A verdict counts where both o
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from math import exp
 from typing import Any
 
 from orchestrator.stages.asking.items import Item
 from orchestrator.stages.asking.requests import WORDS, Reply, Request
 from orchestrator.stages.rewards import Rule
 
+MOST_EXP = 700.0  # beyond it floating point has no number
 ANSWER_TOKENS = 8  # room for "The answer is A."
 QUESTION = """{criterion}
 
@@ -95,6 +97,31 @@ def questions(item: Item, criterion: str) -> tuple[Request, Request]:
         return Request((("user", text),), ANSWER_TOKENS, choice=True)
 
     return asked(item.first, item.second), asked(item.second, item.first)
+
+
+def answers_of(item: Item) -> tuple[Request, Request]:
+    """What a reward model is asked of a pair: each answer behind its question."""
+    assert item.second is not None
+    one, two = (
+        Request((("user", item.prompt), ("assistant", answer)), 0)
+        for answer in (item.first, item.second)
+    )
+    return one, two
+
+
+def by_rewards(items: Sequence[Item], replies: Sequence[Reply]) -> list[Verdict]:
+    """Of each pair, from the rewards of its two answers, which stand one after the other.
+
+    The chance is that of Bradley and Terry, sigmoid(reward of the first - reward of the second); it
+    knows no places.
+    """
+    found = []
+    for item, one, two in zip(items, replies[::2], replies[1::2], strict=True):
+        assert one.reward is not None
+        assert two.reward is not None
+        chance = 1 / (1 + exp(min(two.reward - one.reward, MOST_EXP)))
+        found.append(Verdict(item, (chance, chance)))
+    return found
 
 
 def verdicts(items: Sequence[Item], replies: Sequence[Reply]) -> list[Verdict]:

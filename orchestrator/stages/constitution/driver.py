@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 from data.chat import template_of
 from data.messages import counted, shown
-from data.sources.conversations import named
-from models.configs import language
 from orchestrator.config import JobConfig
 from orchestrator.record.journal import Journal
 from orchestrator.stages.asking.driving import Found, find
 from orchestrator.stages.asking.items import Item
+from orchestrator.stages.asking.leaving_out import fitting
 from orchestrator.stages.asking.requests import Request
 from orchestrator.stages.asking.spending import expected, unknown
 from orchestrator.stages.asking.verdicts import questions
@@ -79,7 +78,7 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
 def _asked(config: JobConfig) -> tuple[Found, Found | None]:
     """Writer and judge. Raises ValueError if one can't be asked."""
     stage = config.section(ConstitutionConfig)
-    judge = find(config, "judge", stage.judge) if stage.judge.asked else None
+    judge = find(config, "judge", stage.judge, compares=True) if stage.judge.asked else None
     return find(config, "writer", stage.writer), judge
 
 
@@ -120,25 +119,21 @@ def _fitting(
         return prompts
     from orchestrator.stages.asking.local import fits
 
-    chat, positions = writer.chat(), language(writer.role.model).max_positions
+    chat = writer.chat()
     longest = max(
         len(chat.tokenizer.encode(f"{own.critique} {own.revision}")) for own in principles
     )
     more = 0 if stage.revise == "again" else 2 * stage.answer_tokens + longest + TURNS
-    found = []
-    for prompt in prompts:
-        with named(f"{_source(stage)}: the prompt {shown(prompt.text)}"):
-            if fits(chat, Request(prompt.messages, stage.answer_tokens + more), positions):
-                found.append(prompt)
-    if not found:
-        raise ValueError(
-            f"stage.writer.model={stage.writer.model} has {positions} positions, and no prompt "
-            f"fits with {stage.answer_tokens + more} tokens for what is said of it; try a smaller "
-            "stage.answer_tokens"
-        )
-    if left := len(prompts) - len(found):
-        say(f"data: left out as longer than the writer's {positions} positions: {left:,} prompts")
-    return found
+    room = stage.answer_tokens + more
+    return fitting(
+        writer,
+        prompts,
+        lambda prompt, positions: fits(chat, Request(prompt.messages, room), positions),
+        where=lambda prompt: f"{_source(stage)}: the prompt {shown(prompt.text)}",
+        kind="prompt",
+        need=f"fits with {room} tokens for what is said of it; try a smaller stage.answer_tokens",
+        say=say,
+    )
 
 
 TURNS = 64  # tokens, at most, that a chat template writes around three more turns

@@ -4,16 +4,17 @@ from functools import partial
 
 from orchestrator.config import JobConfig
 from orchestrator.stages.asking.answers import Stopped, ask_all, write_rows
+from orchestrator.stages.asking.comparing import compare
 from orchestrator.stages.asking.driving import reached
 from orchestrator.stages.asking.items import Item
+from orchestrator.stages.asking.leaving_out import fewer
 from orchestrator.stages.asking.spending import Spent, metrics
-from orchestrator.stages.asking.verdicts import Verdict, by_rule, questions, verdicts
+from orchestrator.stages.asking.verdicts import Verdict
 from orchestrator.stages.constitution import outcome
 from orchestrator.stages.constitution.driver import Inputs
 from orchestrator.stages.constitution.revising import Revised, criterion, revised
 from orchestrator.stages.constitution.stage import ConstitutionConfig
 from orchestrator.stages.result import Result
-from orchestrator.stages.rewards import RULES
 from orchestrator.stages.run import Run
 from orchestrator.training import distributed
 
@@ -42,14 +43,12 @@ def revise(config: JobConfig, inputs: Inputs, run: Run) -> Result:
         if distributed.rank() == 0:
             write_rows(run.folder / name, rows)
         run.event("artifact", path=name)
-    left = (
-        f"{ANSWERS} has {len(answers):,} of {len(found):,} answers: the others are empty, or still"
-    )
-    short = [f"{left} fall short of a principle"] if len(answers) < len(found) else []
+    why = "are empty, or still fall short of a principle"
+    left = fewer(ANSWERS, len(answers), len(found), "answers", why)
     learn = "orchestrate run stage={} stage.data={{run}}/{} model.weights=RUN"
     following = {"sft": (ANSWERS, answers), "dpo": (PAIRS, pairs)}
     return Result(
-        notices=(*spent.notices(), *judging.notices(), *short),
+        notices=(*spent.notices(), *judging.notices(), *left),
         samples=outcome.samples(found),
         tables=(told.table(spent, judging, stage),),
         next=tuple(
@@ -68,11 +67,5 @@ def _judged(
     if inputs.judge is None or not changed:
         return {}
     items = [Item(own.prompt.text, own.answer, own.first) for own in changed.values()]
-    stage = config.section(ConstitutionConfig)
-    if stage.judge.rule is not None:
-        said = by_rule(items, RULES[stage.judge.rule])
-    else:
-        by = criterion(inputs.principles)
-        requests = [one for item in items for one in questions(item, by)]
-        said = verdicts(items, ask_all(reached(inputs.judge, config, run), requests, run, spent))
+    said = compare(items, inputs.judge, criterion(inputs.principles), config, run, spent)
     return dict(zip(changed, said, strict=True))

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from data.chat import template_of
 from data.messages import counted, shown
-from data.sources.conversations import file_preferences, named
-from models.configs import language
+from data.sources.conversations import file_preferences
 from orchestrator.config import JobConfig
 from orchestrator.record.journal import Journal
 from orchestrator.stages.asking.driving import Found, find
 from orchestrator.stages.asking.items import Item, read_items
+from orchestrator.stages.asking.leaving_out import fitting
 from orchestrator.stages.asking.spending import expected
-from orchestrator.stages.asking.verdicts import questions
+from orchestrator.stages.asking.verdicts import answers_of, questions
 from orchestrator.stages.judge.stage import JudgingConfig
 from orchestrator.stages.stage import Outline, Ready, Say, Score
 
@@ -36,7 +36,7 @@ def outline(config: JobConfig) -> Outline:
     """The job from its settings alone. Raises ValueError for a judge that can't be asked."""
     stage = config.section(JudgingConfig)
     template_of(stage.judge.chat_template)
-    return _outline(find(config, "judge", stage.judge), f"{stage.data}, not read yet", {})
+    return _outline(_judge(config), f"{stage.data}, not read yet", {})
 
 
 def estimate(config: JobConfig, start: "Checkpoint | None") -> Outline:
@@ -49,9 +49,21 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
     return _ready(config, say)
 
 
+def _judge(config: JobConfig) -> Found:
+    """Who compares. Raises ValueError for one that can't be asked, or not that."""
+    stage = config.section(JudgingConfig)
+    found = find(config, "judge", stage.judge, compares=True)
+    if found.tells_rewards and stage.criterion != JudgingConfig.criterion:
+        raise ValueError(
+            f"stage.judge.model={stage.judge.model} is a reward model, which goes by what it has "
+            "learned; leave stage.criterion out, or give a model that writes"
+        )
+    return found
+
+
 def _ready(config: JobConfig, say: Say) -> Ready:
     stage = config.section(JudgingConfig)
-    judge = find(config, "judge", stage.judge)
+    judge = _judge(config)
     items = read_items(Path(str(stage.data)))
     if items[0].second is None:
         raise ValueError(
@@ -69,8 +81,9 @@ def _ready(config: JobConfig, say: Say) -> Ready:
         asked = [one for item in items for one in questions(item, stage.criterion)]
         lines["cost"] = expected(stage.judge, asked, len(items))
     elif judge.role is not None:
-        at_once = counted(stage.judge.batch_size, "question")
-        lines["job"] = f"{2 * len(items):,} questions, {at_once} at a time"
+        kind = "answer" if judge.tells_rewards else "question"
+        at_once = counted(stage.judge.batch_size, kind)
+        lines["job"] = f"{2 * len(items):,} {kind}s, {at_once} at a time"
 
     def record(journal: Journal, folder: Path) -> None:
         content = "".join(sorted(item.id for item in items))
@@ -103,23 +116,26 @@ def _fitting(judge: Found, items: list[Item], stage: JudgingConfig, say: Say) ->
     """
     if judge.role is None:
         return items
-    from orchestrator.stages.asking.local import fits, word_tokens
+    from orchestrator.stages.asking.local import fits, fits_scored, word_tokens
 
-    chat, positions = judge.chat(), language(judge.role.model).max_positions
-    word_tokens(chat.tokenizer)
-    found = []
-    for item in items:
-        with named(f"stage.data={stage.data}: the question {shown(item.prompt)}"):
-            if fits(chat, questions(item, stage.criterion)[0], positions):
-                found.append(item)
-    if not found:
-        raise ValueError(
-            f"stage.judge.model={stage.judge.model} has {positions} positions, and no pair of "
-            f"{stage.data} with the question fits; take a model with more, or shorter answers"
-        )
-    if left := len(items) - len(found):
-        say(f"data: left out as longer than the judge's {positions} positions: {left:,} pairs")
-    return found
+    chat = judge.chat()
+    if not judge.tells_rewards:
+        word_tokens(chat.tokenizer)
+
+    def has_room(item: Item, positions: int) -> bool:
+        if judge.tells_rewards:
+            return all(fits_scored(chat, own, positions) for own in answers_of(item))
+        return fits(chat, questions(item, stage.criterion)[0], positions)
+
+    return fitting(
+        judge,
+        items,
+        has_room,
+        where=lambda item: f"stage.data={stage.data}: the question {shown(item.prompt)}",
+        kind="pair",
+        need=f"of {stage.data} with the question fits; take a model with more, or shorter answers",
+        say=say,
+    )
 
 
 def _people(path: str, items: list[Item]) -> dict[str, float]:

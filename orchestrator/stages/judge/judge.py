@@ -1,17 +1,16 @@
 """What every rank of a judge does: it asks about each pair twice, and writes down what was said."""
 
 from orchestrator.config import JobConfig
-from orchestrator.stages.asking.answers import Stopped, ask_all, write_rows
-from orchestrator.stages.asking.driving import reached
+from orchestrator.stages.asking.answers import Stopped, write_rows
+from orchestrator.stages.asking.comparing import compare
 from orchestrator.stages.asking.items import exported
+from orchestrator.stages.asking.leaving_out import fewer
 from orchestrator.stages.asking.spending import Spent, metrics, told
-from orchestrator.stages.asking.verdicts import Verdict, by_rule, questions, verdicts
 from orchestrator.stages.judge import outcome
 from orchestrator.stages.judge.driver import Inputs
 from orchestrator.stages.judge.stage import JudgingConfig
 from orchestrator.stages.result import Result
 from orchestrator.stages.reward.scoring import save_picture
-from orchestrator.stages.rewards import RULES
 from orchestrator.stages.run import Run
 from orchestrator.training import distributed
 
@@ -22,7 +21,10 @@ def judge(config: JobConfig, inputs: Inputs, run: Run) -> Result:
     """Compare the answers of every pair, and say what that is worth. Every rank calls it."""
     stage, spent = config.section(JudgingConfig), Spent()
     try:
-        found = _found(config, inputs, run, spent)
+        found = compare(
+            inputs.items, inputs.judge, stage.criterion, config, run, spent,
+            lambda: run.event("training", device=str(run.device), from_step=0),
+        )  # fmt: skip
     except Stopped as stopped:
         return Result(stopped=True, reason=str(stopped))
     measured = outcome.measure(found, inputs.people)
@@ -41,23 +43,11 @@ def judge(config: JobConfig, inputs: Inputs, run: Run) -> Result:
             (run.folder / PICTURE).parent.mkdir(exist_ok=True)
             save_picture(measured.margins, run.folder / PICTURE, "pairs with a known better answer")
         run.event("artifact", path=PICTURE)
-    left = f"{PAIRS} has {len(rows):,} of {len(kept):,} pairs: the others have no better answer"
+    left = fewer(PAIRS, len(rows), len(kept), "pairs", "have no better answer")
     learn = f"orchestrate run stage=dpo stage.data={{run}}/{PAIRS} model.weights=RUN"
     took = told(stage.judge, spent, len(found))
     return Result(
-        notices=(*spent.notices(), *([left] if len(rows) < len(kept) else [])),
+        notices=(*spent.notices(), *left),
         tables=(measured.table(took), *outcome.disagreements(found)),
         next=(("learn it", learn),) if rows else (),
     )
-
-
-def _found(config: JobConfig, inputs: Inputs, run: Run, spent: Spent) -> list[Verdict]:
-    """The verdict on each pair; what was asked for it is counted in `spent`."""
-    stage = config.section(JudgingConfig)
-    if stage.judge.rule is not None:
-        run.event("training", device=str(run.device), from_step=0)
-        return by_rule(inputs.items, RULES[stage.judge.rule])
-    asked = reached(inputs.judge, config, run)
-    run.event("training", device=str(run.device), from_step=0)
-    requests = [one for item in inputs.items for one in questions(item, stage.criterion)]
-    return verdicts(inputs.items, ask_all(asked, requests, run, spent))

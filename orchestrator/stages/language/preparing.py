@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
-from data import DataConfig, Prepared, Tokenizer, find_prepared, prepare
+from data import DataConfig, Prepared, Tokenizer, TokenizerConfig, find_prepared, prepare
 from data.addresses import hide
 from data.ask.estimate import Estimate, estimate
 from data.config import SINGLE, SourceConfig
@@ -34,6 +35,15 @@ def make_data(config: JobConfig, say: Say, workers: int | None = None) -> Prepar
         if found < asked:
             say(f"tokenizer.vocab_size={asked}: this text fills {found} tokens, and has no more")
     return prepared
+
+
+def text_of_weights(config: JobConfig) -> JobConfig:
+    """The job with its text in the tokens of the weights that its first model starts from."""
+    model = config.role(config.role_names[0]).model
+    assert model.weights is not None  # the stage has checked it
+    found = verified_weights(model.weights, model.weights_role, allow_pickle=model.allow_pickle)
+    assert found.tokenizer is not None  # see `tokenizer_of_weights`
+    return replace(config, tokenizer=TokenizerConfig(kind="file", path=str(found.tokenizer)))
 
 
 def find_data(config: JobConfig) -> Prepared | None:

@@ -116,8 +116,13 @@ class Training(RolloutTraining):
         """What the critic expects at each token, (B, T), 0 outside the mask."""
         with evaluating(self.critic.engine):
             parts = (rollout.at(rows) for rows in slices(len(rollout), self.config.batch.micro))
-            found = [self.critic.engine.forward(part.tokens[:, :-1]).float() for part in parts]
-        return torch.where(rollout.mask, torch.cat(found), 0.0)
+            return torch.cat([expected(self.critic.engine, part) for part in parts])
+
+
+def expected(critic: Engine, rollout: Rollout) -> Tensor:
+    """What a critic says of each token, fp32 (B, T), 0 outside the mask."""
+    values: Tensor = critic.forward(rollout.tokens[:, :-1], loss_mask=rollout.mask)
+    return values.float()
 
 
 def critic_objective(stage: PPOConfig) -> Objective[MicroBatch]:
@@ -127,7 +132,7 @@ def critic_objective(stage: PPOConfig) -> Objective[MicroBatch]:
         own = batch.of
         assert isinstance(own, Valued)
         mask = own.rollout.mask
-        values = engine.forward(own.rollout.tokens[:, :-1]).float()  # (B, T)
+        values = expected(engine, own.rollout)
         losses = value_loss(values, own.values, own.returns, mask, stage.value_clip)
         weights = token_weights(mask, stage.aggregation, stage.answer_tokens)
         return Summed((losses * weights).sum())

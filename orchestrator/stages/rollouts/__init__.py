@@ -11,6 +11,8 @@ recording.py what the record says of a step's answers
 clock.py     seconds of the parts of a step
 asking.py    which answers a rank wants in a step, and from which seeds
 engines.py   rollout engines in processes of their own, which write the answers
+text.py      text that the policy learns beside answers: made, and how far a run is in it
+pretraining.py its gradient, on every rank
 updating.py  one optimizer step on answers, and the objective of a policy
 measuring.py the true reward of a policy on held-out prompts
 outcome.py   the true reward before and after, with intervals; answers before and after

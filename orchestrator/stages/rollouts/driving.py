@@ -1,6 +1,7 @@
 """A stage of rollouts in the process that starts the job: arithmetic, prompts, record."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,12 @@ from orchestrator.stages.examples.driving import ready_of
 from orchestrator.stages.examples.published import open_arrays
 from orchestrator.stages.examples.ragged import filled_lengths
 from orchestrator.stages.examples.splitting import left_out
+from orchestrator.stages.language.preparing import describe
 from orchestrator.stages.language.roles import language_role, tokenizer_of_all, value_role
+from orchestrator.stages.rollouts.engine_settings import BLOCK, VLLM
 from orchestrator.stages.rollouts.prompts import PublishedPrompts, publish_prompts
 from orchestrator.stages.rollouts.section import OWN, REWARD, RolloutConfig
+from orchestrator.stages.rollouts.text import text_of, with_text
 from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Score, Shown, Work
 from orchestrator.stages.weights import verified_weights
 
@@ -49,6 +53,7 @@ def outline(config: JobConfig) -> Outline:
     template_of(stage.chat_template)
     tokenizer = tokenizer_of_all(config)
     _check_reward_model(config)
+    _check_engines(config, stage)
     return _outline(config, f"{_source(stage)}, not read yet", tokenizer.vocab_size)
 
 
@@ -71,13 +76,19 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
         seed=config.seed,
         cache=cache_root(),
     )
+    text = text_of(config, start, say) if stage.ptx_coefficient else None
+    if text is not None:
+        published = replace(published, text=text.published())
     if published.too_long:
         say(left_out(published.too_long, "prompt", f"stage.prompt_tokens={stage.prompt_tokens}"))
     data = (
         f"{_source(stage)}: {published.train:,} train and {published.validation:,} held-out "
         f"prompts, {published.tokens:.1f} tokens a prompt"
     )
-    return ready_of(
+    if text is not None:
+        data += f"; {sum(own.tokens for own in text.train_sets.values()):,} tokens of "
+        data += f"{describe(config.data)} beside them"
+    ready = ready_of(
         config,
         start,
         _outline(config, data, published.vocab_size, published),
@@ -87,6 +98,7 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
         source=stage.data or "python_docs",
         columns={"messages": "list"},
     )
+    return ready if text is None else with_text(ready, config, text)
 
 
 def _check_reward_model(config: JobConfig) -> None:
@@ -101,6 +113,21 @@ def _check_reward_model(config: JobConfig) -> None:
             f"roles.reward.model.weights={model.weights} has no value head, which tells rewards; "
             "give a run of stage=reward"
         )
+
+
+def _check_engines(config: JobConfig, stage: RolloutConfig) -> None:
+    """Raise ValueError if vLLM is not there, or can't write with the policy."""
+    if stage.engine_kind == VLLM:
+        from orchestrator.training.vllm_engine import check_vllm
+
+        assert stage.engine_python is not None  # the settings were checked
+        if config.resources.gpus_per_worker > 1:
+            raise ValueError(
+                f"stage.engine_kind=vllm writes on one GPU, and resources.gpus_per_worker="
+                f"{config.resources.gpus_per_worker}; set resources.gpus_per_worker=1"
+            )
+        policy = rollout_role(config, tokenizer_of_all(config).vocab_size, stage.roles[0])
+        check_vllm(stage.engine_python, policy.model, config.resources.device)
 
 
 def _reward(config: JobConfig, stage: RolloutConfig) -> str:
@@ -125,7 +152,7 @@ def _outline(
     """The plan of a job whose steps are rollouts with the updates by them."""
     stage, batch = config.section(RolloutConfig), config.batch
     roles = {
-        name: RoleOutline.of(rollout_role(config, vocabulary, name), work_of(stage, name))
+        name: RoleOutline.of(rollout_role(config, vocabulary, name), work_of(config, name))
         for name in config.role_names
     }
     answers = batch.step * stage.steps
@@ -165,18 +192,22 @@ def _outline(
     )
 
 
-def work_of(stage: RolloutConfig, role: str) -> Work:
+def work_of(config: JobConfig, role: str) -> Work:
     """What a step asks of a model: the policy writes, all look at it, what is trained learns."""
+    stage, text = config.section(RolloutConfig), config.data.sequence_length
     trained, policy = role not in stage.frozen, role == stage.roles[0]
     return Work(
         passes=stage.epochs if trained else 0,
+        text=text if policy and stage.ptx_coefficient else 0,
         looks=1,
         written=stage.answer_tokens if policy else 0,
         writers=stage.engines if policy else 0,
+        block=BLOCK if stage.engine_kind == VLLM else None,
         ahead=policy and stage.off_policy_steps > 0,
         updates=stage.updates if trained else 0,
         loss="scores",
         scored=stage.answer_tokens,
+        averaged=policy and stage.ema_decay is not None,
     )
 
 
@@ -190,14 +221,19 @@ def flops_per_answer(config: JobConfig, published: PublishedPrompts) -> float:
     """Floating-point operations for an answer of full length, of all that is done with it.
 
     A forward pass of the policy writes it and one scores it, one of each other model scores it,
-    and each epoch takes a forward and a backward pass, which is three forward passes.
+    and each epoch takes a forward and a backward pass, which is three forward passes. So does a
+    row of text beside it.
     """
     stage = config.section(RolloutConfig)
     tokens = round(published.tokens) + stage.answer_tokens
     found = 0.0
     for name in config.role_names:
-        model = rollout_role(config, published.vocab_size, name).model
-        passes = 1 + (name == stage.roles[0])
+        model, policy = (
+            rollout_role(config, published.vocab_size, name).model,
+            name == stage.roles[0],
+        )
         trained = 0 if name in stage.frozen else 3 * stage.epochs
-        found += cost.flops_per_sample(model, tokens) / 3 * (passes + trained)
+        found += cost.flops_per_sample(model, tokens) / 3 * (1 + policy + trained)
+        if policy and stage.ptx_coefficient:
+            found += stage.epochs * cost.flops_per_sample(model, config.data.sequence_length)
     return found

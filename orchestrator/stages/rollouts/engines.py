@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from itertools import cycle
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from cluster.service import Joined, Placement, Service, service
+from models.configs import GPTConfig
 from orchestrator.config import JobConfig
 from orchestrator.stages.rollouts.asking import Wanted
+from orchestrator.stages.rollouts.engine_settings import VLLM
 from orchestrator.stages.rollouts.section import RolloutConfig
 from orchestrator.stages.run import Run
 from orchestrator.training import distributed
@@ -26,10 +28,12 @@ from orchestrator.training.rollout_engine import (
     Asked,
     EngineSettings,
     RolloutEngine,
+    Weights,
     Written,
     gathered_weights,
     precision_of,
 )
+from orchestrator.training.vllm_engine import VllmEngine, VllmSettings
 
 LOOK_S = 1.0
 Result = TypeVar("Result")
@@ -37,46 +41,83 @@ Answers = dict[int, tuple[list[int], list[float]]]
 """Tokens and their log-probabilities, by the number of the answer."""
 
 
+class Writer(Protocol):
+    """An engine of any kind."""
+
+    def load(self, weights: Weights) -> None:
+        """Take over weights."""
+
+    def write(self, asked: Asked) -> tuple[Written, float]:
+        """Answers to prompts, and the seconds that they took."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what it holds outside of its process."""
+
+
 @contextmanager
 def rollout_engines(config: JobConfig, run: Run, policy: Role, end: int) -> Iterator["Engines"]:
     """The engines of a run, while the block runs. Every rank calls it."""
     stage, resources = config.section(RolloutConfig), config.resources
-    settings = EngineSettings(policy.config.model, precision_of(policy.engine), resources.device)
     if distributed.rank() != 0:
-        yield Engines(None, stage, run, end)
+        yield Engines(None, RolloutEngine, stage, run, end)
         return
+    kind, settings = _kind_of(config, policy)
     if resources.launcher == "inline":
-        yield Engines(Here(settings, stage.engines), stage, run, end)
+        here = Here([kind(settings, index) for index in range(stage.engines)])
+        try:
+            yield Engines(here, kind, stage, run, end)
+        finally:
+            here.close()
         return
+    if kind is VllmEngine:
+        run.event("engine", message=f"starting {stage.engines} x vLLM, which takes minutes")
     placement = Placement(stage.engines, resources.cpus_per_worker, resources.gpus_per_worker)
     with service(
-        RolloutEngine,
+        kind,
         settings,
         placement,
         log_folder=run.folder / "logs" / "engines",
         say=lambda line: run.event("engine", message=line),
         session=Joined(),
     ) as replicas:
-        yield Engines(replicas, stage, run, end)
+        yield Engines(replicas, kind, stage, run, end)
+
+
+def _kind_of(config: JobConfig, policy: Role) -> tuple[Any, EngineSettings | VllmSettings]:
+    """The class of the engines, and what one of them is made from."""
+    stage = config.section(RolloutConfig)
+    model, precision = policy.config.model, precision_of(policy.engine)
+    if stage.engine_kind != VLLM:
+        return RolloutEngine, EngineSettings(model, precision, config.resources.device)
+    assert stage.engine_python is not None  # the settings were checked
+    rows = -(-max(config.batch.step, stage.validation_prompts) // stage.engines)
+    longest = stage.prompt_tokens + stage.answer_tokens
+    assert isinstance(model, GPTConfig)  # the driver has checked it
+    device = config.resources.device
+    return VllmEngine, VllmSettings(stage.engine_python, model, precision, longest, rows, device)
 
 
 class Here:
     """Engines in this process, for a debugger, with the methods of a service that are called."""
 
-    def __init__(self, settings: EngineSettings, engines: int) -> None:
-        """Make so many."""
-        self._engines = [RolloutEngine(settings, index) for index in range(engines)]
+    def __init__(self, engines: Sequence[Writer]) -> None:
+        """Of these."""
+        self._engines = engines
 
-    def broadcast(self, method: Callable[[RolloutEngine, Any], Any], arrays: Any) -> None:
+    def broadcast(self, method: Callable[[Any, Any], Any], arrays: Any) -> None:
         """Call a method of each of them."""
         for engine in self._engines:
             method(engine, arrays)
 
-    def map(
-        self, method: Callable[[RolloutEngine, Asked], Result], arguments: Sequence[Asked]
-    ) -> list[Result]:
+    def map(self, method: Callable[[Any, Asked], Result], asked: Sequence[Asked]) -> list[Result]:
         """Call a method with each argument; results in order."""
-        return [method(*each) for each in zip(cycle(self._engines), arguments, strict=False)]
+        return [method(*each) for each in zip(cycle(self._engines), asked, strict=False)]
+
+    def close(self) -> None:
+        """Let go of them."""
+        for engine in self._engines:
+            engine.close()
 
 
 class Engines:
@@ -84,7 +125,8 @@ class Engines:
 
     def __init__(
         self,
-        replicas: Service[RolloutEngine] | Here | None,
+        replicas: Service[Writer] | Here | None,
+        kind: type[Writer],
         stage: RolloutConfig,
         run: Run,
         end: int,
@@ -93,11 +135,13 @@ class Engines:
 
         Args:
             replicas: the engines, on rank 0.
+            kind: their class, there.
             stage: the settings.
             run: of this rank.
             end: the token that ends an answer.
         """
-        self._replicas, self._stage, self._run, self._end = replicas, stage, run, end
+        self._replicas, self._kind = replicas, kind
+        self._stage, self._run, self._end = stage, run, end
         self._thread = ThreadPoolExecutor(1, "rollouts")
         self._numbers: list[int] = []
         self._begun: Future[list[tuple[Written, float]]] | None = None  # on rank 0
@@ -119,7 +163,7 @@ class Engines:
         self._settle()
         weights = gathered_weights(policy.engine)
         if self._replicas is not None:
-            self._replicas.broadcast(RolloutEngine.load, weights)
+            self._replicas.broadcast(self._kind.load, weights)
         self._synced = updates
         self._waited += time.monotonic() - begun
 
@@ -148,7 +192,7 @@ class Engines:
             for part in parts
         ]
         assert self._replicas is not None
-        self._begun = self._thread.submit(self._replicas.map, RolloutEngine.write, asked)
+        self._begun = self._thread.submit(self._replicas.map, self._kind.write, asked)
 
     def take(self, questions: Sequence[Wanted]) -> Rollout:
         """The answers that were begun; the questions are this rank's of then."""

@@ -16,9 +16,14 @@ from orchestrator.training.rankings import last_values
 from orchestrator.training.roles import Role
 from orchestrator.training.rollout import Rollout, slices
 
+MOST_APART = 1.2
+"""Mean of exp |difference| of log-probabilities at which an engine computes something else than the
+policy; rounding alone stays below 1.05."""
+
 
 class RanAway(RuntimeError):
-    """A policy is too far from its reference, or a reward is no number; raised on every rank."""
+    """A policy is too far from its reference or from who writes for it, or a reward is no number;
+    raised on every rank."""
 
 
 def by_rule(rule: Rule, asked: Asked, device: torch.device) -> Tensor:
@@ -61,6 +66,22 @@ def check_rewards(step: int, ids: NDArray[np.int64], rewards: Tensor) -> None:
         raise RanAway(
             f"the reward of {len(bad)} answers of step {step} is no number, the first is that "
             f"of answer {bad[0]}; look at what gives it"
+        )
+
+
+def check_sampler(step: int, apart: float) -> None:
+    """Raise RanAway if an engine with a policy's own weights says something else of its answers.
+
+    Args:
+        step: for the message.
+        apart: mean of exp |difference| of their log-probabilities, over the tokens of all ranks.
+    """
+    if not apart <= MOST_APART:
+        raise RanAway(
+            f"the engine and the policy of step {step} have the same weights and differ by "
+            f"{apart:.4g} in what they say of a token (mean exp |difference|, at most "
+            f"{MOST_APART:g}), so that one computes something else; try engine.precision=fp32, or "
+            "leave stage.engine_kind out"
         )
 
 

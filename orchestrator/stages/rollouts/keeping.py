@@ -35,23 +35,33 @@ def write(folder: Path, step: int, answers: Iterable[Mapping[str, Any]]) -> Path
 
 def rows_of(asked: Asked, experience: Experience, tokenizer: Tokenizer) -> list[dict[str, Any]]:
     """What is kept of each answer of a rank."""
+    mask = asked.rollout.mask
+    lengths = mask.sum(1).tolist()
+
+    def of_answers(values: Tensor) -> list[list[Any]]:
+        return [own.tolist() for own in values[mask].split_with_sizes(lengths)]
+
+    answers = of_answers(asked.rollout.tokens[:, 1:])
+    pieces = {token: tokenizer.decode([token]) for token in {n for own in answers for n in own}}
+    columns = (
+        *(asked.ids.tolist(), asked.prompts, asked.texts, experience.rewards.tolist()),
+        *(asked.rollout.ended.tolist(), answers),
+        *(of_answers(experience.kl), of_answers(experience.advantages)),
+    )
     return [
         {
-            "answer_id": int(number),
+            "answer_id": number,
             "prompt": prompt,
             "answer": text,
             "reference": reference,
-            "reward": round(float(experience.rewards[row]), 5),
-            "ended": bool(asked.rollout.ended[row]),
-            "tokens": [
-                tokenizer.decode([token])
-                for token in asked.rollout.tokens[row, 1:][asked.rollout.mask[row]].tolist()
-            ],
-            "token_kl": _rounded(experience.kl[row][asked.rollout.mask[row]]),
-            "token_advantages": _rounded(experience.advantages[row][asked.rollout.mask[row]]),
+            "reward": round(reward, 5),
+            "ended": ended,
+            "tokens": [pieces[token] for token in answer],
+            "token_kl": _rounded(kl),
+            "token_advantages": _rounded(advantages),
         }
-        for row, (number, (prompt, reference), text) in enumerate(
-            zip(asked.ids, asked.prompts, asked.texts, strict=True)
+        for number, (prompt, reference), text, reward, ended, answer, kl, advantages in zip(
+            *columns, strict=True
         )
     ]
 
@@ -67,5 +77,5 @@ def steps_of(folder: Path) -> list[int]:
     return sorted(int(number) for number in found if number.isdigit())
 
 
-def _rounded(values: Tensor) -> list[float]:
-    return [round(float(value), 5) for value in values]
+def _rounded(values: Iterable[float]) -> list[float]:
+    return [round(value, 5) for value in values]

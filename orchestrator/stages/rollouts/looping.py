@@ -9,9 +9,12 @@ from orchestrator.stages.examples.resuming import FACTS, account
 from orchestrator.stages.examples.training import ExampleTraining
 from orchestrator.stages.rollouts.clock import StepClock
 from orchestrator.stages.rollouts.engines import Engines
+from orchestrator.stages.rollouts.pretraining import Text
 from orchestrator.stages.rollouts.prompts import Questions
 from orchestrator.stages.rollouts.section import RolloutConfig
+from orchestrator.stages.rollouts.text import PTX
 from orchestrator.training import distributed
+from orchestrator.training.averaging import MovingAverage
 from orchestrator.training.loop import Metrics, Schedule, Trained, once_an_epoch
 from orchestrator.training.own_work import OwnWork
 from orchestrator.training.patience import END, STEP
@@ -29,6 +32,10 @@ class RolloutLoop(ExampleTraining[Questions]):
     own_work: OwnWork
     clock: StepClock
     updates_done = 0
+    average: MovingAverage | None = None
+    """Of the policy's weights."""
+    text: Text | None = None
+    """Learned beside answers."""
     engines: Engines | None = None
     """Those that write the answers. None: the policy itself."""
 
@@ -113,9 +120,11 @@ class RolloutLoop(ExampleTraining[Questions]):
         about = {**self.about, UPDATES: self.updates_done, **self.state}
         if self.settings.off_policy_steps and self.engines is not None:
             about[BEGUN] = self.engines.state
+        if self.text is not None:
+            about[PTX] = self.text.commit()
         self.checkpoints.save(
             step,
-            self.trained_roles,
+            [*self.trained_roles, *([] if self.average is None else [self.average])],
             self.tokenizer,
             {FACTS: account(self.config, self.fingerprint, self.position, about)},
             self.latest,

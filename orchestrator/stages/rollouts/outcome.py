@@ -1,6 +1,6 @@
 """What got better: the true reward of held-out prompts before and after, and a few answers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -81,6 +81,7 @@ def tables(
     rule: str,
     kl_limit: float | None,
     seed: int,
+    averaged: Measured | None = None,
 ) -> tuple[Table, ...]:
     """What got better, by how much and how sure that is; and answers before and after.
 
@@ -91,25 +92,33 @@ def tables(
         rule: the true reward.
         kl_limit: the bound of KL.
         seed: of the resampling.
+        averaged: by the averaged weights. None: there are none.
     """
     numbers = "{:.3f} ({:.3f} to {:.3f})".format
     bound = "no bound" if kl_limit is None else f"at most {kl_limit:g}"
-    rewards = [(f"reward: {rule}", before.rewards, after.rewards)]
-    if before.learned is not None and after.learned is not None:
-        rewards = [
-            (f"true reward: {rule}", before.rewards, after.rewards),
-            ("reward by the model it learns from", before.learned, after.learned),
-        ]
+    looks = {"before": before, "after": after}
+    looks |= {} if averaged is None else {"averaged": averaged}
+
+    def row(name: str, told: Callable[[Measured], str], last: str) -> tuple[str, ...]:
+        return (name, *(told(own) for own in looks.values()), last)
+
+    def reward(name: str, of: Callable[[Measured], Any]) -> tuple[str, ...]:
+        change = numbers(*gain(of(before), of(after), seed))
+        return row(name, lambda own: numbers(*_interval(of(own), seed)), change)
+
+    learned = before.learned is not None
     rows = (
+        reward(f"true reward: {rule}" if learned else f"reward: {rule}", lambda own: own.rewards),
         *(
-            (name, *(numbers(*_interval(own, seed)) for own in pair), numbers(*gain(*pair, seed)))
-            for name, *pair in rewards
+            [reward("reward by the model it learns from", lambda own: own.learned)]
+            if learned
+            else []
         ),
-        ("KL, nats per token", f"{before.kl:.4f}", f"{after.kl:.4f}", bound),
-        ("tokens of an answer", f"{before.tokens:.1f}", f"{after.tokens:.1f}", ""),
-        ("answers that end", f"{before.ended:.1%}", f"{after.ended:.1%}", ""),
+        row("KL, nats per token", lambda own: f"{own.kl:.4f}", bound),
+        row("tokens of an answer", lambda own: f"{own.tokens:.1f}", ""),
+        row("answers that end", lambda own: f"{own.ended:.1%}", ""),
     )
-    columns = (f"{len(after.rewards):,} held-out prompts", "before", "after", "gain")
+    columns = (f"{len(after.rewards):,} held-out prompts", *looks, "gain")
     shown = tuple(
         (cut(prompt.splitlines()[-1], LONGEST_SHOWN), *(cut(own, LONGEST_SHOWN) for own in texts))
         for (prompt, answer), *pair in zip(asked, before.answers, after.answers, strict=False)

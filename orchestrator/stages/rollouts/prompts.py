@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data import Published as PublishedText
 from data import Tokenizer
 from data.chat import ChatTemplate
 from data.order import Ids
@@ -36,6 +37,8 @@ class PublishedPrompts(Published):
     """Mean of the tokens of a prompt of the training split."""
     too_long: int
     """Prompts left out because they have more than stage.prompt_tokens."""
+    text: PublishedText | None = None
+    """Learned beside answers. None: there is none."""
 
 
 @dataclass(frozen=True)

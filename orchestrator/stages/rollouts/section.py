@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from data.files import expand_home
@@ -13,6 +14,7 @@ from orchestrator.config.changes import Change
 from orchestrator.config.checks import check_at_least, check_choice, nearest_multiples
 from orchestrator.config.stage import BatchSizes, TrainingConfig
 from orchestrator.stages.rewards import RULES
+from orchestrator.stages.rollouts.engine_settings import OURS, EnginesConfig
 
 if TYPE_CHECKING:
     from orchestrator.config.job import JobConfig
@@ -25,10 +27,10 @@ AGGREGATIONS = ("token", "sequence", "constant")  # those of training/policy_los
 
 
 @dataclass
-class RolloutConfig(TrainingConfig):
+class RolloutConfig(EnginesConfig, TrainingConfig):
     """A step lets the policy answer prompts, and learns from the rewards of the answers."""
 
-    reads: ClassVar[tuple[str, ...]] = (*TrainingConfig.reads, "tokenizer")
+    reads: ClassVar[tuple[str, ...]] = (*TrainingConfig.reads, "tokenizer", "data")
     roles: ClassVar[tuple[str, ...]] = ("model", "reference", REWARD)
     frozen: ClassVar[tuple[str, ...]] = ("reference", REWARD)
     optional: ClassVar[tuple[str, ...]] = (REWARD,)
@@ -44,10 +46,14 @@ class RolloutConfig(TrainingConfig):
                 *("rule", "answer_tokens", "temperature", "epochs", "mini_batches", "clip_low"),
                 *("clip_high", "aggregation", "kl_coefficient", "kl_estimator"),
                 *("entropy_coefficient", "off_policy_steps", "importance_limit"),
+                "engine_kind",
+                *("ptx_coefficient", "ema_decay"),
             ),
             Change.MATHEMATICS,
         ),
-        **dict.fromkeys(("kl_limit", "validation_prompts", "engines"), Change.FREE),
+        **dict.fromkeys(
+            ("kl_limit", "validation_prompts", "engines", "engine_python"), Change.FREE
+        ),
     }
     measures: ClassVar[Mapping[str, str]] = {
         "validation/reward": "higher",
@@ -104,17 +110,14 @@ class RolloutConfig(TrainingConfig):
     never does for that."""
     entropy_coefficient: float = 0.0
     """What a nat of entropy of the policy is worth, at each token."""
-    engines: int = 0
-    """Rollout engines: processes of their own, each with as many CPUs and GPUs as a worker, which
-    hold the policy whole and write the answers. Weights go there after each update, hashed on both
-    sides. 0: each worker writes its own. With resources.launcher=inline they live in this process.
+    ptx_coefficient: float = 0.0
+    """What a nat of loss on text of the section `data` costs, the mean over its tokens: each
+    optimizer step learns as many rows of it as answers (PPO-ptx), so that the policy does not
+    forget it. 0: none is read."""
+    ema_decay: float | None = None
+    """What a moving average of the policy's weights keeps of itself in an optimizer step, such as
+    0.992. Checkpoints have it as the role ema; it is measured at the end, too. None: there is none.
     """
-    off_policy_steps: int = 0
-    """0: a step learns from answers that the policy has just written; 1: engines write the answers
-    of the next step meanwhile, with the weights before this one's updates."""
-    importance_limit: float = 2.0
-    """off_policy_steps: a token counts by its probability now / when it was written, and at most so
-    much (truncated importance sampling)."""
     evaluate_every: int | None = 20
     checkpoint_every: int | None = 20
 
@@ -123,6 +126,8 @@ class RolloutConfig(TrainingConfig):
         super().__post_init__()
         self.data = expand_home("stage.data", self.data)
         self.chat_template = expand_home("stage.chat_template", self.chat_template)
+        if (python := expand_home("stage.engine_python", self.engine_python)) is not None:
+            self.engine_python = str(Path(python).absolute())  # workers have another folder
         for name in (
             *("prompt_tokens", "answer_tokens", "validation_prompts", "epochs", "mini_batches"),
         ):
@@ -137,18 +142,7 @@ class RolloutConfig(TrainingConfig):
             )
         check_above_0("temperature", self.temperature, 1.0)
         check_above_0("importance_limit", self.importance_limit, 2.0)
-        check_at_least("stage.engines", self.engines, 0)
-        check_at_least("stage.off_policy_steps", self.off_policy_steps, 0)
-        if self.off_policy_steps > 1:
-            raise ValueError(
-                f"stage.off_policy_steps={self.off_policy_steps} must be 0 or 1: older answers "
-                "teach what the policy no longer does; try stage.off_policy_steps=1"
-            )
-        if self.off_policy_steps and not self.engines:
-            raise ValueError(
-                f"stage.off_policy_steps={self.off_policy_steps} is for rollout engines, which "
-                "write while workers learn, and stage.engines=0; add stage.engines=1"
-            )
+        self.check_engines()
         check_above_0("clip_low", self.clip_low, 0.2)
         check_above_0("clip_high", self.clip_high, 0.2)
         if self.clip_low >= 1:
@@ -158,7 +152,12 @@ class RolloutConfig(TrainingConfig):
             )
         if self.kl_limit is not None:
             check_above_0("kl_limit", self.kl_limit, 1.0)
-        for name in ("kl_coefficient", "entropy_coefficient"):
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(
+                f"stage.ema_decay={self.ema_decay} must lie between 0 and 1; try "
+                "stage.ema_decay=0.992"
+            )
+        for name in ("kl_coefficient", "entropy_coefficient", "ptx_coefficient"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise ValueError(f"stage.{name}={value} must be at least 0 and finite")
@@ -169,14 +168,14 @@ class RolloutConfig(TrainingConfig):
         return self.best_metric or "validation/reward"
 
     @property
-    def processes(self) -> int:
-        """The rollout engines."""
-        return self.engines
-
-    @property
     def updates(self) -> int:
         """Optimizer steps of a step."""
         return self.epochs * self.mini_batches
+
+    @property
+    def rows_of_text(self) -> int:
+        """In an optimizer step, over all ranks: as many as answers."""
+        return self.global_batch_size // self.mini_batches
 
     @property
     def copies(self) -> int:
@@ -198,8 +197,16 @@ class RolloutConfig(TrainingConfig):
         found = super().unread(job)
         if job.tokenizer.kind != "file":
             found["tokenizer"] = "model.weights brings its own"
-        if not self.off_policy_steps:
-            found["stage.importance_limit"] = "it is for stage.off_policy_steps=1"
+        if not self.corrects:
+            found["stage.importance_limit"] = (
+                "it is for stage.off_policy_steps=1 and stage.engine_kind=vllm"
+            )
+        if self.engine_kind == OURS:
+            found["stage.engine_python"] = "it is for stage.engine_kind=vllm"
+        if self.ptx_coefficient:
+            found["data.drift"] = "nobody compares the text that stage.ptx_coefficient adds"
+        else:
+            found["data"] = "it is for stage.ptx_coefficient, which is 0"
         return found
 
     def check_job(self, job: JobConfig) -> None:
@@ -211,6 +218,7 @@ class RolloutConfig(TrainingConfig):
                 "roles.reward is a model that tells what answers are worth; add "
                 "roles.reward.model.weights=RUN, a run of stage=reward"
             )
+        self._check_text(job)
         for name in job.role_names:
             model = language(job.role(name).model)
             if model.weights is None:
@@ -232,6 +240,23 @@ class RolloutConfig(TrainingConfig):
                     f"model.dropout={getattr(model, 'dropout')} would make the policy that learns "  # noqa: B009
                     "another one than that which has written the answers; set model.dropout=0"
                 )
+
+    def _check_text(self, job: JobConfig) -> None:
+        """Check that the policy can read the rows of text beside answers."""
+        model, length = language(job.role(self.roles[0]).model), job.data.sequence_length
+        if not self.ptx_coefficient:
+            return
+        if length > model.max_positions:
+            raise ValueError(
+                f"data.sequence_length={length}, of the rows of stage.ptx_coefficient="
+                f"{self.ptx_coefficient}, is longer than model.max_positions="
+                f"{model.max_positions}; try data.sequence_length={model.max_positions}"
+            )
+        if job.data.isolate_documents and not isinstance(model, CausalConfig):
+            raise ValueError(
+                f"model.family={model.family} can't keep the documents of a row apart; set "
+                "data.isolate_documents=false"
+            )
 
     def _unit(self, workers: int) -> int:
         return self.mini_batches * (self.micro_batch_size or 1) * workers

@@ -7,13 +7,14 @@ answer alone: who goes on from it draws the same answers.
 """
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data import Tokenizer
+from data import Tokenizer, open_published
 from orchestrator.config import JobConfig, RoleConfig
 from orchestrator.record.checkpoints import Checkpoint
 from orchestrator.record.checkpoints.manifest import TOKENIZER
@@ -29,6 +30,7 @@ from orchestrator.stages.rollouts.engines import rollout_engines
 from orchestrator.stages.rollouts.looping import BEGUN, UPDATES, RolloutLoop
 from orchestrator.stages.rollouts.measuring import measure
 from orchestrator.stages.rollouts.outcome import Measured, gain_metrics, tables
+from orchestrator.stages.rollouts.pretraining import Text
 from orchestrator.stages.rollouts.prompts import PublishedPrompts, Questions, open_split
 from orchestrator.stages.rollouts.section import REWARD, RolloutConfig
 from orchestrator.stages.rollouts.updating import (
@@ -39,6 +41,8 @@ from orchestrator.stages.rollouts.updating import (
 )
 from orchestrator.stages.run import Run
 from orchestrator.training import distributed
+from orchestrator.training.averaging import EMA, MovingAverage
+from orchestrator.training.checkpoint import open_role
 from orchestrator.training.kl import kl_estimate
 from orchestrator.training.loop import Metrics, Trained
 from orchestrator.training.own_work import OwnWork
@@ -68,21 +72,33 @@ class RolloutTraining(RolloutLoop):
             {"chat_template": published.template}, flops_per_answer(config, published),
         )  # fmt: skip
         self.own_work = OwnWork(run.device)
-        self.update_policy = self.updates_of(self.model)
+        after = None if self.average is None else self.average.update
+        self.update_policy = self.updates_of(self.model, after=after, text=self.text)
 
     def make(self, role: RoleConfig) -> None:
         """Make the policy, as it is where the run goes on, and the reference, as it always is."""
         start = self.checkpoints.start
         if start is not None:
             self.updates_done = start.facts[FACTS][UPDATES]
-        self.model = self.trained_role("model", role)
+        if self.published.text is not None:
+            prepared = open_published(self.published.text, self.run.cache)
+            self.text = Text(self.config, prepared, start)
+        self.model = self.trained_role("model", role, passes=1 if self.text is None else 2)
+        if self.settings.ema_decay is not None:
+            begun = start is not None and EMA in start.roles
+            saved = open_role(start, EMA) if start is not None and begun else None
+            self.average = MovingAverage(self.model, self.settings.ema_decay, saved)
         self.reference = self.frozen_role("reference")
         given = REWARD in self.config.role_names
         self.reward_model = self.frozen_role(REWARD) if given else None
 
-    def trained_role(self, name: str, role: RoleConfig) -> Role:
-        """A model that is updated, as it is where the run goes on."""
-        return self.checkpoints.build(name, role, self.config, self.updates_done)
+    def trained_role(self, name: str, role: RoleConfig, passes: int = 1) -> Role:
+        """A model that is updated, as it is where the run goes on.
+
+        An optimizer step takes so many passes for each micro-batch of answers.
+        """
+        steps = passes * self.config.batch.accumulation_steps
+        return self.checkpoints.build(name, role, self.config, self.updates_done, steps)
 
     def frozen_role(self, name: str) -> Role:
         """A model that stays as it was saved."""
@@ -94,10 +110,10 @@ class RolloutTraining(RolloutLoop):
             micro_batch=self.config.batch.micro,
         )
 
-    def updates_of(self, role: Role) -> Updates:
-        """What takes the optimizer steps of a role."""
+    def updates_of(self, role: Role, **more: Any) -> Updates:
+        """What takes the optimizer steps of a role; `more` as `Updates` takes it."""
         before = self.checkpoints.before_update
-        return Updates(role.engine, self.config.seed, before, self.own_work)
+        return Updates(role.engine, self.config.seed, self.own_work, before=before, **more)
 
     def position_of(self, start: Checkpoint) -> int:
         """Where the run goes on. Raises ValueError for another model or other prompts."""
@@ -185,6 +201,9 @@ class RolloutTraining(RolloutLoop):
         with self.clock("scoring"):
             old, reference = (self.logprobs(own, rollout) for own in (self.model, self.reference))
             rewards = self.rewards(asked)
+        if self.settings.corrects and not self.settings.off_policy_steps:
+            apart = (old - rollout.sampled).abs().exp()
+            judging.check_sampler(step, mean_over_tokens(apart, rollout.mask))
         judging.check_rewards(step, asked.ids, rewards)
         found = Experience(rollout, rewards, old, reference, torch.zeros_like(old))
         judging.check_distance(step, mean_over_tokens(found.kl, rollout.mask), self.settings)
@@ -208,6 +227,8 @@ class RolloutTraining(RolloutLoop):
                 self.run.fence.check()
             keeping.write(self.run.folder, step, [row for own in every for row in own])
         told = recording.metrics(experience)
+        if self.text is not None:
+            told["train/ptx_tokens"] = float(self.text.tokens)
         if self.reward_model is not None:
             told["train/true_reward"] = recording.mean_over_answers(self.true_rewards(asked))
         return told
@@ -267,7 +288,7 @@ class RolloutTraining(RolloutLoop):
         if restored and self.engines is not None:
             self.engines.forget()
         after = self.measure() if restored else self.measured
-        before = Measured(**self.about[BEFORE])
+        before, averaged = Measured(**self.about[BEFORE]), self.measure_average(outcome.step)
         self.record(outcome.step, gain_metrics(before, after, self.config.seed))
         found = tables(
             before,
@@ -276,5 +297,21 @@ class RolloutTraining(RolloutLoop):
             rule=self.settings.rule,
             kl_limit=self.settings.kl_limit,
             seed=self.config.seed,
+            averaged=averaged,
         )
         return Result(reason=reason, tables=found)
+
+    def measure_average(self, step: int) -> Measured | None:
+        """The averaged weights that were saved, in the place of the policy's; None: there are none.
+
+        Every rank calls it, after training.
+        """
+        if self.average is None:
+            return None
+        self.checkpoints.take_over(self.model, EMA)
+        if self.engines is not None:
+            self.engines.forget()
+        found = self.measure()
+        names = {f"{EMA}/{name.rpartition('/')[2]}": x for name, x in found.metrics.items()}
+        self.record(step, names)
+        return found

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from orchestrator.stages.rollouts.pretraining import Text
 from orchestrator.stages.rollouts.section import RolloutConfig
 from orchestrator.training import distributed
 from orchestrator.training.bad_loss import Losses
@@ -67,14 +68,18 @@ class MicroBatch:
 def mini_batches(
     experience: Experience, ids: NDArray[np.int64], stage: RolloutConfig, micro: int
 ) -> Iterator[list[MicroBatch]]:
-    """This rank's micro-batches of each optimizer step of an epoch, the same in every epoch."""
+    """This rank's micro-batches of each optimizer step of an epoch, the same in every epoch.
+
+    None is filled up beyond its own longest answer.
+    """
     each = len(ids) // stage.mini_batches
     for start in range(0, len(ids), each):
         own, numbers = experience.at(slice(start, start + each)), ids[start : start + each]
         yield [
             MicroBatch(part, numbers[rows], step_weight(part.rollout.mask, stage.aggregation))
             for rows in slices(each, micro)
-            for part in [own.at(rows)]
+            for some in [own.at(rows)]
+            for part in [some.cut(some.rollout.longest)]
         ]
 
 
@@ -100,9 +105,11 @@ def policy_objective(
             logprobs, own.old, own.advantages, mask,
             how=how, low=stage.clip_low, high=stage.clip_high,
         )  # fmt: skip
-        if stage.off_policy_steps:  # they were written by the policy of a step before
+        if stage.corrects:  # they were written by the policy of a step before, or by vLLM
             losses = losses * importance(own.old, rollout.sampled, stage.importance_limit)
-        total = losses - stage.entropy_coefficient * entropy
+        total = losses
+        if stage.entropy_coefficient:
+            total = total - stage.entropy_coefficient * entropy
         if kl_coefficient:
             total = total + kl_coefficient * kl_estimate(
                 logprobs, own.reference, stage.kl_estimator
@@ -129,11 +136,27 @@ class Updates:
     """Takes optimizer steps of one model. Every rank calls it, for the same models in one order."""
 
     def __init__(
-        self, engine: Engine, seed: int, before_update: Callable[[], None], own: OwnWork
+        self,
+        engine: Engine,
+        seed: int,
+        own: OwnWork,
+        *,
+        before: Callable[[], None],
+        after: Callable[[], None] | None = None,
+        text: Text | None = None,
     ) -> None:
-        """`before_update` is called before weights change; `own` measures forward passes."""
+        """Begin with no loss.
+
+        Args:
+            engine: holds the model.
+            seed: of dropout.
+            own: measures forward passes.
+            before: called before weights change.
+            after: called when they have changed.
+            text: learned beside the answers.
+        """
         self.engine, self.seed, self.own = engine, seed, own
-        self.before_update = before_update
+        self.before, self.after, self.text = before, after, text
         self.losses = Losses(None)
 
     def __call__(
@@ -156,12 +179,15 @@ class Updates:
             backward(self.engine, objective, batch, weight, self.seed, self.own)
             for batch in batches
         ]
+        of_text = {} if self.text is None else self.text.learn(self.engine, self.own)
         totals = Totals.of(parts, own).of_step(self.engine.device)
         self.losses.check(step, totals.loss / weight, batches, parts)
-        self.before_update()
+        self.before()
         norm = self.engine.step(rate)
         self.losses.check_gradient(step, norm, batches)
-        return totals.metrics(name) | {f"{name}/gradient_norm": norm}
+        if self.after is not None:
+            self.after()
+        return totals.metrics(name) | of_text | {f"{name}/gradient_norm": norm}
 
 
 def over_all(places: NDArray[np.int64], values: Tensor) -> Tensor:

@@ -4,16 +4,15 @@ T tokens of a row.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from data import Prepared, ShardSet, TokenizerConfig
+from data import Prepared, ShardSet
 from orchestrator.config import JobConfig
-from orchestrator.stages.language.preparing import describe, make_data
+from orchestrator.stages.language.preparing import describe, make_data, text_of_weights
 from orchestrator.stages.result import Table
 from orchestrator.stages.stage import Say
-from orchestrator.stages.weights import verified_weights
 
 HELD_OUT_ROWS = 128
 BASE, METRIC = "base", "validation/base_loss"
@@ -62,14 +61,9 @@ def base_text(config: JobConfig, say: Say) -> BaseText | None:
     """The base text of a job, made ready unless that has been done. None: it has no weights to
     start from, and so nothing to forget.
     """
-    model = config.role("model").model
-    if model.weights is None:
+    if config.role("model").model.weights is None:
         return None
-    found = verified_weights(model.weights, model.weights_role, allow_pickle=model.allow_pickle)
-    assert found.tokenizer is not None  # see `tokenizer_of_weights`
-    tokenizer = TokenizerConfig(kind="file", path=str(found.tokenizer))
-    prepared = make_data(replace(config, tokenizer=tokenizer), say)
-    return BaseText(prepared, describe(config.data))
+    return BaseText(make_data(text_of_weights(config), say), describe(config.data))
 
 
 def table(losses: Sequence[float], source: str) -> Table:

@@ -4,6 +4,7 @@ building.py      parameter groups and the optimizer over them
 elementwise.py   Adagrad and Lion
 muon.py          Muon
 schedule.py      the learning rate
+uncompiled.py    torch's optimizers without its compiler
 """
 
 from orchestrator.training.optim.building import STATE_KEYS, build

@@ -10,6 +10,7 @@ from orchestrator.config import OptimConfig
 from orchestrator.config.optim import OPTIMIZERS
 from orchestrator.training.optim.elementwise import Adagrad, Lion
 from orchestrator.training.optim.muon import Muon
+from orchestrator.training.optim.uncompiled import leave_the_compiler_out
 
 L1 = "l1"
 """In a parameter group: this times the sign of each weight is added to the gradient."""
@@ -45,6 +46,7 @@ def build(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
 
     The learning rate is 0 until it is set, before each step; see `learning_rate`.
     """
+    leave_the_compiler_out()
     trained = [p for p in model.parameters() if p.requires_grad]
     matrices = [p for p in trained if dimensions(p) >= 2]
     vectors = [p for p in trained if dimensions(p) < 2]
