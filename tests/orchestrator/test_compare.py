@@ -11,6 +11,7 @@ from scipy.stats import t
 
 from orchestrator.record.comparing import differences, recipes
 from orchestrator.record.runs import find
+from orchestrator.stages import STAGES
 from tests.orchestrator.typed import on, refused, trained, typed
 
 
@@ -183,3 +184,16 @@ def test_a_run_at_another_rate_is_outside_of_its_recipe_and_one_of_another_seed_
     unlike = typed("compare", str(slow.folder))
     assert unlike.code == 1, unlike
     assert "above it" in unlike.out
+
+
+def test_the_recipes_that_ship_are_those_of_the_stages_as_they_are():
+    """A stage whose steps were changed needs new reference curves."""
+    for stage in ("reward", "dpo", "grpo", "ppo"):
+        recipe, bands = recipes.reference(stage)
+        settings = STAGES[stage].section()
+        every = settings.evaluate_every
+        assert recipe.startswith(f"orchestrate run stage={stage} model.weights=")
+        for band in bands:
+            assert band.runs == 3
+            assert band.steps == list(range(every, settings.steps + 1, every)), stage
+            assert all(0 < low < high for low, high in zip(band.low, band.high, strict=True))

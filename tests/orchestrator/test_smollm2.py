@@ -89,5 +89,7 @@ def test_its_low_rank_updates_learn_to_answer_and_then_prefer_as_the_data_do(tmp
         for own, place in ((found[0], 0), (found[0], -1))
     )
     assert after < 0.7 * before, "loss of held-out answers"
+    [exact] = [m["written/exact"] for m in found[0] if "written/exact" in m]
+    assert exact >= 0.6, "of held-out answers, in its own words none are"
     losses = [m["validation/loss"] for m in found[1] if "validation/loss" in m]
     assert losses[-1] < losses[0], "ln 2 where nothing is preferred yet"
