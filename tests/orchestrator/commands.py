@@ -163,6 +163,14 @@ class Job:
         return processes, list(Path("/tmp").glob(f"orch-{self.process.pid}-*"))
 
 
+def command_of(process):
+    """The words of a process in one line; nothing of one that has just ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
 def no_left_overs(job):
     deadline = time.monotonic() + 5
     while job.left_overs() != ([], []) and time.monotonic() < deadline:

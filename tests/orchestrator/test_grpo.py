@@ -24,7 +24,7 @@ from orchestrator.stages.rollouts.prompts import Split
 from orchestrator.training import checkpoint
 from orchestrator.training.roles import build_role
 from orchestrator.training.rollout import sample, step_ids, token_logprobs
-from tests.orchestrator.commands import Job
+from tests.orchestrator.commands import Job, command_of
 from tests.orchestrator.typed import refused, trained, typed
 
 PLAIN = (
@@ -156,7 +156,7 @@ def kill_engine(outputs, killed, step=2):
     while not list(outputs.glob(f"*/*/rollouts/step_{step:08}.jsonl")):
         time.sleep(0.02)
     children = psutil.Process().children(recursive=True)
-    engine = next(own for own in children if "ReplicaWorker" in " ".join(own.cmdline()))
+    engine = next(own for own in children if "ReplicaWorker" in command_of(own))
     engine.kill()
     killed.append(engine.pid)
 

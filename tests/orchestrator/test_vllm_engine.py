@@ -36,6 +36,7 @@ from orchestrator.training.rollout_engine import (
     precision_of,
 )
 from orchestrator.training.vllm_engine import VllmEngine, VllmSettings, check_vllm
+from tests.orchestrator.commands import command_of
 from tests.orchestrator.typed import refused, trained, typed
 
 REAL = os.environ.get("ORCHESTRATE_VLLM_PYTHON")
@@ -188,7 +189,7 @@ def test_a_policy_learns_from_an_engine_that_is_not_ours_unless_that_computes_so
     assert found.code == 0, found
     assert mismatches(tmp_path) == pytest.approx([1, 1, 1], abs=1e-4)
     ends = time.monotonic() + 20
-    while [own for own in psutil.Process().children() if "engine.py" in " ".join(own.cmdline())]:
+    while [own for own in psutil.Process().children() if "engine.py" in command_of(own)]:
         assert time.monotonic() < ends
 
 
@@ -234,7 +235,7 @@ def kill_vllm(outputs):
     while not list(outputs.glob("*/*/rollouts/step_00000001.jsonl")):
         time.sleep(0.02)
     children = psutil.Process().children(recursive=True)
-    next(own for own in children if str(vllm_engine.SCRIPT) in own.cmdline()).kill()
+    next(own for own in children if str(vllm_engine.SCRIPT) in command_of(own)).kill()
 
 
 @real

@@ -193,7 +193,7 @@ def _trials_line(jobs: Sequence[JobConfig], launcher: Launcher) -> str:
     each = f"{counted(resources.most, 'worker')} on {kind}"
     how = launcher.how
     if resources.launcher == "ray":
-        how += "; each starts its Ray workers anew, resources=cpu1 does without"
+        how += "; each starts its Ray workers anew, resources=inline does without"
     return f"trials      {launcher.room} at once, {each} each, {how}"
 
 
