@@ -130,7 +130,7 @@ def test_a_plan_knows_within_a_tenth_what_memory_an_engine_takes(precision):
         ]
     )
     role = RoleConfig(GPTConfig(**sizes), job.engine, job.optim)
-    outlined = RoleOutline.of(role, work_of(job.stage, "model"))
+    outlined = RoleOutline.of(role, work_of(job, "model"))
     planned = engine_memory(outlined, job, prompt + answer)
     assert planned.answers == rows
     asked = {"model": sizes, "precision": precision, "rows": rows}
