@@ -58,6 +58,7 @@ WORDS = (
     *("tracking=none", "stage.validation_fraction=0.2", "stage.global_batch_size=16"),
     *("stage.micro_batch_size=4", "stage.kl_limit=null", "optim.learning_rate=1e-2"),
     "optim.warmup_steps=1",
+    "stage.gae_lambda=0.95",
 )
 
 

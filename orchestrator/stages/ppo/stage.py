@@ -31,7 +31,7 @@ class PPOConfig(RolloutConfig):
     name: str = "ppo"
     gamma: float = 1.0
     """What a reward one token later counts."""
-    gae_lambda: float = 0.95
+    gae_lambda: float = 1.0
     """How far rewards are looked at instead of values: 1 to the end, 0 to the next token."""
     value_clip: float | None = 0.2
     """How far a value may move in a step and be learned from. None: any distance."""
@@ -39,7 +39,7 @@ class PPOConfig(RolloutConfig):
     """How often a step learns from each answer."""
     mini_batches: int = 2
     """Optimizer steps in which each answer is seen once."""
-    kl_coefficient: float = 0.05
+    kl_coefficient: float = 0.03
     """What a nat of KL between policy and reference costs, taken from the reward at each token;
     with kl_target, at the first step."""
     kl_estimator: str = "k1"

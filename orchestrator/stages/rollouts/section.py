@@ -80,7 +80,7 @@ class RolloutConfig(EnginesConfig, TrainingConfig):
     """The true reward, from 0 to 1: exact, contains, word_f1, from_prompt, length, no_repetition,
     sentence, full_stop (orchestrator/stages/rewards/rules.py). With a model that tells rewards,
     roles.reward.model.weights=RUN, that is what is learned from, and the rule only told."""
-    steps: int = 60
+    steps: int = 120
     """Rollouts of the whole run; each is followed by stage.epochs x stage.mini_batches optimizer
     steps."""
     global_batch_size: int = 64
