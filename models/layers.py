@@ -238,9 +238,11 @@ class Attention(nn.Module):
         cache: KVCache | None,
         mask: Tensor | None = None,
         before: KeysValues | None = None,
+        columns: Tensor | None = None,
     ) -> Tensor:
         """How much each token takes of each, without a cache: (B, H, T, P + T); see `forward`."""
         assert cache is None
+        assert columns is None
         q, k, v = self.project(x, rotary)
         if before is not None:
             k, _ = behind(before, k, v)

@@ -148,8 +148,14 @@ class Run:
 
 def runs(outputs: Path) -> Iterator[Run]:
     """Every run under an outputs folder, newest first."""
-    folders = (config.parent for config in outputs.glob(f"*/*/{CONFIG}"))
-    yield from map(Run, sorted(folders, key=lambda f: (f.parent.name, f.name), reverse=True))
+
+    def begun(config: Path) -> tuple[str, str, int]:
+        """Day, time to the second, and which of that second was first."""
+        folder = config.parent
+        return folder.parent.name, folder.name[: len("00-00-00")], config.stat().st_mtime_ns
+
+    configs = sorted(outputs.glob(f"*/*/{CONFIG}"), key=begun, reverse=True)
+    yield from (Run(config.parent) for config in configs)
 
 
 def ranked(among: Iterable[Run], metric: str) -> list[Run]:
