@@ -1,13 +1,17 @@
 """What was measured of a kind of GPU, and how long a step takes by that.
 
-A GPU computes while its host launches what comes next, so that a step takes what the slower of the
-two takes:
+A GPU computes while its host launches what comes next, so that each part of a step takes what the
+slower of the two takes. Of the host
 
-    host   = micro-batches x (a x tensors + b) + updates x (c x tensors + d)
-    device = micro-batches x (sum of calibration.pass_features) + updates x e x parameters
+    pass, update, token = a x tensors + b x blocks that turn positions (RoPE) + c
 
-and so does a token that is written: f x tensors + g of the host, or what the data sheet tells of
-its bytes and operations. Constants are not negative, with the smallest relative errors.
+each with constants of its own; of the GPU
+
+    pass   = the sum of calibration.pass_features
+    update = d x parameters
+    token  = what the data sheet tells of its bytes and operations
+
+Constants are not negative, with the smallest relative errors.
 
 A file in the cache by the name of the GPU, which `doctor --calibrate` writes; else one of those
 beside this file in `measured/`, from a machine that its field `host` names.
@@ -46,17 +50,17 @@ class GpuCalibration:
     """Of one kind of GPU, in bf16."""
 
     launches: dict[str, list[float]]
-    """Constants a and b of the host, by engine."""
+    """Constants a to c of a pass, by engine."""
     host_updates: dict[str, list[float]]
-    """Constants c and d, likewise."""
+    """Those of an update, likewise."""
     passes: list[float]
     """Of what the GPU computes, as `calibration.pass_features` has them."""
     residuals: list[list[float]]
     """As `Calibration.residuals`."""
     update: float
-    """Constant e."""
+    """Constant d."""
     writes: list[float]
-    """Constants f and g."""
+    """Constants a to c of a token."""
     workspace_bytes: float
     """Of a process, that no formula tells: what libraries of products reserve."""
     host: str

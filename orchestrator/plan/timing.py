@@ -169,6 +169,20 @@ def _on_cpu(config: JobConfig, role: RoleOutline, length: float, own: Calibratio
     return Seconds(update, work.looks * looks, rollout)
 
 
+class _Parts(NamedTuple):
+    """Seconds of what a GPU and its host do one after another, of one model in a step."""
+
+    passes: float
+    optimizer: float
+    looks: float
+    writing: float = 0.0
+
+    @property
+    def seconds(self) -> Seconds:
+        """For the plan."""
+        return Seconds(self.passes + self.optimizer, self.looks, self.writing)
+
+
 def _on_gpu(config: JobConfig, roles: list[RoleOutline], length: float, on: Hardware) -> Told:
     if on.gpu_facts is None:
         return Told(None, "not known of this GPU: gpu=NAME takes one that is, such as gpu=H100")
@@ -187,8 +201,8 @@ def _on_gpu(config: JobConfig, roles: list[RoleOutline], length: float, on: Hard
     except KeyError as error:
         return Told(None, f"not known of {error.args[0]} on {on.gpu}")
     waits = [_launched(config, role, known) for role in roles]
-    slower = [_OnGpu(*map(max, *each)) for each in zip(works, waits, strict=True)]
-    work, wait = (_OnGpu(*map(sum, zip(*each, strict=True))) for each in (works, waits))
+    slower = [_Parts(*map(max, *each)) for each in zip(works, waits, strict=True)]
+    work, wait = (_Parts(*map(sum, zip(*each, strict=True))) for each in (works, waits))
     waiting, working = wait.passes + wait.looks, work.passes + work.looks
     if waiting > working:
         tensors = sum(len(cost.tensors(role.config.model)) for role in roles)
@@ -207,15 +221,15 @@ def _on_gpu(config: JobConfig, roles: list[RoleOutline], length: float, on: Hard
     )
 
 
-def _launched(config: JobConfig, role: RoleOutline, known: GpuCalibration | None) -> "_OnGpu":
+def _launched(config: JobConfig, role: RoleOutline, known: GpuCalibration | None) -> _Parts:
     """What a GPU's host takes to launch all kernels of one model, at least."""
     work, model, engine = role.work, role.config.model, role.config.engine
     if known is None:
         each = LAUNCH_SECONDS * len(cost.tensors(model)) * micro_batches(config)
-        return _OnGpu(work.trips * each, 0.0, work.looks * each / 3)
+        return _Parts(work.trips * each, 0.0, work.looks * each / 3)
     name = engine.name if role.config.optim or engine.sharding_stage == 3 else "torch"
     each = known.launch_seconds(model, name) * micro_batches(config)
-    return _OnGpu(
+    return _Parts(
         work.trips * each,
         work.updates * known.host_update_seconds(model, name),
         work.looks * each / 3,
@@ -225,7 +239,7 @@ def _launched(config: JobConfig, role: RoleOutline, known: GpuCalibration | None
 
 def _computed(
     config: JobConfig, role: RoleOutline, length: float, on: Hardware, known: GpuCalibration | None
-) -> "_OnGpu":
+) -> _Parts:
     """What one GPU computes of one model, and reads."""
     gpu, work, model = cast(Gpu, on.gpu_facts), role.work, role.config.model
     flops, update = cost.flops(model, round(length)), 0.0
@@ -246,9 +260,9 @@ def _computed(
     if work.text:
         passes += work.passes * passing(work.text) * computed_again(role, work.text)
     if not work.written:
-        return _OnGpu(passes, update, work.looks * look)
+        return _Parts(passes, update, work.looks * look)
     if role.config.engine.sharding_stage == 3 and not work.writers:
-        return _OnGpu(passes, update, work.looks * look, work.written * look)
+        return _Parts(passes, update, work.looks * look, work.written * look)
     # Pope et al. 2022 (arXiv:2211.05102), section 2.1: a token takes the time in which the weights
     # and the keys and values so far are read, or in which they are multiplied.
     number = 2 if role.config.engine.precision == "bf16" else 4
@@ -257,18 +271,4 @@ def _computed(
     reading = number * (role.parameters + written * cached) / gpu.bandwidth
     first = look / work.rows * written / answers_of(config)
     token = max(reading, first / length)
-    return _OnGpu(passes, update, work.looks * look, first + work.written * token)
-
-
-class _OnGpu(NamedTuple):
-    """Seconds of what a GPU and its host do one after another, of one model in a step."""
-
-    passes: float
-    optimizer: float
-    looks: float
-    writing: float = 0.0
-
-    @property
-    def seconds(self) -> Seconds:
-        """For the plan."""
-        return Seconds(self.passes + self.optimizer, self.looks, self.writing)
+    return _Parts(passes, update, work.looks * look, first + work.written * token)
