@@ -11,15 +11,13 @@ MOST_SELECTED = 0.75
 """Share of the tokens that count from which on all are computed."""
 
 
-def selecting_pays(counted: float, tokens: float, device: torch.device) -> bool:
-    """Whether to leave tokens out that do not count: where answers alone do, that are most.
+def selecting_pays(device: torch.device) -> bool:
+    """Whether tokens that do not count may be left out on such a device, if they are many.
 
     A GPU would have to wait to know how many there are, and a compiled pass takes any number for
     another shape.
     """
-    if device.type != "cpu" or torch.compiler.is_compiling():
-        return False
-    return counted < MOST_SELECTED * tokens
+    return device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def columns_that_count(mask: Tensor) -> Tensor | None:
@@ -27,10 +25,10 @@ def columns_that_count(mask: Tensor) -> Tensor | None:
 
     A row that has fewer is filled up behind with tokens that do not count; none comes twice.
     """
-    if mask.device.type != "cpu":
+    if not selecting_pays(mask.device):
         return None
     most = max(int(mask.sum(1).max()), 1)
-    if not selecting_pays(most, mask.shape[1], mask.device):
+    if most >= MOST_SELECTED * mask.shape[1]:
         return None
     return mask.int().argsort(dim=1, descending=True, stable=True)[:, :most]
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from models.counted import selecting_pays
+from models.counted import MOST_SELECTED, selecting_pays
 from models.formulas.loss import LOGITS_BYTES, SOFTMAX_BYTES
 from models.projection import matmul_dtype, without_autocast
 
@@ -133,10 +133,8 @@ def summed_loss(
 
 
 def _selecting_pays(mask: Tensor) -> bool:
-    """As `selecting_pays`, by a mask; a GPU is not asked for its sum."""
-    return mask.device.type == "cpu" and selecting_pays(
-        float(mask.sum()), mask.numel(), mask.device
-    )
+    """Whether to leave out what a mask does: where answers alone count, that is most."""
+    return selecting_pays(mask.device) and bool(mask.sum() < MOST_SELECTED * mask.numel())
 
 
 class _SummedLoss(torch.autograd.Function):

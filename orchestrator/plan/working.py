@@ -10,7 +10,7 @@ from orchestrator.plan.calibration import multiplies_bf16
 from orchestrator.stages.stage import Outline, RoleOutline, Work
 
 WRITTEN_OUT_TOKENS = 256  # as models/layers.py has it, which imports torch
-MOST_SELECTED = 0.75  # as models/loss.py has it
+MOST_SELECTED = 0.75  # as models/counted.py has it
 MOST_SORTED_BYTES = 2**31  # as models/decoding/stepping.py has it
 
 

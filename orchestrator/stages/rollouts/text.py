@@ -24,7 +24,7 @@ from orchestrator.stages.language.preparing import (
     text_of_weights,
 )
 from orchestrator.stages.language.recording import record_data
-from orchestrator.stages.language.resuming import RECOUNTED_ROWS
+from orchestrator.stages.language.resuming import RECOUNTED_ROWS, initial_state
 from orchestrator.stages.rollouts.section import RolloutConfig
 from orchestrator.stages.stage import Ready, Say
 
@@ -51,14 +51,7 @@ def text_state(config: JobConfig, stream: Stream, start: "Checkpoint | None") ->
     Raises:
         ValueError: it is not the text that `start` has learned from.
     """
-    begun = DataState.begin(
-        stream.mixture,
-        stream.fingerprints,
-        row_tokens=stream.row_tokens,
-        packing=config.data.packing,
-        global_batch_size=config.section(RolloutConfig).rows_of_text,
-        sequence_length=config.data.sequence_length,
-    )
+    begun = initial_state(config, stream, config.section(RolloutConfig).rows_of_text)
     facts: Mapping[str, Any] = {} if start is None else start.facts[FACTS]
     if PTX not in facts:  # it has learned no text so far
         return begun
