@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data.files import DataError, read_json, write_text_atomic
-from orchestrator.record.reading import CONFIG
+from orchestrator.record.reading import CONFIG, newest_first
 
 FILE = "prediction.json"
 """In its own folder; and in that of the run that came of it, a copy."""
@@ -128,5 +128,4 @@ def is_prediction(folder: Path) -> bool:
 
 def predictions(outputs: Path) -> Iterator[Path]:
     """The folders of all predictions in an outputs folder, newest first."""
-    found = (path.parent for path in outputs.glob(f"*/*-prediction-*/{FILE}"))
-    yield from sorted(found, key=lambda f: (f.parent.name, f.name), reverse=True)
+    yield from (f.parent for f in newest_first(outputs.glob(f"*/*-prediction-*/{FILE}")))

@@ -4,6 +4,7 @@ Nothing is unpickled, looked up in this process's environment, or followed out o
 what can't be read is an error of one sentence.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,17 @@ def parse_yaml(text: str, path: Path) -> Any:
     except (yaml.YAMLError, ValueError) as error:
         said = " ".join(str(error).split())
         raise DataError(f"{path} is not of a run: {said}") from None
+
+
+def newest_first(files: Iterable[Path]) -> list[Path]:
+    """Files of run folders, DAY/TIME-NAME-ID, by when those were begun."""
+
+    def begun(file: Path) -> tuple[str, str, int]:
+        """Day, time to the second, and which of that second was first."""
+        folder = file.parent
+        return folder.parent.name, folder.name[: len("00-00-00")], file.stat().st_mtime_ns
+
+    return sorted(files, key=begun, reverse=True)
 
 
 def lies_in(folder: Path, path: Path) -> bool:

@@ -19,7 +19,7 @@ from data.files import DataError, read_json
 from data.messages import did_you_mean
 from orchestrator.record.journal import goes_on
 from orchestrator.record.lines import EVENTS, read
-from orchestrator.record.reading import CONFIG, read_yaml
+from orchestrator.record.reading import CONFIG, newest_first, read_yaml
 from orchestrator.record.redaction import flatten
 
 RESULT = "result.json"
@@ -148,14 +148,7 @@ class Run:
 
 def runs(outputs: Path) -> Iterator[Run]:
     """Every run under an outputs folder, newest first."""
-
-    def begun(config: Path) -> tuple[str, str, int]:
-        """Day, time to the second, and which of that second was first."""
-        folder = config.parent
-        return folder.parent.name, folder.name[: len("00-00-00")], config.stat().st_mtime_ns
-
-    configs = sorted(outputs.glob(f"*/*/{CONFIG}"), key=begun, reverse=True)
-    yield from (Run(config.parent) for config in configs)
+    yield from (Run(config.parent) for config in newest_first(outputs.glob(f"*/*/{CONFIG}")))
 
 
 def ranked(among: Iterable[Run], metric: str) -> list[Run]:
