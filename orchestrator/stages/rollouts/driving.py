@@ -228,10 +228,8 @@ def flops_per_answer(config: JobConfig, published: PublishedPrompts) -> float:
     tokens = round(published.tokens) + stage.answer_tokens
     found = 0.0
     for name in config.role_names:
-        model, policy = (
-            rollout_role(config, published.vocab_size, name).model,
-            name == stage.roles[0],
-        )
+        model = rollout_role(config, published.vocab_size, name).model
+        policy = name == stage.roles[0]
         trained = 0 if name in stage.frozen else 3 * stage.epochs
         found += cost.flops_per_sample(model, tokens) / 3 * (1 + policy + trained)
         if policy and stage.ptx_coefficient:
