@@ -160,7 +160,9 @@ class RolloutConfig(EnginesConfig, TrainingConfig):
         for name in ("kl_coefficient", "entropy_coefficient", "ptx_coefficient"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
-                raise ValueError(f"stage.{name}={value} must be at least 0 and finite")
+                raise ValueError(
+                    f"stage.{name}={value} must be at least 0 and finite; try stage.{name}=0"
+                )
 
     @property
     def compared_by(self) -> str:
