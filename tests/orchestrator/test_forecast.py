@@ -583,6 +583,15 @@ def test_what_was_measured_of_a_gpu_is_fitted_and_kept(own_cache):
     assert found.widest == 2048
     found.save("A10")
     assert gpu_calibration.load("A10") == found
+    comes = gpu_calibration.load("H100")
+    comes.save("H100")
+    taken = gpu_calibration.load("H100")
+    assert taken == replace(comes, shipped=False)  # who measures it owns it
+    plan = rough_plan(job(1, steps=10))
+    for known, said in ((comes, "that came with this code"), (taken, "doctor --calibrate has")):
+        told = forecast(plan.config, plan.outline, Hardware("H100", GPUS["H100"], None, known))
+        assert said in told.why
+        assert known.host in told.why
     assert gpu_calibration.load("L4") is None
     with pytest.raises(ValueError, match="waits for its host"):
         fitted(launched, [(*models[:1], Pass(2, 64, half=True), launched[0][1])], written, 0, "")
