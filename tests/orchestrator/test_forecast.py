@@ -343,6 +343,19 @@ def test_a_pipeline_is_planned_by_what_runs_of_its_kind_took(own_cache):
     assert float(longer[4]) == pytest.approx(3 * float(first[4]), rel=0.02)
     assert rows["last:"] == "begins with what longer will have made"
     assert "2 jobs of 3" in said
+    # Of four trials on two places the short ones begin first.
+    said = typed(
+        "sweep", *alone[:-3], *alone[-2:], "stage.steps=20,60", "optim.learning_rate=0.01,0.1",
+        "parallel=2", "seeds=2", "--plan",
+    ).out  # fmt: skip
+    table = [line.split() for line in said.splitlines() if line.startswith("2 ")]
+    assert [row[3] for row in table] == ["20", "60"]
+    assert all(row[4] == first[3] for row in table)
+    (took,) = re.findall(r"4 trials, 2 at once: (\S+) s, ", said)
+    assert float(took) == pytest.approx((20 + 60) * float(first[3]), rel=0.02)
+    assert "memory of the largest 2 together" in said
+    assert "3 repeats of the best come on top" in said
+    assert not list(Path("outputs").glob("*/*-sweep-*"))
     assert not list(Path.cwd().rglob("*pipeline-three*")), "nothing was started"
 
 
