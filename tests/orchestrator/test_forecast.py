@@ -493,6 +493,7 @@ def test_what_a_plan_is_asked_for_and_can_not_be_is_refused(tmp_path):
     big = ("plan", "experiment=llama_8b_64gpu", "data.path=x")
     said = refused(*big, "gpu=H1000")
     assert all(name in said for name in GPUS)
+    assert refused(*big, "gpu=h100").strip().endswith("did you mean H100?")
     assert "above 0 and at most 1" in refused(*big, "gpu=H100", "mfu=40")
     assert "resources.gpus_per_worker=0" in refused("plan", "resources=cpu1", "mfu=0.4")
     assert "fit=maybe must be true or false" in refused(*big, "fit=maybe")
