@@ -10,7 +10,7 @@ import pytest
 
 from data.messages import size
 from models import cost
-from models.configs import GPTConfig
+from models.configs import GPTConfig, HFConfig
 from models.cost import Pass, activations
 from orchestrator.config import EngineConfig, JobConfig, OptimConfig, ResourcesConfig, RoleConfig
 from orchestrator.plan import calibration, gpu_calibration, lessons
@@ -153,6 +153,18 @@ def test_models_that_work_one_after_another_need_what_the_largest_needs():
         checkpointing=False
     )
     assert own.parts["reference"].working.activations == 0
+
+
+def test_a_plan_knows_what_a_step_of_a_model_of_transformers_needs():
+    pytest.importorskip("transformers")
+    sizes = {"hidden_size": 32, "n_layer": 2, "n_head": 4}
+    model = HFConfig(vocab_size=4096, max_positions=128, model_type="bloom", settings=sizes)
+    config = replace(job(1, steps=10, micro_batch_size=4), model=model)
+    own = forecast(config, rough_plan(config).outline, on_gpu(80e9)).parts["model"].working
+    kept = activations(model, Pass(4, 128, half=True))
+    assert own.activations == kept.total(checkpointing=False) > 0
+    assert own.logits == 3 * 4 * 4 * 128 * 4096  # fp32: log-probabilities and two gradients
+    assert own.most == own.activations + max(own.logits, kept.layer)
 
 
 def test_ways_to_fit_fit_when_they_are_typed_and_the_fewest_changes_come_first():
