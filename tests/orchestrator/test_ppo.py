@@ -208,6 +208,17 @@ def test_policy_and_critic_learn_are_kept_together_and_go_on_as_they_would_have(
     assert "step 4: 16 answers, reward 0." in told.out
     best = max(keeping.read(keeping.file_of(run, 4)), key=lambda own: own["reward"])
     assert f"best: answer {best['answer_id']}, reward {best['reward']:.3f}" in told.out
+    shown = keeping.file_of(run, 4).with_suffix(".json")
+    table = json.loads(shown.read_text())
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    for row, own in zip(rows, keeping.read(keeping.file_of(run, 4)), strict=True):
+        assert {
+            name: str(own[name]) for name in ("prompt", "answer", "reward")
+        }.items() <= row.items()
+        pairs = zip(own["tokens"], own["token_advantages"], strict=True)
+        assert row["token_advantages"] == " ".join(f"{token!r} {a:+.2f}" for token, a in pairs)
+    sent = [event for event in read(run / "events.jsonl")[0] if event.get("table")]
+    assert str(shown.relative_to(run)) in [event["path"] for event in sent], "a table on its page"
     one = typed("rollouts", str(run), "--step", "3", "--answer", "32")
     assert one.out.startswith("answer 32 of step 3")
     assert one.out.count("\n") == 4 + len(keeping.read(keeping.file_of(run, 3))[0]["tokens"])
