@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
+from orchestrator.scaling import fitting
 from tests.orchestrator.test_scaling import grid, measured
 from tests.orchestrator.typed import refused, trained, typed
 
@@ -100,6 +101,7 @@ def test_flops_stand_for_tokens():
     ("text", "told"),
     [
         ("size,tokens,loss\n1,2,3", "has the columns size, tokens, loss, and lacks parameters"),
+        ("parameters,toks,loss\n1,2,3", r"lacks tokens \(or flops\);.*; toks looks like tokens$"),
         ("parameters;tokens;loss\n1;2;3", "its columns are to be apart by commas"),
         ("parameters,tokens,loss,loss\n1,2,3,4", "loss twice"),
         ("parameters,tokens,loss\n", "has no line below its columns"),
@@ -133,6 +135,13 @@ def test_wrong_requests_are_refused():
     assert "--draws=3 must be at least 20" in refused("scaling", "fit", table(), "--draws", "3")
     constant = [(n, d, 2 + 1e3 / d**0.4) for n, d in zip(*grid(), strict=True)]
     assert "runs to" in refused("scaling", "fit", table(rows=constant))
+
+
+def test_a_fit_that_does_not_converge_says_so_and_what_to_do(monkeypatch):
+    monkeypatch.setattr(fitting, "ROUNDS", 1)  # the second one tells whether the first had ended
+    told = refused("scaling", "fit", table(), "--draws", "20")
+    assert re.search(r"none of \d+ starts of L = E \+ A / N\^alpha .* converged within", told)
+    assert "give points over a wider range of N and D" in told
 
 
 def test_run_folders_are_points_and_what_is_none_is_told(corpus):
