@@ -36,7 +36,7 @@ def token_losses(
         targets: (B, T) int64.
         loss_mask: bool (B, T). None: all count.
     """
-    return _per_token(_losses, hidden, head, targets, loss_mask)
+    return per_token(losses_of_logits, *_projected(hidden, head), targets, loss_mask)
 
 
 def token_grades(hidden: Tensor, head: Tensor, targets: Tensor, loss_mask: Tensor) -> Tensor:
@@ -51,24 +51,9 @@ def token_grades(hidden: Tensor, head: Tensor, targets: Tensor, loss_mask: Tenso
     Returns:
         fp32 (2, B, T): the losses, and 1 or 0; 0 where the mask is false. Without a gradient.
     """
-    rows, wanted = hidden[loss_mask].to(matmul_dtype(hidden)), targets[loss_mask]
-    weights, V = _aligned(head.to(rows.dtype)), len(head)
-    grades = torch.zeros(2, *targets.shape, device=targets.device)
     with torch.no_grad():
-        parts = [
-            graded(F.linear(rows[chunk], weights)[:, :V], wanted[chunk])
-            for chunk in chunks_of(rows, V, LOGITS_BYTES)
-        ]
-        grades[:, loss_mask] = torch.cat(parts, 1) if parts else grades.new_zeros(2, 0)
-    return grades
-
-
-def graded(logits: Tensor, targets: Tensor) -> Tensor:
-    """Losses of targets (...,) by logits (..., V), and 1 where a target is the likeliest: fp32
-    (2, ...).
-    """
-    losses = F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), reduction="none")
-    return torch.stack([losses.view(targets.shape), (logits.argmax(-1) == targets).float()])
+        found = per_token(grades_of_logits, *_projected(hidden, head), targets, loss_mask)
+    return found.movedim(-1, 0)
 
 
 def token_scores(
@@ -87,12 +72,23 @@ def token_scores(
         temperature: what the logits are divided by before the softmax.
         loss_mask: bool (B, T); 0 where it is false. None: all count.
     """
-    scores = partial(_scores, temperature=temperature)
-    return _per_token(scores, hidden, head, targets, loss_mask)
+    scores = partial(scores_of_logits, temperature=temperature)
+    return per_token(scores, *_projected(hidden, head), targets, loss_mask)
+
+
+def losses_of_logits(logits: Tensor, targets: Tensor) -> Tensor:
+    """`token_losses` (n,) of logits (n, V) for targets (n,)."""
+    return F.cross_entropy(logits.float(), targets, reduction="none")
+
+
+def grades_of_logits(logits: Tensor, targets: Tensor) -> Tensor:
+    """`token_grades` (n, 2) of logits (n, V) for targets (n,)."""
+    right = (logits.argmax(-1) == targets).float()
+    return torch.stack([losses_of_logits(logits, targets), right], -1)
 
 
 def scores_of_logits(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """`token_scores` of logits (..., V) for targets (...)."""
+    """`token_scores` (n, 2) of logits (n, V) for targets (n,)."""
     logprobs = (logits.float() / temperature).log_softmax(-1)
     chosen = logprobs.gather(-1, targets[..., None])[..., 0]
     entropy = -(logprobs.exp() * logprobs).sum(-1)
@@ -224,27 +220,38 @@ class _SummedLoss(torch.autograd.Function):
         return rows_gradient, head_gradient, bias_gradient, None, None, None
 
 
-def _per_token(
-    of_chunk: Callable[[Tensor, Tensor, int, Tensor], Tensor],
+def per_token(
+    tell: Callable[[Tensor, Tensor], Tensor],
     hidden: Tensor,
-    head: Tensor,
+    logits_of: Callable[[Tensor], Tensor],
+    vocabulary: int,
     targets: Tensor,
     loss_mask: Tensor | None,
 ) -> Tensor:
-    """What `of_chunk` tells of each target, (B, T, ...), 0 where the mask is false.
+    """What is to be told of each target, (B, T, ...), 0 where the mask is false.
 
     The logits of several chunks are not kept for the backward pass, but computed again.
+
+    Args:
+        tell: from logits (n, V) and targets (n,) to (n, ...).
+        hidden: (B, T, D), what logits are made of.
+        logits_of: from rows of them, (n, D), to logits (n, V).
+        vocabulary: V.
+        targets: (B, T) int64.
+        loss_mask: bool (B, T). None: all count.
     """
     selected = loss_mask is not None and _selecting_pays(loss_mask)
     rows, wanted = (x[loss_mask] if selected else x.flatten(0, 1) for x in (hidden, targets))
-    rows = rows.to(matmul_dtype(hidden))
-    weights, V = _aligned(head.to(rows.dtype)), len(head)
-    chunks = list(chunks_of(rows, V, LOGITS_BYTES)) or [slice(0)]  # not a single row: one of none
-    if len(chunks) == 1:
-        found = of_chunk(rows, weights, V, wanted)
-    else:
+
+    def of_chunk(rows: Tensor, wanted: Tensor) -> Tensor:
+        return tell(logits_of(rows), wanted)
+
+    if is_cut(rows, vocabulary):
         again = partial(checkpoint, of_chunk, use_reentrant=False, preserve_rng_state=False)
-        found = torch.cat([again(rows[chunk], weights, V, wanted[chunk]) for chunk in chunks])
+        chunks = chunks_of(rows, vocabulary, LOGITS_BYTES)
+        found = torch.cat([again(rows[chunk], wanted[chunk]) for chunk in chunks])
+    else:
+        found = of_chunk(rows, wanted)
     if selected:
         assert loss_mask is not None
         whole = found.new_zeros(*targets.shape, *found.shape[1:])
@@ -253,20 +260,21 @@ def _per_token(
     return found if loss_mask is None else found.masked_fill(~_like(loss_mask, found), 0.0)
 
 
+def is_cut(rows: Tensor, vocabulary: int) -> bool:
+    """Whether logits of so many rows are more than are held at once."""
+    return len(list(chunks_of(rows, vocabulary, LOGITS_BYTES))) > 1
+
+
+def _projected(hidden: Tensor, head: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor], int]:
+    """Vectors (B, T, D), how logits are made of them by a head (V, D), and V."""
+    hidden = hidden.to(matmul_dtype(hidden))
+    weights, V = _aligned(head.to(hidden.dtype)), len(head)
+    return hidden, lambda rows: F.linear(rows, weights)[:, :V], V
+
+
 def _like(mask: Tensor, values: Tensor) -> Tensor:
     """A mask (B, T) with as many dimensions as values (B, T, ...)."""
     return mask.view(*mask.shape, *[1] * (values.ndim - mask.ndim)).expand_as(values)
-
-
-def _losses(rows: Tensor, weights: Tensor, V: int, targets: Tensor) -> Tensor:
-    """Losses (n,) of rows (n, D), in fp32, by weights (V', D)."""
-    logits = F.linear(rows, weights)[:, :V].float()
-    return F.cross_entropy(logits, targets, reduction="none")
-
-
-def _scores(rows: Tensor, weights: Tensor, V: int, targets: Tensor, temperature: float) -> Tensor:
-    """`token_scores` (n, 2) of rows (n, D), by weights (V', D)."""
-    return scores_of_logits(F.linear(rows, weights)[:, :V], targets, temperature)
 
 
 def _aligned(weights: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from models.cache import Cache, SlotKVCache
-from models.decoding.generating import PADDING, check, generate, pad_left, prefill
+from models.decoding.generating import check, generate, pad_left, pad_right, prefill
 from models.decoding.sampling import Sampling, draw_with_logprobs
 from models.decoding.stepping import Stepper, TextModel, evaluating, stepping
 from models.gpt import GPT
@@ -146,12 +146,11 @@ class Slots:
     def _read(self, prompts: Sequence[tuple[Sequence[int], int]]) -> Tensor:
         """Read prompts, filled up behind, for so many rows each: logits (k, V)."""
         device = self.model.head_weight.device
-        lengths = torch.tensor([len(prompt) for prompt, _ in prompts], device=device)
-        T0 = int(lengths.max())
-        tokens = [[*prompt, *[PADDING] * (T0 - len(prompt))] for prompt, _ in prompts]
-        read = self.model.new_cache(T0)
+        tokens, mask = pad_right([prompt for prompt, _ in prompts], device)
+        lengths = mask.sum(1)
+        read = self.model.new_cache(tokens.shape[1])
         with evaluating(self.model):  # no token sees what stands behind it
-            hidden = self.model.hidden(torch.tensor(tokens, device=device), read)
+            hidden = self.model.hidden(tokens, read)
         ends = hidden[torch.arange(len(prompts), device=device), lengths - 1]
         copies = torch.tensor([number for _, number in prompts], device=device)
         index = torch.arange(len(prompts), device=device).repeat_interleave(copies)

@@ -191,6 +191,22 @@ def pad_left(prompts: Prompts, device: torch.device) -> tuple[Tensor, Tensor | N
     return tokens, T0 - torch.tensor(lengths, device=device)
 
 
+def pad_right(texts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Rows that begin together, int64 (B, T), and where they are no padding, bool (B, T).
+
+    Raises:
+        ValueError: there is no text, or an empty one.
+    """
+    lengths = [len(text) for text in texts]
+    if not lengths or 0 in lengths:
+        where = f"text number {lengths.index(0)} (from 0) is empty" if lengths else "no text"
+        raise ValueError(f"{where}; give at least one token")
+    T = max(lengths)
+    rows = [[*text, *[PADDING] * (T - len(text))] for text in texts]
+    mask = torch.arange(T) < torch.tensor(lengths)[:, None]
+    return torch.tensor(rows, device=device), mask.to(device)
+
+
 def check(
     model: TextModel, tokens: Tensor, max_new_tokens: int, stop_tokens: Collection[int] = ()
 ) -> None:

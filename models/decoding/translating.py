@@ -12,7 +12,7 @@ from torch import Tensor
 from models.cache import KeysValues, KVCache
 from models.configs import TokenModelConfig
 from models.decoding.beams import Hypothesis, check_beams, search
-from models.decoding.generating import PADDING
+from models.decoding.generating import pad_right
 from models.decoding.stepping import evaluating
 
 
@@ -139,19 +139,3 @@ def _greedy(
         Hypothesis(total / len(text) ** length_penalty, total, tuple(text))
         for text, total in zip(texts, sums, strict=True)
     ]
-
-
-def pad_right(texts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Rows that begin together, int64 (B, S), and where they are no padding, bool (B, S).
-
-    Raises:
-        ValueError: there is no text, or an empty one.
-    """
-    lengths = [len(text) for text in texts]
-    if not lengths or 0 in lengths:
-        where = f"text number {lengths.index(0)} (from 0) is empty" if lengths else "no text"
-        raise ValueError(f"{where}; give at least one token")
-    S = max(lengths)
-    rows = [[*text, *[PADDING] * (S - len(text))] for text in texts]
-    mask = torch.arange(S) < torch.tensor(lengths)[:, None]
-    return torch.tensor(rows, device=device), mask.to(device)

@@ -3,21 +3,25 @@
 B batch, T time (new tokens), V vocabulary.
 """
 
+from collections.abc import Callable
 from functools import partial
 from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from models.cache import KVCache
 from models.configs.hf import HFConfig
-from models.formulas.loss import LOGITS_BYTES
 from models.hf.adapting import adapt_theirs
 from models.hf.tensors import Part
-from models.loss import chunks_of, graded, scores_of_logits
+from models.loss import (
+    grades_of_logits,
+    is_cut,
+    losses_of_logits,
+    per_token,
+    scores_of_logits,
+)
 
 THEIRS = "theirs."  # before the name of each of their parameters
 CLASSES = {
@@ -102,68 +106,60 @@ class HFModel(nn.Module):
                 f"a model of the architecture {self.config.model_type} can't keep the documents "
                 "of a row apart; set data.isolate_documents=false"
             )
-        if cache is not None:
-            logits = self._continue(tokens, cache)
-        elif targets is not None and self._cuts(tokens):
-            return self._in_chunks(tokens, targets, loss_mask, grades, summed, temperature)
-        else:
-            # Without a cache they look whether rows are packed, at numbers that meta lacks.
-            logits = self.theirs(input_ids=tokens, use_cache=tokens.is_meta).logits
         if targets is None:
-            return logits
-        return told(logits, targets, loss_mask, grades, summed, temperature)
+            return self._logits(tokens, cache)
+        if cache is None and self._cuts(tokens):
+            vectors, logits_of = self._vectors(tokens)
+        else:
+            vectors, logits_of = self._logits(tokens, cache), _same
+        told = partial(
+            per_token,
+            hidden=vectors,
+            logits_of=logits_of,
+            vocabulary=len(self.head_weight),
+            targets=targets,
+            loss_mask=loss_mask,
+        )
+        if grades and loss_mask is not None:
+            return told(grades_of_logits).movedim(-1, 0)
+        if temperature is not None:
+            return told(partial(scores_of_logits, temperature=temperature))
+        losses = told(losses_of_logits)
+        return losses.sum() if summed and loss_mask is not None else losses
+
+    def _logits(self, tokens: Tensor, cache: KVCache | None) -> Tensor:
+        """The logits (B, T, V) of the token after each of tokens (B, T)."""
+        if cache is not None:
+            return self._continue(tokens, cache)
+        # Without a cache they look whether rows are packed, at numbers that meta lacks.
+        logits: Tensor = self.theirs(input_ids=tokens, use_cache=tokens.is_meta).logits
+        return logits
 
     def _cuts(self, tokens: Tensor) -> bool:
         """Whether logits of tokens (B, T) are more than are held at once."""
         if tokens.is_meta or torch.compiler.is_compiling() or self.config.task != "causal":
             return False
-        return len(self._chunks(tokens)) > 1
+        return is_cut(tokens.flatten(), len(self.head_weight))
 
-    def _chunks(self, tokens: Tensor) -> list[slice]:
-        return list(chunks_of(tokens.flatten(), len(self.head_weight), LOGITS_BYTES))
+    def _vectors(self, tokens: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """The vectors (B, T, D) of their body, and how theirs makes logits of rows of them.
 
-    def _in_chunks(
-        self,
-        tokens: Tensor,
-        targets: Tensor,
-        loss_mask: Tensor | None,
-        grades: bool,
-        summed: bool,
-        temperature: float | None,
-    ) -> Tensor:
-        """`told`, of logits that are never whole: those of a chunk are computed again to go back.
-
-        What theirs makes of its body's vectors is left to theirs: some bend the logits.
+        That is left to theirs: some bend the logits.
         """
         name = self.theirs.base_model_prefix
         body = getattr(self.theirs, name)
         found = body(input_ids=tokens, use_cache=False)
-        rows, wanted = found.last_hidden_state.flatten(0, 1), targets.flatten()
-        counted = None if loss_mask is None else loss_mask.flatten()
 
-        def of_chunk(chunk: slice, own: Tensor) -> Tensor:
-            given = type(found)(last_hidden_state=own[None])
-            self.theirs._modules[name] = Given(given)
+        def logits_of(rows: Tensor) -> Tensor:
+            self.theirs._modules[name] = Given(type(found)(last_hidden_state=rows[None]))
             try:
-                logits = self.theirs(input_ids=tokens.new_zeros(1, len(own)), use_cache=False)
+                told = self.theirs(input_ids=tokens.new_zeros(1, len(rows)), use_cache=False)
             finally:
                 self.theirs._modules[name] = body
-            mask = None if counted is None else counted[None, chunk]
-            return told(logits.logits, wanted[None, chunk], mask, grades, False, temperature)
+            logits: Tensor = told.logits[0]
+            return logits
 
-        parts = [
-            checkpoint(
-                partial(of_chunk, chunk), rows[chunk],
-                use_reentrant=False, preserve_rng_state=False,
-            )
-            for chunk in self._chunks(tokens)
-        ]  # fmt: skip
-        if grades and loss_mask is not None:
-            return torch.cat(parts, 2).view(2, *targets.shape)  # (2, 1, n) each
-        whole = torch.cat(parts, 1)[0]  # (B x T, ...)
-        if loss_mask is not None and summed and temperature is None:
-            return whole.sum()
-        return whole.view(*targets.shape, *whole.shape[1:])
+        return found.last_hidden_state, logits_of
 
     def attention_maps(self, tokens: Tensor) -> dict[str, Tensor]:
         """The attention weights (B, H, T, T) of each layer over tokens (B, T), by a name for each.
@@ -240,24 +236,5 @@ class Given(nn.Module):
         return self.result
 
 
-def told(
-    logits: Tensor,
-    targets: Tensor,
-    loss_mask: Tensor | None,
-    grades: bool,
-    summed: bool,
-    temperature: float | None,
-) -> Tensor:
-    """What `LanguageModel.forward` returns for targets (B, T), of logits (B, T, V)."""
-    if grades and loss_mask is not None:
-        return graded(logits, targets) * loss_mask
-    if temperature is not None:
-        scores = scores_of_logits(logits, targets, temperature)
-        return scores if loss_mask is None else scores * loss_mask[..., None]
-    losses = functional.cross_entropy(
-        logits.float().flatten(0, 1), targets.flatten(), reduction="none"
-    ).view(targets.shape)
-    if loss_mask is None:
-        return losses
-    losses = losses.masked_fill(~loss_mask, 0.0)
-    return losses.sum() if summed else losses
+def _same(logits: Tensor) -> Tensor:
+    return logits

@@ -210,6 +210,16 @@ class TrainingConfig(StageConfig):
         return 1 if self.checkpoint_every is None else -(-self.steps // self.checkpoint_every)
 
     @property
+    def updates(self) -> int:
+        """Optimizer steps of a step."""
+        return 1
+
+    @property
+    def rows_of_text(self) -> int:
+        """Sequences of the section `data` in an optimizer step, over all ranks."""
+        return self.global_batch_size
+
+    @property
     def compared_by(self) -> str:
         """The metric that tells which step is better."""
         return self.best_metric or "validation/loss"

@@ -110,7 +110,9 @@ def _loss_bytes(model: object, each: Pass, config: JobConfig, work: Work, *, lea
     tokens = each.tokens
     if device == "cpu" and scored is not None and scored < MOST_SELECTED * each.length:
         tokens = each.sequences * scored  # a GPU computes the logits of all
-    if loss == "summed":
-        width = int(getattr(model, "width", 0))
+    width = getattr(model, "width", None)
+    if loss == "summed" and width is not None:
         return cost.loss_bytes(tokens, width, V, each.number, device)
+    if loss == "summed":  # of transformers, whose loss is that of each token
+        loss = "losses"
     return cost.token_loss_bytes(tokens, V, each.number, device, loss if learns else "looks")

@@ -42,8 +42,6 @@ SCRIPT = Path(vllm_process.__file__)
 DTYPES = {name: dtype for dtype, name in PRECISIONS.items()}
 MOST_ROWS = 256
 """Answers that vLLM writes at a time; the others wait."""
-BLOCK = 128
-"""Tokens of a block of its KV cache, on a CPU; elsewhere they are fewer."""
 PASSED = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "OMP_NUM_THREADS")
 PASSED_BEGINNINGS = ("CUDA_", "NVIDIA_", "VLLM_", "HF_HOME", "LC_")
 FIXED = {
@@ -83,7 +81,8 @@ class VllmSettings:
     @property
     def cache_bytes(self) -> int:
         """Of keys and values of all of these, and of the block that vLLM keeps empty."""
-        tokens = BLOCK * (1 + self.at_once * -(-self.longest // BLOCK))
+        block = vllm_process.BLOCK
+        tokens = block * (1 + self.at_once * -(-self.longest // block))
         return tokens * (cost.cache_numbers(self.model, 1) or 0) * DTYPES[self.precision].itemsize
 
 

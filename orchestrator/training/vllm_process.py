@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 import threading
@@ -23,6 +24,8 @@ from contextlib import suppress
 from io import BufferedReader
 from typing import Any, BinaryIO, Protocol, cast
 
+BLOCK = 128
+"""Tokens of a block of vLLM's KV cache, on a CPU; elsewhere they are fewer."""
 PARENT_GONE = 3
 MOST_SEED = 2**63 - 1
 
@@ -234,8 +237,31 @@ def end_with_parent(parent: int) -> None:
     threading.Thread(target=look, daemon=True).start()
 
 
+def own_temporary_folder() -> None:
+    """Have temporary files in a folder that goes with this process, however it ends.
+
+    vLLM leaves a file there by which its workers find each other (`vllm_dist_...`, see its
+    v1/executor), and whoever is done with an engine kills it with all that it has started. So
+    somebody waits for the end who is not of its family.
+    """
+    folder = tempfile.mkdtemp(prefix="orchestrate-vllm-")
+    gone, here = os.pipe()
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.dup2(gone, 0)
+            os.closerange(1, max(gone, here) + 1)
+            os.read(0, 1)  # ends as soon as nobody is left who could write
+            shutil.rmtree(folder, ignore_errors=True)
+        os._exit(0)
+    os.wait()
+    os.close(gone)
+    tempfile.tempdir = os.environ["TMPDIR"] = folder
+
+
 def main(make: Callable[[Message], Writer], about: Callable[[], Message]) -> None:
     """Serve the process that has started this one; what libraries print goes to its stderr."""
+    own_temporary_folder()
     end_with_parent(os.getppid())
     to = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

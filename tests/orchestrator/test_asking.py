@@ -14,7 +14,7 @@ from orchestrator.stages.asking import endpoint
 from orchestrator.stages.asking.answers import Stopped, ask_all
 from orchestrator.stages.asking.endpoint import Endpoint, EndpointAway, EndpointRefused
 from orchestrator.stages.asking.items import Item
-from orchestrator.stages.asking.local import LocalModel
+from orchestrator.stages.asking.local import LocalModel, RewardModel, scored_tokens
 from orchestrator.stages.asking.requests import Request
 from orchestrator.stages.asking.section import AskedConfig
 from orchestrator.stages.asking.spending import Spent
@@ -202,14 +202,33 @@ def test_hostile_text_stays_between_its_marks():
     assert quoted(asked[1]) == ["Why?", "Because.", hostile]
 
 
-def test_a_model_here_chooses_by_the_likelihood_of_the_words_and_writes_its_likeliest_tokens():
+def model_here(**settings):
     tokenizer = Tokenizer.plain_bytes()
-    config = GPTConfig(vocab_size=tokenizer.vocab_size, layers=1, width=32, heads=2)
+    config = GPTConfig(vocab_size=tokenizer.vocab_size, layers=1, width=32, heads=2, **settings)
     built = engine.build(
         config, EngineConfig(name="torch", precision="fp32"), None,
         device=torch.device("cpu"), seed=0,
     )  # fmt: skip
-    chat = ChatTemplate(BUILT_IN, tokenizer)
+    return built, ChatTemplate(BUILT_IN, tokenizer)
+
+
+def test_a_reward_model_here_tells_the_value_at_the_end_of_each_answer_as_it_would_alone():
+    built, chat = model_here(value_head=True)
+    torch.nn.init.normal_(built.model.value.weight)
+    texts = ("short", "a longer answer", "", "?", "the last one")
+    asked = [Request((("user", "Why?"), ("assistant", text)), 0) for text in texts]
+    replies = dict(RewardModel(built, chat, "it", batch_size=2).ask(asked))
+    for place, request in enumerate(asked):
+        alone = scored_tokens(chat, request)
+        with torch.inference_mode():
+            value = float(built.model(torch.tensor([alone]))[0, -1])
+        assert replies[place].reward == pytest.approx(value, abs=1e-5)
+        assert replies[place].tokens_in == len(alone)
+
+
+def test_a_model_here_chooses_by_the_likelihood_of_the_words_and_writes_its_likeliest_tokens():
+    built, chat = model_here()
+    tokenizer = chat.tokenizer
     asked = LocalModel(built, chat, "it", batch_size=3, least_mass=0.0)
     messages = [(("user", text),) for text in ("short", "a longer question", "?", "the last one")]
     choices = [Request(own, 4, choice=True) for own in messages]

@@ -57,6 +57,9 @@ def test_explain_and_when_are_readable_and_tell_the_past_from_the_future(corpus)
 
 def test_what_explain_and_when_can_not_answer_is_refused(corpus):
     run = str(trained(corpus))
+    short = ("stage.prompt_tokens=8", "stage.answer_tokens=8")
+    alone = refused("data", "explain", "1", "stage=grpo", f"model.weights={run}", *short)
+    assert "it is for stage.ptx_coefficient, which is 0" in alone
     assert "3 is not in the job's steps 1..2" in refused("data", "explain", "3", run)
     said = refused("data", "explain", "sample:8", run)
     assert "sample:8 is not in the job's steps 1..2: the sequence would be in step 3" in said

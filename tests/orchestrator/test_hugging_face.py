@@ -10,10 +10,10 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from data import Tokenizer
+from models import loss as loss_module
 from models.configs import BertConfig, GPTConfig
 from models.configs.hf import HFConfig
 from models.decoding import Sampling, beam_search, generate, translate
-from models.hf import wrapped
 from models.hf.architectures import DEFAULTS, HEADS, NotOurs, to_ours, to_theirs
 from orchestrator.config import EngineConfig, OptimConfig
 from orchestrator.training import checkpoint, engine
@@ -151,7 +151,7 @@ def test_logits_of_a_wrapped_model_are_never_whole_where_they_are_many(kind, tmp
     held = []
     head = ours.theirs.get_output_embeddings()
     head.register_forward_hook(lambda *told: held.append(told[2].numel() // V))
-    monkeypatch.setattr(wrapped, "LOGITS_BYTES", {"cpu": 4 * V * 5})
+    monkeypatch.setattr(loss_module, "LOGITS_BYTES", {"cpu": 4 * V * 5})
     for asked, expected in zip(ways, whole, strict=True):
         torch.testing.assert_close(losses_and_gradients(ours, **asked), expected)
     torch.testing.assert_close(ours(tokens(), **grades), graded)

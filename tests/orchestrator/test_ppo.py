@@ -2,6 +2,7 @@
 
 import json
 from contextlib import ExitStack
+from itertools import islice
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from data import Tokenizer
 from data.files import cache_root
 from models.configs import MLPConfig
 from orchestrator.compose import compose_one
@@ -156,15 +158,22 @@ def test_a_step_is_the_same_on_one_rank_and_two_and_under_every_zero_stage(
             assert [own["tokens"] for own in kept] == [own["tokens"] for own in wanted]
 
 
-def test_policy_and_critic_learn_are_kept_together_and_go_on_as_they_would_have(asked, tmp_path):
-    whole = typed(
+@pytest.fixture(scope="module")
+def whole(asked, tmp_path_factory):
+    """The folder of a run of four steps, and what it has printed."""
+    outputs = tmp_path_factory.mktemp("whole")
+    answer = typed(
         "run",
-        *(*asked, "resources=inline", "engine=torch", f"outputs={tmp_path}/whole"),
+        *(*asked, "resources=inline", "engine=torch", f"outputs={outputs}"),
         *("stage.steps=4", "stage.checkpoint_every=2", "stage.evaluate_every=2"),
         *("stage.kl_target=0.01", "stage.kl_horizon=100"),
     )
-    assert whole.code == 0, whole
-    run = (tmp_path / "whole" / "latest").resolve()
+    assert answer.code == 0, answer
+    return (outputs / "latest").resolve(), answer.out
+
+
+def test_policy_and_critic_learn_are_kept_together_and_go_on_as_they_would_have(whole, tmp_path):
+    run, said = whole
     found = metrics(run)
     assert found[1, "train/kl"] == 0
     assert found[1, "critic/explained_variance"] == 0  # its value head begins as 0
@@ -183,7 +192,7 @@ def test_policy_and_critic_learn_are_kept_together_and_go_on_as_they_would_have(
         assert [before, after] == pytest.approx(ends, abs=1e-3)
         assert gain == pytest.approx(ends[1] - ends[0], abs=2e-3)
     assert 0 <= found[4, "ema/reward"] <= 1
-    assert "│ averaged" in whole.out.replace("┃", "│")
+    assert "│ averaged" in said.replace("┃", "│")
     assert found[3, "train/kl_coefficient"] != found[4, "train/kl_coefficient"] != 0.02
     start = run / "checkpoints" / "step_00000002"
     again = typed("run", f"resume={start}", f"outputs={tmp_path}/again")
@@ -265,6 +274,39 @@ def test_text_beside_answers_adds_the_gradient_of_its_mean_loss_per_token(asked,
         assert text[name].abs().max() > 0
 
 
+def text_beside(words, folder, updates):
+    """The rows of text of some optimizer steps, a token more than each has targets, by number."""
+    steps = begun(words, folder)[2].text.steps
+    parts = [own for step in islice(steps, *updates) for own in step]
+    return {
+        int(n): row
+        for own in parts
+        for n, row in zip(own.sample_ids, own.tokens.tolist(), strict=True)
+    }
+
+
+def test_the_documents_beside_the_answers_of_a_step_are_told(asked, whole, corpus, one, tmp_path):
+    words = (*asked, "resources=inline", "engine=torch")
+    [rows] = one.run(text_beside, words, tmp_path, (4, 8))  # 4 updates to a step
+    run = str(whole[0])
+    found = json.loads(typed("data", "explain", "2", run, "--json").out)
+    assert [own["sample"] for own in found] == list(range(32, 64))
+    tokenizer = Tokenizer.load(trained(corpus) / "checkpoints" / "step_00000002" / "tokenizer.json")
+    for own in found:
+        row = rows[own["sample"]]
+        for piece in own["pieces"]:
+            targets = row[1 + piece["start"] :][: piece["tokens"]]
+            assert tokenizer.decode(targets) == piece["text"]
+        assert sum(piece["tokens"] for piece in own["pieces"]) == 16
+    place = found[0]["pieces"][0]["place"]
+    seen = json.loads(typed("data", "when", place, run, "--json").out)
+    assert (2, 32 * 16) in [(own["step"], own["cursor"]) for own in seen]
+    one_of_them = typed("data", "explain", "sample:40", run).out
+    assert one_of_them.startswith("step 2 was tokens 512..1,023: 32 sequences of 16 tokens")
+    verified = typed("data", "verify", run).out
+    assert "run: 2,048 tokens in 4 steps, 0 sequences skipped; each exactly as" in verified
+
+
 def test_a_moving_average_is_the_weighted_sum_of_all_weights_so_far():
     settings = EngineConfig(name="torch", precision="fp32")
     role = RoleConfig(MLPConfig(inputs=3, outputs=2, hidden=[4]), settings, OptimConfig())
@@ -322,7 +364,7 @@ def test_a_critic_that_knows_all_explains_all_and_one_that_knows_the_mean_nothin
         ({"kl_target": 6.0, "kl_coefficient": 0.0}, "stays 0 when multiplied"),
         ({"clip_low": 1.0}, "stage.clip_low=1.0 must be below 1"),
         ({"ema_decay": 1.0}, "stage.ema_decay=1.0 must lie between 0 and 1"),
-        ({"ptx_coefficient": -1.0}, "stage.ptx_coefficient=-1.0 must be at least 0"),
+        ({"ptx_coefficient": -1.0}, "at least 0 and finite; try stage.ptx_coefficient=0.5"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings, message):

@@ -294,12 +294,13 @@ def adapted(corpus, tmp_path_factory):
 def test_it_says_how_much_of_the_text_known_before_is_forgotten(adapted, corpus):
     run, answer = adapted
     lines, _ = read(run / "metrics.jsonl")
-    losses = [
-        line["metrics"]["validation/base_loss"]
-        for line in lines
-        if "validation/base_loss" in line["metrics"]
+    names = "validation/base_loss", "validation/base_change"
+    found = [
+        [m[name] for name in names] for m in (line["metrics"] for line in lines) if names[0] in m
     ]
+    losses, changes = zip(*found, strict=True)
     assert len(losses) == 3, "before, during and after"
+    assert changes == pytest.approx([loss / losses[0] - 1 for loss in losses])
     [row] = json.loads((run / "forgetting.json").read_text())["data"]
     told = [f"{loss:.3f}" for loss in (losses[0], max(losses), losses[-1])]
     assert row[1:] == [*told, f"{losses[-1] / losses[0] - 1:+.1%}"]

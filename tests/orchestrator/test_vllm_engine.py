@@ -94,6 +94,14 @@ def sync_and_compare(engine, config):
         assert answers(engine) == written, "from the same seeds"
 
 
+def until(true, seconds=20):
+    """Wait for what processes of their own do."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 @pytest.fixture
 def stand_in(monkeypatch):
     """An engine of transformers in the place of vLLM."""
@@ -106,11 +114,14 @@ def stand_in(monkeypatch):
 
 @pytest.mark.parametrize("name", ["gpt2 with updates", "llama without a tied head"])
 def test_an_engine_writes_with_the_weights_that_it_was_sent_last_whatever_it_calls_them(
-    name, stand_in
+    name, stand_in, monkeypatch, tmp_path
 ):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     engine = engine_for(policy(MODELS[name]))
     sync_and_compare(engine, MODELS[name])
-    engine.close()
+    assert len(list(tmp_path.glob("*/vllm_dist_*"))) == 1
+    engine.close()  # by SIGKILL
+    until(lambda: not any(tmp_path.iterdir()))
 
 
 def test_weights_that_did_not_arrive_or_were_not_taken_over_are_named_and_a_lost_process_is_gone(
@@ -133,7 +144,10 @@ def test_weights_that_did_not_arrive_or_were_not_taken_over_are_named_and_a_lost
     engine.close()
 
 
-def test_the_process_ends_with_that_which_has_started_it(stand_in):
+def test_the_process_and_its_temporary_files_end_with_that_which_has_started_it(
+    stand_in, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     code = (
         "import sys, time; from orchestrator.training import vllm_engine as own; "
         f"own.SCRIPT = {str(vllm_engine.SCRIPT)!r}; "
@@ -141,9 +155,11 @@ def test_the_process_ends_with_that_which_has_started_it(stand_in):
     )
     starter = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     child = psutil.Process(int(starter.stdout.readline()))
+    until(lambda: any(tmp_path.iterdir()))
     os.kill(starter.pid, 9)
     starter.communicate()
     child.wait(20)
+    until(lambda: not any(tmp_path.iterdir()))
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ temperature of VLLM_TEMPERATURE.
 """
 
 import os
+import tempfile
 
 import torch
 import transformers
@@ -17,6 +18,7 @@ class Transformers:
     """Holds a model of transformers, and answers with whole passes for each token."""
 
     def __init__(self, asked):
+        tempfile.mkstemp(prefix="vllm_dist_")  # as vLLM does
         config = transformers.AutoConfig.for_model(**asked["config"])
         dtype = getattr(torch, asked["precision"])
         self.model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).eval()

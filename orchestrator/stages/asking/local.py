@@ -3,16 +3,16 @@
 Every rank holds it whole.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import groupby
-from typing import cast
+from typing import Any, cast
 
 import torch
 
 from data import Tokenizer
 from data.chat import ChatTemplate
 from models.decoding import Sampling, TextModel, generate
-from models.decoding.generating import pad_left, prefill
+from models.decoding.generating import pad_left, pad_right, prefill
 from orchestrator.stages.asking.requests import WORDS, Reply, Request
 from orchestrator.training.engine import Engine
 from orchestrator.training.loop import evaluating
@@ -40,14 +40,13 @@ class LocalModel:
             request = requests[place]
             return request.choice, request.most_tokens, request.temperature
 
-        order = sorted(range(len(requests)), key=lambda n: (*kind(n), len(prompts[n])))
-        for (choice, *_), own in groupby(order, key=kind):
-            places = list(own)
-            for start in range(0, len(places), self._batch):
-                some = places[start : start + self._batch]
-                rows = [prompts[place] for place in some]
-                replies = self._choose(rows) if choice else self._write(rows, requests, some)
-                yield from zip(some, replies, strict=True)
+        for places in alike(prompts, self._batch, kind):
+            rows = [prompts[place] for place in places]
+            if requests[places[0]].choice:
+                replies = self._choose(rows)
+            else:
+                replies = self._write(rows, requests, places)
+            yield from zip(places, replies, strict=True)
 
     @torch.inference_mode()
     def _choose(self, rows: Sequence[list[int]]) -> list[Reply]:
@@ -100,19 +99,24 @@ class RewardModel:
     def ask(self, requests: Sequence[Request]) -> Generator[tuple[int, Reply]]:
         """See `Asked`: messages of similar length together."""
         rows = [scored_tokens(self._chat, request) for request in requests]
-        order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
-        filling = self._chat.tokenizer.end_of_text
-        for start in range(0, len(order), self._batch):
-            places = order[start : start + self._batch]
+        for places in alike(rows, self._batch):
             own = [rows[place] for place in places]
-            longest = len(own[-1])
-            tokens = torch.tensor([row + [filling] * (longest - len(row)) for row in own])
-            lengths = torch.tensor([len(row) for row in own])
+            tokens, mask = pad_right(own, self._engine.device)
             with evaluating(self._engine):
-                values = self._engine.forward(tokens.to(self._engine.device)).float()
-            rewards = last_values(values, lengths.to(values.device)).tolist()
+                values = self._engine.forward(tokens).float()
+            rewards = last_values(values, mask.sum(1)).tolist()
             for place, row, reward in zip(places, own, rewards, strict=True):
                 yield place, Reply("", len(row), 0, reward=reward)
+
+
+def alike(
+    rows: Sequence[Sequence[int]], most: int, kind: Callable[[int], Any] = lambda _: 0
+) -> Iterator[list[int]]:
+    """Places of rows, at most so many together: of one kind, and of similar length."""
+    order = sorted(range(len(rows)), key=lambda place: (kind(place), len(rows[place])))
+    for _, own in groupby(order, key=kind):
+        places = list(own)
+        yield from (places[start : start + most] for start in range(0, len(places), most))
 
 
 def scored_tokens(chat: ChatTemplate, request: Request) -> list[int]:

@@ -16,22 +16,14 @@ if TYPE_CHECKING:
 RECOUNTED_ROWS = 1 << 20  # about a second; `orchestrate data verify RUN` recounts any number
 
 
-def initial_state(config: JobConfig, stream: Stream, rows: int | None = None) -> DataState:
-    """The state of the data before the first step of a new job.
-
-    Args:
-        config: of the job.
-        stream: of the data.
-        rows: of a step over all ranks. None: stage.global_batch_size.
-    """
-    if rows is None:
-        rows = config.section(TrainingConfig).global_batch_size
+def initial_state(config: JobConfig, stream: Stream) -> DataState:
+    """The state of the data before the first step of a new job."""
     return DataState.begin(
         stream.mixture,
         stream.fingerprints,
         row_tokens=stream.row_tokens,
         packing=config.data.packing,
-        global_batch_size=rows,
+        global_batch_size=config.section(TrainingConfig).rows_of_text,
         sequence_length=config.data.sequence_length,
     )
 

@@ -20,12 +20,13 @@ from orchestrator.stages.examples.ragged import filled_lengths
 from orchestrator.stages.examples.splitting import left_out
 from orchestrator.stages.language.preparing import describe
 from orchestrator.stages.language.roles import language_role, tokenizer_of_all, value_role
-from orchestrator.stages.rollouts.engine_settings import BLOCK, VLLM
+from orchestrator.stages.rollouts.engine_settings import VLLM
 from orchestrator.stages.rollouts.prompts import PublishedPrompts, publish_prompts
 from orchestrator.stages.rollouts.section import OWN, REWARD, RolloutConfig
 from orchestrator.stages.rollouts.text import text_of, with_text
 from orchestrator.stages.stage import Outline, Ready, RoleOutline, Say, Score, Shown, Work
 from orchestrator.stages.weights import verified_weights
+from orchestrator.training.vllm_process import BLOCK
 
 if TYPE_CHECKING:
     from orchestrator.record.checkpoints import Checkpoint

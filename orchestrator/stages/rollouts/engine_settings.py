@@ -6,7 +6,6 @@ from orchestrator.config.checks import check_at_least, check_choice
 
 OURS, VLLM = "own", "vllm"
 KINDS = (OURS, VLLM)
-BLOCK = 128  # as training/vllm_engine.py has it, which imports torch
 
 
 @dataclass

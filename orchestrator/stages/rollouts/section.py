@@ -24,6 +24,8 @@ REWARD = "reward"  # the role of a model that tells what answers are worth
 OWN = ("data", "chat_template", "prompt_tokens", "validation_fraction")
 ESTIMATORS = ("k1", "k2", "k3")  # those of training/kl.py
 AGGREGATIONS = ("token", "sequence", "constant")  # those of training/policy_loss.py
+COEFFICIENTS = {"kl_coefficient": 0.1, "entropy_coefficient": 0.01, "ptx_coefficient": 0.5}
+"""With what to try instead of a number that can't be."""
 
 
 @dataclass
@@ -157,11 +159,12 @@ class RolloutConfig(EnginesConfig, TrainingConfig):
                 f"stage.ema_decay={self.ema_decay} must lie between 0 and 1; try "
                 "stage.ema_decay=0.992"
             )
-        for name in ("kl_coefficient", "entropy_coefficient", "ptx_coefficient"):
+        for name, example in COEFFICIENTS.items():
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise ValueError(
-                    f"stage.{name}={value} must be at least 0 and finite; try stage.{name}=0"
+                    f"stage.{name}={value} must be at least 0 and finite; try "
+                    f"stage.{name}={example}"
                 )
 
     @property

@@ -4,7 +4,6 @@ It is the stream of the section `data`, as stage=pretrain would take it, in the 
 weights.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -51,11 +50,10 @@ def text_state(config: JobConfig, stream: Stream, start: "Checkpoint | None") ->
     Raises:
         ValueError: it is not the text that `start` has learned from.
     """
-    begun = initial_state(config, stream, config.section(RolloutConfig).rows_of_text)
-    facts: Mapping[str, Any] = {} if start is None else start.facts[FACTS]
-    if PTX not in facts:  # it has learned no text so far
+    begun = initial_state(config, stream)
+    stored = None if start is None else saved_text(start)
+    if stored is None:
         return begun
-    stored = DataState.from_dict(facts[PTX])
     wrong = changes(stored, begun)
     if not wrong and (lost := check_prefix(stream, stored, RECOUNTED_ROWS)):
         wrong = [lost]
@@ -65,6 +63,12 @@ def text_state(config: JobConfig, stream: Stream, start: "Checkpoint | None") ->
             "settings of it stand in its run folder's config.yaml"
         )
     return resume(stored, begun)
+
+
+def saved_text(start: "Checkpoint") -> DataState | None:
+    """Where a run stood in its text. None: it had learned none so far."""
+    facts = start.facts.get(FACTS, {})
+    return DataState.from_dict(facts[PTX]) if PTX in facts else None
 
 
 def with_text(ready: Ready, config: JobConfig, text: Prepared) -> Ready:

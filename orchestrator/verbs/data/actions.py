@@ -62,7 +62,7 @@ def verify(subject: Subject, options: argparse.Namespace) -> int:
         lost = check_prefix(subject.stream, state, most_rows=state.cursor)
         problems += [lost] if lost else []
         say(
-            f"run: {state.cursor:,} tokens in {state.step:,} steps, "
+            f"run: {state.cursor:,} tokens in {state.step // _updates(subject):,} steps, "
             f"{state.skipped.sequences:,} sequences skipped; "
             + ("the account does not hold" if lost else "each exactly as often as planned")
         )
@@ -78,14 +78,15 @@ def explain(subject: Subject, options: argparse.Namespace) -> int:
     if kind not in ("", "sample") or not number.isdigit():
         raise ValueError(f"{options.what} is no step; try 12, or sample:144 for one sequence")
     sample = int(number) if kind else None
-    step = int(number) if sample is None else _step_of(state, sample)
+    updates = _updates(subject)
+    step = int(number) if sample is None else _update_of(state, sample) // updates + 1
     if not 1 <= step <= steps:
         raise ValueError(
             f"{options.what} is not in the job's steps 1..{steps}"
             + ("" if sample is None else f": the sequence would be in step {step}")
         )
-    cursor = state.cursor_of_step(step - 1)
-    tokens = state.cursor_of_step(step) - cursor
+    cursor = state.cursor_of_step((step - 1) * updates)
+    tokens = state.cursor_of_step(step * updates) - cursor
     length = next(b for b in reversed(state.batches) if b.cursor <= cursor).sequence_length
     first, count = (cursor // length, tokens // length) if sample is None else (sample, 1)
     chosen = range(first, first + count)
@@ -94,7 +95,7 @@ def explain(subject: Subject, options: argparse.Namespace) -> int:
         rows = zip(chosen, found, strict=True)
         print(json.dumps([{"sample": n, "pieces": [asdict(p) for p in own]} for n, own in rows]))
         return 0
-    done = "was" if step <= state.step else "will be"
+    done = "was" if step * updates <= state.step else "will be"
     say(
         f"step {step} {done} tokens {cursor:,}..{cursor + tokens - 1:,}: "
         f"{counted(tokens // length, 'sequence')} of {counted(length, 'token')}"
@@ -106,11 +107,16 @@ def explain(subject: Subject, options: argparse.Namespace) -> int:
     return 0
 
 
-def _step_of(state: DataState, sample: int) -> int:
-    """The step, from 1 on, that has a sequence; sequences are counted from the run's start."""
+def _updates(subject: Subject) -> int:
+    """Optimizer steps of a step; the account of a run's text counts those, from 0 on."""
+    return subject.config.section(TrainingConfig).updates
+
+
+def _update_of(state: DataState, sample: int) -> int:
+    """The optimizer step that has a sequence; sequences are counted from the run's start."""
     starts = ((batch, sample * batch.sequence_length) for batch in reversed(state.batches))
     cursor = next(cursor for batch, cursor in starts if batch.cursor <= cursor)
-    return state.step_of_cursor(cursor) + 1
+    return state.step_of_cursor(cursor)
 
 
 def _origin(pieces: list[Piece]) -> str:
@@ -155,9 +161,14 @@ def when(subject: Subject, options: argparse.Namespace) -> int:
             "source or hash; `orchestrate data inspect` shows some, and documents that are in the "
             "validation split are never trained on"
         )
-    stop = state.cursor_of_step(subject.config.section(TrainingConfig).steps)
+    updates, steps = _updates(subject), subject.config.section(TrainingConfig).steps
+    stop = state.cursor_of_step(steps * updates)
     rows = [
-        {"document": document, "step": state.step_of_cursor(own.cursor) + 1, **asdict(own)}
+        {
+            "document": document,
+            "step": state.step_of_cursor(own.cursor) // updates + 1,
+            **asdict(own),
+        }
         for document in documents
         for own in _sightings(stream, state, name, document, stop)
     ]
@@ -170,13 +181,13 @@ def when(subject: Subject, options: argparse.Namespace) -> int:
         say(f"document {document} of {name}, {shards.place(document)}, {end - start} tokens")
         mine = [row for row in rows if row["document"] == document]
         for row in mine:
-            done = "was" if row["step"] <= state.step else "will be"
+            done = "was" if row["step"] * updates <= state.step else "will be"
             say(
                 f"  step {row['step']} ({done}), epoch {row['epoch']}: tokens {row['offset']}.."
                 f"{row['offset'] + row['tokens'] - 1}"
             )
         if not mine:
-            say(f"  in none of the {subject.config.section(TrainingConfig).steps} steps")
+            say(f"  in none of the {steps} steps")
     return 0
 
 
@@ -192,7 +203,8 @@ def _sightings(
 def simulate(subject: Subject, options: argparse.Namespace) -> int:
     """Say what reading will cost."""
     config, workers = subject.config, subject.config.workers
-    hosts, steps = options.hosts, options.steps or min(config.section(TrainingConfig).steps, STEPS)
+    stage, hosts = config.section(TrainingConfig), options.hosts
+    steps = options.steps or min(stage.steps, STEPS)
     if hosts < 1 or steps < 1 or options.bandwidth <= 0:
         raise ValueError("--hosts, --steps and --bandwidth must be more than 0")
     if workers % hosts:
@@ -204,7 +216,7 @@ def simulate(subject: Subject, options: argparse.Namespace) -> int:
         subject.stream,
         hosts=hosts,
         workers=workers,
-        global_batch=config.section(TrainingConfig).global_batch_size,
+        global_batch=stage.rows_of_text * stage.updates,
         micro_batch=config.batch.micro,
         sequence_length=config.data.sequence_length,
         cache_bytes=CACHE_BLOCKS * BLOCK_BYTES,

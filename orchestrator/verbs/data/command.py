@@ -62,8 +62,14 @@ def find(options: argparse.Namespace, overrides: Sequence[str], compose: Compose
 def _on_text(config: "JobConfig", name: str) -> "JobConfig":
     """The job, which must train on data of the data service. Raises ValueError if it does not."""
     from orchestrator.config import TrainingConfig
+    from orchestrator.stages.language.preparing import text_of_weights
+    from orchestrator.stages.rollouts.section import RolloutConfig
 
     if isinstance(config.stage, TrainingConfig) and "data" in config.stage.reads:
+        if why := config.stage.unread(config).get("data"):
+            raise ValueError(f"{name} learns no text of the section data: {why}")
+        if isinstance(config.stage, RolloutConfig):
+            return text_of_weights(config)
         return config
     raise ValueError(
         f"{name} is of stage={config.stage.name}, which does not train on text of the data "

@@ -13,6 +13,8 @@ from orchestrator.config import JobConfig
 from orchestrator.plan.resume import find_start
 from orchestrator.stages.language.preparing import make_data
 from orchestrator.stages.language.resuming import initial_state, resumed_state
+from orchestrator.stages.rollouts.section import RolloutConfig
+from orchestrator.stages.rollouts.text import saved_text, text_state
 from orchestrator.terminal import say
 
 
@@ -22,6 +24,11 @@ class Subject:
 
     config: JobConfig
     folder: Path | None
+
+    @property
+    def beside_answers(self) -> bool:
+        """Whether its text is learned beside answers, and kept account of with them."""
+        return isinstance(self.config.stage, RolloutConfig)
 
     def prepare(self, say: Callable[[str], None] = say, workers: int | None = None) -> Prepared:
         """The data, made now if it is not there, by so many processes."""
@@ -47,7 +54,9 @@ class Subject:
         newest, rejected = checkpoints.newest_valid(self.folder / "checkpoints")
         for line in checkpoints.told(None if newest is None else newest.path, rejected):
             say(line, sys.stderr)
-        return newest.data if newest is not None else None
+        if newest is None:
+            return None
+        return saved_text(newest) if self.beside_answers else newest.data
 
     @cached_property
     def state(self) -> DataState:
@@ -55,6 +64,8 @@ class Subject:
         if self.saved is not None:
             return self.saved
         start = find_start(self.config)
+        if self.beside_answers:
+            return text_state(self.config, self.stream, None if start is None else start.checkpoint)
         if start is not None:
             return resumed_state(start.checkpoint, self.config, self.prepared, self.stream)
         return initial_state(self.config, self.stream)
