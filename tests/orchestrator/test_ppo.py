@@ -231,6 +231,7 @@ def test_policy_and_critic_learn_are_kept_together_and_go_on_as_they_would_have(
     assert one.out.startswith("answer 32 of step 3")
     assert one.out.count("\n") == 4 + len(keeping.read(keeping.file_of(run, 3))[0]["tokens"])
     assert "it has steps 1 to 4" in typed("rollouts", str(run), "--step", "9").err
+    assert "which has 48 to 63" in typed("rollouts", str(run), "--answer", "9").err
 
 
 def gradient_of(training, learn):
