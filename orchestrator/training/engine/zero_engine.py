@@ -84,7 +84,7 @@ class ZeroEngine:
             group["lr"] = learning_rate
         if isinstance(self._optimizer, torch.optim.Optimizer):
             # ZeRO 0 in fp32: DeepSpeed would clip, but not say the norm
-            norm = clip(self.model, optim.gradient_clip)
+            norm = clip(self.model.parameters(), optim.gradient_clip)
             if math.isfinite(norm):
                 self._engine.step()
             return norm
