@@ -4,6 +4,7 @@ The time of CPUs comes from what was measured of this machine (calibration.py), 
 their data sheets and the share of it that is usual (MFU). What is not known is said.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -95,6 +96,16 @@ def kind_of(config: JobConfig, outline: Outline, on: Hardware) -> str:
     )
 
 
+def pace_kind(kind: str, outline: Outline, workers: int) -> str:
+    """What jobs have in common that share a pace: operations of a worker's step, to a power of ten.
+
+    Small steps have a slower pace by far, for most of their time goes elsewhere.
+    """
+    assert outline.flops
+    each = outline.flops / outline.steps / workers
+    return f"{kind}, steps of 1e{round(math.log10(each))} operations"
+
+
 def _offloads(engine: EngineConfig) -> bool:
     return engine.offload_optimizer or engine.offload_parameters
 
@@ -137,10 +148,12 @@ def forecast(config: JobConfig, outline: Outline, on: Hardware) -> Forecast:
     if seconds is not None and (learned := on.lessons.steps.get(kind)):
         seconds = seconds.times(learned.value)
         why += f", and by {counted(learned.runs, 'run')} of this kind (x {learned.value:.2f})"
-    if seconds is None and outline.flops and (learned := on.lessons.paces.get(kind)):
-        seconds = Seconds(outline.flops / outline.steps / workers / learned.value)
-        pace = f"{learned.value / 1e9:.3g} GFLOP/s of a worker"
-        why = f"by {counted(learned.runs, 'run')} of this kind: {pace}"
+    if seconds is None and outline.flops and outline.steps:
+        learned = on.lessons.paces.get(pace_kind(kind, outline, workers))
+        if learned is not None:
+            seconds = Seconds(outline.flops / outline.steps / workers / learned.value)
+            pace = f"{learned.value / 1e9:.3g} GFLOP/s of a worker"
+            why = f"by {counted(learned.runs, 'run')} of this kind and size: {pace}"
     mfu = None
     if seconds is not None and outline.flops and (peak := _peak(config, on)):
         mfu = outline.flops / outline.steps / workers / seconds.total / peak

@@ -339,11 +339,12 @@ def test_a_pipeline_is_planned_by_what_runs_of_its_kind_took(own_cache):
         "first": {"run": [*alone]},
         "longer": {"run": [*alone, "stage.steps=60"]},
         "last": {"run": ["stage=evaluate", "checkpoint=${longer}"]},
+        "larger": {"run": [*alone, "model.hidden=[512,512]"]},
     }
     Path("three.yaml").write_text(json.dumps({"title": "Three", "jobs": jobs}))
     before = typed("pipeline", "three.yaml", "--plan")
     assert before.code == 0, before
-    assert "0 jobs of 3" in before.out
+    assert "0 jobs of 4" in before.out
     answer = typed("run", *alone)
     assert answer.code == 0, answer
     result = json.loads(Path("outputs/latest/result.json").read_text())
@@ -354,7 +355,8 @@ def test_a_pipeline_is_planned_by_what_runs_of_its_kind_took(own_cache):
     assert first[3] == longer[3] != "?", "the same model takes as long a step"
     assert float(longer[4]) == pytest.approx(3 * float(first[4]), rel=0.02)
     assert rows["last:"] == "begins with what longer will have made"
-    assert "2 jobs of 3" in said
+    assert rows["larger"].split()[3] == "?", "its steps are a thousand times as large"
+    assert "2 jobs of 4" in said
     # Of four trials on two places the short ones begin first.
     said = typed(
         "sweep", *alone[:-3], *alone[-2:], "stage.steps=20,60", "optim.learning_rate=0.01,0.1",

@@ -333,7 +333,11 @@ def test_its_checkpoint_keeps_updates_beside_the_weights_they_started_from(adapt
         (["stage.data=roles.jsonl"], "roles.jsonl: row 2: messages[0]: role 'tool' is not one of"),
         (["stage.data=silent.jsonl"], "silent.jsonl: row 1: messages ends with the user"),
         (["stage.data=few.jsonl"], "few.jsonl gives 1 conversation for training and 0 for"),
-        (["stage.data=few.jsonl", "stage.sequence_length=4"], "1 left out as longer than"),
+        (
+            ["stage.data=few.jsonl", "stage.sequence_length=4"],
+            "1 left out as longer than stage.sequence_length=4 tokens, and both need some; raise "
+            "stage.sequence_length, give more conversations, or",
+        ),
         (["stage.sequence_length=512"], "is longer than model.max_positions=256; try"),
         (["stage.validation_fraction=1"], "must lie between 0 and 1"),
         (["stage.replay_fraction=0.1"], "random weights know nothing"),
