@@ -20,12 +20,14 @@ from models.positions import Rotary, rotate
 from models.projection import on_bf16_cpu, project
 
 WRITTEN_OUT_TOKENS = 256
-"""Longest sequence whose bf16 attention is written out on a CPU when it is trained.
+"""Longest sequence whose bf16 attention is written out on a CPU.
 
 The backward pass of torch's kernel is slow there. With it, both passes took so many times as long
 as written out, with the bf16 instructions of AVX-512 and of AMX: 4.4 to 6.3 at 16 tokens, 2.9 to
 5.1 at 64, 1.1 to 1.6 at 256, 1.0 at 384, 0.9 at 512; without such instructions 0.5, and in fp32
-0.4 to 1.0 at any length. A rule that is measured on each machine would choose the same.
+0.4 to 1.0 at any length. A rule that is measured on each machine would choose the same. The forward
+pass alone took 1.9 to 2.9 times as long up to 128 tokens and 0.9 to 2.0 at 256 (AVX-512); where it
+is the same, what a model says of a text does not depend on whether it is about to learn it.
 """
 
 
@@ -279,10 +281,13 @@ class Attention(nn.Module):
         """The same, with keyed dropout of the weights, whose softmax is taken in fp32."""
         B, H, T, S = *q.shape[:3], k.shape[2]
         if mask is None:
-            mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
-        bias = q.new_zeros(mask.shape).masked_fill(~mask, -torch.inf).expand(B, H, T, S)
+            bias = q.new_full((T, S), -torch.inf).triu(S - T + 1)
+        else:
+            bias = q.new_zeros(mask.shape).masked_fill(~mask, -torch.inf)
+        if bias.ndim > 2:
+            bias = bias.expand(B, H, T, S).flatten(0, 1)
         k, v = self.ungrouped(k), self.ungrouped(v)  # (B, H, S, K)
-        q, k, v, bias = (x.flatten(0, 1) for x in (q, k, v, bias))
+        q, k, v = (x.flatten(0, 1) for x in (q, k, v))
         scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=self.head_width**-0.5)
         weights = scores.softmax(-1, dtype=torch.float32).view(B, H, T, S)
         weights = self.weights_dropout(weights).type_as(v)
@@ -296,7 +301,7 @@ class Attention(nn.Module):
 
 def is_faster_written_out(q: Tensor, k: Tensor) -> bool:
     """Whether plain matrix products beat torch's kernel for q (B, H, T, K) and k (B, G, S, K)."""
-    return q.requires_grad and on_bf16_cpu(q, q.dtype) and k.shape[2] <= WRITTEN_OUT_TOKENS
+    return on_bf16_cpu(q, q.dtype) and k.shape[2] <= WRITTEN_OUT_TOKENS
 
 
 class FeedForward(nn.Module):

@@ -24,7 +24,7 @@ import psutil
 from cluster.connection.authentication import own_token, ray_environment, token_of_user
 from cluster.connection.folder import ray_folder
 from cluster.connection.starting import (
-    ONE_ARENA,
+    ONE_HEAP,
     handlers_kept,
     on_loopback,
     ray_log,
@@ -168,7 +168,7 @@ class Session:
     def _live_private(self) -> None:
         guard: subprocess.Popen[bytes] | None = None
         try:
-            environment = {**own_token(), **WAITING_WORKERS, **ONE_ARENA}
+            environment = {**own_token(), **WAITING_WORKERS, **ONE_HEAP}
             with ray_folder() as folder, ray_environment(environment):
                 import ray
 

@@ -6,7 +6,7 @@ some; what is kept of their tokens is memory that was made once.
 n rows in the batch, T0 tokens of a prompt, V vocabulary.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Protocol
@@ -98,7 +98,15 @@ def write_rows(
         batch = Slots(model, slots, capacity, sum(row.most_tokens for row in rows) // slots)
     else:
         batch = Shrinking(model, slots, most)
-    waiting, inside, stops = list(rows)[::-1], list[Row](), set(stop_tokens)
+    with evaluating(model):
+        _write(batch, rows, sampling, set(stop_tokens), slots)
+
+
+def _write(
+    batch: Batch, rows: Sequence[Row], sampling: Sampling, stops: Set[int], slots: int
+) -> None:
+    """`write_rows` where rows come and go."""
+    waiting, inside = list(rows)[::-1], list[Row]()
     logits = torch.empty(0)
     while waiting or inside:
         if waiting and (not inside or batch.room >= max(slots // ROOM, 1)):
@@ -149,8 +157,7 @@ class Slots:
         tokens, mask = pad_right([prompt for prompt, _ in prompts], device)
         lengths = mask.sum(1)
         read = self.model.new_cache(tokens.shape[1])
-        with evaluating(self.model):  # no token sees what stands behind it
-            hidden = self.model.hidden(tokens, read)
+        hidden = self.model.hidden(tokens, read)  # no token sees what stands behind it
         ends = hidden[torch.arange(len(prompts), device=device), lengths - 1]
         copies = torch.tensor([number for _, number in prompts], device=device)
         index = torch.arange(len(prompts), device=device).repeat_interleave(copies)

@@ -6,8 +6,11 @@ B rows, V vocabulary.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -15,7 +18,8 @@ TINY = torch.finfo(torch.float32).tiny  # a number below it becomes 0 where fp32
 COOL = 1e-6  # from such a temperature on no logit becomes infinite where it is divided by it
 LAST = 1 - 2.0**-52  # times it, a float64 above 0 is the one before, or nearly
 STRETCH = 64  # tokens whose probabilities are summed first, to see where to look
-U64 = 2**64
+BITS = 2**64 - 1
+Number = TypeVar("Number", int, NDArray[np.uint64])
 
 
 @dataclass(frozen=True)
@@ -103,9 +107,9 @@ def draw_with_logprobs(
 
 def uniforms(seeds: Sequence[int], place: int | Sequence[int]) -> Tensor:
     """`uniform` of each seed, at one place or at one for each: float64 (B,)."""
-    places = [place] * len(seeds) if isinstance(place, int) else place
-    pairs = zip(seeds, places, strict=True)
-    return torch.tensor([uniform(seed, own) for seed, own in pairs], dtype=torch.float64)
+    own = np.array([seed & BITS for seed in seeds], dtype=np.uint64)
+    drawn = _mixed(_mixed(own) + np.asarray(place, dtype=np.uint64)) >> 32
+    return torch.from_numpy(drawn / 2**32)
 
 
 def pick(probabilities: Tensor, uniforms: Tensor) -> Tensor:
@@ -194,9 +198,9 @@ def uniform(seed: int, place: int) -> float:
     return (_mixed(_mixed(seed) + place) >> 32) / 2**32
 
 
-def _mixed(value: int) -> int:
+def _mixed(value: Number) -> Number:
     """Output number `value` of SplitMix64 from 0."""
-    z = (value + 1) * 0x9E3779B97F4A7C15 % U64
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % U64
-    z = (z ^ z >> 27) * 0x94D049BB133111EB % U64
+    z = (value + 1) * 0x9E3779B97F4A7C15 & BITS
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & BITS
+    z = (z ^ z >> 27) * 0x94D049BB133111EB & BITS
     return z ^ z >> 31

@@ -75,14 +75,14 @@ def stepping(
 @contextmanager
 def evaluating(model: object) -> Iterator[None]:
     """Turn dropout off, and give each module its mode back."""
-    own = cast(nn.Module, model)
-    modes = [(module, module.training) for module in own.modules()]
-    own.eval()
+    trained = [module for module in cast(nn.Module, model).modules() if module.training]
+    for module in trained:
+        module.training = False
     try:
         yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for module in trained:
+            module.training = True
 
 
 class Stepper:

@@ -58,11 +58,19 @@ class Forecast:
         return None if self.seconds is None else self.seconds.total
 
     @property
+    def needed(self) -> float | None:
+        """The most bytes of one worker beside its libraries."""
+        if self.working is None:
+            return None
+        held = self.memory.total + self.memory.buffers
+        return max(held + self.working, self.memory.start)
+
+    @property
     def peak(self) -> float | None:
         """The most bytes of one worker that are predicted."""
-        if self.working is None or self.libraries is None:
+        if self.needed is None or self.libraries is None:
             return None
-        return self.libraries + max(self.memory.total + self.working, self.memory.start)
+        return self.libraries + self.needed
 
     @property
     def fits(self) -> bool | None:

@@ -98,11 +98,9 @@ def learn(plan: Plan, scored: tuple[Scored, ...], measured: Measured) -> None:
     elif outline.flops:
         each = outline.flops / outline.steps / config.workers
         own = own.learn_pace(pace_kind(kind, outline, config.workers), each / measured.step_seconds)
-    beside = (
-        None if told.working is None else max(told.memory.total + told.working, told.memory.start)
-    )
-    if config.resources.device == "cpu" and measured.memory is not None and beside is not None:
-        own = own.learn_memory(started(config), max(0.0, measured.memory - beside))
+    on_cpu, needed = config.resources.device == "cpu", told.needed
+    if on_cpu and measured.memory is not None and needed is not None:
+        own = own.learn_memory(started(config), max(0.0, measured.memory - needed))
     own.save()
 
 

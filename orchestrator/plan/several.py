@@ -117,10 +117,10 @@ def ends(seconds: Sequence[float], room: int) -> float:
 
 def _worker(own: Forecast) -> str:
     """The most bytes of one, as far as they are known."""
-    if own.working is None:
+    if own.needed is None:
         return UNKNOWN
     if own.peak is None:
-        return f"{size(own.memory.total + own.working)} and libraries"
+        return f"{size(own.needed)} and libraries"
     return size(own.peak)
 
 

@@ -53,14 +53,15 @@ def gae(
         gamma: discount of a later reward, for each token.
         lam: how far rewards, and not values, are looked at: 1 to the end, 0 to the next token.
     """
-    advantages = torch.zeros_like(values)
-    carried, following = torch.zeros_like(values[:, 0]), torch.zeros_like(values[:, 0])
-    for t in range(values.shape[1] - 1, -1, -1):
-        on = mask[:, t]
-        surprise = rewards[:, t] + gamma * following - values[:, t]
+    found: list[Tensor] = []
+    carried = following = torch.zeros_like(values[:, 0])
+    tokens = list(zip(*(x.unbind(1) for x in (rewards, values, mask)), strict=True))
+    for reward, value, on in reversed(tokens):
+        surprise = reward + gamma * following - value
         carried = torch.where(on, surprise + gamma * lam * carried, carried)
-        following = torch.where(on, values[:, t], following)
-        advantages[:, t] = torch.where(on, carried, 0.0)
+        following = torch.where(on, value, following)
+        found.append(carried)
+    advantages = torch.where(mask, torch.stack(found[::-1], 1), 0.0)
     return advantages, torch.where(mask, advantages + values, 0.0)
 
 

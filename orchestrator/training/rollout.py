@@ -4,7 +4,7 @@ B answers of this rank, T+1 tokens of the longest prompt with its answer. Rows b
 prompt and are filled up behind, so that each token stands where it would stand alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self, cast
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from models.decoding import Row, Sampling, TextModel, draw, write_rows
 from orchestrator.training import distributed
@@ -182,17 +183,30 @@ def token_logprobs(engine: Engine, rollout: Rollout, temperature: float, micro: 
 
     Every rank calls it. Passes are made of `micro` answers, without dropout and gradient.
     """
+
+    def of_part(part: Rollout) -> Tensor:
+        found: Tensor = engine.forward(
+            part.tokens[:, :-1],
+            targets=part.tokens[:, 1:],
+            loss_mask=part.mask,
+            temperature=temperature,
+        )
+        return found[..., 0]
+
+    return by_parts(engine, of_part, rollout, micro)
+
+
+def by_parts(
+    engine: Engine, of_part: Callable[[Rollout], Tensor], rollout: Rollout, micro: int
+) -> Tensor:
+    """What passes of an engine over `micro` answers each tell of tokens, (B, T); no gradient.
+
+    As in an update, none is filled up beyond its own longest answer.
+    """
+    T, parts = rollout.mask.shape[1], (rollout.at(rows) for rows in slices(len(rollout), micro))
     with evaluating(engine):
-        found = [
-            engine.forward(
-                part.tokens[:, :-1],
-                targets=part.tokens[:, 1:],
-                loss_mask=part.mask,
-                temperature=temperature,
-            )
-            for part in (rollout.at(rows) for rows in slices(len(rollout), micro))
-        ]
-    return torch.cat(found)[..., 0]
+        found = [of_part(part.cut(part.longest)) for part in parts]
+    return torch.cat([functional.pad(own, (0, T - own.shape[1])) for own in found])
 
 
 def slices(rows: int, micro: int) -> Iterator[slice]:

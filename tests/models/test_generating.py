@@ -19,7 +19,14 @@ from models.decoding import (
     write_rows,
 )
 from models.decoding.generating import prefill
-from models.decoding.sampling import filtered, penalised, pick, probabilities, uniform
+from models.decoding.sampling import (
+    filtered,
+    penalised,
+    pick,
+    probabilities,
+    uniform,
+    uniforms,
+)
 from models.decoding.stepping import Stepper
 
 VARIANTS = [
@@ -209,6 +216,10 @@ def test_draws_follow_the_distribution_of_the_model():
 
 def test_numbers_to_draw_with_are_uniform_and_unrelated():
     table = torch.tensor([[uniform(seed, place) for place in range(40)] for seed in range(500)])
+    seeds = [2**64 - 1, 0, -1, 3**60]
+    for place in (7, [7, 0, 9, 2**31]):
+        places = [place] * 4 if isinstance(place, int) else place
+        assert uniforms(seeds, place).tolist() == list(map(uniform, seeds, places))
     assert (table >= 0).all()
     assert (table < 1).all()
     counts = torch.histc(table.flatten(), 10, 0, 1)

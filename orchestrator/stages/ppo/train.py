@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from orchestrator.config import JobConfig, RoleConfig
@@ -26,12 +26,12 @@ from orchestrator.training import distributed
 from orchestrator.training.advantages import gae, penalised_rewards, whiten
 from orchestrator.training.engine import Engine
 from orchestrator.training.kl import KLController, kl_estimate
-from orchestrator.training.loop import Metrics, evaluating
+from orchestrator.training.loop import Metrics
 from orchestrator.training.objectives import Objective, Summed
 from orchestrator.training.optim import learning_rate
 from orchestrator.training.policy_loss import token_weights, value_loss
 from orchestrator.training.roles import Role
-from orchestrator.training.rollout import Rollout, slices
+from orchestrator.training.rollout import Rollout, by_parts
 
 COEFFICIENT = "kl_coefficient"  # what a checkpoint says of the KL penalty
 
@@ -114,9 +114,8 @@ class Training(RolloutTraining):
 
     def values(self, rollout: Rollout) -> Tensor:
         """What the critic expects at each token, (B, T), 0 outside the mask."""
-        with evaluating(self.critic.engine):
-            parts = (rollout.at(rows) for rows in slices(len(rollout), self.config.batch.micro))
-            return torch.cat([expected(self.critic.engine, part) for part in parts])
+        critic = self.critic.engine
+        return by_parts(critic, partial(expected, critic), rollout, self.config.batch.micro)
 
 
 def expected(critic: Engine, rollout: Rollout) -> Tensor:

@@ -1,7 +1,7 @@
 """Plain PyTorch: one process that trains, or any number that each hold a frozen model whole."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -41,6 +41,7 @@ class TorchEngine:
         self._autocast = settings.precision == "bf16" and optim is not None
         self._optim = optim
         self._optimizer = None if optim is None else optimizers.build(model, optim)
+        self._trained_parameters = [own for own in model.parameters() if own.requires_grad]
         self._state_keys = whole.state_keys(model, self._optimizer)
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
@@ -58,7 +59,7 @@ class TorchEngine:
     def step(self, learning_rate: float) -> float:
         """Clip and apply the gradient; returns its norm before clipping."""
         optim, optimizer = self._trained()
-        norm = clip(self.model, optim.gradient_clip)
+        norm = clip(self._trained_parameters, optim.gradient_clip)
         if not math.isfinite(norm):
             return norm
         for group in optimizer.param_groups:
@@ -104,7 +105,7 @@ def cast(value: Any, dtype: torch.dtype) -> Any:
     return value
 
 
-def clip(model: nn.Module, limit: float | None) -> float:
+def clip(parameters: Iterable[nn.Parameter], limit: float | None) -> float:
     """Scale gradients down to the global norm `limit`; returns the norm before that."""
     limit = limit if limit is not None else float("inf")
-    return float(nn.utils.clip_grad_norm_(model.parameters(), limit))
+    return float(nn.utils.clip_grad_norm_(parameters, limit))
