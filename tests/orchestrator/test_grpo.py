@@ -154,6 +154,19 @@ def test_killed_while_it_writes_judges_or_learns_a_run_goes_on_with_the_same_ans
     assert tables[0] == tables[1]
 
 
+def test_each_token_of_an_answer_has_what_its_reward_is_above_its_groups(whole):
+    for step in range(1, 7):
+        kept = keeping.read(keeping.file_of(whole[1], step))
+        for group in (kept[start : start + 4] for start in range(0, 16, 4)):
+            rewards = np.array([own["reward"] for own in group])
+            wanted = (rewards - rewards.mean()) / (rewards.std(ddof=1) + 1e-6)
+            for own, advantage in zip(group, wanted, strict=True):
+                every = [advantage] * len(own["tokens"])
+                assert own["token_advantages"] == pytest.approx(every, abs=5e-3), (
+                    "of rounded rewards"
+                )
+
+
 def kill_engine(outputs, killed, step=2):
     """Kill a rollout engine of the job that runs there, after one of its steps."""
     while not list(outputs.glob(f"*/*/rollouts/step_{step:08}.jsonl")):

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import islice
 from types import SimpleNamespace
 
@@ -31,6 +32,7 @@ from orchestrator.training.loop import evaluating
 from orchestrator.training.roles import build_role
 from orchestrator.training.rollout import Rollout
 from orchestrator.training.state import WEIGHT
+from tests.orchestrator.test_advantages import gae_of_one
 from tests.orchestrator.typed import trained, typed
 
 SHORT = (
@@ -306,6 +308,40 @@ def test_the_documents_beside_the_answers_of_a_step_are_told(asked, whole, corpu
     assert one_of_them.startswith("step 2 was tokens 512..1,023: 32 sequences of 16 tokens")
     verified = typed("data", "verify", run).out
     assert "run: 2,048 tokens in 4 steps, 0 sequences skipped; each exactly as" in verified
+
+
+def judged_and_expected(words, folder):
+    """Answers with a critic that says something and a reference apart, and their advantages."""
+    _, _, training = begun(words, folder)
+    torch.manual_seed(0)
+    for parameter in training.critic.engine.model.get_submodule("value").parameters():
+        torch.nn.init.normal_(parameter)
+    asked = training.ask(1)
+    judged = training.judge(1, asked)
+    apart = 0.3 * torch.randn(judged.old.shape) * judged.rollout.mask
+    judged = replace(judged, reference=judged.old - apart)
+    found = training.expect(judged)
+    parts = judged.rewards, apart, judged.rollout.mask, found.values, found.advantages
+    return training.ppo, training.penalty.coefficient, *parts, found.returns
+
+
+def test_advantages_are_those_of_rewards_less_the_price_of_kl_whitened(asked, one, tmp_path):
+    words = (*asked, "resources=inline", "engine=torch", "stage.gamma=0.9", "stage.kl_estimator=k1")
+    [(stage, price, rewards, kl, mask, values, advantages, returns)] = one.run(
+        judged_and_expected, words, tmp_path
+    )
+    plain, wanted = [], []
+    for row, own in enumerate(mask):
+        each = (-price * kl[row, own]).tolist()
+        each[-1] += rewards[row].item()
+        known = values[row, own].tolist()
+        plain += gae_of_one(each, known, stage.gamma, stage.gae_lambda)
+        wanted += [a + v for a, v in zip(plain[-len(known) :], known, strict=True)]
+    assert returns[mask].tolist() == pytest.approx(wanted, abs=1e-5)
+    white = (np.array(plain) - np.mean(plain)) / np.std(plain)
+    assert advantages[mask].tolist() == pytest.approx(white.tolist(), abs=1e-4)
+    assert values[mask].std() > 0.01
+    assert price > 0
 
 
 def test_a_moving_average_is_the_weighted_sum_of_all_weights_so_far():
