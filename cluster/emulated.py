@@ -29,7 +29,7 @@ import psutil
 from cluster.connection.authentication import own_token
 from cluster.connection.folder import ray_folder
 from cluster.connection.session import WAITING_WORKERS
-from cluster.connection.starting import ONE_ARENA, handlers_kept, ray_log, servers_alone
+from cluster.connection.starting import ONE_HEAP, handlers_kept, ray_log, servers_alone
 from cluster.host.processes import end_processes
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _servers(
     """A process with a node, and what it says of it."""
     options = {"--ip": ip, "--join": join, "--log": log}
     given = [f"{name}={value}" for name, value in options.items() if value is not None]
-    own = {**WAITING_WORKERS, **ONE_ARENA, "RAY_USAGE_STATS_ENABLED": "0", **environment}
+    own = {**WAITING_WORKERS, **ONE_HEAP, "RAY_USAGE_STATS_ENABLED": "0", **environment}
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
     with (

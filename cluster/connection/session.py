@@ -24,7 +24,7 @@ import psutil
 from cluster.connection.authentication import own_token, ray_environment, token_of_user
 from cluster.connection.folder import ray_folder
 from cluster.connection.starting import (
-    ONE_ARENA,
+    ONE_HEAP,
     handlers_kept,
     on_loopback,
     ray_log,
@@ -38,8 +38,12 @@ from cluster.placement import Placement, refuse_what_never_fits
 OBJECT_STORE_BYTES = 100 * 2**20  # Ray's least is about 75 MB; enough for results and records
 LOOK_S = 0.1
 # Ray starts workers in advance, and would end them after a second in which all room is reserved and
-# their actors, on a busy host, are still to come.
-WAITING_WORKERS = {"RAY_idle_worker_killing_time_threshold_ms": "60000"}
+# their actors, on a busy host, are still to come. For one that takes longer than its limit to come
+# up, by default 60 s, Ray lets the driver wait without end (ray-project/ray#40131).
+WAITING_WORKERS = {
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",
+    "RAY_worker_register_timeout_seconds": "600",
+}
 
 
 @contextmanager
@@ -164,7 +168,7 @@ class Session:
     def _live_private(self) -> None:
         guard: subprocess.Popen[bytes] | None = None
         try:
-            environment = {**own_token(), **WAITING_WORKERS, **ONE_ARENA}
+            environment = {**own_token(), **WAITING_WORKERS, **ONE_HEAP}
             with ray_folder() as folder, ray_environment(environment):
                 import ray
 

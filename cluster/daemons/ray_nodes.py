@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.connection.session import WAITING_WORKERS
-from cluster.connection.starting import ONE_ARENA
+from cluster.connection.starting import ONE_HEAP
 from cluster.daemons.daemon import Daemon
 from cluster.daemons.home import Home, read, write
 from cluster.host.network import free_port
@@ -91,7 +91,7 @@ def _daemon(home: Home, words: list[str], url: str, more: Mapping[str, str]) -> 
         url,
         {
             **WAITING_WORKERS,
-            **ONE_ARENA,
+            **ONE_HEAP,
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(home.ray_token),
             "RAY_USAGE_STATS_ENABLED": "0",

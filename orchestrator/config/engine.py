@@ -13,6 +13,13 @@ SUB_GROUP = 100_000_000
 memory is that of one part."""
 
 
+PREFETCHED = 50_000_000
+"""ZeRO 3: elements of the layers that DeepSpeed gathers ahead (its stage3_prefetch_bucket_size)."""
+REUSED = 1_000_000_000
+"""ZeRO 3: elements on the way from a use of a layer to the next, up to which it stays gathered (its
+stage3_max_reuse_distance)."""
+
+
 @dataclass
 class EngineConfig:
     """What carries out forward, backward and step: plain PyTorch or DeepSpeed ZeRO."""

@@ -4,6 +4,7 @@ The time of CPUs comes from what was measured of this machine (calibration.py), 
 their data sheets and the share of it that is usual (MFU). What is not known is said.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -57,11 +58,19 @@ class Forecast:
         return None if self.seconds is None else self.seconds.total
 
     @property
+    def needed(self) -> float | None:
+        """The most bytes of one worker beside its libraries."""
+        if self.working is None:
+            return None
+        held = self.memory.total + self.memory.buffers
+        return max(held + self.working, self.memory.start)
+
+    @property
     def peak(self) -> float | None:
         """The most bytes of one worker that are predicted."""
-        if self.working is None or self.libraries is None:
+        if self.needed is None or self.libraries is None:
             return None
-        return self.libraries + max(self.memory.total + self.working, self.memory.start)
+        return self.libraries + self.needed
 
     @property
     def fits(self) -> bool | None:
@@ -85,6 +94,16 @@ def kind_of(config: JobConfig, outline: Outline, on: Hardware) -> str:
         f"{config.stage.name} {families} {name} {engine.precision} "
         f"{layout_of(config)} {resources.launcher} {device}"
     )
+
+
+def pace_kind(kind: str, outline: Outline, workers: int) -> str:
+    """What jobs have in common that share a pace: operations of a worker's step, to a power of ten.
+
+    Small steps have a slower pace by far, for most of their time goes elsewhere.
+    """
+    assert outline.flops
+    each = outline.flops / outline.steps / workers
+    return f"{kind}, steps of 1e{round(math.log10(each))} operations"
 
 
 def _offloads(engine: EngineConfig) -> bool:
@@ -129,10 +148,12 @@ def forecast(config: JobConfig, outline: Outline, on: Hardware) -> Forecast:
     if seconds is not None and (learned := on.lessons.steps.get(kind)):
         seconds = seconds.times(learned.value)
         why += f", and by {counted(learned.runs, 'run')} of this kind (x {learned.value:.2f})"
-    if seconds is None and outline.flops and (learned := on.lessons.paces.get(kind)):
-        seconds = Seconds(outline.flops / outline.steps / workers / learned.value)
-        pace = f"{learned.value / 1e9:.3g} GFLOP/s of a worker"
-        why = f"by {counted(learned.runs, 'run')} of this kind: {pace}"
+    if seconds is None and outline.flops and outline.steps:
+        learned = on.lessons.paces.get(pace_kind(kind, outline, workers))
+        if learned is not None:
+            seconds = Seconds(outline.flops / outline.steps / workers / learned.value)
+            pace = f"{learned.value / 1e9:.3g} GFLOP/s of a worker"
+            why = f"by {counted(learned.runs, 'run')} of this kind and size: {pace}"
     mfu = None
     if seconds is not None and outline.flops and (peak := _peak(config, on)):
         mfu = outline.flops / outline.steps / workers / seconds.total / peak

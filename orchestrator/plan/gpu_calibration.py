@@ -67,6 +67,8 @@ class GpuCalibration:
     """Of the GPU, by its processor."""
     widest: int
     """Width of the widest model that kept the GPU busy."""
+    shipped: bool = False
+    """Whether it came with this code: measured by others, on another machine."""
 
     def covers(self, model: ModelConfig) -> bool:
         """Whether models that were measured are like it; far wider ones come nearer to the peak."""
@@ -181,9 +183,10 @@ def load(gpu: str | None) -> GpuCalibration | None:
     """That of a GPU by its name in GPUS: from the cache, else as it comes; None: there is none."""
     if gpu is None:
         return None
-    for path in (file(gpu), Path(__file__).parent / "measured" / f"{gpu}.json"):
+    comes = Path(__file__).parent / "measured" / f"{gpu}.json"
+    for path in (file(gpu), comes):
         try:
-            plain = read_json(path)
+            plain = read_json(path) | {"shipped": path == comes}
             known = {each.name: plain[each.name] for each in fields(GpuCalibration)}
             return GpuCalibration(**known)
         except (OSError, ValueError, TypeError, KeyError):

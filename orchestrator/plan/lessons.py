@@ -43,7 +43,8 @@ class Lessons:
     steps: dict[str, Learned] = field(default_factory=dict)
     """Measured / predicted time of a step, by kind of job."""
     paces: dict[str, Learned] = field(default_factory=dict)
-    """Operations of a worker per second, by kind of job, where nothing predicts a step."""
+    """Operations of a worker per second, by kind of job and size of its steps, where nothing
+    predicts one."""
     libraries: dict[str, float] = field(default_factory=dict)
     """Bytes of a rank's process that no formula tells, by launcher, engine and precision."""
 

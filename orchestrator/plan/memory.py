@@ -19,6 +19,9 @@ class Memory:
     """The most that DeepSpeed copies of them while it takes a step; freed again, but by then a
     part of what the process has taken from its host."""
 
+    buffers: float = 0.0
+    """What DeepSpeed keeps beside them from step to step."""
+
     @property
     def total(self) -> float:
         """Weights, gradients and optimizer."""
@@ -30,8 +33,9 @@ class Memory:
             self.weights + other.weights,
             self.gradients + other.gradients,
             self.optimizer + other.optimizer,
-            max(self.start, self.total + other.start),
+            max(self.start, self.total + self.buffers + other.start),
             max(self.step, other.step),
+            self.buffers + other.buffers,
         )
 
 
@@ -63,6 +67,7 @@ def memory_of(role: RoleOutline, workers: int) -> Memory:
         kept * role.trained / (workers if stage >= 1 else 1),
         _start(role, weight, workers),
         _step(role, weight, workers) if engine.name == "deepspeed" else 0.0,
+        _buffers(role, weight, workers) if stage == 3 else 0.0,
     )
 
 
@@ -94,19 +99,33 @@ def _start(role: RoleOutline, weight: int, workers: int) -> float:
 
 
 def _step(role: RoleOutline, weight: int, workers: int) -> float:
-    """Bytes that DeepSpeed copies in a step of ZeRO 0 to 2: gradients in flat pieces, new weights.
+    """Bytes that DeepSpeed copies in a step: gradients in flat pieces, new weights.
+
+    Of ZeRO 3 gradients in fp32, a part at a time; those of an offloaded optimizer stay.
 
     Measured by tests/benchmarks/starting.py.
     """
     stage, whole = role.config.engine.sharding_stage, role.trained
     if stage == 3:
-        return 0.0
+        share = min(whole / workers, SUB_GROUP)
+        return 4 * share if weight == 2 and not role.config.engine.offload_optimizer else 0.0
     if not stage:  # gradients in one piece, to be summed over ranks; in bf16 then in fp32, too
         return (weight + (4 if weight == 2 else 0)) * whole
     bucket = weight * min(whole, BUCKET)
     # Reduced, gathered; cut into parts. Of one rank ZeRO 1 has nothing to reduce.
     buckets = (0 if workers == 1 else 2) if stage == 1 else (1 if workers == 1 else 3)
     return buckets * bucket + (weight + (4 if weight == 2 else 0)) * whole / workers
+
+
+def _buffers(role: RoleOutline, weight: int, workers: int) -> float:
+    """Bytes that DeepSpeed keeps of a model under ZeRO 3.
+
+    The bucket in which gradients are reduced (stage3.py, where ipg_buckets get a buffer), as far as
+    they fill it; and with the optimizer offloaded the fp32 gradients of its share
+    (initialize_optimizer_states), which stay where others are freed.
+    """
+    offloaded = 4 * role.trained / workers if role.config.engine.offload_optimizer else 0.0
+    return weight * min(role.trained, BUCKET) + offloaded
 
 
 def _making(layer: int, weight: int, cut: int) -> float:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from data.messages import size
 from orchestrator.plan import lessons
-from orchestrator.plan.forecast import forecast, kind_of, started
+from orchestrator.plan.forecast import forecast, kind_of, pace_kind, started
 from orchestrator.plan.planning import Plan
+from orchestrator.plan.timing import seconds_of
 from orchestrator.record import runfolder
 from orchestrator.record.journal import Journal
 
@@ -92,16 +93,14 @@ def learn(plan: Plan, scored: tuple[Scored, ...], measured: Measured) -> None:
     own = lessons.load()  # another run may have taught something meanwhile
     kind, told = kind_of(config, outline, on), forecast(config, outline, on)
     steps = next((each for each in scored if each.name == "step_seconds"), None)
-    if steps is not None and kind not in on.lessons.paces:
+    if steps is not None and seconds_of(config, outline, on).seconds is not None:
         own = own.learn_time(kind, steps.measured / steps.planned)
     elif outline.flops:
         each = outline.flops / outline.steps / config.workers
-        own = own.learn_pace(kind, each / measured.step_seconds)
-    beside = (
-        None if told.working is None else max(told.memory.total + told.working, told.memory.start)
-    )
-    if config.resources.device == "cpu" and measured.memory is not None and beside is not None:
-        own = own.learn_memory(started(config), max(0.0, measured.memory - beside))
+        own = own.learn_pace(pace_kind(kind, outline, config.workers), each / measured.step_seconds)
+    on_cpu, needed = config.resources.device == "cpu", told.needed
+    if on_cpu and measured.memory is not None and needed is not None:
+        own = own.learn_memory(started(config), max(0.0, measured.memory - needed))
     own.save()
 
 

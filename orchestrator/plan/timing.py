@@ -192,7 +192,10 @@ def _on_gpu(config: JobConfig, roles: list[RoleOutline], length: float, on: Hard
     if known is not None and not all(known.covers(role.config.model) for role in roles):
         known = None
     if known is not None:
-        why = f"by what doctor --calibrate has measured of {on.gpu}, on a host with {known.host}"
+        source = f"what doctor --calibrate has measured of {on.gpu}"
+        if known.shipped:
+            source = f"measurements of {on.gpu} that came with this code"
+        why = f"by {source}, on a host with {known.host}"
     else:
         mfu, told = (MFU, WHY_MFU) if on.mfu is None else (on.mfu, "as you say")
         why = f"at MFU {mfu:.2f} of {on.gpu}: {told}"

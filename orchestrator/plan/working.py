@@ -6,6 +6,7 @@ from models import cost
 from models.configs import TokenModelConfig
 from models.cost import Pass
 from orchestrator.config import JobConfig, RoleConfig
+from orchestrator.config.engine import BUCKET, PREFETCHED, REUSED
 from orchestrator.plan.calibration import multiplies_bf16
 from orchestrator.stages.stage import Outline, RoleOutline, Work
 
@@ -25,7 +26,7 @@ class Working:
     layer: float = 0.0
     """Gradients of a layer's activations, or its activations where nothing is kept."""
     gathered: float = 0.0
-    """Layers that ZeRO 3 has gathered: the one at work and the next."""
+    """Layers that ZeRO 3 has gathered, and copies of what is sent."""
     cache: float = 0.0
     """Keys and values of what it writes, and the weights as it reads them then."""
 
@@ -49,7 +50,7 @@ def working_of(
     """
     own, model, work = role.config, role.config.model, role.work
     number = 2 if own.engine.precision == "bf16" else 4
-    gathered = 2 * role.largest_layer * number if own.engine.sharding_stage == 3 else 0
+    gathered = number * _gathered(role, config.resources.device)
     each = micro_batch(own, config, max(length, work.text), work.rows)
     found = cost.activations(model, each)
     if found is None or role.by_hand is not None:
@@ -68,6 +69,27 @@ def working_of(
         cache = number * answers * numbers
         cache += ordered_bytes(number * role.parameters, number, config.resources.device)
     return Working(kept, logits, found.layer, gathered, cache)
+
+
+def _gathered(role: RoleOutline, device: str) -> float:
+    """Numbers of the layers that ZeRO 3 has gathered on a rank at once, and of what is under way.
+
+    DeepSpeed (partitioned_param_coordinator.py) knows the order of layers once two passes have been
+    alike. Then it gathers layers ahead, and keeps one until its next use where that is near: on the
+    way back, the whole of a model that is not very large. Where passes differ, as those of a policy
+    that is asked and trained in turn, there is the layer at work and the next. gloo gathers and
+    sums in a copy, of the layers ahead or of a bucket of gradients.
+    """
+    if role.config.engine.sharding_stage != 3:
+        return 0.0
+    work, whole = role.work, role.parameters
+    held = min(whole, 2 * role.largest_layer)
+    copied = min(whole, BUCKET if work.passes else PREFETCHED) if device == "cpu" else 0
+    if not work.passes:
+        held = min(whole, held + PREFETCHED)
+    elif not (work.looks or work.written):
+        held = max(held, min(whole, REUSED // 2))  # there and back
+    return held + copied
 
 
 def ordered_bytes(weights: float, number: int, device: str) -> float:
@@ -110,7 +132,9 @@ def _loss_bytes(model: object, each: Pass, config: JobConfig, work: Work, *, lea
     tokens = each.tokens
     if device == "cpu" and scored is not None and scored < MOST_SELECTED * each.length:
         tokens = each.sequences * scored  # a GPU computes the logits of all
-    if loss == "summed":
-        width = int(getattr(model, "width", 0))
+    width = getattr(model, "width", None)
+    if loss == "summed" and width is not None:
         return cost.loss_bytes(tokens, width, V, each.number, device)
+    if loss == "summed":  # of transformers, whose loss is that of each token
+        loss = "losses"
     return cost.token_loss_bytes(tokens, V, each.number, device, loss if learns else "looks")

@@ -34,6 +34,9 @@ class Kind:
 FIGURES = {
     "loss": Kind("Loss", "loss", "*/loss", noisy=True),
     "accuracy": Kind("Accuracy", "fraction right", "*/accuracy", noisy=True),
+    "exact": Kind("Exact answers", "fraction of held-out answers", "*/exact"),
+    "reward": Kind("Reward", "mean of an answer", "*/*reward", noisy=True),
+    "kl": Kind("KL from the reference", "nats per token", "*/kl", noisy=True),
     "learning_rate": Kind("Learning rate", "learning rate", "*/learning_rate"),
     "gradient_norm": Kind(
         "Gradient norm before clipping", "global L2 norm", "*/gradient_norm", noisy=True

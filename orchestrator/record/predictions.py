@@ -68,7 +68,9 @@ class Prediction:
     @property
     def said(self) -> str:
         """What was predicted, and what came out, in a line."""
-        told = f"loss {self.loss:.4g} predicted ({self.low:.4g} to {self.high:.4g}, 9 times in 10)"
+        told = (
+            f"loss {self.loss:#.4g} predicted ({self.low:#.4g} to {self.high:#.4g}, 9 times in 10)"
+        )
         return told if self.truth is None else f"{told}; measured {self.verdict}"
 
     @property
@@ -93,7 +95,9 @@ class Prediction:
             return None
         where = "inside" if self.inside else "OUTSIDE"
         when = "" if self.beforehand else "; it was made after the run began"
-        return f"{self.truth.loss:.4g}, so it was {self.error:+.2%} off, {where} the interval{when}"
+        return (
+            f"{self.truth.loss:#.4g}, so it was {self.error:+.2%} off, {where} the interval{when}"
+        )
 
     def is_of(self, parameters: float, tokens: float) -> bool:
         """Whether a run of this size on so many tokens is the one that was meant."""

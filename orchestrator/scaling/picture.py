@@ -86,13 +86,13 @@ def draw_prediction(prediction: Prediction) -> "Figure":
         curve["flops"], curve["low"], curve["high"], color=COLORS[0], alpha=0.15, linewidth=0
     )
     bars = [[prediction.loss - prediction.low], [prediction.high - prediction.loss]]
-    told = f"predicted {prediction.loss:.4g} ({prediction.low:.4g} to {prediction.high:.4g})"
+    told = f"predicted {prediction.loss:#.4g} ({prediction.low:#.4g} to {prediction.high:#.4g})"
     axes.errorbar(
         [prediction.flops], [prediction.loss], bars, fmt="s", color=COLORS[0], capsize=4, label=told
     )
     if prediction.truth is not None:
         truth = prediction.truth
-        color, told = COLORS[1], f"measured {truth.loss:.4g}: {prediction.error:+.2%}"
+        color, told = COLORS[1], f"measured {truth.loss:#.4g}: {prediction.error:+.2%}"
         axes.plot([truth.flops], [truth.loss], "*", color=color, markersize=12, label=told)
     _log_axes(axes)
     axes.legend(frameon=False, labelcolor=INK, fontsize=8)

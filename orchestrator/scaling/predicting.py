@@ -16,7 +16,7 @@ from orchestrator.scaling.points import FLOPS_PER_WEIGHT, Points
 from orchestrator.scaling.report import beyond
 from orchestrator.scaling.sources import FLOPS, LOSS, TOKENS, Ran
 
-AROUND = 3.0  # times that the curve goes on beyond the run and below the smallest of the points
+AROUND = 3.0  # times that the curve goes on beyond the run
 CURVE = 60  # points that it is drawn by
 
 
@@ -30,8 +30,9 @@ def predict(draws: Draws, size: float, tokens: float) -> Prediction:
     """
     points = draws.fit.points
     each = FLOPS_PER_WEIGHT * points.flops_factor * size  # FLOPs per token
-    most, least = AROUND * each * tokens, points.flops.min()
-    flops = np.geomspace(min(least, most / AROUND**2), most, CURVE)
+    # It begins with as little text as any run had: the law was never asked about less.
+    least = min(points.tokens.min(), tokens / AROUND)
+    flops = np.geomspace(each * least, AROUND * each * tokens, CURVE)
     sizes = np.full(CURVE + 1, size)
     asked = Points(sizes, np.append(flops / each, tokens), np.ones(CURVE + 1))
     loss, low, high = draws.predict(asked)

@@ -4,6 +4,7 @@ import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +87,9 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
     if "tokens" not in header and "flops" not in header:
         missing.append("tokens (or flops)")
     if missing:
-        hints = "".join(did_you_mean(name.split()[0], header) for name in missing)
+        wanted = [name.split()[0] for name in missing]
+        near = [(own, *get_close_matches(own, header, n=1)) for own in wanted]
+        hints = "".join(f"; {pair[1]} looks like {pair[0]}" for pair in near if len(pair) > 1)
         apart = "; its columns are to be apart by commas" if len(header) == 1 else hints
         raise ValueError(
             f"{known}, and lacks {', '.join(missing)}; call them parameters, tokens (or flops), "

@@ -23,6 +23,8 @@ class Best:
     parameters: float
     tokens: float
     tried: tuple[float, ...]
+    nearest: float
+    """Of those tried the one whose run did best."""
     value: float | None
     """None: the best is at the edge of what was tried, or too little was."""
     loss: float | None
@@ -81,13 +83,14 @@ def _amounts(tokens: Array) -> list[float]:
 
 def _best(size: float, tokens: float, values: Array, loss: Array) -> Best:
     tried = tuple(sorted(set(map(float, values))))
-    best = tried.index(float(values[loss.argmin()]))
+    nearest = float(values[loss.argmin()])
+    best = tried.index(nearest)
     low, high = tried[max(0, best - AROUND)], tried[min(len(tried) - 1, best + AROUND)]
     near = (values >= low) & (values <= high)
     enough = len(set(values[near])) >= LEAST_SIZES
     at = lowest(np.log(values[near]), loss[near]) if enough else None
     if at is None:
-        return Best(size, tokens, tried, None, None, None)
+        return Best(size, tokens, tried, nearest, None, None, None)
     x, least, curvature = at
     cost = curvature * np.log(2) ** 2 / least
-    return Best(size, tokens, tried, float(np.exp(x)), least, float(cost))
+    return Best(size, tokens, tried, nearest, float(np.exp(x)), least, float(cost))

@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 
+from models.configs.checks import did_you_mean
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -45,7 +47,7 @@ GPUS = {
 def named(name: str) -> Gpu:
     """The GPU that is called so. Raises ValueError, which lists all, if none is."""
     if name not in GPUS:
-        raise ValueError(f"gpu={name}: known are {', '.join(GPUS)}")
+        raise ValueError(f"gpu={name}: known are {', '.join(GPUS)}{did_you_mean(name, GPUS)}")
     return GPUS[name]
 
 

@@ -17,6 +17,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from cluster.connection.starting import ONE_HEAP
 from cluster.nodes import local_cpus
 from models.configs import ModelConfig
 from models.cost import Pass
@@ -227,7 +228,7 @@ def measure(ranks: int, threads: int, models: int | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "found.json"
         words = ["orchestrator.training.measuring", str(file), str(models or 100), str(threads)]
-        own = {"OMP_NUM_THREADS": str(threads), "DS_ACCELERATOR": "cpu"}
+        own = {"OMP_NUM_THREADS": str(threads), "DS_ACCELERATOR": "cpu", **ONE_HEAP}
         _ranks(ranks, [*words, str(int(models is None))], own)
         found: dict[str, Any] = json.loads(file.read_text())
         return found

@@ -52,8 +52,8 @@ def _kept(folder: Path, step: int | None) -> tuple[int, list[dict[str, Any]]]:
     steps = keeping.steps_of(folder)
     if not steps:
         raise ValueError(
-            f"{folder} keeps no rollouts; name a run of grpo or ppo, which `orchestrate runs` "
-            "lists them"
+            f"{folder} keeps no rollouts; name a run of stage=grpo or stage=ppo, of those that "
+            "`orchestrate runs` lists"
         )
     step = steps[-1] if step is None else step
     if step not in steps:

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 
+from cluster.connection.starting import ONE_HEAP
 from data.files import cache_root
 from models.configs import GPTConfig
 from models.cost import parameters
@@ -179,9 +180,10 @@ def show(name: str, planned: Forecast, found: list[Account]) -> None:
         assert part.working is not None
         most = max(own.state[role] for own in found)
         work = max(own.working[role] for own in found)
-        total, counted_bytes = total + part.state.total, counted_bytes + most
+        state = part.state.total + part.state.buffers
+        total, counted_bytes = total + state, counted_bytes + most
         print(
-            f"{name:14} {role:10} state {_three(part.state.total, most)}; "
+            f"{name:14} {role:10} state {_three(state, most)}; "
             f"working {_three(part.working.most, work)}"
         )
     print(f"{name:14} {'all':10} state {_three(total, counted_bytes)}", flush=True)
@@ -200,6 +202,7 @@ def main() -> None:
     parser.add_argument("--engines", nargs="+", default=["zero3_offload", "zero3"])
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
+    os.environ |= ONE_HEAP  # as workers have it
     model = SMALL
     while parameters(model) < options.million * 1e6:
         model = replace(model, layers=model.layers + 1)

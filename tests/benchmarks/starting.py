@@ -13,6 +13,7 @@ of an 8B model, which no small machine can start.
 
 import argparse
 import gc
+import os
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -25,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import yaml
 
+from cluster.connection.starting import ONE_HEAP
 from models.configs import GPTConfig
 from models.cost import largest_layer, parameters
 from orchestrator.config import EngineConfig, OptimConfig, RoleConfig
@@ -111,6 +113,7 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--adapters", nargs="+", default=["none"], help="none, lora, bottleneck")
     options = parser.parse_args()
+    os.environ |= ONE_HEAP  # as workers have it
     model = MODEL
     while parameters(model) < options.million * 1e6:
         model = replace(model, layers=model.layers + 1)
@@ -158,7 +161,7 @@ def measure(model: GPTConfig, cases: Iterable[tuple[Any, ...]], saved: Path) -> 
             figures = world.run(start, role, saved if origin == "checkpoint" else None)
         finally:
             world.stop()
-        trained = plan.total + plan.step
+        trained = plan.total + plan.buffers + plan.step
         before, peak, most = (max(column) / MB for column in zip(*figures, strict=True))
         print(
             f"{ranks} processes, ZeRO {stage}, {precision}, "

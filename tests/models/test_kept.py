@@ -10,6 +10,7 @@ from models import build
 from models.configs import (
     BertConfig,
     GPTConfig,
+    HFConfig,
     LSTMConfig,
     MLPConfig,
     RNNConfig,
@@ -75,6 +76,8 @@ def held(model, inputs):
         if isinstance(model.config, TransformerConfig):
             source, target = inputs
             model.decode(target, model.memory(model.encode(source)))
+        elif isinstance(model.config, HFConfig):
+            model(*inputs)
         elif isinstance(model.config, MLPConfig):
             model(inputs)
         else:
@@ -130,6 +133,37 @@ def test_a_layer_of_gpt3_keeps_what_korthikanti_et_al_publish():
     assert whole - activations(bare, Pass(b, s, half=True)).layer == pytest.approx(
         6 * 96 * s * s * b, rel=0.01
     )
+
+
+LAYERS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+THEIRS = [
+    HFConfig(vocab_size=101, model_type=kind, settings=settings, **own)
+    for kind, settings, own in (
+        ("gpt_neox", {**LAYERS, "intermediate_size": 64, "attention_dropout": 0.1}, {}),
+        ("gpt_neox", {**LAYERS, "intermediate_size": 64}, {"adapter": "lora"}),
+        ("bloom", LAYERS, {}),
+        ("opt", {**LAYERS, "ffn_dim": 64, "word_embed_proj_dim": 32}, {}),
+        ("gemma", {**LAYERS, "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 64}, {}),
+        ("mamba", {**LAYERS, "state_size": 4}, {}),
+        ("roberta", {**LAYERS, "intermediate_size": 64}, {"task": "masked"}),
+        ("t5", {"d_model": 32, "num_layers": 2, "num_heads": 4, "d_ff": 64, "d_kv": 8},
+         {"task": "seq2seq"}),
+    )
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("config", THEIRS, ids=lambda config: config.model_type)
+def test_a_model_of_transformers_keeps_what_is_counted_without_memory(config, half):
+    pytest.importorskip("transformers")
+    model = build(config).train()
+    if half:
+        model = model.bfloat16()
+    kept = activations(config, Pass(B, T, half)).total(checkpointing=False)
+    grouped = config.model_type == "gemma"  # see models/hf/cost.py
+    inputs = [torch.randint(101, (B, T)) for _ in range(1 + config.translates)]
+    expected = held(model, inputs)
+    assert kept == pytest.approx(expected, rel=0.06 if grouped else 0.002)
 
 
 def test_what_nobody_has_worked_out_is_none():

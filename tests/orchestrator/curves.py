@@ -25,8 +25,8 @@ def loss(point, step):
 class Curves:
     """A launcher whose trials go on by one evaluation with every look at them."""
 
-    def __init__(self, room=1, every=10, steps=100, function=loss, also=None, fails=()):
-        self.room, self.every, self.steps, self.how = room, every, steps, "at once"
+    def __init__(self, room=1, every=10, function=loss, also=None, fails=()):
+        self.room, self.every, self.how = room, every, "at once"
         self.function, self.also, self.fails = function, also or (lambda point: {}), fails
         self.started, self.closed = [], False
         self._running, self._ended = {}, []
@@ -55,7 +55,7 @@ class Curves:
             file.close()
             if order.reports is not None:
                 found.append(Report(trial, **line))
-            if state[2] >= self.steps:
+            if state[2] >= order.config.stage.steps:
                 found.append(self._end(trial, "failed" if trial in self.fails else "done"))
         return found
 

@@ -10,7 +10,7 @@ import pytest
 
 from data.messages import size
 from models import cost
-from models.configs import GPTConfig
+from models.configs import GPTConfig, HFConfig
 from models.cost import Pass, activations
 from orchestrator.config import EngineConfig, JobConfig, OptimConfig, ResourcesConfig, RoleConfig
 from orchestrator.plan import calibration, gpu_calibration, lessons
@@ -153,6 +153,18 @@ def test_models_that_work_one_after_another_need_what_the_largest_needs():
         checkpointing=False
     )
     assert own.parts["reference"].working.activations == 0
+
+
+def test_a_plan_knows_what_a_step_of_a_model_of_transformers_needs():
+    pytest.importorskip("transformers")
+    sizes = {"hidden_size": 32, "n_layer": 2, "n_head": 4}
+    model = HFConfig(vocab_size=4096, max_positions=128, model_type="bloom", settings=sizes)
+    config = replace(job(1, steps=10, micro_batch_size=4), model=model)
+    own = forecast(config, rough_plan(config).outline, on_gpu(80e9)).parts["model"].working
+    kept = activations(model, Pass(4, 128, half=True))
+    assert own.activations == kept.total(checkpointing=False) > 0
+    assert own.logits == 3 * 4 * 4 * 128 * 4096  # fp32: log-probabilities and two gradients
+    assert own.most == own.activations + max(own.logits, kept.layer)
 
 
 def test_ways_to_fit_fit_when_they_are_typed_and_the_fewest_changes_come_first():
@@ -327,11 +339,12 @@ def test_a_pipeline_is_planned_by_what_runs_of_its_kind_took(own_cache):
         "first": {"run": [*alone]},
         "longer": {"run": [*alone, "stage.steps=60"]},
         "last": {"run": ["stage=evaluate", "checkpoint=${longer}"]},
+        "larger": {"run": [*alone, "model.hidden=[512,512]"]},
     }
     Path("three.yaml").write_text(json.dumps({"title": "Three", "jobs": jobs}))
     before = typed("pipeline", "three.yaml", "--plan")
     assert before.code == 0, before
-    assert "0 jobs of 3" in before.out
+    assert "0 jobs of 4" in before.out
     answer = typed("run", *alone)
     assert answer.code == 0, answer
     result = json.loads(Path("outputs/latest/result.json").read_text())
@@ -342,7 +355,21 @@ def test_a_pipeline_is_planned_by_what_runs_of_its_kind_took(own_cache):
     assert first[3] == longer[3] != "?", "the same model takes as long a step"
     assert float(longer[4]) == pytest.approx(3 * float(first[4]), rel=0.02)
     assert rows["last:"] == "begins with what longer will have made"
-    assert "2 jobs of 3" in said
+    assert rows["larger"].split()[3] == "?", "its steps are a thousand times as large"
+    assert "2 jobs of 4" in said
+    # Of four trials on two places the short ones begin first.
+    said = typed(
+        "sweep", *alone[:-3], *alone[-2:], "stage.steps=20,60", "optim.learning_rate=0.01,0.1",
+        "parallel=2", "seeds=2", "--plan",
+    ).out  # fmt: skip
+    table = [line.split() for line in said.splitlines() if line.startswith("2 ")]
+    assert [row[3] for row in table] == ["20", "60"]
+    assert all(row[4] == first[3] for row in table)
+    (took,) = re.findall(r"4 trials, 2 at once: (\S+) s, ", said)
+    assert float(took) == pytest.approx((20 + 60) * float(first[3]), rel=0.02)
+    assert "memory of the largest 2 together" in said
+    assert "3 repeats of the best come on top" in said
+    assert not list(Path("outputs").glob("*/*-sweep-*"))
     assert not list(Path.cwd().rglob("*pipeline-three*")), "nothing was started"
 
 
@@ -480,6 +507,7 @@ def test_what_a_plan_is_asked_for_and_can_not_be_is_refused(tmp_path):
     big = ("plan", "experiment=llama_8b_64gpu", "data.path=x")
     said = refused(*big, "gpu=H1000")
     assert all(name in said for name in GPUS)
+    assert refused(*big, "gpu=h100").strip().endswith("did you mean H100?")
     assert "above 0 and at most 1" in refused(*big, "gpu=H100", "mfu=40")
     assert "resources.gpus_per_worker=0" in refused("plan", "resources=cpu1", "mfu=0.4")
     assert "fit=maybe must be true or false" in refused(*big, "fit=maybe")
@@ -583,6 +611,15 @@ def test_what_was_measured_of_a_gpu_is_fitted_and_kept(own_cache):
     assert found.widest == 2048
     found.save("A10")
     assert gpu_calibration.load("A10") == found
+    comes = gpu_calibration.load("H100")
+    comes.save("H100")
+    taken = gpu_calibration.load("H100")
+    assert taken == replace(comes, shipped=False)  # who measures it owns it
+    plan = rough_plan(job(1, steps=10))
+    for known, said in ((comes, "that came with this code"), (taken, "doctor --calibrate has")):
+        told = forecast(plan.config, plan.outline, Hardware("H100", GPUS["H100"], None, known))
+        assert said in told.why
+        assert known.host in told.why
     assert gpu_calibration.load("L4") is None
     with pytest.raises(ValueError, match="waits for its host"):
         fitted(launched, [(*models[:1], Pass(2, 64, half=True), launched[0][1])], written, 0, "")

@@ -19,9 +19,12 @@ from models.configs import GPTConfig
 from orchestrator.config import EngineConfig, OptimConfig, RoleConfig
 from orchestrator.record.lines import read
 from orchestrator.stages.examples.ragged import joined
-from orchestrator.stages.rollouts import keeping, training
+from orchestrator.stages.rollouts import auditing, keeping, training, updating
 from orchestrator.stages.rollouts.prompts import Split
 from orchestrator.training import checkpoint
+from orchestrator.training.advantages import last_tokens, penalised_rewards
+from orchestrator.training.loop import backward
+from orchestrator.training.policy_loss import policy_loss
 from orchestrator.training.roles import build_role
 from orchestrator.training.rollout import sample, step_ids, token_logprobs
 from tests.orchestrator.commands import Job, command_of
@@ -302,20 +305,46 @@ def test_a_policy_that_runs_away_and_a_reward_that_is_no_number_end_the_run_by_s
     assert "the reward of 16 answers of step 1 is no number" in wrong.out + wrong.err
 
 
-def test_an_audit_passes_what_is_sound_and_names_a_sampler_of_another_temperature(
-    asked, monkeypatch
-):
-    sound = typed("audit", *asked, "stage.answer_tokens=6", "stage.temperature=0.7")
+def too_hot(*own, **named):
+    """A sampler of another temperature than the trainer knows of."""
+    return sample(*own, **named | {"temperature": 2.0})
+
+
+def blind_to_ends(now, old, advantages, mask, **how):
+    """A loss that takes the tokens that end answers for filling."""
+    return policy_loss(now, old, advantages, mask & ~last_tokens(mask), **how)
+
+
+def one_too_late(*own):
+    """Rewards one place behind the end of an answer."""
+    return penalised_rewards(*own).roll(1, 1)
+
+
+def mean_of_means(engine, objective, own, weight, seed):
+    """The gradient of a micro-batch's mean, whatever its part of the step."""
+    return backward(engine, objective, own, own.weight, seed)
+
+
+def test_an_audit_passes_what_is_sound_and_names_what_is_not(asked, monkeypatch):
+    words = ("audit", *asked, "stage.global_batch_size=64", "stage.temperature=0.7")
+    sound = typed(*words)
     assert sound.code == 0, sound
     assert sound.out.count("\npass  ") == 9
-    plain = training.sample
-    monkeypatch.setattr(
-        training, "sample", lambda *own, **named: plain(*own, **named | {"temperature": 2.0})
-    )
-    wrong = typed("audit", *asked, "stage.temperature=0.7")
-    assert wrong.code == 1, wrong
-    assert "FAIL  sampler and trainer agree on each token" in wrong.out
+    assert re.search(r"filling nowhere: [1-9]\d* of 64 answers end by themselves", sound.out)
+    assert "micro-batches of 4, micro-batches of 2, micro-batches of 1, two workers" in sound.out
     assert "its own answers, such as stage=grpo" in typed("audit", "stage=classify").err
+    for module, name, broken, said in (
+        (training, "sample", too_hot, "sampler and trainer agree on each token"),
+        (updating, "policy_loss", blind_to_ends, "the end token is learned where an answer has"),
+        (auditing, "penalised_rewards", one_too_late, "each reward lands on the last token"),
+        (auditing, "backward", mean_of_means, "does not depend on micro-batch, accumulation and"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, broken)
+            wrong = typed(*words)
+        assert wrong.code == 1, wrong
+        [line] = [line for line in wrong.out.splitlines() if line.startswith("FAIL")]
+        assert said in line
 
 
 def role(positions="learned"):

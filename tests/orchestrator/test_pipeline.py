@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from orchestrator.job.codes import INTERRUPTED
+from orchestrator.record.figures import training_figures
 from orchestrator.record.runs import runs
 from orchestrator.verbs import pipeline as pipeline_verb
 from orchestrator.verbs import run as run_verb
@@ -148,3 +149,44 @@ def test_every_rung_of_the_ladder_has_its_figure_and_its_picture(pipeline, corpu
         drawn = job["picture"] is not None and "figures/" not in job["picture"]  # of tracking
         assert row.endswith(job["picture"] if drawn else "-"), row
     assert "pictures.png" in answer.out.splitlines()[-1]
+
+
+def test_a_base_model_is_aligned_by_every_job_of_its_pipeline(pipeline, pretrain, corpus):
+    template = (
+        "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}"
+        "{% endif %}{% endfor %}"
+    )
+    Path("short.jinja").write_text(template)
+    said = ({"role": "user", "content": "?"}, {"role": "assistant", "content": "a b c d"})
+    pairs = [{"prompt": f"{n}?", "chosen": "a", "rejected": "a b c d"} for n in range(40)]
+    Path("pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    talks = [{"messages": [{**said[0], "content": f"{n}?"}, said[1]]} for n in range(40)]
+    Path("talks.jsonl").write_text("\n".join(map(json.dumps, talks)))
+    plain = [word for word in pretrain if word.startswith(("resources", "engine", "tracking"))]
+    plain += ["stage.steps=2", "stage.global_batch_size=8", "optim.warmup_steps=1"]
+    plain += ["stage.chat_template=short.jinja", "stage.validation_fraction=0.2"]
+    own = {
+        "sft": ["stage.data=talks.jsonl", "stage.sequence_length=32"],
+        "reward": ["stage.data=pairs.jsonl", "stage.sequence_length=32"],
+        "dpo": ["stage.data=pairs.jsonl", "stage.sequence_length=32"],
+        "grpo": ["stage.data=talks.jsonl", "stage.prompt_tokens=16", "stage.answer_tokens=8"],
+        "ppo": ["stage.data=talks.jsonl", "stage.prompt_tokens=16", "stage.answer_tokens=8"],
+    }
+    jobs = {}
+    for name, job in pipeline_verb.read("alignment", []).jobs.items():
+        stage = job.run[0].removeprefix("stage=")
+        words = pretrain if stage == "pretrain" else [*job.run, *plain, *own[stage]]
+        # The rule that ordered the built-in pairs says nothing of others.
+        figure = "validation/accuracy" if stage == "dpo" else job.figure
+        jobs[name] = {"run": words, "figure": figure, "picture": job.picture}
+    answer = typed("pipeline", pipeline(**jobs))
+    assert answer.code == 0, answer
+    for row, (name, job) in zip(answer.out.splitlines()[-7:-1], jobs.items(), strict=True):
+        assert row.split()[:3] == [name, "done", job["figure"].rpartition("/")[2]], row
+        float(row.split()[3])
+    ppo, _, _, reward, answering, _ = runs(Path("outputs"))
+    for setting, run in (("model", answering), ("roles.reward.model", reward)):
+        checkpoint = Path(ppo.settings[f"{setting}.weights"])
+        assert checkpoint.parents[1].resolve() == run.folder.resolve()
+    assert set(training_figures(ppo.folder)) >= {"reward", "kl"}
+    assert "exact" in training_figures(answering.folder)

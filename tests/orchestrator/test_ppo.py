@@ -15,6 +15,7 @@ from data.files import cache_root
 from models.configs import MLPConfig
 from orchestrator.compose import compose_one
 from orchestrator.config import EngineConfig, OptimConfig, RoleConfig
+from orchestrator.record.checkpoints import newest_valid
 from orchestrator.record.lines import read
 from orchestrator.stages.ppo.driver import prepare
 from orchestrator.stages.ppo.stage import PPOConfig
@@ -105,8 +106,14 @@ def two_steps(words, folder):
             found.append(training.take(step, 1e-2))
             training.position += config.batch.step
             training.updates_done += training.settings.updates
-    average = [(own.name, own.start, own.tensors[WEIGHT]) for own in training.average.saved.state()]
-    return found, distributed.gather_objects(average)
+    kept = {role.name: role.saved for role in training.trained_roles}
+    kept["ema"] = training.average.saved
+    learned = [
+        (f"{name} {own.name}", own.start, own.tensors[WEIGHT])
+        for name, saved in kept.items()
+        for own in saved.state()
+    ]
+    return found, distributed.gather_objects(learned)
 
 
 def begun(words, folder):
@@ -128,21 +135,22 @@ def test_a_step_is_the_same_on_one_rank_and_two_and_under_every_zero_stage(
     asked, one, two, tmp_path
 ):
     plain = (*asked, "resources=inline", "engine=torch")
-    [(alone, average)] = one.run(two_steps, plain, tmp_path / "alone")
+    [(alone, weights)] = one.run(two_steps, plain, tmp_path / "alone")
     assert alone[1]["train/ptx_tokens"] == 2 * 4 * 8 * 16  # updates x rows x tokens
     answers = [keeping.read(keeping.file_of(tmp_path / "alone", step)) for step in (1, 2)]
     beside = ("resources=inline", "resources.workers=2", "stage.engines=2")
-    for engine, where in (
-        ("zero0", ["resources=cpu2"]),
-        ("zero2", beside),
-        ("zero3", ["resources=cpu2"]),
+    for engine, world, where in (
+        ("zero0", two, ["resources=cpu2"]),
+        ("zero1", one, ["resources=cpu1"]),
+        ("zero2", two, beside),
+        ("zero3", two, ["resources=cpu2"]),
     ):
         words = (*asked, *where, f"engine={engine}", "stage.micro_batch_size=2")
         folder = tmp_path / engine
-        (first, shares), (second, _) = two.run(two_steps, words, folder)
-        assert first == second
+        (first, shares), *others = world.run(two_steps, words, folder)
+        assert all(other == first for other, _ in others)
         for name, own in joined(shares).items():
-            assert torch.allclose(own, joined(average)[name], atol=1e-5), name
+            assert torch.allclose(own, joined(weights)[name], atol=1e-5), name
         for own, wanted in zip(first, alone, strict=True):
             assert own == pytest.approx(wanted, rel=1e-4, abs=1e-5)
         for step, wanted in zip((1, 2), answers, strict=True):
@@ -208,6 +216,17 @@ def test_policy_and_critic_learn_are_kept_together_and_go_on_as_they_would_have(
     assert "step 4: 16 answers, reward 0." in told.out
     best = max(keeping.read(keeping.file_of(run, 4)), key=lambda own: own["reward"])
     assert f"best: answer {best['answer_id']}, reward {best['reward']:.3f}" in told.out
+    shown = keeping.file_of(run, 4).with_suffix(".json")
+    table = json.loads(shown.read_text())
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    for row, own in zip(rows, keeping.read(keeping.file_of(run, 4)), strict=True):
+        assert {
+            name: str(own[name]) for name in ("prompt", "answer", "reward")
+        }.items() <= row.items()
+        pairs = zip(own["tokens"], own["token_advantages"], strict=True)
+        assert row["token_advantages"] == " ".join(f"{token!r} {a:+.2f}" for token, a in pairs)
+    sent = [event for event in read(run / "events.jsonl")[0] if event.get("table")]
+    assert str(shown.relative_to(run)) in [event["path"] for event in sent], "a table on its page"
     one = typed("rollouts", str(run), "--step", "3", "--answer", "32")
     assert one.out.startswith("answer 32 of step 3")
     assert one.out.count("\n") == 4 + len(keeping.read(keeping.file_of(run, 3))[0]["tokens"])
@@ -367,3 +386,21 @@ def test_a_critic_that_knows_all_explains_all_and_one_that_knows_the_mean_nothin
 def test_settings_that_cannot_work_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         PPOConfig(**settings)
+
+
+def test_with_adapters_policy_and_critic_learn_updates_alone(asked, tmp_path):
+    words = (*asked, "resources=inline", "engine=torch", "model.adapter=lora")
+    own = [word for word in words if "ema_decay" not in word]
+    answer = typed("run", *own, "stage.steps=2", "stage.evaluate_every=2", f"outputs={tmp_path}")
+    assert answer.code == 0, answer
+    saved = newest_valid((tmp_path / "latest").resolve() / "checkpoints")[0]
+    for name, more in (("model", False), ("critic", True)):
+        tensors = set(saved.role(name)[1].tensors)
+        updates = {own for own in tensors if ".lora." in own}
+        assert updates, name
+        assert {own.partition(".")[0] for own in tensors - updates} == (
+            {"value"} if more else set()
+        )
+        reader = checkpoint.open_role(saved, name)
+        ups = [checkpoint.read_whole(reader, own) for own in updates if own.endswith(".b")]
+        assert any(own.any() for own in ups), "they have learned"

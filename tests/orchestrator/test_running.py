@@ -46,8 +46,10 @@ class Carried:
         self.folder = root / "2026-01-01" / "00-00-00-sweep-x"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.said, self.started = [], []
+        own = {word.partition("=")[0] for word in words}
+        job = [word for word in JOB if word.partition("=")[0] not in own]
         with Sweeping(None) as compose:
-            of_sweep, space = compose.asked([*JOB, f"outputs={root}", *words])
+            of_sweep, space = compose.asked([*job, f"outputs={root}", *words])
             self.asked, _ = fill_in(space, read(of_sweep), ["sweep"], None, compose.job)
         self.asked.save(self.folder)
 
@@ -185,6 +187,18 @@ def test_trials_that_fail_are_counted_and_shown_and_do_not_stop_the_rest(tmp_pat
     few = Carried(tmp_path / "few", "seed=1,2,3,4,5,6", "failures=2")
     with pytest.raises(Ends, match=r"2 of 5 trials have failed, the last: loss is NaN; failures=2"):
         few.live(fails=(1, 4))
+
+
+def test_what_is_spared_is_told_against_the_steps_that_each_trial_was_to_take(tmp_path):
+    whole = Carried(tmp_path / "whole", "optim.learning_rate=3e-3", "stage.steps=60,120")
+    assert whole.live()
+    said, _ = whole.report()
+    assert "2 trials: 2 done; 180 steps; " in said
+    words = ("optim.learning_rate=3e-3,1e-2,1e-1", "stage.steps=60,120")
+    part = Carried(tmp_path / "part", *words, "pruner=asha")
+    assert part.live()
+    assert part.steps < 540
+    assert f"{part.steps} steps, {part.steps / 540:.0%} of what all" in part.report()[0]
 
 
 def test_an_objective_that_nothing_reports_is_said_after_the_first_trial(tmp_path):

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
+from orchestrator.scaling import fitting
 from tests.orchestrator.test_scaling import grid, measured
 from tests.orchestrator.typed import refused, trained, typed
 
@@ -99,6 +101,7 @@ def test_flops_stand_for_tokens():
     ("text", "told"),
     [
         ("size,tokens,loss\n1,2,3", "has the columns size, tokens, loss, and lacks parameters"),
+        ("parameters,toks,loss\n1,2,3", r"lacks tokens \(or flops\);.*; toks looks like tokens$"),
         ("parameters;tokens;loss\n1;2;3", "its columns are to be apart by commas"),
         ("parameters,tokens,loss,loss\n1,2,3,4", "loss twice"),
         ("parameters,tokens,loss\n", "has no line below its columns"),
@@ -134,6 +137,13 @@ def test_wrong_requests_are_refused():
     assert "runs to" in refused("scaling", "fit", table(rows=constant))
 
 
+def test_a_fit_that_does_not_converge_says_so_and_what_to_do(monkeypatch):
+    monkeypatch.setattr(fitting, "ROUNDS", 1)  # the second one tells whether the first had ended
+    told = refused("scaling", "fit", table(), "--draws", "20")
+    assert re.search(r"none of \d+ starts of L = E \+ A / N\^alpha .* converged within", told)
+    assert "give points over a wider range of N and D" in told
+
+
 def test_run_folders_are_points_and_what_is_none_is_told(corpus):
     for number, own in enumerate(zip(POINTS.parameters, POINTS.tokens, POINTS.loss, strict=True)):
         folder = Path(f"outputs/2026-01-02/03-04-{number:02}-pretrain-abc{number:03}")
@@ -153,6 +163,34 @@ def test_run_folders_are_points_and_what_is_none_is_told(corpus):
     assert "points      15:" in typed("scaling", "fit", str(sweep), "--draws", "20").out
     (failed,) = Path("outputs").glob("*/*-abc000")
     assert "no run there can be a point" in refused("scaling", "fit", str(failed))
+
+
+def test_the_best_rate_of_each_size_is_told_or_on_which_side_of_those_tried_it_is(corpus):
+    outputs, best = Path("outputs/2026-01-02"), {1e5: 4e-3, 1e6: 1e-3, 1e7: 1e-5, 1e8: 1.0}
+    own = [(size, rate) for size in best for rate in (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)]
+    for number, (size, rate) in enumerate(own):
+        folder = outputs / f"03-04-{number:02}-pretrain-abc{number:03}"
+        ran(corpus, folder, size, 5e5, 4 + 0.2 * np.log(rate / best[size]) ** 2)
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        config["optim"]["learning_rate"] = rate
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    ask = ("scaling", "best", "outputs", "--of", "optim.learning_rate")
+    lines = typed(*ask).out.splitlines()
+    told = [line.split("(5)")[1].split() for line in lines[1:5]]
+    twice = f"{0.2 * np.log(2) ** 2 / 4:.2%}"
+    assert told == [
+        ["0.004", "4", twice],
+        ["0.001", "4", twice],
+        ["0.0005", "or", "less"],
+        ["0.008", "or", "more"],
+    ]
+    law = json.loads(typed(*ask, "--json").out)["law"]
+    assert law["by_size"] == pytest.approx(np.log10(1e-3 / 4e-3), rel=1e-6)
+    assert lines[5] == f"law         optim.learning_rate = {law['k']:.4g} N^{law['by_size']:.3f}"
+    few = [str(folder) for folder in sorted(outputs.iterdir())[:2]]
+    assert "too few" in typed(*ask[:2], *few, *ask[3:]).out
+    assert "has one value in these runs" in refused(*ask[:2], few[0], *ask[3:])
+    assert "--of optim.learning_rate" in refused(*ask[:4], "optim.learning_rat")
 
 
 def test_a_budget_becomes_an_experiment_that_can_be_planned_and_takes_that_budget():

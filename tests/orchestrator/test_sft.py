@@ -294,12 +294,13 @@ def adapted(corpus, tmp_path_factory):
 def test_it_says_how_much_of_the_text_known_before_is_forgotten(adapted, corpus):
     run, answer = adapted
     lines, _ = read(run / "metrics.jsonl")
-    losses = [
-        line["metrics"]["validation/base_loss"]
-        for line in lines
-        if "validation/base_loss" in line["metrics"]
+    names = "validation/base_loss", "validation/base_change"
+    found = [
+        [m[name] for name in names] for m in (line["metrics"] for line in lines) if names[0] in m
     ]
+    losses, changes = zip(*found, strict=True)
     assert len(losses) == 3, "before, during and after"
+    assert changes == pytest.approx([loss / losses[0] - 1 for loss in losses])
     [row] = json.loads((run / "forgetting.json").read_text())["data"]
     told = [f"{loss:.3f}" for loss in (losses[0], max(losses), losses[-1])]
     assert row[1:] == [*told, f"{losses[-1] / losses[0] - 1:+.1%}"]
@@ -332,7 +333,11 @@ def test_its_checkpoint_keeps_updates_beside_the_weights_they_started_from(adapt
         (["stage.data=roles.jsonl"], "roles.jsonl: row 2: messages[0]: role 'tool' is not one of"),
         (["stage.data=silent.jsonl"], "silent.jsonl: row 1: messages ends with the user"),
         (["stage.data=few.jsonl"], "few.jsonl gives 1 conversation for training and 0 for"),
-        (["stage.data=few.jsonl", "stage.sequence_length=4"], "1 left out as longer than"),
+        (
+            ["stage.data=few.jsonl", "stage.sequence_length=4"],
+            "1 left out as longer than stage.sequence_length=4 tokens, and both need some; raise "
+            "stage.sequence_length, give more conversations, or",
+        ),
         (["stage.sequence_length=512"], "is longer than model.max_positions=256; try"),
         (["stage.validation_fraction=1"], "must lie between 0 and 1"),
         (["stage.replay_fraction=0.1"], "random weights know nothing"),

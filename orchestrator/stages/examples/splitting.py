@@ -26,11 +26,12 @@ def check_splits(
         fraction: of what is held out.
     """
     if not all(count.values()):
+        longer = f"raise {limit.partition('=')[0]}, " if too_long else ""
         raise ValueError(
             f"{source} gives {counted(count['train'], kind)} for training and "
             f"{count['validation']} for validation, {too_long} left out as longer than {limit} "
-            f"tokens, and both need some; give more {kind}s, or another stage.validation_fraction "
-            f"than {fraction}"
+            f"tokens, and both need some; {longer}give more {kind}s, or another "
+            f"stage.validation_fraction than {fraction}"
         )
 
 

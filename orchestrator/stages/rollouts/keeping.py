@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.files import write_text_atomic
+from orchestrator.record.runfolder import write_table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 FOLDER = "rollouts"  # in the run folder, and among the artifacts
 DIGITS = 8
+COLUMNS = ("answer_id", "prompt", "answer", "reference", "reward", "kl", "token_advantages")
 
 
 def file_of(folder: Path, step: int) -> Path:
@@ -69,6 +71,22 @@ def rows_of(asked: Asked, experience: Experience, tokenizer: Tokenizer) -> list[
 def read(path: Path) -> list[dict[str, Any]]:
     """The answers of a step, as they were kept."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write_shown(path: Path) -> Path:
+    """The answers of this file as a table for the page of the run, beside it.
+
+    Each token of an answer stands before its advantage.
+    """
+    rows = []
+    for own in read(path):
+        pairs = zip(own["tokens"], own["token_advantages"], strict=True)
+        advantages = " ".join(f"{token!r} {advantage:+.2f}" for token, advantage in pairs)
+        told = (*(str(own[name]) for name in COLUMNS[:5]), f"{sum(own['token_kl']):.4f}")
+        rows.append((*told, advantages))
+    shown = path.with_suffix(".json")
+    write_table(shown, COLUMNS, rows)
+    return shown
 
 
 def steps_of(folder: Path) -> list[int]:

@@ -257,8 +257,12 @@ class RolloutTraining(RolloutLoop):
         """Measure the policy on held-out prompts, and record that. Every rank calls it."""
         self.measured = self.measure()
         self.record(step, self.measured.metrics)
-        path = keeping.file_of(self.run.folder, step).relative_to(self.run.folder)
-        self.run.event("artifact", path=str(path), artifact_path=keeping.FOLDER)
+        if distributed.rank() == 0:
+            kept = keeping.file_of(self.run.folder, step)
+            shown = keeping.write_shown(kept)
+            for path in (kept, shown):
+                place, name = keeping.FOLDER, f"{keeping.FOLDER}/{path.name}"
+                self.run.event("artifact", path=name, artifact_path=place, table=path == shown)
         return self.measured.metrics
 
     def measure(self) -> Measured:

@@ -15,7 +15,7 @@ from orchestrator.stages.result import Table
 from orchestrator.stages.stage import Say
 
 HELD_OUT_ROWS = 128
-BASE, METRIC = "base", "validation/base_loss"
+BASE, LOSS, CHANGE = "base", "validation/base_loss", "validation/base_change"
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,11 @@ def base_text(config: JobConfig, say: Say) -> BaseText | None:
     return BaseText(make_data(text_of_weights(config), say), describe(config.data))
 
 
+def metrics_of(losses: Sequence[float]) -> dict[str, float]:
+    """The last of the losses on the base text, and what part of the first it is above that."""
+    return {LOSS: losses[-1], CHANGE: losses[-1] / losses[0] - 1}
+
+
 def table(losses: Sequence[float], source: str) -> Table:
     """What training has done to what was known before.
 
@@ -73,13 +78,7 @@ def table(losses: Sequence[float], source: str) -> Table:
         losses: on the base text, in nats per token, before training, at each evaluation, and after.
         source: the base text in a few words.
     """
-    before, worst, after = losses[0], max(losses), losses[-1]
-    row = (
-        source,
-        f"{before:.3f}",
-        f"{worst:.3f}",
-        f"{after:.3f}",
-        f"{after / before - 1:+.1%}",
-    )
+    three = (losses[0], max(losses), losses[-1])
+    row = (source, *(f"{loss:.3f}" for loss in three), f"{metrics_of(losses)[CHANGE]:+.1%}")
     columns = ("text known before", "loss before", "highest", "loss after", "change")
     return Table("forgetting", columns, (row,))

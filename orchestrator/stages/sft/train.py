@@ -100,8 +100,8 @@ class Training(ExampleTraining[Batch]):
         self.scores = self.measure()
         metrics = scoring.metrics_of(self.scores)
         for split in self.base:
-            metrics[base.METRIC] = self.base_loss(split)
-            self.base_losses = [*self.base_losses, metrics[base.METRIC]]
+            self.base_losses = [*self.base_losses, self.base_loss(split)]
+            metrics |= base.metrics_of(self.base_losses)
             self.about = {**self.about, BASE_LOSSES: self.base_losses}
         self.record(step, metrics)
         return metrics

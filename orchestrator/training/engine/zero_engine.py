@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.config import EngineConfig, OptimConfig
-from orchestrator.config.engine import BUCKET, SUB_GROUP
+from orchestrator.config.engine import BUCKET, PREFETCHED, REUSED, SUB_GROUP
 from orchestrator.training import distributed
 from orchestrator.training import optim as optimizers
 from orchestrator.training.engine import layouts, whole
@@ -142,6 +142,8 @@ def zero_config(
         "reduce_bucket_size": BUCKET,
         "allgather_bucket_size": BUCKET,
         "sub_group_size": SUB_GROUP,
+        "stage3_prefetch_bucket_size": PREFETCHED,
+        "stage3_max_reuse_distance": REUSED,
         # At stage 1 gradients stay where the backward pass has put them: the buffer for them would
         # be two more copies, for its own sake.
         "contiguous_gradients": settings.sharding_stage > 1,

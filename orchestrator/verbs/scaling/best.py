@@ -5,8 +5,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 
+from orchestrator.scaling.frontier import LEAST_SIZES
 from orchestrator.scaling.points import Points
-from orchestrator.scaling.tuning import Law, best_values, law
+from orchestrator.scaling.tuning import Best, Law, best_values, law
 from orchestrator.terminal import columns, say
 
 
@@ -37,15 +38,21 @@ def carry_out(options: argparse.Namespace, points: Points, had: Mapping[str, flo
     rows = [("parameters", "tokens", "tried", "best", "loss", "x 2 off costs")]
     for own in found:
         tried = f"{own.tried[0]:.3g} to {own.tried[-1]:.3g} ({len(own.tried)})"
-        if own.value is None or own.loss is None or own.twice is None:
-            said = ("at the edge" if len(own.tried) > 2 else "too few", "", "")
-        else:
-            said = (f"{own.value:.3g}", f"{own.loss:.4g}", f"{own.twice:.2%}")
-        rows.append((f"{own.parameters:,.0f}", f"{own.tokens:,.0f}", tried, *said))
+        rows.append((f"{own.parameters:,.0f}", f"{own.tokens:,.0f}", tried, *_told(own)))
     for line in columns(rows):
         say(line)
     say(f"law         {_words(options.of, through)}", hang=12)
     return 0
+
+
+def _told(own: Best) -> tuple[str, str, str]:
+    """The best value, its loss, and what twice the value costs; as far as they are known."""
+    if own.value is not None:
+        return f"{own.value:.3g}", f"{own.loss:.4g}", f"{own.twice:.2%}"
+    if len(own.tried) < LEAST_SIZES:
+        return "too few", "", ""
+    ends = {own.tried[0]: " or less", own.tried[-1]: " or more"}
+    return f"{own.nearest:.3g}{ends.get(own.nearest, '; no parabola')}", "", ""
 
 
 def _words(setting: str, found: Law | None) -> str:

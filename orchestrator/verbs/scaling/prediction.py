@@ -138,7 +138,7 @@ def _say(options: argparse.Namespace, own: Prediction, folder: Path | None) -> N
         f"points      {len(points)}: {own.convention['parameters']}; {own.convention['compute']}",
         f"run         {own.parameters:,.0f} parameters, {largest:.2g} x the largest of the points, "
         f"on {own.tokens:,.0f} tokens, {own.flops:.3g} FLOPs",
-        f"predicted   {own.loss:.4g} ({own.low:.4g} to {own.high:.4g}, 9 times in 10)",
+        f"predicted   {own.loss:#.4g} ({own.low:#.4g} to {own.high:#.4g}, 9 times in 10)",
         *([] if own.verdict is None else [f"measured    {own.verdict}"]),
         *([] if own.extrapolates is None else [f"WARNING     {own.extrapolates}"]),
         *([] if folder is None else [f"picture     {short(folder / PICTURE)}"]),

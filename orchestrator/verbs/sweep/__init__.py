@@ -9,6 +9,7 @@ table       trials.jsonl, written before anything happens: the truth about the s
 running     the loop: propose, start, listen, stop, write down
 launching   how a trial is started, heard and stopped; warm processes on this machine
 worker      such a process
+planned     what it will take, told before: --plan
 report      the end: ranking, best config, importance, cost, how sure; pictures
 in_order    jobs one after another, of `run --multirun` and `run sweep=NAME`
 """

@@ -21,6 +21,7 @@ What has no dot and is no setting of a job is of the sweep itself:
 
 NAME is a file of conf/sweep, a list of such words. Trials are ordinary jobs, each with a run
 folder; what became of them is in the folder of the sweep, and `--resume FOLDER` goes on there.
+`--plan` tells what the trials will take, and all of them, and starts nothing.
 """
 
 import argparse
@@ -40,6 +41,7 @@ from orchestrator.record.mlflow.sweeps import sending
 from orchestrator.record.runfolder import new_folder
 from orchestrator.record.sweeps import ASKED, LOG
 from orchestrator.terminal import say
+from orchestrator.verbs.sweep import planned
 from orchestrator.verbs.sweep.asked import Asked, fill_in, probe
 from orchestrator.verbs.sweep.launching import Launcher, WarmProcesses, room_of
 from orchestrator.verbs.sweep.proposals import Proposer
@@ -79,6 +81,11 @@ def main(argv: Sequence[str], composing: Callable[[str | None], Composing]) -> i
     """
     options = parser().parse_args(argv)
     if options.resume is not None:
+        if options.plan:
+            raise ValueError(
+                f"--plan is for a sweep that has not begun, and --resume={options.resume} has; "
+                "leave one out"
+            )
         if options.words:
             raise ValueError(
                 f"--resume={options.resume} goes on as it was asked for; leave "
@@ -91,6 +98,11 @@ def main(argv: Sequence[str], composing: Callable[[str | None], Composing]) -> i
     with composing(options.config_dir) as compose:
         words, space = compose.asked(options.words)
         settings, command = read(words), ["sweep", *argv]
+        if options.plan:
+            asked, jobs = fill_in(space, settings, command, options.config_dir, compose.job)
+            for line in [*asked.lines(), *planned.lines(asked, jobs, compose.job)]:
+                say(line, hang=12)
+            return DONE
         with _warm(settings) as warm:
             asked, jobs = fill_in(space, settings, command, options.config_dir, compose.job)
             folder = _new_folder(asked)
@@ -107,6 +119,7 @@ def parser() -> argparse.ArgumentParser:
     )
     new.add_argument("words", nargs="*", help="NAME of conf/sweep, settings of job and sweep")
     new.add_argument("--resume", metavar="FOLDER", help="of a sweep that was interrupted")
+    new.add_argument("--plan", action="store_true", help="tell what it will take; start nothing")
     new.add_argument("--config-dir", "-cd", metavar="FOLDER", help="of your own YAML")
     return new
 

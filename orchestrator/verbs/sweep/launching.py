@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from typing import Any, Protocol
 
+from cluster.connection.starting import ONE_HEAP
 from orchestrator.config import JobConfig
 
 WORKER = "orchestrator.verbs.sweep.worker"
@@ -223,7 +224,7 @@ class WarmProcesses:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", WORKER, str(there.fileno())],
                 pass_fds=[there.fileno()],
-                env={**os.environ, "PYTHONPATH": path, **self._devices(place)},
+                env={**os.environ, **ONE_HEAP, "PYTHONPATH": path, **self._devices(place)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

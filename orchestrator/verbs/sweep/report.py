@@ -114,7 +114,7 @@ class Report:
         """Trials, steps and time."""
         counts = [f"{self._count(own)} {own}" for own in ENDS if self._count(own)]
         own = [trial for trial in self.trials if trial.seed_of is None]
-        whole = self.asked.course.steps * sum(t.status in (DONE, PRUNED) for t in own)
+        whole = sum(self._planned(t) for t in own if t.status in (DONE, PRUNED))
         spent = sum(trial.steps for trial in own)
         saved = f", {spent / whole:.0%} of what all of them would take to the end" if whole else ""
         times = [trial.seconds for trial in self.trials if trial.seconds]
@@ -124,6 +124,11 @@ class Report:
             f"{self.steps:,} steps{saved if spent < whole else ''}; "
             f"{took(self.seconds)} in all{each}"
         ]
+
+    def _planned(self, trial: Trial) -> int:
+        """Optimizer steps of a trial that goes to its end: its own, if the sweep is about them."""
+        said = [word for word in trial.words if word.startswith("stage.steps=")]
+        return int(said[-1].partition("=")[2]) if said else self.asked.course.steps
 
     def _importance(self, proposer: Proposer) -> dict[str, Any]:
         """Which settings mattered for the first objective."""
