@@ -277,6 +277,22 @@ def test_text_beside_answers_adds_the_gradient_of_its_mean_loss_per_token(asked,
         assert text[name].abs().max() > 0
 
 
+def moved(words, folder):
+    """How far ratios are from 1 before the policy has learned, summed over each micro-batch."""
+    config, _, training = begun(words, folder)
+    asked = training.ask(1)
+    experience = training.expect(training.judge(1, asked))
+    objective = policy_objective("clip", training.ppo, kl_coefficient=0.0)
+    steps = mini_batches(experience, asked.ids, training.ppo, config.batch.micro)
+    found = [objective(training.model.engine, own) for step in steps for own in step]
+    return [float(own.means["ratio_moved"]) for own in found]
+
+
+def test_the_first_ratio_of_ragged_answers_is_exactly_1_in_bf16_too(asked, one, tmp_path):
+    words = (*asked, "resources=inline", "engine=torch", "engine.precision=bf16")
+    assert one.run(moved, words, tmp_path) == [[0.0] * 4]
+
+
 def text_beside(words, folder, updates):
     """The rows of text of some optimizer steps, a token more than each has targets, by number."""
     steps = begun(words, folder)[2].text.steps
