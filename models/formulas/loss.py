@@ -37,15 +37,16 @@ def token_loss_bytes(tokens: int, vocabulary: int, number: int, device: str, kin
 
     The chunk's logits are fp32, and so is what the softmax makes of them: log-probabilities for
     `losses` (`token_losses`), also probabilities and their products for `scores` (`token_scores`),
-    in the backward pass with a gradient of each; `looks` are scores without a backward pass.
+    in the backward pass with a gradient of each; `looks` are scores without a backward pass, `told`
+    are such losses.
 
     Args:
         tokens: of the micro-batch.
         vocabulary: rows of the head.
         number: bytes of a number in matrix products, 2 or 4.
         device: cpu or cuda.
-        kind: losses, scores or looks.
+        kind: losses, scores, looks or told.
     """
     chunk = min(tokens, max(1, LOGITS_BYTES[device] // (4 * vocabulary)))
-    held = {"losses": 3 * 4, "scores": 5 * 4, "looks": 3 * 4 + number}
+    held = {"losses": 3 * 4, "scores": 5 * 4, "looks": 3 * 4 + number, "told": 2 * 4 + number}
     return held[kind] * chunk * vocabulary

@@ -133,8 +133,7 @@ def forecast(config: JobConfig, outline: Outline, on: Hardware) -> Forecast:
     needed = [part.working for part in parts.values() if part.working is not None]
     working = None
     if parts and len(needed) == len(parts):
-        working = max(own.most for own in needed)
-        working = max(working, memory.step) if device == "cuda" else working + memory.step
+        working = max(memory.step, *(own.most for own in needed))
     libraries: float | None = 0.0
     if device == "cpu":
         bare = None if own is None else own.process_bytes

@@ -16,8 +16,7 @@ class Memory:
     start: float = 0.0
     """The most that is held at once while the model is made."""
     step: float = 0.0
-    """The most that DeepSpeed copies of them while it takes a step; freed again, but by then a
-    part of what the process has taken from its host."""
+    """The most that DeepSpeed copies of them while it takes a step, and frees again."""
 
     buffers: float = 0.0
     """What DeepSpeed keeps beside them from step to step."""

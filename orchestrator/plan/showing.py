@@ -40,6 +40,8 @@ def _memory(config: JobConfig, own: Forecast) -> str:
     ]
     where = f", {' and '.join(host)} in host memory" if host else ""
     copies = f"copies of {size(held.step)} in a step; " if held.step else ""
+    if held.buffers:
+        copies = f"DeepSpeed's buckets {size(held.buffers)}; {copies}"
     text = (
         f"{size(held.total)} per worker: {_state(held)}{where}; "
         f"at most {size(held.start)} while it starts; {copies}"

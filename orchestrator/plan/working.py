@@ -1,6 +1,6 @@
 """What a step needs of a worker's memory beside the state of its models, by role."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from models import cost
 from models.configs import TokenModelConfig
@@ -29,12 +29,14 @@ class Working:
     """Layers that ZeRO 3 has gathered, and copies of what is sent."""
     cache: float = 0.0
     """Keys and values of what it writes, and the weights as it reads them then."""
+    evaluated: float = 0.0
+    """Of an evaluation: the logits, from which each token gets its loss, and one layer."""
 
     @property
     def most(self) -> float:
-        """Of writing, the end of the forward pass and the backward pass."""
+        """Of writing, the end of the forward pass, the backward pass and an evaluation."""
         passing = self.activations + max(self.logits, self.layer)
-        return self.gathered + max(passing, self.cache)
+        return self.gathered + max(passing, self.cache, self.evaluated)
 
 
 def working_of(
@@ -68,7 +70,11 @@ def working_of(
         numbers = cost.cache_numbers(model, round(length)) or 0
         cache = number * answers * numbers
         cache += ordered_bytes(number * role.parameters, number, config.resources.device)
-    return Working(kept, logits, found.layer, gathered, cache)
+    evaluated = 0.0
+    if work.loss == "summed":
+        told = replace(work, loss="told")
+        evaluated = found.layer + _loss_bytes(model, each, config, told, learns=True)
+    return Working(kept, logits, found.layer, gathered, cache, evaluated)
 
 
 def _gathered(role: RoleOutline, device: str) -> float:

@@ -58,7 +58,7 @@ def step(loss, model, *batch):
 
 def peak(loss, vocabulary, dtype, answer):
     """Bytes by which the process grew, at most, in a pass after a first one."""
-    with giving_back_freed_memory():
+    with giving_back_freed_memory(0):
         model, *batch = build(vocabulary, dtype)
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)

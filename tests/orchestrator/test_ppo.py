@@ -216,7 +216,7 @@ def test_policy_and_critic_learn_are_kept_together_and_go_on_as_they_would_have(
     assert "step 4: 16 answers, reward 0." in told.out
     best = max(keeping.read(keeping.file_of(run, 4)), key=lambda own: own["reward"])
     assert f"best: answer {best['answer_id']}, reward {best['reward']:.3f}" in told.out
-    shown = keeping.file_of(run, 4).with_suffix(".json")
+    shown = keeping.file_of(run, 4).with_name(keeping.SHOWN)
     table = json.loads(shown.read_text())
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
     for row, own in zip(rows, keeping.read(keeping.file_of(run, 4)), strict=True):
@@ -231,6 +231,7 @@ def test_policy_and_critic_learn_are_kept_together_and_go_on_as_they_would_have(
     assert one.out.startswith("answer 32 of step 3")
     assert one.out.count("\n") == 4 + len(keeping.read(keeping.file_of(run, 3))[0]["tokens"])
     assert "it has steps 1 to 4" in typed("rollouts", str(run), "--step", "9").err
+    assert "which has 48 to 63" in typed("rollouts", str(run), "--answer", "9").err
 
 
 def gradient_of(training, learn):
