@@ -32,6 +32,8 @@ def verified_weights(
     from orchestrator.training.checkpoint import located, open_weights
 
     place = located(path, allow_pickle=allow_pickle)
+    if not isinstance(place, str) and not place.exists():
+        raise ValueError(f"{setting}={path} does not exist; `orchestrate runs` lists the runs")
     asked = (place if isinstance(place, str) else place.resolve()), role
     if asked not in _verified:
         found = open_weights(place, role, setting=setting)

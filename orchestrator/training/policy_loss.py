@@ -95,11 +95,11 @@ def token_weights(mask: Tensor, how: str, longest: int) -> Tensor:
             divided by `longest`, so that a long one counts more (Dr. GRPO).
         longest: tokens that an answer may have.
     """
-    each = {
-        "token": torch.ones_like(mask, dtype=torch.float32),
-        "sequence": 1 / mask.sum(1, keepdim=True).clamp(min=1).float(),
-        "constant": torch.full_like(mask, 1 / longest, dtype=torch.float32),
-    }[how]
+    each: Tensor | float = 1.0
+    if how == "sequence":
+        each = 1 / mask.sum(1, keepdim=True).clamp(min=1).float()
+    elif how == "constant":
+        each = 1 / longest
     return torch.where(mask, each, 0.0)
 
 

@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     step, answers = _kept(run.folder, options.step)
     lines = _step(step, answers, options.count)
     if options.answer is not None:
-        lines = _answer(next((a for a in answers if a["answer_id"] == options.answer), None), step)
+        lines = _answer(_of_number(answers, options.answer, step), step)
     for line in lines:
         say(printable(hide(line)), hang=4)
     return 0
@@ -91,10 +91,17 @@ def _worth(own: Mapping[str, Any]) -> str:
     )
 
 
-def _answer(own: Mapping[str, Any] | None, step: int) -> Iterator[str]:
+def _of_number(answers: Sequence[Mapping[str, Any]], number: int, step: int) -> Mapping[str, Any]:
+    known = {own["answer_id"]: own for own in answers}
+    if number not in known:
+        raise ValueError(
+            f"--answer={number} is none of step {step}, which has {min(known)} to {max(known)}"
+        )
+    return known[number]
+
+
+def _answer(own: Mapping[str, Any], step: int) -> Iterator[str]:
     """An answer with a line for each of its tokens."""
-    if own is None:
-        raise ValueError(f"--answer is no answer of step {step}; see `orchestrate rollouts`")
     yield f"answer {own['answer_id']} of step {step}, {_worth(own)}"
     yield f"asked     {own['prompt']}"
     yield f"answered  {own['answer']}"

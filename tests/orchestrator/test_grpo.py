@@ -274,6 +274,8 @@ def test_one_step_off_policy_two_workers_learn_the_same_though_one_of_two_engine
         (["stage.top_k=5"], "stage.top_k"),  # a trainer that knew nothing of it would score wrongly
         (["model.dropout=0.1"], "set model.dropout=0"),
         (["roles.reward.engine.precision=fp32"], "add roles.reward.model.weights=RUN, a run of"),
+        (["roles.reward.model.weights=gone"], "roles.reward.model.weights=gone does not exist; `"),
+        (["roles.reference.model.weights=OTHER"], "reads other tokens than model.weights="),
         (["roles.reward.model.weights=RUN"], "has no value head, which tells rewards; give a run"),
         (["stage.answer_tokens=24"], "16 + 24 = 40 is more than model.max_positions=32; try"),
         (["stage.prompt_tokens=1"], "40 left out as longer than stage.prompt_tokens=1"),
@@ -283,6 +285,9 @@ def test_what_cannot_work_is_refused_before_anything_starts(
     settings, message, asked, corpus, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
+    if any("OTHER" in word for word in settings):
+        other = trained(corpus, "tokenizer=bpe", "tokenizer.vocab_size=300")
+        settings = [word.replace("OTHER", str(other)) for word in settings]
     settings = [word.replace("RUN", str(trained(corpus))) for word in settings]
     own = [word.partition("=")[0] for word in settings]
     words = [word for word in asked if word.partition("=")[0] not in own]

@@ -216,7 +216,7 @@ def test_policy_and_critic_learn_are_kept_together_and_go_on_as_they_would_have(
     assert "step 4: 16 answers, reward 0." in told.out
     best = max(keeping.read(keeping.file_of(run, 4)), key=lambda own: own["reward"])
     assert f"best: answer {best['answer_id']}, reward {best['reward']:.3f}" in told.out
-    shown = keeping.file_of(run, 4).with_suffix(".json")
+    shown = keeping.file_of(run, 4).with_name(keeping.SHOWN)
     table = json.loads(shown.read_text())
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
     for row, own in zip(rows, keeping.read(keeping.file_of(run, 4)), strict=True):
@@ -231,6 +231,7 @@ def test_policy_and_critic_learn_are_kept_together_and_go_on_as_they_would_have(
     assert one.out.startswith("answer 32 of step 3")
     assert one.out.count("\n") == 4 + len(keeping.read(keeping.file_of(run, 3))[0]["tokens"])
     assert "it has steps 1 to 4" in typed("rollouts", str(run), "--step", "9").err
+    assert "which has 48 to 63" in typed("rollouts", str(run), "--answer", "9").err
 
 
 def gradient_of(training, learn):
@@ -272,6 +273,22 @@ def test_text_beside_answers_adds_the_gradient_of_its_mean_loss_per_token(asked,
     for name, own in both.items():
         assert torch.allclose(own, answers[name] + text[name], atol=1e-6), name
         assert text[name].abs().max() > 0
+
+
+def moved(words, folder):
+    """How far ratios are from 1 before the policy has learned, summed over each micro-batch."""
+    config, _, training = begun(words, folder)
+    asked = training.ask(1)
+    experience = training.expect(training.judge(1, asked))
+    objective = policy_objective("clip", training.ppo, kl_coefficient=0.0)
+    steps = mini_batches(experience, asked.ids, training.ppo, config.batch.micro)
+    found = [objective(training.model.engine, own) for step in steps for own in step]
+    return [float(own.means["ratio_moved"]) for own in found]
+
+
+def test_the_first_ratio_of_ragged_answers_is_exactly_1_in_bf16_too(asked, one, tmp_path):
+    words = (*asked, "resources=inline", "engine=torch", "engine.precision=bf16")
+    assert one.run(moved, words, tmp_path) == [[0.0] * 4]
 
 
 def text_beside(words, folder, updates):

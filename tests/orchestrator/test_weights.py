@@ -162,7 +162,9 @@ def test_a_tokenizer_that_comes_out_the_same_is_the_same_and_another_is_refused(
 
 
 def test_weights_that_are_not_there_are_refused(corpus):
-    assert "nowhere does not exist" in refused("run", *on(corpus), "model.weights=nowhere")
+    assert "model.weights=nowhere does not exist" in refused(
+        "run", *on(corpus), "model.weights=nowhere"
+    )
     words = (f"model.weights={trained(corpus)}", "model.weights_role=critic")
     assert "critic" in refused("run", *on(corpus), *words)
 

@@ -63,11 +63,12 @@ def tokenizer_of_weights(config: JobConfig, name: str = "model") -> Tokenizer | 
     model = config.role(name).model
     if model.weights is None:
         return None
+    setting = "model.weights" if name == config.role_names[0] else f"roles.{name}.model.weights"
     found = verified_weights(
-        model.weights, model.weights_role, allow_pickle=model.allow_pickle
+        model.weights, model.weights_role, setting, allow_pickle=model.allow_pickle
     ).tokenizer
     if found is None:
-        raise ValueError(f"model.weights={model.weights} has no tokenizer: it is no model of text")
+        raise ValueError(f"{setting}={model.weights} has no tokenizer: it is no model of text")
     return Tokenizer.load(found)
 
 

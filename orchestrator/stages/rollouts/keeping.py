@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FOLDER = "rollouts"  # in the run folder, and among the artifacts
 DIGITS = 8
+SHOWN = "newest.json"
 COLUMNS = ("answer_id", "prompt", "answer", "reference", "reward", "kl", "token_advantages")
 
 
@@ -74,7 +75,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def write_shown(path: Path) -> Path:
-    """The answers of this file as a table for the page of the run, beside it.
+    """The answers of this file as a table for the page of the run, in place of those before.
 
     Each token of an answer stands before its advantage.
     """
@@ -84,7 +85,7 @@ def write_shown(path: Path) -> Path:
         advantages = " ".join(f"{token!r} {advantage:+.2f}" for token, advantage in pairs)
         told = (*(str(own[name]) for name in COLUMNS[:5]), f"{sum(own['token_kl']):.4f}")
         rows.append((*told, advantages))
-    shown = path.with_suffix(".json")
+    shown = path.with_name(SHOWN)
     write_table(shown, COLUMNS, rows)
     return shown
 
