@@ -17,9 +17,9 @@ from orchestrator.plan.working import Working, micro_batches, row_length, workin
 from orchestrator.stages.stage import Outline
 
 HOLES = 1.2
-"""On a CPU, what a process has taken for the tensors of a step, over what they need: of unlike sizes,
-they leave holes. With it ranks of four models of 0.4 to 21 million parameters had 428 to 445 MB
-beside what is planned, and 428 to 471 MB with 1."""
+"""On a CPU, what a process has taken for the tensors of a step, over what they need: they are of
+unlike sizes, and leave holes. With it ranks of four models of 0.4 to 21 million parameters had 428
+to 445 MB beside what is planned, and 428 to 471 MB with 1."""
 USABLE = 0.95  # of a worker's memory; the rest goes to holes that an allocator can't fill
 
 
