@@ -5,7 +5,7 @@ Hydra and OmegaConf say what they could not do in their own terms; here it is sa
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 from omegaconf import DictConfig
@@ -18,7 +18,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from data.messages import nearest, override
+from data.messages import listed, nearest, override
 from models import MODELS
 from orchestrator.compose.schema import SCHEMA
 from orchestrator.compose.word import Word
@@ -34,6 +34,7 @@ SHAPES = {
     "data.filters": "'data.filters=[{name: length, min: 20}]'",
     "data.phases": "'data.phases=[{start: 4096, weights: {NAME: 1}}]'",
     "data.datasets": "'data.datasets={NAME: {source: text, path: FOLDER}}'",
+    "stage.tasks": "'stage.tasks={NAME: {data: FILE, weight: 1}}'",
 }
 OF_HYDRA = {
     "hydra.run.dir": "outputs=FOLDER is where the run folders go",
@@ -55,14 +56,24 @@ def reworded(error: Exception) -> str:
     return str(error).splitlines()[0] if _is_hydras(error) else str(error)
 
 
-def unknown_setting(name: str) -> str:
-    """Say that there is no such setting, and which one may be meant."""
+def unknown_setting(name: str, section_type: type[Any] | None = None) -> str:
+    """Say that there is no such setting, and which one may be meant.
+
+    Args:
+        name: of the setting.
+        section_type: of what would have it, where that is known.
+    """
     known, (section, _, leaf) = list(settings()), name.rpartition(".")
     if name in known:
         return (
             f"{name} is of another {section} than this job has; choose that with {section}=, or "
             "leave it out"
         )
+    if "." in section and is_dataclass(section_type):  # of one dataset, one task, and the like
+        names = [field.name for field in fields(section_type)]
+        near = nearest(leaf, names)
+        hint = f"did you mean {section}.{near}?" if near else f"{section} has {listed(names)}"
+        return f"{name}: there is no such setting; {hint}"
     same = [other for other in known if other.endswith(f".{leaf}")]
     in_section = [other for other in known if section and other.startswith(f"{section}.")]
     near = nearest(name, in_section or known, least=0.7)
@@ -183,7 +194,7 @@ def _of_a_setting(layer: OmegaConfBaseException) -> str:
     if isinstance(layer, InterpolationResolutionError):
         return _not_filled_in(key, said, layer.__cause__)
     if isinstance(layer, ConfigKeyError | ConfigAttributeError) and key:
-        return unknown_setting(key)
+        return unknown_setting(key, layer.object_type)
     if not key and "Dict[str, Any]" in said:
         key = "data.filters"  # the only such setting; OmegaConf names none for an entry of a list
     for name, example in SHAPES.items():

@@ -81,7 +81,7 @@ def kind_of(setting: str, of_stage: Mapping[str, Change]) -> Change:
         of_stage: the kinds of the stage's own settings.
     """
     if setting.startswith("stage."):
-        return of_stage[setting.removeprefix("stage.")]
+        return of_stage[setting.split(".")[1]]
     while setting not in KINDS:
         setting = setting.rpartition(".")[0]
     return KINDS[setting]

@@ -6,7 +6,8 @@ N rows of a split, B rows of a micro-batch, T+1 tokens of the longest of them.
 import json
 import random
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from orchestrator.stages.examples.published import Arrays, Published, publish_ar
 from orchestrator.stages.examples.ragged import joined, padded
 from orchestrator.stages.examples.splitting import check_splits, is_held_out
 from orchestrator.stages.sft.base import BASE, BaseText
+from orchestrator.stages.sft.tasks import Share, TaskConfig, limited, task_of, times
 
 VERSION = 2  # of what is in a published folder
 HELD_OUT, SHOTS = "validation.json", "shots.json"
@@ -52,6 +54,8 @@ class PublishedConversations(Published):
     """Training rows that are text which the weights have learned before."""
     base: str | None
     """That text in a few words. None: there are no weights to start from."""
+    tasks: Mapping[str, Share]
+    """What an epoch has of each task of a mixture; empty for one source."""
 
     def held_out(self, cache: Path) -> list[tuple[list[Message], str]]:
         """Messages and kind of each conversation of the validation split, as they were read."""
@@ -121,6 +125,7 @@ def publish_conversations(
     known: Tokenizer | None = None,
     base: BaseText | None = None,
     replay_fraction: float = 0.0,
+    tasks: Mapping[str, TaskConfig] | None = None,
 ) -> PublishedConversations:
     """Cut, render, tokenize, pack and publish conversations, unless that has been done.
 
@@ -137,39 +142,52 @@ def publish_conversations(
         known: the tokenizer of the weights to start from, in place of the settings.
         base: what those weights have learned before. None: there are none.
         replay_fraction: share of the training rows that are such text.
+        tasks: of a mixture, which the kinds of the conversations name. None: one source.
 
     Raises:
-        ValueError: a split would be empty, a conversation does not fit the template, or there is
-            too little text to replay.
+        ValueError: a split would be empty, a conversation does not fit the template, there is
+            too little text to replay, or a weight is too large.
     """
+    tasks = tasks or {}
     splits: dict[str, list[Conversation]] = {"train": [], "validation": []}
     for one in dict.fromkeys(conversations):
         held_out = is_held_out(one.key, validation_fraction, seed)
         if held_out and (one.held_out or one.again):  # one thing is new about each
             continue
         splits["validation" if held_out or one.held_out else "train"].append(one)
+    asked = {own.messages for own in splits["validation"]}  # by another key in another task
+    splits["train"] = limited([o for o in splits["train"] if o.messages not in asked], tasks, seed)
     texts = [content for own in splits["train"] for _, content in own.messages]
     made = known or load_or_train(tokenizer, lambda: iter(texts))
     chat = ChatTemplate(template[0], made, template[1])
     rows = {name: [chat.row(own.messages) for own in split] for name, split in splits.items()}
     fits = {name: [len(row.tokens) <= sequence_length for row in own] for name, own in rows.items()}
-    too_long = sum(own.count(False) for own in fits.values())
+    long = Counter(
+        task_of(own)
+        for name, kept in fits.items()
+        for own, fit in zip(splits[name], kept, strict=True)
+        if not fit
+    )
     for name, kept in fits.items():
         splits[name] = [own for own, fit in zip(splits[name], kept, strict=True) if fit]
         rows[name] = [own for own, fit in zip(rows[name], kept, strict=True) if fit]
-    check_splits(
-        {name: len(own) for name, own in splits.items()},
-        too_long,
-        source=source,
-        kind="conversation",
-        limit=f"stage.sequence_length={sequence_length}",
-        fraction=validation_fraction,
-    )
+    names = {name: [task_of(own) for own in split] for name, split in splits.items()}
+    for task in tasks or (None,):
+        check_splits(
+            {name: own.count(task) if task else len(own) for name, own in names.items()},
+            long[task] if task else long.total(),
+            source=f"stage.tasks.{task}" if task else source,
+            kind="conversation",
+            limit=f"stage.sequence_length={sequence_length}",
+            fraction=validation_fraction,
+        )
+    often = times(names["train"], {name: task.weight for name, task in tasks.items()}, seed)
     arrays: Arrays = {}
     for name, own in rows.items():
         lengths = [len(row.tokens) for row in own]
-        together = packing and name == "train"  # each held-out one has a score of its own
-        layout = packed(lengths, sequence_length) if together else _apart(own)
+        train = name == "train"  # each held-out one has a score of its own
+        room = sequence_length if packing else None
+        layout = _epoch(lengths, often, room) if train else _apart(own)
         arrays = {**arrays, **_laid_out(name, own, layout)}
     replayed = 0
     if base is not None:
@@ -188,7 +206,10 @@ def publish_conversations(
             for name, kept in ((HELD_OUT, splits["validation"]), (SHOTS, drawn))
         },
     }
+    shares = {name: _share(name, names, often) for name in tasks}
     about = {"version": VERSION, "kinds": kinds, "template": chat.source}
+    if tasks:
+        about["tasks"] = {name: share.shown for name, share in shares.items()}
     fingerprint = publish_arrays(arrays, about, cache, files)
     train = len(arrays["train-ends"])
     return PublishedConversations(
@@ -201,14 +222,37 @@ def publish_conversations(
         made.vocab_size,
         len(arrays["train-tokens"]) / train,
         sum(sum(row.answers) for row in rows["train"]) / sum(len(r.tokens) for r in rows["train"]),
-        too_long,
+        long.total(),
         replayed,
         None if base is None else base.described,
+        shares,
     )
+
+
+def _share(task: str, names: Mapping[str, Sequence[str]], often: Sequence[int]) -> Share:
+    shown = [times for name, times in zip(names["train"], often, strict=True) if name == task]
+    return Share(len(shown), sum(shown), names["validation"].count(task))
 
 
 def _kind(own: Conversation) -> str:
     return own.held_out or own.kind
+
+
+def _epoch(lengths: Sequence[int], often: Sequence[int], room: int | None) -> list[list[int]]:
+    """Which items each row of an epoch holds, as often as they come, none twice in one row.
+
+    Args:
+        lengths: of N items.
+        often: (N,) rows that each is in.
+        room: of a row. None: it holds one.
+    """
+    rows: list[list[int]] = []
+    turn, left = 0, list(range(len(lengths)))
+    while left := [n for n in left if often[n] > turn]:
+        layout = _apart(left) if room is None else packed([lengths[n] for n in left], room)
+        rows += [[left[place] for place in row] for row in layout]
+        turn += 1
+    return rows
 
 
 def packed(lengths: Sequence[int], room: int) -> list[list[int]]:
@@ -235,7 +279,7 @@ def packed(lengths: Sequence[int], room: int) -> list[list[int]]:
     return rows
 
 
-def _apart(rows: Sequence[ChatRow]) -> list[list[int]]:
+def _apart(rows: Sequence[object]) -> list[list[int]]:
     """The layout of rows that hold one each."""
     return [[n] for n in range(len(rows))]
 

@@ -1,13 +1,13 @@
 """Supervised fine-tuning in the process that starts the job: arithmetic, conversations, record."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.chat import template_of
 from data.files import cache_root
 from data.sources.conversation import Conversation
-from data.sources.conversations import file_conversations
+from data.sources.conversations import file_conversations, named
 from data.sources.python_questions import python_questions
 from orchestrator.config import JobConfig
 from orchestrator.stages.examples.driving import outline_of, ready_of
@@ -17,6 +17,7 @@ from orchestrator.stages.language.roles import language_role, tokenizer_of_weigh
 from orchestrator.stages.sft.base import base_text
 from orchestrator.stages.sft.conversations import PublishedConversations, publish_conversations
 from orchestrator.stages.sft.stage import OWN, SFTConfig
+from orchestrator.stages.sft.tasks import TaskConfig, of_task
 from orchestrator.stages.stage import Outline, Ready, Say, Score, Shown
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
         known=tokenizer_of_weights(config),
         base=base_text(config, say),
         replay_fraction=stage.replay_fraction,
+        tasks=stage.tasks,
     )
     if published.too_long:
         limit = f"stage.sequence_length={stage.sequence_length}"
@@ -75,6 +77,7 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
         f"{published.train - published.replayed:,} rows, {published.answered:.0%} of their tokens "
         f"answers; {published.validation:,} held out"
     )
+    data += "".join(f"; {name}: {own.line}" for name, own in published.tasks.items())
     if published.replayed:
         data += f"; {published.replayed:,} rows of {describe(config.data)} again"
     return ready_of(
@@ -83,18 +86,41 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
         _outline(config, data, published.vocab_size, published),
         published,
         same=SAME,
-        name="python_questions" if stage.data is None else Path(stage.data).stem,
-        source=stage.data or "python_docs",
+        name=_name(stage),
+        source=", ".join(own.data or "python_docs" for own in _tasks(stage).values()),
         columns={"messages": "list"},
     )
 
 
+def _tasks(stage: SFTConfig) -> Mapping[str, TaskConfig]:
+    """The tasks of the job; a source alone is one without a name."""
+    return stage.tasks or {"": TaskConfig(stage.data)}
+
+
 def _source(stage: SFTConfig) -> str:
-    return stage.data or "questions about functions of Python"
+    told = []
+    for name, task in _tasks(stage).items():
+        data = task.data or "questions about functions of Python"
+        weight = "" if task.weight is None else f", weight {task.weight}"
+        told.append(f"{name} ({data}{weight})" if name else data)
+    return ", ".join(told)
+
+
+def _name(stage: SFTConfig) -> str:
+    if stage.tasks:
+        return "_".join(stage.tasks)
+    return "python_questions" if stage.data is None else Path(stage.data).stem
 
 
 def _conversations(config: JobConfig, stage: SFTConfig) -> Iterator[Conversation]:
-    return python_questions(config.seed) if stage.data is None else file_conversations(stage.data)
+    for name, task in _tasks(stage).items():
+        path = task.data
+        found = python_questions(config.seed) if path is None else file_conversations(path)
+        if not name:
+            yield from found
+            continue
+        with named(f"stage.tasks.{name}.data"):
+            yield from (of_task(own, name, task) for own in found)
 
 
 def _outline(

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from data.files import expand_home
+from data.messages import override
 from models.configs import CausalConfig, language
 from orchestrator.config.changes import Change
 from orchestrator.config.checks import check_at_least
 from orchestrator.config.stage import TrainingConfig
+from orchestrator.stages.sft.tasks import TaskConfig, check_tasks
 
 if TYPE_CHECKING:
     from orchestrator.config.job import JobConfig
 
 OWN = (
     *("data", "chat_template", "sequence_length", "packing", "validation_fraction"),
-    "replay_fraction",
+    *("replay_fraction", "tasks"),
 )
 OF_STREAMS = (
     *("sequence_length", "row_tokens", "packing", "isolate_documents", "phases", "seed"),
@@ -45,6 +47,9 @@ class SFTConfig(TrainingConfig):
     """A table whose rows are conversations in a column "messages" (FILE.jsonl, FILE.parquet ...,
     also as a glob); or hf:NAME, a Hugging Face dataset. None: questions about functions of Python
     with the answers of its documentation."""
+    tasks: dict[str, TaskConfig] = field(default_factory=dict)
+    """A mixture in place of `data`: name -> {data: FILE, weight: 1, limit: 30000}. What is held out
+    is scored for each. Empty: one source."""
     chat_template: str | None = None
     """A file with a Jinja template, or a tokenizer_config.json that has one. None: <|ROLE|>, a new
     line and the message; an answer ends with the end of text."""
@@ -67,6 +72,12 @@ class SFTConfig(TrainingConfig):
         """Check ranges."""
         super().__post_init__()
         self.data = expand_home("stage.data", self.data)
+        check_tasks(self.tasks)
+        if self.tasks and self.data is not None:
+            raise ValueError(
+                f"stage.data={self.data} is not read beside stage.tasks; make it a task, "
+                f"{override('+stage.tasks.other.data', self.data)}, or leave one of the two out"
+            )
         self.chat_template = expand_home("stage.chat_template", self.chat_template)
         check_at_least("stage.sequence_length", self.sequence_length, 2)
         if not 0 <= self.replay_fraction < 1:
