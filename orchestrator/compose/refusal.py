@@ -56,7 +56,7 @@ def reworded(error: Exception) -> str:
     return str(error).splitlines()[0] if _is_hydras(error) else str(error)
 
 
-def unknown_setting(name: str, section_type: type[Any] | None = None) -> str:
+def unknown_setting(name: str, section_type: object = None) -> str:
     """Say that there is no such setting, and which one may be meant.
 
     Args:
@@ -194,7 +194,7 @@ def _of_a_setting(layer: OmegaConfBaseException) -> str:
     if isinstance(layer, InterpolationResolutionError):
         return _not_filled_in(key, said, layer.__cause__)
     if isinstance(layer, ConfigKeyError | ConfigAttributeError) and key:
-        return unknown_setting(key, layer.object_type)
+        return unknown_setting(key)
     if not key and "Dict[str, Any]" in said:
         key = "data.filters"  # the only such setting; OmegaConf names none for an entry of a list
     for name, example in SHAPES.items():

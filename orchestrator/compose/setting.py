@@ -56,7 +56,7 @@ def _inside(kind: Any, part: str, composed: DictConfig, name: str) -> Any:
     """The type of `part` in something of type `kind`; Any where the user's own words begin."""
     if is_dataclass(kind):
         if part not in (field.name for field in fields(kind)):
-            raise ValueError(unknown_setting(name))
+            raise ValueError(unknown_setting(name, kind))
         if kind in (JobConfig, RoleSettings):  # stage and model are what was chosen
             chosen = OmegaConf.get_type(composed, part)
             if is_dataclass(chosen):

@@ -49,6 +49,7 @@ SMALL = (
     *("stage.steps=160", "stage.checkpoint_every=80", "stage.evaluate_every=80"),
 )
 ANSWERS = {"red": "Stop.", "green": "Go.", "amber": "Wait, and look."}
+TASKS = {"go": ("green",), "stop": ("red", "amber")}
 
 
 def published(talks, **options):
@@ -198,17 +199,20 @@ def test_token_f1_is_that_of_the_words_of_both(answer, wanted, f1):
 
 @pytest.fixture(scope="module")
 def lights(tmp_path_factory):
-    """Conversations that a small model learns by heart, and a run on them that was resumed."""
+    """Two tasks that a small model learns by heart, and a run on them that was resumed."""
     folder = tmp_path_factory.mktemp("lights")
-    rows = [
-        {"messages": [
-            {"role": "user", "content": f"{n}: {light}?"}, {"role": "assistant", "content": answer}
-        ]}
-        for n in range(60) for light, answer in ANSWERS.items()
-    ]  # fmt: skip
-    path = folder / "lights.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)))
-    words = ("stage=sft", f"stage.data={path}", "stage.sequence_length=96", *PLAIN, *SMALL)
+    for task, lights in TASKS.items():
+        rows = [
+            {"messages": [
+                {"role": "user", "content": f"{n}: {light}?"},
+                {"role": "assistant", "content": ANSWERS[light]},
+            ]}
+            for n in range(60) for light in lights
+        ]  # fmt: skip
+        (folder / f"{task}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    own = (f"{task}: {{data: {folder}/{task}.jsonl, weight: 1}}" for task in TASKS)
+    tasks = f"stage.tasks={{{', '.join(own)}}}"
+    words = ("stage=sft", tasks, "stage.sequence_length=96", *PLAIN, *SMALL)
     first = typed("run", *words, f"outputs={folder}/first")
     assert first.code == 0, first
     start = (folder / "first" / "latest").resolve() / "checkpoints" / "step_00000080"
@@ -233,11 +237,19 @@ def test_it_ends_with_what_got_better_and_a_few_answers(lights):
     assert found[0, "validation/exact"] == 0
     assert found[160, "validation/exact"] == 1
     run = (folder / "first" / "latest").resolve()
-    _, exact = json.loads((run / "answers_before_and_after.json").read_text())["data"]
+    rows = json.loads((run / "answers_before_and_after.json").read_text())["data"]
+    parts = [*TASKS, "all"]
+    assert [row[0] for row in rows] == [
+        f"{own}: {what}" for own in parts for what in ("loss", "exact")
+    ]
+    exact = rows[-1]
     assert exact[-2].startswith("0.0% (0.0% to ")
     assert exact[-1].startswith("100.0% (")
     assert exact[-1].endswith(" to 100.0%)")
     examples = json.loads((run / "examples.json").read_text())["data"]
+    for task in TASKS:
+        assert found[160, f"validation/{task}/loss"] < found[0, f"validation/{task}/loss"] / 10
+        assert found[160, f"validation/{task}/exact"] == 1
     assert {row[-1] for row in examples} == {"the same"}
     assert {row[2] for row in examples} <= set(ANSWERS.values())
     assert "orchestrate generate" in first.out
@@ -264,6 +276,17 @@ def test_a_resumed_run_takes_the_same_steps_and_remembers_the_model_before(light
         return answer.out[answer.out.index("┏") : answer.out.index("done:")]
 
     assert tables(again) == tables(first)
+
+
+def test_a_run_goes_on_with_the_same_mixture_alone(lights, monkeypatch):
+    folder, *_ = lights
+    monkeypatch.chdir(folder)
+    start = (folder / "first" / "latest").resolve() / "checkpoints" / "step_00000080"
+    for change in ("go.weight=2", "stop.limit=50"):
+        message = refused("run", f"resume={start}", f"stage.tasks.{change}")
+        assert "stage.tasks, data and the tokenizer must give the same examples" in message
+    doubled = [f"stage.tasks.{task}.weight=2" for task in TASKS]
+    assert typed("plan", f"resume={start}", *doubled).code == 0
 
 
 @pytest.fixture(scope="module")

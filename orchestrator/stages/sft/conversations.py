@@ -185,9 +185,9 @@ def publish_conversations(
     arrays: Arrays = {}
     for name, own in rows.items():
         lengths = [len(row.tokens) for row in own]
-        train = name == "train"  # each held-out one has a score of its own
         room = sequence_length if packing else None
-        layout = _epoch(lengths, often, room) if train else _apart(own)
+        # Each held-out one has a score of its own, and so a row.
+        layout = _epoch(lengths, often, room) if name == "train" else _apart(own)
         arrays = {**arrays, **_laid_out(name, own, layout)}
     replayed = 0
     if base is not None:

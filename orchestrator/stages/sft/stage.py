@@ -76,7 +76,7 @@ class SFTConfig(TrainingConfig):
         if self.tasks and self.data is not None:
             raise ValueError(
                 f"stage.data={self.data} is not read beside stage.tasks; make it a task, "
-                f"{override('+stage.tasks.other.data', self.data)}, or leave one of the two out"
+                f"{override('stage.tasks.other.data', self.data)}, or leave one of the two out"
             )
         self.chat_template = expand_home("stage.chat_template", self.chat_template)
         check_at_least("stage.sequence_length", self.sequence_length, 2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import gcd
@@ -62,7 +61,7 @@ def check_tasks(tasks: Mapping[str, TaskConfig]) -> None:
     of_data: dict[str | None, str] = {}
     for name, task in tasks.items():
         where = f"stage.tasks.{name}"
-        near = re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:58] + "_1" * (name == ALL)
+        near = re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:58] + "_1" * (name in ("", ALL))
         if not NAME.fullmatch(name) or name == ALL:
             raise ValueError(
                 f"stage.tasks: the name {shown(name)} must be 1 to 60 letters, digits, _ and -, "
@@ -104,11 +103,19 @@ def limited(
 ) -> list[Conversation]:
     """Of each task at most its limit, in their order."""
     kept = set(range(len(train)))
-    for name, task in tasks.items():
-        own = [n for n, one in enumerate(train) if task_of(one) == name]
-        if task.limit is not None and task.limit < len(own):
-            kept -= set(own) - set(random.Random(f"{seed} {name}").sample(own, task.limit))
+    for name, own in _places([task_of(one) for one in train]).items():
+        limit = tasks[name].limit if name in tasks else None
+        if limit is not None and limit < len(own):
+            kept -= set(own) - set(random.Random(f"{seed} {name}").sample(own, limit))
     return [train[n] for n in sorted(kept)]
+
+
+def _places(names: Sequence[str]) -> dict[str, list[int]]:
+    """Where each name stands."""
+    found: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        found.setdefault(name, []).append(place)
+    return found
 
 
 def times(names: Sequence[str], weights: Mapping[str, int | None], seed: int) -> list[int]:
@@ -128,13 +135,13 @@ def times(names: Sequence[str], weights: Mapping[str, int | None], seed: int) ->
     whole = {name: weight for name, weight in weights.items() if weight is not None}
     if not whole:
         return [1] * len(names)
-    count = Counter(names)
+    places = _places(names)
     common = gcd(*whole.values())
-    rounds = max(-(-count[name] * common // weight) for name, weight in whole.items())
+    unit = max(-(-len(places[name]) * common // weight) for name, weight in whole.items())
     found = [0] * len(names)
     for name, weight in whole.items():
-        own = [n for n, one in enumerate(names) if one == name]
-        every, over = divmod(rounds * weight // common, len(own))
+        own = places[name]
+        every, over = divmod(unit * weight // common, len(own))
         if every + (over > 0) > MOST_TIMES:
             raise ValueError(
                 f"stage.tasks.{name}.weight={weight} would show each of its {len(own):,} "
