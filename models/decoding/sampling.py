@@ -6,7 +6,7 @@ B rows, V vocabulary.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -200,7 +200,8 @@ def uniform(seed: int, place: int) -> float:
 
 def _mixed(value: Number) -> Number:
     """Output number `value` of SplitMix64 from 0."""
-    z = (value + 1) * 0x9E3779B97F4A7C15 & BITS
+    z: Any = (value + 1) * 0x9E3779B97F4A7C15 & BITS
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & BITS
     z = (z ^ z >> 27) * 0x94D049BB133111EB & BITS
-    return z ^ z >> 31
+    mixed: Number = z ^ z >> 31
+    return mixed

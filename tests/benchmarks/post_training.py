@@ -5,8 +5,8 @@
 
 Each contender is a command that a user would start, run for few and for more steps: the difference
 of their processor time is that of the steps alone, without imports and what is measured before and
-after. The contenders take turns, and each round gives a ratio of samples per second of processor
-time: conversations, pairs or answers.
+after; one run more comes first, which makes what is made once. The contenders take turns, and each
+round gives a ratio of samples per second of processor time: conversations, pairs or answers.
 
 Needs transformers, of the extra [test]; PYTHON is one with TRL, by default this one.
 """
@@ -228,15 +228,19 @@ def main() -> None:
         write_inputs(folder)
         for method in options.only:
             rates: dict[str, list[float]] = {"ours": [], "theirs": []}
+
+            def seconds_of(name: str, steps: int, method: str = method) -> float:
+                command = ours(method, steps, folder, options.precision)
+                if name == "theirs":
+                    command = [options.trl, __file__, "--theirs", method, str(steps)]
+                    command += [str(folder), options.precision]
+                return processor_seconds(command, folder)
+
+            for name in rates:  # what is made once: prepared data, compiled modules
+                seconds_of(name, STEPS[method][0])
             for _ in range(options.rounds):
                 for name, found in rates.items():
-                    seconds = []
-                    for steps in STEPS[method]:
-                        command = ours(method, steps, folder, options.precision)
-                        if name == "theirs":
-                            command = [options.trl, __file__, "--theirs", method, str(steps)]
-                            command += [str(folder), options.precision]
-                        seconds.append(processor_seconds(command, folder))
+                    seconds = [seconds_of(name, steps) for steps in STEPS[method]]
                     samples = SAMPLES[method] * (STEPS[method][1] - STEPS[method][0])
                     found.append(samples / (seconds[1] - seconds[0]))
             ratios = [a / b for a, b in zip(rates["ours"], rates["theirs"], strict=True)]
