@@ -16,6 +16,10 @@ from orchestrator.plan.traffic import traffic
 from orchestrator.plan.working import Working, micro_batches, row_length, working_of
 from orchestrator.stages.stage import Outline
 
+HOLES = 1.2
+"""On a CPU, what a process has taken for the tensors of a step, over what they need: they are of
+unlike sizes, and leave holes. With it ranks of four models of 0.4 to 21 million parameters had 428
+to 445 MB beside what is planned, and 428 to 471 MB with 1."""
 USABLE = 0.95  # of a worker's memory; the rest goes to holes that an allocator can't fill
 
 
@@ -133,7 +137,8 @@ def forecast(config: JobConfig, outline: Outline, on: Hardware) -> Forecast:
     needed = [part.working for part in parts.values() if part.working is not None]
     working = None
     if parts and len(needed) == len(parts):
-        working = max(memory.step, *(own.most for own in needed))
+        working = max(own.most for own in needed) * (HOLES if device == "cpu" else 1.0)
+        working = max(memory.step, working)
     libraries: float | None = 0.0
     if device == "cpu":
         bare = None if own is None else own.process_bytes

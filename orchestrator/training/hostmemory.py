@@ -14,6 +14,8 @@ def keep_freed_memory() -> None:
 
     Logits and activations are allocated anew in every step; by default glibc maps and unmaps each
     one, and the page faults took 10 to 25% of a step on a CPU (measured: bf16, fp32, 1 thread).
+    What is kept fits the next tensor of its size only if the process began without glibc's cache of
+    small blocks, as workers do (cluster/connection/starting.py).
     """
     _set(mmap_threshold=1 << 30, trim_threshold=(1 << 31) - 1)
 

@@ -31,7 +31,7 @@ from models.configs import GPTConfig
 from models.cost import parameters
 from orchestrator.compose import compose_one
 from orchestrator.config import EngineConfig
-from orchestrator.plan.forecast import Forecast, forecast
+from orchestrator.plan.forecast import HOLES, Forecast, forecast
 from orchestrator.plan.timing import Hardware
 from orchestrator.stages.ppo.driver import prepare
 from orchestrator.stages.ppo.train import Training
@@ -174,19 +174,24 @@ def words_of(folder: Path, saved: dict[str, Path], name: str, workers: int) -> l
 
 def show(name: str, planned: Forecast, found: list[Account]) -> None:
     """A line for each role, and one for all of them."""
-    total, counted_bytes = 0.0, 0.0
+    total, counted_bytes, working, worked = 0.0, 0.0, 0.0, 0.0
     for role in ROLES:
         part = planned.parts[role]
         assert part.working is not None
         most = max(own.state[role] for own in found)
         work = max(own.working[role] for own in found)
+        working, worked = max(working, part.working.most), max(worked, work)
         state = part.state.total + part.state.buffers
         total, counted_bytes = total + state, counted_bytes + most
         print(
             f"{name:14} {role:10} state {_three(state, most)}; "
             f"working {_three(part.working.most, work)}"
         )
-    print(f"{name:14} {'all':10} state {_three(total, counted_bytes)}", flush=True)
+    print(
+        f"{name:14} {'all':10} state {_three(total, counted_bytes)}; with the largest working "
+        f"{_three(total + HOLES * working, counted_bytes + worked)}",
+        flush=True,
+    )
 
 
 def _three(planned: float, measured: float) -> str:

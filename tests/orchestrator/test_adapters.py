@@ -34,8 +34,11 @@ ZERO = ("zero0", "zero1", "zero2", "zero3")
 def job(engine, world_size=1, adapter="lora", **settings):
     """With low-rank updates of all projections, or what else adapts the model."""
     plain = tiny.job(engine, world_size, **settings)
-    own = {"adapter_rank": 4, "adapter_targets": list(TARGETS)} if adapter == "lora" else {}
-    return replace(plain, model=replace(plain.model, adapter=adapter, **own))
+    more = {
+        "lora": {"adapter_rank": 4, "adapter_targets": list(TARGETS)},
+        "bias": {"bias": True},
+    }
+    return replace(plain, model=replace(plain.model, adapter=adapter, **more.get(adapter, {})))
 
 
 def trained(jobs, steps=3):
@@ -59,15 +62,15 @@ def learned(config=None):
     return Memory(saved), model
 
 
-@pytest.mark.parametrize("adapter", ["lora", "prompt", "prefix"])
+@pytest.mark.parametrize("adapter", ["lora", "prompt", "prefix", "bottleneck", "bias"])
 def test_every_zero_stage_trains_what_adapts_alone_as_one_process_does(adapter, one, two):
     losses, before, after = one.run(trained, {"torch": job("torch", adapter=adapter)})[0]["torch"]
     for name in before.names():
-        learns = f".{adapter}." in f".{name}"
-        kept = {WEIGHT, "exp_avg", "exp_avg_sq"} if learns else {WEIGHT}
+        own = name.endswith(".bias") if adapter == "bias" else f".{adapter}." in f".{name}"
+        kept = {WEIGHT, "exp_avg", "exp_avg_sq"} if own else {WEIGHT}
         assert after.keys(name) == kept, name
         same = torch.equal(before.tensors[name][WEIGHT], after.tensors[name][WEIGHT])
-        assert same != learns, name
+        assert same != own, name
     for found in two.run(trained, {name: job(name, 2, adapter) for name in ZERO}):
         for name, (own, _, state) in found.items():
             assert own == pytest.approx(losses, rel=1e-4), name

@@ -19,7 +19,7 @@ from orchestrator.stages.dpo.stage import DPOConfig
 from orchestrator.stages.dpo.train import preference_loss, with_kl
 from orchestrator.stages.examples.feeding import evaluation
 from orchestrator.stages.examples.ragged import joined
-from orchestrator.training import distributed, engine
+from orchestrator.training import distributed, engine, preferences
 from orchestrator.training.loop import backward
 from tests.orchestrator import tiny
 from tests.orchestrator.typed import refused, trained, typed
@@ -177,6 +177,41 @@ def test_zero_and_the_number_of_ranks_change_no_step_though_one_has_nothing_that
     for zero in ("zero0", "zero1", "zero2", "zero3") if loss == "dpo" else ("zero1", "zero3"):
         for answer in two.run(steps, zero, loss, pairs):
             assert answer == pytest.approx(expected, rel=1e-4), zero
+
+
+def of_answers(engine, pairs=6):
+    """By hand: log-probabilities (pairs, 2) of the answers of `made`, and their tokens."""
+    found, lengths = [], []
+    for n in range(pairs):
+        for answer in ([10 + n, 0], [20 + n] * (n + 1) + [0]):
+            row = torch.tensor([[9] * (n + 1) + answer])
+            with torch.no_grad():
+                of_each = engine.forward(row)[0].log_softmax(-1)[n:-1]  # of the answer's tokens
+            found.append(of_each.gather(1, torch.tensor(answer)[:, None]).sum())
+            lengths.append(len(answer))
+    return torch.stack(found).view(pairs, 2), torch.tensor(lengths).view(pairs, 2)
+
+
+@pytest.mark.parametrize("loss", ["dpo", "ipo", "simpo", "orpo"])
+def test_a_loss_is_that_of_answers_alone_of_ipo_by_what_each_of_their_tokens_gains(loss):
+    config, stage = tiny.job("torch"), DPOConfig(loss=loss)
+    policy, frozen = (
+        engine.build(config.model, config.engine, None, device=torch.device("cpu"), seed=seed)
+        for seed in (0, 1)
+    )
+    ours, lengths = of_answers(policy)
+    gains = ours - of_answers(frozen)[0]
+    margin, by_token = (own[:, 0] - own[:, 1] for own in (gains, gains / lengths))
+    expected = {
+        "dpo": preferences.dpo(margin, stage.beta),
+        "ipo": preferences.ipo(by_token, stage.beta),
+        "simpo": preferences.simpo(ours, lengths, stage.beta, stage.gap),
+        "orpo": preferences.orpo(ours, lengths, stage.beta),
+    }
+    batch = made().batch(np.arange(6), np.arange(6), np.ones(6, dtype=bool))
+    reference = live(frozen) if stage.compares else None
+    found = preference_loss(policy, batch, reference=reference, stage=stage).loss
+    assert found.item() == pytest.approx(expected[loss].sum().item(), rel=1e-5)
 
 
 def test_the_distance_of_a_policy_is_that_of_its_answers_and_none_from_itself():

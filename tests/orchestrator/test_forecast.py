@@ -244,7 +244,9 @@ def test_offloaded_parts_are_in_the_memory_of_a_worker_that_is_a_cpu():
         changed = replace(plan.config, resources=resources, engine=engine)
         return forecast(changed, rough_plan(changed).outline, Hardware()).memory
 
-    assert held(on_cpu, off) == held(on_cpu, kept)
+    away, here = held(on_cpu, off), held(on_cpu, kept)
+    shards = 4 * plan.parameters / 2  # fp32 gradients, which stay there
+    assert away == replace(here, buffers=here.buffers + shards)
     gpu = held(plan.config.resources, off)
     assert gpu.optimizer == gpu.weights == 0 < held(plan.config.resources, kept).weights
 

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import islice
 from types import SimpleNamespace
 
@@ -12,25 +13,20 @@ from torch.nn import functional
 
 from data import Tokenizer
 from data.files import cache_root
-from models.configs import MLPConfig
 from orchestrator.compose import compose_one
-from orchestrator.config import EngineConfig, OptimConfig, RoleConfig
 from orchestrator.record.checkpoints import newest_valid
 from orchestrator.record.lines import read
 from orchestrator.stages.ppo.driver import prepare
-from orchestrator.stages.ppo.stage import PPOConfig
-from orchestrator.stages.ppo.train import Training, Valued, explained_variance
+from orchestrator.stages.ppo.train import Training
 from orchestrator.stages.rewards import RULES
 from orchestrator.stages.rollouts import keeping
 from orchestrator.stages.rollouts.engines import rollout_engines
 from orchestrator.stages.rollouts.updating import mini_batches, policy_objective
 from orchestrator.stages.run import Run
 from orchestrator.training import checkpoint, distributed
-from orchestrator.training.averaging import MovingAverage
 from orchestrator.training.loop import evaluating
-from orchestrator.training.roles import build_role
-from orchestrator.training.rollout import Rollout
 from orchestrator.training.state import WEIGHT
+from tests.orchestrator.test_advantages import gae_of_one
 from tests.orchestrator.typed import trained, typed
 
 SHORT = (
@@ -324,22 +320,38 @@ def test_the_documents_beside_the_answers_of_a_step_are_told(asked, whole, corpu
     assert "run: 2,048 tokens in 4 steps, 0 sequences skipped; each exactly as" in verified
 
 
-def test_a_moving_average_is_the_weighted_sum_of_all_weights_so_far():
-    settings = EngineConfig(name="torch", precision="fp32")
-    role = RoleConfig(MLPConfig(inputs=3, outputs=2, hidden=[4]), settings, OptimConfig())
-    own = build_role("model", role, device=torch.device("cpu"), seed=0)
-    average, seen = MovingAverage(own, 0.8), []
-    for _ in range(5):
-        seen.append({n: p.detach().clone() for n, p in own.engine.model.named_parameters()})
-        own.engine.backward(own.engine.forward(torch.randn(6, 3)).square().sum())
-        own.engine.step(0.1)
-        average.update()
-    seen.append(dict(own.engine.model.named_parameters()))
-    for part in average.saved.state():
-        weights = [each[part.name].detach().flatten() for each in seen]
-        wanted = 0.8**5 * weights[0]
-        wanted = wanted + 0.2 * sum(0.8 ** (5 - n) * weights[n] for n in range(1, 6))
-        torch.testing.assert_close(part.tensors[WEIGHT], wanted)
+def judged_and_expected(words, folder):
+    """Answers with a critic that says something and a reference apart, and their advantages."""
+    _, _, training = begun(words, folder)
+    torch.manual_seed(0)
+    for parameter in training.critic.engine.model.get_submodule("value").parameters():
+        torch.nn.init.normal_(parameter)
+    asked = training.ask(1)
+    judged = training.judge(1, asked)
+    apart = 0.3 * torch.randn(judged.old.shape) * judged.rollout.mask
+    judged = replace(judged, reference=judged.old - apart)
+    found = training.expect(judged)
+    parts = judged.rewards, apart, judged.rollout.mask, found.values, found.advantages
+    return training.ppo, training.penalty.coefficient, *parts, found.returns
+
+
+def test_advantages_are_those_of_rewards_less_the_price_of_kl_whitened(asked, one, tmp_path):
+    words = (*asked, "resources=inline", "engine=torch", "stage.gamma=0.9", "stage.kl_estimator=k1")
+    [(stage, price, rewards, kl, mask, values, advantages, returns)] = one.run(
+        judged_and_expected, words, tmp_path
+    )
+    plain, wanted = [], []
+    for row, own in enumerate(mask):
+        each = (-price * kl[row, own]).tolist()
+        each[-1] += rewards[row].item()
+        known = values[row, own].tolist()
+        plain += gae_of_one(each, known, stage.gamma, stage.gae_lambda)
+        wanted += [a + v for a, v in zip(plain[-len(known) :], known, strict=True)]
+    assert returns[mask].tolist() == pytest.approx(wanted, abs=1e-5)
+    white = (np.array(plain) - np.mean(plain)) / np.std(plain)
+    assert advantages[mask].tolist() == pytest.approx(white.tolist(), abs=1e-4)
+    assert values[mask].std() > 0.01
+    assert price > 0
 
 
 def test_an_audit_passes_a_sound_critic_and_names_one_that_sees_the_token_it_values(
@@ -359,34 +371,6 @@ def test_an_audit_passes_a_sound_critic_and_names_one_that_sees_the_token_it_val
     wrong = typed("audit", *asked, "resources=inline")
     assert wrong.code == 1, wrong
     assert "FAIL  critic: a value is that before its token is chosen" in wrong.out
-
-
-def test_a_critic_that_knows_all_explains_all_and_one_that_knows_the_mean_nothing():
-    returns = torch.tensor([[1.0, 2.0, 9.0], [4.0, 9.0, 9.0]])
-    mask = torch.tensor([[True, True, False], [True, False, False]])
-    nothing = torch.zeros(2, 3)
-    rollout = Rollout(torch.zeros(2, 4, dtype=torch.int64), mask, nothing, mask[:, 0])
-    for values, wanted in ((returns, 1.0), (torch.full((2, 3), 7 / 3), 0.0)):
-        own = Valued(rollout, nothing[:, 0], nothing, nothing, nothing, values, returns)
-        assert explained_variance(own) == pytest.approx(wanted)
-    flat = Valued(rollout, nothing[:, 0], nothing, nothing, nothing, returns, nothing)
-    assert explained_variance(flat) == 0
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"gamma": 1.5}, "stage.gamma=1.5 must be from 0 to 1"),
-        ({"value_clip": 0.0}, "stage.value_clip=0.0 must be greater than 0"),
-        ({"kl_target": 6.0, "kl_coefficient": 0.0}, "stays 0 when multiplied"),
-        ({"clip_low": 1.0}, "stage.clip_low=1.0 must be below 1"),
-        ({"ema_decay": 1.0}, "stage.ema_decay=1.0 must lie between 0 and 1"),
-        ({"ptx_coefficient": -1.0}, "at least 0 and finite; try stage.ptx_coefficient=0.5"),
-    ],
-)
-def test_settings_that_cannot_work_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        PPOConfig(**settings)
 
 
 def test_with_adapters_policy_and_critic_learn_updates_alone(asked, tmp_path):

@@ -52,8 +52,9 @@ def prepare(config: JobConfig, start: "Checkpoint | None", say: Say) -> Ready:
     """Read and publish the conversations; check that the job can go on from `start`."""
     stage = config.section(SFTConfig)
     say(f"reading {_source(stage)}")
+    conversations = list(_conversations(config, stage))  # a wrong file is told before text is made
     published = publish_conversations(
-        _conversations(config, stage),
+        conversations,
         _source(stage),
         config.tokenizer,
         template_of(stage.chat_template),
