@@ -145,6 +145,8 @@ def test_killed_while_it_writes_judges_or_learns_a_run_goes_on_with_the_same_ans
     ours, theirs = weights(last), weights(undisturbed)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    kls = checkpoint.read(last / "checkpoints" / "step_00000006").facts["examples"]["kls"]
+    assert kls == [found[step, "train/kl"] for step in range(2, 7)]
     tables = [own.out.partition("┏")[2].partition("done:")[0] for own in (answer, again)]
     assert tables[0] == tables[1]
 
@@ -309,6 +311,7 @@ def test_a_policy_that_runs_away_and_a_reward_that_is_no_number_end_the_run_by_s
     far = typed("run", *words, "stage.kl_limit=1e-4", f"outputs={tmp_path}/far")
     assert far.code == 1
     assert "the policy of step 2 is" in far.out + far.err
+    assert "(mean of 2 steps)" in far.out + far.err
     told = json.loads((tmp_path / "far" / "latest" / "result.json").read_text())["error"]
     assert told["class"] == "numerical"
     assert told["remedy"].startswith("lower optim.learning_rate, or raise stage.kl_coefficient")

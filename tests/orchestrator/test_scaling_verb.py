@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -191,6 +192,14 @@ def test_the_best_rate_of_each_size_is_told_or_on_which_side_of_those_tried_it_i
     assert "too few" in typed(*ask[:2], *few, *ask[3:]).out
     assert "has one value in these runs" in refused(*ask[:2], few[0], *ask[3:])
     assert "--of optim.learning_rate" in refused(*ask[:4], "optim.learning_rat")
+
+
+def test_an_iso_flop_grid_spends_each_budget_on_four_sizes():
+    spent = defaultdict(set)
+    for line in typed("sweep", "iso_flop", "--plan").out.splitlines():
+        if found := re.match(r"1 +([\d,]+) +(\S+) ", line):
+            spent[float(f"{float(found[2]):.1e}")].add(found[1])
+    assert {budget: len(sizes) for budget, sizes in spent.items()} == {4e12: 4, 1.6e13: 4}
 
 
 def test_a_budget_becomes_an_experiment_that_can_be_planned_and_takes_that_budget():

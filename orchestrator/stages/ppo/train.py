@@ -15,6 +15,7 @@ from orchestrator.stages.rollouts.driving import rollout_role
 from orchestrator.stages.rollouts.prompts import PublishedPrompts
 from orchestrator.stages.rollouts.training import RolloutTraining
 from orchestrator.stages.rollouts.updating import (
+    Asked,
     Experience,
     MicroBatch,
     averaged,
@@ -85,21 +86,9 @@ class Training(RolloutTraining):
         """Answers, judged token by token, from which policy and critic learn."""
         asked = self.ask(step)
         experience = self.expect(self.judge(step, asked))
-        of_policy = policy_objective("clip", self.ppo, kl_coefficient=0.0)
-        of_critic = critic_objective(self.ppo)
-        assert self.critic.config.optim is not None  # it is trained
-        critic_rate = learning_rate(self.critic.config.optim, step, self.ppo.steps)
-        policy: list[Metrics] = []
-        critic: list[Metrics] = []
-        for _ in range(self.ppo.epochs):
-            for batches in mini_batches(experience, asked.ids, self.ppo, self.config.batch.micro):
-                policy.append(self.update_policy(step, of_policy, batches, rate))
-                critic.append(self.update_critic(step, of_critic, batches, critic_rate, "critic"))
-        told = averaged(policy) | averaged(critic) | self.told(step, asked, experience)
-        told["train/kl_coefficient"] = self.penalty.coefficient
-        told["critic/explained_variance"] = explained_variance(experience)
-        self.penalty.update(told["train/kl_of_an_answer"], self.config.batch.step)
-        return told
+        learned = self.learn(step, rate, asked, experience)
+        told = self.told(step, asked, experience)
+        return learned | told | self.steer(told["train/kl_of_an_answer"])
 
     def expect(self, judged: Experience) -> Valued:
         """The answers with values, returns and whitened advantages."""
@@ -111,6 +100,27 @@ class Training(RolloutTraining):
         advantages, returns = gae(rewards, values, mask, self.ppo.gamma, self.ppo.gae_lambda)
         known = replace(judged, advantages=whiten(advantages, mask))
         return Valued(**known.shallow, values=values, returns=returns)
+
+    def learn(self, step: int, rate: float, asked: Asked, experience: Valued) -> Metrics:
+        """Optimizer steps of policy and critic in turn, for each mini-batch of each epoch."""
+        of_policy = policy_objective("clip", self.ppo, kl_coefficient=0.0)
+        of_critic = critic_objective(self.ppo)
+        assert self.critic.config.optim is not None  # it is trained
+        critic_rate = learning_rate(self.critic.config.optim, step, self.ppo.steps)
+        policy: list[Metrics] = []
+        critic: list[Metrics] = []
+        for _ in range(self.ppo.epochs):
+            for batches in mini_batches(experience, asked.ids, self.ppo, self.config.batch.micro):
+                policy.append(self.update_policy(step, of_policy, batches, rate))
+                critic.append(self.update_critic(step, of_critic, batches, critic_rate, "critic"))
+        explained = {"critic/explained_variance": explained_variance(experience)}
+        return averaged(policy) | averaged(critic) | explained
+
+    def steer(self, kl: float) -> Metrics:
+        """Set the price of KL for the next step by that of an answer of this one."""
+        paid = self.penalty.coefficient
+        self.penalty.update(kl, self.config.batch.step)
+        return {"train/kl_coefficient": paid}
 
     def values(self, rollout: Rollout) -> Tensor:
         """What the critic expects at each token, (B, T), 0 outside the mask."""

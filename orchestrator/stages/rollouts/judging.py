@@ -1,6 +1,6 @@
 """What answers are worth, and whether a run may go on by that."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from orchestrator.training.rollout import Rollout, slices
 MOST_APART = 1.2
 """Mean of exp |difference| of log-probabilities at which an engine computes something else than the
 policy; rounding alone stays below 1.05."""
+KL_STEPS = 5
+"""Steps by whose mean KL a policy is too far away: that of one step, of a few answers, jumps."""
 
 
 class RanAway(RuntimeError):
@@ -85,17 +87,19 @@ def check_sampler(step: int, apart: float) -> None:
         )
 
 
-def check_distance(step: int, kl: float, stage: RolloutConfig) -> None:
+def check_distance(step: int, kls: Collection[float], stage: RolloutConfig) -> None:
     """Raise RanAway if a policy is too far from its reference.
 
     Args:
         step: for the message.
-        kl: nats per token, over the answers of all ranks.
+        kls: of the last steps up to this one, nats per token, over the answers of all ranks.
         stage: the settings.
     """
+    kl = sum(kls) / len(kls)
     if stage.kl_limit is not None and not kl <= stage.kl_limit:
+        mean = "" if len(kls) == 1 else f" (mean of {len(kls)} steps)"
         raise RanAway(
-            f"the policy of step {step} is {kl:.4g} nats a token away from its reference, "
+            f"the policy of step {step} is {kl:.4g} nats a token away from its reference{mean}, "
             f"beyond stage.kl_limit={stage.kl_limit:g}; lower optim.learning_rate, or raise "
             f"stage.kl_coefficient={stage.kl_coefficient:g}"
         )

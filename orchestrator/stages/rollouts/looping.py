@@ -1,6 +1,7 @@
 """The loop of a run whose steps are rollouts, each followed by the updates by it."""
 
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,7 @@ from orchestrator.training.patience import END, STEP
 from orchestrator.training.roles import Role
 
 UPDATES = "updates"  # what a checkpoint says of the policy's optimizer
+KLS = "kls"  # and KL of the last steps, by which the next may be the last one
 BEGUN = "begun"  # and answers to the next step's prompts, if they were written before
 
 
@@ -32,6 +34,8 @@ class RolloutLoop(ExampleTraining[Questions]):
     own_work: OwnWork
     clock: StepClock
     updates_done = 0
+    kls: deque[float]
+    """Of policy and reference in the last steps, nats per token."""
     average: MovingAverage | None = None
     """Of the policy's weights."""
     text: Text | None = None
@@ -117,7 +121,7 @@ class RolloutLoop(ExampleTraining[Questions]):
 
     def save(self, step: int) -> None:
         """Begin to publish the checkpoint of this step. Every rank calls it."""
-        about = {**self.about, UPDATES: self.updates_done, **self.state}
+        about = {**self.about, UPDATES: self.updates_done, KLS: list(self.kls), **self.state}
         if self.settings.off_policy_steps and self.engines is not None:
             about[BEGUN] = self.engines.state
         if self.text is not None:

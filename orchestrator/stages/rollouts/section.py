@@ -108,8 +108,8 @@ class RolloutConfig(EnginesConfig, TrainingConfig):
     kl_estimator: str = "k3"
     """How KL is estimated: k1, k2 or k3 (orchestrator/training/kl.py)."""
     kl_limit: float | None = 1.0
-    """Nats per token of an answer between policy and reference above which the run ends. None: it
-    never does for that."""
+    """Nats per token of an answer between policy and reference, a mean of 5 steps, above which the
+    run ends. None: it never does for that."""
     entropy_coefficient: float = 0.0
     """What a nat of entropy of the policy is worth, at each token."""
     ptx_coefficient: float = 0.0

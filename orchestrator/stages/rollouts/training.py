@@ -6,6 +6,7 @@ steps. A checkpoint is made between steps, and what is drawn follows from seed a
 answer alone: who goes on from it draws the same answers.
 """
 
+from collections import deque
 from functools import cached_property
 from typing import Any
 
@@ -27,7 +28,7 @@ from orchestrator.stages.rollouts.asking import Asking, Wanted, asking, wanted
 from orchestrator.stages.rollouts.clock import StepClock
 from orchestrator.stages.rollouts.driving import SAME, flops_per_answer, rollout_role
 from orchestrator.stages.rollouts.engines import rollout_engines
-from orchestrator.stages.rollouts.looping import BEGUN, UPDATES, RolloutLoop
+from orchestrator.stages.rollouts.looping import BEGUN, KLS, UPDATES, RolloutLoop
 from orchestrator.stages.rollouts.measuring import measure
 from orchestrator.stages.rollouts.outcome import Measured, gain_metrics, tables
 from orchestrator.stages.rollouts.pretraining import Text
@@ -78,8 +79,10 @@ class RolloutTraining(RolloutLoop):
     def make(self, role: RoleConfig) -> None:
         """Make the policy, as it is where the run goes on, and the reference, as it always is."""
         start = self.checkpoints.start
+        self.kls = deque(maxlen=judging.KL_STEPS)
         if start is not None:
             self.updates_done = start.facts[FACTS][UPDATES]
+            self.kls.extend(start.facts[FACTS].get(KLS, ()))
         if self.published.text is not None:
             prepared = open_published(self.published.text, self.run.cache)
             self.text = Text(self.config, prepared, start)
@@ -206,7 +209,8 @@ class RolloutTraining(RolloutLoop):
             judging.check_sampler(step, mean_over_tokens(apart, rollout.mask))
         judging.check_rewards(step, asked.ids, rewards)
         found = Experience(rollout, rewards, old, reference, torch.zeros_like(old))
-        judging.check_distance(step, mean_over_tokens(found.kl, rollout.mask), self.settings)
+        self.kls.append(mean_over_tokens(found.kl, rollout.mask))
+        judging.check_distance(step, self.kls, self.settings)
         return found
 
     def rewards(self, asked: Asked) -> Tensor:
