@@ -32,9 +32,9 @@ from orchestrator.stages.sft.conversations import (
     ARRAYS,
     TOKENIZER,
     Split,
-    packed,
     publish_conversations,
 )
+from orchestrator.stages.sft.packing import packed
 from orchestrator.stages.sft.writing import token_f1
 from orchestrator.training import checkpoint
 from tests.orchestrator.typed import refused, trained, typed

@@ -2,6 +2,7 @@
 
 stage.py          the settings
 tasks.py          a mixture: several sources, and how often an epoch shows what is of each
+packing.py        which conversations share a row
 conversations.py  the splits: rendered by a chat template, tokenized, packed, published
 driver.py         the stage in the process that starts the job
 base.py           text that the weights know: some of it again, and how much is forgotten

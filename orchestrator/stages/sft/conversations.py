@@ -5,7 +5,6 @@ N rows of a split, B rows of a micro-batch, T+1 tokens of the longest of them.
 
 import json
 import random
-from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,8 @@ from orchestrator.stages.examples.published import Arrays, Published, publish_ar
 from orchestrator.stages.examples.ragged import joined, padded
 from orchestrator.stages.examples.splitting import check_splits, is_held_out
 from orchestrator.stages.sft.base import BASE, BaseText
-from orchestrator.stages.sft.tasks import Share, TaskConfig, limited, task_of, times
+from orchestrator.stages.sft.packing import apart, epoch_of
+from orchestrator.stages.sft.tasks import Share, TaskConfig, limited, shares_of, task_of, times
 
 VERSION = 2  # of what is in a published folder
 HELD_OUT, SHOTS = "validation.json", "shots.json"
@@ -149,14 +149,7 @@ def publish_conversations(
             too little text to replay, or a weight is too large.
     """
     tasks = tasks or {}
-    splits: dict[str, list[Conversation]] = {"train": [], "validation": []}
-    for one in dict.fromkeys(conversations):
-        held_out = is_held_out(one.key, validation_fraction, seed)
-        if held_out and (one.held_out or one.again):  # one thing is new about each
-            continue
-        splits["validation" if held_out or one.held_out else "train"].append(one)
-    asked = {own.messages for own in splits["validation"]}  # by another key in another task
-    splits["train"] = limited([o for o in splits["train"] if o.messages not in asked], tasks, seed)
+    splits = _cut(conversations, tasks, validation_fraction, seed)
     texts = [content for own in splits["train"] for _, content in own.messages]
     made = known or load_or_train(tokenizer, lambda: iter(texts))
     chat = ChatTemplate(template[0], made, template[1])
@@ -187,16 +180,16 @@ def publish_conversations(
         lengths = [len(row.tokens) for row in own]
         room = sequence_length if packing else None
         # Each held-out one has a score of its own, and so a row.
-        layout = _epoch(lengths, often, room) if name == "train" else _apart(own)
+        layout = epoch_of(lengths, often, room) if name == "train" else apart(own)
         arrays = {**arrays, **_laid_out(name, own, layout)}
     replayed = 0
     if base is not None:
         known_before = [_whole(own) for own in base.held_out(sequence_length, seed)]
-        arrays = {**arrays, **_laid_out(BASE, known_before, _apart(known_before))}
+        arrays = {**arrays, **_laid_out(BASE, known_before, apart(known_before))}
         if replay_fraction:
             replayed = round(len(arrays["train-ends"]) * replay_fraction / (1 - replay_fraction))
             again = [_whole(own) for own in base.rows("train", replayed, sequence_length, seed)]
-            arrays = _behind(arrays, _laid_out("train", again, _apart(again)))
+            arrays = _behind(arrays, _laid_out("train", again, apart(again)))
     kinds = sorted({_kind(own) for own in splits["validation"]})
     drawn = random.Random(seed).sample(splits["train"], min(MOST_SHOTS, len(splits["train"])))
     files = {
@@ -206,7 +199,7 @@ def publish_conversations(
             for name, kept in ((HELD_OUT, splits["validation"]), (SHOTS, drawn))
         },
     }
-    shares = {name: _share(name, names, often) for name in tasks}
+    shares = shares_of(tasks, names["train"], often, names["validation"])
     about = {"version": VERSION, "kinds": kinds, "template": chat.source}
     if tasks:
         about["tasks"] = {name: share.shown for name, share in shares.items()}
@@ -229,59 +222,27 @@ def publish_conversations(
     )
 
 
-def _share(task: str, names: Mapping[str, Sequence[str]], often: Sequence[int]) -> Share:
-    shown = [times for name, times in zip(names["train"], often, strict=True) if name == task]
-    return Share(len(shown), sum(shown), names["validation"].count(task))
+def _cut(
+    conversations: Iterable[Conversation],
+    tasks: Mapping[str, TaskConfig],
+    fraction: float,
+    seed: int,
+) -> dict[str, list[Conversation]]:
+    """Each conversation in its split, but for those that are in none."""
+    splits: dict[str, list[Conversation]] = {name: [] for name in SPLITS}
+    for one in dict.fromkeys(conversations):
+        held_out = is_held_out(one.key, fraction, seed)
+        if held_out and (one.held_out or one.again):  # one thing is new about each
+            continue
+        splits["validation" if held_out or one.held_out else "train"].append(one)
+    # Another task may have what is held out under another key.
+    asked = {own.messages for own in splits["validation"]}
+    train = [own for own in splits["train"] if own.messages not in asked]
+    return {**splits, "train": limited(train, tasks, seed)}
 
 
 def _kind(own: Conversation) -> str:
     return own.held_out or own.kind
-
-
-def _epoch(lengths: Sequence[int], often: Sequence[int], room: int | None) -> list[list[int]]:
-    """Which items each row of an epoch holds, as often as they come, none twice in one row.
-
-    Args:
-        lengths: of N items.
-        often: (N,) rows that each is in.
-        room: of a row. None: it holds one.
-    """
-    rows: list[list[int]] = []
-    turn, left = 0, list(range(len(lengths)))
-    while left := [n for n in left if often[n] > turn]:
-        layout = _apart(left) if room is None else packed([lengths[n] for n in left], room)
-        rows += [[left[place] for place in row] for row in layout]
-        turn += 1
-    return rows
-
-
-def packed(lengths: Sequence[int], room: int) -> list[list[int]]:
-    """Which items of these lengths share a row with that much room; best-fit decreasing.
-
-    An item goes where it leaves the least room, the longest first (Ding et al. 2024,
-    arXiv:2404.10830), so rows are few and no item is cut.
-
-    Args:
-        lengths: each at most `room`.
-        room: of a row.
-    """
-    rows: list[list[int]] = []
-    left: list[tuple[int, int]] = []  # (room left, row), in order
-    for item in sorted(range(len(lengths)), key=lambda n: (-lengths[n], n)):
-        place = bisect_left(left, (lengths[item], 0))
-        if place < len(left):
-            space, row = left.pop(place)
-        else:
-            space, row = room, len(rows)
-            rows.append([])
-        rows[row].append(item)
-        insort(left, (space - lengths[item], row))
-    return rows
-
-
-def _apart(rows: Sequence[object]) -> list[list[int]]:
-    """The layout of rows that hold one each."""
-    return [[n] for n in range(len(rows))]
 
 
 def _whole(tokens: list[int]) -> ChatRow:

@@ -101,14 +101,15 @@ def _source(stage: SFTConfig) -> str:
     told = []
     for name, task in _tasks(stage).items():
         data = task.data or "questions about functions of Python"
-        weight = "" if task.weight is None else f", weight {task.weight}"
-        told.append(f"{name} ({data}{weight})" if name else data)
+        limits = {"weight": task.weight, "limit": task.limit}
+        about = [f"{what} {value:,}" for what, value in limits.items() if value is not None]
+        told.append(f"{name} ({', '.join([data, *about])})" if name else data)
     return ", ".join(told)
 
 
 def _name(stage: SFTConfig) -> str:
     if stage.tasks:
-        return "_".join(stage.tasks)
+        return "tasks"
     return "python_questions" if stage.data is None else Path(stage.data).stem
 
 

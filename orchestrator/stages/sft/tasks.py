@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import gcd
 from typing import TYPE_CHECKING
 
 from data.files import expand_home
-from data.messages import shown
+from data.messages import shown as quoted
 from orchestrator.config.checks import check_at_least
 
 if TYPE_CHECKING:
@@ -28,9 +29,9 @@ class TaskConfig:
     data: str | None = None
     """As `stage.data`. null: the questions about functions of Python."""
     weight: int | None = None
-    """Conversations of it in an epoch, relative to the other tasks' weights: an epoch leaves none
-    out, and repeats those of the tasks that would have too few. null, then for all tasks: an epoch
-    shows each conversation once (examples-proportional mixing, Raffel et al. 2020)."""
+    """Conversations of it in an epoch, relative to the other tasks' weights. What people wrote is
+    scarce, so an epoch leaves none out and repeats those of tasks that would have too few. null,
+    then for all tasks: each comes once (examples-proportional mixing, Raffel et al. 2020)."""
     limit: int | None = None
     """Most of its conversations that are trained on, drawn by the seed, so that a large task does
     not crowd out the others (Wei et al. 2022 take 30,000). null: all that are not held out."""
@@ -64,7 +65,7 @@ def check_tasks(tasks: Mapping[str, TaskConfig]) -> None:
         near = re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:58] + "_1" * (name in ("", ALL))
         if not NAME.fullmatch(name) or name == ALL:
             raise ValueError(
-                f"stage.tasks: the name {shown(name)} must be 1 to 60 letters, digits, _ and -, "
+                f"stage.tasks: the name {quoted(name)} must be 1 to 60 letters, digits, _ and -, "
                 f"and not {ALL}: metrics are called by it; try {near}"
             )
         for setting in ("weight", "limit"):
@@ -116,6 +117,23 @@ def _places(names: Sequence[str]) -> dict[str, list[int]]:
     for place, name in enumerate(names):
         found.setdefault(name, []).append(place)
     return found
+
+
+def shares_of(
+    tasks: Iterable[str], train: Sequence[str], often: Sequence[int], held_out: Sequence[str]
+) -> dict[str, Share]:
+    """What an epoch has of each task.
+
+    Args:
+        tasks: their names.
+        train: the task of each conversation to train on.
+        often: how often an epoch shows each of them.
+        held_out: the task of each that is held out.
+    """
+    different, never, shown = Counter(train), Counter(held_out), Counter[str]()
+    for name, each in zip(train, often, strict=True):
+        shown[name] += each
+    return {name: Share(different[name], shown[name], never[name]) for name in tasks}
 
 
 def times(names: Sequence[str], weights: Mapping[str, int | None], seed: int) -> list[int]:
