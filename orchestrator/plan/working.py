@@ -82,20 +82,18 @@ def _gathered(role: RoleOutline, device: str) -> float:
 
     DeepSpeed (partitioned_param_coordinator.py) knows the order of layers once two passes have been
     alike. Then it gathers layers ahead, and keeps one until its next use where that is near: on the
-    way back, the whole of a model that is not very large. Where passes differ, as those of a policy
-    that is asked and trained in turn, there is the layer at work and the next. gloo gathers and
-    sums in a copy, of the layers ahead or of a bucket of gradients.
+    way back, the whole of a model that is not very large. A look between updates does not change
+    that. gloo gathers and sums in a copy, of the layers ahead or of a bucket of gradients.
     """
     if role.config.engine.sharding_stage != 3:
         return 0.0
-    work, whole = role.work, role.parameters
-    held = min(whole, 2 * role.largest_layer)
-    copied = min(whole, BUCKET if work.passes else PREFETCHED) if device == "cpu" else 0
-    if not work.passes:
-        held = min(whole, held + PREFETCHED)
-    elif not (work.looks or work.written):
-        held = max(held, min(whole, REUSED // 2))  # there and back
-    return held + copied
+    whole, two = role.parameters, 2 * role.largest_layer
+    if role.work.passes:
+        sent, reach = BUCKET, REUSED // 2  # there and back
+    else:
+        sent, reach = PREFETCHED, two + PREFETCHED
+    copied = min(whole, sent) if device == "cpu" else 0
+    return min(whole, max(two, reach)) + copied
 
 
 def ordered_bytes(weights: float, number: int, device: str) -> float:
