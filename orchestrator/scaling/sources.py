@@ -4,12 +4,11 @@ import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
 
-from data.messages import counted, did_you_mean, listed
+from data.messages import counted, did_you_mean, listed, nearest
 from orchestrator.config import TrackingConfig
 from orchestrator.record.lines import read
 from orchestrator.record.mlflow import new_state
@@ -88,8 +87,8 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
         missing.append("tokens (or flops)")
     if missing:
         wanted = [name.split()[0] for name in missing]
-        near = [(own, *get_close_matches(own, header, n=1)) for own in wanted]
-        hints = "".join(f"; {pair[1]} looks like {pair[0]}" for pair in near if len(pair) > 1)
+        near = {own: nearest(own, header, least=0.6) for own in wanted}
+        hints = "".join(f"; {like} looks like {own}" for own, like in near.items() if like)
         apart = "; its columns are to be apart by commas" if len(header) == 1 else hints
         raise ValueError(
             f"{known}, and lacks {', '.join(missing)}; call them parameters, tokens (or flops), "
