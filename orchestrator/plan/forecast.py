@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 
 from data.messages import counted
 from orchestrator.config import EngineConfig, JobConfig
-from orchestrator.plan.memory import Memory, memory_of
+from orchestrator.plan.memory import Memory, memory_of, offloaded_gradients
 from orchestrator.plan.timing import Hardware, Seconds, answers_of, layout_of, seconds_of
 from orchestrator.plan.traffic import traffic
 from orchestrator.plan.working import Working, micro_batches, row_length, working_of
-from orchestrator.stages.stage import Outline
+from orchestrator.stages.stage import Outline, RoleOutline
 
 HOLES = 1.2
 """On a CPU, what a process has taken for the tensors of a step, over what they need: they are of
@@ -100,13 +100,18 @@ def kind_of(config: JobConfig, outline: Outline, on: Hardware) -> str:
     )
 
 
-def pace_kind(kind: str, outline: Outline, workers: int) -> str:
+def operations(outline: Outline, workers: int) -> float | None:
+    """Of a worker in a step. None: not known, or there is no step."""
+    if not outline.flops or not outline.steps:
+        return None
+    return outline.flops / outline.steps / workers
+
+
+def pace_kind(kind: str, each: float) -> str:
     """What jobs have in common that share a pace: operations of a worker's step, to a power of ten.
 
     Small steps have a slower pace by far, for most of their time goes elsewhere.
     """
-    assert outline.flops
-    each = outline.flops / outline.steps / workers
     return f"{kind}, steps of 1e{round(math.log10(each))} operations"
 
 
@@ -128,7 +133,7 @@ def forecast(config: JobConfig, outline: Outline, on: Hardware) -> Forecast:
     for name, role in outline.roles.items():
         held = memory_of(role, workers)
         if device == "cuda":  # on a CPU worker host memory is where they are anyway
-            held = _without_offloaded(held, role.config.engine)
+            held = _without_offloaded(held, role, workers)
         needs = None
         if longest is not None and outline.steps:
             needs = working_of(role, config, longest, answers_of(config))
@@ -152,15 +157,16 @@ def forecast(config: JobConfig, outline: Outline, on: Hardware) -> Forecast:
     if seconds is not None and (learned := on.lessons.steps.get(kind)):
         seconds = seconds.times(learned.value)
         why += f", and by {counted(learned.runs, 'run')} of this kind (x {learned.value:.2f})"
-    if seconds is None and outline.flops and outline.steps:
-        learned = on.lessons.paces.get(pace_kind(kind, outline, workers))
+    each = operations(outline, workers)
+    if seconds is None and each is not None:
+        learned = on.lessons.paces.get(pace_kind(kind, each))
         if learned is not None:
-            seconds = Seconds(outline.flops / outline.steps / workers / learned.value)
+            seconds = Seconds(each / learned.value)
             pace = f"{learned.value / 1e9:.3g} GFLOP/s of a worker"
             why = f"by {counted(learned.runs, 'run')} of this kind and size: {pace}"
     mfu = None
-    if seconds is not None and outline.flops and (peak := _peak(config, on)):
-        mfu = outline.flops / outline.steps / workers / seconds.total / peak
+    if seconds is not None and each is not None and (peak := _peak(config, on)):
+        mfu = each / seconds.total / peak
     sent = traffic(outline.roles.values(), workers, micro_batches(config)) if outline.steps else 0.0
     return Forecast(
         memory,
@@ -176,10 +182,12 @@ def forecast(config: JobConfig, outline: Outline, on: Hardware) -> Forecast:
     )
 
 
-def _without_offloaded(held: Memory, engine: EngineConfig) -> Memory:
+def _without_offloaded(held: Memory, role: RoleOutline, workers: int) -> Memory:
     """Without what is in host memory."""
+    engine = role.config.engine
     return replace(
         held,
+        buffers=held.buffers - offloaded_gradients(role, workers),
         optimizer=0.0 if engine.offload_optimizer else held.optimizer,
         weights=0.0 if engine.offload_parameters else held.weights,
     )

@@ -120,11 +120,19 @@ def _buffers(role: RoleOutline, weight: int, workers: int) -> float:
     """Bytes that DeepSpeed keeps of a model under ZeRO 3.
 
     The bucket in which gradients are reduced (stage3.py, where ipg_buckets get a buffer), as far as
-    they fill it; and with the optimizer offloaded the fp32 gradients of its share
-    (initialize_optimizer_states), which stay where others are freed.
+    they fill it; and those of an offloaded optimizer.
     """
-    offloaded = 4 * role.trained / workers if role.config.engine.offload_optimizer else 0.0
-    return weight * min(role.trained, BUCKET) + offloaded
+    return weight * min(role.trained, BUCKET) + offloaded_gradients(role, workers)
+
+
+def offloaded_gradients(role: RoleOutline, workers: int) -> float:
+    """Bytes of the fp32 gradients of a share, which DeepSpeed keeps beside an offloaded optimizer.
+
+    In host memory (stage3.py, initialize_optimizer_states); others are freed after a step.
+    """
+    engine = role.config.engine
+    kept = engine.sharding_stage == 3 and engine.offload_optimizer
+    return 4 * role.trained / workers if kept else 0.0
 
 
 def _making(layer: int, weight: int, cut: int) -> float:

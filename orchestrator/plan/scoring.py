@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data.messages import size
 from orchestrator.plan import lessons
-from orchestrator.plan.forecast import forecast, kind_of, pace_kind, started
+from orchestrator.plan.forecast import forecast, kind_of, operations, pace_kind, started
 from orchestrator.plan.planning import Plan
 from orchestrator.plan.timing import seconds_of
 from orchestrator.record import runfolder
@@ -95,9 +95,8 @@ def learn(plan: Plan, scored: tuple[Scored, ...], measured: Measured) -> None:
     steps = next((each for each in scored if each.name == "step_seconds"), None)
     if steps is not None and seconds_of(config, outline, on).seconds is not None:
         own = own.learn_time(kind, steps.measured / steps.planned)
-    elif outline.flops:
-        each = outline.flops / outline.steps / config.workers
-        own = own.learn_pace(pace_kind(kind, outline, config.workers), each / measured.step_seconds)
+    elif each := operations(outline, config.workers):
+        own = own.learn_pace(pace_kind(kind, each), each / measured.step_seconds)
     on_cpu, needed = config.resources.device == "cpu", told.needed
     if on_cpu and measured.memory is not None and needed is not None:
         own = own.learn_memory(started(config), max(0.0, measured.memory - needed))

@@ -247,8 +247,9 @@ def test_offloaded_parts_are_in_the_memory_of_a_worker_that_is_a_cpu():
     away, here = held(on_cpu, off), held(on_cpu, kept)
     shards = 4 * plan.parameters / 2  # fp32 gradients, which stay there
     assert away == replace(here, buffers=here.buffers + shards)
-    gpu = held(plan.config.resources, off)
-    assert gpu.optimizer == gpu.weights == 0 < held(plan.config.resources, kept).weights
+    gpu, whole = held(plan.config.resources, off), held(plan.config.resources, kept)
+    assert gpu.optimizer == gpu.weights == 0 < whole.weights
+    assert gpu.buffers == whole.buffers > 0
 
 
 def test_a_fit_finds_the_constants_that_times_were_made_with():
