@@ -41,6 +41,7 @@ from orchestrator.training.hostmemory import keep_freed_memory
 from tests.benchmarks.runs import scratch
 from tests.benchmarks.starting import MB, forget, resident
 from tests.orchestrator.ranks import World
+from tests.orchestrator.typed import SHORT
 
 VOCABULARY, PROMPT, ANSWER, MICRO = 8192, 96, 32, 4
 SMALL = GPTConfig(
@@ -147,10 +148,7 @@ def inputs(folder: Path) -> Path:
         for n in range(1, 200)
     ]
     (folder / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "plain.jinja").write_text(
-        "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}"
-        "{% endif %}{% endfor %}"
-    )
+    (folder / "plain.jinja").write_text(SHORT)
     return folder / "tokenizer.json"
 
 

@@ -23,15 +23,11 @@ from orchestrator.training.loop import backward
 from orchestrator.training.policy_loss import policy_loss
 from orchestrator.training.rollout import sample
 from tests.orchestrator.commands import Job, command_of
-from tests.orchestrator.typed import refused, trained, typed
+from tests.orchestrator.typed import SHORT, refused, trained, typed
 
 PLAIN = (
     *("resources=inline", "resources.cpus_per_worker=1", "resources.gpus_per_worker=0"),
     *("engine=torch", "engine.precision=fp32", "tracking=none"),
-)
-SHORT = (
-    "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}"
-    "{% endif %}{% endfor %}"
 )
 
 

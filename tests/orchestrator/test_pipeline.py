@@ -12,7 +12,7 @@ from orchestrator.record.figures import training_figures
 from orchestrator.record.runs import runs
 from orchestrator.verbs import pipeline as pipeline_verb
 from orchestrator.verbs import run as run_verb
-from tests.orchestrator.typed import SMALL, refused, typed
+from tests.orchestrator.typed import SHORT, SMALL, refused, typed
 
 
 @pytest.fixture
@@ -152,11 +152,7 @@ def test_every_rung_of_the_ladder_has_its_figure_and_its_picture(pipeline, corpu
 
 
 def test_a_base_model_is_aligned_by_every_job_of_its_pipeline(pipeline, pretrain, corpus):
-    template = (
-        "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}"
-        "{% endif %}{% endfor %}"
-    )
-    Path("short.jinja").write_text(template)
+    Path("short.jinja").write_text(SHORT)
     said = ({"role": "user", "content": "?"}, {"role": "assistant", "content": "a b c d"})
     pairs = [{"prompt": f"{n}?", "chosen": "a", "rejected": "a b c d"} for n in range(40)]
     Path("pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))

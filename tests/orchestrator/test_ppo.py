@@ -27,12 +27,7 @@ from orchestrator.training import checkpoint, distributed
 from orchestrator.training.loop import evaluating
 from orchestrator.training.state import WEIGHT
 from tests.orchestrator.test_advantages import gae_of_one
-from tests.orchestrator.typed import trained, typed
-
-SHORT = (
-    "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}"
-    "{% endif %}{% endfor %}"
-)
+from tests.orchestrator.typed import SHORT, trained, typed
 
 
 def metrics(folder):

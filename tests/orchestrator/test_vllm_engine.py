@@ -37,7 +37,7 @@ from orchestrator.training.rollout_engine import (
 )
 from orchestrator.training.vllm_engine import VllmEngine, VllmSettings, check_vllm
 from tests.orchestrator.commands import command_of
-from tests.orchestrator.typed import refused, trained, typed
+from tests.orchestrator.typed import SHORT, refused, trained, typed
 
 REAL = os.environ.get("ORCHESTRATE_VLLM_PYTHON")
 real = pytest.mark.skipif(REAL is None, reason="ORCHESTRATE_VLLM_PYTHON names no vLLM")
@@ -166,8 +166,7 @@ def test_the_process_and_its_temporary_files_end_with_that_which_has_started_it(
 def asked(corpus, tmp_path_factory):
     """What is typed for answers that should have four words."""
     folder = tmp_path_factory.mktemp("words")
-    plain = "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}"
-    (folder / "short.jinja").write_text(plain + "{% endif %}{% endfor %}")
+    (folder / "short.jinja").write_text(SHORT)
     talk = [{"role": "user", "content": ""}, {"role": "assistant", "content": "a b c d"}]
     rows = [{"messages": [talk[0] | {"content": f"{n}?"}, talk[1]]} for n in range(40)]
     (folder / "talks.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -72,6 +72,12 @@ def on(corpus: Path) -> tuple[str, ...]:
     return ("data=text", f"data.path={corpus}", *SMALL)
 
 
+SHORT = (
+    "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}"
+    "{% endif %}{% endfor %}"
+)
+"""A chat template of what is said alone, and the token that ends an answer."""
+
 ROOMY = "model.max_positions=1024"
 """For a model of `trained` that reads more than a line."""
 
